@@ -1,0 +1,1 @@
+"""Tasks: prompts, stop strings and checkers; importing one does no work."""

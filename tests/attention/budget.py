@@ -1,0 +1,169 @@
+"""The precision budget of DESIGN section 5 and the forests that attention is tested on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from treeshare.attention import DecodeRow, PrefillChunk, build_layout, depth_first
+from treeshare.kv import KVGeometry, KVStore
+
+
+@dataclass(frozen=True)
+class Case:
+    """A forest, its packed rows, and what each row must see.
+
+    ``parents`` and ``lengths`` describe the nodes in preorder; ``decodes`` are (node, private tokens) pairs;
+    ``chunk`` tokens at the end of each node in ``prefilled`` are computed in the step itself.
+    """
+
+    parents: tuple[int, ...]
+    lengths: tuple[int, ...]
+    decodes: tuple[tuple[int, int], ...]
+    prefilled: tuple[int, ...] = ()
+    chunk: int = 37
+    num_kv_heads: int = 2
+    group_size: int = 3
+    head_dim: int = 64
+    dtype: torch.dtype = torch.float32
+    page_size: int = 16
+    share_rows: bool = True
+    score_scale: float = 1.0
+
+
+class Forest:
+    """Builds the store, the layout and the step's inputs of a case, and the oracle's view of them."""
+
+    def __init__(self, case: Case, seed: int = 0) -> None:
+        self.case = case
+        self.rng = torch.Generator().manual_seed(seed)
+        geometry = KVGeometry(
+            num_layers=1, num_kv_heads=case.num_kv_heads, head_dim=case.head_dim, dtype=case.dtype
+        )
+        num_pages = sum(length // case.page_size + 1 for _, length in case.decodes)
+        self.store = KVStore(
+            geometry, budget_bytes=1 << 40, page_size=case.page_size, max_pages=num_pages + 1, poison=True
+        )
+        self.segments, self.node_kv = [], []
+        self._build_segments()
+        self._build_decodes()
+        chunks = [PrefillChunk(self.segments[n], self._first_new(n), case.lengths[n]) for n in case.prefilled]
+        self.chunks, order = depth_first(chunks, self.rows)
+        self.rows = [self.rows[i] for i in order]
+        self.row_kv = [self.row_kv[i] for i in order]
+        self.layout = build_layout(self.store, self.chunks, self.rows, share_rows=case.share_rows)
+        self._build_inputs()
+
+    def _random(self, *shape):
+        return torch.randn(*shape, generator=self.rng).mul(self.case.score_scale).to(self.case.dtype)
+
+    def _kv(self, n):
+        heads, dim = self.case.num_kv_heads, self.case.head_dim
+        return self._random(n, heads, dim), self._random(n, heads, dim)
+
+    def _first_new(self, node):
+        return max(self.case.lengths[node] - self.case.chunk, 0)
+
+    def _build_segments(self):
+        case = self.case
+        blocks = {}
+        for length in case.lengths:
+            blocks[length] = blocks.get(length, 0) + 1
+        for length, count in blocks.items():
+            self.store.new_block(length, count)
+        for order, (parent, length) in enumerate(zip(case.parents, case.lengths, strict=True)):
+            above = self.segments[parent] if parent >= 0 else None
+            start = above.end if above else 0
+            segment = self.store.new_segment(start=start, num_tokens=length, order=order, parent=above)
+            keys, values = self._kv(length)
+            written = self._first_new(order) if order in case.prefilled else length
+            self.store.write_segment(0, segment, 0, keys[:written], values[:written])
+            segment.num_written = written
+            self.segments.append(segment)
+            self.node_kv.append((keys, values))
+
+    def _build_decodes(self):
+        self.rows, self.row_kv = [], []
+        for node, length in self.case.decodes:
+            pages = [self.store.new_page() for _ in range(length // self.case.page_size + 1)]
+            keys, values = self._kv(length + 1)
+            for token in range(length):
+                page = torch.tensor([pages[token // self.case.page_size].index])
+                offset = torch.tensor([token % self.case.page_size])
+                self.store.write_rows(0, page, offset, keys[token : token + 1], values[token : token + 1])
+            self.rows.append(DecodeRow(self.segments[node], pages, length))
+            self.row_kv.append((keys, values))
+
+    def _build_inputs(self):
+        """The packed query, key and value with three rows of padding, and every row's keys and values."""
+        case, layout = self.case, self.layout
+        num_packed = layout.num_rows + 3
+        self.query = self._random(num_packed, case.num_kv_heads * case.group_size, case.head_dim)
+        self.key, self.value = self._kv(num_packed)
+        self.seen = [None] * layout.num_rows
+        for chunk in layout.causal:
+            node = chunk.segment.order
+            keys, values = self.node_kv[node]
+            self.key[chunk.first_row : chunk.last_row] = keys[chunk.start : chunk.end]
+            self.value[chunk.first_row : chunk.last_row] = values[chunk.start : chunk.end]
+            for row in range(chunk.first_row, chunk.last_row):
+                own = chunk.start + row - chunk.first_row + 1
+                self.seen[row] = self._concatenate(case.parents[node], keys[:own], values[:own])
+        for row, source, (keys, values) in zip(
+            layout.decode_rows.tolist(), layout.decodes, self.row_kv, strict=True
+        ):
+            self.key[row], self.value[row] = keys[-1], values[-1]
+            self.seen[row] = self._concatenate(source.segment.order, keys, values)
+
+    def _concatenate(self, node, keys, values):
+        parts = [(keys, values)]
+        while node >= 0:
+            parts.insert(0, self.node_kv[node])
+            node = self.case.parents[node]
+        return torch.cat([k for k, _ in parts]), torch.cat([v for _, v in parts])
+
+    def oracle(self, dtype=torch.float64):
+        """Brute force in ``dtype``, independent of every backend and of the store: ``out`` and ``lse``.
+
+        In a lower dtype it is what eager attention does: matmuls of many rows, softmax in float32.
+        """
+        out = torch.zeros(self.query.shape, dtype=torch.float64)
+        lse = torch.full(self.query.shape[:2], -torch.inf, dtype=torch.float64)
+        query = self.query.to(dtype).transpose(0, 1)
+        query = torch.cat([query] * (16 // query.shape[1] + 1), dim=1)
+        for row, (keys, values) in enumerate(self.seen):
+            keys, values = (
+                x.to(dtype).transpose(0, 1).repeat_interleave(self.case.group_size, 0) for x in (keys, values)
+            )
+            scores = (query @ keys.transpose(1, 2)) * self.case.head_dim**-0.5
+            lse[row] = scores[:, row].double().logsumexp(-1)
+            weights = scores.to(torch.promote_types(dtype, torch.float32)).softmax(-1).to(dtype)
+            out[row] = (weights @ values)[:, row].double()
+        return out, lse
+
+    def attend(self, backend):
+        """The backend's result for the step."""
+        return backend.attend(
+            self.query, self.key, self.value, layer=0, layout=self.layout, scale=self.case.head_dim**-0.5
+        )
+
+
+def assert_within_budget(forest: Forest, state) -> None:
+    """At most twice the error of plain eager attention in the same dtype, plus the output's rounding."""
+    dtype, num_rows = forest.case.dtype, forest.layout.num_rows
+    exact_out, exact_lse = forest.oracle()
+    eager_out, eager_lse = forest.oracle(dtype)
+    eps = torch.finfo(dtype).eps
+    out_error = (state.out.double() - exact_out)[:num_rows].abs().max().item()
+    out_budget = 2 * (eager_out - exact_out).abs().max().item() + eps * exact_out.abs().max().item()
+    lse_error = (state.lse.double() - exact_lse)[:num_rows].abs().max().item()
+    lse_budget = 2 * (eager_lse - exact_lse)[:num_rows].abs().max().item() + eps * max(
+        1.0, exact_lse[:num_rows].abs().max().item()
+    )
+    assert np.isfinite(out_error), "non-finite output"
+    assert out_error <= out_budget, f"out: error {out_error:.3g}, budget {out_budget:.3g}"
+    assert lse_error <= lse_budget, f"lse: error {lse_error:.3g}, budget {lse_budget:.3g}"
+    assert torch.equal(state.out[num_rows:].double(), torch.zeros(3, *exact_out.shape[1:]).double())
+    assert torch.all(state.lse[num_rows:] == -torch.inf)

@@ -1,0 +1,1 @@
+"""treeshare: sampling workloads as trees."""

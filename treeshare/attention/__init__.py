@@ -1,0 +1,20 @@
+"""Tree attention: partial states, their merge, the batch layout, and the backends."""
+
+from treeshare.attention.api import AttentionBackend
+from treeshare.attention.cpu import CpuAttention
+from treeshare.attention.layout import BatchLayout, DecodeRow, PrefillChunk, build_layout, depth_first
+from treeshare.attention.reference import ReferenceAttention
+from treeshare.attention.state import AttentionState, merge_states
+
+__all__ = [
+    "AttentionBackend",
+    "AttentionState",
+    "BatchLayout",
+    "CpuAttention",
+    "DecodeRow",
+    "PrefillChunk",
+    "ReferenceAttention",
+    "build_layout",
+    "depth_first",
+    "merge_states",
+]

@@ -1,0 +1,61 @@
+"""The definition of tree attention: one row at a time over its concatenated path, in float64."""
+
+import torch
+from torch import Tensor
+
+from treeshare.attention.api import AttentionBackend
+from treeshare.attention.layout import BatchLayout, DecodeRow
+from treeshare.attention.state import AttentionState
+
+
+class ReferenceAttention(AttentionBackend):
+    """Plain softmax attention over keys gathered row by row; slow, and right by inspection.
+
+    Args:
+        dtype: Of the computation.
+    """
+
+    def __init__(self, dtype: torch.dtype = torch.float64) -> None:
+        self.dtype = dtype
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, *, layer: int, layout: BatchLayout, scale: float
+    ) -> AttentionState:
+        """See ``AttentionBackend.attend``; the state is in this backend's dtype."""
+        layout.write(layer, key, value)
+        state = AttentionState.empty(query.shape, self.dtype)
+        for row in range(layout.num_rows):
+            keys, values = self._path(layout, layer, row)
+            group_size = query.shape[1] // keys.shape[1]
+            keys = keys.to(self.dtype).repeat_interleave(group_size, dim=1)
+            values = values.to(self.dtype).repeat_interleave(group_size, dim=1)
+            scores = torch.einsum("hd,nhd->hn", query[row].to(self.dtype), keys) * scale
+            state.lse[row] = scores.logsumexp(-1)
+            state.out[row] = torch.einsum("hn,nhd->hd", scores.softmax(-1), values)
+        return state
+
+    def _path(self, layout: BatchLayout, layer: int, row: int) -> tuple[Tensor, Tensor]:
+        """All keys and values of a row, ``[n, H, D]``, in the order of their positions."""
+        head_dim = layout.store.geometry.head_dim
+        for chunk in layout.causal:
+            if chunk.first_row <= row < chunk.last_row:
+                *above, own = chunk.segment.path()
+                num_own = chunk.start + row - chunk.first_row + 1
+                private = [(own.keys(layer)[:num_own], own.values(layer, head_dim)[:num_own])]
+                break
+        else:
+            source = layout.decodes[layout.decode_rows.tolist().index(row)]
+            above = list(source.segment.path())
+            private = self._private(layout, layer, source)
+        parts = [(segment.keys(layer), segment.values(layer, head_dim)) for segment in above] + private
+        return torch.cat([keys for keys, _ in parts]), torch.cat([values for _, values in parts])
+
+    def _private(self, layout: BatchLayout, layer: int, source: DecodeRow) -> list[tuple[Tensor, Tensor]]:
+        store = layout.store
+        parts = []
+        for age, page in enumerate(source.pages):
+            used = min(max(source.num_private + 1 - age * store.page_size, 0), store.page_size)
+            keys = store.pool.keys[layer][page.index, :, :used]
+            values = store.pool.values[layer][page.index, :, :used, : store.geometry.head_dim]
+            parts.append((keys.transpose(0, 1), values.transpose(0, 1)))
+        return parts

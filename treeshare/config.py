@@ -1,0 +1,72 @@
+"""Configuration of the engine: frozen, keyword-only, checked on construction."""
+
+import os
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from treeshare.errors import ConfigError
+
+Sharing = Literal["tree", "one-level", "none"]
+AttentionMode = Literal["on", "off"]
+
+FREE_MEMORY_SHARE = 0.5
+"""Share of the free memory that KV may take when no budget is given."""
+
+
+def default_kv_budget_bytes() -> int:
+    """Half of the memory that the operating system calls available, in bytes."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            available_kib = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+        return int(available_kib * 1024 * FREE_MEMORY_SHARE)
+    except (OSError, StopIteration):
+        return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * FREE_MEMORY_SHARE)
+
+
+def require_int(name: str, value: object, *, low: int, high: int | None = None) -> None:
+    """Raise ``ConfigError`` unless ``value`` is an integer in ``[low, high]``."""
+    expected = f"an integer >= {low}" if high is None else f"an integer in [{low}, {high}]"
+    is_int = isinstance(value, int) and not isinstance(value, bool)
+    if not is_int or value < low or (high is not None and value > high):  # type: ignore[operator]
+        raise ConfigError.of(name, got=value, expected=expected)
+
+
+def require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raise ``ConfigError`` unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise ConfigError.of(name, got=value, expected="one of " + ", ".join(choices))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """How the engine runs; nothing here changes a completion's tokens beyond rounding.
+
+    Attributes:
+        max_num_seqs: Most completions decoded at once (rows of a step); 256 measured best on two cores.
+        max_step_tokens: Most packed rows of one model call, prefill and decode together.
+        kv_budget_bytes: Most bytes of KV held at once; ``None`` takes half of the free memory at start.
+        page_size: Tokens in one private page; a multiple of 16.
+        sharing: ``tree``; ``one-level`` (only the common root is shared); ``none`` (every sequence attends to
+            its whole path alone).
+        attention: ``off`` skips attention: the ceiling for benchmarks, its tokens mean nothing.
+        lazy_divergence: Completions whose tokens are identical so far are one row.
+    """
+
+    max_num_seqs: int = 256
+    max_step_tokens: int = 512
+    kv_budget_bytes: int | None = None
+    page_size: int = 64
+    sharing: Sharing = "tree"
+    attention: AttentionMode = "on"
+    lazy_divergence: bool = True
+
+    def __post_init__(self) -> None:
+        require_int("max_num_seqs", self.max_num_seqs, low=1)
+        require_int("max_step_tokens", self.max_step_tokens, low=16)
+        require_int("page_size", self.page_size, low=16)
+        if self.page_size % 16:
+            raise ConfigError.of("page_size", got=self.page_size, expected="a multiple of 16")
+        if self.kv_budget_bytes is not None:
+            require_int("kv_budget_bytes", self.kv_budget_bytes, low=1)
+        require_choice("sharing", self.sharing, get_args(Sharing))
+        require_choice("attention", self.attention, get_args(AttentionMode))

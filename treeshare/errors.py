@@ -1,0 +1,50 @@
+"""The errors treeshare raises for a user's mistake.
+
+Every class is also the builtin a caller would expect, so ``except ValueError`` keeps working. Messages are
+one line: what, got, expected, remedy. The command line prints that line and exits with status 2.
+"""
+
+
+class TreeshareError(Exception):
+    """Base class of every error that a user can cause and mend."""
+
+
+class ConfigError(TreeshareError, ValueError):
+    """A parameter is unknown or out of range."""
+
+    @classmethod
+    def of(cls, name: str, *, got: object, expected: str, remedy: str = "") -> "ConfigError":
+        """Build the one-line message ``name: got X, expected Y; remedy``."""
+        return cls(f"{name}: got {got!r}, expected {expected}" + (f"; {remedy}" if remedy else ""))
+
+
+class ShapeError(TreeshareError, ValueError):
+    """Tensors or arrays do not fit together."""
+
+
+class UnsupportedModelError(TreeshareError, NotImplementedError):
+    """A model needs a feature that treeshare does not implement; the message names the feature."""
+
+
+class ModelLoadError(TreeshareError, OSError):
+    """A model could not be found or read."""
+
+
+class DataError(TreeshareError, ValueError):
+    """A file from outside (task data, workload, journal) is missing, malformed or inconsistent."""
+
+
+class BudgetError(TreeshareError, MemoryError):
+    """The KV byte budget cannot hold even one sequence; the message gives the bytes needed."""
+
+
+class RunMismatchError(TreeshareError, ValueError):
+    """A run directory belongs to a run with other parameters; the message says what differs."""
+
+
+class RunLockedError(TreeshareError, OSError):
+    """Another process is writing to this run directory."""
+
+
+class SandboxUnavailableError(TreeshareError, RuntimeError):
+    """No real isolation is to be had here; the message says which package brings it."""

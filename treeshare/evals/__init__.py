@@ -1,0 +1,1 @@
+"""Problems, checking in a sandbox, and pass@k."""

@@ -1,0 +1,5 @@
+"""KV storage: shared segments, private pages, byte accounting."""
+
+from treeshare.kv.store import KVGeometry, KVStore, Page, PagePool, Segment, SegmentBlock, padded_length
+
+__all__ = ["KVGeometry", "KVStore", "Page", "PagePool", "Segment", "SegmentBlock", "padded_length"]

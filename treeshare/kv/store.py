@@ -1,0 +1,351 @@
+"""KV storage: immutable shared segments, growing private pages, and every byte accounted for.
+
+Shapes: ``L`` layers, ``H`` KV heads, ``D`` head_dim, ``E`` extended width of a value row, ``N`` padded tokens
+of a segment, ``C`` tokens of a page.
+
+Both kinds keep a value row as ``[v | 1 | 0 ...]``, ``E`` wide: attention's denominator falls out of the same
+matmul as its numerator. Unwritten value rows are zero, ones included, so a padded key counts for nothing once
+its score is finite; unwritten keys may hold anything, and attention masks their scores.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from treeshare.errors import BudgetError
+
+SEGMENT_ALIGNMENT = 64
+"""Segments are padded to a multiple of this many tokens, so that equal-sized ones share a batched matmul."""
+
+
+def padded_length(num_tokens: int) -> int:
+    """Tokens that a segment of ``num_tokens`` occupies."""
+    return -(-num_tokens // SEGMENT_ALIGNMENT) * SEGMENT_ALIGNMENT
+
+
+@dataclass(frozen=True, kw_only=True)
+class KVGeometry:
+    """The shape of a model's KV cache."""
+
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+    dtype: torch.dtype
+
+    @property
+    def value_width(self) -> int:
+        """``E``: head_dim, the column of ones, and zeros up to a multiple of 16."""
+        return -(-(self.head_dim + 1) // 16) * 16
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of one stored token over all layers, the value row's extension included."""
+        width = self.head_dim + self.value_width
+        return self.num_layers * self.num_kv_heads * width * self.dtype.itemsize
+
+
+@dataclass(eq=False, slots=True)
+class SegmentBlock:
+    """Segments of one padded length, side by side, so that one batched matmul serves them all.
+
+    Attributes:
+        keys_t: Per layer ``[capacity, H, D, N]``: transposed keys.
+        values: Per layer ``[capacity, H, N, E]``.
+        occupants: The segment in each place, or None.
+    """
+
+    padded_tokens: int
+    keys_t: list[Tensor]
+    values: list[Tensor]
+    occupants: list["Segment | None"]
+
+    @property
+    def num_live(self) -> int:
+        """Places that hold a segment."""
+        return sum(occupant is not None for occupant in self.occupants)
+
+
+@dataclass(eq=False, slots=True)
+class Segment:
+    """The KV of one tree node: written once, front to back, then immutable and shared.
+
+    Attributes:
+        start: Position of its first token in the prompt.
+        num_tokens: Tokens of the node.
+        num_written: Tokens whose KV has been computed.
+        order: Depth-first rank; the rows of a step are sorted by it.
+        parent: The segment above, or None.
+        block: Where its KV lies.
+        index: Its place in ``block``.
+        num_users: Reference count; at zero the segment is freed.
+    """
+
+    start: int
+    num_tokens: int
+    order: int
+    parent: "Segment | None"
+    block: SegmentBlock
+    index: int
+    num_written: int = 0
+    num_users: int = 1
+
+    @property
+    def end(self) -> int:
+        """Position after its last token."""
+        return self.start + self.num_tokens
+
+    def path(self) -> tuple["Segment", ...]:
+        """The segments from the root down to this one."""
+        path: list[Segment] = []
+        segment: Segment | None = self
+        while segment is not None:
+            path.append(segment)
+            segment = segment.parent
+        return tuple(reversed(path))
+
+    def keys(self, layer: int) -> Tensor:
+        """Its keys ``[num_tokens, H, D]`` (a view); those from ``num_written`` on hold anything."""
+        return self.block.keys_t[layer][self.index, :, :, : self.num_tokens].permute(2, 0, 1)
+
+    def values(self, layer: int, head_dim: int) -> Tensor:
+        """Its values ``[num_tokens, H, D]`` (a view); those from ``num_written`` on are zero."""
+        return self.block.values[layer][self.index, :, : self.num_tokens, :head_dim].transpose(0, 1)
+
+
+@dataclass(eq=False, slots=True)
+class Page:
+    """``C`` tokens of one sequence's private KV; ``index``, its place in the pool, may change."""
+
+    index: int
+
+
+@dataclass(eq=False, slots=True)
+class PagePool:
+    """Private pages of all sequences, dense at the front, so that attention reads one contiguous range.
+
+    ``keys`` per layer ``[capacity, H, C, D]``, ``values`` per layer ``[capacity, H, C, E]``. The tensors are
+    reserved whole; the operating system commits memory for a page when it is first written.
+    """
+
+    keys: list[Tensor]
+    values: list[Tensor]
+    pages: list[Page | None] = field(default_factory=list)
+    num_live: int = 0
+
+    @property
+    def capacity(self) -> int:
+        """Most pages that fit."""
+        return self.keys[0].shape[0] if self.keys else 0
+
+
+class KVStore:
+    """All KV of an engine under one byte budget.
+
+    Args:
+        geometry: Shape and dtype of one token's KV.
+        budget_bytes: Never exceeded by ``bytes_in_use``.
+        page_size: ``C``.
+        max_pages: Most private pages ever live at once.
+        poison: Fill unused keys with NaN (tests).
+    """
+
+    def __init__(
+        self, geometry: KVGeometry, *, budget_bytes: int, page_size: int, max_pages: int, poison: bool = False
+    ) -> None:
+        self.geometry = geometry
+        self.budget_bytes = budget_bytes
+        self.page_size = page_size
+        self.peak_bytes = 0
+        self._poison = poison
+        self._blocks: list[SegmentBlock] = []
+        heads, head_dim, width = geometry.num_kv_heads, geometry.head_dim, geometry.value_width
+        self.pool = PagePool(
+            keys=[self._unused(max_pages, heads, page_size, head_dim) for _ in range(geometry.num_layers)],
+            values=[
+                torch.empty(max_pages, heads, page_size, width, dtype=geometry.dtype)
+                for _ in range(geometry.num_layers)
+            ],
+        )
+
+    # -- accounting --
+
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of one private page over all layers."""
+        return self.page_size * self.geometry.bytes_per_token
+
+    @property
+    def bytes_in_use(self) -> int:
+        """Bytes of all blocks (empty places included, they occupy memory) and live pages."""
+        block_tokens = sum(block.padded_tokens * len(block.occupants) for block in self._blocks)
+        return block_tokens * self.geometry.bytes_per_token + self.pool.num_live * self.page_bytes
+
+    @property
+    def num_live_segments(self) -> int:
+        """Segments held."""
+        return sum(block.num_live for block in self._blocks)
+
+    def segment_bytes(self, num_tokens: int) -> int:
+        """Bytes that a segment of ``num_tokens`` occupies."""
+        return padded_length(num_tokens) * self.geometry.bytes_per_token
+
+    def _charge(self, added_bytes: int) -> None:
+        if self.bytes_in_use + added_bytes > self.budget_bytes:
+            raise BudgetError(
+                f"kv_budget_bytes: got {self.budget_bytes}, "
+                f"expected at least {self.bytes_in_use + added_bytes}"
+            )
+        self.peak_bytes = max(self.peak_bytes, self.bytes_in_use + added_bytes)
+
+    # -- segments --
+
+    def new_block(self, num_tokens: int, capacity: int) -> SegmentBlock:
+        """Reserve ``capacity`` places for segments of ``num_tokens`` each, charged to the budget at once.
+
+        Raises:
+            BudgetError: If the budget does not hold them; nothing was reserved.
+        """
+        self._charge(self.segment_bytes(num_tokens) * capacity)
+        geometry, tokens = self.geometry, padded_length(num_tokens)
+        heads, layers = geometry.num_kv_heads, range(geometry.num_layers)
+        keys_t = [self._unused(capacity, heads, geometry.head_dim, tokens) for _ in layers]
+        values = [
+            torch.zeros(capacity, heads, tokens, geometry.value_width, dtype=geometry.dtype) for _ in layers
+        ]
+        block = SegmentBlock(tokens, keys_t, values, [None] * capacity)
+        self._blocks.append(block)
+        return block
+
+    def find_place(self, num_tokens: int) -> tuple[SegmentBlock, int] | None:
+        """A free place of the padded length of ``num_tokens``, or None."""
+        tokens = padded_length(num_tokens)
+        for block in self._blocks:
+            if block.padded_tokens == tokens and None in block.occupants:
+                return block, block.occupants.index(None)
+        return None
+
+    def new_segment(self, *, start: int, num_tokens: int, order: int, parent: Segment | None) -> Segment:
+        """A segment with one user, in a free place or in a block of its own; retains ``parent``.
+
+        Raises:
+            BudgetError: If there is no free place and the budget does not hold one more.
+        """
+        place = self.find_place(num_tokens) or (self.new_block(num_tokens, 1), 0)
+        block, index = place
+        segment = Segment(start, num_tokens, order, parent, block, index)
+        block.occupants[index] = segment
+        if parent is not None:
+            parent.num_users += 1
+        return segment
+
+    def release(self, segment: Segment | None) -> None:
+        """Drop one use; a segment without users is freed and lets go of its parent, and so up the path."""
+        while segment is not None:
+            segment.num_users -= 1
+            if segment.num_users:
+                return
+            block = segment.block
+            block.occupants[segment.index] = None
+            if block.num_live:
+                for values in block.values:
+                    values[segment.index].zero_()
+            else:
+                self._blocks.remove(block)
+            segment = segment.parent
+
+    def write_segment(self, layer: int, segment: Segment, offset: int, keys: Tensor, values: Tensor) -> None:
+        """Store ``keys``, ``values`` ``[n, H, D]`` as the segment's tokens from ``offset`` on."""
+        end, head_dim = offset + keys.shape[0], self.geometry.head_dim
+        segment.block.keys_t[layer][segment.index, :, :, offset:end] = keys.permute(1, 2, 0)
+        place = segment.block.values[layer][segment.index, :, offset:end]
+        place[:, :, :head_dim] = values.transpose(0, 1)
+        place[:, :, head_dim] = 1
+
+    # -- private pages --
+
+    def new_page(self) -> Page:
+        """An empty page at the end of the dense range.
+
+        Raises:
+            BudgetError: If the budget or the pool is full; the scheduler's reservations keep this from
+                happening.
+        """
+        self._charge(self.page_bytes)
+        pool = self.pool
+        if pool.num_live == pool.capacity:
+            raise BudgetError(f"private pages: got {pool.capacity} in use, expected a free one")
+        page = Page(pool.num_live)
+        pool.pages.append(page)
+        pool.num_live += 1
+        for values in pool.values:
+            values[page.index].zero_()
+        return page
+
+    def copy_page(self, source: Page) -> Page:
+        """A page with the same contents."""
+        page = self.new_page()
+        for tensors in (self.pool.keys, self.pool.values):
+            for tensor in tensors:
+                tensor[page.index] = tensor[source.index]
+        return page
+
+    def free_pages(self, pages: Sequence[Page]) -> None:
+        """Give pages back and close the holes they leave by moving the last pages there."""
+        pool = self.pool
+        for page in pages:
+            assert pool.pages[page.index] is page, "a page is freed once"
+            pool.pages[page.index] = None
+        pool.num_live -= len(pages)
+        moved = [page for page in pool.pages[pool.num_live :] if page is not None]
+        holes = [index for index in range(pool.num_live) if pool.pages[index] is None]
+        if moved:
+            target, source = torch.tensor(holes), torch.tensor([page.index for page in moved])
+            for tensors in (pool.keys, pool.values):
+                for tensor in tensors:
+                    tensor.index_copy_(0, target, tensor.index_select(0, source))
+        for page, hole in zip(moved, holes, strict=True):
+            page.index = hole
+            pool.pages[hole] = page
+        del pool.pages[pool.num_live :]
+
+    def write_rows(self, layer: int, pages: Tensor, offsets: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Store one token per row, ``[n, H, D]``, at ``offsets`` ``[n]`` of ``pages`` ``[n]``."""
+        head_dim = self.geometry.head_dim
+        self.pool.keys[layer][pages, :, offsets] = keys
+        extended = values.new_zeros(*values.shape[:2], self.geometry.value_width)
+        extended[..., :head_dim] = values
+        extended[..., head_dim] = 1
+        self.pool.values[layer][pages, :, offsets] = extended
+
+    # -- checks --
+
+    def check_invariants(self) -> None:
+        """Assert that the books are right; tests call it after every step."""
+        assert self.bytes_in_use <= self.budget_bytes, "KV bytes exceed the budget"
+        assert self.bytes_in_use <= self.peak_bytes, "peak bytes fell behind"
+        live = [segment for block in self._blocks for segment in block.occupants if segment is not None]
+        for block in self._blocks:
+            assert block.num_live, "an empty block is still held"
+        for segment in live:
+            assert segment.block.occupants[segment.index] is segment, "a segment is not where it says"
+            assert 0 <= segment.num_written <= segment.num_tokens <= segment.block.padded_tokens
+            children = sum(other.parent is segment for other in live)
+            assert segment.num_users >= max(children, 1), "a live segment has too few users"
+            assert segment.parent is None or segment.parent in live, "a parent was freed before its child"
+        assert len(self.pool.pages) == self.pool.num_live, "pages are not dense"
+        for index, page in enumerate(self.pool.pages):
+            assert page is not None, "a hole among the pages"
+            assert page.index == index, "a page is not where it says"
+
+    def check_empty(self) -> None:
+        """Assert that nothing is left allocated."""
+        assert not self._blocks, "segments left allocated"
+        assert self.pool.num_live == 0, "pages left allocated"
+        assert self.bytes_in_use == 0
+
+    def _unused(self, *shape: int) -> Tensor:
+        if self._poison:
+            return torch.full(shape, torch.nan, dtype=self.geometry.dtype)
+        return torch.empty(shape, dtype=self.geometry.dtype)

@@ -1,0 +1,15 @@
+"""Binding transformers models to tree attention, and loading them."""
+
+from treeshare.models.adapter import ModelAdapter, NoAttention, StepAttention, TreeStep
+from treeshare.models.loading import EMBEDDED, LoadedModel, cache_dir, load_model
+
+__all__ = [
+    "EMBEDDED",
+    "LoadedModel",
+    "ModelAdapter",
+    "NoAttention",
+    "StepAttention",
+    "TreeStep",
+    "cache_dir",
+    "load_model",
+]

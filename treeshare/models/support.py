@@ -1,0 +1,156 @@
+"""What a model needs beyond plain causal attention is refused at load time, by name; never silently wrong."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from treeshare.attention import CpuAttention, PrefillChunk, build_layout
+from treeshare.errors import UnsupportedModelError
+from treeshare.kv import KVGeometry, KVStore
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from treeshare.attention import BatchLayout
+
+_ROPE_BY_LENGTH = frozenset({"dynamic", "longrope"})
+
+_RELATIVE_ERROR = {torch.float32: 1e-3, torch.bfloat16: 0.1}
+"""Largest logit difference in the self-check, relative to the largest logit."""
+
+
+def max_model_len(config: Any) -> int:  # noqa: ANN401
+    """Most tokens of a sequence, prompt and completion together, that the model's positions reach."""
+    for name in ("max_position_embeddings", "n_positions", "max_seq_len"):
+        value = getattr(config, name, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return 1 << 20
+
+
+def unsupported_features(model: Any) -> list[str]:  # noqa: ANN401
+    """Name each feature of ``model`` that treeshare does not implement."""
+    config = model.config
+    window, rope_type = _sliding_window(config), _rope_type(config)
+    soft_cap = getattr(config, "attn_logit_softcapping", None)
+    known_kinds = {"full_attention", "sliding_attention", "attention"}
+    other_kinds = sorted(set(getattr(config, "layer_types", None) or ()) - known_kinds)
+    checks = {
+        "encoder-decoder architecture": getattr(config, "is_encoder_decoder", False),
+        "bidirectional attention": getattr(config, "is_causal", True) is False,
+        f"sliding-window attention (window {window})": window is not None and window < max_model_len(config),
+        f"layers of type {', '.join(other_kinds)}": other_kinds,
+        f"attention soft-capping ({soft_cap})": soft_cap is not None,
+        "ALiBi position biases": _has_alibi(config),
+        "multi-head latent attention": getattr(config, "kv_lora_rank", None),
+        "cross-attention": getattr(config, "add_cross_attention", False),
+        "attention sinks": any(name.endswith(".sinks") for name, _ in model.named_parameters()),
+        f"rotary embedding that depends on the batch (rope_type {rope_type})": rope_type in _ROPE_BY_LENGTH,
+        "model code without transformers' attention interface": not getattr(
+            model, "_supports_attention_backend", False
+        ),
+    }
+    return [feature for feature, needed in checks.items() if needed]
+
+
+def _has_alibi(config: Any) -> bool:  # noqa: ANN401
+    return (
+        bool(getattr(config, "alibi", False))
+        or getattr(config, "position_embedding_type", None) == "alibi"
+        or getattr(config, "model_type", "") in ("bloom", "mpt")
+    )
+
+
+def _rope_type(config: Any) -> str | None:  # noqa: ANN401
+    rope = getattr(config, "rope_parameters", None)
+    return rope.get("rope_type") if isinstance(rope, dict) else None
+
+
+def _sliding_window(config: Any) -> int | None:  # noqa: ANN401
+    """The window in force, or None."""
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None)
+    if not isinstance(window, int) or getattr(config, "use_sliding_window", True) is False:
+        return None
+    return window if kinds is None or "sliding_attention" in kinds else None
+
+
+class _Recorder:
+    """A step that notes what each layer's attention looks like."""
+
+    def __init__(self) -> None:
+        self.shapes: dict[int, tuple[int, int]] = {}
+        self.num_calls = 0
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        self.num_calls += 1
+        self.shapes[layer] = (key.shape[1], key.shape[2])
+        return query
+
+
+@torch.inference_mode()
+def discover_geometry(model: Any) -> KVGeometry:  # noqa: ANN401
+    """Find the shape of the model's KV by running it on one token.
+
+    Raises:
+        UnsupportedModelError: If layers differ or do not number from 0, or a call of attention is not a
+            layer's.
+    """
+    recorder = _Recorder()
+    model(input_ids=torch.zeros(1, 1, dtype=torch.int64), use_cache=False, treeshare_step=recorder)
+    shapes = set(recorder.shapes.values())
+    if len(shapes) != 1 or sorted(recorder.shapes) != list(range(recorder.num_calls)):
+        raise UnsupportedModelError(
+            f"{model.config.model_type}: layers whose KV differs in shape or is shared between layers "
+            f"(seen: {sorted(shapes)} in {recorder.num_calls} calls) are not implemented"
+        )
+    heads, head_dim = shapes.pop()
+    return KVGeometry(num_layers=recorder.num_calls, num_kv_heads=heads, head_dim=head_dim, dtype=model.dtype)
+
+
+@torch.inference_mode()
+def check_against_own_attention(model: Any, geometry: KVGeometry) -> None:  # noqa: ANN401
+    """Compare a small branching tree with the model's own attention, one prompt at a time.
+
+    Catches what no configuration field tells: mixing along the row, a mask of the model's own, positions
+    ignored.
+
+    Raises:
+        UnsupportedModelError: If they disagree by more than rounding.
+    """
+    from treeshare.models.adapter import ATTENTION_NAME, TreeStep
+
+    vocab_size = model.get_output_embeddings().weight.shape[0]
+    draws = torch.Generator().manual_seed(0)
+    shared, left, right = (torch.randint(vocab_size, (n,), generator=draws).tolist() for n in (9, 4, 5))
+    layout = _branching_layout(geometry, len(shared), len(left), len(right))
+    got = model(
+        input_ids=torch.tensor([shared + left + right]),
+        position_ids=layout.positions.unsqueeze(0),
+        use_cache=False,
+        treeshare_step=TreeStep(CpuAttention(), layout),
+    ).logits[0]
+    model.set_attn_implementation("eager")
+    own = [
+        model(input_ids=torch.tensor([shared + tail]), use_cache=False).logits[0] for tail in (left, right)
+    ]
+    model.set_attn_implementation(ATTENTION_NAME)
+    expected = torch.cat([own[0], own[1][len(shared) :]]).float()
+    error = (got.float() - expected).abs().max() / expected.abs().max()
+    if not error <= _RELATIVE_ERROR[geometry.dtype]:
+        raise UnsupportedModelError(
+            f"{model.config.model_type}: its own attention is not plain causal attention "
+            f"(logits differ by {error:.2g} of the largest); this model is not supported"
+        )
+
+
+def _branching_layout(geometry: KVGeometry, shared: int, left: int, right: int) -> BatchLayout:
+    store = KVStore(geometry, budget_bytes=1 << 40, page_size=16, max_pages=0)
+    root = store.new_segment(start=0, num_tokens=shared, order=0, parent=None)
+    segments = [root] + [
+        store.new_segment(start=shared, num_tokens=length, order=order, parent=root)
+        for order, length in ((1, left), (2, right))
+    ]
+    return build_layout(store, [PrefillChunk(segment, 0, segment.num_tokens) for segment in segments], [])

@@ -1,0 +1,1 @@
+"""Resumable run directories: the manifest and the journal."""

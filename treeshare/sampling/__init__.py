@@ -1,0 +1,1 @@
+"""Replayable sampling: parameters, Philox uniforms, the sampler, stop conditions."""

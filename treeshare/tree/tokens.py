@@ -1,0 +1,55 @@
+"""Token ids from outside, checked once and made int32."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from treeshare.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    TokenArray: TypeAlias = NDArray[np.int32]
+
+MAX_TOKEN_ID = 2**31 - 1
+
+
+def as_token_array(token_ids: Sequence[int] | NDArray[np.integer], where: str) -> TokenArray:
+    """Return ``token_ids`` as a fresh int32 array that nothing else can write to.
+
+    Args:
+        token_ids: Any flat sequence or 1-D array of integers in ``[0, 2**31)``; it is copied.
+        where: What the ids belong to (``"prompt 3"``), the start of the error message.
+
+    Returns:
+        int32 ``[num_tokens]``, read-only.
+
+    Raises:
+        DataError: If the ids are not one flat row of integers in range; the message gives ``where``.
+    """
+    try:
+        array = np.asarray(token_ids)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"{where}: expected a flat list of integers ({error})") from error
+    if array.ndim != 1:
+        raise DataError(f"{where}: got {_describe(token_ids)}, expected a flat list of integers")
+    if array.size:
+        if array.dtype.kind not in "iu":
+            raise DataError(f"{where}: got values of type {array.dtype}, expected integers")
+        low, high = int(array.min()), int(array.max())
+        if low < 0 or high > MAX_TOKEN_ID:
+            bad = low if low < 0 else high
+            position = int(np.flatnonzero(array == bad)[0])
+            raise DataError(f"{where}: got id {bad} at position {position}, expected [0, 2**31)")
+    tokens: TokenArray = array.astype(np.int32)
+    tokens.setflags(write=False)
+    return tokens
+
+
+def _describe(value: object) -> str:
+    shape = getattr(value, "shape", None)
+    return f"an array of shape {tuple(shape)}" if shape is not None else f"a {type(value).__name__}"
