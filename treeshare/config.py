@@ -42,8 +42,8 @@ class EngineConfig:
     """How the engine runs; nothing here changes a completion's tokens beyond rounding.
 
     Attributes:
-        max_num_seqs: Most completions decoded at once (rows of a step); 256 measured best on two cores.
-        max_step_tokens: Most packed rows of one model call, prefill and decode together.
+        max_num_seqs: Most completions decoded at once (rows of a step).
+        prefill_chunk: Tokens of a node computed at once; chunks begin at multiples of it, whatever else runs.
         kv_budget_bytes: Most bytes of KV held at once; ``None`` takes half of the free memory at start.
         page_size: Tokens in one private page; a multiple of 16.
         sharing: ``tree``; ``one-level`` (only the common root is shared); ``none`` (every sequence attends to
@@ -53,7 +53,7 @@ class EngineConfig:
     """
 
     max_num_seqs: int = 256
-    max_step_tokens: int = 512
+    prefill_chunk: int = 256
     kv_budget_bytes: int | None = None
     page_size: int = 64
     sharing: Sharing = "tree"
@@ -62,11 +62,17 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         require_int("max_num_seqs", self.max_num_seqs, low=1)
-        require_int("max_step_tokens", self.max_step_tokens, low=16)
-        require_int("page_size", self.page_size, low=16)
-        if self.page_size % 16:
-            raise ConfigError.of("page_size", got=self.page_size, expected="a multiple of 16")
+        for name in ("prefill_chunk", "page_size"):
+            value = getattr(self, name)
+            require_int(name, value, low=16)
+            if value % 16:
+                raise ConfigError.of(name, got=value, expected="a multiple of 16")
         if self.kv_budget_bytes is not None:
             require_int("kv_budget_bytes", self.kv_budget_bytes, low=1)
         require_choice("sharing", self.sharing, get_args(Sharing))
         require_choice("attention", self.attention, get_args(AttentionMode))
+
+    @property
+    def max_step_tokens(self) -> int:
+        """Most packed rows of one model call: every decoding row and one prefill chunk."""
+        return self.max_num_seqs + self.prefill_chunk

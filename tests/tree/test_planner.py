@@ -97,6 +97,17 @@ def test_a_prompt_that_ends_at_a_folded_node_becomes_a_leaf():
     assert folded.prompt_nodes == (1, 2, 3)
 
 
+def test_a_folded_node_passes_on_as_many_copies_as_it_leaves_nodes():
+    cost = FoldCost(launch_tokens=100, merge_tokens=2, max_rows=256)
+    for length in (52, 54):
+        root = [0] * length
+        # The middle node leaves a leaf for its own prompt and one for the longer: three nodes below the root.
+        tree = PromptTree.from_prompts([[*root, 1], [*root, 1, 2], [*root, 3]])
+        folded = fold_tree(tree, 1, cost)
+        assert len(folded.nodes) == 4
+        assert folded.nodes[0].num_tokens == (0 if 2 * length < 106 else length)
+
+
 def test_only_the_middle_of_a_path_may_fold():
     deep = [[0] * 3000 + [1] + [i] * 500 for i in range(2, 6)]
     tree = PromptTree.from_prompts([*deep, [0] * 3000 + [9] * 600])

@@ -174,7 +174,7 @@ def test_ten_thousand_prompts_with_shared_preambles():
 
 
 def test_nothing_in_a_tree_can_be_changed():
-    given_ids = np.array([1, 2, 3])
+    given_ids = np.array([1, 2, 3], np.int32)
     tree = PromptTree.from_prompts([given_ids, [1, 2]])
     given_ids[:] = 0
     assert tree.prompt(0).tolist() == [1, 2, 3]

@@ -218,6 +218,17 @@ class KVStore:
         self._blocks.append(block)
         return block
 
+    def ensure_places(self, num_tokens: int, count: int) -> None:
+        """Make sure that ``count`` segments of ``num_tokens`` find a place; new places lie side by side.
+
+        Raises:
+            BudgetError: If the budget does not hold the new places.
+        """
+        tokens = padded_length(num_tokens)
+        free = sum(block.occupants.count(None) for block in self._blocks if block.padded_tokens == tokens)
+        if free < count:
+            self.new_block(num_tokens, count - free)
+
     def find_place(self, num_tokens: int) -> tuple[SegmentBlock, int] | None:
         """A free place of the padded length of ``num_tokens``, or None."""
         tokens = padded_length(num_tokens)
@@ -239,6 +250,24 @@ class KVStore:
         if parent is not None:
             parent.num_users += 1
         return segment
+
+    def shrink_blocks(self) -> None:
+        """Give back the empty places of all blocks, by moving what is live; no bit of it changes."""
+        for block in self._blocks:
+            live = [segment for segment in block.occupants if segment is not None]
+            if len(live) == len(block.occupants):
+                continue
+            places = torch.tensor([segment.index for segment in live])
+            for tensors in (block.keys_t, block.values):
+                for layer, tensor in enumerate(tensors):
+                    tensors[layer] = tensor.index_select(0, places)
+            block.occupants[:] = live
+            for index, segment in enumerate(live):
+                segment.index = index
+
+    def drop_empty_blocks(self) -> None:
+        """Give back blocks that were reserved and never used."""
+        self._blocks = [block for block in self._blocks if block.num_live]
 
     def release(self, segment: Segment | None) -> None:
         """Drop one use; a segment without users is freed and lets go of its parent, and so up the path."""

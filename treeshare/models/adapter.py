@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 ATTENTION_NAME = "treeshare"
 
-_HARMLESS = frozenset({"is_causal", "position_ids", "use_cache", "cache_position", "output_attentions"})
+_HARMLESS = frozenset(
+    {"is_causal", "position_ids", "use_cache", "cache_position", "output_attentions", "sliding_window"}
+)
+"""Keywords that ask for nothing more; a window shorter than the model's positions is refused at load time."""
 
 
 class StepAttention(Protocol):

@@ -8,10 +8,11 @@ saves more than the additional launch and merge cost; ``fold_tree`` decides that
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
+from treeshare.config import Sharing
 from treeshare.errors import ConfigError
 from treeshare.tree.prompt_tree import PromptTree
 from treeshare.tree.radix import Skeleton
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from treeshare.tree.tokens import TokenArray
-
-Sharing: TypeAlias = Literal["tree", "one-level", "none"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

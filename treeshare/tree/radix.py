@@ -1,7 +1,7 @@
 """Discovery of shared prefixes: token rows in, the shape of their compressed radix tree out.
 
-Sorted by token id, the prompts below any node are neighbours, so the whole tree is in the sorted order and
-the common prefix lengths of neighbours. One pass with a stack of open nodes builds it; nothing recurses.
+Sorted, the prompts below any node are neighbours, so the whole tree is in the sorted order and the common
+prefix lengths of neighbours. One pass with a stack of open nodes builds it; nothing recurses.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ def discover(prompts: Sequence[TokenArray]) -> Skeleton:
         children of a node begin with distinct tokens, and a node below the root at which no prompt ends has
         at least two children.
     """
-    # Big-endian unsigned words compare as bytes the way the tokens compare as numbers.
-    keys = [tokens.astype(">u4").tobytes() for tokens in prompts]
+    # As bytes, not as numbers: any order that compares four bytes at a time keeps equal prefixes together.
+    keys = [tokens.tobytes() for tokens in prompts]
     order = sorted(range(len(prompts)), key=keys.__getitem__)
     del keys
     # The common prefix of all prompts is that of the first and last in order.

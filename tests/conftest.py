@@ -1,0 +1,20 @@
+"""Shared fixtures: tiny models on disk, a private model cache, quiet libraries."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import transformers
+
+from tests.models.tiny import saved_model
+
+torch.set_num_threads(2)
+transformers.utils.logging.disable_progress_bar()
+transformers.utils.logging.set_verbosity_error()
+
+
+@pytest.fixture(scope="session")
+def model_dir(tmp_path_factory):
+    """``model_dir("llama")``: the folder of a tiny random model."""
+    folder = tmp_path_factory.mktemp("models")
+    return lambda architecture: saved_model(architecture, folder)

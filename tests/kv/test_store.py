@@ -1,0 +1,148 @@
+"""The KV store's books, held by a state machine over random rules."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from treeshare.errors import BudgetError
+from treeshare.kv import KVGeometry, KVStore, padded_length
+
+GEOMETRY = KVGeometry(num_layers=2, num_kv_heads=1, head_dim=3, dtype=torch.float32)
+
+
+def make_store(budget_tokens=400, max_pages=6):
+    return KVStore(
+        GEOMETRY,
+        budget_bytes=budget_tokens * GEOMETRY.bytes_per_token,
+        page_size=16,
+        max_pages=max_pages,
+        poison=True,
+    )
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """Segments and pages carry a mark that must survive every move of their neighbours."""
+
+    def __init__(self):
+        super().__init__()
+        self.store = make_store()
+        self.segments = []
+        self.pages = []
+        self.next_mark = 1.0
+
+    def mark(self):
+        self.next_mark += 1
+        return self.next_mark
+
+    @rule(num_tokens=st.integers(1, 130), parent=st.integers(0, 5), capacity=st.integers(1, 3))
+    def add_segment(self, num_tokens, parent, capacity):
+        above = self.segments[parent % len(self.segments)][0] if self.segments and parent else None
+        before = self.store.bytes_in_use
+        try:
+            self.store.ensure_places(num_tokens, capacity)
+            start = above.end if above else 0
+            segment = self.store.new_segment(start=start, num_tokens=num_tokens, order=0, parent=above)
+        except BudgetError as error:
+            assert str(self.store.budget_bytes) in str(error)
+            assert self.store.bytes_in_use >= before
+            self.store.drop_empty_blocks()
+            return
+        mark = self.mark()
+        for layer in range(GEOMETRY.num_layers):
+            kv = torch.full((num_tokens, 1, 3), mark + layer)
+            self.store.write_segment(layer, segment, 0, kv, -kv)
+        segment.num_written = num_tokens
+        self.store.drop_empty_blocks()
+        self.segments.append((segment, mark))
+
+    @precondition(lambda self: self.segments)
+    @rule(which=st.integers(0, 100))
+    def release_segment(self, which):
+        leaves = [e for e in self.segments if all(o[0].parent is not e[0] for o in self.segments)]
+        entry = leaves[which % len(leaves)]
+        self.segments.remove(entry)
+        self.store.release(entry[0])
+
+    @rule()
+    def shrink(self):
+        self.store.shrink_blocks()
+
+    @rule(copy=st.booleans(), which=st.integers(0, 100))
+    def add_page(self, copy, which):
+        try:
+            if copy and self.pages:
+                source, mark = self.pages[which % len(self.pages)]
+                self.pages.append((self.store.copy_page(source), mark))
+                return
+            page = self.store.new_page()
+        except BudgetError:
+            return
+        mark = self.mark()
+        for layer in range(GEOMETRY.num_layers):
+            kv = torch.full((1, 1, 3), mark + layer)
+            self.store.write_rows(layer, torch.tensor([page.index]), torch.tensor([5]), kv, -kv)
+        self.pages.append((page, mark))
+
+    @precondition(lambda self: self.pages)
+    @rule(picks=st.lists(st.integers(0, 100), min_size=1, max_size=4))
+    def free_pages(self, picks):
+        chosen = {pick % len(self.pages) for pick in picks}
+        self.store.free_pages([self.pages[i][0] for i in sorted(chosen)])
+        self.pages = [entry for i, entry in enumerate(self.pages) if i not in chosen]
+
+    @invariant()
+    def books_are_right(self):
+        self.store.check_invariants()
+        tokens = sum(padded_length(segment.num_tokens) for segment, _ in self.segments)
+        assert self.store.bytes_in_use >= (tokens + 16 * len(self.pages)) * GEOMETRY.bytes_per_token
+
+    @invariant()
+    def contents_survive(self):
+        for layer in range(GEOMETRY.num_layers):
+            for segment, mark in self.segments:
+                assert torch.all(segment.keys(layer) == mark + layer)
+                assert torch.all(segment.values(layer, 3) == -(mark + layer))
+                tail = segment.block.values[layer][segment.index, :, segment.num_tokens :]
+                assert not tail.any(), "values of padded keys must be zero, the ones too"
+            for page, mark in self.pages:
+                assert torch.all(self.store.pool.keys[layer][page.index, :, 5] == mark + layer)
+                assert self.store.pool.values[layer][page.index].count_nonzero() == 4
+
+    def teardown(self):
+        self.store.free_pages([page for page, _ in self.pages])
+        for segment, _ in reversed(self.segments):
+            self.store.release(segment)
+        self.store.check_empty()
+
+
+StoreMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestStore = StoreMachine.TestCase
+
+
+def test_the_budget_is_exact():
+    store = make_store(budget_tokens=64 + 16)
+    segment = store.new_segment(start=0, num_tokens=1, order=0, parent=None)
+    page = store.new_page()
+    with pytest.raises(BudgetError, match=f"got {store.budget_bytes}, expected at least"):
+        store.new_page()
+    with pytest.raises(BudgetError):
+        store.new_segment(start=0, num_tokens=1, order=0, parent=None)
+    assert store.peak_bytes == store.bytes_in_use == store.budget_bytes
+    store.free_pages([page])
+    store.release(segment)
+    store.check_empty()
+
+
+def test_a_parent_outlives_its_children():
+    store = make_store()
+    parent = store.new_segment(start=0, num_tokens=10, order=0, parent=None)
+    child = store.new_segment(start=10, num_tokens=10, order=1, parent=parent)
+    store.release(parent)
+    store.check_invariants()
+    assert child.path() == (parent, child)
+    store.release(child)
+    store.check_empty()

@@ -1,0 +1,302 @@
+"""``LLM``: vLLM's offline interface on a tree."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from treeshare.config import AttentionMode, EngineConfig, Sharing, require_int
+from treeshare.engine.engine import Engine
+from treeshare.engine.outputs import CompletionOutput, Logprob, RequestOutput
+from treeshare.engine.sequence import Request
+from treeshare.errors import ConfigError
+from treeshare.models import load_model
+from treeshare.sampling import SamplingParams, problem_key
+from treeshare.tree import PromptTree
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable
+
+    from treeshare.engine.sequence import Completion
+    from treeshare.engine.stats import EngineStats
+
+Prompt = str | Mapping[str, Any] | Sequence[int]
+Message = Mapping[str, Any]
+
+
+class LLM:
+    """A model that generates many completions for many prompts as one tree.
+
+    Args:
+        model: An embedded name (``smollm2-135m``), a folder, a ``.gguf`` file or a hub id.
+        dtype: ``auto`` (the model's own), ``float32`` or ``bfloat16``.
+        sharing: ``tree``, ``one-level`` or ``none``; see ``EngineConfig``.
+        seed: Run seed, for requests whose ``SamplingParams`` have none.
+        max_num_seqs: Most completions decoded at once.
+        kv_budget_bytes: Most bytes of KV held at once; half of the free memory by default.
+        threads: Torch threads; torch's own choice by default.
+        attention: ``off`` skips attention, for benchmarks only.
+        lazy_divergence: Completions whose tokens are identical so far share one row.
+
+    Raises:
+        ConfigError: If an argument is out of range.
+        ModelLoadError: If the model cannot be found or read.
+        UnsupportedModelError: If the model needs what treeshare does not implement.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        *,
+        dtype: str = "auto",
+        sharing: Sharing = "tree",
+        seed: int = 0,
+        max_num_seqs: int = 256,
+        kv_budget_bytes: int | None = None,
+        threads: int | None = None,
+        attention: AttentionMode = "on",
+        lazy_divergence: bool = True,
+    ) -> None:
+        config = EngineConfig(
+            max_num_seqs=max_num_seqs,
+            kv_budget_bytes=kv_budget_bytes,
+            sharing=sharing,
+            attention=attention,
+            lazy_divergence=lazy_divergence,
+        )
+        require_int("seed", seed, low=0, high=2**64 - 1)
+        if threads is not None:
+            require_int("threads", threads, low=1)
+            torch.set_num_threads(threads)
+        self.seed = seed
+        self.loaded = load_model(model, dtype)
+        self.engine = Engine(self.loaded, config)
+
+    @property
+    def stats(self) -> EngineStats:
+        """What the last call measured of itself."""
+        return self.engine.stats
+
+    def get_tokenizer(self) -> Any:  # noqa: ANN401
+        """The model's transformers tokenizer.
+
+        Raises:
+            ConfigError: If the model came without one.
+        """
+        if self.loaded.tokenizer is None:
+            raise ConfigError(
+                f"tokenizer: {self.loaded.model_id} has none; give prompt_token_ids, and no stop strings"
+            )
+        return self.loaded.tokenizer
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        use_tqdm: bool = True,
+    ) -> list[RequestOutput]:
+        """Generate ``n`` completions of each prompt.
+
+        A completion depends on the model, its prompt, its parameters, the seed and its index, not on the other
+        prompts or their order. A prompt that comes twice counts as a second problem and gets other completions.
+
+        Args:
+            prompts: One prompt or several: text, ``{"prompt": text}``, ``{"prompt_token_ids": ids}`` or token ids.
+            sampling_params: For all prompts, or one for each; ``SamplingParams()`` by default.
+            use_tqdm: Show progress on stderr.
+
+        Returns:
+            One output per prompt, in order.
+
+        Raises:
+            ConfigError: If a prompt or parameter is out of range; nothing has run.
+            BudgetError: If the KV budget does not hold the longest prompt with one completion.
+        """
+        parsed = [self._parse(i, prompt) for i, prompt in enumerate(_as_list(prompts))]
+        params = _per_prompt(sampling_params, len(parsed))
+        requests = self._requests([ids for _, ids in parsed], params)
+        completions: list[list[CompletionOutput]] = [[] for _ in requests]
+        for completion in self._progress(self.engine.run(requests), requests, use_tqdm):
+            completions[completion.request_index].append(self._output(completion))
+        shared = _shared_tokens([request.prompt_token_ids for request in requests])
+        return [
+            RequestOutput(
+                request_id=str(i),
+                prompt=text,
+                prompt_token_ids=ids,
+                outputs=sorted(outputs, key=lambda output: output.index),
+                finished=True,
+                num_cached_tokens=num_shared,
+            )
+            for i, ((text, ids), outputs, num_shared) in enumerate(
+                zip(parsed, completions, shared, strict=True)
+            )
+        ]
+
+    def chat(
+        self,
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        use_tqdm: bool = True,
+        add_generation_prompt: bool = True,
+        chat_template: str | None = None,
+    ) -> list[RequestOutput]:
+        """Generate for one conversation or several: the model's chat template makes the prompts.
+
+        Args:
+            messages: A conversation, a list of ``{"role", "content"}``; or a list of conversations.
+            sampling_params: As for ``generate``.
+            use_tqdm: As for ``generate``.
+            add_generation_prompt: End the prompt where the assistant's answer begins.
+            chat_template: Instead of the model's own.
+
+        Raises:
+            ConfigError: As ``generate``; also if there is no chat template.
+        """
+        tokenizer = self.get_tokenizer()
+        conversations = [messages] if messages and isinstance(messages[0], Mapping) else messages
+        if chat_template is None and getattr(tokenizer, "chat_template", None) is None:
+            raise ConfigError(f"chat_template: {self.loaded.model_id} has none; give one, or use generate")
+        prompts = []
+        for conversation in conversations:
+            text = tokenizer.apply_chat_template(
+                conversation,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                chat_template=chat_template,
+            )
+            prompts.append({"prompt": text, "prompt_token_ids": self._encode(text, special_tokens=False)})
+        return self.generate(prompts, sampling_params, use_tqdm=use_tqdm)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a whole prompt, with the special tokens that the model's tokenizer adds."""
+        return self._encode(text, special_tokens=True)
+
+    def _encode(self, text: str, *, special_tokens: bool) -> list[int]:
+        return list(self.get_tokenizer()(text, add_special_tokens=special_tokens)["input_ids"])
+
+    def _parse(self, index: int, prompt: Prompt) -> tuple[str | None, list[int]]:
+        """A prompt's text, if it has one, and its tokens."""
+        if isinstance(prompt, str):
+            return prompt, self.encode(prompt)
+        if isinstance(prompt, Mapping):
+            text = prompt.get("prompt")
+            if "prompt_token_ids" in prompt:
+                return text, _token_ids(index, prompt["prompt_token_ids"])
+            if isinstance(text, str):
+                return text, self.encode(text)
+        elif isinstance(prompt, (Sequence, np.ndarray)):
+            return None, _token_ids(index, prompt)
+        raise ConfigError.of(
+            f"prompts[{index}]",
+            got=prompt,
+            expected='text, {"prompt": ...}, {"prompt_token_ids": ...} or token ids',
+        )
+
+    def _requests(self, prompts: list[list[int]], params: list[SamplingParams]) -> list[Request]:
+        """Requests whose random numbers depend on the prompt, not on its place in the call."""
+        seen = Counter[bytes]()
+        requests = []
+        for ids, one in zip(prompts, params, strict=True):
+            content = np.asarray(ids, dtype="<i8").tobytes()
+            key = problem_key(content + seen[content].to_bytes(8, "little"))
+            seen[content] += 1
+            seed = self.seed if one.seed is None else one.seed
+            requests.append(
+                Request(
+                    prompt_token_ids=ids,
+                    params=one,
+                    problem_key=key,
+                    seed=seed,
+                    completion_indices=range(one.n),
+                )
+            )
+        return requests
+
+    def _progress(
+        self, completions: Iterable[Completion], requests: list[Request], use_tqdm: bool
+    ) -> Iterable[Completion]:
+        if not use_tqdm:
+            yield from completions
+            return
+        from tqdm.auto import tqdm
+
+        total = sum(len(request.completion_indices) for request in requests)
+        with tqdm(total=total, desc="Completions", unit="", dynamic_ncols=True) as bar:
+            for completion in completions:
+                bar.update()
+                bar.set_postfix_str(f"{self.stats.tokens_per_s:.0f} tokens/s")
+                yield completion
+
+    def _output(self, completion: Completion) -> CompletionOutput:
+        logprobs = None
+        if completion.logprobs is not None:
+            logprobs = [
+                {
+                    e.token_id: Logprob(logprob=e.logprob, rank=e.rank, decoded_token=self._text(e.token_id))
+                    for e in at
+                }
+                for at in completion.logprobs
+            ]
+        return CompletionOutput(
+            index=completion.completion_index,
+            text=completion.text,
+            token_ids=completion.token_ids,
+            cumulative_logprob=completion.cumulative_logprob,
+            logprobs=logprobs,
+            finish_reason=completion.finish_reason,
+            stop_reason=completion.stop_reason,
+        )
+
+    def _text(self, token_id: int) -> str | None:
+        tokenizer = self.loaded.tokenizer
+        return None if tokenizer is None else tokenizer.decode([token_id])
+
+
+def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    """Several prompts, also where one was given."""
+    if isinstance(prompts, (str, Mapping)):
+        return [prompts]
+    items: list[Any] = list(prompts)
+    return [items] if items and isinstance(items[0], (int, np.integer)) else items
+
+
+def _per_prompt(
+    params: SamplingParams | Sequence[SamplingParams] | None, num_prompts: int
+) -> list[SamplingParams]:
+    if params is None or isinstance(params, SamplingParams):
+        return [params or SamplingParams()] * num_prompts
+    if len(params) != num_prompts:
+        raise ConfigError.of(
+            "sampling_params",
+            got=f"{len(params)} for {num_prompts} prompts",
+            expected="one, or one for each prompt",
+        )
+    return list(params)
+
+
+def _token_ids(index: int, ids: Any) -> list[int]:  # noqa: ANN401
+    if not all(isinstance(i, (int, np.integer)) and not isinstance(i, bool) for i in ids):
+        raise ConfigError.of(
+            f"prompts[{index}]", got=type(ids).__name__, expected="a flat list of integer token ids"
+        )
+    return [int(i) for i in ids]
+
+
+def _shared_tokens(prompts: Sequence[Sequence[int]]) -> list[int]:
+    """Per prompt, the leading tokens that an earlier prompt has too."""
+    tree = PromptTree.from_prompts(prompts)
+    seen: set[int] = set()
+    shared = []
+    for node_id in tree.prompt_nodes:
+        path = tree.path(node_id)
+        shared.append(sum(tree.nodes[node].num_tokens for node in path if node in seen))
+        seen.update(path)
+    return shared

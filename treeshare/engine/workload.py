@@ -1,0 +1,110 @@
+"""Benchmark workloads: prompts as token ids, a fixed number of new tokens, and what a run of one measures."""
+
+from __future__ import annotations
+
+import json
+import resource
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+
+from treeshare.errors import DataError
+from treeshare.sampling import SamplingParams
+
+if TYPE_CHECKING:
+    from treeshare.engine.llm import LLM
+
+
+class WorkloadProblem(BaseModel):
+    """A prompt and how many completions it gets."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+    prompt_ids: list[NonNegativeInt] = Field(min_length=1)
+    samples: PositiveInt
+
+
+class Workload(BaseModel):
+    """The file format of ``treeshare bench``: any tree shape, as token ids."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+    name: str = ""
+    problems: list[WorkloadProblem] = Field(min_length=1)
+    new_tokens: PositiveInt
+    ignore_eos: bool = True
+    temperature: float = 0.8
+    top_p: float = 1.0
+
+    @classmethod
+    def read(cls, path: Path) -> Workload:
+        """Read and check a workload file.
+
+        Raises:
+            DataError: If it is missing, not JSON or not a workload; the message says where.
+        """
+        try:
+            workload = cls.model_validate_json(path.read_bytes())
+        except OSError as error:
+            raise DataError(f"workload: cannot read {path}: {error.strerror}") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the file"
+            raise DataError(f"workload: {path}: {where}: {first['msg']}") from error
+        return workload if workload.name else workload.model_copy(update={"name": path.stem})
+
+
+def run_workload(llm: LLM, workload: Workload, *, use_tqdm: bool = False) -> dict[str, Any]:
+    """Run a workload and return its figures.
+
+    ``tok_s`` is generated tokens per second from submission to the last token, prefill included; model loading
+    and a small warm-up are not in it.
+    """
+    warm_up = SamplingParams(n=8, temperature=0.8, max_tokens=8, ignore_eos=True)
+    llm.generate({"prompt_token_ids": [1 + i % 50 for i in range(300)]}, warm_up, use_tqdm=False)
+    params = [
+        SamplingParams(
+            n=problem.samples,
+            temperature=workload.temperature,
+            top_p=workload.top_p,
+            max_tokens=workload.new_tokens,
+            ignore_eos=workload.ignore_eos,
+        )
+        for problem in workload.problems
+    ]
+    prompts = [{"prompt_token_ids": problem.prompt_ids} for problem in workload.problems]
+    started = time.perf_counter()
+    outputs = llm.generate(prompts, params, use_tqdm=use_tqdm)
+    wall_s = time.perf_counter() - started
+    tokens = sum(len(completion.token_ids) for output in outputs for completion in output.outputs)
+    stats = llm.stats
+    return {
+        "workload": workload.name,
+        "tokens": tokens,
+        "wall_s": round(wall_s, 3),
+        "tok_s": round(tokens / wall_s, 1),
+        "prefill_s": round(stats.prefill_s, 3),
+        "decode_s": round(stats.decode_s, 3),
+        "sampling_s": round(stats.sampling_s, 3),
+        "peak_kv_bytes": stats.peak_kv_bytes,
+        "unique_tokens": stats.unique_tokens,
+        "logical_tokens": stats.logical_tokens,
+        "num_steps": stats.num_steps,
+        "max_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "load_s": round(llm.loaded.load_s, 3),
+        "sharing": llm.engine.config.sharing,
+        "attention": llm.engine.config.attention,
+        "dtype": str(llm.loaded.geometry.dtype).removeprefix("torch."),
+    }
+
+
+def write_figures(path: Path, figures: list[dict[str, Any]]) -> None:
+    """Write the figures as a JSON list.
+
+    Raises:
+        DataError: If the file cannot be written.
+    """
+    try:
+        path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"--json: cannot write {path}: {error.strerror}") from error
