@@ -49,6 +49,7 @@ class EngineConfig:
         sharing: ``tree``; ``one-level`` (only the common root is shared); ``none`` (every sequence attends to
             its whole path alone).
         attention: ``off`` skips attention: the ceiling for benchmarks, its tokens mean nothing.
+        fold: Small nodes are folded into their children where that costs less.
         lazy_divergence: Completions whose tokens are identical so far are one row.
     """
 
@@ -58,6 +59,7 @@ class EngineConfig:
     page_size: int = 64
     sharing: Sharing = "tree"
     attention: AttentionMode = "on"
+    fold: bool = True
     lazy_divergence: bool = True
 
     def __post_init__(self) -> None:
@@ -71,8 +73,3 @@ class EngineConfig:
             require_int("kv_budget_bytes", self.kv_budget_bytes, low=1)
         require_choice("sharing", self.sharing, get_args(Sharing))
         require_choice("attention", self.attention, get_args(AttentionMode))
-
-    @property
-    def max_step_tokens(self) -> int:
-        """Most packed rows of one model call: every decoding row and one prefill chunk."""
-        return self.max_num_seqs + self.prefill_chunk

@@ -1,1 +1,1 @@
-"""Scheduling and the step loop."""
+"""Scheduling and the step loop. Reading order: llm, plan, engine, scheduler, token_step."""

@@ -1,9 +1,8 @@
-"""The step loop: schedule, run the model, sample, retire."""
+"""The step loop: admit, prefill, decode, sample, retire."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,14 +10,12 @@ import torch
 
 from treeshare.attention import CpuAttention, DecodeRow, build_layout
 from treeshare.config import default_kv_budget_bytes
-from treeshare.engine.scheduler import Admission, Scheduler, pages_needed
-from treeshare.engine.sequence import Completion, Sequence
+from treeshare.engine.plan import RunPlan
+from treeshare.engine.scheduler import Scheduler
 from treeshare.engine.stats import EngineStats
-from treeshare.errors import ConfigError
+from treeshare.engine.token_step import RowBatch, TokenStep
 from treeshare.kv import KVStore
 from treeshare.models import ModelAdapter, NoAttention, TreeStep
-from treeshare.sampling import Draws, Sampler, StopChecker, uniforms
-from treeshare.tree import PromptTree, fold_tree, truncate_sharing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,19 +25,10 @@ if TYPE_CHECKING:
 
     from treeshare.attention import PrefillChunk
     from treeshare.config import EngineConfig
-    from treeshare.engine.sequence import Request
+    from treeshare.engine.scheduler import Admission
+    from treeshare.engine.sequence import Completion, Request, Sequence
+    from treeshare.engine.token_step import Observer
     from treeshare.models import LoadedModel
-
-NOMINAL_COMPLETIONS = 32
-"""Completions per prompt that folding assumes: the tree must not depend on how many are asked for."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """A row of logits ``[vocab_size]`` and the sequences that draw their next token from it."""
-
-    logits: Tensor
-    sequences: list[Sequence]
 
 
 class Engine:
@@ -49,7 +37,11 @@ class Engine:
     Args:
         loaded: A loaded model.
         config: See ``EngineConfig``.
-        check_invariants: Check the KV store after every step (tests).
+        check_invariants: Poison unused KV and check the store after every step (tests).
+
+    Attributes:
+        stats: What the last run measured of itself.
+        kv_budget_bytes: Most bytes of KV held at once.
     """
 
     def __init__(self, loaded: LoadedModel, config: EngineConfig, *, check_invariants: bool = False) -> None:
@@ -58,60 +50,61 @@ class Engine:
         self.stats = EngineStats()
         self.kv_budget_bytes = config.kv_budget_bytes or default_kv_budget_bytes()
         self.check_invariants = check_invariants
-        self.adapter = ModelAdapter(
-            loaded.model, max_step_tokens=config.max_step_tokens, max_logits_rows=config.max_num_seqs
-        )
+        self.adapter = ModelAdapter(loaded.model, max_rows=config.max_num_seqs)
         self.backend = CpuAttention()
-        self.sampler = Sampler()
 
-    def run(self, requests: Items[Request]) -> Iterator[Completion]:
+    def run(self, requests: Items[Request], *, observe: Observer | None = None) -> Iterator[Completion]:
         """Generate; yields each completion as it finishes. Leaving the generator early frees everything.
 
         Args:
-            requests: What to run; ``Completion.request_index`` refers to it.
+            requests: What to run; ``Completion.request_index`` refers to it. One without completions still
+                belongs to the tree: a resumed run computes on the same nodes as an undisturbed one.
+            observe: Called for every token drawn.
 
         Raises:
             ConfigError: If a prompt is empty, too long, or has token ids the model does not know.
             BudgetError: If the KV budget does not hold the longest prompt with one completion.
         """
-        return _Run(self, requests).steps()
+        return _Run(self, RunPlan.make(self.loaded, self.config, requests), observe).steps()
 
 
 class _Run:
     """The state of one call of ``Engine.run``."""
 
-    def __init__(self, engine: Engine, requests: Items[Request]) -> None:
-        loaded, config = engine.loaded, engine.config
-        self.engine, self.config, self.requests = engine, config, requests
-        self.max_new_tokens = [_max_new_tokens(loaded, i, request) for i, request in enumerate(requests)]
-        found = PromptTree.from_prompts([request.prompt_token_ids for request in requests])
-        self.tree = computed_tree(found, config.sharing)
-        page_bytes = config.page_size * loaded.geometry.bytes_per_token
-        most_pages = config.max_num_seqs * pages_needed(max(self.max_new_tokens, default=1), config.page_size)
+    def __init__(self, engine: Engine, plan: RunPlan, observe: Observer | None) -> None:
+        self.engine, self.plan = engine, plan
+        self.config, self.stats = engine.config, EngineStats()
+        engine.stats = self.stats
+        self.stats.num_completions = plan.num_completions
+        self.stats.logical_tokens, self.stats.unique_tokens = plan.logical_tokens, plan.unique_tokens
+        self.widths = engine.adapter.run_widths(
+            num_prompt_tokens=plan.unique_tokens, num_rows=min(plan.num_completions, self.config.max_num_seqs)
+        )
         self.store = KVStore(
-            loaded.geometry,
+            engine.loaded.geometry,
             budget_bytes=engine.kv_budget_bytes,
-            page_size=config.page_size,
-            max_pages=min(most_pages, engine.kv_budget_bytes // page_bytes),
+            page_size=self.config.page_size,
+            max_pages=plan.max_pages(engine.loaded.geometry, engine.kv_budget_bytes),
             poison=engine.check_invariants,
         )
-        self.scheduler = Scheduler(self.tree, requests, self.max_new_tokens, self.store, config)
+        self.scheduler = Scheduler(plan, self.store, self.config)
+        self.token_step = TokenStep(engine.loaded, plan, self.store, observe)
         self.running: list[Sequence] = []
         self.admitted: list[Admission] = []
         self.prompt_logits: dict[int, Tensor] = {}
-        self.stats = engine.stats = _initial_stats(found, requests)
 
     def steps(self) -> Iterator[Completion]:
         """The step loop."""
         started = time.perf_counter()
         try:
-            while self.running or self.admitted or self.scheduler.num_waiting:
+            while self.running or self.admitted or self.scheduler.has_waiting:
                 self.admitted += self.scheduler.admit()
-                chunks = self.scheduler.prefill_chunks(len(self.running))
-                batch = self._forward(chunks) + self._start()
-                finished = self._sample(batch)
-                self.stats.peak_kv_bytes = self.store.peak_bytes
+                self._prefill(self.scheduler.prefill_chunks(self.widths.prefill[-1]))
+                finished = self._sample([*self._decode(), *self._start()])
+                for completion in finished:
+                    self.scheduler.finish(completion.request_index)
                 self.stats.wall_s = time.perf_counter() - started
+                self.stats.peak_kv_bytes = self.store.peak_bytes
                 if self.engine.check_invariants:
                     self.store.check_invariants()
                 yield from finished
@@ -121,82 +114,86 @@ class _Run:
             self.scheduler.release_all()
             self.store.check_empty()
 
-    def _forward(self, chunks: list[PrefillChunk]) -> list[_Row]:
-        """Run the model on ``chunks`` and all running sequences; returns the latter with their logits."""
-        if not chunks and not self.running:
+    def _prefill(self, chunks: list[PrefillChunk]) -> None:
+        """Compute prompt tokens; keep the logits from which completions will start."""
+        if not chunks:
+            return
+        started = time.perf_counter()
+        layout = build_layout(self.store, chunks, [])
+        nodes = self.plan.tree.nodes
+        tokens = [nodes[c.segment.order].token_ids[c.start : c.end] for c in chunks]
+        ends = {
+            chunk.segment.order: chunk.last_row - 1
+            for chunk in layout.causal
+            if chunk.end == chunk.segment.num_tokens and self.scheduler.awaits_logits(chunk.segment.order)
+        }
+        logits = self.engine.adapter.forward(
+            np.concatenate(tokens),
+            layout.positions,
+            NoAttention() if self.config.attention == "off" else TreeStep(self.engine.backend, layout),
+            list(ends.values()),
+            body_widths=self.widths.prefill,
+            head_widths=self.widths.head,
+        )
+        self.prompt_logits.update({node: row.clone() for node, row in zip(ends, logits, strict=True)})
+        self.stats.prefilled_tokens += layout.num_rows
+        self.stats.prefill_s += time.perf_counter() - started
+
+    def _decode(self) -> list[RowBatch]:
+        """Compute the last token of every running sequence."""
+        if not self.running:
             return []
         started = time.perf_counter()
-        self.running.sort(key=lambda sequence: sequence.segment.order)
         for sequence in self.running:
             if sequence.num_private % self.config.page_size == 0:
                 sequence.pages.append(self.store.new_page())
         rows = [DecodeRow(s.segment, s.pages, s.num_private) for s in self.running]
-        layout = build_layout(self.store, chunks, rows, share_rows=self.config.sharing != "none")
-        token_ids = np.zeros(layout.num_rows, dtype=np.int64)
-        for chunk in layout.causal:
-            tokens = self.tree.nodes[chunk.segment.order].token_ids
-            token_ids[chunk.first_row : chunk.last_row] = tokens[chunk.start : chunk.end]
-        token_ids[layout.decode_rows.numpy()] = [sequence.token_ids[-1] for sequence in self.running]
-        ends = [
-            chunk
-            for chunk in layout.causal
-            if chunk.end == chunk.segment.num_tokens and self.scheduler.awaits_logits(chunk.segment.order)
-        ]
-        step = NoAttention() if self.config.attention == "off" else TreeStep(self.engine.backend, layout)
+        layout = build_layout(self.store, [], rows, share_rows=self.config.sharing != "none")
         logits = self.engine.adapter.forward(
-            token_ids, layout.positions, step, [*layout.decode_rows.tolist(), *(c.last_row - 1 for c in ends)]
+            [sequence.token_ids[-1] for sequence in self.running],
+            layout.positions,
+            NoAttention() if self.config.attention == "off" else TreeStep(self.engine.backend, layout),
+            range(len(rows)),
+            body_widths=self.widths.decode,
+            head_widths=self.widths.head,
         )
-        for chunk, row in zip(ends, logits[len(rows) :], strict=True):
-            self.prompt_logits[chunk.segment.order] = row.clone()
-        self.stats.charge_forward(time.perf_counter() - started, layout.num_rows - len(rows), len(rows))
-        return [_Row(row, [sequence]) for row, sequence in zip(logits, self.running, strict=False)]
+        self.stats.num_steps += 1
+        self.stats.num_rows += len(rows)
+        self.stats.decode_s += time.perf_counter() - started
+        return [RowBatch(logits, [[sequence] for sequence in self.running])]
 
-    def _start(self) -> list[_Row]:
-        """Begin the admitted completions whose prompt is prefilled, from the logits of its last token."""
-        rows: list[_Row] = []
-        blocked: list[Admission] = []
-        for admission in self.admitted:
-            node_id = admission.node_id
-            if node_id not in self.prompt_logits:
-                blocked.append(admission)
-                continue
-            lazy = self.config.lazy_divergence
-            groups = [admission.completions] if lazy else [[index] for index in admission.completions]
-            sequences = [self._new_sequence(admission, completions) for completions in groups]
-            rows.append(_Row(self.prompt_logits[node_id], sequences))
-            self.scheduler.start(node_id, len(admission.completions))
-            if not self.scheduler.awaits_logits(node_id):
-                del self.prompt_logits[node_id]
-        self.admitted = blocked
-        return rows
-
-    def _new_sequence(self, admission: Admission, completions: list[int]) -> Sequence:
-        request = self.requests[admission.request_index]
-        loaded = self.engine.loaded
-        stop = StopChecker(request.params, eos_token_ids=loaded.eos_token_ids, decode=self.engine.decode)
-        segment = self.scheduler.segment(admission.node_id)
-        return Sequence(admission.request_index, request, segment, completions, stop)
-
-    def _sample(self, batch: list[_Row]) -> list[Completion]:
-        """Draw the next token of every completion, split sequences that diverge, retire those that end."""
-        if not batch:
+    def _start(self) -> list[RowBatch]:
+        """Begin the admitted completions whose prompt is computed, from the logits of its last token."""
+        ready = [admission for admission in self.admitted if admission.node_id in self.prompt_logits]
+        if not ready:
             return []
+        self.admitted = [admission for admission in self.admitted if admission not in ready]
+        logits = torch.stack([self.prompt_logits[admission.node_id] for admission in ready])
+        sequences = [self._new_sequences(admission) for admission in ready]
+        for admission in ready:
+            self.scheduler.start(admission.node_id, len(admission.completions))
+        for node in {admission.node_id for admission in ready}:
+            if not self.scheduler.awaits_logits(node):
+                del self.prompt_logits[node]
+        return [RowBatch(logits, sequences)]
+
+    def _new_sequences(self, admission: Admission) -> list[Sequence]:
+        lazy = self.config.lazy_divergence
+        groups = [admission.completions] if lazy else [[index] for index in admission.completions]
+        segment = self.scheduler.segment(admission.node_id)
+        return [self.token_step.new_sequence(admission.request_index, segment, group) for group in groups]
+
+    def _sample(self, batches: list[RowBatch]) -> list[Completion]:
+        """Draw the next tokens; keeps what goes on, depth-first, and returns what has finished."""
         started = time.perf_counter()
-        sequences = [sequence for row in batch for sequence in row.sequences]
-        sampled = self.engine.sampler.sample(*self._draws(batch))
-        first = 0
-        finished: list[Completion] = []
         self.running = []
-        for sequence in sequences:
-            last = first + len(sequence.completions)
-            for branch, draw in self._split(sequence, sampled.token_ids[first:last].tolist(), first):
-                branch.append(sampled, draw)
-                outcome = branch.outcome(self.max_new_tokens[branch.request_index])
-                if outcome is None:
-                    self.running.append(branch)
-                else:
-                    finished += self._retire(branch, outcome)
-            first = last
+        finished: list[Completion] = []
+        for batch in batches:
+            running, ended = self.token_step.run(batch)
+            self.running += running
+            finished += ended
+        self.running.sort(key=lambda sequence: sequence.segment.order)
+        self.stats.num_tokens += len(finished) + sum(len(s.completions) for s in self.running)
+        self.stats.num_finished += len(finished)
         self.stats.sampling_s += time.perf_counter() - started
-        self.stats.num_tokens += first
         return finished

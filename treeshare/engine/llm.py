@@ -103,11 +103,13 @@ class LLM:
     ) -> list[RequestOutput]:
         """Generate ``n`` completions of each prompt.
 
-        A completion depends on the model, its prompt, its parameters, the seed and its index, not on the other
-        prompts or their order. A prompt that comes twice counts as a second problem and gets other completions.
+        A completion depends on the model, its prompt, its parameters, the seed and its index, not on the
+        other prompts or their order. A prompt that comes twice counts as a second problem and gets other
+        completions.
 
         Args:
-            prompts: One prompt or several: text, ``{"prompt": text}``, ``{"prompt_token_ids": ids}`` or token ids.
+            prompts: One prompt or several: text, ``{"prompt": text}``, ``{"prompt_token_ids": ids}`` or token
+                ids.
             sampling_params: For all prompts, or one for each; ``SamplingParams()`` by default.
             use_tqdm: Show progress on stderr.
 

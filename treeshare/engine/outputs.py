@@ -53,7 +53,8 @@ class RequestOutput:
         prompt_token_ids: Its tokens.
         outputs: Completions, by index.
         finished: True: ``LLM.generate`` returns whole completions.
-        num_cached_tokens: Prompt tokens that an earlier prompt of the call shares, and whose KV is stored once.
+        num_cached_tokens: Prompt tokens that an earlier prompt of the call shares, and whose KV is stored
+            once.
     """
 
     request_id: str

@@ -1,8 +1,8 @@
 """Which prompts are prefilled and which completions decode in the next step, under the byte budget.
 
-Requests are admitted in depth-first order of the tree, strictly one after the other. Admission reserves all that a
-completion may ever need, so the budget is never exceeded and nothing is ever preempted. A node's KV lives from the
-first admission below it until the last completion below it has ended.
+Requests are admitted in depth-first order of the tree, strictly one after the other. Admission reserves all
+that a completion may ever need, so the budget is never exceeded and nothing is ever preempted. A node's KV
+lives from the first admission below it until the last completion below it has ended.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence as Items
 
     from treeshare.config import EngineConfig
-    from treeshare.engine.sequence import Request
+    from treeshare.engine.plan import RunPlan
     from treeshare.kv import KVStore, Segment
-    from treeshare.tree import PromptTree
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +46,7 @@ class Scheduler:
     """Admission, prefill order and the lifetime of nodes for one run.
 
     Args:
-        tree: The prompts of ``requests``, as the engine computes them.
-        requests: What to run.
-        max_new_tokens: Per request, most tokens generated.
+        plan: The run.
         store: The KV store; segments are made and released here.
         config: Rows and chunk sizes.
 
@@ -57,24 +54,16 @@ class Scheduler:
         BudgetError: If the budget does not hold one completion of the most demanding request.
     """
 
-    def __init__(
-        self,
-        tree: PromptTree,
-        requests: Items[Request],
-        max_new_tokens: Items[int],
-        store: KVStore,
-        config: EngineConfig,
-    ) -> None:
-        self.tree, self.store, self.config = tree, store, config
+    def __init__(self, plan: RunPlan, store: KVStore, config: EngineConfig) -> None:
+        self.plan, self.tree, self.store, self.config = plan, plan.tree, store, config
         self._segments: dict[int, Segment] = {}
-        self._node_of: dict[Segment, int] = {}
         self._prefill: list[Segment] = []
         self._num_rows = 0
         self._reserved_pages = 0
-        self._max_pages = [pages_needed(count, store.page_size) for count in max_new_tokens]
-        order = sorted(range(len(requests)), key=lambda index: tree.prompt_nodes[index])
+        requests, node_of = plan.requests, plan.tree.prompt_nodes
+        order = sorted(range(len(requests)), key=lambda index: node_of[index])
         self._waiting = [
-            _Waiting(i, tree.prompt_nodes[i], self._max_pages[i], list(requests[i].completion_indices))
+            _Waiting(i, node_of[i], plan.pages(i), list(requests[i].completion_indices))
             for i in order
             if requests[i].completion_indices
         ]
@@ -83,22 +72,18 @@ class Scheduler:
         self._unstarted = Counter[int]()
         for waiting in self._waiting:
             self._unstarted[waiting.node_id] += len(waiting.pending)
-            for node in tree.path(waiting.node_id):
+            for node in self.tree.path(waiting.node_id):
                 self._unfinished[node] += len(waiting.pending)
         self._check_budget()
 
     @property
-    def num_waiting(self) -> int:
-        """Completions not yet admitted."""
-        return sum(len(waiting.pending) for waiting in self._waiting)
+    def has_waiting(self) -> bool:
+        """Whether completions are still to be admitted."""
+        return bool(self._waiting)
 
     def segment(self, node_id: int) -> Segment:
         """The live segment of a node."""
         return self._segments[node_id]
-
-    def node_tokens(self, segment: Segment) -> Items[int]:
-        """Token ids of a live segment's node."""
-        return self.tree.nodes[self._node_of[segment]].token_ids  # type: ignore[return-value]
 
     def awaits_logits(self, node_id: int) -> bool:
         """Whether completions are still to start from the last token of a node."""
@@ -107,11 +92,6 @@ class Scheduler:
     def start(self, node_id: int, num_completions: int) -> None:
         """Note that completions have started from the last token of a node."""
         self._unstarted[node_id] -= num_completions
-
-    def is_prefilled(self, node_id: int) -> bool:
-        """Whether a node's KV is complete, and with it that of all nodes above."""
-        segment = self._segments.get(node_id)
-        return segment is not None and segment.num_written == segment.num_tokens
 
     def admit(self) -> list[Admission]:
         """Admit as many completions as rows and bytes allow; make the segments they need."""
@@ -149,17 +129,18 @@ class Scheduler:
         self._make_segments(nodes)
         return admissions
 
-    def prefill_chunks(self, num_rows: int) -> list[PrefillChunk]:
-        """The next chunks, depth-first, that fit beside ``num_rows`` decoding rows; marked as written.
+    def prefill_chunks(self, max_rows: int) -> list[PrefillChunk]:
+        """The next chunks, depth-first, that fit into ``max_rows``; marked as written.
 
-        A segment is cut at multiples of ``prefill_chunk``, so its KV does not depend on what else runs.
+        A segment is cut at multiples of one length, so its KV does not depend on what else runs.
         """
-        room = self.config.max_step_tokens - num_rows
+        size = min(self.config.prefill_chunk, max_rows)
+        room = max_rows
         chunks: list[PrefillChunk] = []
         while self._prefill:
             segment = self._prefill[0]
             start = segment.num_written
-            end = min(start + self.config.prefill_chunk, segment.num_tokens)
+            end = min(start + size, segment.num_tokens)
             if end - start > room:
                 break
             room -= end - start
@@ -169,16 +150,14 @@ class Scheduler:
                 self._prefill.pop(0)
         return chunks
 
-    def finish(self, request_index: int, num_completions: int) -> None:
-        """Completions of a request have ended: give back their rows, reservations, and nodes no longer needed."""
-        self._num_rows -= num_completions
-        self._reserved_pages -= num_completions * self._max_pages[request_index]
+    def finish(self, request_index: int) -> None:
+        """A completion has ended: give back its row, its reservation, and the nodes no longer needed."""
+        self._num_rows -= 1
+        self._reserved_pages -= self.plan.pages(request_index)
         for node in reversed(self.tree.path(self.tree.prompt_nodes[request_index])):
-            self._unfinished[node] -= num_completions
+            self._unfinished[node] -= 1
             if not self._unfinished[node] and node in self._segments:
-                segment = self._segments.pop(node)
-                del self._node_of[segment]
-                self.store.release(segment)
+                self.store.release(self._segments.pop(node))
 
     def release_all(self) -> None:
         """Let go of every segment: the run was cut short."""
@@ -205,7 +184,6 @@ class Scheduler:
                 start=node.start, num_tokens=node.num_tokens, order=node_id, parent=parent
             )
             self._segments[node_id] = segment
-            self._node_of[segment] = node_id
             self._prefill.append(segment)
 
     def _check_budget(self) -> None:
@@ -221,8 +199,3 @@ class Scheduler:
                 f"kv_budget_bytes: got {self.store.budget_bytes}, expected at least {needed} "
                 "(the longest prompt with one completion); raise it or lower max_tokens"
             )
-
-
-def pages_needed(max_new_tokens: int, page_size: int) -> int:
-    """Private pages of a completion: the last token generated needs no KV."""
-    return -(-(max_new_tokens - 1) // page_size)

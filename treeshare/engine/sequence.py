@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence as Items
 
-    from treeshare.kv import Page, Segment
-    from treeshare.sampling import SamplingParams, StopChecker, TokenLogprob
+    from treeshare.kv import KVStore, Page, Segment
+    from treeshare.sampling import SamplingParams, StopChecker
+    from treeshare.sampling.sampler import TokenLogprob
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +65,6 @@ class Sequence:
     """
 
     request_index: int
-    request: Request
     segment: Segment
     completions: list[int]
     stop: StopChecker
@@ -77,3 +77,16 @@ class Sequence:
     def num_private(self) -> int:
         """Generated tokens whose KV is stored."""
         return max(len(self.token_ids) - 1, 0)
+
+    def fork(self, completions: list[int], store: KVStore) -> Sequence:
+        """A sequence with the same tokens for other completions, its pages copied."""
+        return Sequence(
+            self.request_index,
+            self.segment,
+            completions,
+            self.stop.fork(),
+            list(self.token_ids),
+            [store.copy_page(page) for page in self.pages],
+            self.cumulative_logprob,
+            list(self.logprobs),
+        )

@@ -1,4 +1,4 @@
-"""``treeshare verify``: is a completion independent of sharing and of its company? Measured on the user's own run."""
+"""Does a completion depend on sharing, or on its company? Measured on the user's own requests."""
 
 from __future__ import annotations
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import resource
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
@@ -14,6 +13,8 @@ from treeshare.errors import DataError
 from treeshare.sampling import SamplingParams
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from treeshare.engine.llm import LLM
 
 
@@ -57,8 +58,8 @@ class Workload(BaseModel):
 def run_workload(llm: LLM, workload: Workload, *, use_tqdm: bool = False) -> dict[str, Any]:
     """Run a workload and return its figures.
 
-    ``tok_s`` is generated tokens per second from submission to the last token, prefill included; model loading
-    and a small warm-up are not in it.
+    ``tok_s`` is generated tokens per second from submission to the last token, prefill included; model
+    loading and a small warm-up are not in it.
     """
     warm_up = SamplingParams(n=8, temperature=0.8, max_tokens=8, ignore_eos=True)
     llm.generate({"prompt_token_ids": [1 + i % 50 for i in range(300)]}, warm_up, use_tqdm=False)

@@ -16,16 +16,21 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from treeshare.errors import UnsupportedModelError
-from treeshare.models.widths import invariant_widths, smallest_width
+from treeshare.models.widths import Widths, candidate_widths, choose_widths, smallest_width, width_classes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor, nn
 
     from treeshare.attention import AttentionBackend, BatchLayout
 
 ATTENTION_NAME = "treeshare"
+
+MAX_PREFILL_ROWS = 512
+"""Packed rows of a prefill call; beyond, matmuls gain nothing."""
 
 _HARMLESS = frozenset(
     {"is_causal", "position_ids", "use_cache", "cache_position", "output_attentions", "sliding_window"}
@@ -101,50 +106,77 @@ AttentionInterface.register(ATTENTION_NAME, _attention)
 AttentionMaskInterface.register(ATTENTION_NAME, _no_mask)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunWidths:
+    """The numbers of packed rows that a run may use, each class giving a row the same bits.
+
+    Attributes:
+        prefill: Of calls for prompts.
+        decode: Of calls for generated tokens.
+        head: Of rows that go through ``lm_head``.
+    """
+
+    prefill: Widths
+    decode: Widths
+    head: Widths
+
+
 class ModelAdapter:
     """A causal language model bound to tree attention.
 
     Args:
         model: A transformers causal LM in evaluation mode; its attention implementation is set to
             ``treeshare``.
-        max_step_tokens: Most packed rows of one forward pass.
-        max_logits_rows: Most rows that go through ``lm_head`` in one forward pass.
-
-    Attributes:
-        body_widths: Numbers of packed rows that give a row the same bits, ascending; the last is the most.
-        head_widths: The same for ``lm_head``.
+        max_rows: Most decoding rows of one forward pass.
     """
 
-    def __init__(self, model: Any, *, max_step_tokens: int, max_logits_rows: int) -> None:  # noqa: ANN401
+    def __init__(self, model: Any, *, max_rows: int) -> None:  # noqa: ANN401
         self.model = model
         model.set_attn_implementation(ATTENTION_NAME)
         head = model.get_output_embeddings()
-        self.body_widths = invariant_widths(
-            [module for module in model.modules() if module is not head], max_step_tokens, model.dtype
+        body = [module for module in model.modules() if module is not head]
+        self._body_classes = width_classes(
+            body, candidate_widths(max(max_rows, MAX_PREFILL_ROWS)), model.dtype
         )
-        self.head_widths = invariant_widths([head], max_logits_rows, model.dtype)
+        self._head_classes = width_classes([head], candidate_widths(max_rows), model.dtype)
+
+    def run_widths(self, *, num_prompt_tokens: int, num_rows: int) -> RunWidths:
+        """Choose the widths of a run, from its unique prompt tokens and its most decoding rows."""
+        return RunWidths(
+            prefill=choose_widths(self._body_classes, min(num_prompt_tokens, MAX_PREFILL_ROWS)),
+            decode=choose_widths(self._body_classes, num_rows),
+            head=choose_widths(self._head_classes, num_rows),
+        )
 
     @torch.inference_mode()
     def forward(
-        self, token_ids: Sequence[int], positions: Tensor, step: StepAttention, logits_rows: Sequence[int]
+        self,
+        token_ids: Sequence[int] | NDArray[np.int64],
+        positions: Tensor,
+        step: StepAttention,
+        logits_rows: Sequence[int],
+        *,
+        body_widths: Widths,
+        head_widths: Widths,
     ) -> Tensor:
-        """Run one step.
+        """Run the model on one packed row.
 
         Args:
             token_ids: ``[T]`` packed tokens.
             positions: ``[T]`` int64 positions in their sequences.
-            step: Attention of this step.
+            step: Attention of this call.
             logits_rows: Rows whose next-token logits are wanted.
+            body_widths: ``T`` is padded to the smallest of these that holds it.
+            head_widths: The same for the rows of logits.
 
         Returns:
             ``[len(logits_rows), vocab_size]`` logits in the model's dtype.
         """
         num_rows, num_logits = len(token_ids), len(logits_rows)
-        width = smallest_width(self.body_widths, num_rows)
-        packed = torch.zeros(2, 1, width, dtype=torch.int64)
+        packed = torch.zeros(2, 1, smallest_width(body_widths, num_rows), dtype=torch.int64)
         packed[0, 0, :num_rows] = torch.as_tensor(token_ids)
         packed[1, 0, :num_rows] = positions
-        wanted = torch.zeros(smallest_width(self.head_widths, num_logits), dtype=torch.int64)
+        wanted = torch.zeros(smallest_width(head_widths, num_logits), dtype=torch.int64)
         wanted[:num_logits] = torch.as_tensor(logits_rows, dtype=torch.int64)
         output = self.model(
             input_ids=packed[0],

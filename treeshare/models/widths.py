@@ -1,8 +1,14 @@
-"""Which numbers of rows give every row the same bits in a model's matmuls: measured, not assumed."""
+"""Which numbers of rows give every row the same bits in a model's matmuls: measured, not assumed.
+
+A matmul library may sum in another order when the number of rows changes; a completion would then depend on
+its company. Measured on two AMX cores: oneDNN's bfloat16 ``linear`` 576 x 1536 falls into the classes {16,
+32, 384, 448, 512}, {48 ... 192} and {256, 320}; MKL's float32 one into {16 ... 48, 256 ... 512} and {64 ...
+192}.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -11,13 +17,28 @@ from transformers.pytorch_utils import Conv1D
 from treeshare.errors import ShapeError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
-CANDIDATES = (16, 32, 48, 64, 96, 128, 192, 256, 320, 384, 448)
+    from torch import Tensor
+
+Widths = tuple[int, ...]
+"""Ascending numbers of rows that give a row the same bits."""
+
+_BASE_CANDIDATES = (16, 32, 48, 64, 96, 128, 192, 256, 320, 384, 448, 512)
+
+_MAX_PROBE_WEIGHTS = 1 << 24
+"""Above this, a layer is probed with its own weights: it has outputs enough to show a difference."""
 
 
-def smallest_width(widths: Sequence[int], num_rows: int) -> int:
-    """The smallest of ascending ``widths`` that holds ``num_rows``.
+def candidate_widths(max_rows: int) -> Widths:
+    """Row counts worth a try, the last of them at least ``max_rows``: beyond 512 in steps of 256."""
+    widths = [width for width in _BASE_CANDIDATES if width < max_rows]
+    largest = next((width for width in _BASE_CANDIDATES if width >= max_rows), None)
+    return (*widths, largest) if largest else (*widths, *range(768, max_rows + 256, 256))
+
+
+def smallest_width(widths: Widths, num_rows: int) -> int:
+    """The smallest of ``widths`` that holds ``num_rows``.
 
     Raises:
         ShapeError: If none does.
@@ -28,38 +49,81 @@ def smallest_width(widths: Sequence[int], num_rows: int) -> int:
     raise ShapeError(f"packed rows: got {num_rows}, expected at most {widths[-1]}")
 
 
-@torch.inference_mode()
-def invariant_widths(modules: Iterable[nn.Module], max_width: int, dtype: torch.dtype) -> tuple[int, ...]:
-    """Row counts at which every linear layer gives a row the same bits as at ``max_width``.
+def choose_widths(classes: Sequence[Widths], num_rows: int) -> Widths:
+    """The class with the tightest fit for ``num_rows``."""
+    return min(classes, key=lambda widths: (widths[-1] < num_rows, _fit(widths, num_rows)))
 
-    Each distinct shape is run once per candidate on random rows. Costs a few milliseconds a shape.
+
+def _fit(widths: Widths, num_rows: int) -> int:
+    return min((width for width in widths if width >= num_rows), default=0)
+
+
+@torch.inference_mode()
+def width_classes(modules: Iterable[nn.Module], candidates: Widths, dtype: torch.dtype) -> list[Widths]:
+    """Sort ``candidates`` into classes whose members give a row the same bits in every linear layer.
+
+    Each distinct shape is run once per candidate, on rows whose products nearly cancel, so that another order
+    of summation shows even after rounding to bfloat16. Costs a few milliseconds a shape.
 
     Args:
         modules: Modules to look at; those that are not linear layers are passed over.
-        max_width: The most rows; rounded up to a multiple of 16, and always in the result.
-        dtype: Of the activations.
-
-    Returns:
-        Ascending widths.
+        candidates: Ascending row counts.
+        dtype: Of weights and activations.
     """
-    max_width = -(-max_width // 16) * 16
-    widths = [width for width in CANDIDATES if width < max_width]
+    classes = [candidates]
     seen = set()
     for module in modules:
         shape = _in_out(module)
         if shape is None or shape in seen:
             continue
         seen.add(shape)
-        rows = torch.randn(max_width, shape[1], generator=torch.Generator().manual_seed(0)).to(dtype)
-        expected = module(rows)
-        widths = [width for width in widths if torch.equal(module(rows[:width].clone()), expected[:width])]
-    return (*widths, max_width)
+        rows, run = _probe(module, candidates[-1], dtype)
+        outputs = {width: run(rows[:width].clone()) for width in candidates}
+        classes = [part for widths in classes for part in _split(widths, outputs)]
+    return classes
 
 
-def _in_out(module: nn.Module) -> tuple[Any, ...] | None:
-    """What decides a linear layer's kernel: its kind, input and output width, and whether it has a bias."""
+def _split(widths: Widths, outputs: dict[int, Tensor]) -> list[Widths]:
+    """Split a class by the bits of the rows that two widths have in common."""
+    parts: list[list[int]] = []
+    for width in widths:
+        for part in parts:
+            if torch.equal(outputs[part[-1]], outputs[width][: part[-1]]):
+                part.append(width)
+                break
+        else:
+            parts.append([width])
+    return [tuple(part) for part in parts]
+
+
+def _in_out(module: nn.Module) -> tuple[object, ...] | None:
+    """What decides a linear layer's kernel: its kind, its widths, and whether it has a bias."""
     if isinstance(module, nn.Linear):
-        return ("linear", module.in_features, module.out_features, module.bias is not None)
+        return ("linear", *module.weight.shape, module.bias is not None)
     if isinstance(module, Conv1D):
-        return ("conv1d", module.weight.shape[0], module.weight.shape[1], True)
+        return ("conv1d", *module.weight.shape, True)
     return None
+
+
+def _probe(module: nn.Module, num_rows: int, dtype: torch.dtype) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Rows and a layer like ``module`` in which large products cancel."""
+    assert isinstance(module, (nn.Linear, Conv1D))
+    weight, bias = module.weight, module.bias
+    is_conv = isinstance(module, Conv1D)
+    draws = torch.Generator().manual_seed(0)
+    num_inputs, num_outputs = tuple(weight.shape) if is_conv else tuple(weight.shape)[::-1]
+
+    def random(*shape: int) -> Tensor:
+        return torch.empty(shape, dtype=dtype).uniform_(-1, 1, generator=draws)
+
+    third = num_inputs // 3
+    rows = random(num_rows, num_inputs)
+    if weight.numel() <= _MAX_PROBE_WEIGHTS:
+        rows[:, :third] *= 4096
+        rows[:, third : 2 * third] = -rows[:, :third]
+        probe = random(num_outputs, num_inputs)
+        probe[:, third : 2 * third] = probe[:, :third]
+        weight = nn.Parameter(probe.t().contiguous() if is_conv else probe, requires_grad=False)
+    if is_conv:
+        return rows, lambda x: torch.addmm(bias, x, weight)
+    return rows, lambda x: nn.functional.linear(x, weight, bias)

@@ -1,1 +1,10 @@
-"""Replayable sampling: parameters, Philox uniforms, the sampler, stop conditions."""
+"""Replayable sampling: parameters, Philox uniforms, the sampler, stop conditions.
+
+The sampler needs torch and is imported from ``treeshare.sampling.sampler``; this package does not load it.
+"""
+
+from treeshare.sampling.params import SamplingParams
+from treeshare.sampling.philox import philox4x32, problem_key, uniforms
+from treeshare.sampling.stopping import Ending, StopChecker
+
+__all__ = ["Ending", "SamplingParams", "StopChecker", "philox4x32", "problem_key", "uniforms"]

@@ -5,7 +5,7 @@ Reading order: ``prompt_tree`` (nodes and the tree), ``radix`` (how shared prefi
 """
 
 from treeshare.tree.fewshot import FewShotPrompts
-from treeshare.tree.planner import FoldCost, Sharing, fold_tree, step_cost, truncate_sharing
+from treeshare.tree.planner import FoldCost, fold_tree, step_cost, truncate_sharing
 from treeshare.tree.prompt_tree import Node, PromptTree
 from treeshare.tree.stats import KvBytes, TreeStats, kv_bytes_per_token
 from treeshare.tree.view import render_tree
@@ -16,7 +16,6 @@ __all__ = [
     "KvBytes",
     "Node",
     "PromptTree",
-    "Sharing",
     "TreeStats",
     "fold_tree",
     "kv_bytes_per_token",

@@ -1,0 +1,147 @@
+"""From logits to tokens: draw, split what diverges, retire what ends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from treeshare.engine.sequence import Completion, Sequence
+from treeshare.sampling import StopChecker, uniforms
+from treeshare.sampling.sampler import RowSpec, Sampled, sample
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    from treeshare.engine.plan import RunPlan
+    from treeshare.kv import KVStore, Segment
+    from treeshare.models import LoadedModel
+    from treeshare.sampling import Ending
+
+    Observer = Callable[[Sequence, Tensor], None]
+
+
+@dataclass(frozen=True, slots=True)
+class RowBatch:
+    """Logits ``[R, vocab_size]`` and, for each row, the sequences that draw their next token from it."""
+
+    logits: Tensor
+    sequences: list[list[Sequence]]
+
+
+class TokenStep:
+    """Draws the next token of every completion.
+
+    Args:
+        loaded: The model; for its tokenizer and its end-of-sequence tokens.
+        plan: The run.
+        store: Where a sequence's pages lie: copied when it splits, freed when it ends.
+        observe: Called with each sequence and its logits ``[vocab_size]`` before it draws.
+    """
+
+    def __init__(self, loaded: LoadedModel, plan: RunPlan, store: KVStore, observe: Observer | None) -> None:
+        self._loaded, self._plan, self._store, self._observe = loaded, plan, store, observe
+
+    def new_sequence(self, request_index: int, segment: Segment, completions: list[int]) -> Sequence:
+        """A sequence without a token yet, for some completions of a request."""
+        params = self._plan.requests[request_index].params
+        stop = StopChecker(
+            params,
+            max_tokens=self._plan.max_new_tokens[request_index],
+            eos_token_ids=self._loaded.eos_token_ids,
+            decode=self._loaded.decoder(skip_special_tokens=params.skip_special_tokens),
+        )
+        return Sequence(request_index, segment, completions, stop)
+
+    def run(self, batch: RowBatch) -> tuple[list[Sequence], list[Completion]]:
+        """Give each completion of ``batch`` its next token.
+
+        Returns:
+            The sequences that go on, those that diverged split in two or more; and the completions that
+            ended.
+        """
+        pairs = [(row, sequence) for row, group in enumerate(batch.sequences) for sequence in group]
+        if self._observe is not None:
+            for row, sequence in pairs:
+                self._observe(sequence, batch.logits[row])
+        specs = [self._spec(group[0]) for group in batch.sequences]
+        draw_rows = np.repeat([row for row, _ in pairs], [len(s.completions) for _, s in pairs])
+        sampled = sample(batch.logits, specs, draw_rows, self._uniforms([s for _, s in pairs]))
+        running: list[Sequence] = []
+        finished: list[Completion] = []
+        first = 0
+        for _, sequence in pairs:
+            num_draws = len(sequence.completions)
+            for branch, draw in self._split(sequence, sampled, first):
+                self._append(branch, sampled, draw)
+                ending = branch.stop.check(branch.token_ids)
+                if ending is None:
+                    running.append(branch)
+                else:
+                    finished += self._retire(branch, ending)
+            first += num_draws
+        return running, finished
+
+    def _spec(self, sequence: Sequence) -> RowSpec:
+        request = self._plan.requests[sequence.request_index]
+        params, banned = request.params, frozenset[int]()
+        if len(sequence.token_ids) < params.min_tokens - 1:
+            banned = self._loaded.eos_token_ids | frozenset(params.stop_ids)
+        return RowSpec(params, sequence.token_ids, request.prompt_token_ids, banned)
+
+    def _uniforms(self, sequences: list[Sequence]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        """One uniform per completion, in order; runs of one seed are drawn together."""
+        places = [
+            (request.seed, request.problem_key, index, len(sequence.token_ids))
+            for sequence in sequences
+            for request in (self._plan.requests[sequence.request_index],)
+            for index in sequence.completions
+        ]
+        numbers = np.empty(len(places))
+        for seed in {place[0] for place in places}:
+            chosen = [i for i, place in enumerate(places) if place[0] == seed]
+            keys, indices, positions = zip(*(places[i][1:] for i in chosen), strict=True)
+            numbers[chosen] = uniforms(seed, keys, indices, positions)
+        return numbers
+
+    def _split(self, sequence: Sequence, sampled: Sampled, first: int) -> list[tuple[Sequence, int]]:
+        """The sequence, or one branch for each different token drawn; and a draw of each."""
+        by_token: dict[int, list[int]] = {}
+        for place in range(len(sequence.completions)):
+            by_token.setdefault(int(sampled.token_ids[first + place]), []).append(place)
+        groups = list(by_token.values())
+        completions = sequence.completions
+        branches = [
+            (sequence.fork([completions[place] for place in group], self._store), first + group[0])
+            for group in groups[1:]
+        ]
+        sequence.completions = [completions[place] for place in groups[0]]
+        return [(sequence, first + groups[0][0]), *branches]
+
+    def _append(self, sequence: Sequence, sampled: Sampled, draw: int) -> None:
+        sequence.token_ids.append(int(sampled.token_ids[draw]))
+        sequence.cumulative_logprob += float(sampled.logprobs[draw])
+        top = sampled.top[draw]
+        if top is not None:
+            sequence.logprobs.append(top)
+
+    def _retire(self, sequence: Sequence, ending: Ending) -> list[Completion]:
+        """Free the sequence's pages; its completions all end the same way."""
+        self._store.free_pages(sequence.pages)
+        wants_logprobs = self._plan.requests[sequence.request_index].params.logprobs is not None
+        return [
+            Completion(
+                request_index=sequence.request_index,
+                completion_index=index,
+                token_ids=list(sequence.token_ids),
+                text=ending.text,
+                finish_reason=ending.finish_reason,
+                stop_reason=ending.stop_reason,
+                cumulative_logprob=sequence.cumulative_logprob,
+                logprobs=list(sequence.logprobs) if wants_logprobs else None,
+            )
+            for index in sequence.completions
+        ]

@@ -1,0 +1,147 @@
+"""Sampling parameters, with vLLM's names and defaults."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from treeshare.errors import ConfigError
+
+_MAX_SEED = 2**64 - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingParams:
+    """How the completions of one prompt are sampled.
+
+    Applied in vLLM's order: penalties, temperature, top-k, top-p, min-p.
+
+    Attributes:
+        n: Completions.
+        temperature: Divides the logits; 0 takes the likeliest token, the lowest id on a tie.
+        top_p: Keep the likeliest tokens until their mass reaches this, in (0, 1]; 1 keeps all.
+        top_k: Keep this many likeliest tokens (and those tied with the last); 0 or -1 keeps all.
+        min_p: Keep tokens at least this fraction as likely as the likeliest, in [0, 1].
+        presence_penalty: Subtracted from the logits of tokens generated before, in [-2, 2].
+        frequency_penalty: Subtracted once per time that a token was generated, in [-2, 2].
+        repetition_penalty: Divides positive and multiplies negative logits of tokens in prompt or completion;
+            > 0.
+        seed: Instead of the run's seed.
+        stop: Strings that end a completion; its text is cut before them.
+        stop_token_ids: Tokens that end a completion.
+        ignore_eos: Go on after end-of-sequence.
+        max_tokens: Most tokens generated.
+        min_tokens: No end before this many tokens.
+        logprobs: Report this many likeliest tokens for each position, besides the one drawn; None for
+            nothing.
+        skip_special_tokens: Leave special tokens out of the text.
+        include_stop_str_in_output: Cut the text after the stop string instead of before it.
+
+    Raises:
+        ConfigError: If a value is of the wrong type or out of range.
+    """
+
+    n: int = 1
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    stop: str | Sequence[str] | None = None
+    stop_token_ids: Sequence[int] | None = None
+    ignore_eos: bool = False
+    max_tokens: int = 16
+    min_tokens: int = 0
+    logprobs: int | None = None
+    skip_special_tokens: bool = True
+    include_stop_str_in_output: bool = False
+
+    def __post_init__(self) -> None:
+        self._check_int("n", 1)
+        self._check_int("max_tokens", 1)
+        self._check_int("min_tokens", 0, self.max_tokens)
+        self._check_int("top_k", -1)
+        for name, high in (("seed", _MAX_SEED), ("logprobs", None)):
+            if getattr(self, name) is not None:
+                self._check_int(name, 0, high)
+        self._check_number("temperature", 0, math.inf)
+        self._check_number("top_p", 0, 1, open_low=True)
+        self._check_number("min_p", 0, 1)
+        self._check_number("presence_penalty", -2, 2)
+        self._check_number("frequency_penalty", -2, 2)
+        self._check_number("repetition_penalty", 0, math.inf, open_low=True)
+        for name in ("ignore_eos", "skip_special_tokens", "include_stop_str_in_output"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError.of(name, got=getattr(self, name), expected="True or False")
+        self._check_stops()
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> SamplingParams:
+        """Parameters from a mapping.
+
+        Raises:
+            ConfigError: If a key is unknown (the message names the nearest known one) or a value out of
+                range.
+        """
+        known = [field.name for field in fields(cls)]
+        for name in values:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                remedy = f"did you mean {near[0]}?" if near else ""
+                raise ConfigError.of("sampling parameter", got=name, expected="a known name", remedy=remedy)
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All parameters, ready for JSON."""
+        return {
+            key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
+        }
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        """``stop`` as a tuple."""
+        return self.stop  # type: ignore[return-value]
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """``stop_token_ids`` as a tuple."""
+        return self.stop_token_ids  # type: ignore[return-value]
+
+    @property
+    def has_penalties(self) -> bool:
+        """Whether the tokens so far change the logits."""
+        return bool(self.presence_penalty or self.frequency_penalty or self.repetition_penalty != 1)
+
+    def _check_int(self, name: str, low: int, high: int | None = None) -> None:
+        value = getattr(self, name)
+        expected = f"an integer of at least {low}" if high is None else f"an integer from {low} to {high}"
+        if isinstance(value, bool) or not isinstance(value, int) or value < low:
+            raise ConfigError.of(name, got=value, expected=expected)
+        if high is not None and value > high:
+            raise ConfigError.of(name, got=value, expected=expected)
+
+    def _check_number(self, name: str, low: float, high: float, *, open_low: bool = False) -> None:
+        value = getattr(self, name)
+        below = "more than" if open_low else "at least"
+        expected = f"a number, {below} {low}" + ("" if high == math.inf else f", at most {high}")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise ConfigError.of(name, got=value, expected=expected)
+        if value < low or value > high or (open_low and value == low):
+            raise ConfigError.of(name, got=value, expected=expected)
+
+    def _check_stops(self) -> None:
+        stop = [self.stop] if isinstance(self.stop, str) else self.stop or ()
+        if not isinstance(stop, Sequence) or not all(isinstance(text, str) and text for text in stop):
+            raise ConfigError.of("stop", got=self.stop, expected="a non-empty string, or a list of them")
+        ids = self.stop_token_ids or ()
+        is_ids = isinstance(ids, Sequence) and not isinstance(ids, str)
+        if not is_ids or not all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in ids):
+            raise ConfigError.of("stop_token_ids", got=ids, expected="a list of token ids")
+        object.__setattr__(self, "stop", tuple(stop))
+        object.__setattr__(self, "stop_token_ids", tuple(ids))
