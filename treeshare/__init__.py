@@ -1,1 +1,46 @@
-"""treeshare: sampling workloads as trees."""
+"""treeshare: many completions for many prompts, as one tree of shared segments.
+
+Reading order: ``tree/prompt_tree.py`` (what is shared), ``attention/state.py`` and ``attention/cpu.py``
+(attention once per node, merged up the tree), ``attention/layout.py`` (a step's plan), ``kv/store.py`` (where
+KV lies), ``models/adapter.py`` (an unchanged transformers model on packed rows), ``engine/engine.py`` (the
+step loop).
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from treeshare.engine.llm import LLM
+    from treeshare.engine.outputs import CompletionOutput, RequestOutput
+    from treeshare.errors import TreeshareError
+    from treeshare.sampling.params import SamplingParams
+    from treeshare.tree import FewShotPrompts, PromptTree
+
+_HOMES = {
+    "LLM": "treeshare.engine.llm",
+    "CompletionOutput": "treeshare.engine.outputs",
+    "RequestOutput": "treeshare.engine.outputs",
+    "SamplingParams": "treeshare.sampling.params",
+    "PromptTree": "treeshare.tree",
+    "FewShotPrompts": "treeshare.tree",
+    "TreeshareError": "treeshare.errors",
+}
+
+__all__ = [
+    "LLM",
+    "CompletionOutput",
+    "FewShotPrompts",
+    "PromptTree",
+    "RequestOutput",
+    "SamplingParams",
+    "TreeshareError",
+]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401
+    """Import public names on first use: ``import treeshare`` alone does not load torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'treeshare' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

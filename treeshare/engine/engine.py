@@ -18,7 +18,7 @@ from treeshare.kv import KVStore
 from treeshare.models import ModelAdapter, NoAttention, TreeStep
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
     from collections.abc import Sequence as Items
 
     from torch import Tensor
@@ -53,7 +53,9 @@ class Engine:
         self.adapter = ModelAdapter(loaded.model, max_rows=config.max_num_seqs)
         self.backend = CpuAttention()
 
-    def run(self, requests: Items[Request], *, observe: Observer | None = None) -> Iterator[Completion]:
+    def run(
+        self, requests: Items[Request], *, observe: Observer | None = None
+    ) -> Generator[Completion, None, None]:
         """Generate; yields each completion as it finishes. Leaving the generator early frees everything.
 
         Args:
@@ -77,9 +79,7 @@ class _Run:
         engine.stats = self.stats
         self.stats.num_completions = plan.num_completions
         self.stats.logical_tokens, self.stats.unique_tokens = plan.logical_tokens, plan.unique_tokens
-        self.widths = engine.adapter.run_widths(
-            num_prompt_tokens=plan.unique_tokens, num_rows=min(plan.num_completions, self.config.max_num_seqs)
-        )
+        self.widths = engine.adapter.run_widths(num_prompt_tokens=plan.unique_tokens, num_rows=plan.num_rows)
         self.store = KVStore(
             engine.loaded.geometry,
             budget_bytes=engine.kv_budget_bytes,
@@ -93,7 +93,7 @@ class _Run:
         self.admitted: list[Admission] = []
         self.prompt_logits: dict[int, Tensor] = {}
 
-    def steps(self) -> Iterator[Completion]:
+    def steps(self) -> Generator[Completion, None, None]:
         """The step loop."""
         started = time.perf_counter()
         try:

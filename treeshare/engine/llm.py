@@ -121,8 +121,7 @@ class LLM:
             BudgetError: If the KV budget does not hold the longest prompt with one completion.
         """
         parsed = [self._parse(i, prompt) for i, prompt in enumerate(_as_list(prompts))]
-        params = _per_prompt(sampling_params, len(parsed))
-        requests = self._requests([ids for _, ids in parsed], params)
+        requests = self.requests([ids for _, ids in parsed], sampling_params)
         completions: list[list[CompletionOutput]] = [[] for _ in requests]
         for completion in self._progress(self.engine.run(requests), requests, use_tqdm):
             completions[completion.request_index].append(self._output(completion))
@@ -202,11 +201,13 @@ class LLM:
             expected='text, {"prompt": ...}, {"prompt_token_ids": ...} or token ids',
         )
 
-    def _requests(self, prompts: list[list[int]], params: list[SamplingParams]) -> list[Request]:
-        """Requests whose random numbers depend on the prompt, not on its place in the call."""
+    def requests(
+        self, prompts: Sequence[Sequence[int]], params: SamplingParams | Sequence[SamplingParams] | None
+    ) -> list[Request]:
+        """Requests for the engine; their random numbers depend on the prompt, not on its place."""
         seen = Counter[bytes]()
         requests = []
-        for ids, one in zip(prompts, params, strict=True):
+        for ids, one in zip(prompts, _per_prompt(params, len(prompts)), strict=True):
             content = np.asarray(ids, dtype="<i8").tobytes()
             key = problem_key(content + seen[content].to_bytes(8, "little"))
             seen[content] += 1

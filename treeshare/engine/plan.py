@@ -29,9 +29,9 @@ class RunPlan:
         tree: The tree to compute on; its prompts are the requests', in order.
         max_new_tokens: Per request, most tokens generated.
         num_completions: Completions to make.
+        num_rows: Most rows that the whole run, finished or not, would decode at once.
         logical_tokens: Prompt tokens counted once per completion.
         unique_tokens: Prompt tokens counted once per shared segment.
-        max_num_seqs: Most rows at once.
         page_size: Tokens of a private page.
     """
 
@@ -39,9 +39,9 @@ class RunPlan:
     tree: PromptTree
     max_new_tokens: Items[int]
     num_completions: int
+    num_rows: int
     logical_tokens: int
     unique_tokens: int
-    max_num_seqs: int
     page_size: int
 
     @classmethod
@@ -59,11 +59,11 @@ class RunPlan:
             tree=computed_tree(found, config),
             max_new_tokens=max_new_tokens,
             num_completions=sum(counts),
+            num_rows=min(sum(request.params.n for request in requests), config.max_num_seqs),
             logical_tokens=sum(
                 count * len(request.prompt_token_ids) for count, request in zip(counts, requests, strict=True)
             ),
             unique_tokens=sum(node.num_tokens for node in found.nodes),
-            max_num_seqs=config.max_num_seqs,
             page_size=config.page_size,
         )
 
@@ -75,7 +75,7 @@ class RunPlan:
         """Most private pages that can be live at once."""
         longest = max((self.pages(i) for i in range(len(self.requests))), default=0)
         page_bytes = self.page_size * geometry.bytes_per_token
-        return min(min(self.max_num_seqs, self.num_completions) * longest, budget_bytes // page_bytes)
+        return min(min(self.num_rows, self.num_completions) * longest, budget_bytes // page_bytes)
 
 
 def computed_tree(tree: PromptTree, config: EngineConfig) -> PromptTree:
@@ -95,7 +95,9 @@ def _max_new_tokens(loaded: LoadedModel, index: int, request: Request) -> int:
             f"prompts[{index}]", got=f"{length} tokens", expected=f"fewer than the model's {limit}"
         )
     if request.params.stop_strings and loaded.tokenizer is None:
-        raise ConfigError.of("stop", got=request.params.stop_strings, expected="none: the model has no tokenizer")
+        raise ConfigError.of(
+            "stop", got=request.params.stop_strings, expected="none: the model has no tokenizer"
+        )
     low, high = min(request.prompt_token_ids), max(request.prompt_token_ids)
     if low < 0 or high >= loaded.vocab_size:
         bad = low if low < 0 else high

@@ -1,7 +1,7 @@
 """Binding transformers models to tree attention, and loading them."""
 
 from treeshare.models.adapter import ModelAdapter, NoAttention, StepAttention, TreeStep
-from treeshare.models.loading import EMBEDDED, LoadedModel, cache_dir, load_model
+from treeshare.models.loading import EMBEDDED, LoadedModel, cache_dir, describe_model, load_model
 
 __all__ = [
     "EMBEDDED",
@@ -11,5 +11,6 @@ __all__ = [
     "StepAttention",
     "TreeStep",
     "cache_dir",
+    "describe_model",
     "load_model",
 ]

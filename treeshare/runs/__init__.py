@@ -1,1 +1,20 @@
-"""Resumable run directories: the manifest and the journal."""
+"""Resumable run directories: the manifest, the journal, and the run that fills them."""
+
+from treeshare.runs.directory import RunDirectory, read_run
+from treeshare.runs.journal import Journal, Record, read_records
+from treeshare.runs.manifest import Manifest, current_versions, prompts_sha256
+from treeshare.runs.sampling_run import make_manifest, make_requests, sample_into
+
+__all__ = [
+    "Journal",
+    "Manifest",
+    "Record",
+    "RunDirectory",
+    "current_versions",
+    "make_manifest",
+    "make_requests",
+    "prompts_sha256",
+    "read_records",
+    "read_run",
+    "sample_into",
+]

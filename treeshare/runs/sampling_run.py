@@ -1,0 +1,96 @@
+"""A sampling run: the problems' prompts go to the engine, each finished completion to the journal at once."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from treeshare.engine.sequence import Request
+from treeshare.runs.journal import Record
+from treeshare.runs.manifest import Manifest, current_versions, prompts_sha256
+from treeshare.sampling import problem_key
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from treeshare.engine.llm import LLM
+    from treeshare.engine.sequence import Completion
+    from treeshare.runs.directory import RunDirectory
+    from treeshare.sampling import SamplingParams
+
+
+def make_manifest(
+    llm: LLM,
+    *,
+    task: str,
+    data: str,
+    task_ids: Sequence[str],
+    prompts: Sequence[Sequence[int]],
+    params: SamplingParams,
+) -> Manifest:
+    """The manifest of a run of ``params.n`` completions for each prompt."""
+    sampling = params.to_dict()
+    n, seed = sampling.pop("n"), sampling.pop("seed")
+    return Manifest(
+        task=task,
+        data=data,
+        task_ids=list(task_ids),
+        prompts_sha256=prompts_sha256(prompts),
+        model=llm.loaded.model_id,
+        model_sha256=llm.loaded.fingerprint(),
+        dtype=str(llm.loaded.geometry.dtype).removeprefix("torch."),
+        sampling=sampling,
+        n=n,
+        seed=llm.seed if seed is None else seed,
+        versions=current_versions(),
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+
+
+def make_requests(
+    task_ids: Sequence[str], prompts: Sequence[Sequence[int]], params: SamplingParams, directory: RunDirectory
+) -> list[Request]:
+    """What is left of a run. Finished problems stay in, without completions: they belong to the tree."""
+    manifest = directory.manifest
+    return [
+        Request(
+            prompt_token_ids=ids,
+            params=replace(params, n=manifest.n),
+            problem_key=problem_key(task_id),
+            seed=manifest.seed,
+            completion_indices=directory.remaining(task_id),
+        )
+        for task_id, ids in zip(task_ids, prompts, strict=True)
+    ]
+
+
+def sample_into(
+    directory: RunDirectory,
+    llm: LLM,
+    task_ids: Sequence[str],
+    requests: Sequence[Request],
+    on_completion: Callable[[Completion], None] | None = None,
+) -> None:
+    """Generate what is left and journal each completion as it finishes.
+
+    Whatever ends this early, an interrupt included, leaves a run that the same command resumes.
+    """
+    completions = llm.engine.run(requests)
+    try:
+        for completion in completions:
+            directory.append(
+                Record(
+                    task_id=task_ids[completion.request_index],
+                    completion_index=completion.completion_index,
+                    completion=completion.text,
+                    token_ids=completion.token_ids,
+                    finish_reason=completion.finish_reason,
+                    stop_reason=completion.stop_reason,
+                    cumulative_logprob=completion.cumulative_logprob,
+                )
+            )
+            if on_completion is not None:
+                on_completion(completion)
+    finally:
+        completions.close()
