@@ -1,0 +1,177 @@
+"""The journal: whole lines only, whatever happens to the process or the disk."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from treeshare.errors import DataError
+from treeshare.runs import Journal, Record, read_records
+
+
+def record(index=0, text="x", task_id="T/0", logprob=-1.5):
+    return Record(
+        task_id=task_id,
+        completion_index=index,
+        completion=text,
+        token_ids=[1, 2],
+        finish_reason="stop",
+        cumulative_logprob=logprob,
+    )
+
+
+def write(path, records):
+    journal = Journal(path)
+    for one in records:
+        journal.append(one)
+    journal.close()
+
+
+@given(
+    text=st.text(st.characters()),
+    logprob=st.floats(allow_nan=False, allow_infinity=False),
+    stop_reason=st.none() | st.integers(0, 1 << 40) | st.text(),
+)
+def test_round_trip(tmp_path_factory, text, logprob, stop_reason):
+    path = tmp_path_factory.mktemp("journal") / "samples.jsonl"
+    one = record(text=text, logprob=logprob).model_copy(update={"stop_reason": stop_reason})
+    write(path, [one])
+    records, size = read_records(path)
+    assert records == [one]
+    assert size == path.stat().st_size
+    assert path.read_bytes().count(b"\n") == 1
+    assert json.loads(path.read_text(encoding="utf-8", errors="surrogatepass"))["completion"] == text
+
+
+def test_a_lone_surrogate_is_escaped():
+    line = record(text="a\ud800\u2028").line()
+    assert json.loads(line)["completion"] == "a\ud800\u2028"
+    assert line.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("logprob", [math.nan, math.inf])
+def test_not_a_number_is_refused(logprob):
+    with pytest.raises(DataError, match="cumulative_logprob"):
+        record(logprob=logprob).line()
+
+
+def test_a_torn_last_line_is_cut_away_wherever_it_is_torn(tmp_path):
+    path = tmp_path / "samples.jsonl"
+    records = [record(i, "é\n" * i) for i in range(3)]
+    whole = b"".join(one.line() for one in records)
+    kept = len(whole) - len(records[-1].line())
+    for size in range(kept, len(whole)):
+        path.write_bytes(whole[:size])
+        assert read_records(path) == (records[:2], kept)
+        journal = Journal(path)
+        assert journal.num_torn_bytes == size - kept
+        journal.append(records[2])
+        journal.close()
+        assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"not json\n", "line 2: Invalid JSON"),
+        (b'{"task_id": "T/1"}\n', "line 2: Field required"),
+        (record(0).line(), "line 2: T/0 completion 0 stands in line 1 too"),
+        (b"\x00\xff\n", "line 2"),
+    ],
+)
+def test_a_broken_line_is_named(tmp_path, line, message):
+    path = tmp_path / "samples.jsonl"
+    path.write_bytes(record(0).line() + line + record(1).line())
+    with pytest.raises(DataError, match=message) as caught:
+        Journal(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_duplicate_in_the_last_line_is_named(tmp_path):
+    path = tmp_path / "samples.jsonl"
+    path.write_bytes(record(0).line() * 2)
+    with pytest.raises(DataError, match="stands in line 1 too"):
+        read_records(path)
+
+
+@pytest.mark.parametrize("num_bytes", [0, 1, 40])
+def test_a_full_disk_leaves_whole_lines(tmp_path, monkeypatch, num_bytes):
+    path = tmp_path / "samples.jsonl"
+    journal = Journal(path)
+    journal.append(record(0))
+    calls = []
+
+    def full(descriptor, content):
+        calls.append(content)
+        if len(calls) == 1 and num_bytes:
+            return write_bytes(descriptor, content[:num_bytes])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    write_bytes = os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        with pytest.raises(DataError, match="No space left on device; free space and resume"):
+            journal.append(record(1))
+    assert path.read_bytes() == record(0).line()
+    journal.append(record(1))
+    journal.close()
+    assert path.read_bytes() == record(0).line() + record(1).line()
+
+
+def test_short_writes_are_continued(tmp_path, monkeypatch):
+    write_bytes = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, content: write_bytes(descriptor, content[:7]))
+    write(tmp_path / "samples.jsonl", [record(i) for i in range(3)])
+    assert read_records(tmp_path / "samples.jsonl")[0] == [record(i) for i in range(3)]
+
+
+_WRITER = """
+import sys
+from pathlib import Path
+from treeshare.runs import Journal, Record
+journal = Journal(Path(sys.argv[1]))
+held = {r.completion_index for r in journal.records}
+for i in range(int(sys.argv[2])):
+    if i not in held:
+        journal.append(Record(task_id="T/0", completion_index=i, completion="y" * (i % 977), token_ids=[i],
+                              finish_reason="length", cumulative_logprob=-i / 7))
+        print(i, flush=True)
+journal.close()
+"""
+
+
+def test_kill_9_loses_nothing_that_was_handed_over(tmp_path):
+    path, count, rng = tmp_path / "samples.jsonl", 3000, random.Random(0)
+    num_killed = 0
+    for _ in range(25):
+        command = [sys.executable, "-c", _WRITER, str(path), str(count)]
+        writer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        first = writer.stdout.readline()
+        time.sleep(rng.random() * 0.01)
+        writer.send_signal(signal.SIGKILL)
+        handed_over = [int(line) for line in [first, *writer.stdout.read().split("\n")] if line.strip()]
+        num_killed += writer.wait() == -signal.SIGKILL
+        writer.stdout.close()
+        assert {r.completion_index for r in read_records(path)[0]} >= set(handed_over[:-1])
+        if len(read_records(path)[0]) == count:
+            path.unlink()
+    assert num_killed >= 20
+    subprocess.run(
+        [sys.executable, "-c", _WRITER, str(path), str(count)], check=True, stdout=subprocess.DEVNULL
+    )
+    undisturbed = tmp_path / "undisturbed.jsonl"
+    subprocess.run(
+        [sys.executable, "-c", _WRITER, str(undisturbed), str(count)], check=True, stdout=subprocess.DEVNULL
+    )
+    assert path.read_bytes() == undisturbed.read_bytes()
