@@ -6,6 +6,7 @@ Results go to stdout, progress to stderr. Exit status 0 when it worked, 1 when `
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -142,12 +143,12 @@ def evaluate(
             default_sandbox(),
             workers=workers or os.cpu_count() or 1,
             limits=Limits(wall_s=timeout_s),
-            on_progress=lambda *_: bar.update(),
+            on_progress=bar.update,
         )
     print(evaluation.table())
-    evaluation.write_results(directory / "results.jsonl")
+    write_atomically(directory / "results.jsonl", evaluation.results_jsonl())
     if json_out is not None:
-        write_atomically(json_out, evaluation.summary_json())
+        write_atomically(json_out, json.dumps(evaluation.summary(), indent=2).encode() + b"\n")
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Every token that the engine draws is the plain inverse CDF of its uniform over transformers' own distribution."""
+"""Every token drawn is the plain inverse CDF of its uniform over transformers' own distribution."""
 
 from __future__ import annotations
 

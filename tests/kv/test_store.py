@@ -41,14 +41,11 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(num_tokens=st.integers(1, 130), parent=st.integers(0, 5), capacity=st.integers(1, 3))
     def add_segment(self, num_tokens, parent, capacity):
         above = self.segments[parent % len(self.segments)][0] if self.segments and parent else None
-        before = self.store.bytes_in_use
         try:
             self.store.ensure_places(num_tokens, capacity)
             start = above.end if above else 0
             segment = self.store.new_segment(start=start, num_tokens=num_tokens, order=0, parent=above)
-        except BudgetError as error:
-            assert str(self.store.budget_bytes) in str(error)
-            assert self.store.bytes_in_use >= before
+        except BudgetError:
             self.store.drop_empty_blocks()
             return
         mark = self.mark()

@@ -39,6 +39,8 @@ def test_a_run_is_resumed(tmp_path):
     with RunDirectory(out, manifest(created="later", versions={"python": "3.12"}, model="other name")) as run:
         assert run.remaining("T/0") == [0]
         assert run.remaining("T/1") == [0, 1]
+        assert "python: run has '3.11', command has '3.12'" in run.version_warning
+        assert list(run.records()) == [record(1)]
     held, records = read_run(out)
     assert held == manifest()
     assert records == [record(1)]
@@ -51,6 +53,9 @@ def test_a_run_is_extended_and_never_shrinks(tmp_path):
         assert run.remaining("T/0") == [1, 2, 3, 4]
     with RunDirectory(tmp_path / "run", manifest(n=1)) as run:
         assert run.manifest.n == 5
+        assert run.remaining("T/0") == []
+    with RunDirectory(tmp_path / "run", manifest(n=3)) as run:
+        assert run.remaining("T/0") == [1, 2]
     assert read_run(tmp_path / "run")[0].n == 5
 
 
@@ -59,6 +64,9 @@ def test_a_run_is_extended_and_never_shrinks(tmp_path):
     [
         ({"sampling": {"temperature": 0.7, "top_p": 1.0}}, "temperature: run has 0.8, command has 0.7"),
         ({"sampling": {"temperature": 0.8, "top_p": 1.0, "new": 1}}, "new: run has None, command has 1"),
+        ({"sharing": "none"}, "sharing: run has 'tree', command has 'none'"),
+        ({"problems_sha256": "d"}, "problems_sha256: run has '', command has 'd'"),
+        ({"sampling": {str(i): i for i in range(99)}}, "; and 93 more; give"),
         ({"seed": 1}, "seed: run has 0, command has 1"),
         ({"dtype": "bfloat16"}, "dtype: run has 'float32', command has 'bfloat16'"),
         ({"model_sha256": "b" * 64}, "model_sha256: run has 'aaa"),
@@ -153,7 +161,7 @@ def test_a_manifest_is_replaced_whole(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises((DataError, OSError)):
+    with pytest.raises(DataError, match="No space left on device"):
         RunDirectory(tmp_path / "run", manifest(n=9))
     monkeypatch.undo()
     assert read_run(tmp_path / "run")[0].n == 2

@@ -13,7 +13,7 @@ import sys
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from treeshare.errors import DataError
@@ -42,13 +42,20 @@ def write(path, records):
     text=st.text(st.characters()),
     logprob=st.floats(allow_nan=False, allow_infinity=False),
     stop_reason=st.none() | st.integers(0, 1 << 40) | st.text(),
+    extra=st.dictionaries(st.sampled_from(["logprobs", "a", "zeta"]), st.lists(st.floats(-9, 0)) | st.text()),
 )
-def test_round_trip(tmp_path_factory, text, logprob, stop_reason):
+@example(text="a\ud800", logprob=-0.0, stop_reason="\u2028\r\n\x85\x00", extra={})
+@example(
+    text="\udfff\ud800\U0001f600", logprob=5e-324, stop_reason=None, extra={"zeta": "\udc00", "a": [-0.1]}
+)
+def test_round_trip(tmp_path_factory, text, logprob, stop_reason, extra):
     path = tmp_path_factory.mktemp("journal") / "samples.jsonl"
-    one = record(text=text, logprob=logprob).model_copy(update={"stop_reason": stop_reason})
+    one = Record(**(record(text=text, logprob=logprob).model_dump() | {"stop_reason": stop_reason} | extra))
     write(path, [one])
     records, size = read_records(path)
     assert records == [one]
+    assert records[0].line() == one.line()
+    assert math.copysign(1, records[0].cumulative_logprob) == math.copysign(1, logprob)
     assert size == path.stat().st_size
     assert path.read_bytes().count(b"\n") == 1
     assert json.loads(path.read_text(encoding="utf-8", errors="surrogatepass"))["completion"] == text
@@ -84,8 +91,8 @@ def test_a_torn_last_line_is_cut_away_wherever_it_is_torn(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b"not json\n", "line 2: Invalid JSON"),
-        (b'{"task_id": "T/1"}\n', "line 2: Field required"),
+        (b"not json\n", "line 2: not JSON"),
+        (b'{"task_id": "T/1"}\n', "line 2: completion_index: Field required"),
         (record(0).line(), "line 2: T/0 completion 0 stands in line 1 too"),
         (b"\x00\xff\n", "line 2"),
     ],
@@ -96,6 +103,44 @@ def test_a_broken_line_is_named(tmp_path, line, message):
     with pytest.raises(DataError, match=message) as caught:
         Journal(path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_last_line_that_is_json_but_no_record_is_not_cut_away(tmp_path):
+    path = tmp_path / "samples.jsonl"
+    path.write_bytes(b'{"format": 2, "task_id": "T/0"}\n')
+    with pytest.raises(DataError, match="line 1: completion_index: Field required"):
+        Journal(path)
+    assert path.read_bytes() == b'{"format": 2, "task_id": "T/0"}\n'
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (b"-1.5", b"NaN", "NaN is not a number"),
+        (b"-1.5", b"1e999", "expected a finite number"),
+        (b"-1.5", b'"-1.5"', "cumulative_logprob"),
+        (b"[1, 2]", b'["1"]', r"token_ids\.0"),
+        (b"[1, 2]", b"[true]", r"token_ids\.0"),
+        (b"[1, 2]", b"[-1]", r"token_ids\.0"),
+        (b"[1, 2]", b"[" * 100_000, "line 1"),
+        (b'"T/0"', b'"T/0\xff"', "line 1"),
+    ],
+)
+def test_values_are_read_strictly(tmp_path, old, new, message):
+    path = tmp_path / "samples.jsonl"
+    path.write_bytes(record(0).line().replace(old, new) + record(1).line())
+    with pytest.raises(DataError, match=message) as caught:
+        read_records(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_extra_keys_have_one_order():
+    values = record().model_dump()
+    assert Record(**values, b=1, a=2).line() == Record(**values, a=2, b=1).line()
+    with pytest.raises(DataError, match="cannot be written"):
+        Record(**values, a=math.nan).line()
+    with pytest.raises(DataError, match="cannot be written"):
+        Record(**values, a={1, 2}).line()
 
 
 def test_a_duplicate_in_the_last_line_is_named(tmp_path):
@@ -141,7 +186,7 @@ import sys
 from pathlib import Path
 from treeshare.runs import Journal, Record
 journal = Journal(Path(sys.argv[1]))
-held = {r.completion_index for r in journal.records}
+held = {index for _, index in journal.keys}
 for i in range(int(sys.argv[2])):
     if i not in held:
         journal.append(Record(task_id="T/0", completion_index=i, completion="y" * (i % 977), token_ids=[i],

@@ -1,8 +1,9 @@
 """Resumable run directories: the manifest, the journal, and the run that fills them."""
 
 from treeshare.runs.directory import RunDirectory, read_run
-from treeshare.runs.journal import Journal, Record, read_records
+from treeshare.runs.journal import Journal, iter_records, read_records
 from treeshare.runs.manifest import Manifest, current_versions, prompts_sha256
+from treeshare.runs.record import Record
 from treeshare.runs.sampling_run import make_manifest, make_requests, sample_into
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "Record",
     "RunDirectory",
     "current_versions",
+    "iter_records",
     "make_manifest",
     "make_requests",
     "prompts_sha256",

@@ -2,53 +2,78 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from treeshare.errors import DataError, RunLockedError, RunMismatchError
-from treeshare.runs.journal import Journal, Record, read_records
-from treeshare.runs.manifest import Manifest, sync_folder
+from treeshare.runs.files import make_folders, one_line, open_regular
+from treeshare.runs.journal import FSYNC_INTERVAL_S, Journal, read_records
+from treeshare.runs.manifest import Manifest
+from treeshare.runs.signals import SignalsHeld
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
     from types import TracebackType
+
+    from treeshare.runs.record import Record
 
 MANIFEST_NAME = "manifest.json"
 JOURNAL_NAME = "samples.jsonl"
 LOCK_NAME = ".lock"
+
+_PARTIAL_MANIFEST = re.compile(rf"\.{re.escape(MANIFEST_NAME)}-[0-9a-f]{{8}}")
 
 
 class RunDirectory:
     """A run open for writing; a context manager.
 
     A directory that holds a run with the same parameters is resumed; one with a larger ``n`` is extended.
-    Asked for a smaller ``n`` than it has, a run stays as it is: what it holds is a superset.
+    Asked for a smaller ``n`` than it has, a run stays what it is, and only completions below the smaller
+    ``n`` are asked for: none, if they are all there.
 
     Args:
         path: Made if missing, with its parents.
         manifest: What the run is to be.
+        fsync_interval_s: See ``Journal``.
 
     Attributes:
-        manifest: What the run is: ``n`` is the larger of the two.
-        finished: ``(task_id, completion_index)`` of what the journal holds.
+        path: As given.
+        manifest: What the run is: its ``n`` is the larger of the two.
+        n: Completions per problem that this opening asks for.
+        version_warning: One line if the run began under other versions, or the empty string.
 
     Raises:
         RunMismatchError: If it holds a run with other parameters; the message says what differs.
-        RunLockedError: If another process is writing to it.
+        RunLockedError: If another process is writing to it; the message gives its id.
         DataError: If it holds somebody's files but no run, or cannot be read or written.
     """
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
-        self.path = path
-        self._lock = _lock(path)
+    def __init__(
+        self, path: str | Path, manifest: Manifest, fsync_interval_s: float = FSYNC_INTERVAL_S
+    ) -> None:
+        self.path = Path(path)
+        self.n = manifest.n
+        self._lock = _lock(self.path)
         try:
-            self.manifest = _agree(path, manifest)
-            self._journal = Journal(path / JOURNAL_NAME)
+            self.manifest, self.version_warning = _agree(self.path, manifest)
+            self._journal = Journal(self.path / JOURNAL_NAME, fsync_interval_s)
+            try:
+                _check_belongs(self.path, self.manifest, self._journal.keys)
+            except BaseException:
+                self._journal.close()
+                raise
         except BaseException:
             os.close(self._lock)
             raise
-        self.finished = {record.key for record in self._journal.records}
+
+    @property
+    def finished(self) -> set[tuple[str, int]]:
+        """``(task_id, completion_index)`` of what the journal holds; not to be changed."""
+        return self._journal.keys
 
     @property
     def num_torn_bytes(self) -> int:
@@ -56,21 +81,26 @@ class RunDirectory:
         return self._journal.num_torn_bytes
 
     def remaining(self, task_id: str) -> list[int]:
-        """Completion indices of a problem that are still to be made."""
-        return [index for index in range(self.manifest.n) if (task_id, index) not in self.finished]
+        """Completion indices of a problem that are still to be made, ascending."""
+        return [index for index in range(self.n) if (task_id, index) not in self.finished]
+
+    def records(self) -> Iterator[Record]:
+        """What the journal holds, in the order of writing, read from the file one by one."""
+        return self._journal.records()
 
     def append(self, record: Record) -> None:
         """Write a finished completion; see ``Journal.append``."""
-        assert record.key not in self.finished, "a completion is written once"
         self._journal.append(record)
-        self.finished.add(record.key)
 
     def close(self) -> None:
-        """Make everything durable and let go of the directory."""
-        try:
-            self._journal.close()
-        finally:
-            os.close(self._lock)
+        """Make everything durable and let go of the directory; a second call does nothing."""
+        with SignalsHeld():
+            try:
+                self._journal.close()
+            finally:
+                lock, self._lock = self._lock, -1
+                if lock >= 0:
+                    os.close(lock)
 
     def __enter__(self) -> Self:
         return self
@@ -81,62 +111,95 @@ class RunDirectory:
         self.close()
 
 
-def read_run(path: Path) -> tuple[Manifest, list[Record]]:
+def read_run(path: str | Path) -> tuple[Manifest, list[Record]]:
     """Read a run without touching it; also while another process writes to it.
 
     Raises:
         DataError: If there is no run, or it cannot be read.
     """
-    if not path.is_dir():
-        raise DataError(f"run directory: got {path}, expected an existing folder")
-    if not (path / MANIFEST_NAME).exists():
-        raise DataError(f"run directory: {path} holds no {MANIFEST_NAME}; `treeshare sample --out` makes one")
-    manifest = Manifest.read(path / MANIFEST_NAME)
-    return manifest, read_records(path / JOURNAL_NAME)[0]
+    path = Path(path)
+    if not os.path.isdir(path):
+        raise DataError(f"run directory: got {one_line(path)}, expected an existing folder")
+    if not os.path.lexists(path / MANIFEST_NAME):
+        raise DataError(
+            f"run directory: {one_line(path)} holds no {MANIFEST_NAME}; `treeshare sample --out` makes one"
+        )
+    Manifest.read(path / MANIFEST_NAME)
+    records, _ = read_records(path / JOURNAL_NAME)
+    manifest = Manifest.read(path / MANIFEST_NAME)  # again: a writer may have extended the run meanwhile
+    _check_belongs(path, manifest, {record.key for record in records})
+    return manifest, records
+
+
+def _check_belongs(path: Path, manifest: Manifest, keys: set[tuple[str, int]]) -> None:
+    known = set(manifest.task_ids)
+    for task_id, index in keys:
+        if task_id not in known or index >= manifest.n:
+            raise DataError(
+                f"journal: {one_line(path / JOURNAL_NAME)}: {one_line(task_id)} completion {index} is none "
+                f"of the run's {len(known)} problems with n = {manifest.n}; remove the line"
+            )
 
 
 def _lock(path: Path) -> int:
     """Make the directory and take its lock; the kernel gives it back however the process ends."""
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        foreign = not (path / MANIFEST_NAME).exists() and any(
-            entry.name != LOCK_NAME and not entry.name.startswith(f".{MANIFEST_NAME}-")
-            for entry in path.iterdir()
+        make_folders(path)
+        extra = any(
+            name not in (LOCK_NAME, MANIFEST_NAME) and not _PARTIAL_MANIFEST.fullmatch(name)
+            for name in os.listdir(path)
         )
-        if foreign:
-            raise DataError(f"--out: {path} is not empty and holds no run; give a new folder")
-        lock = os.open(path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        # Looked for second: a run that another process begins right now has its manifest before other files.
+        if os.path.lexists(path / MANIFEST_NAME):
+            Manifest.read(path / MANIFEST_NAME)  # if it is not ours, nothing is put beside it
+        elif extra:
+            raise DataError(f"--out: {one_line(path)} is not empty and holds no run; give a new folder")
+        lock = open_regular(path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
     except OSError as error:
-        raise DataError(f"--out: cannot use {path}: {error.strerror}") from error
+        raise DataError(f"--out: cannot use {one_line(path)}: {error.strerror}") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(lock, 0)
-        os.write(lock, str(os.getpid()).encode())
-    except OSError as error:
-        holder = os.pread(lock, 32, 0).decode(errors="replace") or "unknown"
-        os.close(lock)
-        if not isinstance(error, BlockingIOError):
-            raise DataError(f"--out: cannot lock {path}: {error.strerror}") from error
+    except BlockingIOError as error:
         raise RunLockedError(
-            f"--out: {path} is being written by process {holder}; wait for it or stop it"
+            f"--out: {one_line(path)} is being written by process {_holder(lock)}; wait for it or stop it"
         ) from error
+    except OSError as error:
+        os.close(lock)
+        raise DataError(f"--out: cannot lock {one_line(path)}: {error.strerror}") from error
+    with contextlib.suppress(OSError):  # the id only informs: a full disk does not prevent a look at a run
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, str(os.getpid()).encode(), 0)
     return lock
 
 
-def _agree(path: Path, wanted: Manifest) -> Manifest:
-    """The run's manifest, written or extended as needed."""
+def _holder(lock: int) -> str:
+    try:
+        content = os.pread(lock, 20, 0)
+    except OSError:
+        content = b""
+    finally:
+        os.close(lock)
+    return content.decode() if content.isdigit() else "(unknown)"
+
+
+def _agree(path: Path, wanted: Manifest) -> tuple[Manifest, str]:
+    """The run's manifest, written or extended as needed, and a warning about versions."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(path):
+            if _PARTIAL_MANIFEST.fullmatch(name):  # a process was killed while it wrote one
+                (path / name).unlink()
     target = path / MANIFEST_NAME
-    if not target.exists():
+    if not os.path.lexists(target):
         wanted.write(target)
-        sync_folder(path.parent)
-        return wanted
+        return wanted, ""
     held = Manifest.read(target)
     differences = held.differences(wanted)
     if differences:
         raise RunMismatchError(
-            f"--out: {path} holds another run: {'; '.join(differences)}; give a new folder"
+            f"--out: {one_line(path)} holds another run: {'; '.join(differences)}; give a new folder"
         )
+    warning = held.version_warning(wanted)
     if wanted.n > held.n:
         held = held.model_copy(update={"n": wanted.n})
         held.write(target)
-    return held
+    return held, warning

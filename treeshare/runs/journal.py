@@ -1,21 +1,23 @@
 """The journal: one JSON line per finished completion, appended, never rewritten.
 
-A line is written by one ``write`` call to a file opened for appending, so ``kill -9`` loses nothing that was
-handed over: at worst the last line is torn, and is cut away when the run is resumed. ``fsync`` runs at most
-every half second and at the end: a power cut costs at most that half second.
+A line goes to a file opened for appending, by one ``write`` call (more only where the system writes less
+than asked). So ``kill -9`` loses nothing that was handed over: at worst the last line is torn, and is cut
+away when the run is resumed. ``fsync`` runs at the end, and half a second after a write, on a thread of its
+own: a power cut costs at most that half second and what ``fsync`` itself takes.
 """
 
 from __future__ import annotations
 
-import json
-import math
+import contextlib
+import fcntl
 import os
-import time
+import threading
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
-
-from treeshare.errors import DataError
+from treeshare.errors import DataError, RunLockedError
+from treeshare.runs.files import one_line, open_regular, sync_folder
+from treeshare.runs.record import MAX_LINE_BYTES, Record, TornLineError
+from treeshare.runs.signals import SignalsHeld
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,160 +26,221 @@ if TYPE_CHECKING:
 FSYNC_INTERVAL_S = 0.5
 
 
-class Record(BaseModel):
-    """One finished completion.
+def iter_records(path: Path) -> Iterator[tuple[Record, int]]:
+    r"""Read a journal line by line; a torn last line is passed over. Safe while another process appends.
 
-    Attributes:
-        task_id: Its problem.
-        completion_index: Which of the problem's completions.
-        completion: Its text, cut at the stop string.
-        token_ids: Everything generated.
-        finish_reason: ``stop`` or ``length``.
-        stop_reason: The stop string or stop token id, or None.
-        cumulative_logprob: Natural log of the model's probability, before temperature.
+    A last line is torn if it has no newline or is not JSON. Lines end at ``\n`` only.
+
+    Yields:
+        A record, and the offset at which its line ends.
+
+    Raises:
+        DataError: If the file cannot be read, or a line is not a record or comes twice; with its number.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    task_id: str
-    completion_index: NonNegativeInt
-    completion: str
-    token_ids: list[NonNegativeInt]
-    finish_reason: str
-    stop_reason: int | str | None = None
-    cumulative_logprob: float
-
-    @property
-    def key(self) -> tuple[str, int]:
-        """What makes it one of a kind in a run."""
-        return self.task_id, self.completion_index
-
-    def line(self) -> bytes:
-        """Its line, newline included; the same record always gives the same bytes.
-
-        Raises:
-            DataError: If the log-probability is not finite.
-        """
-        if not math.isfinite(self.cumulative_logprob):
-            raise DataError(
-                f"{self.task_id}: got cumulative_logprob {self.cumulative_logprob}, expected a number"
-            )
-        text = json.dumps(self.model_dump(), ensure_ascii=False, separators=(", ", ": "))
+    seen: dict[tuple[str, int], int] = {}
+    torn: DataError | None = None
+    end = 0
+    for number, line in enumerate(_lines(path), 1):
+        if torn is not None:
+            raise torn
+        where = f"journal: {one_line(path)}, line {number}"
+        if len(line) > MAX_LINE_BYTES:
+            raise DataError(f"{where}: longer than {MAX_LINE_BYTES} bytes, this is not a journal")
+        if not line.endswith(b"\n"):
+            return
+        end += len(line)
         try:
-            return text.encode() + b"\n"
-        except UnicodeEncodeError:  # a lone surrogate
-            return json.dumps(self.model_dump(), separators=(", ", ": ")).encode() + b"\n"
+            record = Record.parse(line)
+        except TornLineError as error:
+            torn = DataError(f"{where}: {error}; mend or remove the line")
+            continue
+        except DataError as error:
+            raise DataError(f"{where}: {error}; mend or remove the line") from error
+        if record.key in seen:
+            raise DataError(
+                f"{where}: {one_line(record.task_id)} completion {record.completion_index} stands in line "
+                f"{seen[record.key]} too; remove one"
+            )
+        seen[record.key] = number
+        yield record, end
 
 
 def read_records(path: Path) -> tuple[list[Record], int]:
-    """Read a journal; a torn last line is passed over.
+    """Read a journal whole; see ``iter_records``.
 
     Returns:
         The records, and the number of bytes that their lines take.
-
-    Raises:
-        DataError: If the file cannot be read, or a line before the last is not a record or comes twice.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"journal: cannot read {path}: {error.strerror}") from error
-    records: list[Record] = []
-    seen: dict[tuple[str, int], int] = {}
-    size = 0
-    for number, line in _lines(content):
-        is_last = size + len(line) == len(content)
-        try:
-            if not line.endswith(b"\n"):
-                break
-            record = Record.model_validate_json(line)
-        except ValidationError as error:
-            if is_last:
-                break
-            where = f"{path}, line {number}"
-            raise DataError(
-                f"journal: {where}: {error.errors()[0]['msg']}; mend or remove the line"
-            ) from error
-        if record.key in seen:
-            first = seen[record.key]
-            raise DataError(
-                f"journal: {path}, line {number}: {record.task_id} completion {record.completion_index} "
-                f"stands in line {first} too; remove one"
-            )
-        seen[record.key] = number
+    records, size = [], 0
+    for record, end in iter_records(path):
         records.append(record)
-        size += len(line)
+        size = end
     return records, size
 
 
-def _lines(content: bytes) -> Iterator[tuple[int, bytes]]:
-    """Lines with their numbers and newlines; split at newlines only."""
-    start, number = 0, 1
-    while start < len(content):
-        end = content.find(b"\n", start) + 1 or len(content)
-        yield number, content[start:end]
-        start, number = end, number + 1
+def _lines(path: Path) -> Iterator[bytes]:
+    try:
+        with open(open_regular(path, os.O_RDONLY), "rb") as file:
+            while line := file.readline(MAX_LINE_BYTES + 1):
+                yield line
+    except OSError as error:
+        raise DataError(f"journal: cannot read {one_line(path)}: {error.strerror}") from error
 
 
 class Journal:
-    """Appends records to a file.
+    """Appends records to a file; the only writer of that file.
 
     Args:
-        path: Made if missing. A torn last line is cut away.
+        path: Made if missing; not a symbolic link. A torn last line is cut away.
+        fsync_interval_s: Longest time between a write and the beginning of its ``fsync``; 0 makes each
+            record durable before ``append`` returns.
 
     Attributes:
-        records: What it held when it was opened.
+        keys: ``(task_id, completion_index)`` of what it holds.
         num_torn_bytes: Length of the torn line that was cut away.
+
+    Raises:
+        DataError: If it cannot be read or written, or holds a broken line.
+        RunLockedError: If another process is writing to it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, fsync_interval_s: float = FSYNC_INTERVAL_S) -> None:
         self.path = path
+        self.keys: set[tuple[str, int]] = set()
+        self._fsync_interval_s = fsync_interval_s
+        self._size = 0
+        self._is_whole = True
+        self._failure: str | None = None
+        self._timer: threading.Timer | None = None
+        self._timer_lock = threading.Lock()
+        self._sync_lock = threading.Lock()
         try:
-            self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._descriptor = open_regular(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW)
         except OSError as error:
-            raise DataError(f"journal: cannot write {path}: {error.strerror}") from error
+            raise DataError(f"journal: cannot write {one_line(path)}: {error.strerror}") from error
         try:
-            self.records, self._size = read_records(path)
-            self.num_torn_bytes = os.fstat(self._descriptor).st_size - self._size
-            if self.num_torn_bytes:
-                os.ftruncate(self._descriptor, self._size)
-                os.fsync(self._descriptor)
-        except BaseException:
+            self.num_torn_bytes = self._resume()
+        except BaseException as error:
             os.close(self._descriptor)
+            if isinstance(error, BlockingIOError):
+                raise RunLockedError(
+                    f"journal: {one_line(path)} is being written by another process"
+                ) from error
+            if isinstance(error, OSError):
+                raise DataError(f"journal: cannot write {one_line(path)}: {error.strerror}") from error
             raise
-        self._synced_at = time.monotonic()
+
+    def _resume(self) -> int:
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for record, end in iter_records(self.path):
+            self.keys.add(record.key)
+            self._size = end
+        num_torn_bytes = os.fstat(self._descriptor).st_size - self._size
+        if num_torn_bytes:
+            os.ftruncate(self._descriptor, self._size)
+        os.fsync(self._descriptor)
+        sync_folder(self.path.parent)
+        return num_torn_bytes
 
     def append(self, record: Record) -> None:
         """Write a record; when this returns, no end of the process can lose it.
 
+        Python's signal handlers, Ctrl-C first of all, run before or after, never between. If this raises,
+        the file holds whole lines only and the run can be resumed.
+
         Raises:
-            DataError: If the disk is full or fails; the file holds whole lines only, and the run can be
-                resumed.
+            DataError: If the disk is full or fails, or the record cannot be expressed.
         """
         line = record.line()
-        written = 0
-        try:
-            while written < len(line):
-                written += os.write(self._descriptor, line[written:])
-            self._size += written
-            if time.monotonic() - self._synced_at > FSYNC_INTERVAL_S:
-                self._sync()
-        except BaseException as error:
-            if written != len(line):
-                os.ftruncate(self._descriptor, self._size)
-            if isinstance(error, OSError):
-                raise DataError(
-                    f"journal: cannot write {self.path}: {error.strerror}; free space and resume"
-                ) from error
-            raise
+        with SignalsHeld():
+            if self._descriptor < 0:
+                raise DataError(f"journal: {one_line(self.path)} is closed")
+            if self._failure is not None:
+                raise DataError(self._failure)
+            assert record.key not in self.keys, "a completion is written once"
+            try:
+                self._cut()
+                self._is_whole = False
+                self._write(line)
+                self._size += len(line)
+                self._is_whole = True
+                self.keys.add(record.key)
+            except OSError as error:
+                self._try_to_cut()
+                raise DataError(self._explain(error)) from error
+            self._sync_soon()
+
+    def records(self) -> Iterator[Record]:
+        """What it holds, read from the file."""
+        return (record for record, _ in iter_records(self.path))
 
     def close(self) -> None:
-        """Make everything durable and close."""
-        try:
+        """Make everything durable and close; a second call does nothing.
+
+        Raises:
+            DataError: If the disk fails.
+        """
+        if self._descriptor < 0:
+            return
+        with SignalsHeld():
+            with self._timer_lock:
+                if self._timer is not None:
+                    self._timer.cancel()
+            self._try_to_cut()
             self._sync()
-        finally:
-            os.close(self._descriptor)
+            with self._sync_lock:
+                os.close(self._descriptor)
+                self._descriptor = -1
+        if self._failure is not None:
+            raise DataError(self._failure)
+
+    def _write(self, line: bytes) -> None:
+        written = os.write(self._descriptor, line)
+        while written < len(line):
+            written += os.write(self._descriptor, line[written:])
+
+    def _cut(self) -> None:
+        """Cut away what an append that failed left behind."""
+        if not self._is_whole:
+            os.ftruncate(self._descriptor, self._size)
+            self._is_whole = True
+
+    def _try_to_cut(self) -> None:
+        with contextlib.suppress(OSError):  # the next append tries again, or the next opening cuts
+            self._cut()
+
+    def _sync_soon(self) -> None:
+        if self._fsync_interval_s > 0:
+            with self._timer_lock:
+                if self._timer is not None:
+                    return
+                timer = threading.Timer(self._fsync_interval_s, self._sync_from_timer)
+                timer.daemon = True
+                try:
+                    timer.start()
+                except RuntimeError:  # no more threads: sync here
+                    pass
+                else:
+                    self._timer = timer
+                    return
+        self._sync()
+        if self._failure is not None:
+            raise DataError(self._failure)
+
+    def _sync_from_timer(self) -> None:
+        with self._timer_lock:
+            self._timer = None
+        self._sync()
 
     def _sync(self) -> None:
-        os.fsync(self._descriptor)
-        self._synced_at = time.monotonic()
+        """Make what was written durable; after a failure, when it may be lost, nothing more is taken."""
+        with self._sync_lock:
+            if self._descriptor < 0:
+                return
+            try:
+                os.fsync(self._descriptor)
+            except OSError as error:
+                self._failure = self._explain(error)
+
+    def _explain(self, error: OSError) -> str:
+        return f"journal: cannot write {one_line(self.path)}: {error.strerror}; free space and resume"

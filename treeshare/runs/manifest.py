@@ -5,23 +5,26 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-import tempfile
 from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError
 
 from treeshare.errors import DataError
+from treeshare.runs.files import dump_json, one_line, open_regular, parse_json, write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+__all__ = ["MAX_BYTES", "Manifest", "current_versions", "prompts_sha256", "write_atomically"]
 
 MAX_BYTES = 16 << 20
 """A manifest larger than this is not ours."""
 
-_INFORMATIVE = ("n", "created", "versions", "model")
+_INFORMATIVE = ("data", "model", "n", "versions", "created")
+_MAX_DIFFERENCES = 8
 
 
 class Manifest(BaseModel):
@@ -30,14 +33,16 @@ class Manifest(BaseModel):
     Attributes:
         format: Version of this file's layout.
         task: Name of the task.
-        data: Where its problems came from.
-        task_ids: The problems, in order.
+        data: Where its problems came from; informative, the prompts decide.
+        problems_sha256: Of the problems as the task read them, where the caller gives it.
+        task_ids: The problems, in order; ``--limit`` is their number.
         prompts_sha256: Of all prompts' token ids.
         model: What the user named; informative, the weights decide.
         model_sha256: Of the weights' names, shapes, dtypes and bytes.
         dtype: Of the computation.
+        sharing: ``tree``, ``one-level`` or ``none``; changes bfloat16 roundings.
         sampling: ``SamplingParams`` without ``n`` and ``seed``.
-        n: Completions per problem; may grow.
+        n: Completions per problem; the only thing that may grow.
         seed: Run seed.
         versions: Of Python and the packages that compute; informative.
         created: When the run began, UTC; informative.
@@ -48,12 +53,14 @@ class Manifest(BaseModel):
     format: Literal[1] = 1
     task: str
     data: str
+    problems_sha256: str = ""
     task_ids: list[str]
     prompts_sha256: str
     model: str
     model_sha256: str
     dtype: str
-    sampling: dict[str, Any]
+    sharing: str = "tree"
+    sampling: dict[str, bool | int | FiniteFloat | str | list[int] | list[str] | None]
     n: PositiveInt
     seed: NonNegativeInt
     versions: dict[str, str]
@@ -66,16 +73,22 @@ class Manifest(BaseModel):
         Raises:
             DataError: If it is missing, unreadable or not a manifest; the message says where.
         """
+        where = f"manifest: {one_line(path)}"
         try:
-            if path.stat().st_size > MAX_BYTES:
-                raise DataError(f"manifest: {path}: larger than {MAX_BYTES} bytes, this is not a manifest")
-            return cls.model_validate_json(path.read_bytes())
+            with open(open_regular(path, os.O_RDONLY), "rb") as file:
+                content = file.read(MAX_BYTES + 1)
         except OSError as error:
-            raise DataError(f"manifest: cannot read {path}: {error.strerror}") from error
+            raise DataError(f"manifest: cannot read {one_line(path)}: {error.strerror}") from error
+        if len(content) > MAX_BYTES:
+            raise DataError(f"{where}: larger than {MAX_BYTES} bytes, this is not a manifest")
+        try:
+            return cls.model_validate(parse_json(content), strict=True)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "the file"
-            raise DataError(f"manifest: {path}: {where}: {first['msg']}") from error
+            first = error.errors(include_input=False)[0]
+            field = one_line(".".join(map(str, first["loc"])), 60) or "the file"
+            raise DataError(f"{where}: {field}: {one_line(first['msg'])}") from error
+        except ValueError as error:
+            raise DataError(f"{where}: not JSON: {one_line(error)}") from error
 
     def write(self, path: Path) -> None:
         """Write atomically: the file is the old one or the new one, whole, whatever happens.
@@ -83,62 +96,52 @@ class Manifest(BaseModel):
         Raises:
             DataError: If the folder cannot be written.
         """
-        write_atomically(path, self.model_dump_json(indent=2).encode() + b"\n")
+        write_atomically(path, dump_json(self.model_dump(), indent=2) + b"\n")
 
     def differences(self, other: Manifest) -> list[str]:
-        """What decides tokens and differs: ``name: run has X, command has Y``, one entry each."""
+        """What decides tokens and differs, one line each: ``temperature: run has 0.8, command has 0.7``.
+
+        ``n`` and what is informative are left out; after eight entries the rest is only counted.
+
+        Args:
+            other: The command's; this is the run's.
+        """
         found = []
         for name in type(self).model_fields:
             mine, theirs = getattr(self, name), getattr(other, name)
             if name in _INFORMATIVE or mine == theirs:
                 continue
             if isinstance(mine, dict):
-                found += [
-                    f"{key}: run has {mine.get(key)!r}, command has {theirs.get(key)!r}"
-                    for key in sorted(mine.keys() | theirs.keys())
-                    if mine.get(key) != theirs.get(key)
-                ]
+                found += _differing_keys(mine, theirs)
             elif isinstance(mine, list):
                 found.append(f"{name}: run has {len(mine)} problems, command has {len(theirs)} or others")
             else:
                 found.append(f"{name}: run has {_short(mine)}, command has {_short(theirs)}")
+        if len(found) > _MAX_DIFFERENCES:
+            found[_MAX_DIFFERENCES:] = [f"and {len(found) - _MAX_DIFFERENCES} more"]
         return found
+
+    def version_warning(self, other: Manifest) -> str:
+        """One line on versions that differ, or the empty string; other versions may round differently.
+
+        Args:
+            other: The command's; this is the run's.
+        """
+        found = _differing_keys(self.versions, other.versions)
+        return f"versions differ, new completions may too: {'; '.join(found[:8])}" if found else ""
+
+
+def _differing_keys(mine: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+    return [
+        f"{one_line(key, 40)}: run has {_short(mine.get(key))}, command has {_short(theirs.get(key))}"
+        for key in sorted(mine.keys() | theirs.keys())
+        if mine.get(key) != theirs.get(key)
+    ]
 
 
 def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:12] + "…'"
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace ``path`` by ``content`` on disk, whole or not at all.
-
-    Raises:
-        DataError: If it cannot be written.
-    """
-    partial = None
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
-            partial = Path(file.name)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.chmod(0o644)
-        partial.replace(path)
-        sync_folder(path.parent)
-    except OSError as error:
-        if partial is not None:
-            partial.unlink(missing_ok=True)
-        raise DataError(f"cannot write {path}: {error.strerror}") from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a folder's entries durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    text = one_line(repr(value))
+    return text if len(text) <= 40 else text[:12] + "…" + text[-1]
 
 
 def prompts_sha256(prompts: Iterable[Sequence[int]]) -> str:
@@ -151,6 +154,11 @@ def prompts_sha256(prompts: Iterable[Sequence[int]]) -> str:
 
 
 def current_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that compute."""
-    versions = {name: metadata.version(name) for name in ("treeshare", "torch", "transformers", "numpy")}
-    return {"python": platform.python_version(), **versions}
+    """Versions of Python and of the packages that compute; ``unknown`` for what is not installed."""
+    versions = {"python": platform.python_version()}
+    for name in ("treeshare", "torch", "transformers", "numpy"):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "unknown"
+    return versions

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from collections import Counter
+from typing import TYPE_CHECKING, Any
 
 from treeshare.engine.sequence import Request
-from treeshare.runs.journal import Record
+from treeshare.errors import DataError
+from treeshare.runs.files import one_line
 from treeshare.runs.manifest import Manifest, current_versions, prompts_sha256
+from treeshare.runs.record import Record
 from treeshare.sampling import problem_key
 
 if TYPE_CHECKING:
@@ -28,18 +30,28 @@ def make_manifest(
     task_ids: Sequence[str],
     prompts: Sequence[Sequence[int]],
     params: SamplingParams,
+    problems_sha256: str = "",
 ) -> Manifest:
-    """The manifest of a run of ``params.n`` completions for each prompt."""
+    """The manifest of a run of ``params.n`` completions for each prompt.
+
+    Raises:
+        DataError: If a task id comes twice.
+    """
+    twice = next((task_id for task_id, count in Counter(task_ids).items() if count > 1), None)
+    if twice is not None:
+        raise DataError(f"{task}: problem {one_line(twice)} comes twice, expected different task ids")
     sampling = params.to_dict()
     n, seed = sampling.pop("n"), sampling.pop("seed")
     return Manifest(
         task=task,
         data=data,
+        problems_sha256=problems_sha256,
         task_ids=list(task_ids),
         prompts_sha256=prompts_sha256(prompts),
         model=llm.loaded.model_id,
         model_sha256=llm.loaded.fingerprint(),
         dtype=str(llm.loaded.geometry.dtype).removeprefix("torch."),
+        sharing=llm.engine.config.sharing,
         sampling=sampling,
         n=n,
         seed=llm.seed if seed is None else seed,
@@ -52,13 +64,12 @@ def make_requests(
     task_ids: Sequence[str], prompts: Sequence[Sequence[int]], params: SamplingParams, directory: RunDirectory
 ) -> list[Request]:
     """What is left of a run. Finished problems stay in, without completions: they belong to the tree."""
-    manifest = directory.manifest
     return [
         Request(
             prompt_token_ids=ids,
-            params=replace(params, n=manifest.n),
+            params=params,
             problem_key=problem_key(task_id),
-            seed=manifest.seed,
+            seed=directory.manifest.seed,
             completion_indices=directory.remaining(task_id),
         )
         for task_id, ids in zip(task_ids, prompts, strict=True)
@@ -88,9 +99,17 @@ def sample_into(
                     finish_reason=completion.finish_reason,
                     stop_reason=completion.stop_reason,
                     cumulative_logprob=completion.cumulative_logprob,
+                    **_extra(completion),
                 )
             )
             if on_completion is not None:
                 on_completion(completion)
     finally:
         completions.close()
+
+
+def _extra(completion: Completion) -> dict[str, Any]:
+    """``logprobs``, when asked for: per token ``[token_id, logprob, rank]`` of each reported token."""
+    if completion.logprobs is None:
+        return {}
+    return {"logprobs": [[[one.token_id, one.logprob, one.rank] for one in at] for at in completion.logprobs]}

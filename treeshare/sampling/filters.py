@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
+import numpy as np
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from treeshare.sampling.params import SamplingParams
 
-_FIRST_GUESS = 512
-"""Tokens looked at first for top-p; eight times as many each time they do not hold the mass."""
+BLOCK = 256
+"""Tokens per block: a row is a whole number of them."""
 
 
 def has_filters(params: SamplingParams) -> bool:
@@ -27,30 +28,35 @@ def filter_weights(weights: Tensor, params: SamplingParams) -> None:
     reaches ``top_p``, of tied tokens those with the lowest ids.
 
     Args:
-        weights: ``[V]`` float32, unnormalised probabilities; the largest is 1.
+        weights: ``[V]`` float32, whole blocks, unnormalised probabilities; the largest is 1.
         params: Which filters.
     """
-    if 0 < params.top_k < len(weights):
-        weights[weights < weights.topk(params.top_k).values[-1]] = 0
+    row: NDArray[np.float32] = weights.numpy()
+    if 0 < params.top_k < len(row):
+        row *= row >= kth_largest(row, params.top_k)
     if params.top_p < 1:
-        _keep_top_p(weights, params.top_p)
+        _keep_top_p(row, params.top_p)
     if params.min_p > 0:
-        weights[weights < params.min_p * weights.amax()] = 0
+        row *= row >= np.float32(params.min_p)
 
 
-def _keep_top_p(weights: Tensor, top_p: float) -> None:
-    wanted = top_p * weights.view(-1, 256).sum(-1).double().sum().item()
-    count = _FIRST_GUESS
-    while True:
-        count = min(count, len(weights))
-        ordered = weights.topk(count).values
-        mass = ordered.double().cumsum(0)
-        if count == len(weights) or mass[-1] >= wanted:
-            break
-        count *= 8
-    num_kept = min(int((mass < wanted).sum()) + 1, count)
+def kth_largest(row: NDArray[np.float32], k: int) -> np.float32:
+    """The k-th largest value of whole blocks."""
+    block_highs = row.reshape(-1, BLOCK).max(-1)
+    if k <= len(block_highs):  # k blocks hold a value of at least ``floor``: no smaller one is the k-th
+        floor = np.partition(block_highs, -k)[-k]
+        row = row.compress(row >= floor)
+    return np.float32(np.partition(row, -k)[-k])
+
+
+def _keep_top_p(row: NDArray[np.float32], top_p: float) -> None:
+    total = float(row.sum(dtype=np.float64))
+    wanted = top_p * total
+    floor = (total - wanted) / (2 * len(row))  # tokens below hold at most half of the mass left out
+    ordered = np.sort(row.compress(row > floor))[::-1]
+    num_kept = min(int(ordered.cumsum(dtype=np.float64).searchsorted(wanted)) + 1, len(ordered))
     border = ordered[num_kept - 1]
-    num_tied = num_kept - int((ordered > border).sum())
-    tied = torch.nonzero(weights == border)[:, 0]
-    weights[weights < border] = 0
-    weights[tied[num_tied:]] = 0
+    row *= row >= border
+    if num_kept < len(ordered) and ordered[num_kept] == border:
+        num_tied = num_kept - np.count_nonzero(ordered > border)
+        row[np.flatnonzero(row == border)[num_tied:]] = 0

