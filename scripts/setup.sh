@@ -9,7 +9,7 @@ python=${PYTHON:-python3}
 }
 
 # The stamp tells a whole environment from one whose installation was cut short, and from other pins.
-stamp=$(cat scripts/constraints.txt pyproject.toml | sha256sum | cut -d' ' -f1)
+stamp=$(cat scripts/constraints.txt pyproject.toml treeshare/native/*.cpp treeshare/native/*.h | sha256sum | cut -d' ' -f1)
 if [ "$(cat .venv/treeshare-stamp 2>/dev/null)" != "$stamp" ]; then
     echo "Making .venv (once; a few minutes) ..." >&2
     "$python" -m venv --clear .venv

@@ -49,6 +49,8 @@ class EngineConfig:
         sharing: ``tree``; ``one-level`` (only the common root is shared); ``none`` (every sequence attends to
             its whole path alone).
         attention: ``off`` skips attention: the ceiling for benchmarks, its tokens mean nothing.
+        backend: Of attention: ``native`` (compiled kernel), ``cpu``, ``reference``; ``auto`` takes the
+            fastest that is there.
         fold: Small nodes are folded into their children where that costs less.
         lazy_divergence: Completions whose tokens are identical so far are one row.
     """
@@ -59,6 +61,7 @@ class EngineConfig:
     page_size: int = 64
     sharing: Sharing = "tree"
     attention: AttentionMode = "on"
+    backend: str = "auto"
     fold: bool = True
     lazy_divergence: bool = True
 

@@ -8,9 +8,12 @@ import pytest
 import torch
 
 from tests.attention.budget import Case, Forest, assert_within_budget
-from treeshare.attention import CpuAttention, ReferenceAttention
+from treeshare.attention import CpuAttention, NativeAttention, ReferenceAttention, make_backend
+from treeshare.errors import ConfigError
+from treeshare.kv import KVGeometry
 
-BACKENDS = {"reference": ReferenceAttention, "cpu": CpuAttention}
+BACKENDS = {"reference": ReferenceAttention, "cpu": CpuAttention, "native": NativeAttention}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 FORESTS = {
     "one sequence": Case((-1,), (5,), ((0, 0),)),
@@ -32,21 +35,39 @@ FORESTS = {
 }
 
 
-@pytest.fixture(params=sorted(BACKENDS))
-def backend(request):
-    return BACKENDS[request.param]()
+PAIRS = [
+    (name, dtype) for name in sorted(BACKENDS) for dtype in DTYPES if (name, dtype) != ("native", "float32")
+]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.fixture(params=PAIRS, ids="-".join)
+def pair(request):
+    """A backend and a dtype that it computes in."""
+    name, dtype = request.param
+    geometry = KVGeometry(num_layers=1, num_kv_heads=1, head_dim=64, dtype=DTYPES[dtype])
+    if name == "native" and not NativeAttention.supports(geometry):
+        pytest.skip("the compiled kernel is not built, or this CPU lacks AVX-512 BF16")
+    return BACKENDS[name](), DTYPES[dtype]
+
+
+@pytest.fixture
+def backend(pair):
+    return pair[0]
+
+
+@pytest.fixture
+def dtype(pair):
+    return pair[1]
+
+
 @pytest.mark.parametrize("name", FORESTS)
 def test_forests(backend, name, dtype):
     forest = Forest(replace(FORESTS[name], dtype=dtype))
     assert_within_budget(forest, forest.attend(backend))
 
 
-@pytest.mark.parametrize("head_dim", [64, 80, 96, 128])
+@pytest.mark.parametrize("head_dim", [16, 64, 80, 96, 128])
 @pytest.mark.parametrize(("num_kv_heads", "group_size"), [(1, 1), (4, 1), (1, 8), (3, 3)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_heads(backend, num_kv_heads, group_size, head_dim, dtype):
     case = replace(
         FORESTS["mixed step"],
@@ -60,21 +81,30 @@ def test_heads(backend, num_kv_heads, group_size, head_dim, dtype):
 
 
 @pytest.mark.parametrize("name", ["equal nodes", "depth 6", "mixed step"])
-def test_rows_computed_alone(backend, name):
-    forest = Forest(replace(FORESTS[name], share_rows=False))
+def test_rows_computed_alone(backend, name, dtype):
+    forest = Forest(replace(FORESTS[name], share_rows=False, dtype=dtype))
     assert_within_budget(forest, forest.attend(backend))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_large_scores(backend, dtype):
     """Scores of several hundreds, of either sign: nothing overflows, no padded key is seen."""
     forest = Forest(replace(FORESTS["uneven nodes"], score_scale=6.0, dtype=dtype))
     assert_within_budget(forest, forest.attend(backend))
 
 
-def test_tiles(backend, monkeypatch):
-    """More query rows than one tile of scores holds."""
+def test_tiles(backend, dtype, monkeypatch):
+    """More query rows than one tile of scores holds, more keys than one block."""
     monkeypatch.setattr("treeshare.attention.cpu.TILE_BYTES", 1)
-    case = Case((-1, 0), (300, 200), tuple((1, 0) for _ in range(50)), prefilled=(1,), chunk=150)
+    rows = tuple((1, 0) for _ in range(50))
+    case = Case((-1, 0), (300, 200), rows, prefilled=(1,), chunk=150, num_kv_heads=1, dtype=dtype)
     forest = Forest(case)
     assert_within_budget(forest, forest.attend(backend))
+
+
+def test_what_is_refused():
+    geometry = KVGeometry(num_layers=1, num_kv_heads=1, head_dim=64, dtype=torch.float32)
+    assert isinstance(make_backend("auto", geometry), CpuAttention)
+    with pytest.raises(ConfigError, match=r"^backend: got 'native', expected a compiled kernel"):
+        make_backend("native", geometry)
+    with pytest.raises(ConfigError, match=r"^backend: got 'flash', expected one of auto, native"):
+        make_backend("flash", geometry)

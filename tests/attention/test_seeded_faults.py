@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from tests.attention.budget import Case, Forest, assert_within_budget
-from treeshare.attention import CpuAttention, cpu, layout
+from treeshare.attention import CpuAttention, NativeAttention, cpu, layout, native
+from treeshare.kv import KVGeometry
 
 CASE = Case(
     (-1, 0, 0, 2),
@@ -125,8 +126,85 @@ FAULTS = [
 ]
 
 
+NATIVE_CASE = replace(CASE, dtype=torch.bfloat16)
+
+
+def check_native():
+    forest = Forest(NATIVE_CASE)
+    assert_within_budget(forest, forest.attend(NativeAttention()))
+
+
+def native_plan_with(change):
+    """A fault that changes the arrays handed to the compiled kernel."""
+
+    def patch(monkeypatch):
+        def changed(make):
+            def init(self, *a):
+                make(self, *a)
+                change(self)
+
+            return init
+
+        wrap(monkeypatch, native._Plan, "__init__", changed)
+
+    return patch
+
+
+def drop_first_slice(plan):
+    plan._slices[0, 1] = plan._slices[0, 0]
+
+
+def shift_slice(plan):
+    plan._slices[0, 1] -= 1
+
+
+def see_one_key_less(plan):
+    plan._slices[0, 2] -= 1
+
+
+def forget_a_private_token(plan):
+    plan._tokens[plan._tokens > 0] -= 1
+
+
+def swap_pages(plan):
+    plan._pages[:2] = plan._pages[1::-1].copy()
+
+
+def write_one_place_early(plan):
+    plan._slices[plan._slices[:, 3] > 0, 3] -= 1
+
+
+NATIVE_FAULTS = [
+    drop_first_slice,
+    shift_slice,
+    see_one_key_less,
+    forget_a_private_token,
+    swap_pages,
+    write_one_place_early,
+]
+
+
 def test_without_a_fault_the_check_passes():
     check()
+
+
+needs_native = pytest.mark.skipif(
+    not NativeAttention.supports(KVGeometry(num_layers=1, num_kv_heads=1, head_dim=64, dtype=torch.bfloat16)),
+    reason="the compiled kernel is not built, or this CPU lacks AVX-512 BF16",
+)
+
+
+@needs_native
+def test_without_a_fault_the_native_check_passes():
+    check_native()
+
+
+@needs_native
+@pytest.mark.parametrize("change", NATIVE_FAULTS, ids=lambda change: change.__name__)
+def test_the_native_check_finds(change, monkeypatch):
+    native_plan_with(change)(monkeypatch)
+    with pytest.raises(AssertionError):
+        check_native()
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)

@@ -106,7 +106,7 @@ class StoreMachine(RuleBasedStateMachine):
                 tail = segment.block.values[layer][segment.index, :, segment.num_tokens :]
                 assert not tail.any(), "values of padded keys must be zero, the ones too"
             for page, mark in self.pages:
-                assert torch.all(self.store.pool.keys[layer][page.index, :, 5] == mark + layer)
+                assert torch.all(self.store.pool.keys_t[layer][page.index, :, :, 5] == mark + layer)
                 assert self.store.pool.values[layer][page.index].count_nonzero() == 4
 
     def teardown(self):

@@ -9,13 +9,13 @@ from torch import nn
 
 from tests.models.tiny import _COMMON, ARCHITECTURES, CONFIGS, make_model
 from treeshare.errors import UnsupportedModelError
-from treeshare.models.loading import check_supported
+from treeshare.models.loading import bind_model
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_supported(architecture, dtype):
-    geometry = check_supported(make_model(CONFIGS[architecture](), dtype))
+    geometry, _ = bind_model(make_model(CONFIGS[architecture](), dtype))
     assert geometry.num_layers == 3
     assert geometry.head_dim == 16
     assert geometry.num_kv_heads == (4 if architecture in ("gpt2", "gpt_neox") else 2)
@@ -45,13 +45,13 @@ REFUSED = {
 @pytest.mark.parametrize("feature", REFUSED)
 def test_refused_by_name(feature):
     with pytest.raises(UnsupportedModelError) as caught:
-        check_supported(make_model(REFUSED[feature]()))
+        bind_model(make_model(REFUSED[feature]()))
     assert feature in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_window_as_long_as_the_positions_is_no_window():
-    check_supported(make_model(transformers.MistralConfig(**_COMMON, sliding_window=1024)))
+    bind_model(make_model(transformers.MistralConfig(**_COMMON, sliding_window=1024)))
 
 
 class _MixesNeighbours(nn.Module):
@@ -69,4 +69,4 @@ def test_mixing_along_the_row_is_found():
     model = make_model(CONFIGS["llama"]())
     model.model.layers[1].mlp = _MixesNeighbours(model.model.layers[1].mlp)
     with pytest.raises(UnsupportedModelError, match="not plain causal attention"):
-        check_supported(model)
+        bind_model(model)

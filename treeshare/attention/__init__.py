@@ -1,8 +1,10 @@
 """Tree attention: partial states, their merge, the batch layout, and the backends."""
 
 from treeshare.attention.api import AttentionBackend
+from treeshare.attention.choice import make_backend
 from treeshare.attention.cpu import CpuAttention
 from treeshare.attention.layout import BatchLayout, DecodeRow, PrefillChunk, build_layout, depth_first
+from treeshare.attention.native import NativeAttention
 from treeshare.attention.reference import ReferenceAttention
 from treeshare.attention.state import AttentionState, merge_states
 
@@ -12,9 +14,11 @@ __all__ = [
     "BatchLayout",
     "CpuAttention",
     "DecodeRow",
+    "NativeAttention",
     "PrefillChunk",
     "ReferenceAttention",
     "build_layout",
     "depth_first",
+    "make_backend",
     "merge_states",
 ]

@@ -141,7 +141,7 @@ class CpuAttention(AttentionBackend):
         _, heads, group_size, head_dim = query.shape
         numerator, high = _attend_dense(
             query[private.rows].view(num_pages * heads, group_size, head_dim),
-            pool.keys[layer][:num_pages].flatten(0, 1).transpose(1, 2),
+            pool.keys_t[layer][:num_pages].flatten(0, 1),
             pool.values[layer][:num_pages].flatten(0, 1),
             private.unwritten.repeat_interleave(heads, dim=0).unsqueeze(1),
         )

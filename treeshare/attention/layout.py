@@ -12,8 +12,10 @@ Nothing here depends on what else is in the batch except how many rows a matmul 
 that a row's result is the same bits in any company.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby, pairwise
 
 import numpy as np
@@ -102,16 +104,15 @@ class PrivatePages:
     ordinals: tuple[tuple[Tensor, Tensor], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class BatchLayout:
     """The plan of one step over ``num_rows`` packed rows.
 
     Attributes:
         store: The KV that the step reads and extends.
         num_rows: Packed rows that carry a token.
-        shared: Groups, root first.
+        slices: Each segment, its first row and the row after its last one: those below it; parents first.
         causal: The prefill chunks.
-        private: The decoding rows' pages, or None.
         decodes: The decoding rows, in packing order.
         decode_rows: ``[num_decode]`` int64: the packed row of each.
         write_pages: ``[num_decode]`` int64: the page that its token goes to.
@@ -121,14 +122,25 @@ class BatchLayout:
 
     store: KVStore
     num_rows: int
-    shared: tuple[SharedGroup, ...]
+    slices: tuple[tuple[Segment, int, int], ...]
     causal: tuple[CausalChunk, ...]
-    private: PrivatePages | None
     decodes: tuple[DecodeRow, ...]
     decode_rows: Tensor
     write_pages: Tensor
     write_offsets: Tensor
     positions: Tensor
+
+    @cached_property
+    def shared(self) -> tuple[SharedGroup, ...]:
+        """The slices as batched matmuls, root first."""
+        return _shared_groups(self.slices)
+
+    @cached_property
+    def private(self) -> PrivatePages | None:
+        """The decoding rows' pages as one batched matmul; None where none decodes."""
+        if not self.decodes:
+            return None
+        return _private_pages(self.store, self.decodes, self.decode_rows.tolist())
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
         """Store the step's ``keys`` and ``values``, ``[>= num_rows, H, D]``, for this and later steps."""
@@ -191,9 +203,8 @@ def build_layout(
     return BatchLayout(
         store=store,
         num_rows=len(positions),
-        shared=_shared_groups(slices),
+        slices=tuple((segment, first, last) for (segment, _), (first, last) in slices.items()),
         causal=tuple(causal),
-        private=_private_pages(store, rows, decode_rows) if rows else None,
         decodes=tuple(rows),
         decode_rows=torch.tensor(decode_rows, dtype=torch.int64),
         write_pages=torch.tensor(
@@ -236,17 +247,21 @@ def _extend_slices(
         bounds[1] = last
 
 
-def _shared_groups(slices: dict[tuple[Segment, int], list[int]]) -> tuple[SharedGroup, ...]:
-    """Batch the slices of equal-sized neighbouring segments of one level."""
-    levels: dict[tuple[int, int, int], list[tuple[Segment, list[int]]]] = {}
-    for (segment, alone_row), bounds in slices.items():
-        level = len(segment.path())
-        key = (level, id(segment.block), alone_row)
-        levels.setdefault(key, []).append((segment, bounds))
+Slice = tuple[Segment, int, int]
+
+
+def _shared_groups(slices: Sequence[Slice]) -> tuple[SharedGroup, ...]:
+    """Batch the slices of equal-sized neighbouring segments of one level; a segment's own one by one."""
+    levels: dict[tuple[int, int, int], list[Slice]] = {}
+    num_slices = Counter[Segment]()
+    for segment, first, last in slices:
+        key = (len(segment.path()), id(segment.block), num_slices[segment])
+        levels.setdefault(key, []).append((segment, first, last))
+        num_slices[segment] += 1
     groups: list[SharedGroup] = []
     for _, members in sorted(levels.items(), key=lambda item: item[0][0]):
         members.sort(key=lambda member: member[0].index)
-        run: list[tuple[Segment, list[int]]] = []
+        run: list[Slice] = []
         for member in members:
             if run and not _fits(run, member):
                 groups.append(_shared_group(run))
@@ -256,26 +271,26 @@ def _shared_groups(slices: dict[tuple[Segment, int], list[int]]) -> tuple[Shared
     return tuple(groups)
 
 
-def _fits(run: list[tuple[Segment, list[int]]], member: tuple[Segment, list[int]]) -> bool:
+def _fits(run: list[Slice], member: Slice) -> bool:
     """Whether ``member`` may join the batched matmul of ``run``."""
     if member[0].index != run[-1][0].index + 1:
         return False
-    counts = [last - first for _, (first, last) in [*run, member]]
+    counts = [last - first for _, first, last in [*run, member]]
     return max(counts) * len(counts) <= MAX_PADDING * sum(counts)
 
 
-def _shared_group(run: list[tuple[Segment, list[int]]]) -> SharedGroup:
+def _shared_group(run: list[Slice]) -> SharedGroup:
     block = run[0][0].block
-    counts = [last - first for _, (first, last) in run]
+    counts = [last - first for _, first, last in run]
     num_padded = max(*counts, MIN_QUERIES)
-    contiguous = all(previous[1][1] == following[1][0] for previous, following in pairwise(run))
+    contiguous = all(previous[2] == following[1] for previous, following in pairwise(run))
     rows: Tensor | slice
     valid = None
     if contiguous and min(counts) == num_padded:
-        rows = slice(run[0][1][0], run[-1][1][1])
+        rows = slice(run[0][1], run[-1][2])
     else:
         steps = np.arange(num_padded)
-        grid = np.stack([np.where(steps < last - first, first + steps, first) for _, (first, last) in run])
+        grid = np.stack([np.where(steps < last - first, first + steps, first) for _, first, last in run])
         real = np.stack([steps < count for count in counts])
         rows, valid = torch.from_numpy(grid), torch.from_numpy(np.flatnonzero(real))
     return SharedGroup(
@@ -283,8 +298,8 @@ def _shared_group(run: list[tuple[Segment, list[int]]]) -> SharedGroup:
     )
 
 
-def _key_padding(run: list[tuple[Segment, list[int]]]) -> Tensor | None:
-    used = [segment.num_tokens - segment.block.padded_tokens + SEGMENT_ALIGNMENT for segment, _ in run]
+def _key_padding(run: list[Slice]) -> Tensor | None:
+    used = [segment.num_tokens - segment.block.padded_tokens + SEGMENT_ALIGNMENT for segment, _, _ in run]
     if min(used) == SEGMENT_ALIGNMENT:
         return None
     return torch.arange(SEGMENT_ALIGNMENT).unsqueeze(0) >= torch.tensor(used).unsqueeze(1)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from treeshare.attention import CpuAttention, DecodeRow, build_layout
+from treeshare.attention import DecodeRow, build_layout, make_backend
 from treeshare.config import default_kv_budget_bytes
 from treeshare.engine.plan import RunPlan
 from treeshare.engine.scheduler import Scheduler
@@ -50,8 +50,8 @@ class Engine:
         self.stats = EngineStats()
         self.kv_budget_bytes = config.kv_budget_bytes or default_kv_budget_bytes()
         self.check_invariants = check_invariants
-        self.adapter = ModelAdapter(loaded.model, max_rows=config.max_num_seqs)
-        self.backend = CpuAttention()
+        self.adapter = ModelAdapter(loaded.model, loaded.fused, max_rows=config.max_num_seqs)
+        self.backend = make_backend(config.backend, loaded.geometry)
 
     def run(
         self, requests: Items[Request], *, observe: Observer | None = None

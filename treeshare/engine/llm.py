@@ -40,6 +40,7 @@ class LLM:
         max_num_seqs: Most completions decoded at once.
         kv_budget_bytes: Most bytes of KV held at once; half of the free memory by default.
         threads: Torch threads; torch's own choice by default.
+        backend: Of attention; see ``EngineConfig``.
         attention: ``off`` skips attention, for benchmarks only.
         lazy_divergence: Completions whose tokens are identical so far share one row.
 
@@ -60,6 +61,7 @@ class LLM:
         kv_budget_bytes: int | None = None,
         threads: int | None = None,
         attention: AttentionMode = "on",
+        backend: str = "auto",
         lazy_divergence: bool = True,
     ) -> None:
         config = EngineConfig(
@@ -67,6 +69,7 @@ class LLM:
             kv_budget_bytes=kv_budget_bytes,
             sharing=sharing,
             attention=attention,
+            backend=backend,
             lazy_divergence=lazy_divergence,
         )
         require_int("seed", seed, low=0, high=2**64 - 1)

@@ -125,11 +125,12 @@ class Page:
 class PagePool:
     """Private pages of all sequences, dense at the front, so that attention reads one contiguous range.
 
-    ``keys`` per layer ``[capacity, H, C, D]``, ``values`` per layer ``[capacity, H, C, E]``. The tensors are
-    reserved whole; the operating system commits memory for a page when it is first written.
+    ``keys_t`` per layer ``[capacity, H, D, C]``, ``values`` per layer ``[capacity, H, C, E]``, laid out as a
+    segment's. The tensors are reserved whole; the operating system commits memory for a page when it is first
+    written.
     """
 
-    keys: list[Tensor]
+    keys_t: list[Tensor]
     values: list[Tensor]
     pages: list[Page | None] = field(default_factory=list)
     num_live: int = 0
@@ -137,7 +138,7 @@ class PagePool:
     @property
     def capacity(self) -> int:
         """Most pages that fit."""
-        return self.keys[0].shape[0] if self.keys else 0
+        return self.keys_t[0].shape[0] if self.keys_t else 0
 
 
 class KVStore:
@@ -162,7 +163,7 @@ class KVStore:
         self._blocks: list[SegmentBlock] = []
         heads, head_dim, width = geometry.num_kv_heads, geometry.head_dim, geometry.value_width
         self.pool = PagePool(
-            keys=[self._unused(max_pages, heads, page_size, head_dim) for _ in range(geometry.num_layers)],
+            keys_t=[self._unused(max_pages, heads, head_dim, page_size) for _ in range(geometry.num_layers)],
             values=[
                 torch.empty(max_pages, heads, page_size, width, dtype=geometry.dtype)
                 for _ in range(geometry.num_layers)
@@ -315,7 +316,7 @@ class KVStore:
     def copy_page(self, source: Page) -> Page:
         """A page with the same contents."""
         page = self.new_page()
-        for tensors in (self.pool.keys, self.pool.values):
+        for tensors in (self.pool.keys_t, self.pool.values):
             for tensor in tensors:
                 tensor[page.index] = tensor[source.index]
         return page
@@ -331,7 +332,7 @@ class KVStore:
         holes = [index for index in range(pool.num_live) if pool.pages[index] is None]
         if moved:
             target, source = torch.tensor(holes), torch.tensor([page.index for page in moved])
-            for tensors in (pool.keys, pool.values):
+            for tensors in (pool.keys_t, pool.values):
                 for tensor in tensors:
                     tensor.index_copy_(0, target, tensor.index_select(0, source))
         for page, hole in zip(moved, holes, strict=True):
@@ -342,7 +343,7 @@ class KVStore:
     def write_rows(self, layer: int, pages: Tensor, offsets: Tensor, keys: Tensor, values: Tensor) -> None:
         """Store one token per row, ``[n, H, D]``, at ``offsets`` ``[n]`` of ``pages`` ``[n]``."""
         head_dim = self.geometry.head_dim
-        self.pool.keys[layer][pages, :, offsets] = keys
+        self.pool.keys_t[layer][pages, :, :, offsets] = keys
         extended = values.new_zeros(*values.shape[:2], self.geometry.value_width)
         extended[..., :head_dim] = values
         extended[..., head_dim] = 1

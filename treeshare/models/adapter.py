@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from treeshare.attention import AttentionBackend, BatchLayout
+    from treeshare.models.fusion import FusedLayer
 
 ATTENTION_NAME = "treeshare"
 
@@ -127,14 +128,16 @@ class ModelAdapter:
     Args:
         model: A transformers causal LM in evaluation mode; its attention implementation is set to
             ``treeshare``.
+        fused: Its fused layers.
         max_rows: Most decoding rows of one forward pass.
     """
 
-    def __init__(self, model: Any, *, max_rows: int) -> None:  # noqa: ANN401
+    def __init__(self, model: Any, fused: Sequence[FusedLayer] = (), *, max_rows: int) -> None:  # noqa: ANN401
         self.model = model
         model.set_attn_implementation(ATTENTION_NAME)
         head = model.get_output_embeddings()
-        body = [module for module in model.modules() if module is not head]
+        joined = [linear for layer in fused for linear in (layer.qkv, layer.gate_up)]
+        body = [*joined, *(module for module in model.modules() if module is not head)]
         self._body_classes = width_classes(
             body, candidate_widths(max(max_rows, MAX_PREFILL_ROWS)), model.dtype
         )

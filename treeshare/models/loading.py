@@ -22,8 +22,9 @@ import torch
 from treeshare.errors import ConfigError, ModelLoadError, UnsupportedModelError
 from treeshare.kv import KVGeometry
 from treeshare.models.adapter import ATTENTION_NAME
+from treeshare.models.fusion import FusedLayer, fuse_layers, unfuse_layers
 from treeshare.models.support import (
-    check_against_own_attention,
+    SelfCheck,
     discover_geometry,
     max_model_len,
     unsupported_features,
@@ -39,6 +40,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 _CACHE_FORMAT = 1
 
+_FUSED_ERROR = 2.0
+"""Fused layers may be this many times as far from the model's own logits as unfused ones."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedModel:
@@ -46,6 +50,7 @@ class LoadedModel:
 
     Attributes:
         model: The transformers model, in evaluation mode, attention set to treeshare's.
+        fused: Its decoder layers where they are fused; else empty.
         tokenizer: Its tokenizer, or None where the folder has none.
         model_id: What the user asked for.
         geometry: Shape of its KV.
@@ -56,6 +61,7 @@ class LoadedModel:
     """
 
     model: Any
+    fused: tuple[FusedLayer, ...]
     tokenizer: Any | None
     model_id: str
     geometry: KVGeometry
@@ -103,9 +109,10 @@ def load_model(model: str | os.PathLike[str], dtype: str = "auto") -> LoadedMode
     source = _resolve(name)
     loaded = _from_pretrained(source, name, dtype)
     tokenizer = _tokenizer(source)
-    geometry = check_supported(loaded)
+    geometry, fused = bind_model(loaded)
     return LoadedModel(
         model=loaded,
+        fused=tuple(fused),
         tokenizer=tokenizer,
         model_id=name,
         geometry=geometry,
@@ -167,8 +174,11 @@ def describe_model(model: str | os.PathLike[str], dtype: str = "auto") -> ModelD
     return ModelDescription(tokenizer=_tokenizer(source), geometry=geometry)
 
 
-def check_supported(model: Any) -> KVGeometry:  # noqa: ANN401
-    """Bind ``model`` to treeshare's attention and return its ``KVGeometry``.
+def bind_model(model: Any) -> tuple[KVGeometry, list[FusedLayer]]:  # noqa: ANN401
+    """Bind ``model`` to treeshare's attention, and fuse its layers where that changes nothing but rounding.
+
+    Returns:
+        Its geometry, and its fused layers.
 
     Raises:
         UnsupportedModelError: If it needs a feature that is not implemented.
@@ -180,12 +190,17 @@ def check_supported(model: Any) -> KVGeometry:  # noqa: ANN401
     model.set_attn_implementation(ATTENTION_NAME)
     try:
         geometry = discover_geometry(model)
-        check_against_own_attention(model, geometry)
+        check = SelfCheck(model, geometry)
+        unfused_error = check.check()
+        fused = fuse_layers(model)
+        if fused and not check.error() <= _FUSED_ERROR * max(unfused_error, torch.finfo(geometry.dtype).eps):
+            unfuse_layers(model)
+            fused = []
     except TypeError as error:
         raise UnsupportedModelError(
             f"{model.config.model_type}: its forward lacks what packed rows need ({error})"
         ) from error
-    return geometry
+    return geometry, fused
 
 
 def _resolve(name: str) -> str:

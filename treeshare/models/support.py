@@ -110,40 +110,58 @@ def discover_geometry(model: Any) -> KVGeometry:  # noqa: ANN401
     return KVGeometry(num_layers=recorder.num_calls, num_kv_heads=heads, head_dim=head_dim, dtype=model.dtype)
 
 
-@torch.inference_mode()
-def check_against_own_attention(model: Any, geometry: KVGeometry) -> None:  # noqa: ANN401
-    """Compare a small branching tree with the model's own attention, one prompt at a time.
+class SelfCheck:
+    """Compares a small branching tree with the model's own attention, one prompt at a time.
 
     Catches what no configuration field tells: mixing along the row, a mask of the model's own, positions
-    ignored.
+    ignored, a layer that was fused and computes something else.
 
-    Raises:
-        UnsupportedModelError: If they disagree by more than rounding.
+    Args:
+        model: Unfused, attention set to treeshare's.
+        geometry: Its KV.
     """
-    from treeshare.models.adapter import ATTENTION_NAME, TreeStep
 
-    vocab_size = model.get_output_embeddings().weight.shape[0]
-    draws = torch.Generator().manual_seed(0)
-    shared, left, right = (torch.randint(vocab_size, (n,), generator=draws).tolist() for n in (9, 4, 5))
-    layout = _branching_layout(geometry, len(shared), len(left), len(right))
-    got = model(
-        input_ids=torch.tensor([shared + left + right]),
-        position_ids=layout.positions.unsqueeze(0),
-        use_cache=False,
-        treeshare_step=TreeStep(CpuAttention(), layout),
-    ).logits[0]
-    model.set_attn_implementation("eager")
-    own = [
-        model(input_ids=torch.tensor([shared + tail]), use_cache=False).logits[0] for tail in (left, right)
-    ]
-    model.set_attn_implementation(ATTENTION_NAME)
-    expected = torch.cat([own[0], own[1][len(shared) :]]).float()
-    error = (got.float() - expected).abs().max() / expected.abs().max()
-    if not error <= _RELATIVE_ERROR[geometry.dtype]:
-        raise UnsupportedModelError(
-            f"{model.config.model_type}: its own attention is not plain causal attention "
-            f"(logits differ by {error:.2g} of the largest); this model is not supported"
-        )
+    @torch.inference_mode()
+    def __init__(self, model: Any, geometry: KVGeometry) -> None:  # noqa: ANN401
+        from treeshare.models.adapter import ATTENTION_NAME
+
+        self._model, self._geometry = model, geometry
+        vocab_size = model.get_output_embeddings().weight.shape[0]
+        draws = torch.Generator().manual_seed(0)
+        self._parts = [torch.randint(vocab_size, (n,), generator=draws).tolist() for n in (9, 4, 5)]
+        shared, *tails = self._parts
+        model.set_attn_implementation("eager")
+        own = [model(input_ids=torch.tensor([shared + tail]), use_cache=False).logits[0] for tail in tails]
+        model.set_attn_implementation(ATTENTION_NAME)
+        self._expected = torch.cat([own[0], own[1][len(shared) :]]).float()
+
+    @torch.inference_mode()
+    def error(self) -> float:
+        """Largest difference of a logit, relative to the largest logit."""
+        from treeshare.models.adapter import TreeStep
+
+        layout = _branching_layout(self._geometry, *map(len, self._parts))
+        got = self._model(
+            input_ids=torch.tensor([[token for part in self._parts for token in part]]),
+            position_ids=layout.positions.unsqueeze(0),
+            use_cache=False,
+            treeshare_step=TreeStep(CpuAttention(), layout),
+        ).logits[0]
+        return float((got.float() - self._expected).abs().max() / self._expected.abs().max())
+
+    def check(self) -> float:
+        """The error, if it is rounding.
+
+        Raises:
+            UnsupportedModelError: If it is more.
+        """
+        error = self.error()
+        if not error <= _RELATIVE_ERROR[self._geometry.dtype]:
+            raise UnsupportedModelError(
+                f"{self._model.config.model_type}: its own attention is not plain causal attention "
+                f"(logits differ by {error:.2g} of the largest); this model is not supported"
+            )
+        return error
 
 
 def _branching_layout(geometry: KVGeometry, shared: int, left: int, right: int) -> BatchLayout:

@@ -1,0 +1,155 @@
+"""Tree attention by a compiled kernel: bfloat16 on CPUs with AVX-512 BF16.
+
+The kernel, ``native/attention.cpp``, reads the same KV store as the other backends.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from treeshare.attention.api import AttentionBackend
+from treeshare.attention.state import AttentionState
+from treeshare.errors import ConfigError
+from treeshare.native import kernels
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from treeshare.attention.layout import BatchLayout
+    from treeshare.kv import KVGeometry, Segment
+
+
+class _TreeStep(ctypes.Structure):
+    """The step as the kernel sees it; the field names are those of ``attention.cpp``."""
+
+    _fields_ = (
+        *(
+            (name, ctypes.c_int64)
+            for name in ("num_rows", "num_heads", "group_size", "head_dim", "value_width", "page_size")
+        ),
+        ("num_slices", ctypes.c_int64),
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("slices", "keys", "values", "page_indptr", "pages", "private_tokens")
+        ),
+        ("pool_keys", ctypes.c_uint64),
+        ("pool_values", ctypes.c_uint64),
+    )
+
+
+class NativeAttention(AttentionBackend):
+    """The compiled kernel; see the module's text and ``AttentionBackend``.
+
+    Raises:
+        ConfigError: If the kernel is not there: not built, or no AVX-512 BF16.
+    """
+
+    def __init__(self) -> None:
+        library = kernels()
+        if library is None:
+            raise ConfigError("attention: the compiled kernel was not built, or this CPU lacks AVX-512 BF16")
+        self._kernel = library
+        self._plan: _Plan | None = None
+
+    @staticmethod
+    def supports(geometry: KVGeometry) -> bool:
+        """Whether the kernel is there and handles such KV."""
+        is_right_shape = geometry.dtype == torch.bfloat16 and geometry.head_dim % 16 == 0
+        return is_right_shape and kernels() is not None
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, *, layer: int, layout: BatchLayout, scale: float
+    ) -> AttentionState:
+        """See ``AttentionBackend.attend``."""
+        if self._plan is None or self._plan.layout is not layout:
+            self._plan = _Plan(layout, query.shape[1])
+        step = ctypes.byref(self._plan.step(layer))
+        query, key, value = (_dense_rows(tensor) for tensor in (query, key, value))
+        num_rows, num_q_heads, head_dim = query.shape
+        out = torch.empty(num_rows, num_q_heads, head_dim, dtype=query.dtype)
+        lse = torch.empty(num_rows, num_q_heads)
+        out[layout.num_rows :] = 0
+        lse[layout.num_rows :] = -torch.inf
+        strides = key.stride(0), value.stride(0)
+        self._kernel.treeshare_write(step, key.data_ptr(), value.data_ptr(), *strides)
+        self._kernel.treeshare_attend(
+            step, query.data_ptr(), query.stride(0), scale, out.data_ptr(), lse.data_ptr()
+        )
+        return AttentionState(out, lse)
+
+
+class _Plan:
+    """A layout as arrays, made once a step."""
+
+    def __init__(self, layout: BatchLayout, num_q_heads: int) -> None:
+        self.layout = layout
+        geometry, store = layout.store.geometry, layout.store
+        slices = [
+            (segment, (first, last, segment.num_tokens, -1, segment.block.padded_tokens))
+            for segment, first, last in layout.slices
+        ]
+        slices += [
+            (c.segment, (c.first_row, c.last_row, c.end, c.start, c.segment.block.padded_tokens))
+            for c in layout.causal
+        ]
+        self._segments = [segment for segment, _ in slices]
+        self._slices = _int64([numbers for _, numbers in slices])
+        num_pages, self._tokens = np.zeros((2, layout.num_rows), np.int64)
+        pages: list[int] = []
+        for row, source in zip(layout.decode_rows.tolist(), layout.decodes, strict=True):
+            used = source.pages[: source.num_private // store.page_size + 1]
+            num_pages[row], self._tokens[row] = len(used), source.num_private + 1
+            pages += [page.index for page in used]
+        self._page_indptr = np.concatenate([[0], num_pages.cumsum()])
+        self._pages = _int64(pages)
+        self._step = _TreeStep(
+            layout.num_rows,
+            geometry.num_kv_heads,
+            num_q_heads // geometry.num_kv_heads,
+            geometry.head_dim,
+            geometry.value_width,
+            store.page_size,
+            len(slices),
+            self._slices.ctypes.data,
+            0,
+            0,
+            self._page_indptr.ctypes.data,
+            self._pages.ctypes.data,
+            self._tokens.ctypes.data,
+        )
+
+    def step(self, layer: int) -> _TreeStep:
+        """The step with the addresses of one layer."""
+        store, step = self.layout.store, self._step
+        self._keys = _addresses(self._segments, [segment.block.keys_t[layer] for segment in self._segments])
+        self._values = _addresses(self._segments, [segment.block.values[layer] for segment in self._segments])
+        step.keys, step.values = self._keys.ctypes.data, self._values.ctypes.data
+        step.pool_keys = store.pool.keys_t[layer].data_ptr()
+        step.pool_values = store.pool.values[layer].data_ptr()
+        return step
+
+
+def _int64(values: Sequence[Any]) -> NDArray[np.int64]:
+    return np.ascontiguousarray(np.array(values, dtype=np.int64))
+
+
+def _addresses(segments: Sequence[Segment], tensors: Sequence[Tensor]) -> NDArray[np.uint64]:
+    """Where each segment's part of its block's tensor begins."""
+    pairs = zip(segments, tensors, strict=True)
+    return np.array(
+        [t.data_ptr() + s.index * t.stride(0) * t.element_size() for s, t in pairs], dtype=np.uint64
+    )
+
+
+def _dense_rows(tensor: Tensor) -> Tensor:
+    """``[T, heads, D]`` with the heads of a row side by side."""
+    _, heads, head_dim = tensor.shape
+    is_dense = tensor.stride(2) == 1 and (heads == 1 or tensor.stride(1) == head_dim)
+    return tensor if is_dense else tensor.contiguous()
