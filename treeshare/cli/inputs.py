@@ -1,0 +1,52 @@
+"""What the commands work on: a task's problems, sampling parameters, a model."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from treeshare.engine.llm import LLM
+    from treeshare.evals.problem import Problem, Task
+
+
+def load_task(name: str, data: Path | None, limit: int | None = None) -> tuple[Task, list[Problem]]:
+    """A task and its first ``limit`` problems, or all.
+
+    Raises:
+        ConfigError: If there is no such task.
+        DataError: If its data is missing or malformed.
+    """
+    from tasks.registry import get_task
+
+    task = get_task(name)
+    return task, task.load(data)[:limit]
+
+
+def load_llm(model: str, **options: Any) -> LLM:  # noqa: ANN401
+    """Load a model, quietly: the libraries' own progress bars would hide ours.
+
+    Args:
+        model: As for ``LLM``.
+        **options: Likewise.
+    """
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from huggingface_hub.utils import logging as hub_logging
+    from transformers.utils import logging
+
+    from treeshare.engine.llm import LLM
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    hub_logging.set_verbosity_error()
+    llm = LLM(model, **options)
+    dtype = str(llm.loaded.geometry.dtype).removeprefix("torch.")
+    print(
+        f"{model}: {dtype}, loaded in {llm.loaded.load_s:.1f} s, "
+        f"KV budget {llm.engine.kv_budget_bytes / 2**20:.0f} MiB",
+        file=sys.stderr,
+    )
+    return llm
