@@ -58,12 +58,22 @@ def bench(
 def _check(llm: "LLM", path: Path, workload: "Workload") -> None:
     """Refuse a workload that would fail, before any is run."""
     from treeshare.engine.plan import RunPlan
+    from treeshare.engine.sequence import Request
     from treeshare.errors import ConfigError, DataError, one_line
     from treeshare.sampling import SamplingParams
 
     try:
         params = SamplingParams(temperature=workload.temperature, top_p=workload.top_p)
-        prompts = [problem.prompt_ids for problem in workload.problems]
-        RunPlan.make(llm.loaded, llm.engine.config, llm.requests(prompts, params))
+        requests = [
+            Request(
+                prompt_token_ids=problem.prompt_ids,
+                params=params,
+                problem_key=0,
+                seed=0,
+                completion_indices=range(problem.samples),
+            )
+            for problem in workload.problems
+        ]
+        RunPlan.make(llm.loaded, llm.engine.config, requests)
     except ConfigError as error:
         raise DataError(f"workload: {one_line(path)}: {error}") from error

@@ -37,6 +37,7 @@ class Progress:
         self._noun = noun
         self._started = time.monotonic()
         self._is_over = threading.Event()
+        self._is_shown = False
         self._is_terminal = os.isatty(_STDERR) and os.environ.get("TERM") != "dumb"
         self._thread = threading.Thread(target=self._refresh, daemon=True)
 
@@ -71,12 +72,13 @@ class Progress:
             self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if not self.total:
             return
         self._is_over.set()
         self._thread.join(1.0)
-        if not self._thread.is_alive():  # else stderr takes nothing
+        is_stuck = self._thread.is_alive()  # stderr takes nothing
+        if (kind is None or self._is_shown) and not is_stuck:
             self._write("\n")
 
     def _refresh(self) -> None:
@@ -85,6 +87,7 @@ class Progress:
 
     def _write(self, end: str) -> None:
         line = self.line()
+        self._is_shown = True
         if self._is_terminal:
             line = f"\r{line[: shutil.get_terminal_size().columns - 1]}\x1b[K"
         with contextlib.suppress(OSError):

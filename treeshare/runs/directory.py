@@ -150,6 +150,8 @@ def check_place(path: str | Path) -> None:
     path = Path(path)
     try:
         if not os.path.lexists(path):
+            nearest = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
+            os.listdir(nearest)  # no run can be made in what is no folder
             return
         extra = any(
             name not in (LOCK_NAME, MANIFEST_NAME) and not _PARTIAL_MANIFEST.fullmatch(name)
