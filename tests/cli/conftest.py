@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -56,21 +57,37 @@ def _text(argument):
     return argument if isinstance(argument, os.PathLike) else str(argument)
 
 
-def start(*arguments, **options):
-    """The command line in a process of its own."""
-    command = [sys.executable, "-m", "treeshare.cli", *map(_text, arguments)]
-    return subprocess.Popen(command, text=True, **options)
-
-
 @contextlib.contextmanager
 def started(*arguments, **options):
-    """The same; ended at the latest when the context is."""
-    child = start(*arguments, **options)
+    """The command line as a user starts it, in a new process; ended at the latest when the context is."""
+    command = [sys.executable, "-m", "treeshare.cli", *map(_text, arguments)]
+    child = subprocess.Popen(command, text=True, **options)
     try:
         yield child
     finally:
         child.kill()
         child.communicate()
+
+
+_processes = multiprocessing.get_context("forkserver")
+_processes.set_forkserver_preload(
+    ["treeshare.cli", "treeshare.engine.llm", "treeshare.runs", "tasks.humaneval", "transformers"]
+)
+
+
+def forked(*arguments):
+    """The command line in a process that has its imports behind it; what it prints is thrown away."""
+    child = _processes.Process(target=_run, args=([os.fspath(_text(a)) for a in arguments],))
+    child.start()
+    return child
+
+
+def _run(arguments):
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, 1)
+    os.dup2(nothing, 2)
+    sys.argv = ["treeshare", *arguments]
+    main()
 
 
 @pytest.fixture(scope="session")
@@ -106,7 +123,10 @@ def write_lines(path, values):
 
 @pytest.fixture
 def sampling(text_model, data):
-    """The arguments of a small run, all but ``--out`` and ``-n``; one thread: two wait for each other on busy cores."""
+    """The arguments of a small run, all but ``--out`` and ``-n``.
+
+    One thread: on busy cores two would wait for each other.
+    """
     options = {"--data": data, "--model": text_model, "--max-tokens": 12, "--threads": 1}
     return ["sample", "--task", "humaneval", *(word for option in options.items() for word in option)]
 
