@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import multiprocessing
 import os
-import subprocess
 import sys
 from dataclasses import dataclass
 
@@ -57,36 +55,37 @@ def _text(argument):
     return argument if isinstance(argument, os.PathLike) else str(argument)
 
 
-@contextlib.contextmanager
-def started(*arguments, **options):
-    """The command line as a user starts it, in a new process; ended at the latest when the context is."""
-    command = [sys.executable, "-m", "treeshare.cli", *map(_text, arguments)]
-    child = subprocess.Popen(command, text=True, **options)
-    try:
-        yield child
-    finally:
-        child.kill()
-        child.communicate()
-
-
 _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload(
     ["treeshare.cli", "treeshare.engine.llm", "treeshare.runs", "tasks.humaneval", "transformers"]
 )
 
 
-def forked(*arguments):
-    """The command line in a process that has its imports behind it; what it prints is thrown away."""
-    child = _processes.Process(target=_run, args=([os.fspath(_text(a)) for a in arguments],))
+def forked(*arguments, stdout=None, stderr=None):
+    """The command line in a process that has its imports behind it.
+
+    ``stdout`` and ``stderr`` are paths, or functions that make a descriptor in that process; by default
+    what is printed is thrown away.
+    """
+    words = [os.fspath(_text(argument)) for argument in arguments]
+    child = _processes.Process(target=_run, args=(words, stdout or os.devnull, stderr or os.devnull))
     child.start()
     return child
 
 
-def _run(arguments):
-    nothing = os.open(os.devnull, os.O_RDWR)
-    os.dup2(nothing, 1)
-    os.dup2(nothing, 2)
-    sys.argv = ["treeshare", *arguments]
+def finished(child):
+    """Its exit status, when it has ended."""
+    child.join()
+    return child.exitcode
+
+
+def _run(words, stdout, stderr):
+    for number, target in ((1, stdout), (2, stderr)):
+        descriptor = target() if callable(target) else os.open(target, os.O_WRONLY | os.O_CREAT)
+        os.dup2(descriptor, number)
+    sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)
+    sys.argv = ["treeshare", *words]
     main()
 
 

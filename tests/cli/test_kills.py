@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.cli.conftest import forked, lines_of
+from tests.cli.conftest import finished, forked, lines_of
 
 
 def killed_runs(arguments, whole, folder, *, num_kills, seed):
@@ -40,18 +40,13 @@ def killed_runs(arguments, whole, folder, *, num_kills, seed):
     print(f"lines held at each kill: {kills}")
 
 
-def finished(child):
-    child.join(300)
-    return child.exitcode
-
-
 def check(out, whole):
     assert sorted(lines_of(out)) == sorted(lines_of(whole))
     assert sorted(path.name for path in out.iterdir()) == [".lock", "manifest.json", "samples.jsonl"]
 
 
 def test_a_tiny_model(sampling, tmp_path):
-    arguments = [*sampling, "-n", 64, "--max-num-seqs", 16, "--max-tokens", 40]
+    arguments = [*sampling, "-n", 32, "--max-num-seqs", 16, "--max-tokens", 20]
     killed_runs(arguments, tmp_path / "whole", tmp_path, num_kills=5, seed=random.randrange(10**6))
 
 
