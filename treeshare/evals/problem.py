@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -10,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from treeshare.evals.sandbox import Limits, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from treeshare.evals.sandbox import Sandbox
+    from treeshare.tree import Shot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +24,7 @@ class Problem:
 
     Attributes:
         task_id: Unique in the task.
-        prompt: The whole prompt.
+        prompt: The problem's own part of the prompt; worked examples and chat templates come around it.
         data: What the task's checker needs besides; read-only.
     """
 
@@ -38,10 +40,13 @@ class CheckResult:
     Attributes:
         verdict: How it ended.
         detail: One line on why it did not pass.
+        passed_public: Whether it was right on the tests that the problem shows, AlphaCode's filter; None
+            where the task makes no difference between tests.
     """
 
     verdict: Verdict
     detail: str
+    passed_public: bool | None = None
 
     @property
     def passed(self) -> bool:
@@ -56,11 +61,19 @@ class Task(ABC):
         name: As on the command line.
         stop: Strings that end a completion.
         max_tokens: Most tokens of a completion, unless the user says otherwise.
+        num_shots: Worked examples in front of each problem, as published.
+        separator: Text between two worked examples and before the problem.
+        chat_instruction: What a chat model is told in front of the prompt; says what ``from_chat`` looks for.
+        needs_sandbox: Whether ``check`` runs code; if not, its sandbox may be None.
     """
 
     name: str
     stop: tuple[str, ...]
     max_tokens: int
+    num_shots: int = 0
+    separator: str = "\n\n"
+    chat_instruction: str = ""
+    needs_sandbox: bool = True
 
     @abstractmethod
     def load(self, data: Path | None) -> list[Problem]:
@@ -74,12 +87,37 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def check(self, problem: Problem, completion: str, sandbox: Sandbox, limits: Limits) -> CheckResult:
+    def check(
+        self, problem: Problem, completion: str, sandbox: Sandbox | None, limits: Limits
+    ) -> CheckResult:
         """Check one completion. Safe to call from several threads.
 
         Raises:
             SandboxError: If the sandbox broke.
         """
+
+    def shots(self, data: Path | None, shot_data: Path | None) -> Sequence[Shot]:
+        """Worked examples to choose from, the published ones first; none by default.
+
+        Args:
+            data: As for ``load``.
+            shot_data: A file to take them from instead, in the same field names.
+
+        Raises:
+            DataError: If they cannot be had.
+        """
+        return []
+
+    def answer(self, problem: Problem, completion: str) -> str | None:
+        """The answer that a completion gives, in a form in which equal answers are equal strings.
+
+        What majority@n votes on. None, also by default: no answer, which casts no vote.
+        """
+        return None
+
+    def from_chat(self, problem: Problem, reply: str) -> str:
+        """The completion inside a chat model's reply; by default the whole of it."""
+        return reply
 
 
 class CodeTask(Task):
@@ -89,7 +127,17 @@ class CodeTask(Task):
     def program(self, problem: Problem, completion: str) -> str:
         """Source that runs to its end if and only if the completion is right."""
 
-    def check(self, problem: Problem, completion: str, sandbox: Sandbox, limits: Limits) -> CheckResult:
+    chat_instruction = "Answer with the complete Python code in one ```python block."
+
+    def from_chat(self, problem: Problem, reply: str) -> str:
+        """The first fenced block of a reply, up to its end if it was cut off; all of it if there is none."""
+        block = re.search(r"^[ \t]*```[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", reply, re.DOTALL | re.MULTILINE)
+        return block[1] if block else reply
+
+    def check(
+        self, problem: Problem, completion: str, sandbox: Sandbox | None, limits: Limits
+    ) -> CheckResult:
         """Run ``program`` in the sandbox."""
+        assert sandbox is not None
         execution = sandbox.run(self.program(problem, completion), limits=limits)
         return CheckResult(verdict=execution.verdict, detail=execution.detail)
