@@ -4,7 +4,7 @@ The parts only make the text. Whole prompts are tokenised and the sharing is fou
 merge across the borders of parts, so parts tokenised one by one would give other tokens than the plain
 prompt.
 
-Which shots stand in front is a choice with a price: ``fixed`` and ``random`` give every problem the same ones,
+Which shots stand in front is a choice with a price: ``fixed`` and ``random`` give all problems the same ones,
 stored once; ``nearest`` gives each problem its own.
 """
 
@@ -140,7 +140,7 @@ def choose_shots(
     if num_shots == 0:
         return [[] for _ in problems]
     if choice == "nearest":
-        rankings: Iterable[Sequence[int]] = _by_similarity([prompt for _, prompt in problems], pool)
+        rankings: Iterable[list[int]] = _by_similarity([prompt for _, prompt in problems], pool)
     else:
         ranking = list(range(len(pool)))
         if choice == "random":
