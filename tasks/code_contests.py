@@ -1,4 +1,4 @@
-"""CodeContests: contest problems with public, private and generated tests; ``code_contests.md`` has the details.
+"""CodeContests: contest problems with public and hidden tests; ``code_contests.md`` has the details.
 
 Source: Li et al., "Competition-level code generation with AlphaCode", arXiv 2203.07814.
 """
@@ -104,9 +104,7 @@ class CodeContests(ProgramTask):
                 "solutions": tuple(record.solutions.python()),
             }
             problems.append(
-                Problem(
-                    task_id=record.name + number, prompt=record.prompt, data=MappingProxyType(content)
-                )
+                Problem(task_id=record.name + number, prompt=record.prompt, data=MappingProxyType(content))
             )
         if not problems:
             raise DataError(f"data: {data or HUB_ID} holds no problem with tests")

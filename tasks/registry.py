@@ -12,7 +12,6 @@ from treeshare.errors import ConfigError
 from treeshare.evals.problem import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from types import ModuleType
 
 _TASKS = {
@@ -49,7 +48,9 @@ def get_task(name: str, *, own_code: bool = True) -> Task:
     """
     expected = "one of " + ", ".join(task_names()) + "; or your own, FILE.py:CLASS"
     if name in _TASKS:
-        return _create(name, _TASKS[name], importlib.import_module)
+        module, _, kind = _TASKS[name].partition(":")
+        task: Task = getattr(importlib.import_module(module), kind)()
+        return task
     where, colon, _ = name.rpartition(":")
     if not colon or not where:
         raise ConfigError.of("--task", got=name, expected=expected)
@@ -57,7 +58,7 @@ def get_task(name: str, *, own_code: bool = True) -> Task:
         raise ConfigError(
             f"task: the run was made with {name}, code that is only run if you name it; give --task {name}"
         )
-    return _create(name, name, _import_file if where.endswith(".py") else importlib.import_module)
+    return _create(name)
 
 
 def canonical_name(name: str) -> str:
@@ -66,11 +67,11 @@ def canonical_name(name: str) -> str:
     return f"{Path(where).resolve()}:{kind}" if name not in _TASKS and where.endswith(".py") else name
 
 
-def _create(name: str, reference: str, load: Callable[[str], ModuleType]) -> Task:
-    where, _, kind = reference.rpartition(":")
+def _create(name: str) -> Task:
+    where, _, kind = name.rpartition(":")
     try:
-        module = load(where)
-    except Exception as error:
+        module = _import_file(where) if where.endswith(".py") else importlib.import_module(where)
+    except (Exception, SystemExit) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ConfigError(f"--task: cannot import {where}: {reason}") from error
     found = getattr(module, kind, None)

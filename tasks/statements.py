@@ -16,7 +16,8 @@ _DEFAULT_TOLERANCE = 1e-6
 
 _OUTPUT = re.compile(r"^[\s\-#*=]*outputs?[\s\-#*:=]*$", re.IGNORECASE | re.MULTILINE)
 _AFTER_OUTPUT = re.compile(
-    r"^[\s\-#*=]*(?:examples?|samples?(?: (?:input|output|test)s?)?|notes?|constraints|explanation)\b.{0,12}$",
+    r"^[\s\-#*=]*"
+    r"(?:examples?|samples?(?: (?:input|output|test)s?)?|notes?|constraints|explanation)\b.{0,12}$",
     re.IGNORECASE | re.MULTILINE,
 )
 _TOLERANCE_WORDS = re.compile(
@@ -38,7 +39,8 @@ _SEVERAL = re.compile(
     r"\bany (?:one )?of (?:them|these|those)\b|\bin any order\b|\bany order\b"
     r"|\b(?:print|output|return|find|choose|display|write) any\b"
     r"|\bany (?:valid|correct|optimal|suitable|such|possible|appropriate|acceptable|right)\b"
-    r"|\b(?:multiple|several|many|more than one|different) (?:possible |optimal |correct |valid |right |such )*"
+    r"|\b(?:multiple|several|many|more than one|different) "
+    r"(?:possible |optimal |correct |valid |right |such )*"
     r"(?:answers?|solutions?|ways|outputs?)\b.{0,80}\bany\b"
     r"|\bany (?:answer|solution)\b.{0,40}\baccepted\b",
     re.IGNORECASE | re.DOTALL,

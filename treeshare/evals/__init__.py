@@ -3,6 +3,14 @@
 from treeshare.evals.evaluate import CheckedCompletion, Evaluation, evaluate_completions
 from treeshare.evals.pass_at_k import Estimate, pass_at_each_k, pass_at_k
 from treeshare.evals.problem import CheckResult, CodeTask, Problem, Task
+from treeshare.evals.prompts import (
+    PromptOptions,
+    build_prompts,
+    cost_table,
+    encode_prompts,
+    for_chat,
+    shot_costs,
+)
 
 __all__ = [
     "CheckResult",
@@ -11,8 +19,14 @@ __all__ = [
     "Estimate",
     "Evaluation",
     "Problem",
+    "PromptOptions",
     "Task",
+    "build_prompts",
+    "cost_table",
+    "encode_prompts",
     "evaluate_completions",
+    "for_chat",
     "pass_at_each_k",
     "pass_at_k",
+    "shot_costs",
 ]
