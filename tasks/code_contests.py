@@ -43,10 +43,9 @@ class Tests(BaseModel):
             raise ValueError(f"{len(self.input)} inputs and {len(self.output)} outputs")
         return self
 
-    def cases(self) -> tuple[StdinCase, ...]:
-        """The pairs."""
-        pairs = zip(self.input, self.output, strict=True)
-        return tuple(StdinCase(stdin=given, expected=output) for given, output in pairs)
+    def pairs(self) -> list[list[str]]:
+        """Input and output of each."""
+        return [list(pair) for pair in zip(self.input, self.output, strict=True)]
 
 
 class Solutions(BaseModel):
@@ -91,8 +90,8 @@ class CodeContests(ProgramTask):
         """See ``Task.load``."""
         problems, seen = [], Counter[str]()
         for record in _records(data, "test"):
-            public = record.public_tests.cases()
-            hidden = record.private_tests.cases() + record.generated_tests.cases()
+            public = record.public_tests.pairs()
+            hidden = record.private_tests.pairs() + record.generated_tests.pairs()
             if not public and not hidden:
                 continue
             seen[record.name] += 1
@@ -100,8 +99,8 @@ class CodeContests(ProgramTask):
             content = {
                 "public": public,
                 "hidden": hidden,
-                "matcher": matcher_for(record.description),
-                "solutions": tuple(record.solutions.python()),
+                "statement": record.description,
+                "solutions": record.solutions.python(),
             }
             problems.append(
                 Problem(task_id=record.name + number, prompt=record.prompt, data=MappingProxyType(content))
@@ -124,8 +123,9 @@ class CodeContests(ProgramTask):
 
     def tests(self, problem: Problem) -> ProgramTests:
         """All tests, the public ones first."""
-        cases = problem.data["public"] + problem.data["hidden"]
-        return ProgramTests(cases=cases, matcher=problem.data["matcher"])
+        pairs = problem.data["public"] + problem.data["hidden"]
+        cases = [StdinCase(stdin=given, expected=output) for given, output in pairs]
+        return ProgramTests(cases=cases, matcher=matcher_for(problem.data["statement"]))
 
     def check(
         self, problem: Problem, completion: str, sandbox: Sandbox | None, limits: Limits

@@ -121,9 +121,8 @@ class Gsm8k(Task):
             gold = extract_answer(record.answer)
             if gold is None or "####" not in record.answer:
                 raise DataError(f"data: {data or HUB_ID}, record {i}: no number after ####")
-            problems.append(
-                Problem(task_id=f"gsm8k/{i}", prompt=record.prompt, data=MappingProxyType({"answer": gold}))
-            )
+            content = MappingProxyType({"answer": gold, "question": record.question})
+            problems.append(Problem(task_id=f"gsm8k/{i}", prompt=record.prompt, data=content))
         return problems
 
     def shots(self, data: Path | None, shot_data: Path | None) -> Sequence[Shot]:

@@ -109,5 +109,3 @@ def test_a_hub_out_of_reach_and_other_fields_are_named(monkeypatch):
     fake_hub(monkeypatch, lambda *_, **__: [{"id": 1}, {"name": "x"}])
     with pytest.raises(DataError, match="owner/set, test, record 1, id: Field required"):
         read_hub("owner/set", Row, splits=["test"])
-
-

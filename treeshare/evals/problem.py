@@ -141,3 +141,7 @@ class CodeTask(Task):
         assert sandbox is not None
         execution = sandbox.run(self.program(problem, completion), limits=limits)
         return CheckResult(verdict=execution.verdict, detail=execution.detail)
+
+    def solution(self, problem: Problem, completion: str) -> str:
+        """The code that is judged, without its tests: what evalplus and bigcode take."""
+        return problem.prompt + completion

