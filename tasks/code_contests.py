@@ -15,7 +15,7 @@ from tasks.reading import read_hub, read_records
 from tasks.statements import matcher_for
 from treeshare.errors import DataError
 from treeshare.evals.problem import CheckResult, Problem, ProgramTask
-from treeshare.evals.program_tests import ProgramTests, StdinCase, check_program, first_failure
+from treeshare.evals.program_tests import ProgramTests, StdinCase, check_program, summed_up
 from treeshare.tree import Shot
 
 if TYPE_CHECKING:
@@ -132,9 +132,9 @@ class CodeContests(ProgramTask):
     ) -> CheckResult:
         """Run the public tests, then the others if it was right on those."""
         assert sandbox is not None
-        program = self.program(problem, completion)
-        results = check_program(program, self.tests(problem), sandbox, limits=self.limits(problem, limits))
-        result = first_failure(results)
+        program, tests = self.program(problem, completion), self.tests(problem)
+        results = check_program(program, tests, sandbox, limits=self.limits(problem, limits))
+        result = summed_up(results, tests)
         public = results[: len(problem.data["public"])]
         passed_public = all(one.passed for one in public) if public else None
         return CheckResult(verdict=result.verdict, detail=result.detail, passed_public=passed_public)

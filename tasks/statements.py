@@ -10,7 +10,14 @@ from __future__ import annotations
 
 import re
 
-from treeshare.evals.matching import FloatMatcher, FunctionMatcher, Matcher, TokenMatcher, UnknownMatcher
+from treeshare.evals.matching import (
+    FloatMatcher,
+    FunctionMatcher,
+    Matcher,
+    TokenMatcher,
+    UnknownMatcher,
+    Value,
+)
 
 _DEFAULT_TOLERANCE = 1e-6
 
@@ -36,8 +43,8 @@ _ANY_CASE = re.compile(
     re.IGNORECASE,
 )
 _SEVERAL = re.compile(
-    r"\bany (?:one )?of (?:them|these|those)\b|\bin any order\b|\bany order\b"
-    r"|\b(?:print|output|return|find|choose|display|write) any\b"
+    r"\bany (?:one )?of (?:them|these|those)\b|\bin any order\b|\b(?:any|arbitrary) order\b"
+    r"|\b(?:print|output|return|display|write) any\b"
     r"|\bany (?:valid|correct|optimal|suitable|such|possible|appropriate|acceptable|right)\b"
     r"|\b(?:multiple|several|many|more than one|different) "
     r"(?:possible |optimal |correct |valid |right |such )*"
@@ -60,7 +67,7 @@ def matcher_for(statement: str) -> Matcher:
     if tolerance is not None:
         plain = FloatMatcher(relative=tolerance, absolute=tolerance)
     elif _ANY_CASE.search(section):
-        plain = FunctionMatcher(key="tasks/any-case/v1", function=_any_case)
+        plain = FunctionMatcher(name="tasks/any-case/v1", function=_any_case)
     return UnknownMatcher(plain) if _SEVERAL.search(section) else plain
 
 
@@ -85,5 +92,5 @@ def tolerance_of(text: str) -> float | None:
     return float(f"1e-{power or len(found['zeros']) + 1}")
 
 
-def _any_case(got: str, expected: str, given: str) -> str | None:
+def _any_case(got: Value, expected: Value, given: Value) -> str | None:
     return TokenMatcher().difference(got.casefold(), expected.casefold(), given)

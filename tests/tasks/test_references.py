@@ -10,10 +10,11 @@ from collections import Counter
 import pytest
 
 from tasks.registry import get_task
+from tasks.statements import matcher_for
 from treeshare.evals import evaluate_completions
 from treeshare.evals.sandbox import Limits, Verdict
 
-LIMITS = Limits(wall_s=20, cpu_s=15, memory_bytes=2 << 30)
+LIMITS = Limits(wall_s=20, memory_bytes=2 << 30)
 
 
 def verdicts(name, data, sandbox, solve, indices=None, limits=LIMITS):
@@ -107,3 +108,51 @@ def test_mutated_mbpp_fails_with_its_verdict(shared, sandbox, mutate, expected):
     data = shared("mbpp/sanitized-mbpp.json")
     results = verdicts("mbpp-sanitized", data, sandbox, lambda p: mutate(mbpp(p)), range(0, 427, 40), limits)
     assert Counter(str(result.verdict) for result in results.values()) == {str(expected): 11}
+
+
+def plainly_checked(data):
+    """Places of contest problems with one right answer, by their statements."""
+    problems = get_task("code-contests").load(data)
+    return [i for i, p in enumerate(problems) if matcher_for(p.data["statement"]).key == "tokens"]
+
+
+def test_some_of_code_contests(shared, sandbox):
+    data = shared("code_contests/codecontests_python_checked.jsonl")
+    results = verdicts("code-contests", data, sandbox, contest, range(0, 230, 77))
+    assert_all_pass(results, 3)
+    assert all(result.passed_public for result in results.values())
+
+
+@pytest.mark.slow
+def test_all_of_code_contests(shared, sandbox):
+    data = shared("code_contests/codecontests_python_checked.jsonl")
+    assert_all_pass(verdicts("code-contests", data, sandbox, contest), 230)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mutate", "expected"),
+    [
+        (
+            lambda code: "import builtins\nold = print\nbuiltins.print = lambda *a, **k: None\n" + code,
+            "wrong answer",
+        ),
+        (lambda code: "", "wrong answer"),
+        (lambda code: "print('x')\n" + code, "wrong answer"),
+        (lambda code: code + "\nraise ValueError('mutated')\n", "runtime error"),
+        (lambda code: "def f(:\n" + code, "runtime error"),
+        (lambda code: "import time\ntime.sleep(60)\n" + code, "timeout"),
+        (lambda code: "x = bytearray(1 << 30)\n" + code, "memory limit"),
+        (lambda code: "import socket\nsocket.create_connection(('192.0.2.1', 80))\n" + code, "network"),
+    ],
+    ids=["no output", "empty", "one line more", "exception", "syntax", "time-out", "memory", "network"],
+)
+def test_mutated_contest_solutions_fail_with_their_verdict(shared, sandbox, mutate, expected):
+    data = shared("code_contests/codecontests_python_checked.jsonl")
+    limits = Limits(wall_s=4, memory_bytes=512 << 20)
+    results = verdicts(
+        "code-contests", data, sandbox, lambda p: mutate(contest(p)), plainly_checked(data)[::30], limits
+    )
+    assert len(results) == 7
+    assert not any(result.passed_public for result in results.values())
+    assert {str(result.verdict) for result in results.values()} == {expected}
