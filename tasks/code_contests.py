@@ -121,6 +121,10 @@ class CodeContests(ProgramTask):
         """The completion, up to the end of its block."""
         return completion.split(FENCE)[0]
 
+    def fingerprint(self, problem: Problem, completion: str, limits: Limits) -> str | None:
+        """See ``Task.fingerprint``; which tests are public belongs to it."""
+        return f"{len(problem.data['public'])}\n{super().fingerprint(problem, completion, limits)}"
+
     def tests(self, problem: Problem) -> ProgramTests:
         """All tests, the public ones first."""
         pairs = problem.data["public"] + problem.data["hidden"]

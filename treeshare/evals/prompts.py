@@ -164,6 +164,9 @@ class _ChatTask(Task):
     def from_chat(self, problem: Problem, reply: str) -> str:
         return self._task.from_chat(problem, reply)
 
+    def fingerprint(self, problem: Problem, completion: str, limits: Limits) -> str | None:
+        return self._task.fingerprint(problem, self.from_chat(problem, completion), limits)
+
 
 def _pool(task: Task, options: PromptOptions) -> Sequence[Shot]:
     num_shots = task.num_shots if options.num_shots is None else options.num_shots
