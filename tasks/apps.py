@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import AliasChoices, BaseModel, Field
 
-from tasks.reading import read_hub, read_records, require_unique
+from tasks.reading import distinct, read_hub, read_records
 from tasks.statements import matcher_for
 from treeshare.errors import DataError
 from treeshare.evals.matching import AnyOfMatcher, ValueMatcher
@@ -69,23 +69,19 @@ class Apps(ProgramTask):
     def load(self, data: Path | None) -> list[Problem]:
         """See ``Task.load``."""
         problems = []
-        for record in _records(data, "test"):
+        records = _records(data, "test")
+        task_ids = distinct([f"APPS/{record.problem_id}" for record in records])
+        for task_id, record in zip(task_ids, records, strict=True):
             tests = record.tests()
             if self.difficulty not in ("", record.difficulty) or not tests.get("inputs"):
                 continue
             _require_pairs(record.problem_id, tests)
             content = {"tests": tests, "statement": record.question}
-            problems.append(
-                Problem(
-                    task_id=f"APPS/{record.problem_id}",
-                    prompt=record.prompt(),
-                    data=MappingProxyType(content),
-                )
-            )
+            problems.append(Problem(task_id=task_id, prompt=record.prompt(), data=MappingProxyType(content)))
         if not problems:
             kind = f"{self.difficulty} problem" if self.difficulty else "problem"
             raise DataError(f"data: {data or HUB_ID} holds no {kind} with tests")
-        return require_unique(problems, data or HUB_ID)
+        return problems
 
     def shots(self, data: Path | None, shot_data: Path | None) -> Sequence[Shot]:
         """Problems with their first solution; the hub's train split unless a file is given."""

@@ -5,13 +5,12 @@ Source: Li et al., "Competition-level code generation with AlphaCode", arXiv 220
 
 from __future__ import annotations
 
-from collections import Counter
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, model_validator
 
-from tasks.reading import read_hub, read_records
+from tasks.reading import distinct, read_hub, read_records
 from tasks.statements import matcher_for
 from treeshare.errors import DataError
 from treeshare.evals.problem import CheckResult, Problem, ProgramTask
@@ -88,23 +87,20 @@ class CodeContests(ProgramTask):
 
     def load(self, data: Path | None) -> list[Problem]:
         """See ``Task.load``."""
-        problems, seen = [], Counter[str]()
-        for record in _records(data, "test"):
+        problems = []
+        records = _records(data, "test")
+        for task_id, record in zip(distinct([one.name for one in records]), records, strict=True):
             public = record.public_tests.pairs()
             hidden = record.private_tests.pairs() + record.generated_tests.pairs()
             if not public and not hidden:
                 continue
-            seen[record.name] += 1
-            number = f"#{seen[record.name]}" if seen[record.name] > 1 else ""
             content = {
                 "public": public,
                 "hidden": hidden,
                 "statement": record.description,
                 "solutions": record.solutions.python(),
             }
-            problems.append(
-                Problem(task_id=record.name + number, prompt=record.prompt, data=MappingProxyType(content))
-            )
+            problems.append(Problem(task_id=task_id, prompt=record.prompt, data=MappingProxyType(content)))
         if not problems:
             raise DataError(f"data: {data or HUB_ID} holds no problem with tests")
         return problems

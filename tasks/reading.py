@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from collections import Counter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -97,6 +98,16 @@ def require_unique(problems: list[Problem], source: object) -> list[Problem]:
             raise DataError(f"data: {source}: {problem.task_id} comes twice, expected different ids")
         seen.add(problem.task_id)
     return problems
+
+
+def distinct(task_ids: Sequence[str]) -> list[str]:
+    """The ids, with ``#2``, ``#3`` ... behind those that came before: for data whose own ids repeat."""
+    seen = Counter[str]()
+    found = []
+    for task_id in task_ids:
+        seen[task_id] += 1
+        found.append(task_id if seen[task_id] == 1 else f"{task_id}#{seen[task_id]}")
+    return found
 
 
 def _checked(content: bytes, kind: TypeAdapter[Any], where: str) -> Any:  # noqa: ANN401

@@ -107,7 +107,7 @@ def test_all_gold_solutions_pass_and_their_neighbours_do_not(shared):
         answers = [json.loads(line)["answer"] for line in path.read_text().splitlines()]
         for problem, answer in zip(problems, answers, strict=True):
             assert check(problem, answer).passed
-            off = float(problem.data["answer"]) + 1
+            off = int(problem.data["answer"]) + 1
             assert check(problem, f"The answer is {off}.").verdict is Verdict.WRONG_ANSWER
         in_data = {problem.prompt for problem in problems}
         assert not any(shot.prompt in in_data for shot in task.shots(path, None))

@@ -30,8 +30,7 @@ def test_each_task_is_complete_and_has_its_page(name):
         "arXiv",
     ):
         assert part.casefold() in page.casefold(), part
-    for string in task.stop:
-        assert "`" in string or string.strip("\n") in page
+    assert all(f"`{string}`".replace("\n", "\\n") in page for string in task.stop if "`" not in string)
     assert str(task.max_tokens) in page
     assert f"`{name}`" in (PAGES / "README.md").read_text()
 
