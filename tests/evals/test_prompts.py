@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from treeshare.errors import ConfigError
@@ -119,6 +121,14 @@ def test_what_the_choices_cost():
         assert stats == tree.stats(3)
     row = cost_table(costs).splitlines()[2]
     assert row.startswith(f"| fixed | {costs['fixed'].logical_tokens} | {costs['fixed'].unique_tokens} |")
+
+
+def test_a_choice_that_cannot_be_had_says_why(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.feature_extraction.text", None)
+    costs = shot_costs(Toy(), Toy().load(None), PromptOptions(), Tokenizer())
+    assert "needs scikit-learn" in costs["nearest"]
+    assert cost_table(costs).splitlines()[-1].startswith("| nearest | shot_choice: nearest needs")
+    assert costs["fixed"].unique_tokens > 0
 
 
 def test_chat_runs_have_no_stop_strings_and_look_inside_the_reply():

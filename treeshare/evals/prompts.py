@@ -76,29 +76,38 @@ def shot_costs(
     options: PromptOptions,
     tokenizer: Any,  # noqa: ANN401
     n: int = 1,
-) -> dict[ShotChoice, TreeStats]:
+) -> dict[ShotChoice, TreeStats | str]:
     """What each choice of ``options.num_shots`` worked examples costs, ``n`` completions for each problem.
 
+    Returns:
+        Counts of the tree, or why that choice cannot be had.
+
     Raises:
-        ConfigError: As ``build_prompts``; also if ``nearest`` lacks its package.
+        ConfigError: If the tokenizer has no chat template but needs one.
         DataError: As ``build_prompts``.
     """
     pool = _pool(task, options)
-    costs = {}
+    encode = _encoder(task, tokenizer, chat=options.chat)
+    costs: dict[ShotChoice, TreeStats | str] = {}
     for choice in SHOT_CHOICES:
-        prompts = _with_shots(task, problems, pool, replace(options, shot_choice=choice))
-        encode = _encoder(task, tokenizer, chat=options.chat)
-        costs[choice] = prompts.tree(encode).stats(n)
+        try:
+            prompts = _with_shots(task, problems, pool, replace(options, shot_choice=choice))
+        except ConfigError as error:
+            costs[choice] = str(error)
+        else:
+            costs[choice] = prompts.tree(encode).stats(n)
     return costs
 
 
-def cost_table(costs: dict[ShotChoice, TreeStats]) -> str:
+def cost_table(costs: dict[ShotChoice, TreeStats | str]) -> str:
     """``shot_costs`` as Markdown."""
     lines = ["| shots | logical tokens | unique tokens | sharing ratio |", "|---|--:|--:|--:|"]
     for choice, stats in costs.items():
-        lines.append(
-            f"| {choice} | {stats.logical_tokens} | {stats.unique_tokens} | {stats.sharing_ratio:.2f} |"
-        )
+        if isinstance(stats, str):
+            lines.append(f"| {choice} | {stats} | | |")
+        else:
+            counts = f"{stats.logical_tokens} | {stats.unique_tokens} | {stats.sharing_ratio:.2f}"
+            lines.append(f"| {choice} | {counts} |")
     return "\n".join(lines)
 
 
