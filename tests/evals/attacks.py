@@ -110,6 +110,15 @@ FAST: dict[str, tuple[str, set[V]]] = {
         {V.FORBIDDEN},
     ),
     "surviving its parent": (CALL_LIBC + "syscall(157, 1, 0, 0, 0, 0)", {V.FORBIDDEN}),
+    "signals by file owner": (
+        "import fcntl, os\nfcntl.fcntl(os.pipe()[0], fcntl.F_SETOWN, os.getppid())",
+        {V.FORBIDDEN},
+    ),
+    "signals by ioctl": (
+        "import array, fcntl, os\nfcntl.ioctl(os.pipe()[0], 0x8901, array.array('i', [os.getppid()]))",
+        {V.FORBIDDEN},
+    ),
+    "typing into a terminal": ("import fcntl, os\nfcntl.ioctl(os.pipe()[0], 0x5412, b'x')", {V.FORBIDDEN}),
     "mount": (CALL_LIBC + "syscall(165, b'none', b'/tmp', b'tmpfs', 0, 0)", {V.FORBIDDEN}),
     "user namespace": (CALL_LIBC + "syscall(272, 0x10000000)", {V.FORBIDDEN}),
     "clone into a namespace": (CALL_LIBC + "syscall(56, 0x10000011, 0, 0, 0, 0)", {V.FORBIDDEN}),
@@ -117,7 +126,7 @@ FAST: dict[str, tuple[str, set[V]]] = {
     "userfaultfd": (CALL_LIBC + "syscall(323, 0)", {V.FORBIDDEN}),
     "becoming root": (
         "import os\nos.setuid(0)\nassert os.getuid() == 0 and not open('/etc/shadow')",
-        {V.FORBIDDEN, V.FILE_ACCESS},
+        {V.FORBIDDEN, V.FILE_ACCESS, V.RUNTIME_ERROR},
     ),
     "raising a limit": (
         "import resource as r\nr.setrlimit(r.RLIMIT_AS, (1 << 40, 1 << 40))",
@@ -151,6 +160,12 @@ FAST: dict[str, tuple[str, set[V]]] = {
     "a forged report": (
         "import os\nfor fd in range(3, 64):\n try: os.write(fd, b'0' * 32 + b'passed\\n\\n')\n"
         " except OSError: pass\nos._exit(0)",
+        {V.RUNTIME_ERROR},
+    ),
+    "a report of nonsense": (
+        "import os\nfor fd in range(3, 64):\n try: nonce = os.pread(fd, 32, 0)\n except OSError: continue\n"
+        " for out in range(3, 64):\n  try: os.pwrite(out, nonce + b'hacked', 0)\n  except OSError: pass\n"
+        "os._exit(0)",
         {V.RUNTIME_ERROR},
     ),
     "a replaced report": (
@@ -211,6 +226,11 @@ SLOW: dict[str, str] = {
     "a thread that holds on": "import threading, time\nthreading.Thread(target=time.sleep, args=(99,)).start()",
     "an exit handler that holds on": "import atexit, time\natexit.register(time.sleep, 99)",
     "a fork bomb that goes on": "import os\nwhile True:\n try: os.fork()\n except OSError: pass",
+    "stopping itself": "import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)",
+    "a main thread that ends": (
+        "import ctypes, threading, time\nthreading.Thread(target=time.sleep, args=(99,)).start()\n"
+        "ctypes.CDLL(None).pthread_exit(None)"
+    ),
     "a memory hog that goes on": (
         "x = []\nwhile True:\n try: x.append(bytearray(1 << 24))\n except MemoryError: pass"
     ),

@@ -39,7 +39,7 @@ class Limits:
     """What a program may use. It is one process: it cannot start others.
 
     Attributes:
-        wall_s: Seconds until it is killed, the interpreter's start included.
+        wall_s: Seconds until it is killed, from its first statement on.
         memory_bytes: Its address space.
         output_bytes: Bytes on stdout and stderr together, and of a returned value.
         file_bytes: Bytes of its scratch folder, and of one file.

@@ -47,7 +47,7 @@ def this_interpreter() -> Interpreter:
         prefix=prefix,
         packages=tuple(sorted(path for path in candidates if path.is_dir() and not path.is_symlink())),
     )
-    home = Path.home().resolve()
+    home = Path(os.path.expanduser("~")).resolve()  # "~" itself where nobody knows: a container's user
     if not executable.is_relative_to(prefix) or home.is_relative_to(prefix / "lib"):
         raise SandboxUnavailableError(
             f"sandbox: the interpreter {executable} cannot be shown to programs without your files; "

@@ -25,9 +25,10 @@ class LandlockSandbox(ProcessSandbox):
     """Runs each program as a process that has given up nearly everything, where namespaces are not to be had.
 
     Weaker than bubblewrap where the kernel offers no better: a program has no scratch folder (nothing counts
-    how much it would write), can ask whether a path or a process exists and how old it is, and can read
-    third-party packages in the interpreter's folder. For a plain user, threads are bounded by the address
-    space only.
+    how much it would write), can ask whether a path or a process exists, how old it is and where a link
+    leads, and can read third-party packages in the interpreter's folder. For a plain user, threads are
+    bounded by the address space only. For root whose interpreter others cannot reach, only Landlock guards
+    files.
 
     Raises:
         SandboxUnavailableError: If the kernel has no Landlock or the interpreter cannot be shown.

@@ -33,6 +33,9 @@ _KILL_S = 5.0
 
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 _EXTRA_BYTES = 4096
+_START_S = 30.0
+"""Seconds that starting may take, on a busy machine, before the sandbox counts as broken."""
+
 _VERDICTS = {verdict.value: verdict for verdict in Verdict}
 
 
@@ -111,7 +114,8 @@ class ProcessSandbox(Sandbox):
             process = self._start(files, self._spec(limits, files, len(text), as_main=as_main), limits, stack)
             os.close(started_end)
             try:
-                timed_out = not _wait(process, limits.wall_s)
+                has_started = _readable(started, _START_S) and bool(os.read(started, 1))
+                timed_out = has_started and not _ended(process, limits.wall_s)
             finally:
                 self._kill(process)
             if self._closed:
@@ -119,13 +123,13 @@ class ProcessSandbox(Sandbox):
             execution = Execution(
                 verdict=Verdict.RUNTIME_ERROR,
                 detail="",
-                exit_code=process.returncode if process.returncode <= 128 else 128 - process.returncode,
+                exit_code=_exit_code(process.returncode),
                 stdout=_content(files.stdout, limits.output_bytes),
                 stderr=_content(files.stderr, limits.output_bytes),
                 wall_s=time.perf_counter() - began,
             )
             printed = os.fstat(files.stdout).st_size + os.fstat(files.stderr).st_size
-            if not os.read(started, 1) and not timed_out:
+            if not has_started:
                 raise SandboxError(f"sandbox: {_last_line(execution.stderr) or 'the program did not start'}")
             report = _content(files.report, limits.output_bytes + _EXTRA_BYTES)
             if printed > limits.output_bytes or len(report) == limits.output_bytes + _EXTRA_BYTES:
@@ -206,30 +210,40 @@ def python_options(text: str) -> list[str]:
 
 def _judged(execution: Execution, report: bytes, nonce: bytes) -> Execution:
     """``execution`` with the verdict of the harness, or of how the process ended without it."""
-    if report.startswith(nonce):
-        verdict, detail, value = report[len(nonce) :].decode("utf-8", "replace").split("\n", 2)
+    lines = report.removeprefix(nonce).decode("utf-8", "replace").split("\n", 2)
+    if report.startswith(nonce) and len(lines) == 3 and lines[0] in _VERDICTS:
+        verdict, detail, value = lines
         if verdict != Verdict.PASSED or execution.exit_code == 0:
             return replace(execution, verdict=_VERDICTS[verdict], detail=detail, value=value or None)
     if execution.exit_code >= 0:
         return replace(execution, detail=f"left before its end, exit status {execution.exit_code}")
-    number = -execution.exit_code
-    name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
-    verdict = {"SIGSYS": Verdict.FORBIDDEN, "SIGXCPU": Verdict.TIMEOUT}.get(name, Verdict.RUNTIME_ERROR)
-    return replace(execution, verdict=verdict, detail=f"killed by {name}")
+    name = signal.Signals(-execution.exit_code).name
+    verdict_of = {"SIGSYS": Verdict.FORBIDDEN, "SIGXCPU": Verdict.TIMEOUT}
+    return replace(execution, verdict=verdict_of.get(name, Verdict.RUNTIME_ERROR), detail=f"killed by {name}")
 
 
-def _wait(process: subprocess.Popen[bytes], seconds: float) -> bool:
+def _exit_code(returned: int) -> int:
+    """What the program left with: bubblewrap adds 128 to a signal's number."""
+    return 128 - returned if returned - 128 in set(signal.Signals) else returned
+
+
+def _ended(process: subprocess.Popen[bytes], seconds: float) -> bool:
     """Wait for the end without polling; False if it did not come in time."""
     try:
         descriptor = os.pidfd_open(process.pid)
     except ProcessLookupError:
         return True
     try:
-        poll = select.poll()
-        poll.register(descriptor, select.POLLIN)
-        return bool(poll.poll(math.ceil(seconds * 1000)))
+        return _readable(descriptor, seconds)
     finally:
         os.close(descriptor)
+
+
+def _readable(descriptor: int, seconds: float) -> bool:
+    """Wait until there is something to read, or everybody who could write has gone."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(math.ceil(seconds * 1000)))
 
 
 def _content(descriptor: int, limit: int) -> bytes:

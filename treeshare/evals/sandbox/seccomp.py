@@ -41,6 +41,8 @@ SYSCALLS: dict[str, tuple[int | None, int | None]] = {
     "sched_setattr": (314, 274),
     "sched_setaffinity": (203, 122),
     "prctl": (157, 167),
+    "fcntl": (72, 25),
+    "ioctl": (16, 29),
     "ptrace": (101, 117),
     "process_vm_readv": (310, 270),
     "process_vm_writev": (311, 271),
@@ -109,11 +111,17 @@ _ERRORS = {
 _CLONE_THREAD = 0x00010000
 _CLONE_NAMESPACES = 0x7E020080
 _PR_SET_PDEATHSIG = 1
+_DENIED_COMMANDS = {
+    "fcntl": (8, 15),  # F_SETOWN, F_SETOWN_EX: signals to any process of the same user
+    "ioctl": (0x8901, 0x8902, 0x5412),  # FIOSETOWN, SIOCSPGRP; TIOCSTI: typing into a terminal
+}
 _X32_BIT = 0x40000000
 
 _LOAD, _JUMP_EQUAL, _JUMP_AT_LEAST, _JUMP_ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
-_NUMBER, _ARCH, _ARG0 = 0, 4, 16
+_NUMBER, _ARCH, _ARG0, _ARG1 = 0, 4, 16, 24
+
+_OP_BYTES = 8
 
 PID_MARK = 0x7FEDCBA9
 """Stands for the process's own id where that is not known yet; the process puts it in."""
@@ -143,8 +151,8 @@ def filter_program(*, pid: int = PID_MARK, metadata: bool) -> bytes:
         number = numbers[column]
         if number is None or (name in _METADATA and not metadata):
             continue
-        rule = _rule(name, pid)
-        code += [_op(_JUMP_EQUAL, number, 0, len(rule)), *rule]
+        rule = b"".join(_rule(name, pid))
+        code += [_op(_JUMP_EQUAL, number, 0, len(rule) // _OP_BYTES), rule]
     return b"".join([*code, _op(_RETURN, _ALLOW)])
 
 
@@ -166,6 +174,9 @@ def _rule(name: str, pid: int) -> list[bytes]:
         return [load, *zero_too, _op(_JUMP_EQUAL, pid, 0, 1), allow, refuse]
     if name == "prctl":
         return [load, _op(_JUMP_EQUAL, _PR_SET_PDEATHSIG, 0, 1), refuse, allow]
+    if name in _DENIED_COMMANDS:
+        commands = [_op(_JUMP_EQUAL, command, 0, 1) + refuse for command in _DENIED_COMMANDS[name]]
+        return [_op(_LOAD, _ARG1), *commands, allow]
     return [_op(_RETURN, _ERRNO | _ERRORS.get(name, errno.EPERM))]
 
 

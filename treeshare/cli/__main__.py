@@ -1,0 +1,5 @@
+"""``python -m treeshare.cli``."""
+
+from treeshare.cli.app import main
+
+main()

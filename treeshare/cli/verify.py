@@ -1,0 +1,46 @@
+"""``treeshare verify``."""
+
+import sys
+
+import typer
+
+from treeshare.cli import options
+from treeshare.cli.inputs import encode_prompts, load_llm, load_task
+
+
+def verify(
+    task: options.TaskName = "humaneval",
+    data: options.DataFile = None,
+    limit: options.Limit = 8,
+    n: options.NumCompletions = 2,
+    temperature: options.Temperature = 0.8,
+    max_tokens: options.MaxTokens = 32,
+    seed: options.Seed = 0,
+    model: options.Model = options.DEFAULT_MODEL,
+    dtype: options.Dtype = "float32",
+    threads: options.Threads = None,
+) -> None:
+    """Check on your own machine that completions depend neither on sharing nor on their company."""
+    from treeshare.engine.verify import compare_company, compare_sharing
+    from treeshare.sampling import SamplingParams
+
+    problems = load_task(task, data, limit)[1]
+    params = SamplingParams(n=n, temperature=temperature, seed=seed, max_tokens=max_tokens or 32)
+    llm = load_llm(model, dtype=dtype, threads=threads, seed=seed)
+    requests = llm.requests(encode_prompts(problems, llm.loaded), params)
+    exact = llm.loaded.geometry.dtype.itemsize == 4
+    ok = True
+    print("| compared | same tokens | same bits | largest logit difference |")
+    print("|---|--:|--:|--:|")
+    comparisons = {"tree / every sequence alone": compare_sharing, "all / half of them": compare_company}
+    for name, compare in comparisons.items():
+        result = compare(llm.loaded, llm.engine.config, requests)
+        ok &= result.num_same == result.num_completions or not exact
+        print(
+            f"| {name} | {result.num_same} of {result.num_completions} "
+            f"| {result.num_identical} of {result.num_positions} positions "
+            f"| {result.max_difference:.3g} (largest logit {result.max_logit:.3g}) |"
+        )
+    if not ok:
+        print("verify: tokens differ in float32", file=sys.stderr)
+        raise typer.Exit(1)
