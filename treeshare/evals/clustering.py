@@ -1,8 +1,8 @@
 """Filtered n@k: n submissions chosen from k completions by their behaviour.
 
 As AlphaCode chose: completions that fail a problem's public tests are filtered out; those left are clustered
-by what they print on generated inputs; submissions come from the largest cluster first, one from each in turn,
-and again from the first when all have given one. A problem is solved if any submission is right.
+by what they print on generated inputs; submissions come from the largest cluster first, one from each in
+turn, and again from the first when all have given one. A problem is solved if any submission is right.
 
 Chance enters twice, and both are integrated exactly: which member of a cluster is submitted, and the order of
 clusters of equal size. Where k is below the number of completions, draws of k are simulated with a seed.

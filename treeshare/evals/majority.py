@@ -2,9 +2,9 @@
 
 Definition. ``k`` of a problem's ``n`` completions are drawn without replacement. Each that has an answer
 votes for it; one without (None) does not vote. The answer with most votes is given; among several with
-equally many, one is taken at random, each with the same chance; with no vote at all nothing is given, which is
-wrong. The value is the chance of giving a right answer, over draws and ties: it is computed exactly, so it is
-unbiased over draws and needs no seed. ``k = n`` is the usual self-consistency.
+equally many, one is taken at random, each with the same chance; with no vote at all nothing is given, which
+is wrong. The value is the chance of giving a right answer, over draws and ties: it is computed exactly, so it
+is unbiased over draws and needs no seed. ``k = n`` is the usual self-consistency.
 
 Source: Wang et al., "Self-consistency improves chain of thought reasoning in language models", 2022.
 """
