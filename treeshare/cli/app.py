@@ -7,6 +7,7 @@ import typer
 
 from treeshare.cli.bench import bench
 from treeshare.cli.evaluate import evaluate
+from treeshare.cli.report import report
 from treeshare.cli.sample import sample
 from treeshare.cli.tree import tree
 from treeshare.cli.verify import verify
@@ -15,6 +16,7 @@ from treeshare.errors import TreeshareError
 COMMANDS = (
     sample,
     evaluate,
+    report,
     tree,
     verify,
     bench,
