@@ -5,6 +5,18 @@ one line: what, got, expected, remedy. The command line prints that line and exi
 """
 
 
+def one_line(text: object, limit: int = 300) -> str:
+    """``text`` for a message: control characters escaped, so that no hostile file writes to the terminal.
+
+    Args:
+        text: Anything; ``str`` of it is taken.
+        limit: Longest result; what is longer ends in an ellipsis.
+    """
+    whole = str(text)
+    safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in whole[: limit + 1])
+    return safe if len(whole) <= limit else safe[:limit] + "…"
+
+
 class TreeshareError(Exception):
     """Base class of every error that a user can cause and mend."""
 

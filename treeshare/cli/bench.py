@@ -2,12 +2,17 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from treeshare.cli import options
 from treeshare.cli.inputs import load_llm
+from treeshare.cli.outputs import write_json
+
+if TYPE_CHECKING:
+    from treeshare.engine.llm import LLM
+    from treeshare.engine.workload import Workload
 
 _COLUMNS = (
     "workload",
@@ -30,19 +35,45 @@ def bench(
     attention: Annotated[str, typer.Option("--attention", help="on, or off for the ceiling.")] = "on",
     threads: options.Threads = None,
     max_num_seqs: options.MaxNumSeqs = 256,
-    json_out: Annotated[Path | None, typer.Option("--json", help="Write the figures there.")] = None,
+    json_out: options.JsonFile = None,
 ) -> None:
     """Time workloads of token ids; every figure is measured in this run."""
-    from treeshare.engine.workload import Workload, run_workload, write_figures
+    from treeshare.engine.workload import Workload, run_workload
 
     read = [Workload.read(path) for path in workloads]
     llm = load_llm(
         model, dtype=dtype, threads=threads, sharing=sharing, attention=attention, max_num_seqs=max_num_seqs
     )
+    for path, workload in zip(workloads, read, strict=True):
+        _check(llm, path, workload)
     figures = []
     print("| " + " | ".join(_COLUMNS) + " |\n|---" + "|--:" * (len(_COLUMNS) - 1) + "|", flush=True)
     for workload in read:
         figures.append(run_workload(llm, workload, use_tqdm=sys.stderr.isatty()))
         print("| " + " | ".join(str(figures[-1][name]) for name in _COLUMNS) + " |", flush=True)
-    if json_out is not None:
-        write_figures(json_out, figures)
+        if json_out is not None:  # after each: what is measured survives an interrupt
+            write_json(json_out, figures)
+
+
+def _check(llm: "LLM", path: Path, workload: "Workload") -> None:
+    """Refuse a workload that would fail, before any is run."""
+    from treeshare.engine.plan import RunPlan
+    from treeshare.engine.sequence import Request
+    from treeshare.errors import ConfigError, DataError, one_line
+    from treeshare.sampling import SamplingParams
+
+    try:
+        params = SamplingParams(temperature=workload.temperature, top_p=workload.top_p)
+        requests = [
+            Request(
+                prompt_token_ids=problem.prompt_ids,
+                params=params,
+                problem_key=0,
+                seed=0,
+                completion_indices=range(problem.samples),
+            )
+            for problem in workload.problems
+        ]
+        RunPlan.make(llm.loaded, llm.engine.config, requests)
+    except ConfigError as error:
+        raise DataError(f"workload: {one_line(path)}: {error}") from error

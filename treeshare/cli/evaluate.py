@@ -1,6 +1,6 @@
 """``treeshare evaluate``."""
 
-import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -9,35 +9,50 @@ from typing import Annotated
 import typer
 
 from treeshare.cli import options
-from treeshare.cli.inputs import load_task
-from treeshare.cli.progress import progress_bar
-from treeshare.errors import DataError
+from treeshare.cli.inputs import load_task, problems_sha256
+from treeshare.cli.outputs import write_json, write_output
+from treeshare.cli.progress import Progress
+from treeshare.errors import DataError, one_line
+
+
+def _check_finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise typer.BadParameter(f"got {value}, expected a finite number")
+    return value
 
 
 def evaluate(
     directory: options.RunFolder,
-    json_out: Annotated[Path | None, typer.Option("--json", help="Write the summary there.")] = None,
+    json_out: options.JsonFile = None,
     data: options.DataFile = None,
-    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Programs run at once.")] = None,
-    timeout_s: Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds per program.")] = 3.0,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, max=256, help="Programs run at once.")
+    ] = None,
+    timeout_s: Annotated[
+        float,
+        typer.Option("--timeout", min=0.1, max=3600, callback=_check_finite, help="Seconds per program."),
+    ] = 3.0,
 ) -> None:
     """Run a run's completions in the sandbox and print pass@k."""
     from treeshare.evals.evaluate import evaluate_completions
     from treeshare.evals.sandbox import Limits, default_sandbox
     from treeshare.runs import read_run
-    from treeshare.runs.files import write_atomically
 
     manifest, records = read_run(directory)
     source = data or (Path(manifest.data) if manifest.data else None)
     task, problems = load_task(manifest.task, source)
     wanted = set(manifest.task_ids)
     problems = [problem for problem in problems if problem.task_id in wanted]
+    if data is None and manifest.problems_sha256 not in ("", problems_sha256(problems)):
+        raise DataError(
+            f"data: {one_line(source or manifest.task)} has changed since the run; give its own --data"
+        )
     if not records:
         raise DataError(f"run directory: {directory} holds no completion; run `treeshare sample` first")
     missing = len(manifest.task_ids) * manifest.n - len(records)
     if missing > 0:
         print(f"{missing} of {missing + len(records)} completions are still to be made", file=sys.stderr)
-    with progress_bar(len(records), "Checking") as bar:
+    with Progress(len(records), "completions") as progress:
         evaluation = evaluate_completions(
             task,
             problems,
@@ -45,9 +60,9 @@ def evaluate(
             default_sandbox(),
             workers=workers or os.cpu_count() or 1,
             limits=Limits(wall_s=timeout_s),
-            on_progress=bar.update,
+            on_progress=progress.update,
         )
     print(evaluation.table())
-    write_atomically(directory / "results.jsonl", evaluation.results_jsonl())
     if json_out is not None:
-        write_atomically(json_out, json.dumps(evaluation.summary(), indent=2).encode() + b"\n")
+        write_json(json_out, evaluation.summary())
+    write_output(directory / "results.jsonl", evaluation.results_jsonl())

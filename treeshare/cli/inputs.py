@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from treeshare.engine.llm import LLM
     from treeshare.evals.problem import Problem, Task
+    from treeshare.models.loading import LoadedModel, ModelDescription
 
 
 def load_task(name: str, data: Path | None, limit: int | None = None) -> tuple[Task, list[Problem]]:
@@ -24,6 +28,28 @@ def load_task(name: str, data: Path | None, limit: int | None = None) -> tuple[T
 
     task = get_task(name)
     return task, task.load(data)[:limit]
+
+
+def problems_sha256(problems: Sequence[Problem]) -> str:
+    """SHA-256 of all that a task has read: prompts, and what its checker needs."""
+    digest = hashlib.sha256()
+    for problem in problems:
+        fields = [problem.task_id, problem.prompt, sorted(problem.data.items())]
+        digest.update(json.dumps(fields, sort_keys=True, default=str).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def encode_prompts(problems: Sequence[Problem], model: LoadedModel | ModelDescription) -> list[list[int]]:
+    """Token ids of the problems' prompts.
+
+    Raises:
+        ConfigError: If the model has no tokenizer.
+    """
+    from treeshare.errors import ConfigError
+
+    if model.tokenizer is None:
+        raise ConfigError("--model: it has no tokenizer, and a task's prompts are text; give one that has")
+    return [list(model.tokenizer(problem.prompt)["input_ids"]) for problem in problems]
 
 
 def load_llm(model: str, **options: Any) -> LLM:  # noqa: ANN401

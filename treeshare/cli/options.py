@@ -5,20 +5,31 @@ from typing import Annotated
 
 import typer
 
+from treeshare.cli.outputs import check_output
+
 DEFAULT_MODEL = "smollm2-135m"
 
 TaskName = Annotated[str, typer.Option("--task", help="Task, e.g. humaneval.")]
 DataFile = Annotated[Path | None, typer.Option("--data", help="The task's data from a local file.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N problems.")]
-NumCompletions = Annotated[int, typer.Option("-n", min=1, help="Completions per problem.")]
+NumCompletions = Annotated[int, typer.Option("-n", min=1, max=100_000, help="Completions per problem.")]
 Model = Annotated[str, typer.Option("--model", help="Embedded name, folder, .gguf file or hub id.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="auto, bfloat16 or float32.")]
-Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Torch threads.")]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, max=1024, help="Torch threads.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Run seed.")]
 Temperature = Annotated[float, typer.Option("--temperature", help="0 takes the likeliest token.")]
 TopP = Annotated[float, typer.Option("--top-p", help="Keep the likeliest tokens of this mass.")]
 TopK = Annotated[int, typer.Option("--top-k", help="Keep this many likeliest tokens; 0 keeps all.")]
-Stop = Annotated[list[str] | None, typer.Option("--stop", help="Instead of the task's; repeatable.")]
-MaxTokens = Annotated[int | None, typer.Option("--max-tokens", min=1, help="Instead of the task's.")]
-MaxNumSeqs = Annotated[int, typer.Option("--max-num-seqs", min=1, help="Most completions decoded at once.")]
+Stop = Annotated[
+    list[str] | None, typer.Option("--stop", help="A stop string instead of the task's; repeatable.")
+]
+MaxTokens = Annotated[
+    int | None, typer.Option("--max-tokens", min=1, help="Most tokens of each; the task's by default.")
+]
+MaxNumSeqs = Annotated[
+    int, typer.Option("--max-num-seqs", min=1, max=8192, help="Most completions decoded at once.")
+]
 RunFolder = Annotated[Path, typer.Argument(help="Run directory of `treeshare sample`.")]
+JsonFile = Annotated[
+    Path | None, typer.Option("--json", callback=check_output, help="Write the figures there.")
+]

@@ -2,39 +2,124 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
 import sys
-from typing import TYPE_CHECKING, Any, Self
+import threading
+import time
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from treeshare.engine.llm import LLM
-    from treeshare.engine.sequence import Completion, Request
+    from treeshare.engine.sequence import Request
+
+_STDERR = 2
 
 
-def progress_bar(total: int, description: str) -> Any:  # noqa: ANN401
-    """A ``tqdm`` bar on stderr."""
-    from tqdm import tqdm
+class Progress:
+    """A context in which one line on stderr says how far the work is.
 
-    return tqdm(total=total, desc=description, unit="", dynamic_ncols=True, file=sys.stderr)
+    It is rewritten twice a second on a terminal, and written anew every ten seconds elsewhere. A thread does
+    that, past Python's buffers: the line moves between completions too, and a reader of stderr that has gone
+    or takes nothing does not hold up the work.
 
+    Args:
+        total: Things to do; nothing is shown when there are none.
+        noun: What they are.
+    """
 
-class SamplingProgress:
-    """A bar of completions with tokens per second; says how to go on after an interrupt."""
+    def __init__(self, total: int, noun: str) -> None:
+        self.total = total
+        self.num_done = 0
+        self._noun = noun
+        self._started = time.monotonic()
+        self._is_over = threading.Event()
+        self._is_shown = False
+        self._is_terminal = os.isatty(_STDERR) and os.environ.get("TERM") != "dumb"
+        self._thread = threading.Thread(target=self._refresh, daemon=True)
 
-    def __init__(self, llm: LLM, requests: Sequence[Request]) -> None:
-        self._llm = llm
-        self._bar = progress_bar(sum(len(request.completion_indices) for request in requests), "Completions")
+    def update(self, _: object = None) -> None:
+        """Count one more."""
+        self.num_done += 1
 
-    def update(self, _: Completion) -> None:
-        """Count one completion."""
-        self._bar.set_postfix_str(f"{self._llm.stats.tokens_per_s:.0f} tokens/s", refresh=False)
-        self._bar.update()
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the work began."""
+        return time.monotonic() - self._started
+
+    def facts(self) -> list[str]:
+        """What the line says besides the count."""
+        return []
+
+    def left_s(self) -> float | None:
+        """Estimated seconds left, or None while nothing is known."""
+        return self.elapsed_s / self.num_done * (self.total - self.num_done) if self.num_done else None
+
+    def line(self) -> str:
+        """The line."""
+        parts = [f"{self._noun}: {self.num_done:,} of {self.total:,}", *self.facts(), _clock(self.elapsed_s)]
+        left_s = self.left_s()
+        if left_s is not None and self.num_done < self.total:
+            parts.append(f"about {_clock(left_s)} left")
+        return ", ".join(parts)
 
     def __enter__(self) -> Self:
+        sys.stderr.flush()
+        if self.total:
+            self._thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._bar.close()
-        if kind is not None and issubclass(kind, KeyboardInterrupt):
-            print("interrupted: what is finished is kept; the same command goes on", file=sys.stderr)
+        if not self.total:
+            return
+        self._is_over.set()
+        self._thread.join(1.0)
+        is_stuck = self._thread.is_alive()  # stderr takes nothing
+        if (kind is None or self._is_shown) and not is_stuck:
+            self._write("\n")
+
+    def _refresh(self) -> None:
+        while not self._is_over.wait(0.5 if self._is_terminal else 10.0):
+            self._write("" if self._is_terminal else "\n")
+
+    def _write(self, end: str) -> None:
+        line = self.line()
+        self._is_shown = True
+        if self._is_terminal:
+            line = f"\r{line[: shutil.get_terminal_size().columns - 1]}\x1b[K"
+        with contextlib.suppress(OSError):
+            os.write(_STDERR, (line + end).encode())
+
+
+class SamplingProgress(Progress):
+    """Completions, with tokens per second."""
+
+    def __init__(self, llm: LLM, requests: Sequence[Request]) -> None:
+        super().__init__(sum(len(request.completion_indices) for request in requests), "completions")
+        self._llm = llm
+        self._max_tokens = max((request.params.max_tokens for request in requests), default=0)
+
+    def facts(self) -> list[str]:
+        """Prompt tokens while prompts are read, then generated tokens per second."""
+        stats = self._llm.stats
+        if not stats.num_tokens:
+            return [f"{stats.prefilled_tokens:,} prompt tokens"]
+        return [f"{stats.tokens_per_s:.0f} tokens/s"]
+
+    def left_s(self) -> float | None:
+        """From the mean length so far; unfinished completions count too, or the short ones would mislead."""
+        stats = self._llm.stats
+        if not stats.tokens_per_s:
+            return None
+        mean = stats.num_tokens / stats.num_finished if stats.num_finished else self._max_tokens
+        mean = min(mean, self._max_tokens)
+        return max(self.total * mean - stats.num_tokens, 0) / stats.tokens_per_s
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,5 +1,6 @@
 """``treeshare sample``."""
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from treeshare.cli import options
-from treeshare.cli.inputs import load_llm, load_task
+from treeshare.cli.inputs import encode_prompts, load_llm, load_task, problems_sha256
 from treeshare.cli.progress import SamplingProgress
+from treeshare.errors import one_line
 
 if TYPE_CHECKING:
     from treeshare.engine.llm import LLM
+    from treeshare.engine.stats import EngineStats
     from treeshare.runs import RunDirectory
 
 
@@ -37,9 +40,10 @@ def sample(
 
     The same command resumes an interrupted run; a larger -n extends a finished one.
     """
-    from treeshare.runs import RunDirectory, make_manifest, make_requests, sample_into
+    from treeshare.runs import RunDirectory, check_place, make_manifest, make_requests, sample_into
     from treeshare.sampling import SamplingParams
 
+    check_place(out)
     chosen, problems = load_task(task, data, limit)
     params = SamplingParams(
         n=n,
@@ -52,7 +56,7 @@ def sample(
     )
     llm = load_llm(model, dtype=dtype, threads=threads, seed=seed, max_num_seqs=max_num_seqs)
     task_ids = [problem.task_id for problem in problems]
-    prompts = [llm.encode(problem.prompt) for problem in problems]
+    prompts = encode_prompts(problems, llm.loaded)
     manifest = make_manifest(
         llm,
         task=task,
@@ -60,14 +64,19 @@ def sample(
         task_ids=task_ids,
         prompts=prompts,
         params=params,
+        problems_sha256=problems_sha256(problems),
     )
     with RunDirectory(out, manifest) as directory:
         requests = make_requests(task_ids, prompts, params, directory)
         _print_tree(llm, prompts, directory.manifest.n)
         _say_what_is_held(directory)
-        with SamplingProgress(llm, requests) as progress:
-            sample_into(directory, llm, task_ids, requests, progress.update)
-    _print_summary(llm, out)
+        try:
+            with SamplingProgress(llm, requests) as progress:
+                sample_into(directory, llm, task_ids, requests, progress.update)
+        except KeyboardInterrupt:
+            print("interrupted: what is finished is kept; the same command goes on", file=sys.stderr)
+            raise
+    _print_summary(llm.stats, out)
 
 
 def _print_tree(llm: "LLM", prompts: Sequence[Sequence[int]], n: int) -> None:
@@ -75,23 +84,30 @@ def _print_tree(llm: "LLM", prompts: Sequence[Sequence[int]], n: int) -> None:
 
     decode = llm.loaded.decoder(skip_special_tokens=False)
     bytes_per_token = llm.loaded.geometry.bytes_per_token
-    print(render_tree(PromptTree.from_prompts(prompts), n, decode=decode, bytes_per_token=bytes_per_token))
+    drawing = render_tree(PromptTree.from_prompts(prompts), n, decode=decode, bytes_per_token=bytes_per_token)
+    print(drawing, flush=True)
 
 
 def _say_what_is_held(directory: "RunDirectory") -> None:
     if directory.num_torn_bytes:
         print(f"cut away a torn last line of {directory.num_torn_bytes} bytes", file=sys.stderr)
+    if directory.version_warning:
+        print(directory.version_warning, file=sys.stderr)
+    if directory.n < directory.manifest.n:
+        print(f"the run has n = {directory.manifest.n} and keeps it", file=sys.stderr)
     if directory.finished:
-        print(f"resuming: {len(directory.finished)} completions are there already", file=sys.stderr)
+        print(f"resuming: {len(directory.finished):,} completions are there already", file=sys.stderr)
 
 
-def _print_summary(llm: "LLM", out: Path) -> None:
-    stats = llm.stats
-    print(
-        f"{stats.num_finished} completions, {stats.num_tokens} tokens in {stats.wall_s:.1f} s "
-        f"({stats.tokens_per_s:.0f} tokens/s): "
-        f"prefill {stats.prefill_s:.1f} s, decode {stats.decode_s:.1f} s, "
-        f"sampling {stats.sampling_s:.1f} s, peak KV {stats.peak_kv_bytes / 2**20:.0f} MiB\n"
-        f"written: {out / 'manifest.json'}, {out / 'samples.jsonl'}\n"
-        f"next: treeshare evaluate {out}"
-    )
+def _print_summary(stats: "EngineStats", out: Path) -> None:
+    if stats.num_finished:
+        print(
+            f"{stats.num_finished:,} completions, {stats.num_tokens:,} tokens in {stats.wall_s:.1f} s "
+            f"({stats.tokens_per_s:.0f} tokens/s): "
+            f"prefill {stats.prefill_s:.1f} s, decode {stats.decode_s:.1f} s, "
+            f"sampling {stats.sampling_s:.1f} s, peak KV {stats.peak_kv_bytes / 2**20:.1f} MiB"
+        )
+        print(f"written: {one_line(out / 'manifest.json')}, {one_line(out / 'samples.jsonl')}")
+    else:
+        print("nothing was left to do")
+    print(f"next: treeshare evaluate {shlex.quote(str(out))}")

@@ -5,7 +5,7 @@ import sys
 import typer
 
 from treeshare.cli import options
-from treeshare.cli.inputs import load_llm, load_task
+from treeshare.cli.inputs import encode_prompts, load_llm, load_task
 
 
 def verify(
@@ -27,7 +27,7 @@ def verify(
     problems = load_task(task, data, limit)[1]
     params = SamplingParams(n=n, temperature=temperature, seed=seed, max_tokens=max_tokens or 32)
     llm = load_llm(model, dtype=dtype, threads=threads, seed=seed)
-    requests = llm.requests([llm.encode(problem.prompt) for problem in problems], params)
+    requests = llm.requests(encode_prompts(problems, llm.loaded), params)
     exact = llm.loaded.geometry.dtype.itemsize == 4
     ok = True
     print("| compared | same tokens | same bits | largest logit difference |")

@@ -1,8 +1,10 @@
 """Problems, checking in a sandbox, and pass@k."""
 
+from treeshare.evals.check_result import CheckResult
 from treeshare.evals.evaluate import CheckedCompletion, Evaluation, evaluate_completions
 from treeshare.evals.pass_at_k import Estimate, pass_at_each_k, pass_at_k
-from treeshare.evals.problem import CheckResult, CodeTask, Problem, Task
+from treeshare.evals.problem import CodeTask, Problem, ProgramTask, Task
+from treeshare.evals.verdict_cache import VerdictCache
 
 __all__ = [
     "CheckResult",
@@ -11,7 +13,9 @@ __all__ = [
     "Estimate",
     "Evaluation",
     "Problem",
+    "ProgramTask",
     "Task",
+    "VerdictCache",
     "evaluate_completions",
     "pass_at_each_k",
     "pass_at_k",

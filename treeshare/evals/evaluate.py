@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from treeshare.evals.problem import CheckResult, Problem, Task
     from treeshare.evals.sandbox import Limits, Sandbox
+    from treeshare.evals.verdict_cache import VerdictCache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +99,7 @@ def evaluate_completions(
     *,
     workers: int,
     limits: Limits,
+    cache: VerdictCache | None = None,
     on_progress: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Check every completion of a run; the same completion of a problem is checked once.
@@ -109,6 +111,7 @@ def evaluate_completions(
         sandbox: Where code runs; closed if this is interrupted.
         workers: Programs run at once.
         limits: Of each program.
+        cache: Verdicts already known; gains each new one as soon as it is there.
         on_progress: Called once for each record.
 
     Raises:
@@ -122,9 +125,20 @@ def evaluate_completions(
         if record["task_id"] not in by_id:
             raise DataError(f"{record['task_id']}: the task has no such problem; give the run's own --data")
         users[record["task_id"], record["completion"]] += 1
+
+    def check(key: tuple[str, str]) -> CheckResult:
+        problem, completion = by_id[key[0]], key[1]
+        text = None if cache is None else task.fingerprint(problem, completion, limits)
+        if cache is None or text is None:
+            return task.check(problem, completion, sandbox, limits)
+        name = cache.key(f"{task.name}\n{type(sandbox).__name__}\n{text}")
+        result = cache.get(name) or task.check(problem, completion, sandbox, limits)
+        cache.add(name, result)
+        return result
+
     pool = ThreadPoolExecutor(workers)
     try:
-        pending = {pool.submit(task.check, by_id[key[0]], key[1], sandbox, limits): key for key in users}
+        pending = {pool.submit(check, key): key for key in users}
         results = {}
         for future in as_completed(pending):
             key = pending[future]

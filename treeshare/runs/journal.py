@@ -14,8 +14,8 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
-from treeshare.errors import DataError, RunLockedError
-from treeshare.runs.files import one_line, open_regular, sync_folder
+from treeshare.errors import DataError, RunLockedError, one_line
+from treeshare.runs.files import open_regular, sync_folder
 from treeshare.runs.record import MAX_LINE_BYTES, Record, TornLineError
 from treeshare.runs.signals import SignalsHeld
 

@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError
 
-from treeshare.errors import DataError
-from treeshare.runs.files import dump_json, one_line, open_regular, parse_json, write_atomically
+from treeshare.errors import DataError, one_line
+from treeshare.runs.files import dump_json, open_regular, parse_json, write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
-
-__all__ = ["MAX_BYTES", "Manifest", "current_versions", "prompts_sha256", "write_atomically"]
 
 MAX_BYTES = 16 << 20
 """A manifest larger than this is not ours."""

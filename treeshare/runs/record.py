@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 
-from treeshare.errors import DataError
-from treeshare.runs.files import dump_json, one_line, parse_json
+from treeshare.errors import DataError, one_line
+from treeshare.runs.files import dump_json, parse_json
 
 if TYPE_CHECKING:
     from typing import Self

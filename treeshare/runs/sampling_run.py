@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import os
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from treeshare.engine.sequence import Request
-from treeshare.errors import DataError
-from treeshare.runs.files import one_line
+from treeshare.errors import DataError, one_line
 from treeshare.runs.manifest import Manifest, current_versions, prompts_sha256
 from treeshare.runs.record import Record
 from treeshare.runs.stats_log import STATS_NAME, StatsLog
@@ -38,11 +38,17 @@ def make_manifest(
     """The manifest of a run of ``params.n`` completions for each prompt.
 
     Raises:
-        DataError: If a task id comes twice.
+        DataError: If a task id comes twice, or a prompt does not fit into the model.
     """
     twice = next((task_id for task_id, count in Counter(task_ids).items() if count > 1), None)
     if twice is not None:
         raise DataError(f"{task}: problem {one_line(twice)} comes twice, expected different task ids")
+    for task_id, ids in zip(task_ids, prompts, strict=True):
+        if not 0 < len(ids) < llm.loaded.max_model_len:
+            raise DataError(
+                f"{task}: the prompt of {one_line(task_id)} has {len(ids)} tokens, expected at least one and "
+                f"fewer than the model's {llm.loaded.max_model_len}"
+            )
     sampling = params.to_dict()
     n, seed = sampling.pop("n"), sampling.pop("seed")
     return Manifest(
@@ -66,7 +72,12 @@ def make_manifest(
 def make_requests(
     task_ids: Sequence[str], prompts: Sequence[Sequence[int]], params: SamplingParams, directory: RunDirectory
 ) -> list[Request]:
-    """What is left of a run. Finished problems stay in, without completions: they belong to the tree."""
+    """What is left of a run.
+
+    Finished problems stay in, without completions: they belong to the tree. ``n`` is the run's, also where
+    fewer are asked for: the engine's choices may depend on it, and so a bfloat16 rounding.
+    """
+    params = dataclasses.replace(params, n=directory.manifest.n)
     return [
         Request(
             prompt_token_ids=ids,

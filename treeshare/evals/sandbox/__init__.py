@@ -1,15 +1,20 @@
 """Sandboxes for model-written code."""
 
-from treeshare.evals.sandbox.base import Execution, Limits, Sandbox, SandboxError, Verdict
+from treeshare.evals.sandbox.base import Call, Execution, Limits, Sandbox, SandboxError, Verdict
 from treeshare.evals.sandbox.bubblewrap import BubblewrapSandbox
-from treeshare.evals.sandbox.detect import default_sandbox
+from treeshare.evals.sandbox.detect import BACKENDS, default_sandbox, working_sandbox
+from treeshare.evals.sandbox.landlock import LandlockSandbox
 
 __all__ = [
+    "BACKENDS",
     "BubblewrapSandbox",
+    "Call",
     "Execution",
+    "LandlockSandbox",
     "Limits",
     "Sandbox",
     "SandboxError",
     "Verdict",
     "default_sandbox",
+    "working_sandbox",
 ]

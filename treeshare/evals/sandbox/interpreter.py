@@ -1,0 +1,79 @@
+"""Where the Python interpreter that runs programs lies, and what of it a program needs to see."""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+from treeshare.errors import SandboxUnavailableError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interpreter:
+    """An interpreter on the host.
+
+    Attributes:
+        executable: The real file.
+        prefix: The folder that holds its ``lib``; ``/usr`` or below for a system's own.
+        packages: Folders of third-party packages in it: not for programs, which could find solutions there.
+    """
+
+    executable: Path
+    prefix: Path
+    packages: tuple[Path, ...]
+
+    @property
+    def is_system(self) -> bool:
+        """Whether it lies under /usr, which every program may see."""
+        return self.prefix.is_relative_to("/usr") and self.executable.is_relative_to("/usr")
+
+
+def this_interpreter() -> Interpreter:
+    """The one that runs treeshare, without its virtual environment.
+
+    Raises:
+        SandboxUnavailableError: If its folder holds the user's home folder: it cannot be shown to a program.
+    """
+    executable = Path(os.path.realpath(sys.executable))
+    prefix = Path(os.path.realpath(sys.base_prefix))
+    library = prefix / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}"
+    candidates = {library / "site-packages", library / "dist-packages", prefix / "lib/python3/dist-packages"}
+    candidates |= {Path(sysconfig.get_path("purelib", vars={"base": str(prefix)}))}
+    found = Interpreter(
+        executable=executable,
+        prefix=prefix,
+        packages=tuple(sorted(path for path in candidates if path.is_dir() and not path.is_symlink())),
+    )
+    home = Path(os.path.expanduser("~")).resolve()  # "~" itself where nobody knows: a container's user
+    if not executable.is_relative_to(prefix) or home.is_relative_to(prefix / "lib"):
+        raise SandboxUnavailableError(
+            f"sandbox: the interpreter {executable} cannot be shown to programs without your files; "
+            "use a Python that lies in a folder of its own"
+        )
+    return found
+
+
+def spare_uid(choice: int) -> int:
+    """A user id that nobody has and that this user namespace knows.
+
+    Args:
+        choice: A random number of at least 28 bits; the same one gives the same id.
+
+    Raises:
+        SandboxUnavailableError: If the namespace knows too few ids to have one to spare.
+    """
+    widest = 0
+    for line in Path("/proc/self/uid_map").read_text(encoding="ascii").splitlines():
+        first, _, count = map(int, line.split())
+        widest = max(widest, first + count)
+    if widest > 1 << 30:
+        return 1_000_000 + choice % (1 << 28)
+    low, high = 20_000, min(widest, 65_000)
+    if high - low < 1_000:
+        raise SandboxUnavailableError(
+            "sandbox: no user id to spare in this user namespace; run as a plain user"
+        )
+    return low + choice % (high - low)

@@ -1,0 +1,72 @@
+"""Isolation without namespaces: Landlock for files, seccomp for calls, rlimits, another user if root."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from treeshare.errors import SandboxUnavailableError
+from treeshare.evals.sandbox.interpreter import this_interpreter
+from treeshare.evals.sandbox.process import HARNESS, ProcessSandbox, python_options
+from treeshare.evals.sandbox.seccomp import PID_MARK, filter_program
+
+if TYPE_CHECKING:
+    from treeshare.evals.sandbox.base import Limits
+
+_CONFINE = Path(__file__).with_name("confine.py")
+_CREATE_RULESET, _VERSION = 444, 1
+_READABLE = ("/usr/lib", "/usr/lib64", "/lib", "/lib64", "/usr/share/zoneinfo", "/etc/ld.so.cache")
+_DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
+
+
+class LandlockSandbox(ProcessSandbox):
+    """Runs each program as a process that has given up nearly everything, where namespaces are not to be had.
+
+    Weaker than bubblewrap where the kernel offers no better: a program has no scratch folder (nothing counts
+    how much it would write), can ask whether a path or a process exists, how old it is and where a link
+    leads, and can read third-party packages in the interpreter's folder. For a plain user, threads are
+    bounded by the address space only. For root whose interpreter others cannot reach, only Landlock guards
+    files.
+
+    Raises:
+        SandboxUnavailableError: If the kernel has no Landlock or the interpreter cannot be shown.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        if landlock_version() < 1:
+            raise SandboxUnavailableError(
+                "sandbox: this kernel offers no Landlock; use Linux 5.13 or later with lsm=landlock"
+            )
+        found = this_interpreter()
+        self._filter = filter_program(metadata=True)
+        self._python = str(found.executable)
+        self._readable = [*_READABLE, *_DEVICES, str(found.prefix / "lib"), self._python]
+        self._readable = [path for path in self._readable if os.path.exists(path)]
+        self._keep_reading = self.is_root and not _open_to_all(found.prefix / "lib")
+        self._harness = _CONFINE.read_text(encoding="utf-8") + HARNESS.read_text(encoding="utf-8")
+
+    def command(self, spec: dict[str, str], limits: Limits) -> tuple[list[str], dict[str, bytes]]:
+        """See ``ProcessSandbox.command``."""
+        spec |= {
+            "landlock": ":".join(self._readable),
+            "filter": "{filter}",
+            "pid_mark": str(PID_MARK),
+            "parent": str(os.getpid()),
+            "keep_reading": str(int(self._keep_reading)),
+        }
+        if self.is_root:
+            spec["threads"] = str(limits.threads)
+        return [self._python, *python_options(self._harness)], {"filter": self._filter}
+
+
+def landlock_version() -> int:
+    """The version of Landlock that the running kernel offers; less than 1 for none."""
+    return ctypes.CDLL(None).syscall(_CREATE_RULESET, None, 0, _VERSION)  # type: ignore[no-any-return]
+
+
+def _open_to_all(folder: Path) -> bool:
+    """Whether every user may enter it."""
+    return all(path.stat().st_mode & 0o001 for path in (folder, *folder.parents))

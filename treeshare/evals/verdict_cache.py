@@ -1,0 +1,117 @@
+"""Verdicts on disk, so that an interrupted evaluation goes on where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import threading
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from treeshare.errors import DataError
+from treeshare.evals.check_result import CheckResult
+from treeshare.evals.sandbox import Verdict
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+    from typing import Self
+
+_FORMAT = 1
+"""Raised when a verdict's meaning changes, so that older ones are not reused."""
+
+
+class _Line(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    key: str
+    verdict: str
+    detail: str
+
+
+class VerdictCache:
+    """Verdicts by what they depend on, in a file of JSON lines that only grows.
+
+    A line is written whole, by one call, as soon as its verdict is there: being killed loses none. A torn
+    line is passed over, and its program checked again. Several processes may share the file; each
+    sees what was there when it began.
+
+    Raises:
+        DataError: If the file cannot be read or written, or is something else.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._known: dict[str, CheckResult] = {}
+        try:
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            content = path.read_bytes()
+        except OSError as error:
+            raise DataError(f"verdicts: cannot open {path}: {error.strerror}") from error
+        for line in content.split(b"\n"):
+            self._take(line)
+        if content.strip() and not self._known:
+            os.close(self._file)
+            raise DataError(f"verdicts: {path} holds none, expected JSON lines of treeshare; delete it")
+        if content and not content.endswith(b"\n"):
+            self._append(b"\n")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def close(self) -> None:
+        """Close the file; nothing can be added then."""
+        with self._lock:
+            if self._file >= 0:
+                os.close(self._file)
+            self._file = -1
+
+    @staticmethod
+    def key(text: str) -> str:
+        """The name of the verdict that depends on ``text``, on this Python and on the format."""
+        version = f"{_FORMAT}\n{platform.python_version()}\n"
+        return hashlib.sha256((version + text).encode("utf-8", "surrogatepass")).hexdigest()
+
+    def get(self, key: str) -> CheckResult | None:
+        """The verdict, if it is known."""
+        return self._known.get(key)
+
+    def add(self, key: str, result: CheckResult) -> None:
+        """Remember a verdict. Safe to call from several threads.
+
+        Raises:
+            DataError: If it cannot be written.
+        """
+        detail = result.detail.encode("utf-8", "backslashreplace").decode()
+        line = {"key": key, "verdict": str(result.verdict), "detail": detail}
+        with self._lock:
+            if key not in self._known:
+                self._append(json.dumps(line).encode() + b"\n")
+                self._known[key] = result
+
+    def _take(self, line: bytes) -> None:
+        try:
+            read = _Line.model_validate_json(line)
+            self._known[read.key] = CheckResult(verdict=Verdict(read.verdict), detail=read.detail)
+        except (ValidationError, ValueError):
+            return
+
+    def _append(self, content: bytes) -> None:
+        try:
+            written = os.write(self._file, content)
+        except OSError as error:
+            raise DataError(f"verdicts: cannot write {self._path}: {error.strerror}") from error
+        if written < len(content):
+            raise DataError(f"verdicts: cannot write {self._path}: no space left")
