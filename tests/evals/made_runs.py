@@ -11,7 +11,7 @@ from treeshare.runs import Manifest, Record, RunDirectory, prompts_sha256
 from treeshare.runs.stats_log import StatsLine
 from treeshare.runs.tree_file import TreeFile
 
-VERDICTS = ("wrong answer", "runtime error", "time-out", "memory", "forbidden")
+VERDICTS = ("wrong answer", "runtime error", "timeout", "memory limit", "forbidden")
 
 
 def make_manifest(task_ids, n, **changes):

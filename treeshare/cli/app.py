@@ -10,7 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from treeshare.cli.bench import bench
+from treeshare.cli.compare import compare
 from treeshare.cli.evaluate import evaluate
+from treeshare.cli.export import export
 from treeshare.cli.report import report
 from treeshare.cli.sample import sample
 from treeshare.cli.tree import tree
@@ -21,6 +23,8 @@ COMMANDS = (
     sample,
     evaluate,
     report,
+    compare,
+    export,
     tree,
     verify,
     bench,

@@ -6,12 +6,14 @@ from typing import Annotated
 import typer
 
 from treeshare.cli import options
+from treeshare.cli.outputs import check_output
 
 
 def report(
     directory: options.RunFolder,
     out: Annotated[
-        Path | None, typer.Option("--out", help="The file; report.html in the run directory by default.")
+        Path | None,
+        typer.Option("--out", callback=check_output, help="The file; report.html in the run by default."),
     ] = None,
 ) -> None:
     """Write one self-contained HTML page about a run."""

@@ -17,8 +17,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from treeshare.errors import ConfigError, DataError
-from treeshare.runs.files import one_line
+from treeshare.errors import ConfigError, DataError, one_line
 
 if TYPE_CHECKING:
     from treeshare.runs import Record

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from treeshare.errors import DataError
+from treeshare.errors import DataError, one_line
 from treeshare.evals.results import read_results
 from treeshare.runs import read_run
-from treeshare.runs.files import one_line
 
 if TYPE_CHECKING:
     from treeshare.evals.results import CompletionResult

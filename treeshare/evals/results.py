@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 
-from treeshare.errors import DataError
-from treeshare.runs.files import one_line, open_regular, parse_json
+from treeshare.errors import DataError, one_line
+from treeshare.runs.files import open_regular, parse_json
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, ValidationError
 
-from treeshare.errors import DataError
-from treeshare.runs.files import dump_json, one_line, open_regular, parse_json
+from treeshare.errors import DataError, one_line
+from treeshare.runs.files import dump_json, open_regular, parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 
-from treeshare.errors import DataError
-from treeshare.runs.files import dump_json, one_line, open_regular, parse_json, write_atomically
+from treeshare.errors import DataError, one_line
+from treeshare.runs.files import dump_json, open_regular, parse_json, write_atomically
 from treeshare.tree import PromptTree
 
 if TYPE_CHECKING:

@@ -20,6 +20,20 @@ if TYPE_CHECKING:
 
 NOT_CHECKED = "not checked"
 
+_COLOURS = {
+    "passed": "good",
+    "wrong answer": "wrong",
+    "runtime error": "error",
+    "timeout": "slow",
+    "memory limit": "big",
+    "output limit": "big",
+    "process limit": "big",
+    "network": "bad",
+    "file access": "bad",
+    "forbidden": "bad",
+    NOT_CHECKED: "none",
+}
+
 
 def script_json(element_id: str, value: object) -> str:
     """A data block for the page; no content can end it early or become markup.
@@ -38,6 +52,11 @@ def verdict_of(completion: JudgedCompletion) -> str:
     return NOT_CHECKED if completion.result is None else completion.result.verdict
 
 
+def colour(verdict: str) -> str:
+    """A class of the style sheet; a verdict itself never becomes one."""
+    return _COLOURS.get(verdict, "other")
+
+
 def verdict_counts(completions: Iterable[JudgedCompletion]) -> dict[str, int]:
     """How many ended how: those that passed first, then the most frequent."""
     counts = Counter(map(verdict_of, completions))
@@ -53,7 +72,7 @@ def summaries(run: JudgedRun) -> list[dict[str, Any]]:
             "right": sum(one.result is not None and one.result.passed for one in completions),
             "n": len(completions),
             "tokens": sum(len(one.record.token_ids) for one in completions),
-            "verdicts": list(verdict_counts(completions).items()),
+            "verdicts": [[name, count, colour(name)] for name, count in verdict_counts(completions).items()],
         }
         for task_id, completions in run.problems.items()
     ]
@@ -75,6 +94,7 @@ def completions_of(completions: Sequence[JudgedCompletion]) -> list[dict[str, An
                 "indices": [one.record.completion_index for one in members],
                 "text": text,
                 "verdict": verdict,
+                "colour": colour(verdict),
                 "detail": detail,
                 "tokens": num_tokens,
                 "finish": record.finish_reason,

@@ -11,9 +11,6 @@
     return element;
   };
   const count = (n, noun) => n.toLocaleString("en") + " " + noun + (n === 1 ? "" : "s");
-  const COLOURS = new Map([["passed", "good"], ["wrong answer", "wrong"], ["runtime error", "error"],
-    ["time-out", "slow"], ["memory", "big"], ["forbidden", "bad"], ["not checked", "none"]]);
-  const colour = (verdict) => COLOURS.get(verdict) || "other";
 
   const problems = data("problem-rows");
   const nodes = data("tree-nodes");
@@ -45,7 +42,7 @@
   const drawCompletion = (one, parent) => {
     const box = make("div", "completion", undefined, parent);
     const facts = make("div", "facts", undefined, box);
-    make("span", "chip " + colour(one.verdict), one.verdict, facts);
+    make("span", "chip " + one.colour, one.verdict, facts);
     const few = one.indices.slice(0, 12).map((i) => "#" + i).join(" ") + (one.indices.length > 12 ? " \u2026" : "");
     make("span", "", (one.indices.length > 1 ? one.indices.length + " times: " : "") + few, facts);
     make("span", "", count(one.tokens, "token") + ", " + one.finish, facts);
@@ -79,8 +76,8 @@
     const text = problem.checked ? problem.right + " of " + problem.checked + " right" : count(problem.n, "completion");
     make("span", "count-text", text, summary);
     const bar = make("span", "stack", undefined, summary);
-    for (const [verdict, number] of problem.verdicts) {
-      const part = make("span", "v " + colour(verdict), undefined, bar);
+    for (const [verdict, number, colour] of problem.verdicts) {
+      const part = make("span", "v " + colour, undefined, bar);
       part.style.flexGrow = number;
       part.title = verdict + ": " + number;
     }

@@ -7,7 +7,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from treeshare.evals.report.charts import Axis, Line, line_chart, number_axis, reliability_diagram
-from treeshare.evals.report.data import verdict_counts
+from treeshare.evals.report.data import colour, verdict_counts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -18,15 +18,6 @@ if TYPE_CHECKING:
     from treeshare.evals.report.timeline import Timeline
     from treeshare.runs import Manifest
 
-_COLOURS = {
-    "passed": "good",
-    "wrong answer": "wrong",
-    "runtime error": "error",
-    "time-out": "slow",
-    "memory": "big",
-    "forbidden": "bad",
-    "not checked": "none",
-}
 _RESCALINGS = {"platt": "Platt", "isotonic": "isotonic"}
 _MAX_SHOWN = 400
 _NO_VERDICTS = "No completion was checked yet: run treeshare evaluate, then this again."
@@ -164,11 +155,6 @@ def verdict_section(run: JudgedRun) -> str:
         f"<th>completions</th><th>share</th></tr></thead><tbody>{rows}</tbody></table></div>"
     )
     return section("Verdicts", body)
-
-
-def colour(verdict: str) -> str:
-    """A class of the style sheet; a verdict itself never becomes one."""
-    return _COLOURS.get(verdict, "other")
 
 
 def calibration_section(rows: Sequence[CalibrationRow], notes: Sequence[str]) -> str:
