@@ -1,4 +1,4 @@
-"""The command line: ``treeshare sample | evaluate | tree | verify | bench``.
+"""The command line: ``treeshare sample | evaluate | report | compare | export | tree | verify | bench``.
 
 Results go to stdout, progress to stderr. Exit status 0 when it worked, 1 when ``verify`` found a difference,
 2 for a user's mistake, named in one line on stderr, 130 after Ctrl-C, 141 when stdout's reader has gone.

@@ -10,7 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from treeshare.cli.bench import bench
+from treeshare.cli.compare import compare
 from treeshare.cli.evaluate import evaluate
+from treeshare.cli.export import export
+from treeshare.cli.report import report
 from treeshare.cli.sample import sample
 from treeshare.cli.tree import tree
 from treeshare.cli.verify import verify
@@ -19,6 +22,9 @@ from treeshare.errors import TreeshareError, one_line
 COMMANDS = (
     sample,
     evaluate,
+    report,
+    compare,
+    export,
     tree,
     verify,
     bench,

@@ -109,6 +109,10 @@ class Task(ABC):
         """All that the verdict depends on, as text; None if it is not worth remembering."""
         return None
 
+    def solution(self, problem: Problem, completion: str) -> str | None:
+        """The program that a completion stands for, without its tests; None if it stands for none."""
+        return None
+
 
 class CodeTask(Task):
     """A task whose completions become Python programs that test themselves."""
@@ -138,6 +142,10 @@ class CodeTask(Task):
     def fingerprint(self, problem: Problem, completion: str, limits: Limits) -> str | None:
         """See ``Task.fingerprint``."""
         return json.dumps([self.program(problem, completion), asdict(limits)])
+
+    def solution(self, problem: Problem, completion: str) -> str | None:
+        """See ``Task.solution``; a completion goes on where the prompt ends."""
+        return problem.prompt + completion
 
 
 class ProgramTask(Task):
@@ -176,6 +184,9 @@ class ProgramTask(Task):
         program, tests = self.program(problem, completion), self.tests(problem)
         return json.dumps([program, tests.fingerprint(), asdict(limits)])
 
+    def solution(self, problem: Problem, completion: str) -> str | None:
+        """See ``Task.solution``."""
+        return self.program(problem, completion)
 
 def fenced_code(reply: str) -> str:
     """The first fenced block of a chat reply, up to its end if it was cut off; all of it if there is none."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import os
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ from treeshare.engine.sequence import Request
 from treeshare.errors import DataError, one_line
 from treeshare.runs.manifest import Manifest, current_versions, prompts_sha256
 from treeshare.runs.record import Record
+from treeshare.runs.stats_log import STATS_NAME, StatsLog
+from treeshare.runs.tree_file import TREE_NAME, TreeFile
 from treeshare.sampling import problem_key
 
 if TYPE_CHECKING:
@@ -96,25 +99,31 @@ def sample_into(
 ) -> None:
     """Generate what is left and journal each completion as it finishes.
 
-    Whatever ends this early, an interrupt included, leaves a run that the same command resumes.
+    Whatever ends this early, an interrupt included, leaves a run that the same command resumes. Beside the
+    journal it writes what a report shows: the prompts' tree, once, and the counters over time.
     """
+    if not os.path.lexists(directory.path / TREE_NAME):
+        prompts = [request.prompt_token_ids for request in requests]
+        decode = llm.loaded.decoder(skip_special_tokens=False)
+        TreeFile.of_prompts(prompts, decode).write(directory.path / TREE_NAME)
     completions = llm.engine.run(requests)
     try:
-        for completion in completions:
-            directory.append(
-                Record(
-                    task_id=task_ids[completion.request_index],
-                    completion_index=completion.completion_index,
-                    completion=completion.text,
-                    token_ids=completion.token_ids,
-                    finish_reason=completion.finish_reason,
-                    stop_reason=completion.stop_reason,
-                    cumulative_logprob=completion.cumulative_logprob,
-                    **_extra(completion),
+        with StatsLog(directory.path / STATS_NAME, lambda: llm.stats):
+            for completion in completions:
+                directory.append(
+                    Record(
+                        task_id=task_ids[completion.request_index],
+                        completion_index=completion.completion_index,
+                        completion=completion.text,
+                        token_ids=completion.token_ids,
+                        finish_reason=completion.finish_reason,
+                        stop_reason=completion.stop_reason,
+                        cumulative_logprob=completion.cumulative_logprob,
+                        **_extra(completion),
+                    )
                 )
-            )
-            if on_completion is not None:
-                on_completion(completion)
+                if on_completion is not None:
+                    on_completion(completion)
     finally:
         completions.close()
 

