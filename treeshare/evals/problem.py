@@ -124,7 +124,7 @@ class CodeTask(Task):
         """Source that runs to its end if and only if the completion is right; not run as ``__main__``."""
 
     def solution(self, problem: Problem, completion: str) -> str:
-        """The code that is judged, without its tests: what evalplus and bigcode take."""
+        """See ``Task.solution``; a completion goes on where the prompt ends."""
         return problem.prompt + completion
 
     def from_chat(self, problem: Problem, reply: str) -> str:
@@ -142,10 +142,6 @@ class CodeTask(Task):
     def fingerprint(self, problem: Problem, completion: str, limits: Limits) -> str | None:
         """See ``Task.fingerprint``."""
         return json.dumps([self.program(problem, completion), asdict(limits)])
-
-    def solution(self, problem: Problem, completion: str) -> str | None:
-        """See ``Task.solution``; a completion goes on where the prompt ends."""
-        return problem.prompt + completion
 
 
 class ProgramTask(Task):
@@ -187,6 +183,7 @@ class ProgramTask(Task):
     def solution(self, problem: Problem, completion: str) -> str | None:
         """See ``Task.solution``."""
         return self.program(problem, completion)
+
 
 def fenced_code(reply: str) -> str:
     """The first fenced block of a chat reply, up to its end if it was cut off; all of it if there is none."""
