@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from treeshare.cli.bench import bench
+from treeshare.cli.doctor import doctor
 from treeshare.cli.evaluate import evaluate
 from treeshare.cli.sample import sample
 from treeshare.cli.tree import tree
@@ -22,6 +23,7 @@ COMMANDS = (
     tree,
     verify,
     bench,
+    doctor,
 )
 """In the order of ``treeshare --help``; a command's name is its function's, its help the docstring."""
 
