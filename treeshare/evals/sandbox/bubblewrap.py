@@ -39,7 +39,7 @@ class BubblewrapSandbox(ProcessSandbox):
         super().__init__()
         path = shutil.which("bwrap")
         if path is None:
-            raise SandboxUnavailableError("sandbox: bwrap not found; apt-get install bubblewrap")
+            raise SandboxUnavailableError("sandbox: bwrap not found (package bubblewrap)")
         self._bwrap = path
         self._filter = filter_program(pid=_INSIDE_PID, metadata=False)
         self._interpreter = this_interpreter()

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from treeshare.errors import one_line
 from treeshare.evals.sandbox.base import Execution, Limits, Sandbox, SandboxError, Verdict
 from treeshare.evals.sandbox.interpreter import spare_uid
 
@@ -130,7 +131,9 @@ class ProcessSandbox(Sandbox):
             )
             printed = os.fstat(files.stdout).st_size + os.fstat(files.stderr).st_size
             if not has_started:
-                raise SandboxError(f"sandbox: {_last_line(execution.stderr) or 'the program did not start'}")
+                raise SandboxError(
+                    f"sandbox: {one_line(_last_line(execution.stderr)) or 'the program did not start'}"
+                )
             report = _content(files.report, limits.output_bytes + _EXTRA_BYTES)
             if printed > limits.output_bytes or len(report) == limits.output_bytes + _EXTRA_BYTES:
                 detail = f"more than {limits.output_bytes} bytes of output"
@@ -214,7 +217,9 @@ def _judged(execution: Execution, report: bytes, nonce: bytes) -> Execution:
     if report.startswith(nonce) and len(lines) == 3 and lines[0] in _VERDICTS:
         verdict, detail, value = lines
         if verdict != Verdict.PASSED or execution.exit_code == 0:
-            return replace(execution, verdict=_VERDICTS[verdict], detail=detail, value=value or None)
+            return replace(
+                execution, verdict=_VERDICTS[verdict], detail=one_line(detail), value=value or None
+            )
     if execution.exit_code >= 0:
         return replace(execution, detail=f"left before its end, exit status {execution.exit_code}")
     name = signal.Signals(-execution.exit_code).name
