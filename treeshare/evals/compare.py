@@ -136,8 +136,8 @@ def _check_comparable(first: JudgedRun, second: JudgedRun) -> None:
         missing = [task_id for task_id in one.task_ids if task_id not in set(other.task_ids)]
         if missing:
             raise DataError(
-                f"compare: {one_line(path)} has no {_named(missing)}; expected the same problems: the same --data "
-                "and --limit"
+                f"compare: {one_line(path)} has no {_named(missing)}; expected the same problems: "
+                "the same --data and --limit"
             )
     if a.problems_sha256 and b.problems_sha256 and a.problems_sha256 != b.problems_sha256:
         raise DataError(
