@@ -11,6 +11,9 @@ import pytest
 
 from tests.cli.conftest import finished, forked, lines_of
 
+FILES = [".lock", "manifest.json", "samples.jsonl", "stats.jsonl", "tree.json"]
+"""Of a whole run; nothing half-written beside them."""
+
 
 def killed_runs(arguments, whole, folder, *, num_kills, seed):
     """Kill and resume until ``num_kills`` kills have hit; a run that comes to its end must equal ``whole``.
@@ -42,7 +45,7 @@ def killed_runs(arguments, whole, folder, *, num_kills, seed):
 
 def check(out, whole):
     assert sorted(lines_of(out)) == sorted(lines_of(whole))
-    assert sorted(path.name for path in out.iterdir()) == [".lock", "manifest.json", "samples.jsonl"]
+    assert sorted(path.name for path in out.iterdir()) == FILES
 
 
 def test_a_tiny_model(sampling, tmp_path):
