@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from treeshare.errors import SandboxUnavailableError
-from treeshare.evals.sandbox.interpreter import this_interpreter
+from treeshare.evals.sandbox.interpreter import package_folders, this_interpreter
 from treeshare.evals.sandbox.process import HARNESS, ProcessSandbox, python_options
 from treeshare.evals.sandbox.seccomp import filter_program
 
 if TYPE_CHECKING:
     from treeshare.evals.sandbox.base import Limits
 
+INSIDE_PACKAGES = Path("/packages")
 INSIDE_PREFIX = Path("/python")
 """Where programs see the interpreter's folder: its real path may name the user, under a closed folder."""
 
@@ -26,9 +27,9 @@ _INSIDE_PID = 2
 class BubblewrapSandbox(ProcessSandbox):
     """Runs each program in a bubblewrap of its own, with a scratch folder in memory as its working folder.
 
-    A program can read the system's folder /usr, without third-party Python packages, and learn where the
-    interpreter lies on the host. How many files it makes is bounded by time only (180,000 empty ones took 2.5
-    seconds and 180 MB of the kernel's memory). It can cheat at tests that run in its own process.
+    A program can read the system's folder /usr, without its Python packages, and learn where the interpreter
+    lies on the host. How many files it makes is bounded by time only (180,000 empty ones took 2.5 seconds and
+    180 MB of the kernel's memory). It can cheat at tests that run in its own process.
 
     Raises:
         SandboxUnavailableError: If bubblewrap is missing or the interpreter cannot be shown; the message says
@@ -42,12 +43,13 @@ class BubblewrapSandbox(ProcessSandbox):
             raise SandboxUnavailableError("sandbox: bwrap not found (package bubblewrap)")
         self._bwrap = path
         self._filter = filter_program(pid=_INSIDE_PID, metadata=False)
-        self._interpreter = this_interpreter()
+        self._interpreter, self._packages = this_interpreter(), package_folders()
         self._harness = HARNESS.read_text(encoding="utf-8")
 
     def command(self, spec: dict[str, str], limits: Limits) -> tuple[list[str], dict[str, bytes]]:
         """See ``ProcessSandbox.command``."""
         spec["threads"] = str(limits.threads)
+        spec["packages"] = ":".join(f"{name}={INSIDE_PACKAGES / name}" for name in self._packages)
         python = self._interpreter.executable
         if not self._interpreter.is_system:
             python = INSIDE_PREFIX / python.relative_to(self._interpreter.prefix)
@@ -97,4 +99,7 @@ class BubblewrapSandbox(ProcessSandbox):
         for path in found.packages:
             options += ["--tmpfs", str(inside / path.relative_to(found.prefix))]
             options += ["--remount-ro", str(inside / path.relative_to(found.prefix))]
+        options += ["--perms", "0755", "--dir", str(INSIDE_PACKAGES)]
+        for name, folder in self._packages.items():
+            options += ["--ro-bind", str(folder), str(INSIDE_PACKAGES / name)]
         return options

