@@ -102,9 +102,9 @@ class Sandbox(ABC):
     """Runs a Python program that nobody trusts.
 
     The program is one process that sees a Python interpreter, the standard library, ``PACKAGES`` and its
-    input; no network, no file of the user's, no environment variable, no process of the host. What a backend adds to
-    this or cannot hold is said in its docstring. ``tests/evals/test_sandbox.py`` is the contract, run on
-    every backend.
+    input; no network, no file of the user's, no environment variable, no process of the host. What a backend
+    adds to this or cannot hold is said in its docstring. ``tests/evals/test_sandbox.py`` is the contract, run
+    on every backend.
     """
 
     @abstractmethod
