@@ -80,12 +80,12 @@ class Execution:
 
     Attributes:
         verdict: How it ended.
-        detail: One line: the exception, or what was exceeded; empty when it passed.
+        detail: One line: the exception, what was exceeded, or why there is no value; else empty.
         exit_code: Of the process; negative for a signal.
         stdout: What it printed, up to ``Limits.output_bytes``.
         stderr: What it printed there, up to ``Limits.output_bytes``.
-        value: What the ``Call`` returned, as JSON text; None without a call or when it did not return.
-            Written by the program's process: to be parsed with care.
+        value: What the ``Call`` returned, as JSON text; None without a call, when it did not return, and for
+            what is no JSON. Written by the program's process: to be parsed with care.
         wall_s: Seconds, start-up included.
     """
 

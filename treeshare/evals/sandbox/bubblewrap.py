@@ -50,13 +50,17 @@ class BubblewrapSandbox(ProcessSandbox):
         """See ``ProcessSandbox.command``."""
         spec["threads"] = str(limits.threads)
         spec["packages"] = ":".join(f"{name}={INSIDE_PACKAGES / name}" for name in self._packages)
-        python = self._interpreter.executable
-        if not self._interpreter.is_system:
-            python = INSIDE_PREFIX / python.relative_to(self._interpreter.prefix)
+        python = self._inside(self._interpreter.executable)
         arguments = [self._bwrap, *self._options, "--size", str(limits.file_bytes), "--perms", "1777"]
         arguments += ["--tmpfs", "/tmp", "--chdir", "/tmp", "--remount-ro", "/dev", "--remount-ro", "/"]
         arguments += ["--seccomp", "{filter}", "--", str(python), *python_options(self._harness)]
         return arguments, {"filter": self._filter}
+
+    def _inside(self, path: Path) -> Path:
+        """Where a program sees a path of the interpreter's."""
+        if path.is_relative_to("/usr"):
+            return path
+        return INSIDE_PREFIX / path.relative_to(self._interpreter.prefix)
 
     @cached_property
     def _options(self) -> list[str]:
@@ -89,16 +93,14 @@ class BubblewrapSandbox(ProcessSandbox):
     def _interpreter_options(self) -> list[str]:
         """Show the interpreter and its library, not the packages in it."""
         found, options = self._interpreter, []
-        inside = found.prefix if found.is_system else INSIDE_PREFIX
         if not found.is_system:
-            shown = found.executable.relative_to(found.prefix)
-            options += ["--perms", "0755", "--dir", str(inside)]
-            options += ["--ro-bind", str(found.prefix / "lib"), str(inside / "lib")]
-            options += ["--ro-bind", str(found.executable), str(inside / shown)]
-            options += ["--setenv", "LD_LIBRARY_PATH", str(inside / "lib")]
-        for path in found.packages:
-            options += ["--tmpfs", str(inside / path.relative_to(found.prefix))]
-            options += ["--remount-ro", str(inside / path.relative_to(found.prefix))]
+            library = str(INSIDE_PREFIX / "lib")
+            options += ["--perms", "0755", "--dir", str(INSIDE_PREFIX)]
+            options += ["--ro-bind", str(found.prefix / "lib"), library]
+            options += ["--ro-bind", str(found.executable), str(self._inside(found.executable))]
+            options += ["--setenv", "LD_LIBRARY_PATH", library]
+        for hidden in map(str, map(self._inside, found.packages)):
+            options += ["--tmpfs", hidden, "--remount-ro", hidden]
         options += ["--perms", "0755", "--dir", str(INSIDE_PACKAGES)]
         for name, folder in self._packages.items():
             options += ["--ro-bind", str(folder), str(INSIDE_PACKAGES / name)]
