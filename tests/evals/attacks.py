@@ -204,6 +204,7 @@ FAST: dict[str, tuple[str, set[V]]] = {
     ),
     "many lines": ("raise ValueError('passed\\n\\n\\n' * 9999)", {V.RUNTIME_ERROR}),
     "text that is no text": ("raise ValueError('\\udcff\\x00\\n')", {V.RUNTIME_ERROR}),
+    "text that writes to the terminal": ("raise ValueError('\\x1b]0;title\\x07\\x1b[2J')", {V.RUNTIME_ERROR}),
     "KeyboardInterrupt": ("raise KeyboardInterrupt", {V.RUNTIME_ERROR}),
     "GeneratorExit": ("raise GeneratorExit", {V.RUNTIME_ERROR}),
     "a group of exceptions": (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from treeshare.config import require_int
 from treeshare.errors import ConfigError, TreeshareError
@@ -105,7 +105,12 @@ class Sandbox(ABC):
     input; no network, no file of the user's, no environment variable, no process of the host. What a backend
     adds to this or cannot hold is said in its docstring. ``tests/evals/test_sandbox.py`` is the contract, run
     on every backend.
+
+    Attributes:
+        name: What to call the backend.
     """
+
+    name: ClassVar[str]
 
     @abstractmethod
     def run(

@@ -36,6 +36,8 @@ class BubblewrapSandbox(ProcessSandbox):
             what to do.
     """
 
+    name = "bubblewrap"
+
     def __init__(self) -> None:
         super().__init__()
         path = shutil.which("bwrap")

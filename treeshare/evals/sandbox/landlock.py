@@ -34,6 +34,8 @@ class LandlockSandbox(ProcessSandbox):
         SandboxUnavailableError: If the kernel has no Landlock or the interpreter cannot be shown.
     """
 
+    name = "Landlock and seccomp"
+
     def __init__(self) -> None:
         super().__init__()
         if landlock_version() < 1:
