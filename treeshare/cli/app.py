@@ -11,6 +11,7 @@ import typer
 
 from treeshare.cli.bench import bench
 from treeshare.cli.compare import compare
+from treeshare.cli.doctor import doctor
 from treeshare.cli.evaluate import evaluate
 from treeshare.cli.export import export
 from treeshare.cli.report import report
@@ -28,6 +29,7 @@ COMMANDS = (
     tree,
     verify,
     bench,
+    doctor,
 )
 """In the order of ``treeshare --help``; a command's name is its function's, its help the docstring."""
 

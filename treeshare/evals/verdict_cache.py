@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
 import platform
 import threading
+from importlib import metadata
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from treeshare.errors import DataError
 from treeshare.evals.check_result import CheckResult
-from treeshare.evals.sandbox import Verdict
+from treeshare.evals.sandbox import PACKAGES, Verdict
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,6 +24,12 @@ if TYPE_CHECKING:
 
 _FORMAT = 1
 """Raised when a verdict's meaning changes, so that older ones are not reused."""
+
+
+@functools.cache
+def _package_versions() -> str:
+    found = {one.name: one.version for one in metadata.distributions() if one.name in PACKAGES}
+    return json.dumps(found, sort_keys=True)
 
 
 class _Line(BaseModel):
@@ -80,8 +88,8 @@ class VerdictCache:
 
     @staticmethod
     def key(text: str) -> str:
-        """The name of the verdict that depends on ``text``, on this Python and on the format."""
-        version = f"{_FORMAT}\n{platform.python_version()}\n"
+        """The name of the verdict that depends on ``text``, this Python, its packages, and the format."""
+        version = f"{_FORMAT}\n{platform.python_version()}\n{_package_versions()}\n"
         return hashlib.sha256((version + text).encode("utf-8", "surrogatepass")).hexdigest()
 
     def get(self, key: str) -> CheckResult | None:

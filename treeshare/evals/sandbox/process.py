@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from treeshare.errors import one_line
 from treeshare.evals.sandbox.base import Execution, Limits, Sandbox, SandboxError, Verdict
 from treeshare.evals.sandbox.interpreter import spare_uid
 
@@ -31,6 +32,13 @@ HARNESS = Path(__file__).with_name("harness.py")
 _KILL_S = 5.0
 """Seconds that dying may take before the sandbox counts as broken."""
 
+_ENVIRONMENT = {
+    "PATH": "/usr/bin:/bin",
+    "HOME": "/tmp",
+    "LANG": "C.UTF-8",
+    "PYTHONHASHSEED": "0",
+    "OPENBLAS_NUM_THREADS": "1",  # numpy would start a thread, and reserve memory, for each core
+}
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 _EXTRA_BYTES = 4096
 _START_S = 30.0
@@ -111,8 +119,11 @@ class ProcessSandbox(Sandbox):
                 report=stack.enter_context(_memory_file()),
                 started=started_end,
             )
-            process = self._start(files, self._spec(limits, files, len(text), as_main=as_main), limits, stack)
-            os.close(started_end)
+            spec = self._spec(limits, files, len(text), as_main=as_main)
+            try:
+                process = self._start(files, spec, limits, stack)
+            finally:
+                os.close(started_end)
             try:
                 has_started = _readable(started, _START_S) and bool(os.read(started, 1))
                 timed_out = has_started and not _ended(process, limits.wall_s)
@@ -130,7 +141,9 @@ class ProcessSandbox(Sandbox):
             )
             printed = os.fstat(files.stdout).st_size + os.fstat(files.stderr).st_size
             if not has_started:
-                raise SandboxError(f"sandbox: {_last_line(execution.stderr) or 'the program did not start'}")
+                raise SandboxError(
+                    f"sandbox: {one_line(_last_line(execution.stderr)) or 'the program did not start'}"
+                )
             report = _content(files.report, limits.output_bytes + _EXTRA_BYTES)
             if printed > limits.output_bytes or len(report) == limits.output_bytes + _EXTRA_BYTES:
                 detail = f"more than {limits.output_bytes} bytes of output"
@@ -184,7 +197,7 @@ class ProcessSandbox(Sandbox):
                     pass_fds=(files.source, files.report, files.started, *extra.values()),
                     start_new_session=True,
                     cwd="/",
-                    env={"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"},
+                    env=_ENVIRONMENT,
                 )
             except OSError as error:
                 raise SandboxError(f"sandbox: cannot start {arguments[0]}: {error.strerror}") from error
@@ -214,7 +227,9 @@ def _judged(execution: Execution, report: bytes, nonce: bytes) -> Execution:
     if report.startswith(nonce) and len(lines) == 3 and lines[0] in _VERDICTS:
         verdict, detail, value = lines
         if verdict != Verdict.PASSED or execution.exit_code == 0:
-            return replace(execution, verdict=_VERDICTS[verdict], detail=detail, value=value or None)
+            return replace(
+                execution, verdict=_VERDICTS[verdict], detail=one_line(detail), value=value or None
+            )
     if execution.exit_code >= 0:
         return replace(execution, detail=f"left before its end, exit status {execution.exit_code}")
     name = signal.Signals(-execution.exit_code).name

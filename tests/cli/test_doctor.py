@@ -1,0 +1,114 @@
+"""``treeshare doctor``: what it says, what it costs, and that it never hangs."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+
+from treeshare.cli import doctor as module
+from treeshare.evals.sandbox import landlock
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+def finding(content, name):
+    return next(one for one in content["findings"] if one["name"] == name)
+
+
+def test_lines_and_json_say_the_same(cli, tmp_path):
+    text, to_file = cli("doctor"), cli("doctor", "--json", str(tmp_path / "out.json"))
+    content = json.loads((tmp_path / "out.json").read_text())
+    names = [one["name"] for one in content["findings"]]
+    assert [line[8:24].strip() for line in text.out.splitlines()] == names
+    assert {"python", "torch", "cpu", "memory", "sandbox", "C++ compiler", "model cache", "hub"} <= set(names)
+    assert (text.status, to_file.status) == ((0 if content["works"] else 1),) * 2
+    assert (to_file.out, text.err) == ("", "")
+    assert finding(content, "torch")["data"]["threads"] >= 1
+    memory = finding(content, "memory")["data"]
+    assert 0 < memory["default_kv_budget_bytes"] < memory["free_bytes"]
+
+
+def test_json_to_stdout_is_nothing_else(cli, monkeypatch):
+    monkeypatch.setattr(module, "_findings", lambda: iter([module._python()]))
+    result = cli("doctor", "--json")
+    assert json.loads(result.out)["works"] is True
+    assert result.status == 0
+
+
+def test_without_a_sandbox_it_fails_and_says_how_to_get_one(cli, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(landlock, "landlock_version", lambda: -1)
+    result = cli("doctor")
+    assert result.status == 1
+    [line] = [line for line in result.out.splitlines() if line.startswith("MISSING")]
+    assert line.startswith("MISSING sandbox         missing -> bwrap not found (package bubblewrap)")
+    assert "apt-get install bubblewrap" in line
+
+
+def test_the_second_sandbox_is_enough_but_the_first_is_recommended(monkeypatch, tmp_path):
+    if landlock.landlock_version() < 1:
+        pytest.skip("this kernel has no Landlock")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    [found] = module._sandboxes()
+    assert (found.found, found.fails) == ("Landlock and seccomp", False)
+    assert "apt-get install bubblewrap" in found.remedy
+
+
+def test_without_torch(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    found = module._torch()
+    assert found.fails
+    assert found.remedy.startswith("pip install torch (")
+
+
+def test_the_hub_is_not_asked_when_the_environment_forbids_it(monkeypatch):
+    def fail(*_, **__):
+        raise AssertionError
+
+    monkeypatch.setattr(urllib.request, "urlopen", fail)
+    assert module._hub().found == "not asked: HF_HUB_OFFLINE is set"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "answer", "reachable"),
+    [
+        (1.0, OSError("too late"), False),  # as a name server that never answers
+        (0.0, OSError("no route"), False),
+        (0.0, urllib.error.HTTPError("x", 404, "no", None, None), True),
+        (0.0, urllib.error.HTTPError("x", 503, "no", None, None), False),
+    ],
+)
+def test_the_hub_never_hangs_it(monkeypatch, seconds, answer, reachable):
+    def urlopen(*_, **__):
+        time.sleep(seconds)
+        raise answer
+
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    for name in ("TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+    monkeypatch.setattr(module, "_HUB_TIMEOUT_S", 0.3)
+    began = time.monotonic()
+    found = module._hub()
+    assert seconds == 0 or time.monotonic() - began < seconds
+    assert found.data["reachable"] is reachable
+    assert bool(found.remedy) is not reachable
+
+
+def test_a_model_cache_that_cannot_be_written(monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
+    found = module._model_cache()
+    assert not found.fails
+    assert found.remedy.startswith("set XDG_CACHE_HOME to a folder that you can write to")
+
+
+def test_a_file_without_json_is_a_mistake(cli, tmp_path):
+    assert "expected --json before it" in cli("doctor", str(tmp_path / "x")).refusal

