@@ -22,6 +22,7 @@ def killed_runs(arguments, whole, folder, *, num_kills, seed):
     look at the files chooses it.
     """
     print(f"seed {seed}")
+    assert finished(forked("--version")) == 0  # the imports behind all others
     started = time.monotonic()
     assert finished(forked(*arguments, "--out", whole)) == 0
     longest = time.monotonic() - started
@@ -29,7 +30,7 @@ def killed_runs(arguments, whole, folder, *, num_kills, seed):
     while len(kills) < num_kills:
         out = folder / f"run {num_runs}"
         child = forked(*arguments, "--out", out)
-        time.sleep(rng.uniform(0.0, longest))
+        child.join(rng.uniform(0.0, longest))
         child.kill()
         if finished(child) == -signal.SIGKILL:
             journal = out / "samples.jsonl"

@@ -10,7 +10,7 @@ from tokenizers.models import BPE
 
 from tests.models.tiny import make_model
 
-MAX_MODEL_LEN = 256
+MAX_MODEL_LEN = 512
 VOCAB_SIZE = 259
 
 
