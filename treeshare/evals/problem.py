@@ -101,6 +101,10 @@ class Task(ABC):
         """
         return None
 
+    def solution(self, problem: Problem, completion: str) -> str | None:
+        """The program that a completion stands for, without its tests; None if it stands for none."""
+        return None
+
     def from_chat(self, problem: Problem, reply: str) -> str:
         """The completion inside a chat model's reply; by default the whole of it."""
         return reply
@@ -119,10 +123,6 @@ class CodeTask(Task):
     def program(self, problem: Problem, completion: str) -> str:
         """Source that runs to its end if and only if the completion is right; not run as ``__main__``."""
 
-    def solution(self, problem: Problem, completion: str) -> str:
-        """The code that is judged, without its tests: what evalplus and bigcode take."""
-        return problem.prompt + completion
-
     def from_chat(self, problem: Problem, reply: str) -> str:
         """See ``fenced_code``."""
         return fenced_code(reply)
@@ -138,6 +138,10 @@ class CodeTask(Task):
     def fingerprint(self, problem: Problem, completion: str, limits: Limits) -> str | None:
         """See ``Task.fingerprint``."""
         return json.dumps([self.program(problem, completion), asdict(limits)])
+
+    def solution(self, problem: Problem, completion: str) -> str | None:
+        """See ``Task.solution``; a completion goes on where the prompt ends."""
+        return problem.prompt + completion
 
 
 class ProgramTask(Task):
@@ -175,6 +179,10 @@ class ProgramTask(Task):
         limits = self.limits(problem, limits)
         program, tests = self.program(problem, completion), self.tests(problem)
         return json.dumps([program, tests.fingerprint(), asdict(limits)])
+
+    def solution(self, problem: Problem, completion: str) -> str | None:
+        """See ``Task.solution``."""
+        return self.program(problem, completion)
 
 
 def fenced_code(reply: str) -> str:
