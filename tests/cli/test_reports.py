@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.evals.made_runs import large_run, result, write_run
+from tests.evals.made_runs import large_run, make_manifest, result, write_run
 
 
 @pytest.fixture
@@ -62,3 +62,13 @@ def test_mistakes_are_one_line(cli, run, tmp_path):
     assert "results.jsonl, line 1: not JSON" in cli("report", run).refusal
     (run / "results.jsonl").unlink()
     assert "run `treeshare evaluate` on it first" in cli("compare", run, run).refusal
+
+
+def test_a_run_directory_does_not_choose_code_to_run(cli, tmp_path):
+    code = tmp_path / "own.py"
+    code.write_text("raise SystemExit(7)\n", encoding="utf-8")
+    manifest = make_manifest(["a"], 1, task=f"{code}:Own")
+    run = write_run(tmp_path / "run", {"a": ["x"]}, manifest=manifest)
+    refusal = cli("export", run, "--format", "bigcode", "--out", tmp_path / "x").refusal
+    assert f"code that is only run if you name it; give --task {code}:Own" in refusal
+    assert cli("report", run).status == 0

@@ -4,6 +4,14 @@ from treeshare.evals.check_result import CheckResult
 from treeshare.evals.evaluate import CheckedCompletion, Evaluation, evaluate_completions
 from treeshare.evals.pass_at_k import Estimate, pass_at_each_k, pass_at_k
 from treeshare.evals.problem import CodeTask, Problem, ProgramTask, Task
+from treeshare.evals.prompts import (
+    PromptOptions,
+    build_prompts,
+    cost_table,
+    encode_prompts,
+    for_chat,
+    shot_costs,
+)
 from treeshare.evals.verdict_cache import VerdictCache
 
 __all__ = [
@@ -14,9 +22,15 @@ __all__ = [
     "Evaluation",
     "Problem",
     "ProgramTask",
+    "PromptOptions",
     "Task",
     "VerdictCache",
+    "build_prompts",
+    "cost_table",
+    "encode_prompts",
     "evaluate_completions",
+    "for_chat",
     "pass_at_each_k",
     "pass_at_k",
+    "shot_costs",
 ]

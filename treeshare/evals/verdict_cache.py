@@ -38,6 +38,8 @@ class _Line(BaseModel):
     key: str
     verdict: str
     detail: str
+    passed_public: bool | None = None
+    signature: str | None = None
 
 
 class VerdictCache:
@@ -103,7 +105,9 @@ class VerdictCache:
             DataError: If it cannot be written.
         """
         detail = result.detail.encode("utf-8", "backslashreplace").decode()
-        line = {"key": key, "verdict": str(result.verdict), "detail": detail}
+        line: dict[str, str | bool] = {"key": key, "verdict": str(result.verdict), "detail": detail}
+        optional = {"passed_public": result.passed_public, "signature": result.signature}
+        line |= {name: value for name, value in optional.items() if value is not None}
         with self._lock:
             if key not in self._known:
                 self._append(json.dumps(line).encode() + b"\n")
@@ -112,7 +116,12 @@ class VerdictCache:
     def _take(self, line: bytes) -> None:
         try:
             read = _Line.model_validate_json(line)
-            self._known[read.key] = CheckResult(verdict=Verdict(read.verdict), detail=read.detail)
+            self._known[read.key] = CheckResult(
+                verdict=Verdict(read.verdict),
+                detail=read.detail,
+                passed_public=read.passed_public,
+                signature=read.signature,
+            )
         except (ValidationError, ValueError):
             return
 

@@ -4,19 +4,23 @@ Reading order: ``prompt_tree`` (nodes and the tree), ``radix`` (how shared prefi
 (which are worth a node), ``fewshot``, ``stats``, ``view``, ``graph`` (networkx).
 """
 
-from treeshare.tree.fewshot import FewShotPrompts
+from treeshare.tree.fewshot import SHOT_CHOICES, FewShotPrompts, Shot, ShotChoice, choose_shots
 from treeshare.tree.planner import FoldCost, fold_tree, step_cost, truncate_sharing
 from treeshare.tree.prompt_tree import Node, PromptTree
 from treeshare.tree.stats import KvBytes, TreeStats, kv_bytes_per_token
 from treeshare.tree.view import render_tree
 
 __all__ = [
+    "SHOT_CHOICES",
     "FewShotPrompts",
     "FoldCost",
     "KvBytes",
     "Node",
     "PromptTree",
+    "Shot",
+    "ShotChoice",
     "TreeStats",
+    "choose_shots",
     "fold_tree",
     "kv_bytes_per_token",
     "render_tree",

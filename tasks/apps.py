@@ -1,0 +1,175 @@
+"""APPS: contest and interview problems in three difficulties; ``apps.md`` has the details.
+
+Source: Hendrycks et al., "Measuring coding challenge competence with APPS", arXiv 2105.09938.
+"""
+
+from __future__ import annotations
+
+import json
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from pydantic import AliasChoices, BaseModel, Field
+
+from tasks.reading import distinct, read_hub, read_records
+from tasks.statements import matcher_for
+from treeshare.errors import DataError
+from treeshare.evals.matching import AnyOfMatcher, ValueMatcher
+from treeshare.evals.problem import Problem, ProgramTask
+from treeshare.evals.program_tests import CallCase, ProgramTests, StdinCase
+from treeshare.tree import Shot
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+HUB_ID = "codeparrot/apps"
+
+PRELUDE = """\
+import bisect, collections, functools, heapq, itertools, math, random, re, string, sys
+from collections import Counter, OrderedDict, defaultdict, deque
+from functools import lru_cache, reduce
+from heapq import heapify, heappop, heappush
+from itertools import accumulate, combinations, permutations, product
+from math import ceil, floor, gcd, log, log2, sqrt
+from typing import *
+"""
+"""In front of call-based programs: their starter code names types that it does not import."""
+
+
+class AppsRecord(BaseModel):
+    """One record of the data; the hub's field names."""
+
+    problem_id: int = Field(validation_alias=AliasChoices("problem_id", "id"))
+    question: str
+    input_output: str = ""
+    difficulty: str = ""
+    solutions: str = ""
+    starter_code: str = ""
+
+    def tests(self) -> dict[str, Any]:
+        """``input_output``, which is JSON inside a string; empty if the problem has no test."""
+        return _parsed(self.input_output, dict, f"problem {self.problem_id}, input_output") or {}
+
+    def prompt(self) -> str:
+        """The published wording, up to where the code begins."""
+        starter = f"\n{self.starter_code}" if self.starter_code else ""
+        form = "Call-Based" if self.tests().get("fn_name") else "Standard Input"
+        return f"\nQUESTION:\n{self.question}{starter}\nUse {form} format\nANSWER:\n"
+
+
+class Apps(ProgramTask):
+    """All difficulties; problems without a test are left out, nothing can be said of them."""
+
+    name = "apps"
+    stop = ("\nQUESTION:", "\nANSWER:", "\n---", "\n'''", '\n"""')
+    max_tokens = 1024
+    difficulty = ""
+
+    def load(self, data: Path | None) -> list[Problem]:
+        """See ``Task.load``."""
+        problems = []
+        records = _records(data, "test")
+        task_ids = distinct([f"APPS/{record.problem_id}" for record in records])
+        for task_id, record in zip(task_ids, records, strict=True):
+            tests = record.tests()
+            if self.difficulty not in ("", record.difficulty) or not tests.get("inputs"):
+                continue
+            _require_pairs(record.problem_id, tests)
+            content = {"tests": tests, "statement": record.question}
+            problems.append(Problem(task_id=task_id, prompt=record.prompt(), data=MappingProxyType(content)))
+        if not problems:
+            kind = f"{self.difficulty} problem" if self.difficulty else "problem"
+            raise DataError(f"data: {data or HUB_ID} holds no {kind} with tests")
+        return problems
+
+    def shots(self, data: Path | None, shot_data: Path | None) -> Sequence[Shot]:
+        """Problems with their first solution; the hub's train split unless a file is given."""
+        shots = []
+        for record in _records(shot_data or data, "train"):
+            solutions = _parsed(record.solutions, list, f"problem {record.problem_id}, solutions")
+            if solutions and self.difficulty in ("", record.difficulty):
+                task_id = f"APPS/{record.problem_id}" if shot_data is None and data is not None else None
+                answer = str(solutions[0]).replace("\r\n", "\n").rstrip()
+                shots.append(Shot(prompt=record.prompt(), answer=answer, task_id=task_id))
+        return shots
+
+    def program(self, problem: Problem, completion: str) -> str:
+        """The completion; for a call-based problem with usual imports, and a method made a function."""
+        name = problem.data["tests"].get("fn_name")
+        if not name:
+            return completion
+        method = f"\n{name} = Solution().{name}\n" if "class Solution" in completion else ""
+        prelude = "" if "from __future__" in completion else PRELUDE
+        return f"{prelude}{completion}{method}"
+
+    def tests(self, problem: Problem) -> ProgramTests:
+        """The problem's pairs of input and output, compared as its statement asks."""
+        tests = problem.data["tests"]
+        pairs = list(zip(tests["inputs"], tests["outputs"], strict=True))
+        if name := tests.get("fn_name"):
+            calls = [CallCase(args=list(args), expected=_readings(output)) for args, output in pairs]
+            return ProgramTests(cases=calls, matcher=AnyOfMatcher(ValueMatcher()), entry_point=name)
+        cases = [StdinCase(stdin=_text(given), expected=_text(output)) for given, output in pairs]
+        return ProgramTests(cases=cases, matcher=matcher_for(problem.data["statement"]))
+
+
+class AppsIntroductory(Apps):
+    """The introductory problems."""
+
+    name = "apps-introductory"
+    difficulty = "introductory"
+
+
+class AppsInterview(Apps):
+    """The interview problems."""
+
+    name = "apps-interview"
+    difficulty = "interview"
+
+
+class AppsCompetition(Apps):
+    """The competition problems."""
+
+    name = "apps-competition"
+    difficulty = "competition"
+
+
+def _records(data: Path | None, split: str) -> list[AppsRecord]:
+    if data is not None:
+        return read_records(data, AppsRecord)
+    return read_hub(HUB_ID, AppsRecord, splits=[split], files="{split}.jsonl")
+
+
+def _parsed(text: str, kind: type, where: str) -> Any:  # noqa: ANN401
+    """JSON inside a string; None for an empty string."""
+    if not text.strip():
+        return None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"data: {where}: not JSON inside a string: {error}") from error
+    if not isinstance(value, kind):
+        raise DataError(f"data: {where}: got a {type(value).__name__}, expected a {kind.__name__}")
+    return value
+
+
+def _require_pairs(problem_id: int, tests: dict[str, Any]) -> None:
+    inputs, outputs = tests["inputs"], tests.get("outputs")
+    where = f"data: problem {problem_id}, input_output"
+    if not isinstance(inputs, list) or not isinstance(outputs, list) or len(inputs) != len(outputs):
+        raise DataError(f"{where}: inputs and outputs are not lists of one length")
+    if not isinstance(tests.get("fn_name") or "", str):
+        raise DataError(f"{where}: fn_name is not a string")
+    if tests.get("fn_name") and not all(isinstance(args, list) for args in inputs):
+        raise DataError(f"{where}: inputs of a call-based problem are not lists of arguments")
+
+
+def _text(value: Any) -> str:  # noqa: ANN401
+    """Standard input or output; some problems give it as a list of lines."""
+    return "\n".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _readings(output: Any) -> list[Any]:  # noqa: ANN401
+    """What an output may mean: the data wraps most returned values in a list of one, but not all."""
+    return [output, output[0]] if isinstance(output, list) and len(output) == 1 else [output]

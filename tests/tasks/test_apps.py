@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import json
+import sys
+import types
+
+import pytest
+
+from tasks.apps import Apps, AppsCompetition, AppsInterview, AppsIntroductory
+from treeshare.errors import DataError
+from treeshare.evals import PromptOptions, build_prompts
+from treeshare.evals.sandbox import Limits, Verdict
+
+STDIN = {
+    "problem_id": 7,
+    "question": "Double every number.",
+    "solutions": json.dumps(["print(2 * int(input()))\n"]),
+    "input_output": json.dumps({"inputs": ["1\n", ["2"], "30\n"], "outputs": ["2\n", ["4"], 60]}),
+    "difficulty": "introductory",
+    "url": "",
+    "starter_code": "",
+}
+METHOD = {
+    "id": 8,
+    "question": "Sort the list.",
+    "solutions": "",
+    "input_output": json.dumps(
+        {"fn_name": "order", "inputs": [[[2, 1]], [[3]], [[]]], "outputs": [[[1, 2]], [3], [[]]]}
+    ),
+    "difficulty": "interview",
+    "starter_code": "class Solution:\n    def order(self, x: List[int]) -> List[int]:\n",
+}
+PAIR = METHOD | {
+    "id": 9,
+    "input_output": json.dumps({"fn_name": "swap", "inputs": [[1, 2]], "outputs": [[[2, 1]]]}),
+    "starter_code": "def swap(a, b):\n\t",
+    "difficulty": "competition",
+}
+UNTESTED = STDIN | {"problem_id": 10, "input_output": ""}
+
+
+@pytest.fixture
+def data(tmp_path):
+    path = tmp_path / "apps.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in (STDIN, METHOD, PAIR, UNTESTED)))
+    return path
+
+
+def check(problem, completion, sandbox, **limits):
+    return Apps().check(problem, completion, sandbox, Limits(**limits))
+
+
+def test_difficulties_and_problems_without_tests(data, tmp_path):
+    def ids(task):
+        return [problem.task_id for problem in task.load(data)]
+
+    assert ids(Apps()) == ["APPS/7", "APPS/8", "APPS/9"]
+    assert ids(AppsIntroductory()) == ["APPS/7"]
+    assert ids(AppsInterview()) == ["APPS/8"]
+    assert ids(AppsCompetition()) == ["APPS/9"]
+    data.write_text(json.dumps(STDIN))
+    with pytest.raises(DataError, match="holds no interview problem with tests"):
+        AppsInterview().load(data)
+
+
+def test_the_published_prompt(data):
+    stdin, method, _ = Apps().load(data)
+    assert stdin.prompt == "\nQUESTION:\nDouble every number.\nUse Standard Input format\nANSWER:\n"
+    assert method.prompt == (
+        "\nQUESTION:\nSort the list.\nclass Solution:\n    def order(self, x: List[int]) -> List[int]:\n"
+        "\nUse Call-Based format\nANSWER:\n"
+    )
+    built = build_prompts(Apps(), [method], PromptOptions(data=data, num_shots=1))
+    assert built.texts() == [f"{stdin.prompt}print(2 * int(input()))\n\n{method.prompt}"]
+
+
+def test_programs_that_read_stdin(data, sandbox):
+    problem = Apps().load(data)[0]
+    assert check(problem, "print(2 * int(input()))", sandbox).passed
+    assert check(
+        problem, "import os, sys\nassert os.fstat(0).st_size\nprint(2 * int(sys.stdin.read()))", sandbox
+    ).passed
+    wrong = check(problem, "x = int(input())\nprint(2 * x if x < 30 else 0)", sandbox)
+    assert wrong.verdict is Verdict.WRONG_ANSWER
+    assert wrong.detail.startswith("test 3 of 3")
+    assert check(problem, "print('2.0')", sandbox).verdict is Verdict.WRONG_ANSWER
+    assert check(problem, "print(int(input()) / 0)", sandbox).verdict is Verdict.RUNTIME_ERROR
+    assert check(problem, "while True: pass", sandbox, wall_s=1).verdict is Verdict.TIMEOUT
+
+
+def test_functions_and_methods_that_are_called(data, sandbox):
+    _, method, pair = Apps().load(data)
+    in_class = "class Solution:\n    def order(self, x: List[int]) -> List[int]:\n        return sorted(x)\n"
+    plain = "def order(x):\n    return sorted(x)\n"
+    one = "def order(x):\n    return x[0] if len(x) == 1 else sorted(x)\n"
+    for right in (in_class, plain, one):
+        assert check(method, right, sandbox).passed
+    assert check(method, "def order(x):\n    return x\n", sandbox).verdict is Verdict.WRONG_ANSWER
+    assert check(method, "def order(x):\n    return str(x)\n", sandbox).verdict is Verdict.WRONG_ANSWER
+    assert check(method, "def other(x):\n    return x\n", sandbox).verdict is Verdict.RUNTIME_ERROR
+    assert check(pair, "def swap(a, b):\n\treturn b, a\n", sandbox).passed
+    future = "from __future__ import annotations\ndef swap(a, b):\n    return [b, a]\n"
+    assert check(pair, future, sandbox).passed
+
+
+def test_several_right_answers_are_undecided_and_tolerances_hold(tmp_path, sandbox):
+    path = tmp_path / "apps.jsonl"
+    several = STDIN | {"question": "-----Output-----\nPrint any of them.\n"}
+    close = STDIN | {
+        "problem_id": 11,
+        "question": "-----Output-----\nThe absolute error is at most 10^{-2}.\n",
+    }
+    path.write_text(json.dumps(several) + "\n" + json.dumps(close))
+    any_of, near = Apps().load(path)
+    assert check(any_of, "print(2 * int(input()))", sandbox).passed
+    assert check(any_of, "print(5)", sandbox).verdict is Verdict.UNDECIDED
+    assert check(any_of, "1 / 0", sandbox).verdict is Verdict.RUNTIME_ERROR
+    assert check(near, "print(2 * int(input()) + 0.009)", sandbox).passed
+    assert check(near, "print(2 * int(input()) + 0.1)", sandbox).verdict is Verdict.WRONG_ANSWER
+
+
+@pytest.mark.parametrize(
+    ("tests", "message"),
+    [
+        ("{", "problem 7, input_output: not JSON inside a string"),
+        ("[1]", "problem 7, input_output: got a list, expected a dict"),
+        ('{"inputs": ["1"], "outputs": []}', "inputs and outputs are not lists of one length"),
+        ('{"inputs": "1", "outputs": "2"}', "inputs and outputs are not lists of one length"),
+        ('{"inputs": ["1"], "outputs": ["2"], "fn_name": 3}', "fn_name is not a string"),
+        ('{"inputs": ["1"], "outputs": ["2"], "fn_name": "f"}', "not lists of arguments"),
+    ],
+)
+def test_bad_tests_are_named(tmp_path, tests, message):
+    path = tmp_path / "apps.jsonl"
+    path.write_text(json.dumps(STDIN | {"input_output": tests}))
+    with pytest.raises(DataError, match=message):
+        Apps().load(path)
+
+
+def test_from_the_hub_as_files(monkeypatch):
+    asked = []
+
+    def load_dataset(*args, **kwargs):
+        asked.append((args, kwargs["data_files"]))
+        return [METHOD]
+
+    fake = types.ModuleType("datasets")
+    fake.load_dataset = load_dataset
+    monkeypatch.setitem(sys.modules, "datasets", fake)
+    assert [problem.task_id for problem in Apps().load(None)] == ["APPS/8"]
+    assert Apps().shots(None, None) == []
+    place = "hf://datasets/codeparrot/apps/"
+    assert asked == [(("json",), f"{place}test.jsonl"), (("json",), f"{place}train.jsonl")]
+
+
+def test_the_local_problems_accept_their_own_outputs_only(shared, sandbox):
+    problems = Apps().load(shared("apps/apps_stdin52.jsonl"))
+    assert len(problems) == len({problem.task_id for problem in problems}) == 52
+    assert [p.task_id for p in problems if "#" in p.task_id] == ["APPS/1604#2", "APPS/1604#3", "APPS/2060#2"]
+    assert len(AppsCompetition().load(shared("apps/apps_stdin52.jsonl"))) == 48
+    for problem in problems:
+        tests = Apps().tests(problem)
+        matcher = tests.matcher
+        for case in tests.cases:
+            assert matcher.difference(case.expected, case.expected, case.stdin) is None
+            assert matcher.difference(case.expected + "\nx", case.expected, case.stdin) is not None
+    problem = problems[0]
+    pairs = {case.stdin: case.expected for case in Apps().tests(problem).cases}
+    known = f"import sys\nprint({pairs!r}[sys.stdin.read()])"
+    assert check(problem, known, sandbox).passed

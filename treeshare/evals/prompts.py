@@ -1,0 +1,222 @@
+"""Whole prompts of a task's problems: worked examples in front, a chat template around.
+
+The text is made whole, then tokenised whole; what the prompts share is found in the tokens afterwards. A chat
+template is therefore applied to the whole prompt, worked examples included, as one user message.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from treeshare.config import require_choice, require_int
+from treeshare.errors import ConfigError
+from treeshare.evals.problem import CheckResult, Problem, Task
+from treeshare.tree import SHOT_CHOICES, FewShotPrompts, ShotChoice, choose_shots
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from treeshare.evals.sandbox import Limits, Sandbox
+    from treeshare.tree import Shot, TreeStats
+
+CHAT_MAX_TOKENS = 1024
+"""Most tokens of a reply, where the task asks for fewer: a chat model explains before it answers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptOptions:
+    """How prompts are made.
+
+    Attributes:
+        num_shots: Worked examples in front of each problem; None takes the task's published number.
+        shot_choice: ``fixed``, ``random`` (per ``seed``) or ``nearest``; see ``choose_shots``.
+        seed: Of the random choice.
+        chat: Apply the model's chat template.
+        data: The task's data, as for ``Task.load``.
+        shot_data: A file to take worked examples from, in the same field names.
+
+    Raises:
+        ConfigError: If a value is out of range.
+    """
+
+    num_shots: int | None = None
+    shot_choice: ShotChoice = "fixed"
+    seed: int = 0
+    chat: bool = False
+    data: Path | None = None
+    shot_data: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_shots is not None:
+            require_int("shots", self.num_shots, low=0)
+        require_choice("shot_choice", self.shot_choice, SHOT_CHOICES)
+
+    def record(self, task: Task) -> dict[str, Any]:
+        """What a manifest keeps of it; the seed is the run's, and the prompts' own hash decides."""
+        num_shots = task.num_shots if self.num_shots is None else self.num_shots
+        choice = {"shot_choice": self.shot_choice} if num_shots else {}
+        return {"shots": num_shots, **choice, "chat": self.chat}
+
+
+def build_prompts(task: Task, problems: Sequence[Problem], options: PromptOptions) -> FewShotPrompts:
+    """The problems with their worked examples in front; ``encode_prompts`` makes tokens of it.
+
+    Raises:
+        ConfigError: If there are too few worked examples.
+        DataError: If they cannot be had.
+    """
+    return _with_shots(task, problems, _pool(task, options), options)
+
+
+def shot_costs(
+    task: Task,
+    problems: Sequence[Problem],
+    options: PromptOptions,
+    tokenizer: Any,  # noqa: ANN401
+    n: int = 1,
+) -> dict[ShotChoice, TreeStats | str]:
+    """What each choice of ``options.num_shots`` worked examples costs, ``n`` completions for each problem.
+
+    Returns:
+        Counts of the tree, or why that choice cannot be had.
+
+    Raises:
+        ConfigError: If the tokenizer has no chat template but needs one.
+        DataError: As ``build_prompts``.
+    """
+    pool = _pool(task, options)
+    encode = _encoder(task, tokenizer, chat=options.chat)
+    costs: dict[ShotChoice, TreeStats | str] = {}
+    for choice in SHOT_CHOICES:
+        try:
+            prompts = _with_shots(task, problems, pool, replace(options, shot_choice=choice))
+        except ConfigError as error:
+            costs[choice] = str(error)
+        else:
+            costs[choice] = prompts.tree(encode).stats(n)
+    return costs
+
+
+def cost_table(costs: dict[ShotChoice, TreeStats | str]) -> str:
+    """``shot_costs`` as Markdown."""
+    lines = ["| shots | logical tokens | unique tokens | sharing ratio |", "|---|--:|--:|--:|"]
+    for choice, stats in costs.items():
+        if isinstance(stats, str):
+            lines.append(f"| {choice} | {stats} | | |")
+        else:
+            counts = f"{stats.logical_tokens} | {stats.unique_tokens} | {stats.sharing_ratio:.2f}"
+            lines.append(f"| {choice} | {counts} |")
+    return "\n".join(lines)
+
+
+def encode_prompts(
+    task: Task,
+    prompts: FewShotPrompts,
+    tokenizer: Any,  # noqa: ANN401
+    *,
+    chat: bool = False,
+) -> list[list[int]]:
+    """Token ids of the whole prompts, with the special tokens that the tokenizer or its template adds.
+
+    Args:
+        task: Says what a chat model is told first.
+        prompts: From ``build_prompts``.
+        tokenizer: A transformers tokenizer.
+        chat: Apply its chat template.
+
+    Raises:
+        ConfigError: If there is no chat template, or it refuses the message.
+    """
+    encode = _encoder(task, tokenizer, chat=chat)
+    return [encode(text) for text in prompts.texts()]
+
+
+def for_chat(task: Task) -> Task:
+    """The same task for a chat model's replies.
+
+    Its completions end by the model's own will, not at the task's stop strings, and are looked for in the
+    reply with ``Task.from_chat`` before they are checked.
+    """
+    return _ChatTask(task)
+
+
+class _ChatTask(Task):
+    """See ``for_chat``."""
+
+    stop = ()
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self.name = task.name
+        self.max_tokens = max(task.max_tokens, CHAT_MAX_TOKENS)
+        self.num_shots = task.num_shots
+        self.separator = task.separator
+        self.chat_instruction = task.chat_instruction
+        self.needs_sandbox = task.needs_sandbox
+
+    def load(self, data: Path | None) -> list[Problem]:
+        return self._task.load(data)
+
+    def shots(self, data: Path | None, shot_data: Path | None) -> Sequence[Shot]:
+        return self._task.shots(data, shot_data)
+
+    def check(
+        self, problem: Problem, completion: str, sandbox: Sandbox | None, limits: Limits
+    ) -> CheckResult:
+        return self._task.check(problem, self.from_chat(problem, completion), sandbox, limits)
+
+    def answer(self, problem: Problem, completion: str) -> str | None:
+        return self._task.answer(problem, self.from_chat(problem, completion))
+
+    def solution(self, problem: Problem, completion: str) -> str | None:
+        return self._task.solution(problem, self.from_chat(problem, completion))
+
+    def from_chat(self, problem: Problem, reply: str) -> str:
+        return self._task.from_chat(problem, reply)
+
+    def fingerprint(self, problem: Problem, completion: str, limits: Limits) -> str | None:
+        return self._task.fingerprint(problem, self.from_chat(problem, completion), limits)
+
+
+def _pool(task: Task, options: PromptOptions) -> Sequence[Shot]:
+    num_shots = task.num_shots if options.num_shots is None else options.num_shots
+    return task.shots(options.data, options.shot_data) if num_shots else []
+
+
+def _with_shots(
+    task: Task, problems: Sequence[Problem], pool: Sequence[Shot], options: PromptOptions
+) -> FewShotPrompts:
+    shots = choose_shots(
+        [(problem.task_id, problem.prompt) for problem in problems],
+        pool,
+        num_shots=task.num_shots if options.num_shots is None else options.num_shots,
+        choice=options.shot_choice,
+        seed=options.seed,
+    )
+    return FewShotPrompts(
+        problems=[problem.prompt for problem in problems],
+        shots_by_problem=[[shot.text for shot in row] for row in shots],
+        separator=task.separator,
+    )
+
+
+def _encoder(task: Task, tokenizer: Any, *, chat: bool) -> Callable[[str], list[int]]:  # noqa: ANN401
+    if not chat:
+        return lambda text: list(tokenizer(text)["input_ids"])
+    if getattr(tokenizer, "chat_template", None) is None:
+        raise ConfigError("chat: the model has no chat template; leave --chat out, or take an instruct model")
+    front = f"{task.chat_instruction}\n\n" if task.chat_instruction else ""
+
+    def encode(text: str) -> list[int]:
+        try:
+            whole = tokenizer.apply_chat_template(
+                [{"role": "user", "content": front + text}], tokenize=False, add_generation_prompt=True
+            )
+        except Exception as error:  # a template is a program of the model's, and may raise anything
+            reason = " ".join(str(error).split())[:200]
+            raise ConfigError(f"chat: the model's chat template failed: {reason}") from error
+        return list(tokenizer(whole, add_special_tokens=False)["input_ids"])
+
+    return encode
