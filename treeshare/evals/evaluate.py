@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckedCompletion:
-    """A completion and what its check said."""
+    """A completion, what its check said, and what it votes for, if the task has votes."""
 
     task_id: str
     completion_index: int
     result: CheckResult
+    answer: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,27 +76,31 @@ class Evaluation:
         return "\n".join(lines)
 
     def results_jsonl(self) -> bytes:
-        """One JSON line per completion with its verdict."""
-        lines = [
-            json.dumps(
-                {
-                    "task_id": one.task_id,
-                    "completion_index": one.completion_index,
-                    "passed": one.result.passed,
-                    "verdict": str(one.result.verdict),
-                    "detail": one.result.detail,
-                }
-            )
-            for one in self.completions
-        ]
-        return "".join(line + "\n" for line in lines).encode()
+        """One JSON line per completion with its verdict, and with what else is known of it."""
+        lines = []
+        for one in self.completions:
+            line = {
+                "task_id": one.task_id,
+                "completion_index": one.completion_index,
+                "passed": one.result.passed,
+                "verdict": str(one.result.verdict),
+                "detail": one.result.detail,
+            }
+            optional = {
+                "answer": one.answer,
+                "passed_public": one.result.passed_public,
+                "signature": one.result.signature,
+            }
+            line |= {name: value for name, value in optional.items() if value is not None}
+            lines.append(json.dumps(line) + "\n")
+        return "".join(lines).encode()
 
 
 def evaluate_completions(
     task: Task,
     problems: Sequence[Problem],
     records: Sequence[Mapping[str, Any]],
-    sandbox: Sandbox,
+    sandbox: Sandbox | None,
     *,
     workers: int,
     limits: Limits,
@@ -108,7 +113,7 @@ def evaluate_completions(
         task: Says what is right.
         problems: All that ``records`` refer to.
         records: Mappings with ``task_id``, ``completion_index`` and ``completion``.
-        sandbox: Where code runs; closed if this is interrupted.
+        sandbox: Where code runs; closed if this is interrupted. May be None if the task needs none.
         workers: Programs run at once.
         limits: Of each program.
         cache: Verdicts already known; gains each new one as soon as it is there.
@@ -146,7 +151,8 @@ def evaluate_completions(
             for _ in range(users[key]):
                 on_progress()
     except BaseException:
-        sandbox.close()
+        if sandbox is not None:
+            sandbox.close()
         raise
     finally:
         pool.shutdown(cancel_futures=True)
@@ -155,6 +161,7 @@ def evaluate_completions(
             task_id=record["task_id"],
             completion_index=record["completion_index"],
             result=results[record["task_id"], record["completion"]],
+            answer=task.answer(by_id[record["task_id"]], record["completion"]),
         )
         for record in records
     ]

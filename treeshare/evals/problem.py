@@ -101,16 +101,16 @@ class Task(ABC):
         """
         return None
 
+    def solution(self, problem: Problem, completion: str) -> str | None:
+        """The program that a completion stands for, without its tests; None if it stands for none."""
+        return None
+
     def from_chat(self, problem: Problem, reply: str) -> str:
         """The completion inside a chat model's reply; by default the whole of it."""
         return reply
 
     def fingerprint(self, problem: Problem, completion: str, limits: Limits) -> str | None:
         """All that the verdict depends on, as text; None if it is not worth remembering."""
-        return None
-
-    def solution(self, problem: Problem, completion: str) -> str | None:
-        """The program that a completion stands for, without its tests; None if it stands for none."""
         return None
 
 
@@ -122,10 +122,6 @@ class CodeTask(Task):
     @abstractmethod
     def program(self, problem: Problem, completion: str) -> str:
         """Source that runs to its end if and only if the completion is right; not run as ``__main__``."""
-
-    def solution(self, problem: Problem, completion: str) -> str:
-        """See ``Task.solution``; a completion goes on where the prompt ends."""
-        return problem.prompt + completion
 
     def from_chat(self, problem: Problem, reply: str) -> str:
         """See ``fenced_code``."""
