@@ -71,7 +71,7 @@ def judge(error: BaseException) -> tuple[str, str]:
     """Verdict and one line on an exception, whatever its methods do."""
     name = type.__dict__["__name__"].__get__(type(error))
     try:
-        text = " ".join(f"{name}: {error}".split())[:300]
+        text = " ".join(f"{name}: {error}".split()).removesuffix(":")[:300]
     except BaseException:
         text = f"{name}, whose text cannot be had"
     try:
