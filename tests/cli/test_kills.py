@@ -56,7 +56,7 @@ def test_a_tiny_model(sampling, tmp_path):
 
 @pytest.mark.slow
 def test_a_tiny_model_often(sampling, tmp_path):
-    arguments = [*sampling, "-n", 200, "--max-num-seqs", 16, "--max-tokens", 40]
+    arguments = [*sampling, "-n", 64, "--max-num-seqs", 16, "--max-tokens", 24]
     killed_runs(arguments, tmp_path / "whole", tmp_path, num_kills=25, seed=random.randrange(10**6))
 
 
