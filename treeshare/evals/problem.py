@@ -182,6 +182,15 @@ class ProgramTask(Task):
 
 
 def fenced_code(reply: str) -> str:
-    """The first fenced block of a chat reply, up to its end if it was cut off; all of it if there is none."""
-    block = re.search(r"^[ \t]*```[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", reply, re.DOTALL | re.MULTILINE)
-    return block[1] if block else reply
+    """The first fenced block of a chat reply, up to its end if it was cut off; all of it if there is none.
+
+    What stands before a single bare fence is code too: the reply went on in a block that the prompt opened.
+    """
+    fences = list(re.finditer(r"^[ \t]*```([^\n`]*)$", reply, re.MULTILINE))
+    if not fences:
+        return reply
+    first = fences[0]
+    if len(fences) == 1 and not first[1].strip() and reply[: first.start()].strip():
+        return reply[: first.start()]
+    end = fences[1].start() if len(fences) > 1 else len(reply)
+    return reply[first.end() + 1 : end]
