@@ -25,6 +25,9 @@ def evaluate(
     directory: options.RunFolder,
     json_out: options.JsonFile = None,
     data: options.DataFile = None,
+    own_task: Annotated[
+        str | None, typer.Option("--task", help="The run's own FILE.py:CLASS, again: only you may name code.")
+    ] = None,
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, max=256, help="Programs run at once.")
     ] = None,
@@ -40,7 +43,12 @@ def evaluate(
 
     manifest, records = read_run(directory)
     source = data or (Path(manifest.data) if manifest.data else None)
-    task, problems = load_task(manifest.task, source)
+    task, problems = load_task(
+        own_task or manifest.task,
+        source,
+        chat=bool(manifest.prompting.get("chat")),
+        own_code=own_task is not None,
+    )
     wanted = set(manifest.task_ids)
     problems = [problem for problem in problems if problem.task_id in wanted]
     if data is None and manifest.problems_sha256 not in ("", problems_sha256(problems)):
@@ -57,7 +65,7 @@ def evaluate(
             task,
             problems,
             [record.model_dump() for record in records],
-            default_sandbox(),
+            default_sandbox() if task.needs_sandbox else None,
             workers=workers or os.cpu_count() or 1,
             limits=Limits(wall_s=timeout_s),
             on_progress=progress.update,

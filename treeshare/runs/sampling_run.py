@@ -17,7 +17,7 @@ from treeshare.runs.tree_file import TREE_NAME, TreeFile
 from treeshare.sampling import problem_key
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from treeshare.engine.llm import LLM
     from treeshare.engine.sequence import Completion
@@ -33,6 +33,7 @@ def make_manifest(
     task_ids: Sequence[str],
     prompts: Sequence[Sequence[int]],
     params: SamplingParams,
+    prompting: Mapping[str, bool | int | str] | None = None,
     problems_sha256: str = "",
 ) -> Manifest:
     """The manifest of a run of ``params.n`` completions for each prompt.
@@ -55,6 +56,7 @@ def make_manifest(
         task=task,
         data=data,
         problems_sha256=problems_sha256,
+        prompting=dict(prompting or {}),
         task_ids=list(task_ids),
         prompts_sha256=prompts_sha256(prompts),
         model=llm.loaded.model_id,
