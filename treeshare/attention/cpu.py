@@ -69,6 +69,8 @@ def _attend_dense(
 class CpuAttention(AttentionBackend):
     """Grouped matmuls; see the module's text and ``AttentionBackend``."""
 
+    name = "cpu"
+
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, *, layer: int, layout: BatchLayout, scale: float
     ) -> AttentionState:

@@ -15,6 +15,8 @@ class ReferenceAttention(AttentionBackend):
         dtype: Of the computation.
     """
 
+    name = "reference"
+
     def __init__(self, dtype: torch.dtype = torch.float64) -> None:
         self.dtype = dtype
 

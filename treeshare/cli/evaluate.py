@@ -39,6 +39,7 @@ def evaluate(
     """Run a run's completions in the sandbox and print pass@k."""
     from treeshare.evals.evaluate import evaluate_completions
     from treeshare.evals.sandbox import Limits, default_sandbox
+    from treeshare.evals.verdict_cache import VerdictCache
     from treeshare.runs import read_run
 
     manifest, records = read_run(directory)
@@ -60,14 +61,21 @@ def evaluate(
     missing = len(manifest.task_ids) * manifest.n - len(records)
     if missing > 0:
         print(f"{missing} of {missing + len(records)} completions are still to be made", file=sys.stderr)
-    with Progress(len(records), "completions") as progress:
+    sandbox = default_sandbox() if task.needs_sandbox else None
+    if sandbox is not None:
+        print(f"sandbox: {sandbox.name}", file=sys.stderr)
+    with (
+        VerdictCache(directory / "verdicts.jsonl") as cache,
+        Progress(len(records), "completions") as progress,
+    ):
         evaluation = evaluate_completions(
             task,
             problems,
             [record.model_dump() for record in records],
-            default_sandbox() if task.needs_sandbox else None,
+            sandbox,
             workers=workers or os.cpu_count() or 1,
             limits=Limits(wall_s=timeout_s),
+            cache=cache,
             on_progress=progress.update,
         )
     print(evaluation.table())

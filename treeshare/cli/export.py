@@ -38,14 +38,17 @@ def export(
 
 
 def _solutions(run: "JudgedRun", data: Path | None, name: str | None) -> Callable[[str, str], str | None]:
-    from tasks.registry import get_task
-    from treeshare.cli.inputs import problems_sha256
+    from treeshare.cli.inputs import load_task, problems_sha256
     from treeshare.errors import DataError, one_line
 
     manifest = run.manifest
     # A run directory may be somebody else's: a task that is a user's code is run only if named here.
-    task = get_task(manifest.task if name is None else name, own_code=name is not None)
-    problems = task.load(data or (Path(manifest.data) if manifest.data else None))
+    task, problems = load_task(
+        name or manifest.task,
+        data or (Path(manifest.data) if manifest.data else None),
+        chat=bool(manifest.prompting.get("chat")),
+        own_code=name is not None,
+    )
     by_id = {problem.task_id: problem for problem in problems if problem.task_id in run.problems}
     for task_id in manifest.task_ids:
         if task_id not in by_id:

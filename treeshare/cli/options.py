@@ -35,6 +35,10 @@ Stop = Annotated[
 MaxTokens = Annotated[
     int | None, typer.Option("--max-tokens", min=1, help="Most tokens of each; the task's by default.")
 ]
+Logprobs = Annotated[
+    int | None,
+    typer.Option("--logprobs", min=0, max=64, help="Keep each token's log-probability, and the N likeliest."),
+]
 MaxNumSeqs = Annotated[
     int, typer.Option("--max-num-seqs", min=1, max=8192, help="Most completions decoded at once.")
 ]

@@ -51,7 +51,10 @@ class Evaluation:
         return {
             "pass@1": estimates[1].value,
             "pass@1_se": estimates[1].standard_error,
-            "k": {str(k): {"value": e.value, "se": e.standard_error} for k, e in estimates.items()},
+            "k": {
+                str(k): {"value": e.value, "se": e.standard_error, "interval": e.interval}
+                for k, e in estimates.items()
+            },
             "num_problems": len(counts),
             "num_completions": len(self.completions),
             "num_correct": sum(correct for _, correct in counts.values()),
@@ -65,12 +68,16 @@ class Evaluation:
             f"{summary['num_completions']} completions of {summary['num_problems']} problems, "
             f"{summary['num_correct']} right",
             "",
-            "| k | pass@k | standard error |",
-            "|--:|--:|--:|",
+            "| k | pass@k | standard error | 95 % interval |",
+            "|--:|--:|--:|--:|",
         ]
         for k, entry in summary["k"].items():
             error = "undefined" if entry["se"] is None else f"{100 * entry['se']:.2f} %"
-            lines.append(f"| {k} | {100 * entry['value']:.2f} % | {error} |")
+            interval = "undefined"
+            if entry["interval"] is not None:
+                low, high = entry["interval"]
+                interval = f"{100 * low:.1f} to {100 * high:.1f} %"
+            lines.append(f"| {k} | {100 * entry['value']:.2f} % | {error} | {interval} |")
         lines += ["", "| verdict | completions |", "|---|--:|"]
         lines += [f"| {verdict} | {count} |" for verdict, count in summary["verdicts"].items()]
         return "\n".join(lines)
@@ -136,7 +143,7 @@ def evaluate_completions(
         text = None if cache is None else task.fingerprint(problem, completion, limits)
         if cache is None or text is None:
             return task.check(problem, completion, sandbox, limits)
-        name = cache.key(f"{task.name}\n{type(sandbox).__name__}\n{text}")
+        name = cache.key(f"{task.name}\n{sandbox.name if sandbox else ''}\n{text}")
         result = cache.get(name) or task.check(problem, completion, sandbox, limits)
         cache.add(name, result)
         return result

@@ -43,7 +43,8 @@ class Manifest(BaseModel):
         sampling: ``SamplingParams`` without ``n`` and ``seed``.
         n: Completions per problem; the only thing that may grow.
         seed: Run seed.
-        versions: Of Python and the packages that compute; informative.
+        versions: Of Python and the packages that compute, and which kernels and how many threads;
+            informative.
         created: When the run began, UTC; informative.
     """
 

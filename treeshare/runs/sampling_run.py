@@ -66,9 +66,22 @@ def make_manifest(
         sampling=sampling,
         n=n,
         seed=llm.seed if seed is None else seed,
-        versions=current_versions(),
+        versions=current_versions() | _computation(llm),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
+
+
+def _computation(llm: LLM) -> dict[str, str]:
+    """What may round differently besides versions: the kernels, the threads, the widths of matmuls."""
+    import torch
+
+    engine = llm.engine
+    return {
+        "attention": engine.backend.name,
+        "layers": "fused" if llm.loaded.fused else "unfused",
+        "max_num_seqs": str(engine.config.max_num_seqs),
+        "threads": str(torch.get_num_threads()),
+    }
 
 
 def make_requests(
