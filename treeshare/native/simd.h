@@ -27,7 +27,7 @@ INLINE __m512 round_bf16(__m512 value) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(halves, 16));
 }
 
-// 2 ** x for x <= 127; relative error below 3e-7; 0 below -150.
+// 2 ** x for finite x; relative error below 3e-7; about 0 from -150 down, infinite from 128 up.
 INLINE __m512 exp2_ps(__m512 x) {
     x = _mm512_max_ps(x, _mm512_set1_ps(-150.0f));
     const __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
