@@ -121,6 +121,8 @@ def fuse_layers(model: nn.Module) -> list[FusedLayer]:
     layers = [layer for layer in model.modules() if type(layer).__name__ in _LAYERS]
     if not all(map(can_fuse, layers)):
         return []
+    for parameter in model.parameters():  # else the weights' file stays in memory beside the joined copies
+        parameter.data = parameter.data.clone()
     fused = [FusedLayer(layer) for layer in layers]
     for layer, forward in zip(layers, fused, strict=True):
         layer.forward = forward

@@ -21,7 +21,7 @@ void treeshare_silu_mul(const uint16_t *gate_up, uint16_t *out, int64_t num_rows
 
 namespace {
 
-constexpr int64_t PARALLEL = 1 << 15; // elements from which a second thread pays
+constexpr int64_t PARALLEL = 1 << 18; // elements from which a second thread pays, also when it has to be waited for
 
 TARGET void norm_row(const uint16_t *x, const uint16_t *weight, uint16_t *out, int64_t width, float epsilon) {
     __m512 squares = _mm512_setzero_ps();
