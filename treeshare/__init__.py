@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from treeshare.sampling.params import SamplingParams
     from treeshare.tree import FewShotPrompts, PromptTree
 
-# Threads that wait for one another spin only briefly (read by OpenMP when torch is loaded): where other programs
-# want the cores too, long spinning keeps away the very thread that is waited for. W1s beside a busy program:
-# 139 tokens/s with OpenMP's own spinning, 230 with this; alone no difference.
+# Threads that wait for one another spin only briefly (OpenMP reads this when torch is loaded): where other
+# programs want the cores too, long spinning keeps away the very thread that is waited for. W1s beside a busy
+# program: 139 tokens/s with OpenMP's own spinning, 230 with this; alone no difference.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 

@@ -81,7 +81,7 @@ def test_no_command_and_an_unknown_one(cli):
         (b"\n \n", "holds no record"),
         (b"{", "line 1"),
         (b'{"task_id": "T/0"\n', "line 1"),
-        (b"[]\n", "line 1"),
+        (b"[]\n", "holds no record"),
         (b"1\n", "line 1"),
         (b"\xff\xfe\n", "line 1"),
         (b'{"task_id": 5, "prompt": "", "entry_point": "", "test": ""}\n', "line 1, task_id"),

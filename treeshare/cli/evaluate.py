@@ -62,8 +62,6 @@ def evaluate(
     if missing > 0:
         print(f"{missing} of {missing + len(records)} completions are still to be made", file=sys.stderr)
     sandbox = default_sandbox() if task.needs_sandbox else None
-    if sandbox is not None:
-        print(f"sandbox: {sandbox.name}", file=sys.stderr)
     with (
         VerdictCache(directory / "verdicts.jsonl") as cache,
         Progress(len(records), "completions") as progress,
@@ -79,6 +77,8 @@ def evaluate(
             on_progress=progress.update,
         )
     print(evaluation.table())
+    if sandbox is not None:
+        print(f"\nchecked in the sandbox {sandbox.name}")
     if json_out is not None:
         write_json(json_out, evaluation.summary())
     write_output(directory / "results.jsonl", evaluation.results_jsonl())

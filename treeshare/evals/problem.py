@@ -139,6 +139,10 @@ class CodeTask(Task):
         """See ``Task.fingerprint``."""
         return json.dumps([self.program(problem, completion), asdict(limits)])
 
+    def solution(self, problem: Problem, completion: str) -> str | None:
+        """See ``Task.solution``; a completion goes on where the prompt ends."""
+        return problem.prompt + completion
+
 
 class ProgramTask(Task):
     """A task whose completions become programs, or modules with a function, to run a problem's tests on."""
