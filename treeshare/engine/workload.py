@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, 
 
 from treeshare.errors import DataError
 from treeshare.sampling import SamplingParams
+from treeshare.stopwatch import REST
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,7 +60,7 @@ def run_workload(llm: LLM, workload: Workload, *, use_tqdm: bool = False) -> dic
     """Run a workload and return its figures.
 
     ``tok_s`` is generated tokens per second from submission to the last token, prefill included; model
-    loading and a small warm-up are not in it.
+    loading and a small warm-up are not in it. With ``profile``, ``profile_s`` has the seconds of each part.
     """
     warm_up = SamplingParams(n=8, temperature=0.8, max_tokens=8, ignore_eos=True)
     llm.generate({"prompt_token_ids": [1 + i % 50 for i in range(300)]}, warm_up, use_tqdm=False)
@@ -74,9 +75,11 @@ def run_workload(llm: LLM, workload: Workload, *, use_tqdm: bool = False) -> dic
         for problem in workload.problems
     ]
     prompts = [{"prompt_token_ids": problem.prompt_ids} for problem in workload.problems]
+    llm.engine.stopwatch.restart()
     started = time.perf_counter()
     outputs = llm.generate(prompts, params, use_tqdm=use_tqdm)
     wall_s = time.perf_counter() - started
+    llm.engine.stopwatch.lap(REST)
     tokens = sum(len(completion.token_ids) for output in outputs for completion in output.outputs)
     stats = llm.stats
     return {
@@ -96,6 +99,7 @@ def run_workload(llm: LLM, workload: Workload, *, use_tqdm: bool = False) -> dic
         "sharing": llm.engine.config.sharing,
         "attention": llm.engine.config.attention,
         "dtype": str(llm.loaded.geometry.dtype).removeprefix("torch."),
+        **({"profile_s": llm.engine.stopwatch.as_dict()} if llm.engine.stopwatch.enabled else {}),
     }
 
 
