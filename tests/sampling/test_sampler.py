@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from treeshare.errors import ShapeError
+from treeshare.native import kernels
 from treeshare.sampling import SamplingParams
 from treeshare.sampling.filters import BLOCK, filter_weights, kth_largest
 from treeshare.sampling.sampler import RowSpec, sample
@@ -25,6 +26,18 @@ NEAR = 1e-5
 
 UNIT = 2.0**-24
 """Unit roundoff of float32."""
+
+
+@pytest.fixture(params=["compiled", "torch"], scope="module", autouse=True)
+def path(request):
+    """Both ways of drawing plain rows."""
+    if request.param == "compiled" and kernels() is None:
+        pytest.skip("the compiled kernels are not built, or this CPU lacks AVX-512 BF16")
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "torch":
+            patch.setattr("treeshare.sampling.sampler.is_plain", lambda params: False)
+        yield
+
 
 PARAMS = {
     "plain": {},

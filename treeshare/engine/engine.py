@@ -107,6 +107,8 @@ class _Run:
             while self.running or self.admitted or self.scheduler.has_waiting:
                 self.admitted += self.scheduler.admit()
                 self._prefill(self.scheduler.prefill_chunks(self.widths.prefill[-1]))
+                if self.scheduler.is_prefilling:  # full batches of rows to decode cost least per token
+                    continue
                 finished = self._sample([*self._decode(), *self._start()])
                 for completion in finished:
                     self.scheduler.finish(completion.request_index)

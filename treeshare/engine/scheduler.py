@@ -81,6 +81,11 @@ class Scheduler:
         """Whether completions are still to be admitted."""
         return bool(self._waiting)
 
+    @property
+    def is_prefilling(self) -> bool:
+        """Whether prompts of admitted completions are still to be computed."""
+        return bool(self._prefill)
+
     def segment(self, node_id: int) -> Segment:
         """The live segment of a node."""
         return self._segments[node_id]

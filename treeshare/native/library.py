@@ -26,6 +26,7 @@ _ARGUMENTS = {
     "treeshare_add_rms_norm": (_POINTER, _POINTER, _POINTER, _POINTER, _INT, _INT, _FLOAT),
     "treeshare_rotate": (_POINTER, _POINTER, _POINTER, _INT, _INT, _INT, _INT),
     "treeshare_silu_mul": (_POINTER, _POINTER, _INT, _INT),
+    "treeshare_draw": (_POINTER,),
 }
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from treeshare.errors import ShapeError
 from treeshare.sampling.filters import BLOCK, filter_weights, has_filters, kth_largest
+from treeshare.sampling.plain import draw_plain, is_plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -93,35 +94,65 @@ def sample(
             f"{uniforms.shape} uniforms"
         )
     result = Sampled(np.zeros(len(draw_rows), np.int64), np.zeros(len(draw_rows)), [None] * len(draw_rows))
-    scratch = torch.empty(3, min(len(specs), ROWS_AT_ONCE), -(-logits.shape[1] // BLOCK) * BLOCK)
-    for first in range(0, len(specs), ROWS_AT_ONCE):
-        last = min(first + ROWS_AT_ONCE, len(specs))
-        low, high = np.searchsorted(draw_rows, (first, last))
-        if low < high:
-            block = _Block(logits[first:last], specs[first:last], scratch[:, : last - first], first)
-            rows = torch.from_numpy(draw_rows[low:high] - first)
-            tokens = block.draw(rows, torch.from_numpy(uniforms[low:high]))
-            result.token_ids[low:high] = tokens.numpy()
-            result.logprobs[low:high] = block.logprobs(rows, tokens).numpy()
-            result.top[low:high] = block.tops(rows, tokens)
+    plain = np.array([is_plain(spec.params) and not spec.banned for spec in specs], dtype=bool)
+    if plain.any():
+        _draw_plain(logits, specs, np.flatnonzero(plain), draw_rows, uniforms, result)
+    others = np.flatnonzero(~plain)
+    scratch = torch.empty(3, min(len(others), ROWS_AT_ONCE), -(-logits.shape[1] // BLOCK) * BLOCK)
+    for first in range(0, len(others), ROWS_AT_ONCE):
+        rows = others[first : first + ROWS_AT_ONCE]
+        draws = np.flatnonzero(np.isin(draw_rows, rows))
+        if len(draws):
+            block = _Block(logits, [specs[row] for row in rows], scratch[:, : len(rows)], rows)
+            places = torch.from_numpy(np.searchsorted(rows, draw_rows[draws]))
+            tokens = block.draw(places, torch.from_numpy(uniforms[draws]))
+            result.token_ids[draws] = tokens.numpy()
+            result.logprobs[draws] = block.logprobs(places, tokens).numpy()
+            for draw, top in zip(draws, block.tops(places, tokens), strict=True):
+                result.top[draw] = top
     return result
+
+
+def _draw_plain(
+    logits: Tensor,
+    specs: Sequence[RowSpec],
+    rows: NDArray[np.int64],
+    draw_rows: NDArray[np.int64],
+    uniforms: NDArray[np.float64],
+    result: Sampled,
+) -> None:
+    """Draw for ``rows``, which a temperature alone describes, into ``result``."""
+    draws = np.flatnonzero(np.isin(draw_rows, rows))
+    indptr = np.searchsorted(draw_rows[draws], [*rows, len(specs)])
+    temperatures = [specs[row].params.temperature for row in rows]
+    dense = logits if logits.stride(1) == 1 else logits.contiguous()
+    tokens, logprobs, broken = draw_plain(dense, rows, temperatures, indptr, uniforms[draws])
+    if len(broken):
+        raise _broken("logits", int(broken[0]))
+    result.token_ids[draws], result.logprobs[draws] = tokens, logprobs
+
+
+def _broken(name: str, row: int) -> FloatingPointError:
+    return FloatingPointError(f"{name}: row {row} of a step holds NaN, infinity or no finite value")
 
 
 class _Block:
     """Some rows of a step.
 
     Args:
-        logits: ``[R, vocab_size]``.
+        logits: ``[num_rows, vocab_size]`` of the step.
         specs: ``[R]``.
         scratch: ``[3, R, V]`` float32, written to: the vocabulary padded to whole blocks.
-        first_row: Number of the first row in its step, for messages.
+        rows: ``[R]``: which rows of the step.
     """
 
-    def __init__(self, logits: Tensor, specs: Sequence[RowSpec], scratch: Tensor, first_row: int) -> None:
-        self._specs, self._first_row = specs, first_row
+    def __init__(
+        self, logits: Tensor, specs: Sequence[RowSpec], scratch: Tensor, rows: NDArray[np.int64]
+    ) -> None:
+        self._specs, self._rows = specs, rows
         self._raw, self._processed, self._work = scratch.unbind()
         self._vocab_size = logits.shape[1]
-        self._raw[:, : logits.shape[1]] = logits
+        self._raw[:, : logits.shape[1]] = logits[torch.from_numpy(rows)]
         self._raw[:, logits.shape[1] :] = -torch.inf
         self._high = self._highest(self._raw, "logits")
         total = _block_sums(torch.sub(self._raw, self._high, out=self._work).exp_()).sum(-1)
@@ -160,8 +191,7 @@ class _Block:
         high = logits.amax(-1, keepdim=True)
         broken = torch.nonzero(~torch.isfinite(high[:, 0]))
         if len(broken):
-            row = self._first_row + int(broken[0])
-            raise FloatingPointError(f"{name}: row {row} of a step holds NaN, infinity or no finite value")
+            raise _broken(name, int(self._rows[int(broken[0])]))
         return high
 
 
