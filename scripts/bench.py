@@ -202,10 +202,10 @@ def _versus(records: list[dict[str, Any]], names: Sequence[str], workloads: Sequ
         )
         load, memory, busy = (
             spread(values_of(records, key, series=name), digits)
-            for key, digits in (("load_s", 1), ("max_rss_mib", 0), ("load_average", 1))
+            for key, digits in (("load_s", 1), ("max_rss_mib", 0), ("others_cores", 2))
         )
         details.append([name, engine, load, memory, busy])
-    columns = ["series", "engine", "load, s", "peak resident memory, MiB", "machine's load before"]
+    columns = ["series", "engine", "load, s", "peak resident memory, MiB", "cores busy with other things"]
     note = "Tokens per second: median of rounds (lowest-highest).\n\n"
     return note + table(header, rows) + "\n\n" + table(columns, details)
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from measuring import grouped_bars, guarded, plot, table, write_report
+from measuring import Company, grouped_bars, guarded, plot, table, write_report
 from torch.nn import functional
 
 from treeshare.attention import DecodeRow, PrefillChunk, build_layout, make_backend
@@ -341,9 +341,11 @@ def _main(argv: Sequence[str] | None) -> None:
     if args.repeats < 1:
         raise ConfigError.of("--repeats", got=args.repeats, expected="a positive number")
     torch.manual_seed(0)
+    company = Company()
     roof, roof_rows = measure_roof(64 if args.tiny else 2048, args.repeats)
     records = measure_attention(TINY_CASES if args.tiny else CASES, roof, args.repeats)
     small = measure_small(*((8, 512) if args.tiny else (256, 49_152)), roof, args.repeats)
+    roof_rows.append(["cores busy with other things meanwhile", f"{company.measure()['others_cores']:.2f}"])
     report = {"attention": records, "small": small, "roof": roof_rows}
     draw_attention(args.out, records, roof)
     write_report(

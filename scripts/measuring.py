@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -70,7 +71,7 @@ class Series:
         Raises:
             DataError: If the command fails or does not report every workload.
         """
-        load = os.getloadavg()[0]
+        company = Company()
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "figures.json"
             words = [*self.command, *(str(path.absolute()) for path in workloads)]
@@ -86,7 +87,32 @@ class Series:
             figures = json.loads(out.read_text()) if self.json_option else _objects(done.stdout)
         if len(figures) != len(workloads):
             raise DataError(f"{self.name}: reported {len(figures)} of {len(workloads)} workloads")
-        return [figure | {"load_average": round(load, 2)} for figure in figures]
+        return [figure | company.measure() for figure in figures]
+
+
+class Company:
+    """How busy the machine was with other things since this was made."""
+
+    def __init__(self) -> None:
+        self._load = os.getloadavg()[0]
+        self._started = time.perf_counter(), _busy_s(), sum(os.times()[:4])
+
+    def measure(self) -> dict[str, float]:
+        """``load_average`` before, and ``others_cores``: cores that others kept busy meanwhile."""
+        elapsed, busy, own = (
+            now - then
+            for now, then in zip(
+                (time.perf_counter(), _busy_s(), sum(os.times()[:4])), self._started, strict=True
+            )
+        )
+        others = max(0.0, (busy - own) / elapsed)
+        return {"load_average": round(self._load, 2), "others_cores": round(others, 2)}
+
+
+def _busy_s() -> float:
+    """Processor seconds of the whole machine that were not idle; 0 where the system does not say."""
+    fields = [float(word) for word in _read("/proc/stat").partition("\n")[0].split()[1:8]]
+    return (sum(fields) - sum(fields[3:5])) / os.sysconf("SC_CLK_TCK") if fields else 0.0
 
 
 def _objects(text: str) -> list[dict[str, Any]]:
@@ -108,7 +134,7 @@ def run_rounds(series: Sequence[Series], workloads: Sequence[Path], rounds: int)
 
     Returns:
         One flat record per series, workload and round: ``series``, ``workload`` (the file's name),
-        ``load_average`` before the run, ``at``, and what the command reported.
+        what ``Company`` measured, ``at``, and what the command reported.
     """
     records: list[dict[str, Any]] = []
     for number in range(rounds):
@@ -155,7 +181,6 @@ def machine() -> dict[str, str]:
         "memory": f"{int(memory[1]) / 2**20:.0f} GiB" if memory else "unknown",
         "versions": ", ".join([*versions, f"Python {platform.python_version()}"]),
         "commit": _commit(),
-        "load average": f"{os.getloadavg()[0]:.2f} at the end",
     }
 
 
@@ -188,12 +213,10 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join(lines)
 
 
-def write_report(out: Path, *, title: str, body: str, records: object, plotted: bool = True) -> None:
+def write_report(out: Path, *, title: str, body: str, records: object) -> None:
     """Write ``OUT.json`` and ``OUT.md``: the table, its plot, and what it takes to judge and repeat it."""
     facts = machine()
-    lines = [f"# {title}", "", body, ""]
-    if plotted:
-        lines += [f"![{title}]({out.name}.png)", ""]
+    lines = [f"# {title}", "", body, "", f"![{title}]({out.name}.png)", ""]
     lines += [f"- {name}: {value}" for name, value in facts.items()]
     lines += [f"- measured: {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC"]
     lines += ["- command (paths shortened):", "", f"      {shown_command()}"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -76,19 +77,11 @@ def test_compare(scripts, peer, model_dir, tmp_path):
         json.dumps(scripts.bench.forest(prefix=16, own=4, problems=2, samples=3, new_tokens=4, vocabulary=90))
     )
     out = tmp_path / "new" / "results"
-    command = [
-        "compare",
-        workload,
-        "--peer",
-        peer,
-        "--model",
-        model_dir("llama"),
-        "--rounds",
-        2,
-        "--out",
-        out,
-    ]
-    assert scripts.bench.main(list(map(str, command))) == 0
+    command = ["compare", workload, "--peer", peer, "--model", model_dir("llama"), "--rounds", 1]
+    command = list(map(str, [*command, "--out", out]))
+    assert scripts.bench.main(command) == 0
+    assert len(records_of(out)) == 3
+    assert scripts.bench.main([*command, "--append"]) == 0
     records = records_of(out)
     names = ["treeshare", "ceiling (attention off)", "peer"]
     assert [record["series"] for record in records] == names * 2
@@ -103,8 +96,6 @@ def test_compare(scripts, peer, model_dir, tmp_path):
     assert "torch " + torch.__version__ in text
     assert str(tmp_path) not in text
     check_picture(out)
-    assert scripts.bench.main([*map(str, command), "--append"]) == 0
-    assert len(records_of(out)) == 12
 
 
 @pytest.mark.usefixtures("in_process")
@@ -191,6 +182,15 @@ def test_an_engine_that_fails_is_named(scripts, tmp_path, code, message):
     series = scripts.measuring.Series(name="one", command=(sys.executable, "-c", code))
     with pytest.raises(scripts.measuring.DataError, match=message):
         series.run([tmp_path / "w.json"])
+
+
+def test_company_is_who_else_is_busy(scripts):
+    company = scripts.measuring.Company()
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other:
+        time.sleep(1)
+        others = company.measure()["others_cores"]
+        other.kill()
+    assert others > 0.2
 
 
 def test_paths_stay_at_home(scripts, monkeypatch):
