@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING, Any
 
 from measuring import Series, grouped_bars, guarded, plot, run_rounds, spread, table, values_of, write_report
 
+from treeshare.config import require_choice
 from treeshare.engine.workload import Workload
-from treeshare.errors import ConfigError, DataError
+from treeshare.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,7 +83,7 @@ def compare(args: argparse.Namespace) -> None:
         Workload.read(path)
     series = [Series.ours(OURS, args.model), Series.ours(CEILING, args.model, "--attention", "off")]
     peers = [Series.peer(text) for text in args.peer]
-    records = [*_earlier(args), *run_rounds([*series, *peers], args.workloads, args.rounds)]
+    records = _measure([*series, *peers], args.workloads, args)
     names = [one.name for one in (*series, *peers)]
     workloads = list(dict.fromkeys(record["workload"] for record in records))
     body = _versus(records, names, workloads, "workload")
@@ -116,7 +117,7 @@ def hydragen(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         workload = Path(folder) / "forest.json"
         workload.write_text(json.dumps(forest(**shape, vocabulary=args.vocabulary)))
-        records = [*_earlier(args), *run_rounds(series, [workload], args.rounds)]
+        records = _measure(series, [workload], args)
     slowest = _median(records, "no sharing", "forest")
     rows = []
     for name, (batch, options) in batches.items():
@@ -163,7 +164,7 @@ def sweep(args: argparse.Namespace) -> None:
             point = forest(**(shape | {args.over: value}))  # type: ignore[arg-type]
             paths.append(Path(folder) / f"{args.over} {value}.json")
             paths[-1].write_text(json.dumps(point))
-        records = [*_earlier(args), *run_rounds([*series, *peers], paths, args.rounds)]
+        records = _measure([*series, *peers], paths, args)
     names = [one.name for one in (*series, *peers)]
     points = [path.stem for path in paths]
     others = ", ".join(
@@ -210,20 +211,27 @@ def _versus(records: list[dict[str, Any]], names: Sequence[str], workloads: Sequ
     return note + table(header, rows) + "\n\n" + table(columns, details)
 
 
+def _measure(
+    series: Sequence[Series], workloads: Sequence[Path], args: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """All records; those of series that are not to run now are in ``OUT.json``.
+
+    Raises:
+        ConfigError: If ``--only`` names no series, or one has no records.
+    """
+    names = [one.name for one in series]
+    for name in args.only:
+        require_choice("--only", name, tuple(names))
+    chosen = [one for one in series if one.name in (args.only or names)]
+    records = run_rounds(chosen, workloads, args.rounds, out=args.out, append=args.append)
+    missing = sorted(set(names) - {record["series"] for record in records})
+    if missing:
+        raise ConfigError(f"--only: no rounds of {', '.join(missing)} yet; run them with --append")
+    return records
+
+
 def _median(records: list[dict[str, Any]], name: str, workload: str) -> float:
     return statistics.median(values_of(records, "tok_s", series=name, workload=workload))
-
-
-def _earlier(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """The records of ``OUT.json`` when they are to be added to."""
-    path = args.out.with_name(args.out.name + ".json")
-    if not args.append or not path.exists():
-        return []
-    try:
-        records: list[dict[str, Any]] = json.loads(path.read_text())["records"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"--append: {path} is not a result of this script") from error
-    return records
 
 
 def _points(text: str) -> tuple[int, ...]:
@@ -240,6 +248,7 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--rounds", type=int, default=3)
     common.add_argument("--out", type=Path, required=True, help="results: OUT.md, OUT.png, OUT.json")
     common.add_argument("--append", action="store_true", help="add to the rounds in OUT.json")
+    common.add_argument("--only", action="append", default=[], metavar="NAME", help="run only this series")
     peers = argparse.ArgumentParser(add_help=False)
     peers.add_argument("--peer", action="append", default=[], metavar="NAME=COMMAND")
     one = commands.add_parser("compare", parents=[common, peers], help=compare.__doc__)

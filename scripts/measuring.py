@@ -129,14 +129,23 @@ def _objects(text: str) -> list[dict[str, Any]]:
     return found
 
 
-def run_rounds(series: Sequence[Series], workloads: Sequence[Path], rounds: int) -> list[dict[str, Any]]:
+def run_rounds(
+    series: Sequence[Series], workloads: Sequence[Path], rounds: int, *, out: Path, append: bool
+) -> list[dict[str, Any]]:
     """Run every series on all workloads, then all of them again: drift of the machine hits all alike.
+
+    Args:
+        series: What to compare.
+        workloads: Files.
+        rounds: How often.
+        out: ``OUT.json`` is written after each series: what is measured survives an interrupt.
+        append: Begin with the records that it has now.
 
     Returns:
         One flat record per series, workload and round: ``series``, ``workload`` (the file's name),
         what ``Company`` measured, ``at``, and what the command reported.
     """
-    records: list[dict[str, Any]] = []
+    records = _earlier(out) if append else []
     for number in range(rounds):
         for one in series:
             at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -144,7 +153,28 @@ def run_rounds(series: Sequence[Series], workloads: Sequence[Path], rounds: int)
             for path, figures in zip(workloads, one.run(workloads), strict=True):
                 records.append({**figures, "series": one.name, "workload": path.stem, "at": at})
                 print(f"  {path.stem}: {figures['tok_s']} tokens/s", file=sys.stderr, flush=True)
+            _write(out, ".json", json.dumps({"records": records}))
     return records
+
+
+def _earlier(out: Path) -> list[dict[str, Any]]:
+    """The records of ``OUT.json``; none where there is no such file."""
+    path = out.with_name(out.name + ".json")
+    if not path.exists():
+        return []
+    try:
+        records: list[dict[str, Any]] = json.loads(path.read_text())["records"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"--append: {path} is not a result of this script") from error
+    return records
+
+
+def _write(out: Path, suffix: str, text: str) -> None:
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.with_name(out.name + suffix).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"--out: cannot write {out}: {error.strerror}") from error
 
 
 def spread(values: Sequence[float], digits: int = 0) -> str:
@@ -221,13 +251,9 @@ def write_report(out: Path, *, title: str, body: str, records: object) -> None:
     lines += [f"- measured: {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC"]
     lines += ["- command (paths shortened):", "", f"      {shown_command()}"]
     text = "\n".join(lines) + "\n"
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.with_name(out.name + ".md").write_text(text, encoding="utf-8")
-        content = {"title": title, "machine": facts, "command": shown_command(), "records": records}
-        out.with_name(out.name + ".json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"--out: cannot write {out}: {error.strerror}") from error
+    _write(out, ".md", text)
+    content = {"title": title, "machine": facts, "command": shown_command(), "records": records}
+    _write(out, ".json", json.dumps(content, indent=1) + "\n")
     print(text)
 
 
