@@ -121,15 +121,18 @@ def hydragen(args: argparse.Namespace) -> None:
     slowest = _median(records, "no sharing", "forest")
     rows = []
     for name, (batch, options) in batches.items():
-        tokens = path if "none" in options else _unique_tokens(args, batch) / batch
+        needed = {"none": batch * path, "one-level": args.prefix + batch * (args.own + args.new_tokens)}
+        tokens = needed.get(options[-1] if options else "tree", _unique_tokens(args, batch))
+        peak = values_of(records, "peak_kv_bytes", series=name)
         rate = values_of(records, "tok_s", series=name)
-        faster = f"{statistics.median(rate) / slowest:.2f}"
-        rows.append([name, batch, f"{batch * tokens:.0f}", spread(rate), faster])
-    header = ["attention", "batch", "KV tokens a batch needs", "tokens/s", "times no sharing"]
+        cells = [batch, tokens, f"{max(peak) / 2**20:.0f}", spread(rate)]
+        rows.append([name, *cells, f"{statistics.median(rate) / slowest:.2f}"])
+    header = ["attention", "batch", "KV tokens", "peak KV, MiB", "tokens/s", "times no sharing"]
     body = (
         f"{args.prefix} shared tokens, {args.problems} problems of {args.own} own tokens, {args.samples} "
-        f"completions of {args.new_tokens} tokens each, median of rounds (lowest-highest). Without sharing a "
-        "batch needs its whole paths' KV; `--sharing none` attends that way, but stores each token once.\n\n"
+        f"completions of {args.new_tokens} tokens each, median of rounds (lowest-highest). `KV tokens` is "
+        "what a full batch needs where every row stores all that it attends to alone. Peak KV is measured; "
+        "it is less for the baselines, which are spared such copies.\n\n"
     )
 
     def draw(axes: Any) -> None:  # noqa: ANN401

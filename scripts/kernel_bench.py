@@ -15,6 +15,7 @@ import statistics
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,15 +124,16 @@ TINY_CASES = (
 )
 
 
-def seconds(run: Callable[[], object], repeats: int) -> float:
-    """Median time of a call, after two that warm up."""
-    run(), run()
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - started)
-    return statistics.median(times)
+def seconds(runs: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+    """Median time of each call; they take turns, after two rounds that warm up."""
+    times: list[list[float]] = [[] for _ in runs]
+    for number in range(repeats + 2):
+        for run, taken in zip(runs, times, strict=True):
+            started = time.perf_counter()
+            run()
+            if number >= 2:
+                taken.append(time.perf_counter() - started)
+    return [statistics.median(taken) for taken in times]
 
 
 def measure_roof(size: int, repeats: int) -> tuple[Roof, list[list[str]]]:
@@ -147,14 +149,14 @@ def measure_roof(size: int, repeats: int) -> tuple[Roof, list[list[str]]]:
             ),
         }
         for name, (flops, run) in work.items():
-            rate = flops / seconds(run, repeats)
+            rate = flops / seconds([run], repeats)[0]
             rates += [rate] if dtype == BF16 else []
             rows.append([f"{name}, {str(dtype).removeprefix('torch.')}", f"{rate / 1e9:.0f} GFLOP/s"])
     source = torch.ones(16 * size * size)  # far beyond the caches at the default size
     target = torch.empty_like(source)
     moved = {"copy": (2, lambda: target.copy_(source)), "read": (1, source.sum)}
     speeds = {
-        name: times * source.numel() * 4 / seconds(run, max(3, repeats // 3))  # type: ignore[arg-type]
+        name: times * source.numel() * 4 / seconds([run], max(3, repeats // 3))[0]  # type: ignore[arg-type]
         for name, (times, run) in moved.items()
     }
     rows += [
@@ -239,10 +241,10 @@ def measure_attention(cases: Sequence[Case], roof: Roof, repeats: int) -> list[d
     names = ["native", "cpu"] if kernels() is not None else ["cpu"]
     records = []
     for case in cases:
-        flash, bmm = (seconds(run, repeats) for run in yardsticks(case))
-        for name in names:
-            inputs, backend = AttentionInputs(case), make_backend(name, geometry)
-            took = seconds(lambda i=inputs, b=backend: i.attend(b), repeats)
+        inputs = AttentionInputs(case)
+        runs = [partial(inputs.attend, make_backend(name, geometry)) for name in names]
+        flash, bmm, *ours = seconds([*yardsticks(case), *runs], repeats)
+        for name, took in zip(names, ours, strict=True):
             records.append(
                 {
                     "case": case.name,
@@ -314,7 +316,7 @@ def measure_small(rows: int, vocabulary: int, roof: Roof, repeats: int) -> list[
         )
     table_rows = []
     for name, (num_bytes, ours, theirs) in work.items():
-        took, other = seconds(ours, repeats), seconds(theirs, repeats)
+        took, other = seconds([ours, theirs], repeats)
         least = roof.seconds(0, num_bytes)
         table_rows.append(
             [

@@ -283,7 +283,7 @@ def grouped_bars(axes: Any, groups: Sequence[str], bars: dict[str, Sequence[floa
     for index, (name, values) in enumerate(bars.items()):
         places = [group + (index - (len(bars) - 1) / 2) * width for group in range(len(groups))]
         axes.bar_label(axes.bar(places, values, width, label=name), fmt="%.0f", fontsize=7)
-    axes.set_xticks(range(len(groups)), groups)
+    axes.set_xticks(range(len(groups)), groups, fontsize=8)
     axes.set_ylabel(label)
     axes.legend(frameon=False, fontsize=8)
 

@@ -108,6 +108,7 @@ def test_hydragen(scripts, model_dir, tmp_path):
     rows = rows_of(out)
     assert rows["no sharing"][:2] == ["2", str(2 * (32 + 4 + 4))]
     assert rows["tree, equal batch"][:2] == ["2", str(32 + 4 + 2 * 4)]
+    assert rows["one level (only the root is shared)"][:2] == ["2", str(32 + 2 * (4 + 4))]
     saved = (2 * 40 - (32 + 2 * 4)) // 4
     assert rows["tree, the batch the saved memory allows"][0] == str(min(saved, 8))
     check_picture(out)
