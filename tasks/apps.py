@@ -62,7 +62,7 @@ class Apps(ProgramTask):
     """All difficulties; problems without a test are left out, nothing can be said of them."""
 
     name = "apps"
-    stop = ("\nQUESTION:", "\nANSWER:", "\n---", "\n'''", '\n"""')
+    stop = ("\nQUESTION:", "\nANSWER:", "\n---")
     max_tokens = 1024
     difficulty = ""
 
@@ -159,8 +159,9 @@ def _require_pairs(problem_id: int, tests: dict[str, Any]) -> None:
     where = f"data: problem {problem_id}, input_output"
     if not isinstance(inputs, list) or not isinstance(outputs, list) or len(inputs) != len(outputs):
         raise DataError(f"{where}: inputs and outputs are not lists of one length")
-    if not isinstance(tests.get("fn_name") or "", str):
-        raise DataError(f"{where}: fn_name is not a string")
+    name = tests.get("fn_name") or "none"
+    if not isinstance(name, str) or not name.isidentifier():
+        raise DataError(f"{where}: fn_name is not the name of a function")
     if tests.get("fn_name") and not all(isinstance(args, list) for args in inputs):
         raise DataError(f"{where}: inputs of a call-based problem are not lists of arguments")
 

@@ -5,6 +5,8 @@ Source: Li et al., "Competition-level code generation with AlphaCode", arXiv 220
 
 from __future__ import annotations
 
+import hashlib
+import json
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -28,6 +30,9 @@ PYTHON3 = (3, "PYTHON3")
 """The language as the hub numbers it, and by its name."""
 
 FENCE = "```"
+
+CLUSTERING_INPUTS = 8
+"""Hidden inputs whose outputs tell programs apart; their right outputs play no part in it."""
 
 
 class Tests(BaseModel):
@@ -130,14 +135,28 @@ class CodeContests(ProgramTask):
     def check(
         self, problem: Problem, completion: str, sandbox: Sandbox | None, limits: Limits
     ) -> CheckResult:
-        """Run the public tests, then the others if it was right on those."""
+        """Run the public tests, then the others if it was right on those; then sign it for clustering."""
         assert sandbox is not None
         program, tests = self.program(problem, completion), self.tests(problem)
         results = check_program(program, tests, sandbox, limits=self.limits(problem, limits))
         result = summed_up(results, tests)
         public = results[: len(problem.data["public"])]
         passed_public = all(one.passed for one in public) if public else None
-        return CheckResult(verdict=result.verdict, detail=result.detail, passed_public=passed_public)
+        signature = None
+        if passed_public is not False:
+            signature = self._signature(problem, program, sandbox, limits)
+        return CheckResult(
+            verdict=result.verdict, detail=result.detail, passed_public=passed_public, signature=signature
+        )
+
+    def _signature(self, problem: Problem, program: str, sandbox: Sandbox, limits: Limits) -> str:
+        """A hash of how the program ends and what it prints, token by token, on some hidden inputs."""
+        digest = hashlib.sha256()
+        for given, _ in problem.data["hidden"][:CLUSTERING_INPUTS]:
+            execution = sandbox.run(program, stdin=given.encode("utf-8", "surrogatepass"), limits=limits)
+            ended = [str(execution.verdict), execution.stdout.decode("utf-8", "replace").split()]
+            digest.update(json.dumps(ended).encode() + b"\n")
+        return digest.hexdigest()
 
 
 def _records(data: Path | None, split: str) -> list[CodeContestsRecord]:

@@ -110,13 +110,13 @@ class Mbpp(CodeTask):
         The set-up comes after the code: it makes objects of the classes that the code defines.
         """
         parts = [
-            self.solution(problem, completion),
+            completion.split(DONE)[0],
             *(problem.data[part] for part in ("imports", "setup", "tests")),
         ]
         return "\n".join(part for part in parts if part) + "\n"
 
-    def solution(self, problem: Problem, completion: str) -> str:
-        """The completion's code alone: the prompt is not Python."""
+    def solution(self, problem: Problem, completion: str) -> str | None:
+        """See ``Task.solution``: the completion's code alone, as the prompt is not Python."""
         return completion.split(DONE)[0]
 
     def _records(self, data: Path | None) -> list[MbppRecord]:

@@ -68,7 +68,7 @@ class EngineConfig:
     profile: bool = False
 
     def __post_init__(self) -> None:
-        require_int("max_num_seqs", self.max_num_seqs, low=1)
+        require_int("max_num_seqs", self.max_num_seqs, low=1, high=8192)
         for name in ("prefill_chunk", "page_size"):
             value = getattr(self, name)
             require_int(name, value, low=16)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import sys
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import pytest
 import torch
 
 from tests.cli.text_model import saved_text_model
+from tests.processes import forkserver
 from treeshare.cli import main
 
 
@@ -55,12 +55,6 @@ def _text(argument):
     return argument if isinstance(argument, os.PathLike) else str(argument)
 
 
-_processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(
-    ["treeshare.cli", "treeshare.engine.llm", "treeshare.runs", "tasks.humaneval", "transformers"]
-)
-
-
 def forked(*arguments, stdout=None, stderr=None):
     """The command line in a process that has its imports behind it.
 
@@ -68,7 +62,7 @@ def forked(*arguments, stdout=None, stderr=None):
     what is printed is thrown away.
     """
     words = [os.fspath(_text(argument)) for argument in arguments]
-    child = _processes.Process(target=_run, args=(words, stdout or os.devnull, stderr or os.devnull))
+    child = forkserver.Process(target=_run, args=(words, stdout or os.devnull, stderr or os.devnull))
     child.start()
     return child
 

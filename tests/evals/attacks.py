@@ -69,6 +69,11 @@ FAST: dict[str, tuple[str, set[V]]] = {
     "listening": ("import socket\nsocket.create_server(('', 0))", {V.NETWORK}),
     "io_uring": (CALL_LIBC + "syscall(425, 8, ctypes.create_string_buffer(120))", {V.FORBIDDEN}),
     # files
+    "other packages": ("import pydantic", {V.RUNTIME_ERROR}),
+    "packages beside those it may import": (
+        "import os, numpy\nprint(os.listdir(os.path.dirname(os.path.dirname(numpy.__file__)) + '/pydantic'))",
+        {V.FILE_ACCESS},
+    ),
     "home folder": ("import os\nos.listdir('/root')", {V.FILE_ACCESS}),
     "writing to /etc": ("open('/etc/passwd', 'a')", {V.FILE_ACCESS}),
     "writing to /usr": ("open('/usr/lib/x', 'w')", {V.FILE_ACCESS}),
@@ -199,6 +204,7 @@ FAST: dict[str, tuple[str, set[V]]] = {
     ),
     "many lines": ("raise ValueError('passed\\n\\n\\n' * 9999)", {V.RUNTIME_ERROR}),
     "text that is no text": ("raise ValueError('\\udcff\\x00\\n')", {V.RUNTIME_ERROR}),
+    "text that writes to the terminal": ("raise ValueError('\\x1b]0;title\\x07\\x1b[2J')", {V.RUNTIME_ERROR}),
     "KeyboardInterrupt": ("raise KeyboardInterrupt", {V.RUNTIME_ERROR}),
     "GeneratorExit": ("raise GeneratorExit", {V.RUNTIME_ERROR}),
     "a group of exceptions": (

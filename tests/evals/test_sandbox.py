@@ -15,7 +15,7 @@ from tests.evals.attacks import FAST, SLOW
 from treeshare.errors import ConfigError
 from treeshare.evals.sandbox import Call, LandlockSandbox, Limits, SandboxError, Verdict
 
-LIMITS = Limits(wall_s=20.0, memory_bytes=256 << 20)
+LIMITS = Limits(wall_s=20.0, memory_bytes=160 << 20)
 
 
 def children():
@@ -43,7 +43,7 @@ def test_attacks_are_contained(attack_executions, name):
     execution, (_, verdicts) = attack_executions[name], FAST[name]
     assert execution.verdict in verdicts, execution
     assert execution.detail
-    assert "\n" not in execution.detail
+    assert execution.detail.isprintable()
 
 
 def test_what_never_ends_is_ended(sandbox):
@@ -166,7 +166,23 @@ def test_the_environment_is_empty(sandbox, monkeypatch):
     execution = sandbox.run("import os\nprint(dict(os.environ))", limits=LIMITS)
     assert execution.verdict is Verdict.PASSED
     allowed = {"PATH", "HOME", "LANG", "PYTHONHASHSEED", "PWD", "LD_LIBRARY_PATH", "LC_CTYPE"}
+    allowed |= {"OPENBLAS_NUM_THREADS"}
     assert set(eval(execution.stdout)) <= allowed
+
+
+def test_other_packages_are_hidden_where_the_backend_can(sandbox):
+    """Among them may be one that brings a task's solutions."""
+    if isinstance(sandbox, LandlockSandbox):
+        pytest.skip("Landlock cannot close a folder inside an open one")
+    program = """
+import glob, os
+for root in ('/usr', '/usr/local', '/python'):
+    for folder in glob.glob(root + '/lib/python3*/*-packages'):
+        print(os.listdir(folder))
+"""
+    execution = sandbox.run(program, limits=LIMITS)
+    assert execution.verdict is Verdict.PASSED
+    assert set(execution.stdout.splitlines()) == {b"[]"}
 
 
 def test_a_scratch_folder_where_the_backend_has_one(sandbox):
@@ -218,6 +234,8 @@ def test_a_scratch_folder_where_the_backend_has_one(sandbox):
             "True\n",
         ),
         ("import asyncio\nasync def f(): print('async')\nasyncio.run(f())", "async\n"),
+        ("import numpy\nprint(numpy.linalg.solve(numpy.eye(2), [1.0, 2.0]).sum())", "3.0\n"),
+        ("import sympy\nprint(sympy.isprime(10**9 + 7))", "True\n"),
         ("import pickle\nclass A: pass\nprint(type(pickle.loads(pickle.dumps(A()))) is A)", "True\n"),
     ],
 )
@@ -259,8 +277,8 @@ def test_the_end_counts_only_if_the_process_ends_well(sandbox):
             Verdict.PASSED,
         ),
         ("def f(): pass", "f", [], "null", Verdict.PASSED),
-        ("def f(): return {1}", "f", [], None, Verdict.WRONG_ANSWER),
-        ("def f(): return f", "f", [], None, Verdict.WRONG_ANSWER),
+        ("def f(): return {1}", "f", [], None, Verdict.PASSED),
+        ("def f(): return f", "f", [], None, Verdict.PASSED),
         ("def g(): pass", "f", [], None, Verdict.RUNTIME_ERROR),
         ("def f(): pass", "f", [1], None, Verdict.RUNTIME_ERROR),
         ("def f(): raise SystemExit(0)", "f", [], None, Verdict.RUNTIME_ERROR),

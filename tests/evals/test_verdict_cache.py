@@ -31,6 +31,15 @@ def test_what_was_added_is_there_again(tmp_path):
     assert len(path.read_bytes().splitlines()) == 1
 
 
+def test_what_else_is_known_of_a_completion_is_kept(tmp_path):
+    path = tmp_path / "verdicts.jsonl"
+    result = CheckResult(verdict=Verdict.PASSED, detail="", passed_public=True, signature="ab")
+    with VerdictCache(path) as cache:
+        cache.add("a", result)
+    with VerdictCache(path) as cache:
+        assert cache.get("a") == result
+
+
 def test_a_torn_line_costs_one_verdict(tmp_path):
     path = tmp_path / "verdicts.jsonl"
     with VerdictCache(path) as cache:

@@ -15,6 +15,7 @@ import time
 
 import pytest
 
+from tests.processes import forkserver
 from tests.runs.test_directory import manifest
 from tests.runs.test_journal import record
 from treeshare.errors import DataError, RunLockedError
@@ -264,27 +265,23 @@ def test_reading_while_another_process_writes_and_extends(tmp_path):
     assert len(read_run(tmp_path / "run")[1]) == 3000
 
 
-_KILLED = """
-import sys
-from pathlib import Path
-from tests.runs.test_directory import manifest
-from tests.runs.test_journal import record
-from treeshare.runs import RunDirectory
-print("ready", flush=True)
-with RunDirectory(Path(sys.argv[1]), manifest(n=int(sys.argv[2]))) as run:
-    for index in run.remaining("T/0"):
-        run.append(record(index, "k" * (index % 31)))
-"""
+def extend(out, n, ready):
+    ready.send(True)
+    with RunDirectory(out, manifest(n=n)) as run:
+        for index in run.remaining("T/0"):
+            run.append(record(index, "k" * (index % 31)))
 
 
 def test_a_run_killed_while_it_is_opened_and_extended_goes_on(tmp_path):
     out, rng = tmp_path / "a" / "b" / "run", random.Random(1)
-    for attempt in range(8):
-        child = in_child(_KILLED, out, 20 * (attempt + 1), stdout=subprocess.PIPE)
-        child.stdout.readline()
+    for attempt in range(24):
+        receiver, sender = forkserver.Pipe(duplex=False)
+        child = forkserver.Process(target=extend, args=(out, min(20 * (attempt + 1), 160), sender))
+        child.start()
+        assert receiver.recv()
         time.sleep(rng.random() * 0.004)
         child.kill()
-        child.communicate()
+        child.join()
     with RunDirectory(out, manifest(n=160)) as run:
         for index in run.remaining("T/0"):
             run.append(record(index, "k" * (index % 31)))

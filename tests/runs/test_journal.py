@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import math
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.processes import forkserver
 from treeshare.errors import DataError
 from treeshare.runs import Journal, Record, read_records
 
@@ -181,42 +181,42 @@ def test_short_writes_are_continued(tmp_path, monkeypatch):
     assert read_records(tmp_path / "samples.jsonl")[0] == [record(i) for i in range(3)]
 
 
-_WRITER = """
-import sys
-from pathlib import Path
-from treeshare.runs import Journal, Record
-journal = Journal(Path(sys.argv[1]))
-held = {index for _, index in journal.keys}
-for i in range(int(sys.argv[2])):
-    if i not in held:
-        journal.append(Record(task_id="T/0", completion_index=i, completion="y" * (i % 977), token_ids=[i],
-                              finish_reason="length", cumulative_logprob=-i / 7))
-        print(i, flush=True)
-journal.close()
-"""
+def write_until_killed(path, count, handed_over):
+    journal = Journal(path)
+    held = {index for _, index in journal.keys}
+    for i in range(count):
+        if i not in held:
+            journal.append(record(i, "y" * (i % 977)))
+            if handed_over is not None:
+                handed_over.send(i)
+    journal.close()
+
+
+def received(connection):
+    with contextlib.suppress(EOFError):
+        while True:
+            yield connection.recv()
 
 
 def test_kill_9_loses_nothing_that_was_handed_over(tmp_path):
     path, count, rng = tmp_path / "samples.jsonl", 3000, random.Random(0)
     num_killed = 0
     for _ in range(25):
-        command = [sys.executable, "-c", _WRITER, str(path), str(count)]
-        writer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        first = writer.stdout.readline()
+        receiver, sender = forkserver.Pipe(duplex=False)
+        writer = forkserver.Process(target=write_until_killed, args=(path, count, sender))
+        writer.start()
+        sender.close()
+        first = receiver.recv()
         time.sleep(rng.random() * 0.01)
-        writer.send_signal(signal.SIGKILL)
-        handed_over = [int(line) for line in [first, *writer.stdout.read().split("\n")] if line.strip()]
-        num_killed += writer.wait() == -signal.SIGKILL
-        writer.stdout.close()
-        assert {r.completion_index for r in read_records(path)[0]} >= set(handed_over[:-1])
+        writer.kill()
+        handed_over = {first, *received(receiver)}
+        writer.join()
+        num_killed += writer.exitcode == -signal.SIGKILL
+        assert {r.completion_index for r in read_records(path)[0]} >= handed_over
         if len(read_records(path)[0]) == count:
             path.unlink()
     assert num_killed >= 20
-    subprocess.run(
-        [sys.executable, "-c", _WRITER, str(path), str(count)], check=True, stdout=subprocess.DEVNULL
-    )
+    write_until_killed(path, count, None)
     undisturbed = tmp_path / "undisturbed.jsonl"
-    subprocess.run(
-        [sys.executable, "-c", _WRITER, str(undisturbed), str(count)], check=True, stdout=subprocess.DEVNULL
-    )
+    write_until_killed(undisturbed, count, None)
     assert path.read_bytes() == undisturbed.read_bytes()

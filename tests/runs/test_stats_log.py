@@ -94,7 +94,9 @@ def test_a_run_leaves_its_tree_and_its_log(tmp_path, model_dir):
 
 def test_a_trees_text_is_that_of_its_segments(tmp_path):
     tree = TreeFile.of_prompts([[1, 2, 3], [1, 2, 4]], lambda ids: "".join(map(str, ids)))
+    (tmp_path / ".tree.json-0123abcd").touch()
     tree.write(tmp_path / "tree.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["tree.json"]
     assert TreeFile.read(tmp_path / "tree.json") == tree
     assert [node.text for node in tree.nodes] == ["12", "3", "4"]
     assert TreeFile.read(tmp_path / "none.json") is None

@@ -126,7 +126,8 @@ def test_several_right_answers_are_undecided_and_tolerances_hold(tmp_path, sandb
         ("[1]", "problem 7, input_output: got a list, expected a dict"),
         ('{"inputs": ["1"], "outputs": []}', "inputs and outputs are not lists of one length"),
         ('{"inputs": "1", "outputs": "2"}', "inputs and outputs are not lists of one length"),
-        ('{"inputs": ["1"], "outputs": ["2"], "fn_name": 3}', "fn_name is not a string"),
+        ('{"inputs": ["1"], "outputs": ["2"], "fn_name": 3}', "fn_name is not the name of a function"),
+        ('{"inputs": [[1]], "outputs": ["2"], "fn_name": "f()"}', "fn_name is not the name of a function"),
         ('{"inputs": ["1"], "outputs": ["2"], "fn_name": "f"}', "not lists of arguments"),
     ],
 )

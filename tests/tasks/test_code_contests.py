@@ -75,6 +75,19 @@ def test_public_tests_filter_and_the_others_decide(data, sandbox):
     assert result.detail.startswith("test 2 of 4")
 
 
+def test_programs_that_behave_alike_share_a_signature(data, sandbox):
+    problem = CodeContests().load(data)[0]
+
+    def signature(completion):
+        return CodeContests().check(problem, completion, sandbox, Limits()).signature
+
+    double = signature("print(2 * int(input()))")
+    assert double == signature("x = int(input())\nprint(x + x, end='')")
+    assert double != signature("print(2)")
+    assert signature("print(2)") == signature("print('2 ')")
+    assert signature("print(3)") is None
+
+
 def test_standard_input_is_a_file(data, sandbox):
     problem = CodeContests().load(data)[0]
     program = "import io, os\nprint(2 * int(io.BytesIO(os.read(0, os.fstat(0).st_size)).readline()))"

@@ -6,7 +6,7 @@ import pytest
 
 from tasks.gsm8k import Gsm8k, extract_answer
 from treeshare.errors import DataError
-from treeshare.evals import PromptOptions, build_prompts
+from treeshare.evals import PromptOptions, build_prompts, evaluate_completions
 from treeshare.evals.sandbox import Limits, Verdict
 
 
@@ -62,6 +62,22 @@ def test_a_problem_and_its_verdicts(tmp_path):
     assert task.answer(problem, "The answer is 2.00") == task.answer(problem, "#### 2") == "2"
     assert task.answer(problem, "It is 2.") is None
     assert not task.needs_sandbox
+
+
+def test_completions_are_evaluated_without_a_sandbox_and_keep_their_votes(tmp_path):
+    path = write(tmp_path / "d.jsonl", {"question": "1 + 1?", "answer": "#### 2"})
+    texts = ["The answer is 2.0", "The answer is 3", "no idea"]
+    records = [
+        {"task_id": "gsm8k/0", "completion_index": i, "completion": text} for i, text in enumerate(texts)
+    ]
+    task = Gsm8k()
+    evaluation = evaluate_completions(task, task.load(path), records, None, workers=2, limits=Limits())
+    lines = [json.loads(line) for line in evaluation.results_jsonl().splitlines()]
+    assert [(line["passed"], line.get("answer")) for line in lines] == [
+        (True, "2"),
+        (False, "3"),
+        (False, None),
+    ]
 
 
 def test_data_without_an_answer_is_refused(tmp_path):

@@ -120,3 +120,6 @@ def test_a_chat_reply_is_its_first_block(full):
     assert task.from_chat(problem, f"```py\n{code}") == code
     assert task.from_chat(problem, f"  ```\n{code}  ```") == code
     assert task.from_chat(problem, code) == code
+    assert task.from_chat(problem, f"{code}```\nThat adds.") == code
+    assert task.from_chat(problem, f"```\n{code}") == code
+    assert task.from_chat(problem, "```python") == ""

@@ -13,7 +13,12 @@ class AttentionBackend(ABC):
 
     The contract, held by ``tests/attention/test_backends.py`` for every backend: within the precision budget
     of the ``reference`` backend in float64, whatever unused KV memory holds.
+
+    Attributes:
+        name: As ``make_backend`` knows it.
     """
+
+    name: str
 
     @abstractmethod
     def attend(

@@ -80,6 +80,8 @@ class CpuAttention(AttentionBackend):
     def __init__(self, stopwatch: Stopwatch = OFF) -> None:
         self._stopwatch = stopwatch
 
+    name = "cpu"
+
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, *, layer: int, layout: BatchLayout, scale: float
     ) -> AttentionState:

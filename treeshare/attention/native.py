@@ -61,6 +61,8 @@ class NativeAttention(AttentionBackend):
         ConfigError: If the kernel is not there: not built, or no AVX-512 BF16.
     """
 
+    name = "native"
+
     def __init__(self, stopwatch: Stopwatch = OFF) -> None:
         library = kernels()
         if library is None:

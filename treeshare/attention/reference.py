@@ -17,6 +17,8 @@ class ReferenceAttention(AttentionBackend):
         stopwatch: Is told how long a call took.
     """
 
+    name = "reference"
+
     def __init__(self, dtype: torch.dtype = torch.float64, stopwatch: Stopwatch = OFF) -> None:
         self.dtype = dtype
         self._stopwatch = stopwatch

@@ -25,6 +25,9 @@ def evaluate(
     directory: options.RunFolder,
     json_out: options.JsonFile = None,
     data: options.DataFile = None,
+    own_task: Annotated[
+        str | None, typer.Option("--task", help="The run's own FILE.py:CLASS, again: only you may name code.")
+    ] = None,
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, max=256, help="Programs run at once.")
     ] = None,
@@ -36,11 +39,17 @@ def evaluate(
     """Run a run's completions in the sandbox and print pass@k."""
     from treeshare.evals.evaluate import evaluate_completions
     from treeshare.evals.sandbox import Limits, default_sandbox
+    from treeshare.evals.verdict_cache import VerdictCache
     from treeshare.runs import read_run
 
     manifest, records = read_run(directory)
     source = data or (Path(manifest.data) if manifest.data else None)
-    task, problems = load_task(manifest.task, source)
+    task, problems = load_task(
+        own_task or manifest.task,
+        source,
+        chat=bool(manifest.prompting.get("chat")),
+        own_code=own_task is not None,
+    )
     wanted = set(manifest.task_ids)
     problems = [problem for problem in problems if problem.task_id in wanted]
     if data is None and manifest.problems_sha256 not in ("", problems_sha256(problems)):
@@ -52,14 +61,21 @@ def evaluate(
     missing = len(manifest.task_ids) * manifest.n - len(records)
     if missing > 0:
         print(f"{missing} of {missing + len(records)} completions are still to be made", file=sys.stderr)
-    with Progress(len(records), "completions") as progress:
+    sandbox = default_sandbox() if task.needs_sandbox else None
+    if sandbox is not None:
+        print(f"sandbox: {sandbox.name}", file=sys.stderr)
+    with (
+        VerdictCache(directory / "verdicts.jsonl") as cache,
+        Progress(len(records), "completions") as progress,
+    ):
         evaluation = evaluate_completions(
             task,
             problems,
             [record.model_dump() for record in records],
-            default_sandbox(),
+            sandbox,
             workers=workers or os.cpu_count() or 1,
             limits=Limits(wall_s=timeout_s),
+            cache=cache,
             on_progress=progress.update,
         )
     print(evaluation.table())

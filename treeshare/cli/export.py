@@ -20,13 +20,16 @@ def export(
     ],
     out: Annotated[Path, typer.Option("--out", help="The file; for datasets a new folder.")],
     data: options.DataFile = None,
+    task: Annotated[
+        str | None, typer.Option("--task", help="The run's task again, if it is code of your own.")
+    ] = None,
 ) -> None:
     """Write a run's completions for another tool."""
     from treeshare.evals.exports import NEED_SOLUTIONS, export_run
     from treeshare.evals.judged import JudgedRun
 
     run = JudgedRun.read(directory)
-    solution = _solutions(run, data) if kind in NEED_SOLUTIONS else None
+    solution = _solutions(run, data, task) if kind in NEED_SOLUTIONS else None
     count = export_run(run, kind, out, solution)  # type: ignore[arg-type]  # it checks the format itself
     missing = len(run.manifest.task_ids) * run.manifest.n - count
     if missing > 0:
@@ -34,12 +37,18 @@ def export(
     print(f"written: {out} ({count} completions)")
 
 
-def _solutions(run: "JudgedRun", data: Path | None) -> Callable[[str, str], str | None]:
+def _solutions(run: "JudgedRun", data: Path | None, name: str | None) -> Callable[[str, str], str | None]:
     from treeshare.cli.inputs import load_task, problems_sha256
     from treeshare.errors import DataError, one_line
 
     manifest = run.manifest
-    task, problems = load_task(manifest.task, data or (Path(manifest.data) if manifest.data else None))
+    # A run directory may be somebody else's: a task that is a user's code is run only if named here.
+    task, problems = load_task(
+        name or manifest.task,
+        data or (Path(manifest.data) if manifest.data else None),
+        chat=bool(manifest.prompting.get("chat")),
+        own_code=name is not None,
+    )
     by_id = {problem.task_id: problem for problem in problems if problem.task_id in run.problems}
     for task_id in manifest.task_ids:
         if task_id not in by_id:

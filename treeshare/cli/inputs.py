@@ -15,18 +15,24 @@ if TYPE_CHECKING:
     from treeshare.engine.llm import LLM
     from treeshare.evals.problem import Problem, Task
     from treeshare.models.loading import LoadedModel, ModelDescription
+    from treeshare.tree import FewShotPrompts
 
 
-def load_task(name: str, data: Path | None, limit: int | None = None) -> tuple[Task, list[Problem]]:
-    """A task and its first ``limit`` problems, or all.
+def load_task(
+    name: str, data: Path | None, limit: int | None = None, *, chat: bool = False, own_code: bool = True
+) -> tuple[Task, list[Problem]]:
+    """A task, or its variant for chat models, and its first ``limit`` problems, or all.
 
     Raises:
         ConfigError: If there is no such task.
         DataError: If its data is missing or malformed.
     """
     from tasks.registry import get_task
+    from treeshare.evals.prompts import for_chat
 
-    task = get_task(name)
+    task = get_task(name, own_code=own_code)
+    if chat:
+        task = for_chat(task)
     return task, task.load(data)[:limit]
 
 
@@ -39,17 +45,20 @@ def problems_sha256(problems: Sequence[Problem]) -> str:
     return digest.hexdigest()
 
 
-def encode_prompts(problems: Sequence[Problem], model: LoadedModel | ModelDescription) -> list[list[int]]:
-    """Token ids of the problems' prompts.
+def encode_prompts(
+    task: Task, built: FewShotPrompts, model: LoadedModel | ModelDescription, *, chat: bool = False
+) -> list[list[int]]:
+    """Token ids of whole prompts.
 
     Raises:
-        ConfigError: If the model has no tokenizer.
+        ConfigError: If the model has no tokenizer, or no chat template where one is asked for.
     """
     from treeshare.errors import ConfigError
+    from treeshare.evals import prompts
 
     if model.tokenizer is None:
         raise ConfigError("--model: it has no tokenizer, and a task's prompts are text; give one that has")
-    return [list(model.tokenizer(problem.prompt)["input_ids"]) for problem in problems]
+    return prompts.encode_prompts(task, built, model.tokenizer, chat=chat)
 
 
 def load_llm(model: str, **options: Any) -> LLM:  # noqa: ANN401
@@ -72,7 +81,8 @@ def load_llm(model: str, **options: Any) -> LLM:  # noqa: ANN401
     dtype = str(llm.loaded.geometry.dtype).removeprefix("torch.")
     print(
         f"{model}: {dtype}, loaded in {llm.loaded.load_s:.1f} s, "
-        f"KV budget {llm.engine.kv_budget_bytes / 2**20:.0f} MiB",
+        f"KV budget {llm.engine.kv_budget_bytes / 2**20:.0f} MiB, attention {llm.engine.backend.name}"
+        + (", fused layers" if llm.loaded.fused else ""),
         file=sys.stderr,
     )
     return llm

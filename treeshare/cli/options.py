@@ -1,7 +1,7 @@
 """Options that several commands share."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -9,9 +9,18 @@ from treeshare.cli.outputs import check_output
 
 DEFAULT_MODEL = "smollm2-135m"
 
-TaskName = Annotated[str, typer.Option("--task", help="Task, e.g. humaneval.")]
+TaskName = Annotated[str, typer.Option("--task", help="Task, e.g. humaneval; or your own, FILE.py:CLASS.")]
 DataFile = Annotated[Path | None, typer.Option("--data", help="The task's data from a local file.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N problems.")]
+Shots = Annotated[
+    int | None, typer.Option("--shots", min=0, help="Worked examples in front; the task's number by default.")
+]
+ShotChoice = Annotated[
+    Literal["fixed", "random", "nearest"],
+    typer.Option("--shot-choice", help="Which: random is by --seed."),
+]
+ShotData = Annotated[Path | None, typer.Option("--shot-data", help="Take worked examples from that file.")]
+Chat = Annotated[bool, typer.Option("--chat", help="Put the model's chat template around whole prompts.")]
 NumCompletions = Annotated[int, typer.Option("-n", min=1, max=100_000, help="Completions per problem.")]
 Model = Annotated[str, typer.Option("--model", help="Embedded name, folder, .gguf file or hub id.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="auto, bfloat16 or float32.")]
@@ -25,6 +34,10 @@ Stop = Annotated[
 ]
 MaxTokens = Annotated[
     int | None, typer.Option("--max-tokens", min=1, help="Most tokens of each; the task's by default.")
+]
+Logprobs = Annotated[
+    int | None,
+    typer.Option("--logprobs", min=0, max=64, help="Keep each token's log-probability, and the N likeliest."),
 ]
 MaxNumSeqs = Annotated[
     int, typer.Option("--max-num-seqs", min=1, max=8192, help="Most completions decoded at once.")

@@ -25,11 +25,16 @@ def sample(
     n: options.NumCompletions = 1,
     data: options.DataFile = None,
     limit: options.Limit = None,
+    shots: options.Shots = None,
+    shot_choice: options.ShotChoice = "fixed",
+    shot_data: options.ShotData = None,
+    chat: options.Chat = False,
     temperature: options.Temperature = 0.8,
     top_p: options.TopP = 1.0,
     top_k: options.TopK = 0,
     max_tokens: options.MaxTokens = None,
     stop: options.Stop = None,
+    logprobs: options.Logprobs = None,
     seed: options.Seed = 0,
     model: options.Model = options.DEFAULT_MODEL,
     dtype: options.Dtype = "auto",
@@ -40,30 +45,38 @@ def sample(
 
     The same command resumes an interrupted run; a larger -n extends a finished one.
     """
+    from tasks.registry import canonical_name
+    from treeshare.evals.prompts import PromptOptions, build_prompts
     from treeshare.runs import RunDirectory, check_place, make_manifest, make_requests, sample_into
     from treeshare.sampling import SamplingParams
 
     check_place(out)
-    chosen, problems = load_task(task, data, limit)
+    chosen, problems = load_task(task, data, limit, chat=chat)
+    prompting = PromptOptions(
+        num_shots=shots, shot_choice=shot_choice, seed=seed, chat=chat, data=data, shot_data=shot_data
+    )
+    built = build_prompts(chosen, problems, prompting)
     params = SamplingParams(
         n=n,
         temperature=temperature,
         top_p=top_p,
         top_k=top_k,
+        logprobs=logprobs,
         seed=seed,
         max_tokens=max_tokens or chosen.max_tokens,
         stop=chosen.stop if stop is None else stop,
     )
     llm = load_llm(model, dtype=dtype, threads=threads, seed=seed, max_num_seqs=max_num_seqs)
     task_ids = [problem.task_id for problem in problems]
-    prompts = encode_prompts(problems, llm.loaded)
+    prompts = encode_prompts(chosen, built, llm.loaded, chat=chat)
     manifest = make_manifest(
         llm,
-        task=task,
+        task=canonical_name(task),
         data=str(data.resolve()) if data else "",
         task_ids=task_ids,
         prompts=prompts,
         params=params,
+        prompting=prompting.record(chosen),
         problems_sha256=problems_sha256(problems),
     )
     with RunDirectory(out, manifest) as directory:

@@ -17,6 +17,11 @@ def tree(
     task: Annotated[str | None, typer.Option("--task", help="Task, e.g. humaneval.")] = None,
     data: options.DataFile = None,
     limit: options.Limit = None,
+    shots: options.Shots = None,
+    shot_choice: options.ShotChoice = "fixed",
+    shot_data: options.ShotData = None,
+    chat: options.Chat = False,
+    seed: options.Seed = 0,
     n: options.NumCompletions = 1,
     model: options.Model = options.DEFAULT_MODEL,
     json_out: Annotated[
@@ -31,6 +36,7 @@ def tree(
     if (workload is None) == (task is None):
         raise ConfigError("tree: got both or neither, expected a workload file or --task")
     from treeshare.engine.workload import Workload
+    from treeshare.evals.prompts import PromptOptions, build_prompts, cost_table, shot_costs
     from treeshare.models import describe_model
     from treeshare.tree import PromptTree, render_tree
 
@@ -41,9 +47,16 @@ def tree(
         counts = [problem.samples for problem in problems]
         description = describe_model(model)
     else:
-        texts = load_task(task or "", data, limit)[1]
+        chosen, texts = load_task(task or "", data, limit, chat=chat)
+        prompting = PromptOptions(
+            num_shots=shots, shot_choice=shot_choice, seed=seed, chat=chat, data=data, shot_data=shot_data
+        )
+        built = build_prompts(chosen, texts, prompting)
         description = describe_model(model)
-        prompts = encode_prompts(texts, description)
+        prompts = encode_prompts(chosen, built, description, chat=chat)
+        if prompting.record(chosen)["shots"]:
+            costs = shot_costs(chosen, texts, prompting, description.tokenizer, n)
+            print(cost_table(costs), end="\n\n")
     found = PromptTree.from_prompts(prompts)
     bytes_per_token = description.geometry.bytes_per_token
     print(render_tree(found, counts, decode=description.decode, bytes_per_token=bytes_per_token))

@@ -22,12 +22,14 @@ def verify(
 ) -> None:
     """Check on your own machine that completions depend neither on sharing nor on their company."""
     from treeshare.engine.verify import compare_company, compare_sharing
+    from treeshare.evals.prompts import PromptOptions, build_prompts
     from treeshare.sampling import SamplingParams
 
-    problems = load_task(task, data, limit)[1]
+    chosen, problems = load_task(task, data, limit)
+    built = build_prompts(chosen, problems, PromptOptions(data=data))
     params = SamplingParams(n=n, temperature=temperature, seed=seed, max_tokens=max_tokens or 32)
     llm = load_llm(model, dtype=dtype, threads=threads, seed=seed)
-    requests = llm.requests(encode_prompts(problems, llm.loaded), params)
+    requests = llm.requests(encode_prompts(chosen, built, llm.loaded), params)
     exact = llm.loaded.geometry.dtype.itemsize == 4
     ok = True
     print("| compared | same tokens | same bits | largest logit difference |")

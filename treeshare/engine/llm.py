@@ -296,6 +296,8 @@ def _token_ids(index: int, ids: Any) -> list[int]:  # noqa: ANN401
         raise ConfigError.of(
             f"prompts[{index}]", got=type(ids).__name__, expected="a flat list of integer token ids"
         )
+    if any(abs(int(i)) >= 1 << 31 for i in ids):
+        raise ConfigError.of(f"prompts[{index}]", got=max(map(int, ids), key=abs), expected="token ids")
     return [int(i) for i in ids]
 
 

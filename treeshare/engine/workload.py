@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import resource
 import time
 from typing import TYPE_CHECKING, Any
@@ -62,8 +61,11 @@ def run_workload(llm: LLM, workload: Workload, *, use_tqdm: bool = False) -> dic
     ``tok_s`` is generated tokens per second from submission to the last token, prefill included; model
     loading and a small warm-up are not in it. With ``profile``, ``profile_s`` has the seconds of each part.
     """
-    warm_up = SamplingParams(n=8, temperature=0.8, max_tokens=8, ignore_eos=True)
-    llm.generate({"prompt_token_ids": [1 + i % 50 for i in range(300)]}, warm_up, use_tqdm=False)
+    num_tokens = min(300, llm.loaded.max_model_len - 8)
+    if num_tokens > 0:
+        warm_up = SamplingParams(n=8, temperature=0.8, max_tokens=8, ignore_eos=True)
+        ids = [i % min(50, llm.loaded.vocab_size) for i in range(num_tokens)]
+        llm.generate({"prompt_token_ids": ids}, warm_up, use_tqdm=False)
     params = [
         SamplingParams(
             n=problem.samples,
@@ -101,15 +103,3 @@ def run_workload(llm: LLM, workload: Workload, *, use_tqdm: bool = False) -> dic
         "dtype": str(llm.loaded.geometry.dtype).removeprefix("torch."),
         **({"profile_s": llm.engine.stopwatch.as_dict()} if llm.engine.stopwatch.enabled else {}),
     }
-
-
-def write_figures(path: Path, figures: list[dict[str, Any]]) -> None:
-    """Write the figures as a JSON list.
-
-    Raises:
-        DataError: If the file cannot be written.
-    """
-    try:
-        path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"--json: cannot write {path}: {error.strerror}") from error

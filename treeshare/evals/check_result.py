@@ -16,11 +16,14 @@ class CheckResult:
         detail: One line on why it did not pass.
         passed_public: Whether it was right on the tests that the problem shows, AlphaCode's filter; None
             where the task makes no difference between tests.
+        signature: Stands for what the program prints on some inputs, for clustering; None where it was not
+            asked for.
     """
 
     verdict: Verdict
     detail: str
     passed_public: bool | None = None
+    signature: str | None = None
 
     @property
     def passed(self) -> bool:

@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckedCompletion:
-    """A completion and what its check said."""
+    """A completion, what its check said, and what it votes for, if the task has votes."""
 
     task_id: str
     completion_index: int
     result: CheckResult
+    answer: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,10 @@ class Evaluation:
         return {
             "pass@1": estimates[1].value,
             "pass@1_se": estimates[1].standard_error,
-            "k": {str(k): {"value": e.value, "se": e.standard_error} for k, e in estimates.items()},
+            "k": {
+                str(k): {"value": e.value, "se": e.standard_error, "interval": e.interval}
+                for k, e in estimates.items()
+            },
             "num_problems": len(counts),
             "num_completions": len(self.completions),
             "num_correct": sum(correct for _, correct in counts.values()),
@@ -64,38 +68,46 @@ class Evaluation:
             f"{summary['num_completions']} completions of {summary['num_problems']} problems, "
             f"{summary['num_correct']} right",
             "",
-            "| k | pass@k | standard error |",
-            "|--:|--:|--:|",
+            "| k | pass@k | standard error | 95 % interval |",
+            "|--:|--:|--:|--:|",
         ]
         for k, entry in summary["k"].items():
             error = "undefined" if entry["se"] is None else f"{100 * entry['se']:.2f} %"
-            lines.append(f"| {k} | {100 * entry['value']:.2f} % | {error} |")
+            interval = "undefined"
+            if entry["interval"] is not None:
+                low, high = entry["interval"]
+                interval = f"{100 * low:.1f} to {100 * high:.1f} %"
+            lines.append(f"| {k} | {100 * entry['value']:.2f} % | {error} | {interval} |")
         lines += ["", "| verdict | completions |", "|---|--:|"]
         lines += [f"| {verdict} | {count} |" for verdict, count in summary["verdicts"].items()]
         return "\n".join(lines)
 
     def results_jsonl(self) -> bytes:
-        """One JSON line per completion with its verdict."""
-        lines = [
-            json.dumps(
-                {
-                    "task_id": one.task_id,
-                    "completion_index": one.completion_index,
-                    "passed": one.result.passed,
-                    "verdict": str(one.result.verdict),
-                    "detail": one.result.detail,
-                }
-            )
-            for one in self.completions
-        ]
-        return "".join(line + "\n" for line in lines).encode()
+        """One JSON line per completion with its verdict, and with what else is known of it."""
+        lines = []
+        for one in self.completions:
+            line = {
+                "task_id": one.task_id,
+                "completion_index": one.completion_index,
+                "passed": one.result.passed,
+                "verdict": str(one.result.verdict),
+                "detail": one.result.detail,
+            }
+            optional = {
+                "answer": one.answer,
+                "passed_public": one.result.passed_public,
+                "signature": one.result.signature,
+            }
+            line |= {name: value for name, value in optional.items() if value is not None}
+            lines.append(json.dumps(line) + "\n")
+        return "".join(lines).encode()
 
 
 def evaluate_completions(
     task: Task,
     problems: Sequence[Problem],
     records: Sequence[Mapping[str, Any]],
-    sandbox: Sandbox,
+    sandbox: Sandbox | None,
     *,
     workers: int,
     limits: Limits,
@@ -108,7 +120,7 @@ def evaluate_completions(
         task: Says what is right.
         problems: All that ``records`` refer to.
         records: Mappings with ``task_id``, ``completion_index`` and ``completion``.
-        sandbox: Where code runs; closed if this is interrupted.
+        sandbox: Where code runs; closed if this is interrupted. May be None if the task needs none.
         workers: Programs run at once.
         limits: Of each program.
         cache: Verdicts already known; gains each new one as soon as it is there.
@@ -131,7 +143,7 @@ def evaluate_completions(
         text = None if cache is None else task.fingerprint(problem, completion, limits)
         if cache is None or text is None:
             return task.check(problem, completion, sandbox, limits)
-        name = cache.key(f"{task.name}\n{type(sandbox).__name__}\n{text}")
+        name = cache.key(f"{task.name}\n{sandbox.name if sandbox else ''}\n{text}")
         result = cache.get(name) or task.check(problem, completion, sandbox, limits)
         cache.add(name, result)
         return result
@@ -146,7 +158,8 @@ def evaluate_completions(
             for _ in range(users[key]):
                 on_progress()
     except BaseException:
-        sandbox.close()
+        if sandbox is not None:
+            sandbox.close()
         raise
     finally:
         pool.shutdown(cancel_futures=True)
@@ -155,6 +168,7 @@ def evaluate_completions(
             task_id=record["task_id"],
             completion_index=record["completion_index"],
             result=results[record["task_id"], record["completion"]],
+            answer=task.answer(by_id[record["task_id"]], record["completion"]),
         )
         for record in records
     ]

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def majority_at_k(answers: Sequence[str | None], right: Collection[str], k: int) -> float:
     """The chance that the majority of ``k`` completions, drawn without replacement, is right.
 
-    Costs about ``n * k**2`` operations for each right answer that was given.
+    Costs at most about ``n * k**2`` operations for each right answer that was given.
 
     Args:
         answers: Of all of a problem's completions, in a form in which equal answers are equal strings.
@@ -75,19 +75,19 @@ def _shared_win(rivals: Sequence[int], harmless: int, top: int, left: int, p: fl
     Returns:
         Sum over numbers of ties of ``P(left drawn, none above top, so many at top) / (1 + ties)``.
     """
-    max_ties = left // top
-    chances = np.zeros((max_ties + 1, left + 1))  # [rivals at top, completions drawn]
-    filled = _binomial(harmless, p)[: left + 1]
-    chances[0, : len(filled)] = filled
+    filled = np.zeros(left + 1)
+    harmless_ones = _binomial(harmless, p)[: left + 1]
+    filled[: len(harmless_ones)] = harmless_ones
+    by_ties = [filled]  # per number of rivals at top: by completions drawn so far
     for count in rivals:
         pmf = _binomial(count, p)
-        following = np.zeros_like(chances)
-        for drawn in range(min(top, left + 1)):
-            following[:, drawn:] += pmf[drawn] * chances[:, : left + 1 - drawn]
-        if max_ties:
-            following[1:, top:] += pmf[top] * chances[:-1, : left + 1 - top]
-        chances = following
-    return float((chances[:, left] / np.arange(1, max_ties + 2)).sum())
+        following = [np.convolve(chances, pmf[:top])[: left + 1] for chances in by_ties]
+        if len(by_ties) <= left // top:
+            following.append(np.zeros(left + 1))
+        for chances, fewer in zip(following[1:], by_ties, strict=False):
+            chances[top:] += pmf[top] * fewer[: left + 1 - top]
+        by_ties = following
+    return sum(float(chances[left]) / (1 + ties) for ties, chances in enumerate(by_ties))
 
 
 def _binomial(count: int, p: float) -> Floats:

@@ -101,16 +101,16 @@ class Task(ABC):
         """
         return None
 
+    def solution(self, problem: Problem, completion: str) -> str | None:
+        """The program that a completion stands for, without its tests; None if it stands for none."""
+        return None
+
     def from_chat(self, problem: Problem, reply: str) -> str:
         """The completion inside a chat model's reply; by default the whole of it."""
         return reply
 
     def fingerprint(self, problem: Problem, completion: str, limits: Limits) -> str | None:
         """All that the verdict depends on, as text; None if it is not worth remembering."""
-        return None
-
-    def solution(self, problem: Problem, completion: str) -> str | None:
-        """The program that a completion stands for, without its tests; None if it stands for none."""
         return None
 
 
@@ -122,10 +122,6 @@ class CodeTask(Task):
     @abstractmethod
     def program(self, problem: Problem, completion: str) -> str:
         """Source that runs to its end if and only if the completion is right; not run as ``__main__``."""
-
-    def solution(self, problem: Problem, completion: str) -> str:
-        """See ``Task.solution``; a completion goes on where the prompt ends."""
-        return problem.prompt + completion
 
     def from_chat(self, problem: Problem, reply: str) -> str:
         """See ``fenced_code``."""
@@ -186,6 +182,15 @@ class ProgramTask(Task):
 
 
 def fenced_code(reply: str) -> str:
-    """The first fenced block of a chat reply, up to its end if it was cut off; all of it if there is none."""
-    block = re.search(r"^[ \t]*```[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", reply, re.DOTALL | re.MULTILINE)
-    return block[1] if block else reply
+    """The first fenced block of a chat reply, up to its end if it was cut off; all of it if there is none.
+
+    What stands before a single bare fence is code too: the reply went on in a block that the prompt opened.
+    """
+    fences = list(re.finditer(r"^[ \t]*```([^\n`]*)$", reply, re.MULTILINE))
+    if not fences:
+        return reply
+    first = fences[0]
+    if len(fences) == 1 and not first[1].strip() and reply[: first.start()].strip():
+        return reply[: first.start()]
+    end = fences[1].start() if len(fences) > 1 else len(reply)
+    return reply[first.end() + 1 : end]

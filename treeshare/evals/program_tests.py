@@ -126,21 +126,24 @@ def summed_up(results: Sequence[CheckResult], tests: ProgramTests) -> CheckResul
 
 def _result(case: StdinCase | CallCase, execution: Execution, matcher: Matcher) -> CheckResult:
     """The verdict on one test."""
-    ended = execution.verdict is Verdict.PASSED
+    left = isinstance(case, StdinCase) and execution.exit_code == 0
+    if execution.verdict is not Verdict.PASSED and not (left and execution.verdict is Verdict.RUNTIME_ERROR):
+        # An assertion of the program's own is no answer.
+        is_assertion = execution.verdict is Verdict.WRONG_ANSWER
+        verdict = Verdict.RUNTIME_ERROR if is_assertion else execution.verdict
+        return CheckResult(verdict=verdict, detail=execution.detail)
     if isinstance(case, StdinCase):
-        ended |= execution.verdict is Verdict.RUNTIME_ERROR and execution.exit_code == 0
-        got: Any = execution.stdout.decode("utf-8", "replace")
-        given: Any = case.stdin
+        output = execution.stdout.decode("utf-8", "replace")
+        difference = matcher.difference(output, case.expected, case.stdin)
+    elif execution.value is None:
+        difference = execution.detail
     else:
-        given = case.args
         try:
-            got = json.loads(execution.value or "null")
+            value = json.loads(execution.value)
         except (ValueError, RecursionError) as error:
             detail = f"returned a value that cannot be read: {type(error).__name__}"
             return CheckResult(verdict=Verdict.WRONG_ANSWER, detail=detail)
-    if not ended:
-        return CheckResult(verdict=execution.verdict, detail=execution.detail)
-    difference = matcher.difference(got, case.expected, given)
+        difference = matcher.difference(value, case.expected, case.args)
     if difference is None:
         return CheckResult(verdict=Verdict.PASSED, detail="")
     if matcher.decides:

@@ -170,6 +170,9 @@ class _ChatTask(Task):
     def answer(self, problem: Problem, completion: str) -> str | None:
         return self._task.answer(problem, self.from_chat(problem, completion))
 
+    def solution(self, problem: Problem, completion: str) -> str | None:
+        return self._task.solution(problem, self.from_chat(problem, completion))
+
     def from_chat(self, problem: Problem, reply: str) -> str:
         return self._task.from_chat(problem, reply)
 

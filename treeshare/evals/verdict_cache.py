@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
 import platform
 import threading
+from importlib import metadata
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from treeshare.errors import DataError
 from treeshare.evals.check_result import CheckResult
-from treeshare.evals.sandbox import Verdict
+from treeshare.evals.sandbox import PACKAGES, Verdict
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,12 +26,20 @@ _FORMAT = 1
 """Raised when a verdict's meaning changes, so that older ones are not reused."""
 
 
+@functools.cache
+def _package_versions() -> str:
+    found = {one.name: one.version for one in metadata.distributions() if one.name in PACKAGES}
+    return json.dumps(found, sort_keys=True)
+
+
 class _Line(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     key: str
     verdict: str
     detail: str
+    passed_public: bool | None = None
+    signature: str | None = None
 
 
 class VerdictCache:
@@ -80,8 +90,8 @@ class VerdictCache:
 
     @staticmethod
     def key(text: str) -> str:
-        """The name of the verdict that depends on ``text``, on this Python and on the format."""
-        version = f"{_FORMAT}\n{platform.python_version()}\n"
+        """The name of the verdict that depends on ``text``, this Python, its packages, and the format."""
+        version = f"{_FORMAT}\n{platform.python_version()}\n{_package_versions()}\n"
         return hashlib.sha256((version + text).encode("utf-8", "surrogatepass")).hexdigest()
 
     def get(self, key: str) -> CheckResult | None:
@@ -95,7 +105,9 @@ class VerdictCache:
             DataError: If it cannot be written.
         """
         detail = result.detail.encode("utf-8", "backslashreplace").decode()
-        line = {"key": key, "verdict": str(result.verdict), "detail": detail}
+        line: dict[str, str | bool] = {"key": key, "verdict": str(result.verdict), "detail": detail}
+        optional = {"passed_public": result.passed_public, "signature": result.signature}
+        line |= {name: value for name, value in optional.items() if value is not None}
         with self._lock:
             if key not in self._known:
                 self._append(json.dumps(line).encode() + b"\n")
@@ -104,7 +116,12 @@ class VerdictCache:
     def _take(self, line: bytes) -> None:
         try:
             read = _Line.model_validate_json(line)
-            self._known[read.key] = CheckResult(verdict=Verdict(read.verdict), detail=read.detail)
+            self._known[read.key] = CheckResult(
+                verdict=Verdict(read.verdict),
+                detail=read.detail,
+                passed_public=read.passed_public,
+                signature=read.signature,
+            )
         except (ValidationError, ValueError):
             return
 

@@ -6,11 +6,14 @@ load reads the converted folder.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib.util
+import io
 import os
 import shutil
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -247,11 +250,13 @@ def _converted(gguf: Path, name: str) -> Path:
         partial = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder.parent))
     except OSError as error:
         raise ModelLoadError(f"model cache: cannot write {folder.parent}: {error.strerror}") from error
+    print(f"{name}: converting {gguf.name} into {folder} (once) ...", file=sys.stderr, flush=True)
     try:
         where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-        model = AutoModelForCausalLM.from_pretrained(
-            **where, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
-        ).to(torch.bfloat16)
+        with contextlib.redirect_stderr(io.StringIO()):  # the library's bar ends up in every log
+            model = AutoModelForCausalLM.from_pretrained(
+                **where, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+            ).to(torch.bfloat16)
         if hasattr(model.config, "quantization_config"):
             del model.config.quantization_config
         model.save_pretrained(partial)

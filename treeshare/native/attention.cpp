@@ -195,16 +195,14 @@ TARGET float soften(const float *scores, uint16_t *weights, int seen, int count,
                     float *total) {
     const __m512 minus_infinity = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
     __m512 top = minus_infinity;
-    int first = 0;
-    for (; first + 16 <= seen; first += 16) top = _mm512_max_ps(top, _mm512_load_ps(scores + first));
-    top = _mm512_mask_max_ps(top, first16(seen - first), top, _mm512_load_ps(scores + first));
+    for (int n = 0; n < seen; n += 16)
+        top = _mm512_mask_max_ps(top, first16(seen - n), top, _mm512_load_ps(scores + n));
     const float old_high = *high, new_high = std::max(old_high, _mm512_reduce_max_ps(top) * scale);
     const __m512 shift = _mm512_set1_ps(new_high), factor = _mm512_set1_ps(scale);
     __m512 sum = _mm512_setzero_ps();
     for (int n = 0; n < count; n += 16) {
         const __m512 score = _mm512_load_ps(scores + n);
-        const __m512 weight =
-            _mm512_maskz_mov_ps(first16(seen - n), exp2_rough_ps(_mm512_fmsub_ps(score, factor, shift)));
+        const __m512 weight = _mm512_maskz_mov_ps(first16(seen - n), exp2_ps(_mm512_fmsub_ps(score, factor, shift)));
         sum = _mm512_add_ps(sum, weight);
         _mm256_store_si256(reinterpret_cast<__m256i *>(weights + n), (__m256i)_mm512_cvtneps_pbh(weight));
     }

@@ -61,7 +61,7 @@ TARGET void rotate_head(uint16_t *x, const uint16_t *cosine, const uint16_t *sin
 
 TARGET void silu_mul_row(const uint16_t *gate, const uint16_t *up, uint16_t *out, int64_t width) {
     const __m512 one = _mm512_set1_ps(1.0f), minus_log2e = _mm512_set1_ps(-1.44269504f);
-    const __m512 largest = _mm512_set1_ps(126.0f);
+    const __m512 largest = _mm512_set1_ps(200.0f); // its power is infinite, and the activation zero
     for (int64_t i = 0; i < width; i += 16) {
         const __mmask16 mask = first16(width - i);
         const __m512 value = load_bf16(mask, gate + i);

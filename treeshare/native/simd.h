@@ -27,22 +27,7 @@ INLINE __m512 round_bf16(__m512 value) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(halves, 16));
 }
 
-// 2 ** x for x <= 0, for what is rounded to bfloat16 anyway; relative error below 5e-6; tiny below -126.
-INLINE __m512 exp2_rough_ps(__m512 x) {
-    const __m512 shift = _mm512_set1_ps(12582912.0f); // 1.5 * 2 ** 23: the sum's low bits are the nearest integer
-    x = _mm512_max_ps(x, _mm512_set1_ps(-126.0f));
-    const __m512 shifted = _mm512_add_ps(x, shift);
-    const __m512 f = _mm512_sub_ps(x, _mm512_sub_ps(shifted, shift));
-    __m512 y = _mm512_set1_ps(9.58284e-3f);
-    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(5.590643e-2f));
-    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(2.4024099e-1f));
-    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(6.9312419e-1f));
-    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(1.0f));
-    return _mm512_castsi512_ps(
-        _mm512_add_epi32(_mm512_castps_si512(y), _mm512_slli_epi32(_mm512_castps_si512(shifted), 23)));
-}
-
-// 2 ** x for x <= 127; relative error below 3e-7; 0 below -150.
+// 2 ** x for finite x; relative error below 3e-7; about 0 from -150 down, infinite from 128 up.
 INLINE __m512 exp2_ps(__m512 x) {
     x = _mm512_max_ps(x, _mm512_set1_ps(-150.0f));
     const __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -151,7 +152,8 @@ def check_place(path: str | Path) -> None:
     try:
         if not os.path.lexists(path):
             nearest = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
-            os.listdir(nearest)  # no run can be made in what is no folder
+            if not nearest.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
             return
         extra = any(
             name not in (LOCK_NAME, MANIFEST_NAME) and not _PARTIAL_MANIFEST.fullmatch(name)

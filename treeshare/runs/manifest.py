@@ -33,6 +33,7 @@ class Manifest(BaseModel):
         task: Name of the task.
         data: Where its problems came from; informative, the prompts decide.
         problems_sha256: Of the problems as the task read them, where the caller gives it.
+        prompting: How prompts were made around the problems: worked examples, their choice, chat template.
         task_ids: The problems, in order; ``--limit`` is their number.
         prompts_sha256: Of all prompts' token ids.
         model: What the user named; informative, the weights decide.
@@ -42,7 +43,8 @@ class Manifest(BaseModel):
         sampling: ``SamplingParams`` without ``n`` and ``seed``.
         n: Completions per problem; the only thing that may grow.
         seed: Run seed.
-        versions: Of Python and the packages that compute; informative.
+        versions: Of Python and the packages that compute, and which kernels and how many threads;
+            informative.
         created: When the run began, UTC; informative.
     """
 
@@ -52,6 +54,7 @@ class Manifest(BaseModel):
     task: str
     data: str
     problems_sha256: str = ""
+    prompting: dict[str, bool | int | str] = {}
     task_ids: list[str]
     prompts_sha256: str
     model: str

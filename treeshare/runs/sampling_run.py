@@ -17,7 +17,7 @@ from treeshare.runs.tree_file import TREE_NAME, TreeFile
 from treeshare.sampling import problem_key
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from treeshare.engine.llm import LLM
     from treeshare.engine.sequence import Completion
@@ -33,6 +33,7 @@ def make_manifest(
     task_ids: Sequence[str],
     prompts: Sequence[Sequence[int]],
     params: SamplingParams,
+    prompting: Mapping[str, bool | int | str] | None = None,
     problems_sha256: str = "",
 ) -> Manifest:
     """The manifest of a run of ``params.n`` completions for each prompt.
@@ -55,6 +56,7 @@ def make_manifest(
         task=task,
         data=data,
         problems_sha256=problems_sha256,
+        prompting=dict(prompting or {}),
         task_ids=list(task_ids),
         prompts_sha256=prompts_sha256(prompts),
         model=llm.loaded.model_id,
@@ -64,9 +66,22 @@ def make_manifest(
         sampling=sampling,
         n=n,
         seed=llm.seed if seed is None else seed,
-        versions=current_versions(),
+        versions=current_versions() | _computation(llm),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
+
+
+def _computation(llm: LLM) -> dict[str, str]:
+    """What may round differently besides versions: the kernels, the threads, the widths of matmuls."""
+    import torch
+
+    engine = llm.engine
+    return {
+        "attention": engine.backend.name,
+        "layers": "fused" if llm.loaded.fused else "unfused",
+        "max_num_seqs": str(engine.config.max_num_seqs),
+        "threads": str(torch.get_num_threads()),
+    }
 
 
 def make_requests(

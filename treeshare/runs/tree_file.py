@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING, Literal
 
@@ -92,9 +93,12 @@ class TreeFile(BaseModel):
         return tree
 
     def write(self, path: Path) -> None:
-        """Write atomically.
+        """Write atomically; what a process that was killed in the middle of it left behind goes away.
 
         Raises:
             DataError: If the folder cannot be written.
         """
+        with contextlib.suppress(OSError):
+            for partial in path.parent.glob(f".{path.name}-{'[0-9a-f]' * 8}"):
+                partial.unlink()
         write_atomically(path, dump_json(self.model_dump()) + b"\n")

@@ -79,13 +79,13 @@ def summaries(run: JudgedRun) -> list[dict[str, Any]]:
 
 
 def completions_of(completions: Sequence[JudgedCompletion]) -> list[dict[str, Any]]:
-    """A problem's completions, those with the same text and verdict as one."""
+    """A problem's completions, those with the same text and verdict as one; the right ones first."""
     groups: dict[tuple[str, str, str], list[JudgedCompletion]] = defaultdict(list)
     for one in completions:
         detail = "" if one.result is None else one.result.detail
         groups[one.record.completion, verdict_of(one), detail].append(one)
     rows = []
-    for (text, verdict, detail), members in groups.items():
+    for (text, verdict, detail), members in sorted(groups.items(), key=lambda pair: pair[0][1] != "passed"):
         record = members[0].record
         num_tokens = len(record.token_ids)
         mean = math.exp(min(record.cumulative_logprob / num_tokens, 0.0)) if num_tokens else None

@@ -119,7 +119,7 @@
     if (children[i].length) weights[i] = Math.max(weights[i], children[i].reduce((sum, c) => sum + weights[c], 0));
   }
   weights[0] = Math.max(weights[0], children[0].reduce((sum, c) => sum + weights[c], 0), 0.5);
-  const mostTokens = Math.max(...nodes.map((node) => node.tokens), 1);
+  const mostTokens = nodes.reduce((most, node) => Math.max(most, node.tokens), 1);
   const ROW = 30;
   const LEAST = 3;
   const svgMake = (tag, attributes, parent) => {
@@ -133,6 +133,7 @@
   const describe = (i) => {
     const node = nodes[i];
     const below = count(node.completions, "completion") + " below";
+    if (!node.tokens) return "no tokens that all prompts share, " + below + secondsOf(node);
     return count(node.tokens, "token") + " [" + node.start + ", " + (node.start + node.tokens) + "), " + below + secondsOf(node);
   };
   const showNode = (i) => {
@@ -156,6 +157,7 @@
     rect.addEventListener("click", choose);
     rect.addEventListener("keydown", (event) => { if (event.key === "Enter") choose(); });
     if (width > 34) {
+      if (!nodes[i].tokens) { svgMake("text", { x: x + 5, y: y + ROW / 2 + 4 }, svg).textContent = "nothing shared"; return; }
       const long = count(nodes[i].tokens, "token") + secondsOf(nodes[i]).split(", dec")[0];
       const label = width > 8 * long.length ? long : width > 70 ? count(nodes[i].tokens, "token") : String(nodes[i].tokens);
       svgMake("text", { x: x + 5, y: y + ROW / 2 + 4 }, svg).textContent = label;

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from treeshare.config import require_int
 from treeshare.errors import ConfigError, TreeshareError
@@ -80,12 +80,12 @@ class Execution:
 
     Attributes:
         verdict: How it ended.
-        detail: One line: the exception, or what was exceeded; empty when it passed.
+        detail: One line: the exception, what was exceeded, or why there is no value; else empty.
         exit_code: Of the process; negative for a signal.
         stdout: What it printed, up to ``Limits.output_bytes``.
         stderr: What it printed there, up to ``Limits.output_bytes``.
-        value: What the ``Call`` returned, as JSON text; None without a call or when it did not return.
-            Written by the program's process: to be parsed with care.
+        value: What the ``Call`` returned, as JSON text; None without a call, when it did not return, and for
+            what is no JSON. Written by the program's process: to be parsed with care.
         wall_s: Seconds, start-up included.
     """
 
@@ -101,11 +101,16 @@ class Execution:
 class Sandbox(ABC):
     """Runs a Python program that nobody trusts.
 
-    The program is one process that sees a Python interpreter, the standard library and its input; no
-    network, no file of the user's, no environment variable, no process of the host. What a backend adds to
-    this or cannot hold is said in its docstring. ``tests/evals/test_sandbox.py`` is the contract, run on
-    every backend.
+    The program is one process that sees a Python interpreter, the standard library, ``PACKAGES`` and its
+    input; no network, no file of the user's, no environment variable, no process of the host. What a backend
+    adds to this or cannot hold is said in its docstring. ``tests/evals/test_sandbox.py`` is the contract, run
+    on every backend.
+
+    Attributes:
+        name: What to call the backend.
     """
+
+    name: ClassVar[str]
 
     @abstractmethod
     def run(

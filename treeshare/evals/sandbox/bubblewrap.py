@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from treeshare.errors import SandboxUnavailableError
-from treeshare.evals.sandbox.interpreter import this_interpreter
+from treeshare.evals.sandbox.interpreter import package_folders, this_interpreter
 from treeshare.evals.sandbox.process import HARNESS, ProcessSandbox, python_options
 from treeshare.evals.sandbox.seccomp import filter_program
 
 if TYPE_CHECKING:
     from treeshare.evals.sandbox.base import Limits
 
+INSIDE_PACKAGES = Path("/packages")
 INSIDE_PREFIX = Path("/python")
 """Where programs see the interpreter's folder: its real path may name the user, under a closed folder."""
 
@@ -26,14 +27,16 @@ _INSIDE_PID = 2
 class BubblewrapSandbox(ProcessSandbox):
     """Runs each program in a bubblewrap of its own, with a scratch folder in memory as its working folder.
 
-    A program can read the system's folder /usr, without third-party Python packages, and learn where the
-    interpreter lies on the host. How many files it makes is bounded by time only (180,000 empty ones took 2.5
-    seconds and 180 MB of the kernel's memory). It can cheat at tests that run in its own process.
+    A program can read the system's folder /usr, without its Python packages, and learn where the interpreter
+    lies on the host. How many files it makes is bounded by time only (180,000 empty ones took 2.5 seconds and
+    180 MB of the kernel's memory). It can cheat at tests that run in its own process.
 
     Raises:
         SandboxUnavailableError: If bubblewrap is missing or the interpreter cannot be shown; the message says
             what to do.
     """
+
+    name = "bubblewrap"
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,19 +45,24 @@ class BubblewrapSandbox(ProcessSandbox):
             raise SandboxUnavailableError("sandbox: bwrap not found (package bubblewrap)")
         self._bwrap = path
         self._filter = filter_program(pid=_INSIDE_PID, metadata=False)
-        self._interpreter = this_interpreter()
+        self._interpreter, self._packages = this_interpreter(), package_folders()
         self._harness = HARNESS.read_text(encoding="utf-8")
 
     def command(self, spec: dict[str, str], limits: Limits) -> tuple[list[str], dict[str, bytes]]:
         """See ``ProcessSandbox.command``."""
         spec["threads"] = str(limits.threads)
-        python = self._interpreter.executable
-        if not self._interpreter.is_system:
-            python = INSIDE_PREFIX / python.relative_to(self._interpreter.prefix)
+        spec["packages"] = ":".join(f"{name}={INSIDE_PACKAGES / name}" for name in self._packages)
+        python = self._inside(self._interpreter.executable)
         arguments = [self._bwrap, *self._options, "--size", str(limits.file_bytes), "--perms", "1777"]
         arguments += ["--tmpfs", "/tmp", "--chdir", "/tmp", "--remount-ro", "/dev", "--remount-ro", "/"]
         arguments += ["--seccomp", "{filter}", "--", str(python), *python_options(self._harness)]
         return arguments, {"filter": self._filter}
+
+    def _inside(self, path: Path) -> Path:
+        """Where a program sees a path of the interpreter's."""
+        if path.is_relative_to("/usr"):
+            return path
+        return INSIDE_PREFIX / path.relative_to(self._interpreter.prefix)
 
     @cached_property
     def _options(self) -> list[str]:
@@ -87,14 +95,15 @@ class BubblewrapSandbox(ProcessSandbox):
     def _interpreter_options(self) -> list[str]:
         """Show the interpreter and its library, not the packages in it."""
         found, options = self._interpreter, []
-        inside = found.prefix if found.is_system else INSIDE_PREFIX
         if not found.is_system:
-            shown = found.executable.relative_to(found.prefix)
-            options += ["--perms", "0755", "--dir", str(inside)]
-            options += ["--ro-bind", str(found.prefix / "lib"), str(inside / "lib")]
-            options += ["--ro-bind", str(found.executable), str(inside / shown)]
-            options += ["--setenv", "LD_LIBRARY_PATH", str(inside / "lib")]
-        for path in found.packages:
-            options += ["--tmpfs", str(inside / path.relative_to(found.prefix))]
-            options += ["--remount-ro", str(inside / path.relative_to(found.prefix))]
+            library = str(INSIDE_PREFIX / "lib")
+            options += ["--perms", "0755", "--dir", str(INSIDE_PREFIX)]
+            options += ["--ro-bind", str(found.prefix / "lib"), library]
+            options += ["--ro-bind", str(found.executable), str(self._inside(found.executable))]
+            options += ["--setenv", "LD_LIBRARY_PATH", library]
+        for hidden in map(str, map(self._inside, found.packages)):
+            options += ["--tmpfs", hidden, "--remount-ro", hidden]
+        options += ["--perms", "0755", "--dir", str(INSIDE_PACKAGES)]
+        for name, folder in self._packages.items():
+            options += ["--ro-bind", str(folder), str(INSIDE_PACKAGES / name)]
         return options

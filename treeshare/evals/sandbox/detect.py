@@ -7,10 +7,7 @@ from treeshare.evals.sandbox.base import Limits, Sandbox, SandboxError, Verdict
 from treeshare.evals.sandbox.bubblewrap import BubblewrapSandbox
 from treeshare.evals.sandbox.landlock import LandlockSandbox
 
-BACKENDS: dict[str, type[Sandbox]] = {
-    "bubblewrap": BubblewrapSandbox,
-    "Landlock and seccomp": LandlockSandbox,
-}
+BACKENDS: dict[str, type[Sandbox]] = {kind.name: kind for kind in (BubblewrapSandbox, LandlockSandbox)}
 """By name, the better ones first."""
 
 _PROBE = """

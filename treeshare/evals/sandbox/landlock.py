@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from treeshare.errors import SandboxUnavailableError
-from treeshare.evals.sandbox.interpreter import this_interpreter
+from treeshare.evals.sandbox.interpreter import package_folders, this_interpreter
 from treeshare.evals.sandbox.process import HARNESS, ProcessSandbox, python_options
 from treeshare.evals.sandbox.seccomp import PID_MARK, filter_program
 
@@ -34,6 +34,8 @@ class LandlockSandbox(ProcessSandbox):
         SandboxUnavailableError: If the kernel has no Landlock or the interpreter cannot be shown.
     """
 
+    name = "Landlock and seccomp"
+
     def __init__(self) -> None:
         super().__init__()
         if landlock_version() < 1:
@@ -44,14 +46,19 @@ class LandlockSandbox(ProcessSandbox):
         self._filter = filter_program(metadata=True)
         self._python = str(found.executable)
         self._readable = [*_READABLE, *_DEVICES, str(found.prefix / "lib"), self._python]
+        folders = package_folders()
+        self._packages = ":".join(f"{name}={folder}" for name, folder in folders.items())
+        self._readable += map(str, folders.values())
         self._readable = [path for path in self._readable if os.path.exists(path)]
-        self._keep_reading = self.is_root and not _open_to_all(found.prefix / "lib")
+        needed = [found.prefix / "lib", *folders.values()]
+        self._keep_reading = self.is_root and not all(map(_open_to_all, needed))
         self._harness = _CONFINE.read_text(encoding="utf-8") + HARNESS.read_text(encoding="utf-8")
 
     def command(self, spec: dict[str, str], limits: Limits) -> tuple[list[str], dict[str, bytes]]:
         """See ``ProcessSandbox.command``."""
         spec |= {
             "landlock": ":".join(self._readable),
+            "packages": self._packages,
             "filter": "{filter}",
             "pid_mark": str(PID_MARK),
             "parent": str(os.getpid()),

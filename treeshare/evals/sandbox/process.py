@@ -32,6 +32,13 @@ HARNESS = Path(__file__).with_name("harness.py")
 _KILL_S = 5.0
 """Seconds that dying may take before the sandbox counts as broken."""
 
+_ENVIRONMENT = {
+    "PATH": "/usr/bin:/bin",
+    "HOME": "/tmp",
+    "LANG": "C.UTF-8",
+    "PYTHONHASHSEED": "0",
+    "OPENBLAS_NUM_THREADS": "1",  # numpy would start a thread, and reserve memory, for each core
+}
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 _EXTRA_BYTES = 4096
 _START_S = 30.0
@@ -112,8 +119,11 @@ class ProcessSandbox(Sandbox):
                 report=stack.enter_context(_memory_file()),
                 started=started_end,
             )
-            process = self._start(files, self._spec(limits, files, len(text), as_main=as_main), limits, stack)
-            os.close(started_end)
+            spec = self._spec(limits, files, len(text), as_main=as_main)
+            try:
+                process = self._start(files, spec, limits, stack)
+            finally:
+                os.close(started_end)
             try:
                 has_started = _readable(started, _START_S) and bool(os.read(started, 1))
                 timed_out = has_started and not _ended(process, limits.wall_s)
@@ -187,7 +197,7 @@ class ProcessSandbox(Sandbox):
                     pass_fds=(files.source, files.report, files.started, *extra.values()),
                     start_new_session=True,
                     cwd="/",
-                    env={"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"},
+                    env=_ENVIRONMENT,
                 )
             except OSError as error:
                 raise SandboxError(f"sandbox: cannot start {arguments[0]}: {error.strerror}") from error

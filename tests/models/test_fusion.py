@@ -1,0 +1,132 @@
+"""Fused layers against transformers' own modules: the same bits, or at most twice their rounding error."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
+
+from tests.models.tiny import CONFIGS, make_model
+from treeshare.models.fusion import fuse_layers, unfuse_layers
+from treeshare.models.loading import bind_model
+from treeshare.models.support import SelfCheck
+from treeshare.native import kernels
+
+pytestmark = pytest.mark.skipif(
+    kernels() is None, reason="the compiled kernels are not built, or this CPU lacks AVX-512 BF16"
+)
+
+WIDTHS = [16, 64, 90, 576]
+"""Whole vectors of sixteen, and not."""
+
+
+def random(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape))).bfloat16()
+
+
+def assert_as_good(got, eager, exact):
+    """At most twice the error of eager code in the same dtype, plus one rounding of the result."""
+    error = (got.double() - exact).abs()
+    budget = 2 * (eager.double() - exact).abs().max() + exact.abs() * torch.finfo(torch.bfloat16).eps
+    assert torch.all(error <= budget)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 700])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_norms(rows, width):
+    x, delta, norm = random(rows, width), random(rows, width) * 3, LlamaRMSNorm(width, eps=1e-5).bfloat16()
+    norm.weight.data = random(width)
+    total, out, out_of_total = x + delta, torch.empty_like(x), torch.empty_like(x)
+    pointers = norm.weight.data_ptr(), out.data_ptr()
+    kernels().treeshare_rms_norm(x.data_ptr(), *pointers, rows, width, 1e-5)
+    with torch.no_grad():
+        assert_as_good(out, norm(x), norm.double()(x.double()))
+        summed = x.clone()
+        kernels().treeshare_add_rms_norm(
+            summed.data_ptr(),
+            delta.data_ptr(),
+            norm.bfloat16().weight.data_ptr(),
+            out_of_total.data_ptr(),
+            rows,
+            width,
+            1e-5,
+        )
+        assert torch.equal(summed, total)
+        assert_as_good(out_of_total, norm(total), norm.double()(total.double()))
+
+
+@pytest.mark.parametrize("head_dim", [8, 16, 64, 96, 128])
+def test_rotary_positions_to_the_bit(head_dim):
+    """Rotated heads are transformers' own; what lies beside them in the row stays."""
+    rows, heads, width = 37, 5, 5 * head_dim + 24
+    x, angles = random(rows, width), torch.randn(rows, head_dim // 2).repeat(1, 2)
+    cosine, sine = angles.cos().bfloat16(), angles.sin().bfloat16()
+    by_head = x[:, : heads * head_dim].view(rows, heads, head_dim).transpose(0, 1).unsqueeze(0)
+    expected, _ = apply_rotary_pos_emb(by_head, by_head, cosine.unsqueeze(0), sine.unsqueeze(0))
+    got = x.clone()
+    kernels().treeshare_rotate(
+        got.data_ptr(), cosine.data_ptr(), sine.data_ptr(), rows, width, heads, head_dim
+    )
+    assert torch.equal(
+        got[:, : heads * head_dim].view(rows, heads, head_dim), expected[0].transpose(0, 1).contiguous()
+    )
+    assert torch.equal(got[:, heads * head_dim :], x[:, heads * head_dim :])
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("scale", [1.0, 40.0, 1e30])
+def test_gated_activation(width, scale):
+    gate_up = random(50, 2 * width) * scale
+    gate_up = gate_up.bfloat16()
+    gate, up = gate_up.split(width, dim=1)
+    out = torch.empty(50, width, dtype=torch.bfloat16)
+    kernels().treeshare_silu_mul(gate_up.data_ptr(), out.data_ptr(), 50, width)
+    finite = torch.isfinite(torch.nn.functional.silu(gate) * up)
+    exact = torch.nn.functional.silu(gate.double()) * up.double()
+    eager = torch.nn.functional.silu(gate) * up
+    assert torch.equal(torch.isfinite(out), finite)
+    assert_as_good(out[finite], eager[finite], exact[finite])
+
+
+@pytest.mark.parametrize("architecture", ["llama", "mistral", "qwen2"])
+def test_a_model(architecture):
+    """Fusing keeps names, values and memory of the weights; unfusing gives the old forward back."""
+    model = make_model(CONFIGS[architecture](), torch.bfloat16)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    geometry, fused = bind_model(model)
+    assert len(fused) == 3
+    after = model.state_dict()
+    assert list(before) == list(after)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert fused[0].qkv.weight.data_ptr() == model.model.layers[0].self_attn.q_proj.weight.data_ptr()
+    unfuse_layers(model)
+    check = SelfCheck(model, geometry)
+    unfused_error = check.error()
+    assert len(fuse_layers(model)) == 3
+    assert check.error() <= 2 * unfused_error
+    unfuse_layers(model)
+    assert check.error() == unfused_error
+
+
+@pytest.mark.parametrize(
+    ("architecture", "dtype"),
+    [
+        ("llama", torch.float32),
+        ("qwen3", torch.bfloat16),
+        ("gpt2", torch.bfloat16),
+        ("olmo2", torch.bfloat16),
+    ],
+)
+def test_what_stays_as_it_is(architecture, dtype):
+    model = make_model(CONFIGS[architecture](), dtype)
+    assert bind_model(model)[1] == []
+
+
+def test_a_layer_that_computes_something_else_is_not_fused():
+    """A known class with a changed activation, or an extra part."""
+    model = make_model(CONFIGS["llama"](), torch.bfloat16)
+    model.model.layers[1].mlp.act_fn = torch.nn.GELU()
+    assert fuse_layers(model) == []
+    model = make_model(CONFIGS["llama"](), torch.bfloat16)
+    model.model.layers[2].self_attn.q_norm = torch.nn.Identity()
+    assert fuse_layers(model) == []
