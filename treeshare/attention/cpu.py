@@ -77,10 +77,10 @@ class CpuAttention(AttentionBackend):
         stopwatch: Is told how long each kind of node took.
     """
 
+    name = "cpu"
+
     def __init__(self, stopwatch: Stopwatch = OFF) -> None:
         self._stopwatch = stopwatch
-
-    name = "cpu"
 
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, *, layer: int, layout: BatchLayout, scale: float
