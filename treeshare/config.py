@@ -53,6 +53,7 @@ class EngineConfig:
             fastest that is there.
         fold: Small nodes are folded into their children where that costs less.
         lazy_divergence: Completions whose tokens are identical so far are one row.
+        profile: Measure where a run's time goes (``Engine.stopwatch``).
     """
 
     max_num_seqs: int = 256
@@ -64,6 +65,7 @@ class EngineConfig:
     backend: str = "auto"
     fold: bool = True
     lazy_divergence: bool = True
+    profile: bool = False
 
     def __post_init__(self) -> None:
         require_int("max_num_seqs", self.max_num_seqs, low=1, high=8192)

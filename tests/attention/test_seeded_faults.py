@@ -39,7 +39,9 @@ def base_two_logarithm(monkeypatch):
 
 def forgotten_maximum(monkeypatch):
     def change(add):
-        return lambda self, rows, numerator, high: add(self, rows, numerator, torch.zeros_like(high))
+        return lambda self, kind, rows, numerator, high: add(
+            self, kind, rows, numerator, torch.zeros_like(high)
+        )
 
     wrap(monkeypatch, cpu._Accumulator, "add", change)
 

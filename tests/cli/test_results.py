@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -149,6 +150,17 @@ def test_bench(cli, workload, text_model, tmp_path, sharing):
 def test_bench_without_attention_and_tokenizer(cli, workload, model_dir):
     arguments = ["--model", model_dir("llama"), "--threads", 1, "--attention", "off", "--dtype", "bfloat16"]
     assert cli("bench", workload, *arguments).status == 0
+
+
+def test_bench_tells_where_the_time_goes(cli, workload, text_model, tmp_path):
+    arguments = ["--model", text_model, "--threads", 1, "--dtype", "float32", "--profile"]
+    result = cli("bench", workload, *arguments, "--json", tmp_path / "b.json")
+    assert result.status == 0
+    assert re.search(r"^\| attention: private \| 0\.000 \|", result.out, re.MULTILINE)
+    share = float(re.search(r"^\| sum \|.*\| ([\d.]+)% \|$", result.out, re.MULTILINE)[1])
+    assert 95 <= share <= 105
+    (figures,) = json.loads((tmp_path / "b.json").read_text())
+    assert {"prefill", "decode", "between"} == figures["profile_s"].keys()
 
 
 def test_verify(cli, data, text_model):

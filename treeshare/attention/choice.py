@@ -9,6 +9,7 @@ from treeshare.attention.native import NativeAttention
 from treeshare.attention.reference import ReferenceAttention
 from treeshare.config import require_choice
 from treeshare.errors import ConfigError
+from treeshare.stopwatch import OFF, Stopwatch
 
 if TYPE_CHECKING:
     from treeshare.attention.api import AttentionBackend
@@ -17,13 +18,14 @@ if TYPE_CHECKING:
 BackendName = Literal["auto", "native", "cpu", "reference"]
 
 
-def make_backend(name: str, geometry: KVGeometry) -> AttentionBackend:
+def make_backend(name: str, geometry: KVGeometry, stopwatch: Stopwatch = OFF) -> AttentionBackend:
     """Make a backend.
 
     Args:
         name: ``native`` (the compiled kernel), ``cpu`` (plain matmuls), ``reference`` (slow, the definition);
             ``auto`` takes the first of these that is there for such KV.
         geometry: Shape and dtype of the model's KV.
+        stopwatch: Is told how long each kind of node took.
 
     Raises:
         ConfigError: If the name is unknown, or the kernel is asked for and not there.
@@ -38,5 +40,5 @@ def make_backend(name: str, geometry: KVGeometry) -> AttentionBackend:
             remedy="take auto",
         )
     if name == "reference":
-        return ReferenceAttention()
-    return NativeAttention() if has_native and name != "cpu" else CpuAttention()
+        return ReferenceAttention(stopwatch=stopwatch)
+    return NativeAttention(stopwatch) if has_native and name != "cpu" else CpuAttention(stopwatch)

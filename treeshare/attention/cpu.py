@@ -16,6 +16,7 @@ from treeshare.attention.api import AttentionBackend
 from treeshare.attention.layout import BatchLayout, CausalChunk, PrivatePages, SharedGroup
 from treeshare.attention.state import AttentionState
 from treeshare.kv.store import SEGMENT_ALIGNMENT, padded_length
+from treeshare.stopwatch import OFF, Stopwatch
 
 TILE_BYTES = 3 << 20
 """Scores of one tile of query rows; 192 rows x 2048 bfloat16 keys measured best."""
@@ -28,18 +29,21 @@ class _Accumulator:
     Column ``D`` of the numerator is the denominator; both are scaled by ``exp(-high)``.
     """
 
-    def __init__(self, query: Tensor, width: int) -> None:
+    def __init__(self, query: Tensor, width: int, stopwatch: Stopwatch) -> None:
+        self._stopwatch = stopwatch
         self.numerator = torch.zeros(*query.shape[:3], width)
         self.high = torch.full((*query.shape[:3], 1), -torch.inf)
 
-    def add(self, rows: slice | Tensor, numerator: Tensor, high: Tensor) -> None:
-        """Merge one partial result per row of ``rows``; no row may come twice."""
+    def add(self, kind: str, rows: slice | Tensor, numerator: Tensor, high: Tensor) -> None:
+        """Merge one partial result per row of ``rows``; no row may come twice. ``kind`` of node made it."""
+        self._stopwatch.lap(f"attention: {kind}")
         old_numerator, old_high = self.numerator[rows], self.high[rows]
         new_high = torch.maximum(old_high, high)
         merged = old_numerator * (old_high - new_high).exp_()
         merged.addcmul_(numerator.float(), (high - new_high).exp_())
         self.numerator[rows] = merged
         self.high[rows] = new_high
+        self._stopwatch.lap("attention: merge")
 
     def state(self, head_dim: int, dtype: torch.dtype) -> AttentionState:
         """Normalise: ``out`` ``[T, H * G, D]`` in ``dtype`` and ``lse`` float32."""
@@ -67,26 +71,36 @@ def _attend_dense(
 
 
 class CpuAttention(AttentionBackend):
-    """Grouped matmuls; see the module's text and ``AttentionBackend``."""
+    """Grouped matmuls; see the module's text and ``AttentionBackend``.
+
+    Args:
+        stopwatch: Is told how long each kind of node took.
+    """
 
     name = "cpu"
+
+    def __init__(self, stopwatch: Stopwatch = OFF) -> None:
+        self._stopwatch = stopwatch
 
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, *, layer: int, layout: BatchLayout, scale: float
     ) -> AttentionState:
         """See ``AttentionBackend.attend``."""
         layout.write(layer, key, value)
+        self._stopwatch.lap("attention: store")
         num_rows, num_q_heads, head_dim = query.shape
         num_heads = key.shape[1]
         scaled = (query * scale).view(num_rows, num_heads, num_q_heads // num_heads, head_dim)
-        total = _Accumulator(scaled, layout.store.geometry.value_width)
+        total = _Accumulator(scaled, layout.store.geometry.value_width, self._stopwatch)
         for group in layout.shared:
             self._add_shared(total, scaled, layer, group)
         for chunk in layout.causal:
             self._add_causal(total, scaled, layer, chunk)
         if layout.private is not None:
             self._add_private(total, scaled, layer, layout, layout.private)
-        return total.state(head_dim, query.dtype)
+        state = total.state(head_dim, query.dtype)
+        self._stopwatch.lap("attention: merge")
+        return state
 
     def _add_shared(self, total: _Accumulator, query: Tensor, layer: int, group: SharedGroup) -> None:
         num_nodes = group.last - group.first
@@ -114,7 +128,7 @@ class CpuAttention(AttentionBackend):
             return flat if group.valid is None else flat[group.valid]
 
         rows = group.rows if isinstance(group.rows, slice) else group.rows.flatten()[group.valid]
-        total.add(rows, unstack(numerator), unstack(high))
+        total.add("shared", rows, unstack(numerator), unstack(high))
 
     def _add_causal(self, total: _Accumulator, query: Tensor, layer: int, chunk: CausalChunk) -> None:
         _, heads, group_size, head_dim = query.shape
@@ -134,7 +148,7 @@ class CpuAttention(AttentionBackend):
                 masked,
             )
             shape = (heads, last - first, group_size, -1)
-            total.add(rows, numerator.view(shape).transpose(0, 1), high.view(shape).transpose(0, 1))
+            total.add("causal", rows, numerator.view(shape).transpose(0, 1), high.view(shape).transpose(0, 1))
 
     def _add_private(
         self, total: _Accumulator, query: Tensor, layer: int, layout: BatchLayout, private: PrivatePages
@@ -150,7 +164,7 @@ class CpuAttention(AttentionBackend):
         shape = (num_pages, heads, group_size, -1)
         numerator, high = numerator.view(shape), high.view(shape)
         for pages, rows in private.ordinals:
-            total.add(rows, numerator[pages], high[pages])
+            total.add("private", rows, numerator[pages], high[pages])
 
 
 def _tiles(num_queries: int, query_bytes: int, multiple: int = 1) -> list[slice]:

@@ -16,6 +16,7 @@ from treeshare.attention.api import AttentionBackend
 from treeshare.attention.state import AttentionState
 from treeshare.errors import ConfigError
 from treeshare.native import kernels
+from treeshare.stopwatch import OFF, Stopwatch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 
     from treeshare.attention.layout import BatchLayout
     from treeshare.kv import KVGeometry, Segment
+
+
+_KINDS = ("attention: shared", "attention: causal", "attention: private", "attention: merge")
+"""``Kind`` in ``attention.cpp``."""
 
 
 class _TreeStep(ctypes.Structure):
@@ -41,11 +46,16 @@ class _TreeStep(ctypes.Structure):
         ),
         ("pool_keys", ctypes.c_uint64),
         ("pool_values", ctypes.c_uint64),
+        ("nanoseconds", ctypes.c_void_p),
     )
 
 
 class NativeAttention(AttentionBackend):
     """The compiled kernel; see the module's text and ``AttentionBackend``.
+
+    Args:
+        stopwatch: Is told how long each kind of node took: the time of the call, in proportion to what the
+            threads spent on each.
 
     Raises:
         ConfigError: If the kernel is not there: not built, or no AVX-512 BF16.
@@ -53,12 +63,14 @@ class NativeAttention(AttentionBackend):
 
     name = "native"
 
-    def __init__(self) -> None:
+    def __init__(self, stopwatch: Stopwatch = OFF) -> None:
         library = kernels()
         if library is None:
             raise ConfigError("attention: the compiled kernel was not built, or this CPU lacks AVX-512 BF16")
         self._kernel = library
         self._plan: _Plan | None = None
+        self._stopwatch = stopwatch
+        self._nanoseconds = np.zeros(len(_KINDS), np.int64)
 
     @staticmethod
     def supports(geometry: KVGeometry) -> bool:
@@ -72,7 +84,11 @@ class NativeAttention(AttentionBackend):
         """See ``AttentionBackend.attend``."""
         if self._plan is None or self._plan.layout is not layout:
             self._plan = _Plan(layout, query.shape[1])
-        step = ctypes.byref(self._plan.step(layer))
+        fields = self._plan.step(layer)
+        if self._stopwatch.enabled:
+            self._nanoseconds[:] = 0
+            fields.nanoseconds = self._nanoseconds.ctypes.data
+        step = ctypes.byref(fields)
         query, key, value = (_dense_rows(tensor) for tensor in (query, key, value))
         num_rows, num_q_heads, head_dim = query.shape
         out = torch.empty(num_rows, num_q_heads, head_dim, dtype=query.dtype)
@@ -81,9 +97,12 @@ class NativeAttention(AttentionBackend):
         lse[layout.num_rows :] = -torch.inf
         strides = key.stride(0), value.stride(0)
         self._kernel.treeshare_write(step, key.data_ptr(), value.data_ptr(), *strides)
+        self._stopwatch.lap("attention: store")
         self._kernel.treeshare_attend(
             step, query.data_ptr(), query.stride(0), scale, out.data_ptr(), lse.data_ptr()
         )
+        if self._stopwatch.enabled:
+            self._stopwatch.split(dict(zip(_KINDS, self._nanoseconds.tolist(), strict=True)))
         return AttentionState(out, lse)
 
 

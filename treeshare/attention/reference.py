@@ -6,6 +6,7 @@ from torch import Tensor
 from treeshare.attention.api import AttentionBackend
 from treeshare.attention.layout import BatchLayout, DecodeRow
 from treeshare.attention.state import AttentionState
+from treeshare.stopwatch import OFF, Stopwatch
 
 
 class ReferenceAttention(AttentionBackend):
@@ -13,12 +14,14 @@ class ReferenceAttention(AttentionBackend):
 
     Args:
         dtype: Of the computation.
+        stopwatch: Is told how long a call took.
     """
 
     name = "reference"
 
-    def __init__(self, dtype: torch.dtype = torch.float64) -> None:
+    def __init__(self, dtype: torch.dtype = torch.float64, stopwatch: Stopwatch = OFF) -> None:
         self.dtype = dtype
+        self._stopwatch = stopwatch
 
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, *, layer: int, layout: BatchLayout, scale: float
@@ -34,6 +37,7 @@ class ReferenceAttention(AttentionBackend):
             scores = torch.einsum("hd,nhd->hn", query[row].to(self.dtype), keys) * scale
             state.lse[row] = scores.logsumexp(-1)
             state.out[row] = torch.einsum("hn,nhd->hd", scores.softmax(-1), values)
+        self._stopwatch.lap("attention: whole paths")
         return state
 
     def _path(self, layout: BatchLayout, layer: int, row: int) -> tuple[Tensor, Tensor]:

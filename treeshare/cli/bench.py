@@ -35,6 +35,7 @@ def bench(
     attention: Annotated[str, typer.Option("--attention", help="on, or off for the ceiling.")] = "on",
     threads: options.Threads = None,
     max_num_seqs: options.MaxNumSeqs = 256,
+    profile: Annotated[bool, typer.Option("--profile", help="Tell where the time goes.")] = False,
     json_out: options.JsonFile = None,
 ) -> None:
     """Time workloads of token ids; every figure is measured in this run."""
@@ -42,7 +43,13 @@ def bench(
 
     read = [Workload.read(path) for path in workloads]
     llm = load_llm(
-        model, dtype=dtype, threads=threads, sharing=sharing, attention=attention, max_num_seqs=max_num_seqs
+        model,
+        dtype=dtype,
+        threads=threads,
+        sharing=sharing,
+        attention=attention,
+        max_num_seqs=max_num_seqs,
+        profile=profile,
     )
     for path, workload in zip(workloads, read, strict=True):
         _check(llm, path, workload)
@@ -53,6 +60,26 @@ def bench(
         print("| " + " | ".join(str(figures[-1][name]) for name in _COLUMNS) + " |", flush=True)
         if json_out is not None:  # after each: what is measured survives an interrupt
             write_json(json_out, figures)
+    for one in figures if profile else []:
+        print(f"\n{one['workload']}, seconds\n" + _profile_table(one["profile_s"], one["wall_s"]))
+
+
+def _profile_table(phases: dict[str, dict[str, float]], wall_s: float) -> str:
+    """Seconds of each part, by phase, and its share of the wall time; the longest first."""
+    sums: dict[str, float] = {}
+    for seconds in phases.values():
+        for part, value in seconds.items():
+            sums[part] = sums.get(part, 0.0) + value
+    lines = [f"| part | {' | '.join(phases)} | all | share |", "|---" * (len(phases) + 3) + "|"]
+    rows = {
+        part: [one.get(part, 0.0) for one in phases.values()] for part in sorted(sums, key=lambda p: -sums[p])
+    }
+    rows["sum"] = [sum(one.values()) for one in phases.values()]
+    for part, cells in rows.items():
+        whole = sum(cells)
+        columns = [f"{cell:.3f}" for cell in (*cells, whole)]
+        lines.append(f"| {part} | {' | '.join(columns)} | {whole / wall_s:.1%} |")
+    return "\n".join(lines)
 
 
 def _check(llm: "LLM", path: Path, workload: "Workload") -> None:

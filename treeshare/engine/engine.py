@@ -13,9 +13,10 @@ from treeshare.config import default_kv_budget_bytes
 from treeshare.engine.plan import RunPlan
 from treeshare.engine.scheduler import Scheduler
 from treeshare.engine.stats import EngineStats
-from treeshare.engine.token_step import RowBatch, TokenStep
+from treeshare.engine.token_step import BOOKKEEPING, RowBatch, TokenStep
 from treeshare.kv import KVStore
 from treeshare.models import ModelAdapter, NoAttention, TreeStep
+from treeshare.stopwatch import REST, Stopwatch
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -23,12 +24,12 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from treeshare.attention import PrefillChunk
+    from treeshare.attention import BatchLayout, PrefillChunk
     from treeshare.config import EngineConfig
     from treeshare.engine.scheduler import Admission
     from treeshare.engine.sequence import Completion, Request, Sequence
     from treeshare.engine.token_step import Observer
-    from treeshare.models import LoadedModel
+    from treeshare.models import LoadedModel, StepAttention
 
 
 class Engine:
@@ -42,6 +43,7 @@ class Engine:
     Attributes:
         stats: What the last run measured of itself.
         kv_budget_bytes: Most bytes of KV held at once.
+        stopwatch: Where the time went since it was restarted; off unless ``config.profile``.
     """
 
     def __init__(self, loaded: LoadedModel, config: EngineConfig, *, check_invariants: bool = False) -> None:
@@ -50,8 +52,11 @@ class Engine:
         self.stats = EngineStats()
         self.kv_budget_bytes = config.kv_budget_bytes or default_kv_budget_bytes()
         self.check_invariants = check_invariants
-        self.adapter = ModelAdapter(loaded.model, loaded.fused, max_rows=config.max_num_seqs)
-        self.backend = make_backend(config.backend, loaded.geometry)
+        self.stopwatch = Stopwatch(enabled=config.profile)
+        self.adapter = ModelAdapter(
+            loaded.model, loaded.fused, max_rows=config.max_num_seqs, stopwatch=self.stopwatch
+        )
+        self.backend = make_backend(config.backend, loaded.geometry, self.stopwatch)
 
     def run(
         self, requests: Items[Request], *, observe: Observer | None = None
@@ -67,6 +72,7 @@ class Engine:
             ConfigError: If a prompt is empty, too long, or has token ids the model does not know.
             BudgetError: If the KV budget does not hold the longest prompt with one completion.
         """
+        self.stopwatch.lap(REST)
         return _Run(self, RunPlan.make(self.loaded, self.config, requests), observe).steps()
 
 
@@ -75,7 +81,7 @@ class _Run:
 
     def __init__(self, engine: Engine, plan: RunPlan, observe: Observer | None) -> None:
         self.engine, self.plan = engine, plan
-        self.config, self.stats = engine.config, EngineStats()
+        self.config, self.stats, self.stopwatch = engine.config, EngineStats(), engine.stopwatch
         engine.stats = self.stats
         self.stats.num_completions = plan.num_completions
         self.stats.logical_tokens, self.stats.unique_tokens = plan.logical_tokens, plan.unique_tokens
@@ -88,7 +94,7 @@ class _Run:
             poison=engine.check_invariants,
         )
         self.scheduler = Scheduler(plan, self.store, self.config)
-        self.token_step = TokenStep(engine.loaded, plan, self.store, observe)
+        self.token_step = TokenStep(engine.loaded, plan, self.store, observe, engine.stopwatch)
         self.running: list[Sequence] = []
         self.admitted: list[Admission] = []
         self.prompt_logits: dict[int, Tensor] = {}
@@ -96,6 +102,7 @@ class _Run:
     def steps(self) -> Generator[Completion, None, None]:
         """The step loop."""
         started = time.perf_counter()
+        self.stopwatch.lap("planning")
         try:
             while self.running or self.admitted or self.scheduler.has_waiting:
                 self.admitted += self.scheduler.admit()
@@ -110,6 +117,7 @@ class _Run:
                 if self.engine.check_invariants:
                     self.store.check_invariants()
                 yield from finished
+                self.stopwatch.lap(BOOKKEEPING)
         finally:
             for sequence in self.running:
                 self.store.free_pages(sequence.pages)
@@ -121,6 +129,7 @@ class _Run:
         if not chunks:
             return
         started = time.perf_counter()
+        self.stopwatch.enter("prefill", before="scheduling")
         layout = build_layout(self.store, chunks, [])
         nodes = self.plan.tree.nodes
         tokens = [nodes[c.segment.order].token_ids[c.start : c.end] for c in chunks]
@@ -132,12 +141,13 @@ class _Run:
         logits = self.engine.adapter.forward(
             np.concatenate(tokens),
             layout.positions,
-            NoAttention() if self.config.attention == "off" else TreeStep(self.engine.backend, layout),
+            self._attention(layout),
             list(ends.values()),
             body_widths=self.widths.prefill,
             head_widths=self.widths.head,
         )
         self.prompt_logits.update({node: row.clone() for node, row in zip(ends, logits, strict=True)})
+        self.stopwatch.enter("between", before=BOOKKEEPING)
         self.stats.prefilled_tokens += layout.num_rows
         self.stats.prefill_s += time.perf_counter() - started
 
@@ -146,6 +156,7 @@ class _Run:
         if not self.running:
             return []
         started = time.perf_counter()
+        self.stopwatch.enter("decode", before="scheduling")
         for sequence in self.running:
             if sequence.num_private % self.config.page_size == 0:
                 sequence.pages.append(self.store.new_page())
@@ -154,15 +165,23 @@ class _Run:
         logits = self.engine.adapter.forward(
             [sequence.token_ids[-1] for sequence in self.running],
             layout.positions,
-            NoAttention() if self.config.attention == "off" else TreeStep(self.engine.backend, layout),
+            self._attention(layout),
             range(len(rows)),
             body_widths=self.widths.decode,
             head_widths=self.widths.head,
         )
+        self.stopwatch.enter("between", before=BOOKKEEPING)
         self.stats.num_steps += 1
         self.stats.num_rows += len(rows)
         self.stats.decode_s += time.perf_counter() - started
         return [RowBatch(logits, [[sequence] for sequence in self.running])]
+
+    def _attention(self, layout: BatchLayout) -> StepAttention:
+        """What attention does in a step; the layout is made by now."""
+        self.stopwatch.lap("layout")
+        if self.config.attention == "off":
+            return NoAttention()
+        return TreeStep(self.engine.backend, layout, self.stopwatch)
 
     def _start(self) -> list[RowBatch]:
         """Begin the admitted completions whose prompt is computed, from the logits of its last token."""

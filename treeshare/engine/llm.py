@@ -43,6 +43,7 @@ class LLM:
         backend: Of attention; see ``EngineConfig``.
         attention: ``off`` skips attention, for benchmarks only.
         lazy_divergence: Completions whose tokens are identical so far share one row.
+        profile: Measure where a run's time goes; see ``EngineConfig``.
 
     Raises:
         ConfigError: If an argument is out of range.
@@ -63,6 +64,7 @@ class LLM:
         attention: AttentionMode = "on",
         backend: str = "auto",
         lazy_divergence: bool = True,
+        profile: bool = False,
     ) -> None:
         config = EngineConfig(
             max_num_seqs=max_num_seqs,
@@ -71,6 +73,7 @@ class LLM:
             attention=attention,
             backend=backend,
             lazy_divergence=lazy_divergence,
+            profile=profile,
         )
         require_int("seed", seed, low=0, high=2**64 - 1)
         if threads is not None:

@@ -20,8 +20,13 @@ if TYPE_CHECKING:
     from treeshare.kv import KVStore, Segment
     from treeshare.models import LoadedModel
     from treeshare.sampling import Ending
+    from treeshare.stopwatch import Stopwatch
 
     Observer = Callable[[Sequence, Tensor], None]
+
+
+BOOKKEEPING = "bookkeeping"
+"""The part of a run that is Python around the model: splitting, stop checks, collecting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +45,19 @@ class TokenStep:
         plan: The run.
         store: Where a sequence's pages lie: copied when it splits, freed when it ends.
         observe: Called with each sequence and its logits ``[vocab_size]`` before it draws.
+        stopwatch: Is told how long drawing took, and what is done around it.
     """
 
-    def __init__(self, loaded: LoadedModel, plan: RunPlan, store: KVStore, observe: Observer | None) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        plan: RunPlan,
+        store: KVStore,
+        observe: Observer | None,
+        stopwatch: Stopwatch,
+    ) -> None:
         self._loaded, self._plan, self._store, self._observe = loaded, plan, store, observe
+        self._stopwatch = stopwatch
 
     def new_sequence(self, request_index: int, segment: Segment, completions: list[int]) -> Sequence:
         """A sequence without a token yet, for some completions of a request."""
@@ -69,7 +83,10 @@ class TokenStep:
                 self._observe(sequence, batch.logits[row])
         specs = [self._spec(group[0]) for group in batch.sequences]
         draw_rows = np.repeat([row for row, _ in pairs], [len(s.completions) for _, s in pairs])
-        sampled = sample(batch.logits, specs, draw_rows, self._uniforms([s for _, s in pairs]))
+        numbers = self._uniforms([s for _, s in pairs])
+        self._stopwatch.lap(BOOKKEEPING)
+        sampled = sample(batch.logits, specs, draw_rows, numbers)
+        self._stopwatch.lap("sampling")
         running: list[Sequence] = []
         finished: list[Completion] = []
         first = 0
@@ -83,6 +100,7 @@ class TokenStep:
                 else:
                     finished += self._retire(branch, ending)
             first += num_draws
+        self._stopwatch.lap(BOOKKEEPING)
         return running, finished
 
     def _spec(self, sequence: Sequence) -> RowSpec:

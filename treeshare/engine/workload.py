@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, 
 
 from treeshare.errors import DataError
 from treeshare.sampling import SamplingParams
+from treeshare.stopwatch import REST
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,7 +59,7 @@ def run_workload(llm: LLM, workload: Workload, *, use_tqdm: bool = False) -> dic
     """Run a workload and return its figures.
 
     ``tok_s`` is generated tokens per second from submission to the last token, prefill included; model
-    loading and a small warm-up are not in it.
+    loading and a small warm-up are not in it. With ``profile``, ``profile_s`` has the seconds of each part.
     """
     num_tokens = min(300, llm.loaded.max_model_len - 8)
     if num_tokens > 0:
@@ -76,9 +77,11 @@ def run_workload(llm: LLM, workload: Workload, *, use_tqdm: bool = False) -> dic
         for problem in workload.problems
     ]
     prompts = [{"prompt_token_ids": problem.prompt_ids} for problem in workload.problems]
+    llm.engine.stopwatch.restart()
     started = time.perf_counter()
     outputs = llm.generate(prompts, params, use_tqdm=use_tqdm)
     wall_s = time.perf_counter() - started
+    llm.engine.stopwatch.lap(REST)
     tokens = sum(len(completion.token_ids) for output in outputs for completion in output.outputs)
     stats = llm.stats
     return {
@@ -98,4 +101,5 @@ def run_workload(llm: LLM, workload: Workload, *, use_tqdm: bool = False) -> dic
         "sharing": llm.engine.config.sharing,
         "attention": llm.engine.config.attention,
         "dtype": str(llm.loaded.geometry.dtype).removeprefix("torch."),
+        **({"profile_s": llm.engine.stopwatch.as_dict()} if llm.engine.stopwatch.enabled else {}),
     }

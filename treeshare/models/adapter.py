@@ -16,7 +16,15 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from treeshare.errors import UnsupportedModelError
-from treeshare.models.widths import Widths, candidate_widths, choose_widths, smallest_width, width_classes
+from treeshare.models.widths import (
+    Widths,
+    candidate_widths,
+    choose_widths,
+    is_linear,
+    smallest_width,
+    width_classes,
+)
+from treeshare.stopwatch import OFF, Stopwatch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +37,9 @@ if TYPE_CHECKING:
     from treeshare.models.fusion import FusedLayer
 
 ATTENTION_NAME = "treeshare"
+
+SMALL_OPERATIONS = "norms and other small operations"
+"""The part of a step between a model's matmuls and attention."""
 
 MAX_PREFILL_ROWS = 512
 """Packed rows of a prefill call; beyond, matmuls gain nothing."""
@@ -52,9 +63,11 @@ class TreeStep:
 
     backend: AttentionBackend
     layout: BatchLayout
+    stopwatch: Stopwatch = OFF
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """See ``StepAttention``."""
+        self.stopwatch.lap(SMALL_OPERATIONS)
         return self.backend.attend(query, key, value, layer=layer, layout=self.layout, scale=scale).out
 
 
@@ -130,9 +143,17 @@ class ModelAdapter:
             ``treeshare``.
         fused: Its fused layers.
         max_rows: Most decoding rows of one forward pass.
+        stopwatch: Is told how long the linear layers took and what lies between them.
     """
 
-    def __init__(self, model: Any, fused: Sequence[FusedLayer] = (), *, max_rows: int) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        model: Any,  # noqa: ANN401
+        fused: Sequence[FusedLayer] = (),
+        *,
+        max_rows: int,
+        stopwatch: Stopwatch = OFF,
+    ) -> None:
         self.model = model
         model.set_attn_implementation(ATTENTION_NAME)
         head = model.get_output_embeddings()
@@ -142,6 +163,11 @@ class ModelAdapter:
             body, candidate_widths(max(max_rows, MAX_PREFILL_ROWS)), model.dtype
         )
         self._head_classes = width_classes([head], candidate_widths(max_rows), model.dtype)
+        self._stopwatch = stopwatch
+        if stopwatch.enabled:
+            for module in filter(is_linear, body):
+                _time(module, "linear", stopwatch)
+            _time(head, "lm_head", stopwatch)
 
     def run_widths(self, *, num_prompt_tokens: int, num_rows: int) -> RunWidths:
         """Choose the widths of a run, from its unique prompt tokens and its most decoding rows."""
@@ -188,5 +214,12 @@ class ModelAdapter:
             logits_to_keep=wanted,
             treeshare_step=step,
         )
+        self._stopwatch.lap(SMALL_OPERATIONS)
         logits: Tensor = output.logits[0, :num_logits]
         return logits
+
+
+def _time(module: nn.Module, part: str, stopwatch: Stopwatch) -> None:
+    """Charge the calls of ``module`` to ``part``; the hooks stay as long as the module."""
+    module.register_forward_pre_hook(lambda *_: stopwatch.lap(SMALL_OPERATIONS))
+    module.register_forward_hook(lambda *_: stopwatch.lap(part))

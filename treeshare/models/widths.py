@@ -96,6 +96,11 @@ def _split(widths: Widths, outputs: dict[int, Tensor]) -> list[Widths]:
     return [tuple(part) for part in parts]
 
 
+def is_linear(module: nn.Module) -> bool:
+    """Whether ``module`` is a matmul with weights."""
+    return _in_out(module) is not None
+
+
 def _in_out(module: nn.Module) -> tuple[object, ...] | None:
     """What decides a linear layer's kernel: its kind, its widths, and whether it has a bias."""
     if isinstance(module, nn.Linear):

@@ -25,9 +25,10 @@ struct TreeStep {
     const int64_t *pages;          // page numbers of each row, oldest first
     const int64_t *private_tokens; // [num_rows]: tokens on a row's pages, this step's included; 0: prefill
     uint64_t pool_keys, pool_values; // [pages][H][D][C] and [pages][H][C][E]
+    int64_t *nanoseconds;            // [4], added to: of all threads, by Kind; or null: not measured
 };
 
-int treeshare_version() { return 3; }
+int treeshare_version() { return 4; }
 int treeshare_supported();
 void treeshare_write(const TreeStep *, const uint16_t *key, const uint16_t *value, int64_t key_stride,
                      int64_t value_stride);
@@ -37,6 +38,7 @@ void treeshare_attend(const TreeStep *, const uint16_t *query, int64_t query_str
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstdlib>
 #include <limits>
@@ -51,6 +53,24 @@ constexpr int KEYS = 256;    // keys of a block; its packed keys and values fit 
 constexpr int GROUP = 64;    // keys of a register tile: four vectors of sixteen
 constexpr int QUERIES = 6;   // query rows of a register tile
 constexpr uint16_t ONE = 0x3f80;
+
+enum Kind { SHARED, CAUSAL, PRIVATE, MERGE }; // MERGE: gathering the queries, normalising the result
+
+// One thread's stopwatch: charges the time since its last lap.
+struct Laps {
+    int64_t *sums;
+    std::chrono::steady_clock::time_point last;
+    explicit Laps(int64_t *sums) : sums(sums) {
+        if (sums) last = std::chrono::steady_clock::now();
+    }
+    void lap(Kind kind) {
+        if (!sums) return;
+        const auto now = std::chrono::steady_clock::now();
+        const int64_t passed = std::chrono::duration_cast<std::chrono::nanoseconds>(now - last).count();
+        __atomic_fetch_add(sums + kind, passed, __ATOMIC_RELAXED);
+        last = now;
+    }
+};
 
 struct Scratch {
     char *memory = nullptr;
@@ -273,10 +293,12 @@ TARGET void attend_task(const TreeStep &step, Scratch &scratch, int64_t first_ro
     const int64_t last_row = std::min(first_row + ROWS, step.num_rows);
     const int group = step.group_size, dim = step.head_dim, num_heads = step.num_heads;
     const int num_queries = (last_row - first_row) * group;
+    Laps laps(step.nanoseconds);
     Work work(scratch, num_queries, dim, scale * 1.44269504f);
     for (int64_t row = first_row; row < last_row; ++row)
         std::copy_n(query + row * query_stride + head * group * dim, group * dim,
                     work.query + (row - first_row) * group * dim);
+    laps.lap(MERGE);
     for (int64_t i = 0; i < step.num_slices; ++i) {
         const int64_t *slice = step.slices + 5 * i;
         const int64_t a = std::max(slice[0], first_row), b = std::min(slice[1], last_row);
@@ -289,6 +311,7 @@ TARGET void attend_task(const TreeStep &step, Scratch &scratch, int64_t first_ro
                     reinterpret_cast<const uint16_t *>(step.keys[i]) + head * dim * padded, padded,
                     reinterpret_cast<const uint16_t *>(step.values[i]) + head * padded * step.value_width,
                     step.value_width, num_keys, limit, causal);
+        laps.lap(causal ? CAUSAL : SHARED);
     }
     const int64_t page_size = step.page_size;
     for (int64_t row = first_row; row < last_row; ++row) {
@@ -302,6 +325,7 @@ TARGET void attend_task(const TreeStep &step, Scratch &scratch, int64_t first_ro
                         step.value_width, count, count, 0);
         }
     }
+    laps.lap(PRIVATE);
     for (int q = 0; q < num_queries; ++q) {
         const int64_t place = (first_row + q / group) * num_heads * group + head * group + q % group;
         const __m512 share = _mm512_set1_ps(1.0f / work.total[q]);
@@ -312,6 +336,7 @@ TARGET void attend_task(const TreeStep &step, Scratch &scratch, int64_t first_ro
         }
         lse[place] = (work.high[q] + std::log2(work.total[q])) * 0.69314718f;
     }
+    laps.lap(MERGE);
 }
 
 } // namespace
