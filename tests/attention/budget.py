@@ -29,7 +29,7 @@ class Case:
     head_dim: int = 64
     dtype: torch.dtype = torch.float32
     page_size: int = 16
-    share_rows: bool = True
+    sharing: str = "tree"
     score_scale: float = 1.0
 
 
@@ -53,7 +53,7 @@ class Forest:
         self.chunks, order = depth_first(chunks, self.rows)
         self.rows = [self.rows[i] for i in order]
         self.row_kv = [self.row_kv[i] for i in order]
-        self.layout = build_layout(self.store, self.chunks, self.rows, share_rows=case.share_rows)
+        self.layout = build_layout(self.store, self.chunks, self.rows, sharing=case.sharing)
         self._build_inputs()
 
     def _random(self, *shape):

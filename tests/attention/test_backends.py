@@ -80,9 +80,10 @@ def test_heads(backend, num_kv_heads, group_size, head_dim, dtype):
     assert_within_budget(forest, forest.attend(backend))
 
 
+@pytest.mark.parametrize("sharing", ["one-level", "none"])
 @pytest.mark.parametrize("name", ["equal nodes", "depth 6", "mixed step"])
-def test_rows_computed_alone(backend, name, dtype):
-    forest = Forest(replace(FORESTS[name], share_rows=False, dtype=dtype))
+def test_rows_computed_alone(backend, name, sharing, dtype):
+    forest = Forest(replace(FORESTS[name], sharing=sharing, dtype=dtype))
     assert_within_budget(forest, forest.attend(backend))
 
 

@@ -52,7 +52,7 @@ def dropped_level(monkeypatch):
 
 def slice_off_by_one(monkeypatch):
     def change(extend):
-        return lambda slices, above, first, last, alone: extend(slices, above, first, last - 1, alone=alone)
+        return lambda slices, above, first, last, **k: extend(slices, above, first, last - 1, **k)
 
     wrap(monkeypatch, layout, "_extend_slices", change)
 

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from treeshare.config import Sharing
 from treeshare.kv import KVStore, Page, Segment, SegmentBlock
 from treeshare.kv.store import SEGMENT_ALIGNMENT
 
@@ -166,7 +167,7 @@ def depth_first(
 
 
 def build_layout(
-    store: KVStore, chunks: Sequence[PrefillChunk], rows: Sequence[DecodeRow], *, share_rows: bool = True
+    store: KVStore, chunks: Sequence[PrefillChunk], rows: Sequence[DecodeRow], *, sharing: Sharing = "tree"
 ) -> BatchLayout:
     """Plan a step.
 
@@ -175,7 +176,8 @@ def build_layout(
         chunks: Prefill chunks sorted depth-first; a segment's parents are written, or come before it in
             ``chunks``.
         rows: Decoding rows sorted depth-first.
-        share_rows: False computes every decoding row by itself (the baseline without sharing).
+        sharing: Which segments decoding rows attend to together: all of the tree's, only the common root's
+            (``one-level``), or ``none``: each row by itself. For measuring what sharing brings.
 
     Returns:
         The layout; packed rows are chunks and decoding rows merged depth-first, a chunk before the rows of
@@ -197,7 +199,11 @@ def build_layout(
             positions.extend(row.segment.end + row.num_private for row in item)
             decode_rows.extend(range(first, first + count))
         _extend_slices(
-            slices, above, first, len(positions), alone=not (share_rows or isinstance(item, PrefillChunk))
+            slices,
+            above,
+            first,
+            len(positions),
+            sharing="tree" if isinstance(item, PrefillChunk) else sharing,
         )
     size = store.page_size
     return BatchLayout(
@@ -235,11 +241,11 @@ def _extend_slices(
     first: int,
     last: int,
     *,
-    alone: bool,
+    sharing: Sharing,
 ) -> None:
-    """Add rows ``[first, last)`` to the slice of each segment ``above``; one slice a row when ``alone``."""
+    """Add rows ``[first, last)`` to the slice of each segment ``above``; one slice a row if it is not shared."""
     for segment in above:
-        if alone:
+        if sharing == "none" or (sharing == "one-level" and segment.order):
             slices.update({(segment, row): [row, row + 1] for row in range(first, last)})
             continue
         bounds = slices.setdefault((segment, -1), [first, first])

@@ -161,7 +161,7 @@ class _Run:
             if sequence.num_private % self.config.page_size == 0:
                 sequence.pages.append(self.store.new_page())
         rows = [DecodeRow(s.segment, s.pages, s.num_private) for s in self.running]
-        layout = build_layout(self.store, [], rows, share_rows=self.config.sharing != "none")
+        layout = build_layout(self.store, [], rows, sharing=self.config.sharing)
         logits = self.engine.adapter.forward(
             [sequence.token_ids[-1] for sequence in self.running],
             layout.positions,
