@@ -158,6 +158,8 @@ class Echo(ProgramTask):
 class CountingSandbox:
     """Counts runs; otherwise the sandbox that it is given."""
 
+    name = "counting"
+
     def __init__(self, inner):
         self.inner, self.runs = inner, 0
 

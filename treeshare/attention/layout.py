@@ -243,7 +243,7 @@ def _extend_slices(
     *,
     sharing: Sharing,
 ) -> None:
-    """Add rows ``[first, last)`` to the slice of each segment ``above``; one slice a row if it is not shared."""
+    """Add rows ``[first, last)`` to the slice of each segment ``above``; one slice a row where not shared."""
     for segment in above:
         if sharing == "none" or (sharing == "one-level" and segment.order):
             slices.update({(segment, row): [row, row + 1] for row in range(first, last)})
