@@ -10,6 +10,7 @@ from tests.engine.forests import FORESTS, collect, requests_for, run, tokens_of
 from treeshare.config import EngineConfig
 from treeshare.engine.engine import Engine
 from treeshare.errors import BudgetError, ConfigError
+from treeshare.kv import KVStore
 from treeshare.models import load_model
 from treeshare.sampling import SamplingParams
 
@@ -79,8 +80,29 @@ def test_leaving_early_frees_everything(engine):
     requests = requests_for(FORESTS["depth 1"], PARAMS)
     completions = engine.run(requests)
     next(completions)
-    completions.close()  # checks that the store is empty
+    completions.close()
     assert len(collect(engine, requests)) == 12
+
+
+@pytest.mark.parametrize("place", ["new_page", "copy_page", "free_pages", "release"])
+def test_an_interrupt_between_two_changes_passes_through(engine, monkeypatch, place):
+    """Ctrl-C may come when a page has no owner yet or no more; it stays a Ctrl-C, and the engine goes on."""
+    requests = requests_for(FORESTS["depth 1"], PARAMS)
+    expected = tokens_of(collect(engine, requests))
+    change, calls = getattr(KVStore, place), []
+
+    def interrupted(self, *args):
+        result = change(self, *args)
+        calls.append(None)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(KVStore, place, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            collect(engine, requests)
+    assert tokens_of(collect(engine, requests)) == expected
 
 
 def test_an_error_inside_a_step_frees_everything(engine, monkeypatch):

@@ -118,11 +118,9 @@ class _Run:
                     self.store.check_invariants()
                 yield from finished
                 self.stopwatch.lap(BOOKKEEPING)
-        finally:
-            for sequence in self.running:
-                self.store.free_pages(sequence.pages)
-            self.scheduler.release_all()
             self.store.check_empty()
+        finally:  # an interrupt may come anywhere, also between a page's owners
+            self.store.clear()
 
     def _prefill(self, chunks: list[PrefillChunk]) -> None:
         """Compute prompt tokens; keep the logits from which completions will start."""

@@ -164,11 +164,6 @@ class Scheduler:
             if not self._unfinished[node] and node in self._segments:
                 self.store.release(self._segments.pop(node))
 
-    def release_all(self) -> None:
-        """Let go of every segment: the run was cut short."""
-        for node in sorted(self._segments, reverse=True):
-            self.store.release(self._segments.pop(node))
-
     def _unused_reservation(self) -> int:
         """Bytes promised to running completions beyond the pages they hold."""
         return max(self._reserved_pages - self.store.pool.num_live, 0) * self.store.page_bytes

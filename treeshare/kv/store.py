@@ -349,6 +349,11 @@ class KVStore:
         extended[..., head_dim] = 1
         self.pool.values[layer][pages, :, offsets] = extended
 
+    def clear(self) -> None:
+        """Let go of everything, whatever state a run that was cut short left behind."""
+        self._blocks.clear()
+        self.pool = PagePool(keys_t=[], values=[])
+
     # -- checks --
 
     def check_invariants(self) -> None:
