@@ -122,3 +122,11 @@ def test_seeds_differ(engines):
     engine = engines("llama", page_size=16, fold=False)
     one, two = (tokens_of(collect(engine, requests_for(FORESTS["depth 1"], SAMPLED, seed=s))) for s in (1, 2))
     assert one != two
+
+
+def test_the_reference_backend_gives_the_same_tokens(model_dir):
+    """The definition of attention, in float64, runs a whole engine too."""
+    params = SamplingParams(n=2, temperature=0.8, max_tokens=6)
+    expected = tokens_of(run(model_dir("llama"), requests_for(FORESTS["depth 2"], params)))
+    got = run(model_dir("llama"), requests_for(FORESTS["depth 2"], params), backend="reference")
+    assert tokens_of(got) == expected

@@ -68,7 +68,8 @@ class TreeStep:
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """See ``StepAttention``."""
         self.stopwatch.lap(SMALL_OPERATIONS)
-        return self.backend.attend(query, key, value, layer=layer, layout=self.layout, scale=scale).out
+        state = self.backend.attend(query, key, value, layer=layer, layout=self.layout, scale=scale)
+        return state.out.to(query.dtype)
 
 
 @dataclass(frozen=True, slots=True)
