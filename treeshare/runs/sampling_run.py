@@ -111,11 +111,15 @@ def sample_into(
     task_ids: Sequence[str],
     requests: Sequence[Request],
     on_completion: Callable[[Completion], None] | None = None,
+    *,
+    text_of: Callable[[str, str], str] = lambda _, text: text,
 ) -> None:
     """Generate what is left and journal each completion as it finishes.
 
     Whatever ends this early, an interrupt included, leaves a run that the same command resumes. Beside the
     journal it writes what a report shows: the prompts' tree, once, and the counters over time.
+    ``text_of`` turns a problem's id and generated text into its completion; the text is kept as ``reply``
+    where it differs.
     """
     if not os.path.lexists(directory.path / TREE_NAME):
         prompts = [request.prompt_token_ids for request in requests]
@@ -125,15 +129,19 @@ def sample_into(
     try:
         with StatsLog(directory.path / STATS_NAME, lambda: llm.stats):
             for completion in completions:
+                task_id = task_ids[completion.request_index]
+                text = text_of(task_id, completion.text)
+                reply = {} if text == completion.text else {"reply": completion.text}
                 directory.append(
                     Record(
-                        task_id=task_ids[completion.request_index],
+                        task_id=task_id,
                         completion_index=completion.completion_index,
-                        completion=completion.text,
+                        completion=text,
                         token_ids=completion.token_ids,
                         finish_reason=completion.finish_reason,
                         stop_reason=completion.stop_reason,
                         cumulative_logprob=completion.cumulative_logprob,
+                        **reply,
                         **_extra(completion),
                     )
                 )
