@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 import torch
 import transformers
@@ -9,6 +11,7 @@ import transformers
 from tests.models.tiny import saved_model
 
 torch.set_num_threads(2)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # after a shell's "&" it is ignored, by children too
 transformers.utils.logging.disable_progress_bar()
 transformers.utils.logging.set_verbosity_error()
 
