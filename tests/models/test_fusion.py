@@ -98,7 +98,7 @@ def test_a_model(architecture):
     after = model.state_dict()
     assert list(before) == list(after)
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert fused[0].qkv.weight.data_ptr() == model.model.layers[0].self_attn.q_proj.weight.data_ptr()
+    assert fused[0].joined[0].weight.data_ptr() == model.model.layers[0].self_attn.q_proj.weight.data_ptr()
     unfuse_layers(model)
     check = SelfCheck(model, geometry)
     unfused_error = check.error()

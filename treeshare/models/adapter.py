@@ -158,7 +158,7 @@ class ModelAdapter:
         self.model = model
         model.set_attn_implementation(ATTENTION_NAME)
         head = model.get_output_embeddings()
-        joined = [linear for layer in fused for linear in (layer.qkv, layer.gate_up)]
+        joined = [linear for layer in fused for linear in layer.joined]
         body = [*joined, *(module for module in model.modules() if module is not head)]
         self._body_classes = width_classes(
             body, candidate_widths(max(max_rows, MAX_PREFILL_ROWS)), model.dtype

@@ -36,6 +36,9 @@ class FusedLayer:
 
     Args:
         layer: A layer for which ``can_fuse`` holds; its weights are moved, not copied.
+
+    Attributes:
+        joined: Its two linear layers that serve several of the model's.
     """
 
     def __init__(self, layer: nn.Module) -> None:
@@ -44,8 +47,11 @@ class FusedLayer:
         mlp: Any = layer.mlp
         self._index, self._scale, self._head_dim = attention.layer_idx, attention.scaling, attention.head_dim
         self._norms: Any = (layer.input_layernorm, layer.post_attention_layernorm)
-        self.qkv = _joined(attention.q_proj, attention.k_proj, attention.v_proj)
-        self.gate_up = _joined(mlp.gate_proj, mlp.up_proj)
+        self.joined = (
+            _joined(attention.q_proj, attention.k_proj, attention.v_proj),
+            _joined(mlp.gate_proj, mlp.up_proj),
+        )
+        self._qkv, self._gate_up = self.joined
         self._out, self._down = attention.o_proj, mlp.down_proj
         self._num_heads = [
             projection.out_features // self._head_dim
@@ -62,10 +68,10 @@ class FusedLayer:
     ) -> Tensor:
         """The layer's output ``[1, T, width]``, written over its input."""
         x = hidden_states[0]
-        qkv = self.qkv(self._norm(x))
+        qkv = self._qkv(self._norm(x))
         attended = self._attend(qkv, position_embeddings, treeshare_step)
         normal = self._norm(x, delta=self._out(attended))
-        gate_up = self.gate_up(normal)
+        gate_up = self._gate_up(normal)
         gated = torch.empty(len(x), gate_up.shape[1] // 2, dtype=x.dtype)
         self._kernels.treeshare_silu_mul(gate_up.data_ptr(), gated.data_ptr(), *gated.shape)
         return x.add_(self._down(gated)).unsqueeze(0)
@@ -139,7 +145,7 @@ def unfuse_layers(model: nn.Module) -> None:
 @torch.no_grad()
 def _joined(*linears: Any) -> nn.Linear:  # noqa: ANN401
     """One linear layer that gives the outputs of all; theirs become views of its weights."""
-    joined = nn.Linear(1, 1, device="meta")
+    joined = nn.Linear(linears[0].in_features, sum(one.out_features for one in linears), device="meta")
     joined.weight = nn.Parameter(torch.cat([one.weight for one in linears]), requires_grad=False)
     joined.register_parameter("bias", None)
     if linears[0].bias is not None:

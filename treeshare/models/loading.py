@@ -26,6 +26,7 @@ from treeshare.errors import ConfigError, ModelLoadError, UnsupportedModelError
 from treeshare.kv import KVGeometry
 from treeshare.models.adapter import ATTENTION_NAME
 from treeshare.models.fusion import FusedLayer, fuse_layers, unfuse_layers
+from treeshare.models.linear import bind_linears, unbind_linears
 from treeshare.models.support import (
     SelfCheck,
     discover_geometry,
@@ -43,8 +44,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 _CACHE_FORMAT = 1
 
-_FUSED_ERROR = 2.0
-"""Fused layers may be this many times as far from the model's own logits as unfused ones."""
+_KERNEL_ERROR = 2.0
+"""Compiled layers may be this many times as far from the model's own logits as its own code."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +179,7 @@ def describe_model(model: str | os.PathLike[str], dtype: str = "auto") -> ModelD
 
 
 def bind_model(model: Any) -> tuple[KVGeometry, list[FusedLayer]]:  # noqa: ANN401
-    """Bind ``model`` to treeshare's attention, and fuse its layers where that changes nothing but rounding.
+    """Bind ``model`` to treeshare's attention, and its layers to kernels where that changes only rounding.
 
     Returns:
         Its geometry, and its fused layers.
@@ -194,9 +195,11 @@ def bind_model(model: Any) -> tuple[KVGeometry, list[FusedLayer]]:  # noqa: ANN4
     try:
         geometry = discover_geometry(model)
         check = SelfCheck(model, geometry)
-        unfused_error = check.check()
+        own_error = check.check()
         fused = fuse_layers(model)
-        if fused and not check.error() <= _FUSED_ERROR * max(unfused_error, torch.finfo(geometry.dtype).eps):
+        bound = bind_linears([*model.modules(), *(linear for layer in fused for linear in layer.joined)])
+        if bound and not check.error() <= _KERNEL_ERROR * max(own_error, torch.finfo(geometry.dtype).eps):
+            unbind_linears(bound)
             unfuse_layers(model)
             fused = []
     except TypeError as error:

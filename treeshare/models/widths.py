@@ -1,13 +1,15 @@
 """Which numbers of rows give every row the same bits in a model's matmuls: measured, not assumed.
 
-A matmul library may sum in another order when the number of rows changes; a completion would then depend on
-its company. Measured on two AMX cores: oneDNN's bfloat16 ``linear`` 576 x 1536 falls into the classes {16,
-32, 384, 448, 512}, {48 ... 192} and {256, 320}; MKL's float32 one into {16 ... 48, 256 ... 512} and {64 ...
-192}.
+The compiled kernel gives a row the same bits in any company. A matmul library may sum in another order when
+the number of rows changes; a completion would then depend on its company. Measured on two AMX cores: oneDNN's
+bfloat16 ``linear`` 576 x 1536 falls into the classes {16, 32, 384, 448, 512}, {48 ... 192} and {256, 320};
+MKL's float32 one into {16 ... 48, 256 ... 512} and {64 ... 192}.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,13 +17,14 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from treeshare.errors import ShapeError
+from treeshare.models.linear import is_row_exact
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
     from torch import Tensor
 
-Widths = tuple[int, ...]
+Widths = Sequence[int]
 """Ascending numbers of rows that give a row the same bits."""
 
 _BASE_CANDIDATES = (16, 32, 48, 64, 96, 128, 192, 256, 320, 384, 448, 512)
@@ -43,10 +46,10 @@ def smallest_width(widths: Widths, num_rows: int) -> int:
     Raises:
         ShapeError: If none does.
     """
-    for width in widths:
-        if width >= num_rows:
-            return width
-    raise ShapeError(f"packed rows: got {num_rows}, expected at most {widths[-1]}")
+    place = bisect_left(widths, num_rows)
+    if place == len(widths):
+        raise ShapeError(f"packed rows: got {num_rows}, expected at most {widths[-1]}")
+    return widths[place]
 
 
 def choose_widths(classes: Sequence[Widths], num_rows: int) -> Widths:
@@ -55,7 +58,7 @@ def choose_widths(classes: Sequence[Widths], num_rows: int) -> Widths:
 
 
 def _fit(widths: Widths, num_rows: int) -> int:
-    return min((width for width in widths if width >= num_rows), default=0)
+    return smallest_width(widths, num_rows) if widths[-1] >= num_rows else 0
 
 
 @torch.inference_mode()
@@ -66,15 +69,17 @@ def width_classes(modules: Iterable[nn.Module], candidates: Widths, dtype: torch
     of summation shows even after rounding to bfloat16. Costs a few milliseconds a shape.
 
     Args:
-        modules: Modules to look at; those that are not linear layers are passed over.
+        modules: Modules to look at; those that are not linear layers are passed over. If the compiled kernel
+            computes all, any number of rows will do.
         candidates: Ascending row counts.
         dtype: Of weights and activations.
     """
-    classes = [candidates]
+    measured = [module for module in modules if is_linear(module) and not is_row_exact(module)]
+    classes: list[Widths] = [candidates if measured else range(1, candidates[-1] + 1)]
     seen = set()
-    for module in modules:
+    for module in measured:
         shape = _in_out(module)
-        if shape is None or shape in seen:
+        if shape in seen:
             continue
         seen.add(shape)
         rows, run = _probe(module, candidates[-1], dtype)

@@ -28,7 +28,7 @@ struct TreeStep {
     int64_t *nanoseconds;            // [4], added to: of all threads, by Kind; or null: not measured
 };
 
-int treeshare_version() { return 4; }
+int treeshare_version() { return 5; }
 int treeshare_supported();
 void treeshare_write(const TreeStep *, const uint16_t *key, const uint16_t *value, int64_t key_stride,
                      int64_t value_stride);
@@ -69,21 +69,6 @@ struct Laps {
         const int64_t passed = std::chrono::duration_cast<std::chrono::nanoseconds>(now - last).count();
         __atomic_fetch_add(sums + kind, passed, __ATOMIC_RELAXED);
         last = now;
-    }
-};
-
-struct Scratch {
-    char *memory = nullptr;
-    size_t size = 0;
-    ~Scratch() { std::free(memory); }
-    char *reserve(size_t wanted) {
-        if (wanted > size) {
-            std::free(memory);
-            size = (wanted + 4095) / 4096 * 4096;
-            memory = static_cast<char *>(std::aligned_alloc(4096, size));
-            if (!memory) std::abort();
-        }
-        return memory;
     }
 };
 
@@ -162,11 +147,6 @@ TARGET void pack_values(const uint16_t *source, int64_t stride, int head_dim, in
             packed += column + 16 < head_dim ? 64 : 32;
         }
     }
-}
-
-INLINE __m512bh pairs(const void *address) { return (__m512bh)_mm512_load_si512(address); }
-INLINE __m512bh broadcast_pair(const uint16_t *address) {
-    return (__m512bh)_mm512_set1_epi32(*reinterpret_cast<const int32_t *>(address));
 }
 
 // scores[m][n] = query[m] . key[n]

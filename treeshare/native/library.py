@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-_VERSION = 4
+_VERSION = 5
 """Of the functions' arguments; a library built from other sources is not used."""
 
 _POINTER, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
@@ -26,6 +26,7 @@ _ARGUMENTS = {
     "treeshare_add_rms_norm": (_POINTER, _POINTER, _POINTER, _POINTER, _INT, _INT, _FLOAT),
     "treeshare_rotate": (_POINTER, _POINTER, _POINTER, _INT, _INT, _INT, _INT),
     "treeshare_silu_mul": (_POINTER, _POINTER, _INT, _INT),
+    "treeshare_linear": (_POINTER, _INT, _POINTER, _POINTER, _POINTER, _INT, _INT, _INT),
     "treeshare_draw": (_POINTER,),
 }
 

@@ -5,6 +5,7 @@
 #include <immintrin.h>
 
 #include <cstdint>
+#include <cstdlib>
 
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma")))
 #define INLINE TARGET __attribute__((always_inline)) static inline
@@ -40,3 +41,25 @@ INLINE __m512 exp2_ps(__m512 x) {
     y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(1.0f));
     return _mm512_scalef_ps(y, whole);
 }
+
+// Two neighbouring bfloat16 in each 32-bit lane, as a dot product takes them.
+INLINE __m512bh pairs(const void *address) { return (__m512bh)_mm512_load_si512(address); }
+INLINE __m512bh broadcast_pair(const uint16_t *address) {
+    return (__m512bh)_mm512_set1_epi32(*reinterpret_cast<const int32_t *>(address));
+}
+
+// Memory of one thread that is kept from call to call.
+struct Scratch {
+    char *memory = nullptr;
+    size_t size = 0;
+    ~Scratch() { std::free(memory); }
+    char *reserve(size_t wanted) {
+        if (wanted > size) {
+            std::free(memory);
+            size = (wanted + 4095) / 4096 * 4096;
+            memory = static_cast<char *>(std::aligned_alloc(4096, size));
+            if (!memory) std::abort();
+        }
+        return memory;
+    }
+};

@@ -1,0 +1,113 @@
+"""Linear layers by the compiled kernel: as good as torch's, and a row's bits are its own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from tests.models.tiny import CONFIGS, make_model
+from treeshare.models import ModelAdapter
+from treeshare.models.linear import KernelLinear, bind_linears, has_kernel, unbind_linears
+from treeshare.models.loading import bind_model
+from treeshare.native import kernels
+
+pytestmark = pytest.mark.skipif(
+    kernels() is None, reason="the compiled kernels are not built, or this CPU lacks AVX-512 BF16"
+)
+
+SHAPES = [(2, 1), (6, 16), (34, 47), (90, 48), (576, 49), (1536, 100), (64, 960)]
+"""Inputs and outputs: whole panels of 48 outputs and blocks of 32 inputs, and not."""
+
+
+def layer(num_inputs, num_outputs, bias):
+    linear = nn.Linear(num_inputs, num_outputs, bias=bias)
+    draws = torch.Generator().manual_seed(num_inputs * num_outputs)
+    for parameter in linear.parameters():
+        nn.init.normal_(parameter, generator=draws)
+    return linear.bfloat16().requires_grad_(False)
+
+
+def rows_for(linear, num_rows):
+    draws = torch.Generator().manual_seed(num_rows)
+    return torch.randn(num_rows, linear.in_features, generator=draws).bfloat16()
+
+
+@pytest.mark.parametrize("num_rows", [1, 2, 3, 4, 5, 6, 7, 8, 9, 23, 24, 200])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("num_inputs", "num_outputs"), SHAPES)
+def test_as_good_as_torch(num_inputs, num_outputs, bias, num_rows):
+    linear = layer(num_inputs, num_outputs, bias)
+    x = rows_for(linear, num_rows)
+    got, own = KernelLinear(linear)(x), linear(x)
+    exact = linear.double()(x.double())
+    error = (got.double() - exact).abs()
+    budget = 2 * (own.double() - exact).abs().max() + exact.abs() * torch.finfo(torch.bfloat16).eps
+    assert got.shape == own.shape
+    assert torch.all(error <= budget)
+
+
+@pytest.mark.parametrize(("num_inputs", "num_outputs"), SHAPES)
+def test_a_rows_bits_do_not_depend_on_the_number_of_rows(num_inputs, num_outputs):
+    """Rows whose products nearly cancel, so that another order of summation would show."""
+    linear = layer(num_inputs, num_outputs, bias=True)
+    x = rows_for(linear, 200)
+    third = num_inputs // 3
+    x[:, third : 2 * third] = -4096 * x[:, :third]
+    x[:, :third] *= 4096
+    linear.weight[:, third : 2 * third] = linear.weight[:, :third]
+    forward = KernelLinear(linear)
+    whole = forward(x)
+    for num_rows in (1, 2, 3, 5, 8, 13, 64, 199):
+        assert torch.equal(forward(x[:num_rows]), whole[:num_rows])
+        assert torch.equal(forward(x[-num_rows:]), whole[-num_rows:])
+
+
+def test_writes_nothing_beside_its_output():
+    linear = layer(34, 49, bias=False)
+    x = rows_for(linear, 9)
+    memory = torch.full((11, 49), 7.0).bfloat16()
+    kernels().treeshare_linear(
+        x.data_ptr(), 34, linear.weight.data_ptr(), None, memory[1].data_ptr(), 9, 34, 49
+    )
+    assert torch.all(memory[0] == 7)
+    assert torch.all(memory[-1] == 7)
+    assert torch.equal(memory[1:-1], KernelLinear(linear)(x))
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (1, 5), (2, 3, 1), (0,)])
+def test_any_leading_shape(shape):
+    linear = layer(34, 49, bias=True)
+    x = rows_for(linear, 64)[: torch.tensor(shape).prod().int() if shape else 1].reshape(*shape, 34)
+    assert KernelLinear(linear)(x).shape == linear(x).shape
+
+
+def test_rows_that_lie_apart():
+    linear = layer(34, 49, bias=False)
+    x = rows_for(linear, 64)
+    assert torch.equal(KernelLinear(linear)(x[::3]), KernelLinear(linear)(x[::3].contiguous()))
+
+
+def test_what_the_kernel_does_not_compute():
+    """An odd number of inputs, another dtype, weights that lie apart: torch's own, also after a change."""
+    assert not has_kernel(layer(7, 5, bias=False))
+    assert not has_kernel(layer(8, 5, bias=False).float())
+    linear = layer(8, 5, bias=False)
+    x = rows_for(linear, 4)
+    assert bind_linears([linear]) == [linear]
+    with pytest.raises(RuntimeError, match="dtype"):
+        linear(x.float())
+    linear.weight.data = linear.weight.data.t().contiguous().t()
+    assert torch.equal(linear(x), nn.functional.linear(x, linear.weight))
+    unbind_linears([linear])
+    assert "forward" not in vars(linear)
+
+
+@pytest.mark.parametrize("architecture", sorted(CONFIGS))
+def test_rows_are_padded_only_where_the_kernel_is_not_used(architecture):
+    """GPT-2's layers keep their weights the other way round."""
+    model = make_model(CONFIGS[architecture](), torch.bfloat16)
+    _, fused = bind_model(model)
+    widths = ModelAdapter(model, fused, max_rows=64).run_widths(num_prompt_tokens=100, num_rows=37)
+    assert (37 in widths.decode) == (architecture != "gpt2")
+    assert 37 in widths.head

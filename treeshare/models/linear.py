@@ -1,0 +1,81 @@
+"""Linear layers by the compiled kernel: a row's bits do not depend on how many rows there are.
+
+Few rows cost little more than reading the weights once, and nothing has to be padded. The weights stay where
+they are; only ``forward`` is replaced, on the instance.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from treeshare.native import kernels
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from torch import Tensor
+
+
+class KernelLinear:
+    """The forward of one linear layer.
+
+    Args:
+        linear: A bfloat16 layer for which ``has_kernel`` holds.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        self._linear = linear
+        self._kernel: Any = kernels().treeshare_linear  # type: ignore[union-attr]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """``[..., out_features]`` for ``x`` ``[..., in_features]``, summed in float32."""
+        weight, bias = self._linear.weight, self._linear.bias
+        if x.dtype != torch.bfloat16 or not has_kernel(self._linear):
+            return nn.functional.linear(x, weight, bias)
+        num_outputs, num_inputs = weight.shape
+        rows = x.reshape(-1, num_inputs).contiguous()
+        out = torch.empty(len(rows), num_outputs, dtype=x.dtype)
+        self._kernel(
+            rows.data_ptr(),
+            num_inputs,
+            weight.data_ptr(),
+            None if bias is None else bias.data_ptr(),
+            out.data_ptr(),
+            len(rows),
+            num_inputs,
+            num_outputs,
+        )
+        return out.view(*x.shape[:-1], num_outputs)
+
+
+def has_kernel(linear: nn.Linear) -> bool:
+    """Whether the kernel is there and computes such a layer: bfloat16, dense, an even number of inputs."""
+    weight, bias = linear.weight, linear.bias
+    dense = [weight] if bias is None else [weight, bias]
+    return (
+        kernels() is not None
+        and linear.in_features % 2 == 0
+        and all(tensor.dtype == torch.bfloat16 and tensor.is_contiguous() for tensor in dense)
+    )
+
+
+def is_row_exact(module: nn.Module) -> bool:
+    """Whether the module's forward is the kernel's."""
+    return isinstance(vars(module).get("forward"), KernelLinear)
+
+
+def bind_linears(modules: Iterable[nn.Module]) -> list[nn.Module]:
+    """Give the kernel's forward to every linear layer that it computes, and return these."""
+    bound: list[Any] = [module for module in modules if type(module) is nn.Linear and has_kernel(module)]
+    for linear in bound:
+        linear.forward = KernelLinear(linear)
+    return bound
+
+
+def unbind_linears(bound: Iterable[nn.Module]) -> None:
+    """Give linear layers their own forward back."""
+    for module in bound:
+        del module.forward
