@@ -197,7 +197,7 @@ def bind_model(model: Any) -> tuple[KVGeometry, list[FusedLayer]]:  # noqa: ANN4
         check = SelfCheck(model, geometry)
         own_error = check.check()
         fused = fuse_layers(model)
-        bound = bind_linears([*model.modules(), *(linear for layer in fused for linear in layer.joined)])
+        bound = bind_linears(model.modules())
         if bound and not check.error() <= _KERNEL_ERROR * max(own_error, torch.finfo(geometry.dtype).eps):
             unbind_linears(bound)
             unfuse_layers(model)

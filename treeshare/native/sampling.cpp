@@ -22,7 +22,7 @@ void treeshare_draw(const Draws *);
 }
 
 #if defined(__x86_64__) && defined(__GNUC__)
-#include "simd.h"
+#include "common.h"
 
 #include <algorithm>
 #include <cmath>
