@@ -116,7 +116,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.store.check_empty()
 
 
-StoreMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+StoreMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30)
 TestStore = StoreMachine.TestCase
 
 

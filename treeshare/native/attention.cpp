@@ -35,7 +35,7 @@ struct Projections {
     int64_t query_stride, key_stride, value_stride;
 };
 
-int treeshare_version() { return 6; }
+int treeshare_version() { return 7; }
 int treeshare_supported();
 void treeshare_attend(const TreeStep *, const Projections *, float scale, uint16_t *out, float *lse);
 }

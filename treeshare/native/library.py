@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-_VERSION = 6
+_VERSION = 7
 """Of the functions' arguments; a library built from other sources is not used."""
 
 _POINTER, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
