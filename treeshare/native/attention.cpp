@@ -41,6 +41,8 @@ void treeshare_attend(const TreeStep *, const Projections *, float scale, uint16
 }
 
 #if defined(__x86_64__) && defined(__GNUC__)
+#include <omp.h>
+
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -49,8 +51,8 @@ void treeshare_attend(const TreeStep *, const Projections *, float scale, uint16
 
 namespace {
 
-constexpr int ROWS = 32;     // most packed rows of a task
-constexpr int BLOCKS = 4;    // blocks that few rows are cut into, so that no thread waits for long
+constexpr int ROWS = 64;     // most packed rows of a task
+constexpr int TASKS = 3;     // least for each thread, if there are rows enough, so that none waits for long
 constexpr int KEYS = 256;    // keys of a block; its packed keys and values fit into L2 beside the rows
 constexpr int GROUP = 64;    // keys of a register tile: four vectors of sixteen
 constexpr int QUERIES = 6;   // query rows of a register tile
@@ -353,7 +355,8 @@ int treeshare_supported() {
 // Store the step's keys and values, then attend every row to its path: out [T][H * G][D], lse [T][H * G] float32.
 void treeshare_attend(const TreeStep *step, const Projections *from, float scale, uint16_t *out, float *lse) {
     const int64_t num_rows = step->num_rows, num_heads = step->num_heads;
-    const int64_t rows = std::min<int64_t>(ROWS, (num_rows + BLOCKS - 1) / BLOCKS);
+    const int64_t fair_blocks = (TASKS * omp_get_max_threads() + num_heads - 1) / num_heads;
+    const int64_t rows = std::min<int64_t>(ROWS, (num_rows + fair_blocks - 1) / fair_blocks);
     const int64_t num_blocks = rows ? (num_rows + rows - 1) / rows : 0;
 #pragma omp parallel
     {
