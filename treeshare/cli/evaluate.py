@@ -47,7 +47,6 @@ def evaluate(
     task, problems = load_task(
         own_task or manifest.task,
         source,
-        chat=bool(manifest.prompting.get("chat")),
         own_code=own_task is not None,
     )
     wanted = set(manifest.task_ids)
