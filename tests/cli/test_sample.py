@@ -197,4 +197,4 @@ def test_a_chat_reply_is_looked_into_once_and_kept(cli, text_model, tmp_path):
         assert line["completion"] == "<code>" + line["reply"]
     manifest = json.loads((out / "manifest.json").read_text())
     assert (manifest["sampling"]["stop"], manifest["prompting"]["chat"]) == ([], True)
-    assert "3 completions of 1 problems, 3 right" in cli("evaluate", out, "--task", task).out
+    assert "3 completions of 1 problem, 3 right" in cli("evaluate", out, "--task", task).out

@@ -6,6 +6,7 @@ import json
 from html import escape
 from typing import TYPE_CHECKING
 
+from treeshare.evals.pass_at_k import table_ks
 from treeshare.evals.report.charts import Axis, Line, line_chart, number_axis, reliability_diagram
 from treeshare.evals.report.data import colour, verdict_counts
 
@@ -87,7 +88,7 @@ def pass_section(curve: Mapping[int, Estimate]) -> str:
         label="pass@k against k",
         x_name="k (logarithmic)",
     )
-    shown = {k: e for k, e in curve.items() if k in (*ks, 5, 10, 100, last)}
+    shown = {k: e for k, e in curve.items() if k in table_ks(last)}
     return section(
         "pass@k",
         f'<div class="pair">{chart}{estimates_table("k", "pass@k", shown)}</div>',
