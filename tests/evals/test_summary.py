@@ -9,7 +9,8 @@ import pytest
 from tests.evals.made_runs import large_run, make_manifest, result, write_run
 from treeshare.evals.judged import JudgedRun
 from treeshare.evals.metrics import calibration_rows, filtered_table, majority_curve, pass_curve
-from treeshare.evals.summary import RunSummary, calibration_dict
+from treeshare.evals.report.sections import verdict_section
+from treeshare.evals.summary import UNDECIDED_NOTE, RunSummary, calibration_dict
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +67,12 @@ def test_calibration_for_json(run):
     rows, notes = calibration_rows(run.checked())
     assert [one["brier"] for one in found["calibration"]] == [row.calibration.brier for row in rows]
     assert found["calibration_notes"] == notes == []
+
+
+def test_undecided_completions_are_explained(tmp_path):
+    undecided = result("a", 0, False) | {"verdict": "undecided"}
+    for name, results in (("some", [undecided]), ("none", [result("a", 0, False)])):
+        path = write_run(tmp_path / name, {"a": ["x"]}, results=results)
+        run = JudgedRun.read(path)
+        said = {UNDECIDED_NOTE in text for text in (RunSummary.of(run).table(), verdict_section(run))}
+        assert said == {name == "some"}

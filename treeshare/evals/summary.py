@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from treeshare.evals.metrics import calibration_rows, filtered_table, majority_curve
 from treeshare.evals.pass_at_k import pass_at_each_k
+from treeshare.evals.sandbox import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,6 +17,12 @@ if TYPE_CHECKING:
     from treeshare.evals.metrics import Checked
     from treeshare.evals.pass_at_k import Estimate
     from treeshare.runs import Manifest
+
+UNDECIDED_NOTE = (
+    "Undecided completions differ from the known answer where others are right too. They count as wrong: "
+    "the true figures lie between these and what they would be if all undecided ones were right."
+)
+"""Said wherever verdicts with undecided ones are shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +101,7 @@ class RunSummary:
             *_estimates("n", "n@k, filtered and clustered", self.submissions_at_k),
             *["", "| verdict | completions |", "|---|--:|"],
             *(f"| {verdict} | {count} |" for verdict, count in self.verdicts.items()),
+            *(["", UNDECIDED_NOTE] if Verdict.UNDECIDED in self.verdicts else []),
         ]
         return "\n".join(lines)
 

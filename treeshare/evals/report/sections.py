@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from treeshare.evals.pass_at_k import table_ks
 from treeshare.evals.report.charts import Axis, Line, line_chart, number_axis, reliability_diagram
 from treeshare.evals.report.data import colour, verdict_counts
+from treeshare.evals.sandbox import Verdict
+from treeshare.evals.summary import UNDECIDED_NOTE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -155,7 +157,7 @@ def verdict_section(run: JudgedRun) -> str:
         f'<div class="stack">{bars}</div><div class="wide"><table><thead><tr><th>verdict</th>'
         f"<th>completions</th><th>share</th></tr></thead><tbody>{rows}</tbody></table></div>"
     )
-    return section("Verdicts", body)
+    return section("Verdicts", body, UNDECIDED_NOTE if Verdict.UNDECIDED in counts else "")
 
 
 def calibration_section(rows: Sequence[CalibrationRow], notes: Sequence[str]) -> str:
