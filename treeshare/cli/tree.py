@@ -47,7 +47,7 @@ def tree(
         counts = [problem.samples for problem in problems]
         description = describe_model(model)
     else:
-        chosen, texts = load_task(task or "", data, limit, chat=chat)
+        chosen, texts = load_task(task or "", data, limit)
         prompting = PromptOptions(
             num_shots=shots, shot_choice=shot_choice, seed=seed, chat=chat, data=data, shot_data=shot_data
         )

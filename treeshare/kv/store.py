@@ -266,10 +266,6 @@ class KVStore:
             for index, segment in enumerate(live):
                 segment.index = index
 
-    def drop_empty_blocks(self) -> None:
-        """Give back blocks that were reserved and never used."""
-        self._blocks = [block for block in self._blocks if block.num_live]
-
     def release(self, segment: Segment | None) -> None:
         """Drop one use; a segment without users is freed and lets go of its parent, and so up the path."""
         while segment is not None:
