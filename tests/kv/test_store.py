@@ -46,14 +46,14 @@ class StoreMachine(RuleBasedStateMachine):
             start = above.end if above else 0
             segment = self.store.new_segment(start=start, num_tokens=num_tokens, order=0, parent=above)
         except BudgetError:
-            self.store.drop_empty_blocks()
+            self.store.shrink_blocks()
             return
         mark = self.mark()
         for layer in range(GEOMETRY.num_layers):
             kv = torch.full((num_tokens, 1, 3), mark + layer)
             self.store.write_segment(layer, segment, 0, kv, -kv)
         segment.num_written = num_tokens
-        self.store.drop_empty_blocks()
+        self.store.shrink_blocks()
         self.segments.append((segment, mark))
 
     @precondition(lambda self: self.segments)

@@ -84,23 +84,21 @@ def _profile_table(phases: dict[str, dict[str, float]], wall_s: float) -> str:
 
 def _check(llm: "LLM", path: Path, workload: "Workload") -> None:
     """Refuse a workload that would fail, before any is run."""
-    from treeshare.engine.plan import RunPlan
+    from treeshare.engine.plan import max_new_tokens
     from treeshare.engine.sequence import Request
     from treeshare.errors import ConfigError, DataError, one_line
     from treeshare.sampling import SamplingParams
 
+    params = SamplingParams(temperature=workload.temperature, top_p=workload.top_p)
     try:
-        params = SamplingParams(temperature=workload.temperature, top_p=workload.top_p)
-        requests = [
-            Request(
+        for index, problem in enumerate(workload.problems):
+            request = Request(
                 prompt_token_ids=problem.prompt_ids,
                 params=params,
                 problem_key=0,
                 seed=0,
                 completion_indices=range(problem.samples),
             )
-            for problem in workload.problems
-        ]
-        RunPlan.make(llm.loaded, llm.engine.config, requests)
+            max_new_tokens(llm.loaded, index, request)
     except ConfigError as error:
         raise DataError(f"workload: {one_line(path)}: {error}") from error
