@@ -22,6 +22,11 @@ _COLUMNS = (
     "prefill_s",
     "decode_s",
     "sampling_s",
+    "occupancy",
+    "preemptions",
+    "median_step_s",
+    "longest_step_s",
+    "peak_kv_mib",
     "max_rss_mib",
     "load_s",
 )
@@ -35,6 +40,7 @@ def bench(
     attention: Annotated[str, typer.Option("--attention", help="on, or off for the ceiling.")] = "on",
     threads: options.Threads = None,
     max_num_seqs: options.MaxNumSeqs = 256,
+    kv_budget: options.KvBudget = None,
     profile: Annotated[bool, typer.Option("--profile", help="Tell where the time goes.")] = False,
     json_out: options.JsonFile = None,
 ) -> None:
@@ -49,6 +55,7 @@ def bench(
         sharing=sharing,
         attention=attention,
         max_num_seqs=max_num_seqs,
+        kv_budget_bytes=options.parse_bytes("--kv-budget", kv_budget),
         profile=profile,
     )
     for path, workload in zip(workloads, read, strict=True):

@@ -24,8 +24,10 @@ from treeshare.stopwatch import REST, Stopwatch
 from treeshare.tree import PromptTree
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Mapping
     from collections.abc import Sequence as Items
+
+    from torch import Tensor
 
     from treeshare.attention import BatchLayout, PrefillChunk
     from treeshare.config import EngineConfig
@@ -67,6 +69,7 @@ class Engine:
         kv_budget_bytes: Most bytes of KV held at once.
         store: All KV.
         stopwatch: Where the time went since it was restarted; off unless ``config.profile``.
+        weights_version: How often the weights were changed.
     """
 
     def __init__(self, loaded: LoadedModel, config: EngineConfig, *, check_invariants: bool = False) -> None:
@@ -81,6 +84,7 @@ class Engine:
         self.backend = make_backend(config.backend, loaded.geometry, self.stopwatch)
         widths = self.adapter.run_widths(num_prompt_tokens=max_rows, num_rows=max_rows)
         self._any_widths = RunWidths(prefill=widths.decode, decode=widths.decode, head=widths.head)
+        self.weights_version = 0
         self._num_requests = 0
         self.clear()
 
@@ -94,6 +98,7 @@ class Engine:
         )
         self._scheduler = Scheduler(self.store, self.config)
         self._token_step = TokenStep(self.loaded, self.store, self.stopwatch)
+        self._token_step.version = self.weights_version
         self._new: dict[int, tuple[Request, int]] = {}
         self._live: dict[int, LiveRequest] = {}
         self._widths = self._any_widths
@@ -146,6 +151,34 @@ class Engine:
             self._drop_if_done(live)
         self.stats.num_cancelled += count
         return count
+
+    def update_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Change weights between steps; what runs goes on with the new ones, its tokens so far kept.
+
+        All KV is dropped, and computed again where it is needed; only weights of the output layer alone, if
+        no other layer shares them, leave it as it is. Not to be called inside a step.
+
+        Args:
+            weights: New values by their names in the model's state dict, of the same shapes; others stay.
+
+        Raises:
+            ConfigError: If a name is not known or a shape differs; nothing was changed.
+        """
+        held = self.loaded.model.state_dict()
+        for name, value in weights.items():
+            shape = tuple(held[name].shape) if name in held else None
+            if tuple(value.shape) != shape:
+                expected = f"the shape {shape}" if shape else "a name in the model's state dict"
+                raise ConfigError.of(f"weights[{name!r}]", got=tuple(value.shape), expected=expected)
+        below_head = {one.data_ptr() for one in self.loaded.model.base_model.parameters()}
+        with torch.no_grad():
+            for name, value in weights.items():
+                held[name].copy_(value)
+        self._scheduler.drop_logits()
+        if any(held[name].data_ptr() in below_head for name in weights):
+            self._scheduler.drop_kv()
+        self.weights_version += 1
+        self._token_step.version = self.weights_version
 
     def run(
         self, requests: Items[Request], *, observe: Observer | None = None
@@ -229,6 +262,7 @@ class Engine:
             self._drop_if_done(live)
         if self.check_invariants:
             self.store.check_invariants()
+            scheduler.check_invariants()
         return result
 
     def _take_in(self, *, fit_widths: bool = False) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from treeshare.attention import PrefillChunk
-from treeshare.engine.forest import Forest
+from treeshare.engine.forest import Forest, LiveNode
 from treeshare.errors import BudgetError
 from treeshare.kv import padded_length
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from treeshare.config import EngineConfig
-    from treeshare.engine.forest import LiveNode
     from treeshare.engine.sequence import Completion, LiveRequest, Request, Sequence
     from treeshare.kv import KVStore
     from treeshare.tree import PromptTree
@@ -153,10 +152,13 @@ class Scheduler:
         for above in head.live.node.path():
             above.num_admitted += count
         self.admitted.append(admitted)
-        node = head.live.node
-        needs_logits = not admitted.token_ids and node.logits is None
-        if needs_logits and node.segment is not None and node not in self._prefill:
-            size = self.config.prefill_chunk  # the last chunk again, for its logits: the same bits
+        if not admitted.token_ids:
+            self._want_logits(head.live.node)
+
+    def _want_logits(self, node: LiveNode) -> None:
+        """Where a node's KV is there and its logits are not, compute the last chunk again: the same bits."""
+        if node.logits is None and node.segment is not None and node not in self._prefill:
+            size = self.config.prefill_chunk
             node.segment.num_written = (node.num_tokens - 1) // size * size
             self._prefill.append(node)
 
@@ -216,8 +218,16 @@ class Scheduler:
         for sequence in needing:
             sequence.pages.append(self.store.new_page())
 
-    def preempt_all(self) -> None:
-        """Take the KV from everything, also from nodes: it depends on weights that change."""
+    def drop_logits(self) -> None:
+        """Let go of logits that changed weights would not give."""
+        for node in self.forest.nodes():
+            node.logits = None
+        for sequence in self.admitted:
+            if not sequence.token_ids:
+                self._want_logits(sequence.live.node)
+
+    def drop_kv(self) -> None:
+        """Take the KV from everything, also from nodes: it depends on weights that have changed."""
         for sequence in (*self.admitted, *self.running):
             self._preempt(sequence)
         for node in reversed(list(self.forest.nodes())):
@@ -270,6 +280,27 @@ class Scheduler:
         node.num_unstarted -= count
         if not node.num_unstarted:
             node.logits = None
+
+    def check_invariants(self) -> None:
+        """Assert that the counters of all nodes are right; tests call it after every step."""
+        unfinished, admitted, unstarted = Counter[LiveNode](), Counter[LiveNode](), Counter[LiveNode]()
+        for sequence in (*self.waiting, *self.admitted, *self.running):
+            count, node = len(sequence.completions), sequence.live.node
+            assert count, "a sequence is for nobody"
+            unstarted[node] += count * (not sequence.token_ids)
+            for above in node.path():
+                unfinished[above] += count
+                admitted[above] += count * (sequence not in self.waiting)
+        for node in self.forest.nodes():
+            counters = (node.num_unfinished, node.num_admitted, node.num_unstarted)
+            assert counters == (unfinished[node], admitted[node], unstarted[node]), "a node counts wrong"
+            assert node.segment is not None or not node.num_admitted, "a row's prompt has lost its KV"
+            assert node.segment is not None or node.num_unfinished or node.children, "a node is for nobody"
+        for sequence in self.running:
+            held = len(sequence.pages) * self.config.page_size
+            assert sequence.num_computed <= held < sequence.num_computed + self.config.page_size
+            assert sequence.num_computed < len(sequence.token_ids), "a row has nothing to compute"
+        assert self.num_rows <= self.config.max_num_seqs, "more completions have a row than there are rows"
 
     # -- memory --
 
