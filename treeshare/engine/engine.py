@@ -70,6 +70,7 @@ class Engine:
         store: All KV.
         stopwatch: Where the time went since it was restarted; off unless ``config.profile``.
         weights_version: How often the weights were changed.
+        widths: Numbers of packed rows that steps may use.
     """
 
     def __init__(self, loaded: LoadedModel, config: EngineConfig, *, check_invariants: bool = False) -> None:
@@ -101,7 +102,7 @@ class Engine:
         self._token_step.version = self.weights_version
         self._new: dict[int, tuple[Request, int]] = {}
         self._live: dict[int, LiveRequest] = {}
-        self._widths = self._any_widths
+        self.widths = self._any_widths
         self._mixes = False
 
     # -- requests --
@@ -218,7 +219,7 @@ class Engine:
                 self.stats.wall_s = time.perf_counter() - started
                 yield result
                 self.stopwatch.lap(BOOKKEEPING)
-            self._widths, self._token_step.observe = self._any_widths, None
+            self.widths, self._token_step.observe = self._any_widths, None
             if not self.config.keep_nodes:
                 self.store.check_empty()
         finally:
@@ -281,7 +282,7 @@ class Engine:
         if fit_widths:
             rows = min(sum(request.params.n for request in requests), self.config.max_num_seqs)
             tokens = self.stats.unique_tokens
-            self._widths = self.adapter.run_widths(num_prompt_tokens=tokens, num_rows=rows)
+            self.widths = self.adapter.run_widths(num_prompt_tokens=tokens, num_rows=rows)
         lengths = [most for _, most in new.values()]
         nodes = scheduler.place(computed_tree(found, self.config), requests, lengths)
         in_order = sorted(zip(new.items(), nodes, counts, strict=True), key=lambda item: item[1].order)
@@ -297,9 +298,9 @@ class Engine:
     def _prompt_rows(self, num_decoding: int) -> int:
         """Prompt tokens of a step beside ``num_decoding`` rows."""
         if not num_decoding:
-            return min(MAX_STEP_ROWS, self._widths.prefill[-1])
+            return min(MAX_STEP_ROWS, self.widths.prefill[-1])
         size = self.config.prefill_chunk
-        return min(max(num_decoding // size, 1) * size, self._widths.decode[-1] - num_decoding)
+        return min(max(num_decoding // size, 1) * size, self.widths.decode[-1] - num_decoding)
 
     def _forward(self, chunks: list[tuple[LiveNode, PrefillChunk]], rows: list[Sequence]) -> list[RowBatch]:
         """Compute a token of each row and the chunks; keep the logits from which completions will start.
@@ -327,8 +328,8 @@ class Engine:
             layout.positions,
             self._attention(layout),
             [*(place for _, place in drawing), *ends.values()],
-            body_widths=self._widths.decode if rows else self._widths.prefill,
-            head_widths=self._widths.head,
+            body_widths=self.widths.decode if rows else self.widths.prefill,
+            head_widths=self.widths.head,
         )
         for node, row in zip(ends, logits[len(drawing) :], strict=True):
             node.logits = row.clone()

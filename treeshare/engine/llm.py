@@ -14,6 +14,7 @@ from treeshare.config import AttentionMode, EngineConfig, Sharing, require_int
 from treeshare.engine.engine import Engine
 from treeshare.engine.outputs import CompletionOutput, Logprob, RequestOutput
 from treeshare.engine.prompts import Message, Prompt, as_list, per_prompt, shared_tokens, token_ids_of
+from treeshare.engine.search import TokenSearch
 from treeshare.engine.sequence import Request
 from treeshare.engine.streaming import FinishedOutput, StepEvents, StreamOutput
 from treeshare.errors import ConfigError
@@ -211,6 +212,19 @@ class LLM:
             ConfigError: If a name is not known or a shape differs; nothing was changed.
         """
         self.engine.update_weights(weights)
+
+    def search(self, prompt: Prompt, *, max_tokens: int = 256) -> TokenSearch:
+        """Decode by hand: fork, extend and drop branches of one prompt; a context manager.
+
+        Args:
+            prompt: As for ``generate``.
+            max_tokens: Most tokens of a branch.
+
+        Raises:
+            ConfigError: If the prompt is out of range, or other requests are running.
+            BudgetError: If the KV budget does not hold the prompt.
+        """
+        return TokenSearch(self.engine, self._parse(0, prompt)[1], max_tokens)
 
     def chat(
         self,
