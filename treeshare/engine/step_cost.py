@@ -1,6 +1,6 @@
 """What a step costs: measured on this machine in about a second, or worked out for another device.
 
-Measured on a model of the same widths with two layers and random numbers for weights, so nothing is loaded;
+Measured on models of the same widths with few layers and random numbers for weights, so nothing is loaded;
 the figures are kept in the user's cache, by model, dtype, threads and machine.
 """
 
@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import platform
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,18 +23,22 @@ from treeshare.engine.engine import MAX_STEP_ROWS, Engine
 from treeshare.engine.sequence import Request
 from treeshare.models import LoadedModel
 from treeshare.models.loading import bind_model, cache_dir
+from treeshare.models.support import max_model_len
 from treeshare.native import kernels
 from treeshare.sampling import SamplingParams
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from treeshare.models.loading import ModelDescription
 
-_LAYERS = 2
-_PROMPT_TOKENS = 1024
-_STEPS = 4
-_ROWS = (1, 8, 64, 256)
+_LAYERS = 5
+_PROMPT_TOKENS = 256
+_STEPS = 3
+_ROWS = (1, 16, 256)
 
 _HOST_PARTS = frozenset({"lm_head", "layout", "sampling", "bookkeeping", "scheduling"})
 """Parts of a step that do not grow with the number of layers."""
@@ -147,41 +152,66 @@ def step_cost_here(description: ModelDescription) -> MeasuredCost:
 
 
 def measure_step_cost(description: ModelDescription) -> MeasuredCost:
-    """Time steps of a model with two layers of the same widths."""
-    loaded = _shallow_model(description)
-    config = EngineConfig(profile=True, max_num_seqs=max(_ROWS), lazy_divergence=False, fold=False)
-    engine = Engine(loaded, config)
-    prompt_tokens = min(_PROMPT_TOKENS, loaded.max_model_len - _STEPS - 2)
-    layer_s, host_s = [], []
-    for num_rows in (max(_ROWS), *_ROWS):  # the first time is the warm-up
-        phases = _time_run(engine, num_rows, prompt_tokens)
-        decode = {part: s / _STEPS for part, s in (phases["decode"] | phases["between"]).items()}
-        host_s.append(sum(s for part, s in decode.items() if part in _HOST_PARTS))
-        attention = {part: s / _LAYERS for part, s in decode.items() if part.startswith("attention: ")}
-        rest = sum(s for part, s in phases["decode"].items() if part not in _HOST_PARTS) / _STEPS / _LAYERS
-        shared, private = attention.get("attention: shared", 0.0), attention.get("attention: private", 0.0)
-        layer_s.append(max(rest - shared - private, 0.0))
-    prefill = phases["prefill"]
-    attended = sum(s for part, s in prefill.items() if part == "attention: causal")
-    own = sum(s for part, s in prefill.items() if part not in _HOST_PARTS and part != "attention: causal")
+    """Time steps of a model with several layers and with one: the difference is layers."""
+    deep, flat = (_measure(loaded) for loaded in _shallow_models(description))
+    layer_s = (deep.body_s - flat.body_s) / (_LAYERS - 1)
+    prompt_layer_s = (deep.prompt_body_s - flat.prompt_body_s) / (_LAYERS - 1)
+    prompt_steps = -(-deep.prompt_tokens // MAX_STEP_ROWS)
     return MeasuredCost(
         num_layers=description.geometry.num_layers,
         rows=list(_ROWS),
-        layer_s=layer_s[1:],
-        host_s=host_s[1:],
-        prompt_token_s=own / prompt_tokens / _LAYERS,
-        prompt_step_s=sum(s for part, s in prefill.items() if part in _HOST_PARTS)
-        / -(-prompt_tokens // MAX_STEP_ROWS),
-        shared_pair_s=max(shared / (max(_ROWS) * prompt_tokens), attended / prompt_tokens**2 / _LAYERS),
-        page_s=private / max(_ROWS),
-        page_size=config.page_size,
+        layer_s=np.maximum(layer_s, 0).tolist(),
+        host_s=np.maximum(flat.host_s + flat.body_s - layer_s, 0).tolist(),
+        prompt_token_s=max(prompt_layer_s, 0.0) / deep.prompt_tokens,
+        prompt_step_s=max(flat.prompt_host_s + flat.prompt_body_s - prompt_layer_s, 0.0) / prompt_steps,
+        shared_pair_s=deep.shared_s / (max(_ROWS) * deep.prompt_tokens * _LAYERS),
+        page_s=deep.private_s / (max(_ROWS) * _LAYERS),
+        page_size=EngineConfig().page_size,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Timing:
+    """Seconds of a shallow model's steps: per number of rows ``[len(_ROWS)]``, or of all prompts."""
+
+    body_s: NDArray[np.float64]
+    host_s: NDArray[np.float64]
+    shared_s: float
+    private_s: float
+    prompt_body_s: float
+    prompt_host_s: float
+    prompt_tokens: int
+
+
+def _measure(loaded: LoadedModel) -> _Timing:
+    config = EngineConfig(profile=True, max_num_seqs=max(_ROWS), lazy_divergence=False, fold=False)
+    engine = Engine(loaded, config)
+    prompt_tokens = min(_PROMPT_TOKENS, loaded.max_model_len - _STEPS - 3)
+    body_s, host_s = [], []
+    for num_rows in (8, *_ROWS):  # the first time is the warm-up
+        phases = _time_run(engine, num_rows, prompt_tokens)
+        decode = {part: s / _STEPS for part, s in phases["decode"].items()}
+        between = {part: s / _STEPS for part, s in phases["between"].items()}
+        attention = [decode.get(f"attention: {kind}", 0.0) for kind in ("shared", "private")]
+        host = sum(s for part, s in decode.items() if part in _HOST_PARTS)
+        body_s.append(sum(decode.values()) - sum(attention) - host)
+        host_s.append(host + sum(s for part, s in between.items() if part in _HOST_PARTS))
+    prompt_host_s = sum(s for part, s in phases["prefill"].items() if part in _HOST_PARTS)
+    return _Timing(
+        body_s=np.array(body_s[1:]),
+        host_s=np.array(host_s[1:]),
+        shared_s=attention[0],
+        private_s=attention[1],
+        prompt_body_s=sum(phases["prefill"].values()) - prompt_host_s,
+        prompt_host_s=prompt_host_s,
+        prompt_tokens=prompt_tokens,
     )
 
 
 def _time_run(engine: Engine, num_rows: int, prompt_tokens: int) -> dict[str, dict[str, float]]:
-    """Seconds by phase and part of a run of ``num_rows`` completions."""
+    """Seconds by phase and part of a run of ``num_rows`` completions, its first decoding step left out."""
     vocab_size = engine.loaded.vocab_size
-    params = SamplingParams(n=num_rows, temperature=1.0, max_tokens=_STEPS + 1, ignore_eos=True)
+    params = SamplingParams(n=num_rows, temperature=1.0, max_tokens=_STEPS + 2, ignore_eos=True)
     request = Request(
         prompt_token_ids=[token % vocab_size for token in range(prompt_tokens)],
         params=params,
@@ -190,23 +220,31 @@ def _time_run(engine: Engine, num_rows: int, prompt_tokens: int) -> dict[str, di
         completion_indices=range(num_rows),
     )
     engine.stopwatch.restart()
-    for _ in engine.run([request]):
-        pass
-    return engine.stopwatch.as_dict()
+    prefill: dict[str, float] = {}
+    for _ in engine.run_steps([request]):
+        if engine.stats.num_steps == 1:  # memory is touched for the first time
+            prefill = engine.stopwatch.as_dict()["prefill"]
+            engine.stopwatch.restart()
+    return engine.stopwatch.as_dict() | {"prefill": prefill}
 
 
-def _shallow_model(description: ModelDescription) -> LoadedModel:
-    """A model of the same widths with few layers and random weights."""
+def _shallow_models(description: ModelDescription) -> Iterator[LoadedModel]:
+    """A model of the same widths with random weights: with several layers, then with the first of them."""
     from transformers import AutoModelForCausalLM
+    from transformers.initialization import no_init_weights
 
     config: Any = copy.deepcopy(description.config)
     config.num_hidden_layers = _LAYERS
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[:_LAYERS]
-    with torch.random.fork_rng():
+    numbers = np.random.default_rng(0).uniform(-0.05, 0.05, 4099).astype(np.float32)
+    with no_init_weights(), torch.no_grad():
         model = AutoModelForCausalLM.from_config(config, dtype=description.geometry.dtype)
+        for one in model.parameters():  # a short row of random numbers again and again: drawing takes longer
+            repeated = torch.from_numpy(numbers).to(one.dtype).repeat(-(-one.numel() // len(numbers)))
+            one.copy_(repeated[: one.numel()].view(one.shape))
     geometry, fused = bind_model(model)
-    return LoadedModel(
+    deep = LoadedModel(
         model=model,
         fused=tuple(fused),
         tokenizer=None,
@@ -214,9 +252,16 @@ def _shallow_model(description: ModelDescription) -> LoadedModel:
         geometry=geometry,
         vocab_size=model.get_input_embeddings().weight.shape[0],
         eos_token_ids=frozenset(),
-        max_model_len=config.max_position_embeddings,
+        max_model_len=max_model_len(config),
         load_s=0.0,
     )
+    yield deep
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, torch.nn.ModuleList) and len(child) == _LAYERS:
+                setattr(module, name, child[:1])
+    model.config.num_hidden_layers = 1
+    yield replace(deep, fused=deep.fused[:1], geometry=replace(geometry, num_layers=1))
 
 
 def _at(num_rows: int, rows: list[int], seconds: list[float]) -> float:
