@@ -268,6 +268,13 @@ def test_bench_options(cli, text_model, tmp_path, monkeypatch, arguments, named)
     assert named in cli("bench", "w.json", "--model", text_model, *arguments).refusal
 
 
+@pytest.mark.parametrize("device", ["", "1,2", "1,2,x", "a,2,1GiB", "-1,2,1GiB", "1,nan,1GiB", "1,2,3,4"])
+def test_devices(cli, text_model, tmp_path, device):
+    (tmp_path / "w.json").write_text(json.dumps(WORKLOAD))
+    arguments = ["tree", tmp_path / "w.json", "--model", text_model, "--plan", "--device", device]
+    assert "--device: got " in cli(*arguments).refusal
+
+
 def test_tree_wants_one_source(cli, text_model, tmp_path):
     (tmp_path / "w.json").write_text(json.dumps(WORKLOAD))
     for arguments in ([], [tmp_path / "w.json", "--task", "humaneval"]):

@@ -132,6 +132,21 @@ def test_tree_of_a_workload(cli, workload, text_model, model_dir, model):
     assert "2 prompts, 5 completions, 3 nodes" in result.out
 
 
+def test_a_plan(cli, workload, text_model):
+    """What can be counted is counted right, here and on a device; seconds are those of this machine."""
+    for device in ([], ["--device", "0.001,1,1GiB"]):
+        result = cli("tree", workload, "--model", text_model, "--plan", "--max-num-seqs", 4, *device)
+        assert result.status == 0
+        lines = [line.strip("| ").split(" | ") for line in result.out.splitlines()]
+        rows = dict(cells for cells in lines if len(cells) == 2)
+        assert rows["logical prompt tokens"] == "18"
+        assert rows["new tokens, 4 each"] == "20"
+        assert (rows["waves of admission"], rows["decoding steps"]) == ("2", "6")
+        assert float(rows["predicted, tokens/s"].replace(",", "")) > 0
+    result = cli("tree", workload, "--model", text_model, "--plan", "--tokens", 9)
+    assert "| new tokens, 9 each | 45 |" in result.out
+
+
 @pytest.mark.parametrize("sharing", ["tree", "one-level", "none"])
 def test_bench(cli, workload, text_model, tmp_path, sharing):
     arguments = ["--model", text_model, "--threads", 1, "--sharing", sharing, "--dtype", "float32"]
