@@ -36,7 +36,7 @@ Shots = Annotated[
     int | None, typer.Option("--shots", min=0, help="Worked examples in front; the task's number by default.")
 ]
 ShotChoice = Annotated[
-    Literal["fixed", "random", "nearest"],
+    Literal["fixed", "random", "nearest", "nearest-shared"],
     typer.Option("--shot-choice", help="Which: random is by --seed."),
 ]
 ShotData = Annotated[Path | None, typer.Option("--shot-data", help="Take worked examples from that file.")]

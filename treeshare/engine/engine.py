@@ -253,10 +253,11 @@ class Engine:
             rows = list(scheduler.running)
         chunks = scheduler.prefill_chunks(self._prompt_rows(len(rows)))
         batches = self._forward(chunks, rows) if rows or chunks else []
+        self._count(len(rows), sum(len(batch.sequences) for batch in batches))
         if self._mixes or not scheduler.is_prefilling:
             batches += self._start()
         result = self._sample(batches)
-        self._count(rows)
+        self.stats.peak_kv_bytes = self.store.peak_bytes
         for completion in result.finished:
             live = self._live[completion.request_index]
             scheduler.finish(live, completion)
@@ -336,7 +337,6 @@ class Engine:
         for sequence in rows:
             sequence.num_computed += 1
         self.stopwatch.enter("between", before=BOOKKEEPING)
-        self.stats.num_replayed += len(rows) - len(drawing)
         seconds, share = time.perf_counter() - started, len(rows) / layout.num_rows
         self.stats.prefilled_tokens += layout.num_rows - len(rows)
         self.stats.decode_s += seconds * share
@@ -377,17 +377,17 @@ class Engine:
         self.stats.sampling_s += time.perf_counter() - started
         return result
 
-    def _count(self, rows: list[Sequence]) -> None:
+    def _count(self, num_rows: int, num_drawing: int) -> None:
         """Note what a step did with its decoding rows."""
         stats, is_full = self.stats, bool(self._scheduler.waiting)
         stats.num_preemptions += self._scheduler.num_preemptions
         self._scheduler.num_preemptions = 0
-        stats.peak_kv_bytes = self.store.peak_bytes
-        if rows:
+        if num_rows:
             stats.num_steps += 1
-            stats.num_rows += len(rows)
+            stats.num_rows += num_rows
+            stats.num_replayed += num_rows - num_drawing
             stats.num_full_steps += is_full
-            stats.num_full_rows += len(rows) * is_full
+            stats.num_full_rows += num_drawing * is_full
 
     def _drop_if_done(self, live: LiveRequest) -> None:
         if not live.num_unfinished:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from treeshare.attention import PrefillChunk
-from treeshare.engine.forest import Forest, LiveNode
+from treeshare.engine.forest import Forest
 from treeshare.errors import BudgetError
 from treeshare.kv import padded_length
 
@@ -25,12 +25,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from treeshare.config import EngineConfig
+    from treeshare.engine.forest import LiveNode
     from treeshare.engine.sequence import Completion, LiveRequest, Request, Sequence
     from treeshare.kv import KVStore
     from treeshare.tree import PromptTree
 
 PRIOR_COMPLETIONS = 8
 """Completions of full length that the expected length counts besides those seen."""
+
+SPREAD_WEIGHT = 0.05
+"""Weight of a step in the mean number of rows per completion."""
 
 
 class Scheduler:
@@ -58,6 +62,7 @@ class Scheduler:
         self.num_preemptions = 0
         self._clock = 0
         self._num_seen = self._seen_tokens = 0
+        self._spread = 1.0
 
     @property
     def is_idle(self) -> bool:
@@ -69,11 +74,6 @@ class Scheduler:
         """Whether prompts of admitted completions are still to be computed."""
         return bool(self._prefill)
 
-    @property
-    def num_rows(self) -> int:
-        """Completions that have a row, also where several share one."""
-        return sum(len(sequence.completions) for sequence in (*self.admitted, *self.running))
-
     def check_budget(self, requests: Iterable[tuple[Request, int]]) -> None:
         """Refuse what could never run: requests, each with the most tokens of a completion.
 
@@ -81,7 +81,12 @@ class Scheduler:
             BudgetError: If the budget does not hold the longest prompt with one completion.
         """
         needed = max(
-            (self._bytes_alone(len(r.prompt_token_ids), n) for r, n in requests if r.completion_indices),
+            (
+                self.store.segment_bytes(len(request.prompt_token_ids))
+                + self._pages(most) * self.store.page_bytes
+                for request, most in requests
+                if request.completion_indices
+            ),
             default=0,
         )
         if needed > self.store.budget_bytes:
@@ -118,12 +123,15 @@ class Scheduler:
     # -- admission --
 
     def admit(self) -> None:
-        """Give rows to as many completions as rows and bytes allow; make the segments they need."""
+        """Admit as many completions as rows and bytes allow; make the segments they need."""
         new_nodes: list[LiveNode] = []
-        free_rows = self.config.max_num_seqs - self.num_rows if self.waiting else 0
-        if free_rows > 0:
-            left = self.store.free_bytes - self._promised_bytes()
-        while self.waiting and free_rows > 0:
+        free_rows = self._free_rows() if self.waiting else 0
+        left = self.store.free_bytes - self._promised_bytes() if free_rows > 0 else 0
+        while (
+            self.waiting
+            and free_rows > 0
+            and len(self.admitted) + len(self.running) < self.config.max_num_seqs
+        ):
             head = self.waiting[-1]
             missing = [n for n in head.live.node.path() if n.segment is None and n not in new_nodes]
             node_bytes = sum(self.store.segment_bytes(node.num_tokens) for node in missing)
@@ -134,14 +142,23 @@ class Scheduler:
                 if not freed:
                     break
                 continue
-            by_bytes = (left - node_bytes) // row_bytes if row_bytes else free_rows
+            by_bytes = int((left - node_bytes) / (row_bytes * self._spread)) if row_bytes else free_rows
             count = min(len(head.completions), free_rows, by_bytes)
             self._admit(head, count)
             new_nodes += missing
-            left -= node_bytes + count * row_bytes
+            left -= node_bytes + self._rows_of(count) * row_bytes
             free_rows -= count
         self._make_segments(new_nodes)
-        assert self.num_rows or not self.waiting, "the next completion always fits alone"
+        assert self.admitted or self.running or not self.waiting, "the next completion always fits alone"
+
+    def _free_rows(self) -> int:
+        """Completions that are expected to fit into the rows, as many sharing one as of late."""
+        if self.running:
+            num_running = sum(len(sequence.completions) for sequence in self.running)
+            self._spread += SPREAD_WEIGHT * (len(self.running) / num_running - self._spread)
+        num_starting = sum(len(sequence.completions) for sequence in self.admitted)
+        rows = self.config.max_num_seqs - len(self.running) - self._spread * num_starting
+        return int(rows / self._spread)
 
     def _admit(self, head: Sequence, count: int) -> None:
         admitted = head
@@ -206,17 +223,26 @@ class Scheduler:
         return sorted(chunks, key=lambda item: (item[0].order, item[1].start))
 
     def make_room(self) -> None:
-        """Give every running sequence a page for the token that its row computes."""
+        """Give every running sequence a page for the token that its row computes; too many rows give way."""
         size = self.config.page_size
+        while len(self.admitted) + len(self.running) > self.config.max_num_seqs:
+            self._preempt(self._youngest())
         while True:
             needing = [s for s in self.running if s.num_computed == len(s.pages) * size]
             missing = len(needing) * self.store.page_bytes - self.store.free_bytes
             if missing <= 0:
                 break
             if not self._reclaim(missing):
-                self._preempt(max((*self.admitted, *self.running), key=lambda s: s.priority))
+                self._preempt(self._youngest())
         for sequence in needing:
             sequence.pages.append(self.store.new_page())
+
+    def _rows_of(self, num_completions: int) -> int:
+        """Rows that completions of one sequence are expected to take."""
+        return max(round(num_completions * self._spread), 1)
+
+    def _youngest(self) -> Sequence:
+        return max((*self.admitted, *self.running), key=lambda sequence: sequence.priority)
 
     def drop_logits(self) -> None:
         """Let go of logits that changed weights would not give."""
@@ -282,25 +308,12 @@ class Scheduler:
             node.logits = None
 
     def check_invariants(self) -> None:
-        """Assert that the counters of all nodes are right; tests call it after every step."""
-        unfinished, admitted, unstarted = Counter[LiveNode](), Counter[LiveNode](), Counter[LiveNode]()
-        for sequence in (*self.waiting, *self.admitted, *self.running):
-            count, node = len(sequence.completions), sequence.live.node
-            assert count, "a sequence is for nobody"
-            unstarted[node] += count * (not sequence.token_ids)
-            for above in node.path():
-                unfinished[above] += count
-                admitted[above] += count * (sequence not in self.waiting)
-        for node in self.forest.nodes():
-            counters = (node.num_unfinished, node.num_admitted, node.num_unstarted)
-            assert counters == (unfinished[node], admitted[node], unstarted[node]), "a node counts wrong"
-            assert node.segment is not None or not node.num_admitted, "a row's prompt has lost its KV"
-            assert node.segment is not None or node.num_unfinished or node.children, "a node is for nobody"
+        """Assert that the books are right; tests call it after every step."""
+        self.forest.check_counters(self.waiting, [*self.admitted, *self.running])
         for sequence in self.running:
             held = len(sequence.pages) * self.config.page_size
             assert sequence.num_computed <= held < sequence.num_computed + self.config.page_size
             assert sequence.num_computed < len(sequence.token_ids), "a row has nothing to compute"
-        assert self.num_rows <= self.config.max_num_seqs, "more completions have a row than there are rows"
 
     # -- memory --
 
@@ -309,11 +322,11 @@ class Scheduler:
 
     def _preempt(self, sequence: Sequence) -> None:
         (self.running if sequence in self.running else self.admitted).remove(sequence)
+        self.num_preemptions += bool(sequence.pages)
         sequence.drop_kv(self.store)
         for above in sequence.live.node.path():
             above.num_admitted -= len(sequence.completions)
         self._queue(sequence)
-        self.num_preemptions += 1
 
     def _reclaim(self, num_bytes: int, keep: Items[LiveNode] = ()) -> int:
         """Free at least ``num_bytes``, if nodes below which nothing runs allow it; returns what was freed."""
@@ -372,10 +385,6 @@ class Scheduler:
         """Private pages of ``num_tokens``; the last token generated needs no KV."""
         return -(-(num_tokens - 1) // self.config.page_size)
 
-    def _bytes_alone(self, num_prompt_tokens: int, max_new_tokens: int) -> int:
-        pages = self._pages(max_new_tokens) * self.store.page_bytes
-        return self.store.segment_bytes(num_prompt_tokens) + pages
-
     def _expected_pages(self, sequence: Sequence) -> int:
         """Pages of one completion: by the mean length so far, and never less than what it needs next."""
         most = sequence.live.max_new_tokens
@@ -385,7 +394,7 @@ class Scheduler:
     def _promised_bytes(self) -> int:
         """Bytes that sequences with a row are expected to need beyond the pages they hold."""
         pages = sum(
-            len(s.completions) * max(len(s.pages), self._expected_pages(s))
+            self._rows_of(len(s.completions)) * max(len(s.pages), self._expected_pages(s))
             for s in (*self.admitted, *self.running)
         )
         return max(pages - self.store.pool.num_live, 0) * self.store.page_bytes

@@ -22,7 +22,7 @@ class EngineStats:
         num_replayed: Those of them that computed again what had lost its KV.
         num_preemptions: How often a sequence lost its KV.
         num_full_steps: Steps while completions were waiting for a row.
-        num_full_rows: Decoding rows summed over these.
+        num_full_rows: Rows that drew a token, summed over these.
         step_s: Seconds of each step.
         logical_tokens: Prompt tokens counted once per completion.
         unique_tokens: Prompt tokens counted once per node of the prompts' tree.
@@ -70,5 +70,5 @@ class EngineStats:
         return statistics.median(self.step_s) if self.step_s else 0.0
 
     def occupancy(self, max_rows: int) -> float | None:
-        """Mean share of ``max_rows`` that decoded while completions were waiting; None if none was."""
+        """Mean share of ``max_rows`` that drew a token while completions were waiting; None if none was."""
         return self.num_full_rows / (self.num_full_steps * max_rows) if self.num_full_steps else None
