@@ -27,7 +27,7 @@ def sample(llm, out, ends=lambda _: None):
 
 
 def agreeing(number):
-    """Answers in a row that agree (BatchPrompt's early stopping); here an answer is how a completion ended."""
+    """Answers in a row that agree (BatchPrompt's early stopping); here an answer is how one ended."""
     last = []
 
     def ends(record):
