@@ -96,8 +96,8 @@ def _check(llm: "LLM", path: Path, workload: "Workload") -> None:
     from treeshare.errors import ConfigError, DataError, one_line
     from treeshare.sampling import SamplingParams
 
-    params = SamplingParams(temperature=workload.temperature, top_p=workload.top_p)
     try:
+        params = SamplingParams(temperature=workload.temperature, top_p=workload.top_p)
         for index, problem in enumerate(workload.problems):
             request = Request(
                 prompt_token_ids=problem.prompt_ids,
