@@ -58,7 +58,7 @@ class EngineConfig:
     """
 
     max_num_seqs: int = 256
-    prefill_chunk: int = 64
+    prefill_chunk: int = 16
     kv_budget_bytes: int | None = None
     page_size: int = 64
     sharing: Sharing = "tree"

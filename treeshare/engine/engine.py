@@ -242,7 +242,7 @@ class Engine:
     def _step(self) -> StepResult:
         """Requests that came together compute their prompts first: full batches cost least per token.
 
-        Prompts that come while others decode ride along, at most as many rows as decode.
+        Prompts that come while others decode ride along, half as many rows as decode: a step stays short.
         """
         scheduler = self._scheduler
         self._take_in()
@@ -301,7 +301,7 @@ class Engine:
         if not num_decoding:
             return min(MAX_STEP_ROWS, self.widths.prefill[-1])
         size = self.config.prefill_chunk
-        return min(max(num_decoding // size, 1) * size, self.widths.decode[-1] - num_decoding)
+        return min(max(num_decoding // 2 // size, 1) * size, self.widths.decode[-1] - num_decoding)
 
     def _forward(self, chunks: list[tuple[LiveNode, PrefillChunk]], rows: list[Sequence]) -> list[RowBatch]:
         """Compute a token of each row and the chunks; keep the logits from which completions will start.
