@@ -111,7 +111,7 @@ def test_what_the_choices_cost():
     task = Toy()
     problems = task.load(None)[1:]
     costs = shot_costs(task, problems, PromptOptions(num_shots=2), Tokenizer(), n=3)
-    assert list(costs) == ["fixed", "random", "nearest"]
+    assert list(costs) == ["fixed", "random", "nearest", "nearest-shared"]
     for choice, stats in costs.items():
         built = build_prompts(task, problems, PromptOptions(num_shots=2, shot_choice=choice))
         tree = PromptTree.from_prompts(encode_prompts(task, built, Tokenizer()))
@@ -124,7 +124,7 @@ def test_a_choice_that_cannot_be_had_says_why(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.feature_extraction.text", None)
     costs = shot_costs(Toy(), Toy().load(None), PromptOptions(), Tokenizer())
     assert "needs scikit-learn" in costs["nearest"]
-    assert cost_table(costs).splitlines()[-1].startswith("| nearest | shot_choice: nearest needs")
+    assert cost_table(costs).splitlines()[-2].startswith("| nearest | shot_choice: nearest needs")
     assert costs["fixed"].unique_tokens > 0
 
 

@@ -30,7 +30,8 @@ class PromptOptions:
 
     Attributes:
         num_shots: Worked examples in front of each problem; None takes the task's published number.
-        shot_choice: ``fixed``, ``random`` (per ``seed``) or ``nearest``; see ``choose_shots``.
+        shot_choice: ``fixed``, ``random`` (per ``seed``), ``nearest`` or ``nearest-shared``: see
+            ``choose_shots``.
         seed: Of the random choice.
         chat: Apply the model's chat template.
         data: The task's data, as for ``Task.load``.
