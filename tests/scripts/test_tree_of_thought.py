@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.evals.tiny_text import save_text_model
+from tests.scripts.loading import load_script
 from treeshare import LLM
-
-SCRIPT = Path(__file__).parents[2] / "scripts" / "tree_of_thought.py"
 
 
 @pytest.fixture(scope="module")
 def script():
-    sys.path.insert(0, str(SCRIPT.parent))
-    spec = importlib.util.spec_from_file_location("tree_of_thought_script", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("tree_of_thought")
 
 
 @pytest.fixture(scope="module")

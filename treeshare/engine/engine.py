@@ -219,10 +219,10 @@ class Engine:
                 self.stats.wall_s = time.perf_counter() - started
                 yield result
                 self.stopwatch.lap(BOOKKEEPING)
-            self.widths, self._token_step.observe = self._any_widths, None
             if not self.config.keep_nodes:
                 self.store.check_empty()
-        finally:
+        finally:  # also where the caller left after the last completion
+            self.widths, self._token_step.observe = self._any_widths, None
             if not self.is_idle:
                 self.clear()
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from treeshare.tree.planner import DEFAULT_FOLD_COST
+from treeshare.tree.radix import common_prefix
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,7 +79,7 @@ class LiveNode:
         best, most = None, 0
         for sibling in self.parent.children if self.parent else ():
             if sibling is not self and sibling.segment is not None:
-                common = min(overlap(sibling.token_ids, self.token_ids), sibling.segment.num_written)
+                common = min(common_prefix(sibling.token_ids, self.token_ids), sibling.segment.num_written)
                 if common > most:
                     best, most = sibling, common
         return best, most
@@ -107,11 +109,7 @@ class Forest:
         """
         batch, self._num_batches = self._num_batches, self._num_batches + 1
         places: list[LiveNode] = []
-        rows = [0] * len(tree.nodes)
-        for node in reversed(tree.nodes):
-            rows[node.node_id] += sum(num_completions[prompt] for prompt in node.prompts)
-            if node.parent >= 0:
-                rows[node.parent] += rows[node.node_id]
+        rows = tree.sums_below(num_completions)
         for node in tree.nodes:
             parent = places[node.parent] if node.parent >= 0 else self._root
             places.append(self._attach(parent, node.token_ids, batch, rows[node.node_id]))
@@ -153,8 +151,8 @@ class Forest:
         """The node at which ``tokens`` below ``parent`` end."""
         while len(tokens):
             best, common = None, 0
-            for child in parent.children:
-                if child.batch < batch and (shared := overlap(child.token_ids, tokens)) > common:
+            for child in takewhile(lambda child: child.batch < batch, parent.children):
+                if (shared := common_prefix(child.token_ids, tokens)) > common:
                     best, common = child, shared
             if best is not None and common == best.num_tokens:
                 parent, tokens = best, tokens[common:]
@@ -177,12 +175,3 @@ class Forest:
             node.order = order
             if node.segment is not None:
                 node.segment.order = order
-
-
-def overlap(a: TokenArray, b: TokenArray) -> int:
-    """Leading tokens that ``a`` and ``b`` have in common."""
-    if not len(a) or not len(b) or a[0] != b[0]:
-        return 0
-    length = min(len(a), len(b))
-    different = np.flatnonzero(a[:length] != b[:length])
-    return int(different[0]) if len(different) else length
