@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tasks.humaneval import HumanEval
+from tests.processes import child_ids
 from treeshare.errors import DataError
 from treeshare.evals.check_result import CheckResult
 from treeshare.evals.evaluate import evaluate_completions
@@ -224,9 +225,8 @@ with VerdictCache(pathlib.Path(sys.argv[1])) as cache:
 def descendants(pid):
     """Process ids below ``pid``."""
     found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text(encoding="ascii").split():
-            found += [int(child), *descendants(child)]
+    for child in child_ids(pid):
+        found += [child, *descendants(child)]
     return found
 
 
