@@ -304,3 +304,15 @@ def test_broken_model_folders(cli, sampling, text_model, tmp_path, name, content
         (folder / name).write_bytes(content)
     assert named in cli(*sampling, "--model", folder, "--out", tmp_path / "run").refusal
     assert not (tmp_path / "run").exists()
+
+
+def test_a_budget_that_holds_no_prompt_of_a_workload(cli, text_model, tmp_path):
+    """The number told is the workload's own need, before anything is printed or run."""
+    path = tmp_path / "long.json"
+    path.write_text(json.dumps(WORKLOAD | {"problems": [{"prompt_ids": [5] * 300, "samples": 1}]}))
+    result = cli("bench", path, "--model", text_model, "--kv-budget", "1KiB")
+    needed = int(result.refusal.split("expected at least ")[1].split()[0])
+    assert f"workload: {path}: kv_budget_bytes: got 1024" in result.refusal
+    assert cli("bench", path, "--model", text_model, "--kv-budget", f"{needed - 1}B").status == 2
+    assert cli("bench", path, "--model", text_model, "--kv-budget", f"{needed}B").status == 0
+    assert result.out == ""

@@ -125,9 +125,19 @@ class Engine:
         self._add([request])
         return self._num_requests - 1
 
-    def _add(self, requests: Items[Request]) -> None:
+    def check(self, requests: Items[Request]) -> list[tuple[Request, int]]:
+        """Refuse requests that could never run; each comes back with the most tokens of a completion.
+
+        Raises:
+            ConfigError: If a prompt is empty, too long, or has token ids the model does not know.
+            BudgetError: If the KV budget does not hold the longest prompt with one completion.
+        """
         checked = [(r, max_new_tokens(self.loaded, i, r)) for i, r in enumerate(requests)]
         self._scheduler.check_budget(checked)
+        return checked
+
+    def _add(self, requests: Items[Request]) -> None:
+        checked = self.check(requests)
         self._new.update(enumerate(checked, self._num_requests))
         self._num_requests += len(checked)
         self.stats.num_completions += sum(len(request.completion_indices) for request in requests)
