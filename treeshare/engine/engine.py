@@ -119,8 +119,8 @@ class Engine:
             Its index, by which its completions refer to it.
 
         Raises:
-            ConfigError: If the prompt is empty, too long, or has token ids the model does not know.
-            BudgetError: If the KV budget does not hold the prompt with one completion.
+            ConfigError: As ``check``.
+            BudgetError: As ``check``.
         """
         self._add([request])
         return self._num_requests - 1
@@ -137,9 +137,8 @@ class Engine:
         return checked
 
     def _add(self, requests: Items[Request]) -> None:
-        checked = self.check(requests)
-        self._new.update(enumerate(checked, self._num_requests))
-        self._num_requests += len(checked)
+        self._new.update(enumerate(self.check(requests), self._num_requests))
+        self._num_requests += len(requests)
         self.stats.num_completions += sum(len(request.completion_indices) for request in requests)
 
     def cancel(self, index: int, completion_indices: Items[int] = ()) -> int:
@@ -202,9 +201,8 @@ class Engine:
             observe: Called for every token drawn, with the sequence and its logits ``[vocab_size]``.
 
         Raises:
-            ConfigError: If a prompt is empty, too long, or has token ids the model does not know; or if other
-                requests are running.
-            BudgetError: If the KV budget does not hold the longest prompt with one completion.
+            ConfigError: As ``check``; or if other requests are running.
+            BudgetError: As ``check``.
         """
         for result in self.run_steps(requests, observe=observe):
             yield from result.finished
@@ -282,7 +280,7 @@ class Engine:
         if not self._new:
             return
         new, self._new = self._new, {}
-        requests = [request for request, _ in new.values()]
+        requests, lengths = zip(*new.values(), strict=True)
         found = PromptTree.from_prompts([request.prompt_token_ids for request in requests])
         counts = [len(request.completion_indices) for request in requests]
         self.stats.unique_tokens += sum(node.num_tokens for node in found.nodes)
@@ -292,9 +290,7 @@ class Engine:
         scheduler, self._mixes = self._scheduler, not self._scheduler.is_idle
         if fit_widths:
             rows = min(sum(request.params.n for request in requests), self.config.max_num_seqs)
-            tokens = self.stats.unique_tokens
-            self.widths = self.adapter.run_widths(num_prompt_tokens=tokens, num_rows=rows)
-        lengths = [most for _, most in new.values()]
+            self.widths = self.adapter.run_widths(num_prompt_tokens=self.stats.unique_tokens, num_rows=rows)
         nodes = scheduler.place(computed_tree(found, self.config), requests, lengths)
         in_order = sorted(zip(new.items(), nodes, counts, strict=True), key=lambda item: item[1].order)
         sequences: list[Sequence] = []
