@@ -70,6 +70,14 @@ KvBudget = Annotated[
         help="Most bytes of KV at once, e.g. 512MiB; half of the free memory by default.",
     ),
 ]
+StopProblemAfter = Annotated[
+    str | None,
+    typer.Option(
+        "--stop-problem-after",
+        metavar="RULE",
+        help="first-success, or margin=N: an answer is ahead by N; its other completions do not come.",
+    ),
+]
 RunFolder = Annotated[Path, typer.Argument(help="Run directory of `treeshare sample`.")]
 JsonFile = Annotated[
     Path | None, typer.Option("--json", callback=check_output, help="Write the figures there.")
