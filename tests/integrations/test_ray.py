@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -13,7 +14,8 @@ import pytest
 from tests.cli.conftest import cli, data, finished, forked, lines_of, problems, text_model
 from tests.processes import child_ids
 
-pytest.importorskip("ray", reason="pip install treeshare[ray]")
+if importlib.util.find_spec("ray") is None:
+    pytest.skip("pip install treeshare[ray]", allow_module_level=True)
 
 __all__ = ["cli", "data", "problems", "text_model"]
 

@@ -84,18 +84,18 @@ def test_workers_that_die_now_and_then(start, requests, whole, seed, capsys):
 
     def fault(number, name, count):
         if count >= lasts[number]:
-            raise RayError("killed\nby the test")
+            raise RayError("killed\n by the test")
 
     engine, actors = start(fault)
     assert sorted(map(fields, engine.run(requests))) == whole
     num_lost = len(actors) - 3
     errors = capsys.readouterr().err.splitlines()
-    assert len([line for line in errors if "has ended (killed\\nby the test)" in line]) >= num_lost > 0
+    assert len([line for line in errors if "has ended (killed by the test)" in line]) >= num_lost > 0
 
 
 def test_workers_that_never_bring_anything(start, requests):
     def fault(number, name, count):
-        if name != "facts":
+        if name != "load":
             raise RayError("killed")
 
     engine, actors = start(fault)

@@ -86,16 +86,19 @@ class Worker:
     def __init__(
         self, model: str, dtype: str, config: EngineConfig, threads: int, workers_per_node: int
     ) -> None:
-        import torch
-
-        torch.set_num_threads(threads)
-        if config.kv_budget_bytes is None:
-            config = replace(config, kv_budget_bytes=default_kv_budget_bytes() // workers_per_node)
-        self._engine = Engine(load_model(model, dtype), config)
+        self._model, self._dtype, self._config = model, dtype, config
+        self._threads, self._workers_per_node = threads, workers_per_node
         self._results: Generator[StepResult, None, None] | None = None
 
-    def facts(self) -> WorkerFacts:
-        """See ``WorkerFacts``."""
+    def load(self) -> WorkerFacts:
+        """Load the model; before everything else, and not when the worker is made: Ray hides errors there."""
+        import torch
+
+        torch.set_num_threads(self._threads)
+        config = self._config
+        if config.kv_budget_bytes is None:
+            config = replace(config, kv_budget_bytes=default_kv_budget_bytes() // self._workers_per_node)
+        self._engine = Engine(load_model(self._model, self._dtype), config)
         return WorkerFacts(
             model_sha256=self._engine.loaded.fingerprint(), computation=computation(self._engine)
         )
@@ -253,7 +256,7 @@ class RayEngine:
         )
 
     def _hire(self) -> None:
-        """Start a worker; it is asked for its facts first."""
+        """Start a worker."""
         import ray
 
         loaded, threads = self._llm.loaded, self._cluster.threads
@@ -268,7 +271,7 @@ class RayEngine:
         )
         member = _Member(name=f"worker {self._num_hired}", actor=actor)
         self._num_hired += 1
-        self._working[actor.facts.remote()] = member
+        self._working[actor.load.remote()] = member
 
     def _hear(self, member: _Member, ready: Any) -> list[Completion]:  # noqa: ANN401
         """Take a worker's answer and give it more to do."""
@@ -319,7 +322,7 @@ class RayEngine:
 
         ray.kill(member.actor)  # it may only have been out of reach
         _add(self._past, member.stats)
-        reason = one_line(error, 160)
+        reason = one_line(" ".join(str(error).split()), 160)
         if member.part is None:
             self._num_failed_starts += 1
             num_failures = self._num_failed_starts

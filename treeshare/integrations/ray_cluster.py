@@ -55,36 +55,51 @@ class RayCluster:
         self._sigterm: Any = None
 
     def __enter__(self) -> Self:
-        if self._address == LOCAL:
-            os.environ.update(_ENVIRONMENT)
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        self._sigterm = signal.getsignal(signal.SIGTERM) if in_main_thread else None
+        before = {name: os.environ.get(name) for name in _ENVIRONMENT}
+        try:
+            if self._address == LOCAL:
+                os.environ.update(_ENVIRONMENT)
+            self._enter()
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
+        return self
+
+    def _enter(self) -> None:
         try:
             import ray
         except ImportError as error:
             raise ConfigError("--ray: Ray is not installed; pip install treeshare[ray]") from error
-        in_main_thread = threading.current_thread() is threading.main_thread()
-        self._sigterm = signal.getsignal(signal.SIGTERM) if in_main_thread else None
-        try:
-            if not ray.is_initialized():
-                self._start(ray)
-            self._check_fits([int(node["Resources"].get("CPU", 0)) for node in _nodes(ray)])
-            self.description = (
-                f"version {ray.__version__}, {self.num_workers} workers of {self.threads} threads"
-            )
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def _start(self, ray: Any) -> None:  # noqa: ANN401
-        quiet = {"log_to_driver": False, "logging_level": "ERROR"}
-        self._is_ours = True
-        if self._address != LOCAL:
+        if not ray.is_initialized():
+            self._is_ours = True
             try:
-                ray.init(self._address, **quiet)
+                self._init(ray)
             except Exception as error:  # Ray raises what it likes, its own and others' errors
-                raise ConfigError(
-                    f"--ray: cannot join the cluster {one_line(self._address)}: {one_line(error)}"
-                ) from error
+                what = "start a cluster" if self._address == LOCAL else f"join {one_line(self._address)}"
+                reason = one_line(" ".join(str(error).split()))
+                raise ConfigError(f"--ray: cannot {what}: {reason}") from error
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        addresses = {node["NodeManagerAddress"] for node in nodes}
+        if self._is_ours and self._address == LOCAL and addresses != {"127.0.0.1"}:
+            raise ConfigError(
+                f"--ray: Ray was imported before and listens on {one_line(addresses)}, expected the loopback "
+                "address; call ray.init yourself, or import Ray later"
+            )
+        self._check_fits([int(node["Resources"].get("CPU", 0)) for node in nodes])
+        self.description = f"version {ray.__version__}, {self.num_workers} workers of {self.threads} threads"
+
+    def _init(self, ray: Any) -> None:  # noqa: ANN401
+        quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+        if self._address != LOCAL:
+            ray.init(self._address, **quiet)
             return
         self._settle([len(os.sched_getaffinity(0))])
         ray.init(
@@ -95,12 +110,6 @@ class RayCluster:
             object_store_memory=_OBJECT_STORE_BYTES,
             **quiet,
         )
-        addresses = {node["NodeManagerAddress"] for node in _nodes(ray)}
-        if addresses != {"127.0.0.1"}:
-            raise ConfigError(
-                f"--ray: Ray was imported before and would listen on {one_line(addresses)}; call ray.init "
-                "yourself, or leave Ray's import to treeshare"
-            )
 
     def _settle(self, cpus: list[int]) -> None:
         """Decide on numbers for nodes of so many processors."""
@@ -135,7 +144,3 @@ class RayCluster:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _nodes(ray: Any) -> list[dict[str, Any]]:  # noqa: ANN401
-    return [node for node in ray.nodes() if node["Alive"]]
