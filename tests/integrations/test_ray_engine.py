@@ -159,3 +159,23 @@ def test_left_early_all_workers_end(start, requests):
     completions.close()
     assert actors
     assert all(actor.is_dead for actor in actors)
+
+
+def test_nobody_waits_for_a_worker_that_still_starts(start, requests, whole, monkeypatch):
+    """A worker dies; the other one is done with its own part first and takes over, so that is the end."""
+    engine, actors = start()
+    monkeypatch.setattr(module, "cut_forest", lambda *_, **__: [shard(range(3)), shard(range(3, 6))])
+    ray = sys.modules["ray"]
+    slow = lambda refs: sorted(refs, key=lambda ref: engine._working[ref].name == "worker 2")  # noqa: E731
+    ray.wait = lambda refs, num_returns: (slow(refs)[:1], slow(refs)[1:])
+    found = []
+    for completion in engine.run(requests):
+        found.append(fields(completion))
+        if len(found) == 1:
+            actors[0].is_dead = True
+    assert sorted(found) == whole
+    assert actors[2].it is None
+
+
+def shard(prompts):
+    return types.SimpleNamespace(wanted={prompt: list(range(9)) for prompt in prompts})

@@ -215,7 +215,7 @@ class RayEngine:
             self._requests = ray.put([replace(request, completion_indices=()) for request in requests])
             for _ in range(min(self._cluster.num_workers, len(shards))):
                 self._hire()
-            while self._working:
+            while self._parts or any(member.part for member in self._working.values()):
                 (ready, *_), _ = ray.wait(list(self._working), num_returns=1)
                 finished = self._hear(self._working.pop(ready), ready)
                 self.stats = self._sum(time.perf_counter() - began)
