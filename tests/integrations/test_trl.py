@@ -125,7 +125,7 @@ class Tokenizer:
 def stub(llm, **changes):
     """What a trainer shows of itself, its model a copy of ``llm``'s as transformers has it."""
     accelerator = types.SimpleNamespace(
-        num_processes=1, process_index=0, distributed_type="NO", unwrap_model=lambda model: model
+        num_processes=1, process_index=0, distributed_type="NO", unwrap_model=lambda model, **_: model
     )
     model = types.SimpleNamespace(training=True, state_dict=llm.loaded.model.state_dict)
     values = {

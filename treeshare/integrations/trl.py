@@ -93,7 +93,7 @@ class TreeRollout:
         kind = str(trainer.accelerator.distributed_type).rsplit(".", 1)[-1]
         if kind in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
             raise ConfigError.of("trainer", got=f"weights sharded by {kind}", expected="whole weights")
-        model = trainer.accelerator.unwrap_model(trainer.model)
+        model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
         if getattr(model, "peft_config", None):
             raise ConfigError.of("trainer", got="a model with adapters", expected="one without (PEFT)")
         self._llm.update_weights(model.state_dict())
