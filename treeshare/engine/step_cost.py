@@ -24,7 +24,7 @@ from treeshare.engine.sequence import Request
 from treeshare.models import LoadedModel
 from treeshare.models.loading import bind_model, cache_dir
 from treeshare.models.support import max_model_len
-from treeshare.native import kernels
+from treeshare.native import kernel_level
 from treeshare.sampling import SamplingParams
 
 if TYPE_CHECKING:
@@ -277,7 +277,7 @@ def _cache_path(description: ModelDescription) -> Path:
         "dtype": str(description.geometry.dtype),
         "threads": torch.get_num_threads(),
         "machine": [platform.machine(), platform.processor(), _cpu_name(), os.cpu_count()],
-        "kernels": kernels() is not None,
+        "kernels": kernel_level(),
         "torch": torch.__version__,
     }
     digest = hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()

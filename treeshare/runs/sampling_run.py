@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from treeshare.engine.sequence import Request
 from treeshare.errors import DataError, one_line
+from treeshare.native import kernel_level
 from treeshare.runs.manifest import Manifest, current_versions, prompts_sha256
 from treeshare.runs.record import ENDED_KEY, Record
 from treeshare.runs.stats_log import STATS_NAME, StatsLog
@@ -78,6 +79,7 @@ def _computation(llm: LLM) -> dict[str, str]:
     engine = llm.engine
     return {
         "attention": engine.backend.name,
+        "kernels": kernel_level(),
         "layers": "fused" if llm.loaded.fused else "unfused",
         "max_num_seqs": str(engine.config.max_num_seqs),
         "threads": str(torch.get_num_threads()),
