@@ -153,7 +153,7 @@ TARGET float soften(const float *scores, Operand *weights, int seen, int count, 
 
 // numerator[m] = numerator[m] * correction[m] + weights[m] . values, for J vectors of sixteen columns
 template <int M, int J>
-TARGET void add_values(const Operand *weights, const uint16_t *values, int head_dim, int num_pairs,
+INLINE void add_values(const Operand *weights, const uint16_t *values, int head_dim, int num_pairs,
                        const float *correction, float *numerator) {
     Floats sums[M][J];
     clear(sums);

@@ -19,6 +19,7 @@ using Operand = uint16_t; // of a dot product's left side: bfloat16
 // Register tiles. A tile of attention has 6 rows, see QUERIES.
 constexpr int ATTENTION_VECTORS = 4;                         // of sixteen columns
 constexpr int LINEAR_ROWS = 8;
+constexpr int LINEAR_PANEL = 48;
 constexpr int linear_vectors(int /*num_rows*/) { return 3; } // of sixteen columns, for so many rows
 constexpr int STRIP = 32;                                    // numbers that `interleave` takes of each row
 

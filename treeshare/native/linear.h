@@ -16,8 +16,8 @@
 namespace linear {
 namespace {
 
-constexpr int PANEL = 48; // outputs of a panel
-constexpr int LINES = 3;  // cache lines that a panel has for each pair of inputs
+constexpr int PANEL = LINEAR_PANEL; // outputs of a panel
+constexpr int LINES = PANEL / 16; // cache lines that a panel has for each pair of inputs
 
 // weight [num_outputs][num_inputs] becomes packed [pairs][PANEL]; outputs that are missing count as zero.
 TARGET void pack(const uint16_t *weight, int64_t num_inputs, int num_outputs, uint32_t *packed) {
@@ -33,7 +33,7 @@ TARGET void pack(const uint16_t *weight, int64_t num_inputs, int num_outputs, ui
 
 // out[m] = x[m] . columns + bias for M rows and J vectors of columns; fetches `lines` cache lines a pair from `ahead`.
 template <int M, int J>
-TARGET void multiply(const Operand *x, int64_t x_stride, const uint32_t *packed, int64_t num_pairs,
+INLINE void multiply(const Operand *x, int64_t x_stride, const uint32_t *packed, int64_t num_pairs,
                      const uint16_t *bias, int num_outputs, uint16_t *out, int64_t out_stride, const char *ahead,
                      int lines) {
     Floats sums[M][J];
@@ -42,10 +42,13 @@ TARGET void multiply(const Operand *x, int64_t x_stride, const uint32_t *packed,
         for (int line = 0; line < lines; ++line, ahead += 64) _mm_prefetch(ahead, _MM_HINT_T1);
         add_products(sums, x + 2 * pair, x_stride, reinterpret_cast<const uint16_t *>(packed));
     }
+    alignas(64) float results[M][J][16]; // a longer loop over the sums would keep them out of registers above
+    for (int m = 0; m < M; ++m)
+        for (int j = 0; j < J; ++j) store(results[m][j], sums[m][j]);
     for (int j = 0; j < J; ++j) {
         const int64_t left = num_outputs - 16 * j;
         const Floats offset = bias ? load_bf16(left, bias + 16 * j) : all(0.0f);
-        for (int m = 0; m < M; ++m) store_bf16(left, out + m * out_stride + 16 * j, add(sums[m][j], offset));
+        for (int m = 0; m < M; ++m) store_bf16(left, out + m * out_stride + 16 * j, add(load(results[m][j]), offset));
     }
 }
 
