@@ -22,8 +22,8 @@ using Operand = float; // of a dot product's left side
 // Register tiles. A tile of attention has 6 rows, see QUERIES: with 16 columns its sums take 12 of 16 registers.
 constexpr int ATTENTION_VECTORS = 1; // of sixteen columns
 constexpr int LINEAR_ROWS = 6;
-constexpr int LINEAR_PANEL = 48;
-constexpr int linear_vectors(int num_rows) { return num_rows == 1 ? 3 : 1; } // of sixteen columns, for so many rows
+constexpr int LINEAR_PANEL = 32;
+constexpr int linear_vectors(int num_rows) { return num_rows <= 3 ? 2 : 1; } // of sixteen columns, for so many rows
 constexpr int STRIP = 16;            // numbers that `interleave` takes of each row
 
 INLINE __m256i lanes(int first) { // their numbers
