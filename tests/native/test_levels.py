@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from types import SimpleNamespace
 
 import numpy as np
@@ -60,6 +61,19 @@ def test_a_level_that_is_not_there(best, wish, expected, monkeypatch):
         kernels()
 
 
+def test_a_library_that_does_not_load(monkeypatch):
+    """As one that clang built, whose OpenMP is not torch's: the kernels are not there."""
+    load = ctypes.CDLL
+
+    def fail(path, **options):
+        if "_kernels" in path:
+            raise OSError("undefined symbol: __kmpc_fork_call")
+        return load(path, **options)
+
+    monkeypatch.setattr(ctypes, "CDLL", fail)
+    assert library._library.__wrapped__() is None
+
+
 def every_bfloat16():
     return torch.arange(-(1 << 15), 1 << 15).to(torch.int16).view(torch.bfloat16)
 
@@ -84,7 +98,7 @@ def assert_same_bits(results):
 
 @needs_two_levels
 def test_layers_agree_to_the_bit():
-    """Norms, residuals, rotary positions and activations; of every bfloat16, NaN and the smallest included."""
+    """Norms, residuals, rotary positions, activations; of every bfloat16, NaN and the smallest included."""
     values, draws = every_bfloat16(), torch.Generator().manual_seed(0)
 
     def layer(kernels):
@@ -96,9 +110,7 @@ def test_layers_agree_to_the_bit():
         weight = torch.randn(width, generator=draws).bfloat16()
         turned = x.clone()
         kernels.treeshare_silu_mul(x.data_ptr(), gated.data_ptr(), rows, width // 2)
-        kernels.treeshare_rotate(
-            turned.data_ptr(), delta.data_ptr(), sine.data_ptr(), rows, width, 1, width
-        )
+        kernels.treeshare_rotate(turned.data_ptr(), delta.data_ptr(), sine.data_ptr(), rows, width, 1, width)
         kernels.treeshare_add_rms_norm(
             x.data_ptr(), delta.data_ptr(), weight.data_ptr(), out.data_ptr(), rows, width, 1e-5
         )

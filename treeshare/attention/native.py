@@ -75,7 +75,9 @@ class NativeAttention(AttentionBackend):
     def __init__(self, stopwatch: Stopwatch = OFF) -> None:
         library = kernels()
         if library is None:
-            raise ConfigError("attention: the compiled kernels were not built, are switched off, or this CPU lacks AVX2")
+            raise ConfigError(
+                "attention: the compiled kernels were not built, are switched off, or this CPU lacks AVX2"
+            )
         self._kernel = library
         self._plan: _Plan | None = None
         self._stopwatch = stopwatch

@@ -45,11 +45,11 @@ struct Projections {
 
 namespace {
 
-constexpr int ROWS = 64;     // most packed rows of a task
-constexpr int TASKS = 3;     // least for each thread, if there are rows enough, so that none waits for long
-constexpr int KEYS = 256;    // keys of a block; its packed keys and values fit into L2 beside the rows
+constexpr int ROWS = 64;   // most packed rows of a task
+constexpr int TASKS = 3;   // least for each thread, if there are rows enough, so that none waits for long
+constexpr int KEYS = 256;  // keys of a block; its packed keys and values fit into L2 beside the rows
 constexpr int GROUP = 16 * ATTENTION_VECTORS; // keys of a register tile
-constexpr int QUERIES = 6;   // query rows of a register tile
+constexpr int QUERIES = 6; // query rows of a register tile
 constexpr uint16_t ONE = 0x3f80;
 
 constexpr int at_most(int vectors) { return std::min(vectors, ATTENTION_VECTORS); }
@@ -113,7 +113,8 @@ TARGET void pack_values(const uint16_t *source, int64_t stride, int head_dim, in
     for (int token = 0; token < count; token += 2) {
         const uint16_t *even = source + token * stride, *odd = even + stride;
         for (int column = 0; column < head_dim; column += STRIP)
-            interleave(even + column, token + 1 < count ? odd + column : nullptr, head_dim - column, packed + 2 * column);
+            interleave(even + column, token + 1 < count ? odd + column : nullptr, head_dim - column,
+                       packed + 2 * column);
         packed += 2 * head_dim;
     }
 }
@@ -220,7 +221,7 @@ TARGET void attend_keys(Work &work, int first, int last, int group, const uint16
 
 // Store the key and the value of a row and head as token `at` of `tokens`.
 TARGET void store_pair(const TreeStep &step, const Projections &from, int64_t row, int64_t head, uint16_t *keys,
-                  uint16_t *values, int64_t tokens, int64_t at) {
+                       uint16_t *values, int64_t tokens, int64_t at) {
     const int64_t dim = step.head_dim, width = step.value_width;
     const uint16_t *key = from.key + row * from.key_stride + head * dim;
     const uint16_t *value = from.value + row * from.value_stride + head * dim;
@@ -237,9 +238,10 @@ void store_prompts(const TreeStep &step, const Projections &from) {
 #pragma omp for schedule(static)
         for (int64_t task = 0; task < step.num_heads * (slice[1] - first); ++task) {
             const int64_t head = task % step.num_heads, row = first + task / step.num_heads;
-            store_pair(step, from, row, head, reinterpret_cast<uint16_t *>(step.keys[i]) + head * step.head_dim * padded,
-                  reinterpret_cast<uint16_t *>(step.values[i]) + head * padded * step.value_width, padded,
-                  start + row - first);
+            store_pair(step, from, row, head,
+                       reinterpret_cast<uint16_t *>(step.keys[i]) + head * step.head_dim * padded,
+                       reinterpret_cast<uint16_t *>(step.values[i]) + head * padded * step.value_width, padded,
+                       start + row - first);
         }
     }
 }
@@ -250,7 +252,7 @@ TARGET void store_token(const TreeStep &step, const Projections &from, int64_t r
     if (last < 0) return;
     const int64_t place = step.pages[step.page_indptr[row] + last / size] * step.num_heads + head;
     store_pair(step, from, row, head, reinterpret_cast<uint16_t *>(step.pool_keys) + place * step.head_dim * size,
-          reinterpret_cast<uint16_t *>(step.pool_values) + place * size * step.value_width, size, last % size);
+               reinterpret_cast<uint16_t *>(step.pool_values) + place * size * step.value_width, size, last % size);
 }
 
 // Attend rows [first_row, last_row) of one KV head to all they see.

@@ -22,9 +22,9 @@ using Operand = float; // of a dot product's left side
 // Register tiles. A tile of attention has 6 rows, see QUERIES: with 16 columns its sums take 12 of 16 registers.
 constexpr int ATTENTION_VECTORS = 1; // of sixteen columns
 constexpr int LINEAR_ROWS = 6;
-constexpr int LINEAR_PANEL = 32;
+constexpr int LINEAR_PANEL = 32; // columns
 constexpr int linear_vectors(int num_rows) { return num_rows <= 3 ? 2 : 1; } // of sixteen columns, for so many rows
-constexpr int STRIP = 16;            // numbers that `interleave` takes of each row
+constexpr int STRIP = 16; // numbers that `interleave` takes of each row
 
 INLINE __m256i lanes(int first) { // their numbers
     return _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(first));
@@ -193,7 +193,8 @@ INLINE void add_products(Floats (&sums)[M][J], const Operand *a, int64_t stride,
         Floats vectors[J];
         for (int j = 0; j < J; ++j) {
             const __m256i *pairs = reinterpret_cast<const __m256i *>(b + 32 * j);
-            vectors[j] = {odd ? second_of(pairs[0]) : first_of(pairs[0]), odd ? second_of(pairs[1]) : first_of(pairs[1])};
+            vectors[j] = {odd ? second_of(pairs[0]) : first_of(pairs[0]),
+                          odd ? second_of(pairs[1]) : first_of(pairs[1])};
         }
 #pragma GCC unroll 8
         for (int m = 0; m < M; ++m) {

@@ -17,11 +17,11 @@ using Mask = __mmask16;
 using Operand = uint16_t; // of a dot product's left side: bfloat16
 
 // Register tiles. A tile of attention has 6 rows, see QUERIES.
-constexpr int ATTENTION_VECTORS = 4;                         // of sixteen columns
+constexpr int ATTENTION_VECTORS = 4; // of sixteen columns
 constexpr int LINEAR_ROWS = 8;
-constexpr int LINEAR_PANEL = 48;
+constexpr int LINEAR_PANEL = 48; // columns
 constexpr int linear_vectors(int /*num_rows*/) { return 3; } // of sixteen columns, for so many rows
-constexpr int STRIP = 32;                                    // numbers that `interleave` takes of each row
+constexpr int STRIP = 32; // numbers that `interleave` takes of each row
 
 INLINE Mask first16(int64_t count) { return count >= 16 ? 0xffff : count <= 0 ? 0 : (1 << count) - 1; }
 INLINE __mmask32 first32(int64_t count) { return count >= 32 ? ~0u : count <= 0 ? 0u : (1u << count) - 1; }

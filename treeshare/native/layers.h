@@ -165,8 +165,8 @@ extern "C" void EXPORT(after_attention)(const Layer *layer, const Activations *a
 }
 
 // The parts alone, for tests and benchmarks.
-extern "C" void EXPORT(rms_norm)(const uint16_t *x, const uint16_t *weight, uint16_t *out, int64_t num_rows, int64_t width,
-                        float epsilon) {
+extern "C" void EXPORT(rms_norm)(const uint16_t *x, const uint16_t *weight, uint16_t *out, int64_t num_rows,
+                                 int64_t width, float epsilon) {
 #pragma omp parallel
     norm_rows(x, {weight, epsilon}, out, num_rows, width);
 }
@@ -177,8 +177,8 @@ extern "C" void EXPORT(add_rms_norm)(uint16_t *x, const uint16_t *delta, const u
     add_norm_rows(x, delta, {weight, epsilon}, out, num_rows, width);
 }
 
-extern "C" void EXPORT(rotate)(uint16_t *x, const uint16_t *cosine, const uint16_t *sine, int64_t num_rows, int64_t stride,
-                      int64_t num_heads, int64_t head_dim) {
+extern "C" void EXPORT(rotate)(uint16_t *x, const uint16_t *cosine, const uint16_t *sine, int64_t num_rows,
+                               int64_t stride, int64_t num_heads, int64_t head_dim) {
 #pragma omp parallel
     rotate_rows(x, cosine, sine, num_rows, stride, num_heads, head_dim);
 }

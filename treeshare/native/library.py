@@ -3,8 +3,8 @@
 They know nothing of Python or torch: their callers hand over addresses. They run on torch's own OpenMP
 threads, by torch's own OpenMP library, which is why it is made visible to them first.
 
-The library holds every kernel once for each level of instructions; the best that this CPU has is taken, unless
-``TREESHARE_KERNELS`` names one.
+The library holds every kernel once for each level of instructions; the best that this CPU has is taken,
+unless ``TREESHARE_KERNELS`` names one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 from treeshare.errors import ConfigError
 
 VARIABLE = "TREESHARE_KERNELS"
-"""The environment variable that names a level; ``none`` for torch's matmuls, empty or ``auto`` for the best."""
+"""The environment variable that names a level: ``none`` for torch's matmuls, ``auto`` or empty for the best."""
 
 _LEVELS = ("none", "avx2", "avx512")
 """By their numbers in ``levels.cpp``: AVX2 with FMA; AVX-512 with BF16."""
@@ -85,11 +85,14 @@ def kernel_levels() -> tuple[str, ...]:
 
 @functools.cache
 def _library() -> Any | None:  # noqa: ANN401
-    """The library as it was built; None if it was not, or from other sources."""
+    """The library as it was built; None if it was not, or from other sources, or for another OpenMP."""
     spec = importlib.util.find_spec("treeshare.native._kernels")
     runtime = Path(torch.__file__).parent / "lib" / "libgomp.so.1"
     if spec is None or spec.origin is None or not runtime.is_file():
         return None
     ctypes.CDLL(str(runtime), mode=ctypes.RTLD_GLOBAL)
-    library = ctypes.CDLL(spec.origin)
+    try:
+        library = ctypes.CDLL(spec.origin)
+    except OSError:  # clang's code asks for an OpenMP library of its own, and two would fight for the cores
+        return None
     return library if library.treeshare_version() == _VERSION else None

@@ -17,7 +17,7 @@ namespace linear {
 namespace {
 
 constexpr int PANEL = LINEAR_PANEL; // outputs of a panel
-constexpr int LINES = PANEL / 16; // cache lines that a panel has for each pair of inputs
+constexpr int LINES = PANEL / 16;   // cache lines that a panel has for each pair of inputs
 
 // weight [num_outputs][num_inputs] becomes packed [pairs][PANEL]; outputs that are missing count as zero.
 TARGET void pack(const uint16_t *weight, int64_t num_inputs, int num_outputs, uint32_t *packed) {
@@ -69,7 +69,8 @@ constexpr int at_most(int rows) { return std::min(rows, LINEAR_ROWS); }
 // parallel region; all have finished when it returns.
 TARGET void apply(const Linear &linear, const uint16_t *x, uint16_t *out, int64_t num_rows) {
     const int64_t num_inputs = linear.num_inputs, num_outputs = linear.num_outputs, num_pairs = num_inputs / 2;
-    const int64_t num_panels = (num_outputs + PANEL - 1) / PANEL, num_tiles = (num_rows + LINEAR_ROWS - 1) / LINEAR_ROWS;
+    const int64_t num_panels = (num_outputs + PANEL - 1) / PANEL;
+    const int64_t num_tiles = (num_rows + LINEAR_ROWS - 1) / LINEAR_ROWS;
     if (num_tiles == 0) return;
     const int64_t share = (LINES + num_tiles - 1) / num_tiles; // lines to fetch during a tile
     static thread_local Scratch scratch;
