@@ -207,7 +207,9 @@ def _cpu() -> Finding:
     name = fields.get("model name") or platform.processor() or platform.machine()
     present = ", ".join(name for name, there in features.items() if there) or "none of those looked for"
     slow = "bfloat16 is emulated: --dtype float32 may be faster"
-    has_bf16 = any(features[name] for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    has_bf16 = any(
+        features[name] for name in ("avx2", "avx512_bf16", "amx_bf16", "bf16")
+    )  # AVX2: see kernels
     return Finding(
         name="cpu",
         found=f"{name}, {cores} cores for us; {present}",

@@ -22,7 +22,8 @@ import torch
 from treeshare.errors import ConfigError
 
 VARIABLE = "TREESHARE_KERNELS"
-"""The environment variable that names a level: ``none`` for torch's matmuls, ``auto`` or empty for the best."""
+"""The environment variable that names a level: ``none`` for torch's matmuls, ``auto`` or empty for the best
+that is there."""
 
 _LEVELS = ("none", "avx2", "avx512")
 """By their numbers in ``levels.cpp``: AVX2 with FMA; AVX-512 with BF16."""
