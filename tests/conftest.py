@@ -9,6 +9,7 @@ import torch
 import transformers
 from hypothesis import HealthCheck, settings
 
+from tests.kernel_levels import LEVEL_PARAMS, using_kernels
 from tests.models.tiny import saved_model
 
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -17,6 +18,13 @@ torch.set_num_threads(2)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # after a shell's "&" it is ignored, by children too
 transformers.utils.logging.disable_progress_bar()
 transformers.utils.logging.set_verbosity_error()
+
+
+@pytest.fixture(scope="module", params=LEVEL_PARAMS)
+def each_kernel_level(request):
+    """The test runs with every level of compiled kernels that this CPU has."""
+    with using_kernels(request.param):
+        yield request.param
 
 
 @pytest.fixture(scope="session")

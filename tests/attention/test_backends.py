@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from tests.attention.budget import Case, Forest, assert_within_budget
+from tests.kernel_levels import LEVELS, using_kernels
 from treeshare.attention import CpuAttention, NativeAttention, ReferenceAttention, make_backend
 from treeshare.errors import ConfigError
 from treeshare.kv import KVGeometry
 
-BACKENDS = {"reference": ReferenceAttention, "cpu": CpuAttention, "native": NativeAttention}
+BACKENDS = {"reference": ReferenceAttention, "cpu": CpuAttention}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 FORESTS = {
@@ -35,19 +36,18 @@ FORESTS = {
 }
 
 
-PAIRS = [
-    (name, dtype) for name in sorted(BACKENDS) for dtype in DTYPES if (name, dtype) != ("native", "float32")
-]
+PAIRS = [(name, dtype) for name in sorted(BACKENDS) for dtype in DTYPES]
+PAIRS += [(level, "bfloat16") for level in LEVELS]
 
 
 @pytest.fixture(params=PAIRS, ids="-".join)
 def pair(request):
-    """A backend and a dtype that it computes in."""
+    """A backend and a dtype that it computes in; a level of instructions means the compiled kernel."""
     name, dtype = request.param
-    geometry = KVGeometry(num_layers=1, num_kv_heads=1, head_dim=64, dtype=DTYPES[dtype])
-    if name == "native" and not NativeAttention.supports(geometry):
-        pytest.skip("the compiled kernel is not built, or this CPU lacks AVX-512 BF16")
-    return BACKENDS[name](), DTYPES[dtype]
+    if name in BACKENDS:
+        return BACKENDS[name](), DTYPES[dtype]
+    with using_kernels(name):
+        return NativeAttention(), DTYPES[dtype]
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import torch
 
 from tests.attention.budget import Case, Forest, assert_within_budget
 from treeshare.attention import CpuAttention, NativeAttention, cpu, layout, native
-from treeshare.kv import KVGeometry
 
 CASE = Case(
     (-1, 0, 0, 2),
@@ -190,18 +189,12 @@ def test_without_a_fault_the_check_passes():
     check()
 
 
-needs_native = pytest.mark.skipif(
-    not NativeAttention.supports(KVGeometry(num_layers=1, num_kv_heads=1, head_dim=64, dtype=torch.bfloat16)),
-    reason="the compiled kernel is not built, or this CPU lacks AVX-512 BF16",
-)
-
-
-@needs_native
+@pytest.mark.usefixtures("each_kernel_level")
 def test_without_a_fault_the_native_check_passes():
     check_native()
 
 
-@needs_native
+@pytest.mark.usefixtures("each_kernel_level")
 @pytest.mark.parametrize("change", NATIVE_FAULTS, ids=lambda change: change.__name__)
 def test_the_native_check_finds(change, monkeypatch):
     native_plan_with(change)(monkeypatch)

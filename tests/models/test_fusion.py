@@ -12,9 +12,7 @@ from treeshare.models.loading import bind_model
 from treeshare.models.support import SelfCheck
 from treeshare.native import kernels
 
-pytestmark = pytest.mark.skipif(
-    kernels() is None, reason="the compiled kernels are not built, or this CPU lacks AVX-512 BF16"
-)
+pytestmark = pytest.mark.usefixtures("each_kernel_level")
 
 WIDTHS = [16, 64, 90, 576]
 """Whole vectors of sixteen, and not."""

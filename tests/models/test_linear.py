@@ -14,9 +14,7 @@ from treeshare.models.linear import KernelLinear, LinearWeights, bind_linears, h
 from treeshare.models.loading import bind_model
 from treeshare.native import kernels
 
-pytestmark = pytest.mark.skipif(
-    kernels() is None, reason="the compiled kernels are not built, or this CPU lacks AVX-512 BF16"
-)
+pytestmark = pytest.mark.usefixtures("each_kernel_level")
 
 SHAPES = [(2, 1), (6, 16), (34, 47), (90, 48), (576, 49), (1536, 100), (64, 960)]
 """Inputs and outputs: whole panels of 48 outputs and blocks of 32 inputs, and not."""

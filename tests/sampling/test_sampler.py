@@ -12,8 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.kernel_levels import LEVELS, using_kernels
 from treeshare.errors import ShapeError
-from treeshare.native import kernels
 from treeshare.sampling import SamplingParams
 from treeshare.sampling.filters import BLOCK, filter_weights, kth_largest
 from treeshare.sampling.sampler import RowSpec, drawn_logprobs, sample
@@ -28,14 +28,10 @@ UNIT = 2.0**-24
 """Unit roundoff of float32."""
 
 
-@pytest.fixture(params=["compiled", "torch"], scope="module", autouse=True)
+@pytest.fixture(params=[*LEVELS, "none"], scope="module", autouse=True)
 def path(request):
-    """Both ways of drawing rows without penalties."""
-    if request.param == "compiled" and kernels() is None:
-        pytest.skip("the compiled kernels are not built, or this CPU lacks AVX-512 BF16")
-    with pytest.MonkeyPatch.context() as patch:
-        if request.param == "torch":
-            patch.setattr("treeshare.sampling.sampler.can_draw", lambda params: False)
+    """Every way of drawing rows without penalties: compiled kernels, and torch."""
+    with using_kernels(request.param):
         yield
 
 

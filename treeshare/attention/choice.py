@@ -36,7 +36,7 @@ def make_backend(name: str, geometry: KVGeometry, stopwatch: Stopwatch = OFF) ->
         raise ConfigError.of(
             "backend",
             got=name,
-            expected="a compiled kernel, bfloat16, AVX-512 BF16 and a head_dim of whole sixteens",
+            expected="a compiled kernel, bfloat16, AVX2 and a head_dim of whole sixteens",
             remedy="take auto",
         )
     if name == "reference":

@@ -1,6 +1,6 @@
-"""Tree attention by a compiled kernel: bfloat16 on CPUs with AVX-512 BF16.
+"""Tree attention by a compiled kernel: bfloat16, float32 sums.
 
-The kernel, ``native/attention.cpp``, reads the same KV store as the other backends.
+The kernel, ``native/attention.h``, reads the same KV store as the other backends.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 
 _KINDS = tuple(f"attention: {kind}" for kind in ("shared", "causal", "private", "merge", "store"))
-"""``Kind`` in ``attention.cpp``."""
+"""``Kind`` in ``attention.h``."""
 
 
 class _TreeStep(ctypes.Structure):
-    """The step as the kernel sees it; the field names are those of ``attention.cpp``."""
+    """The step as the kernel sees it; the field names are those of ``attention.h``."""
 
     _fields_ = (
         *(
@@ -51,7 +51,7 @@ class _TreeStep(ctypes.Structure):
 
 
 class _Projections(ctypes.Structure):
-    """A layer's queries, keys and values; the field names are those of ``attention.cpp``."""
+    """A layer's queries, keys and values; the field names are those of ``attention.h``."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("query", "key", "value")),
@@ -67,7 +67,7 @@ class NativeAttention(AttentionBackend):
             what the threads spent on each.
 
     Raises:
-        ConfigError: If the kernel is not there: not built, or no AVX-512 BF16.
+        ConfigError: If the kernel is not there: not built, not wanted, or a CPU without AVX2.
     """
 
     name = "native"
@@ -75,7 +75,9 @@ class NativeAttention(AttentionBackend):
     def __init__(self, stopwatch: Stopwatch = OFF) -> None:
         library = kernels()
         if library is None:
-            raise ConfigError("attention: the compiled kernel was not built, or this CPU lacks AVX-512 BF16")
+            raise ConfigError(
+                "attention: the compiled kernels were not built, are switched off, or this CPU lacks AVX2"
+            )
         self._kernel = library
         self._plan: _Plan | None = None
         self._stopwatch = stopwatch

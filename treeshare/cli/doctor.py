@@ -93,6 +93,7 @@ def _findings() -> Iterator[Finding]:
     yield _memory()
     yield from _sandboxes()
     yield _compiler()
+    yield _kernels()
     yield _embedded_model()
     yield _model_cache()
     yield _hub()
@@ -206,7 +207,9 @@ def _cpu() -> Finding:
     name = fields.get("model name") or platform.processor() or platform.machine()
     present = ", ".join(name for name, there in features.items() if there) or "none of those looked for"
     slow = "bfloat16 is emulated: --dtype float32 may be faster"
-    has_bf16 = any(features[name] for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    has_bf16 = any(
+        features[name] for name in ("avx2", "avx512_bf16", "amx_bf16", "bf16")
+    )  # AVX2: see kernels
     return Finding(
         name="cpu",
         found=f"{name}, {cores} cores for us; {present}",
@@ -286,6 +289,19 @@ def _compiler() -> Finding:
         found=f"{path}: {version}" if path else "none",
         remedy="" if path else "only torch.compile wants one: apt-get install g++",
         data={"path": path, "version": version},
+    )
+
+
+def _kernels() -> Finding:
+    from treeshare.native import kernel_level, kernel_levels
+
+    used, levels = kernel_level(), kernel_levels()
+    others = ", ".join(level for level in levels if level != used)
+    return Finding(
+        name="kernels",
+        found=f"{used}" + (f" (TREESHARE_KERNELS may be {others})" if others else ""),
+        remedy="" if len(levels) > 1 else "on a CPU with AVX2, install treeshare again where g++ is",
+        data={"used": used, "levels": levels},
     )
 
 

@@ -12,7 +12,7 @@ import torch
 from pydantic import ValidationError
 
 from treeshare.models.loading import cache_dir
-from treeshare.native import kernels
+from treeshare.native import kernel_level
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -56,7 +56,7 @@ def _digest(known: Mapping[str, Any]) -> str:
         **known,
         "threads": torch.get_num_threads(),
         "machine": [platform.machine(), platform.processor(), _cpu_name(), os.cpu_count()],
-        "kernels": kernels() is not None,
+        "kernels": kernel_level(),
         "torch": torch.__version__,
     }
     return hashlib.sha256(json.dumps(circumstances, sort_keys=True, default=str).encode()).hexdigest()[:24]

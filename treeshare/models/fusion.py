@@ -3,7 +3,7 @@
 A layer of the Llama shape (llama, mistral, qwen2) keeps its place, its parameters and their names; only its
 ``forward`` is replaced on the instance. Weights that share an input lie side by side, so one matmul serves q,
 k and v, another gate and up. All of a layer but its attention is two calls of a compiled kernel. Rounding is
-transformers' own (``native/layers.cpp``).
+transformers' own (``native/layers.h``).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _PARTS = {
 
 
 class _Norm(ctypes.Structure):
-    """An RMS norm; the field names of this and the following are those of ``native/layers.cpp``."""
+    """An RMS norm; the field names of this and the following are those of ``native/layers.h``."""
 
     _fields_ = (("weight", ctypes.c_void_p), ("epsilon", ctypes.c_double))
 

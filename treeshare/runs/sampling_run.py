@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from treeshare.config import FoldCost
 from treeshare.engine.sequence import Request
 from treeshare.errors import DataError, one_line
+from treeshare.native import kernel_level
 from treeshare.runs.manifest import Manifest, current_versions, prompts_sha256
 from treeshare.runs.record import ENDED_KEY, Record
 from treeshare.runs.stats_log import STATS_NAME, StatsLog
@@ -97,6 +98,7 @@ def computation(engine: Engine) -> dict[str, str]:
 
     return {
         "attention": engine.backend.name,
+        "kernels": kernel_level(),
         "layers": "fused" if engine.loaded.fused else "unfused",
         "max_num_seqs": str(engine.config.max_num_seqs),
         "threads": str(torch.get_num_threads()),

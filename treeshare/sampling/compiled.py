@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class _Draws(ctypes.Structure):
-    """A batch of draws as the kernel sees it; the field names are those of ``native/sampling.cpp``."""
+    """A batch of draws as the kernel sees it; the field names are those of ``native/sampling.h``."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("num_rows", "vocab_size", "stride", "is_bfloat16")),

@@ -3,27 +3,15 @@
 // stores in bfloat16 is rounded here too, so only the order of a sum and the exponential differ from it. Rows
 // never mix. The two halves of a layer are one parallel region each: threads meet inside it without being woken.
 
-#include <cstdint>
-
-struct Layer;
-struct Activations;
-
-extern "C" {
-void treeshare_before_attention(const Layer *, const Activations *);
-void treeshare_after_attention(const Layer *, const Activations *);
-void treeshare_rms_norm(const uint16_t *x, const uint16_t *weight, uint16_t *out, int64_t num_rows, int64_t width,
-                        float epsilon);
-void treeshare_add_rms_norm(uint16_t *x, const uint16_t *delta, const uint16_t *weight, uint16_t *out,
-                            int64_t num_rows, int64_t width, float epsilon);
-void treeshare_rotate(uint16_t *x, const uint16_t *cosine, const uint16_t *sine, int64_t num_rows, int64_t stride,
-                      int64_t num_heads, int64_t head_dim);
-void treeshare_silu_mul(const uint16_t *gate_up, uint16_t *out, int64_t num_rows, int64_t width);
-}
-
-#if defined(__x86_64__) && defined(__GNUC__)
-#include "common.h"
+#pragma once
 
 #include <cmath>
+#include <cstdint>
+
+#include "common.h"
+#include "linear.h"
+
+namespace layers {
 
 struct Norm {
     const uint16_t *weight;
@@ -49,23 +37,23 @@ namespace {
 enum Part { MATMUL, REST };
 
 TARGET void norm_row(const uint16_t *x, const uint16_t *weight, uint16_t *out, int64_t width, float epsilon) {
-    __m512 squares = _mm512_setzero_ps();
+    Floats squares = all(0.0f);
     for (int64_t i = 0; i < width; i += 16) {
-        const __m512 value = load_bf16(first16(width - i), x + i);
-        squares = _mm512_fmadd_ps(value, value, squares);
+        const Floats value = load_bf16(width - i, x + i);
+        squares = mul_add(value, value, squares);
     }
-    const __m512 factor = _mm512_set1_ps(1.0f / std::sqrt(_mm512_reduce_add_ps(squares) / width + epsilon));
+    const Floats factor = all(1.0f / std::sqrt(sum_lanes(squares) / width + epsilon));
     for (int64_t i = 0; i < width; i += 16) {
-        const __mmask16 mask = first16(width - i);
-        const __m512 normal = round_bf16(_mm512_mul_ps(load_bf16(mask, x + i), factor));
-        store_bf16(mask, out + i, _mm512_mul_ps(normal, load_bf16(mask, weight + i)));
+        const int64_t left = width - i;
+        const Floats normal = round_bf16(mul(load_bf16(left, x + i), factor));
+        store_bf16(left, out + i, mul(normal, load_bf16(left, weight + i)));
     }
 }
 
 TARGET void add_row(uint16_t *x, const uint16_t *delta, int64_t width) {
     for (int64_t i = 0; i < width; i += 16) {
-        const __mmask16 mask = first16(width - i);
-        store_bf16(mask, x + i, _mm512_add_ps(load_bf16(mask, x + i), load_bf16(mask, delta + i)));
+        const int64_t left = width - i;
+        store_bf16(left, x + i, add(load_bf16(left, x + i), load_bf16(left, delta + i)));
     }
 }
 
@@ -73,26 +61,26 @@ TARGET void add_row(uint16_t *x, const uint16_t *delta, int64_t width) {
 TARGET void rotate_head(uint16_t *x, const uint16_t *cosine, const uint16_t *sine, int64_t head_dim) {
     const int64_t half = head_dim / 2;
     for (int64_t i = 0; i < half; i += 16) {
-        const __mmask16 mask = first16(half - i);
-        const __m512 low = load_bf16(mask, x + i), high = load_bf16(mask, x + half + i);
-        const __m512 turned_low = round_bf16(_mm512_mul_ps(high, load_bf16(mask, sine + i)));
-        const __m512 turned_high = round_bf16(_mm512_mul_ps(low, load_bf16(mask, sine + half + i)));
-        const __m512 kept_low = round_bf16(_mm512_mul_ps(low, load_bf16(mask, cosine + i)));
-        const __m512 kept_high = round_bf16(_mm512_mul_ps(high, load_bf16(mask, cosine + half + i)));
-        store_bf16(mask, x + i, _mm512_sub_ps(kept_low, turned_low));
-        store_bf16(mask, x + half + i, _mm512_add_ps(kept_high, turned_high));
+        const int64_t left = half - i;
+        const Floats low = load_bf16(left, x + i), high = load_bf16(left, x + half + i);
+        const Floats turned_low = round_bf16(mul(high, load_bf16(left, sine + i)));
+        const Floats turned_high = round_bf16(mul(low, load_bf16(left, sine + half + i)));
+        const Floats kept_low = round_bf16(mul(low, load_bf16(left, cosine + i)));
+        const Floats kept_high = round_bf16(mul(high, load_bf16(left, cosine + half + i)));
+        store_bf16(left, x + i, sub(kept_low, turned_low));
+        store_bf16(left, x + half + i, add(kept_high, turned_high));
     }
 }
 
 TARGET void silu_mul_row(const uint16_t *gate, const uint16_t *up, uint16_t *out, int64_t width) {
-    const __m512 one = _mm512_set1_ps(1.0f), minus_log2e = _mm512_set1_ps(-1.44269504f);
-    const __m512 largest = _mm512_set1_ps(200.0f); // its power is infinite, and the activation zero
+    const Floats one = all(1.0f), minus_log2e = all(-1.44269504f);
+    const Floats largest = all(200.0f); // its power is infinite, and the activation zero
     for (int64_t i = 0; i < width; i += 16) {
-        const __mmask16 mask = first16(width - i);
-        const __m512 value = load_bf16(mask, gate + i);
-        const __m512 power = exp2_ps(_mm512_min_ps(_mm512_mul_ps(value, minus_log2e), largest));
-        const __m512 silu = round_bf16(_mm512_div_ps(value, _mm512_add_ps(one, power)));
-        store_bf16(mask, out + i, _mm512_mul_ps(silu, load_bf16(mask, up + i)));
+        const int64_t left = width - i;
+        const Floats value = load_bf16(left, gate + i);
+        const Floats power = exp2_lanes(min(mul(value, minus_log2e), largest));
+        const Floats silu = round_bf16(div(value, add(one, power)));
+        store_bf16(left, out + i, mul(silu, load_bf16(left, up + i)));
     }
 }
 
@@ -136,16 +124,16 @@ void silu_mul_rows(const uint16_t *gate_up, uint16_t *out, int64_t num_rows, int
         silu_mul_row(gate_up + 2 * row * width, gate_up + (2 * row + 1) * width, out + row * width, width);
 }
 
-void linear_timed(const Linear &linear, const uint16_t *x, uint16_t *out, int64_t num_rows, Laps &laps) {
+void linear_timed(const Linear &layer, const uint16_t *x, uint16_t *out, int64_t num_rows, Laps &laps) {
     laps.lap(REST);
-    apply_linear(linear, x, out, num_rows);
+    linear::apply(layer, x, out, num_rows);
     laps.lap(MATMUL);
 }
 
 } // namespace
 
 // From a layer's input to rotated queries and keys.
-void treeshare_before_attention(const Layer *layer, const Activations *activations) {
+extern "C" void EXPORT(before_attention)(const Layer *layer, const Activations *activations) {
     const Layer &l = *layer;
     const Activations &a = *activations;
 #pragma omp parallel
@@ -159,7 +147,7 @@ void treeshare_before_attention(const Layer *layer, const Activations *activatio
 }
 
 // From attention's result to the layer's output, over its input.
-void treeshare_after_attention(const Layer *layer, const Activations *activations) {
+extern "C" void EXPORT(after_attention)(const Layer *layer, const Activations *activations) {
     const Layer &l = *layer;
     const Activations &a = *activations;
     const int64_t width = l.out.num_outputs;
@@ -177,36 +165,27 @@ void treeshare_after_attention(const Layer *layer, const Activations *activation
 }
 
 // The parts alone, for tests and benchmarks.
-void treeshare_rms_norm(const uint16_t *x, const uint16_t *weight, uint16_t *out, int64_t num_rows, int64_t width,
-                        float epsilon) {
+extern "C" void EXPORT(rms_norm)(const uint16_t *x, const uint16_t *weight, uint16_t *out, int64_t num_rows,
+                                 int64_t width, float epsilon) {
 #pragma omp parallel
     norm_rows(x, {weight, epsilon}, out, num_rows, width);
 }
 
-void treeshare_add_rms_norm(uint16_t *x, const uint16_t *delta, const uint16_t *weight, uint16_t *out,
+extern "C" void EXPORT(add_rms_norm)(uint16_t *x, const uint16_t *delta, const uint16_t *weight, uint16_t *out,
                             int64_t num_rows, int64_t width, float epsilon) {
 #pragma omp parallel
     add_norm_rows(x, delta, {weight, epsilon}, out, num_rows, width);
 }
 
-void treeshare_rotate(uint16_t *x, const uint16_t *cosine, const uint16_t *sine, int64_t num_rows, int64_t stride,
-                      int64_t num_heads, int64_t head_dim) {
+extern "C" void EXPORT(rotate)(uint16_t *x, const uint16_t *cosine, const uint16_t *sine, int64_t num_rows,
+                               int64_t stride, int64_t num_heads, int64_t head_dim) {
 #pragma omp parallel
     rotate_rows(x, cosine, sine, num_rows, stride, num_heads, head_dim);
 }
 
-void treeshare_silu_mul(const uint16_t *gate_up, uint16_t *out, int64_t num_rows, int64_t width) {
+extern "C" void EXPORT(silu_mul)(const uint16_t *gate_up, uint16_t *out, int64_t num_rows, int64_t width) {
 #pragma omp parallel
     silu_mul_rows(gate_up, out, num_rows, width);
 }
 
-#else
-
-void treeshare_before_attention(const Layer *, const Activations *) {}
-void treeshare_after_attention(const Layer *, const Activations *) {}
-void treeshare_rms_norm(const uint16_t *, const uint16_t *, uint16_t *, int64_t, int64_t, float) {}
-void treeshare_add_rms_norm(uint16_t *, const uint16_t *, const uint16_t *, uint16_t *, int64_t, int64_t, float) {}
-void treeshare_rotate(uint16_t *, const uint16_t *, const uint16_t *, int64_t, int64_t, int64_t, int64_t) {}
-void treeshare_silu_mul(const uint16_t *, uint16_t *, int64_t, int64_t) {}
-
-#endif
+} // namespace layers

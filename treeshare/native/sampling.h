@@ -2,9 +2,18 @@
 // stand between the logits and the distribution: what `sampling/sampler.py` and `sampling/filters.py` define. A row's
 // weights stay in L2. Sums run over fixed blocks of one row, so a row's result does not depend on its company.
 
-#include <cstdint>
+#pragma once
 
-extern "C" {
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <vector>
+
+#include "common.h"
+
+namespace sampling {
 
 struct Draws {
     int64_t num_rows, vocab_size, stride, is_bfloat16;
@@ -21,61 +30,47 @@ struct Draws {
     int64_t *broken;           // [num_rows]: 1 where a row holds NaN, infinity or nothing finite
 };
 
-void treeshare_draw(const Draws *);
-}
-
-#if defined(__x86_64__) && defined(__GNUC__)
-#include "common.h"
-
-#include <algorithm>
-#include <cmath>
-#include <functional>
-#include <limits>
-#include <vector>
-
 namespace {
 
 constexpr int64_t BLOCK = 256;
 constexpr float LOG2E = 1.44269504f;
 
 // Sixteen logits from `at` on; beyond the vocabulary minus infinity.
-INLINE __m512 load(const Draws &draws, int64_t row, int64_t at) {
-    const __mmask16 mask = first16(draws.vocab_size - at);
-    const int64_t place = row * draws.stride + at;
-    const __m512 values = draws.is_bfloat16
-                              ? load_bf16(mask, static_cast<const uint16_t *>(draws.logits) + place)
-                              : _mm512_maskz_loadu_ps(mask, static_cast<const float *>(draws.logits) + place);
-    return _mm512_mask_mov_ps(_mm512_set1_ps(-std::numeric_limits<float>::infinity()), mask, values);
+INLINE Floats logits_at(const Draws &draws, int64_t row, int64_t at) {
+    const int64_t left = draws.vocab_size - at, place = row * draws.stride + at;
+    const Floats values = draws.is_bfloat16
+                              ? load_bf16(left, static_cast<const uint16_t *>(draws.logits) + place)
+                              : load_first(left, static_cast<const float *>(draws.logits) + place);
+    return choose(first16(left), values, all(-std::numeric_limits<float>::infinity()));
 }
 
 TARGET float logit(const Draws &draws, int64_t row, int64_t token) {
-    return _mm512_cvtss_f32(load(draws, row, token));
+    return first_lane(logits_at(draws, row, token));
 }
 
 // exp((x - high) * scale), zero for minus infinity
-INLINE __m512 weigh(__m512 x, __m512 high, __m512 scale) {
-    const __m512 power = _mm512_mul_ps(_mm512_sub_ps(x, high), scale);
-    const __mmask16 alive = _mm512_cmp_ps_mask(power, _mm512_set1_ps(-149.0f), _CMP_GT_OQ);
-    return _mm512_maskz_mov_ps(alive, exp2_ps(power));
+INLINE Floats weigh(Floats x, Floats high, Floats scale) {
+    const Floats power = mul(sub(x, high), scale);
+    return only(greater(power, all(-149.0f)), exp2_lanes(power));
 }
 
 TARGET float highest(const Draws &draws, int64_t row, bool *broken) {
-    __m512 high = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
-    __mmask16 not_numbers = 0;
+    Floats high = all(-std::numeric_limits<float>::infinity());
+    int not_numbers = 0;
     for (int64_t at = 0; at < draws.vocab_size; at += 16) {
-        const __m512 x = load(draws, row, at);
-        not_numbers |= _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
-        high = _mm512_max_ps(high, x);
+        const Floats x = logits_at(draws, row, at);
+        not_numbers |= bits(not_a_number(x));
+        high = max(high, x);
     }
-    const float result = _mm512_reduce_max_ps(high);
+    const float result = max_lanes(high);
     *broken = not_numbers || !std::isfinite(result);
     return result;
 }
 
 TARGET int64_t first_equal(const Draws &draws, int64_t row, float value) {
     for (int64_t at = 0; at < draws.vocab_size; at += 16) {
-        const __mmask16 equal = _mm512_cmp_ps_mask(load(draws, row, at), _mm512_set1_ps(value), _CMP_EQ_OQ);
-        if (equal) return at + __builtin_ctz(equal);
+        const int found = bits(equal(logits_at(draws, row, at), all(value)));
+        if (found) return at + __builtin_ctz(found);
     }
     return 0;
 }
@@ -93,39 +88,36 @@ struct Work {
 TARGET double sum_blocks(const Weights &weights, Sums &sums) {
     double total = 0;
     for (size_t block = 0; block < sums.size(); ++block) {
-        __m512 sum = _mm512_setzero_ps();
+        Floats sum = all(0.0f);
         for (int64_t at = 0; at < BLOCK; at += 16)
-            sum = _mm512_add_ps(sum, _mm512_loadu_ps(&weights[block * BLOCK + at]));
-        total += sums[block] = _mm512_reduce_add_ps(sum);
+            sum = add(sum, load(&weights[block * BLOCK + at]));
+        total += sums[block] = sum_lanes(sum);
     }
     return total;
 }
 
 // Fill in the weights at `scale`, the largest of which is 1.
 TARGET void weigh_row(const Draws &draws, int64_t row, float high, float scale, Weights &weights) {
-    const __m512 highs = _mm512_set1_ps(high), scales = _mm512_set1_ps(scale);
+    const Floats highs = all(high), scales = all(scale);
     for (size_t at = 0; at < weights.size(); at += 16)
-        _mm512_storeu_ps(&weights[at], weigh(load(draws, row, at), highs, scales));
+        store(&weights[at], weigh(logits_at(draws, row, at), highs, scales));
 }
 
 // The weights of at least `floor`, in any order; returns how many.
 TARGET int64_t collect(const Weights &weights, float floor, Weights &candidates) {
     int64_t count = 0;
     for (size_t at = 0; at < weights.size(); at += 16) {
-        const __m512 x = _mm512_loadu_ps(&weights[at]);
-        const __mmask16 mask = _mm512_cmp_ps_mask(x, _mm512_set1_ps(floor), _CMP_GE_OQ);
-        if (!mask) continue;
-        _mm512_mask_compressstoreu_ps(&candidates[count], mask, x);
-        count += __builtin_popcount(mask);
+        const Floats x = load(&weights[at]);
+        const Mask mask = at_least(x, all(floor));
+        if (bits(mask)) count += compress(&candidates[count], mask, x);
     }
     return count;
 }
 
 TARGET void drop_below(Weights &weights, float floor) {
     for (size_t at = 0; at < weights.size(); at += 16) {
-        const __m512 x = _mm512_loadu_ps(&weights[at]);
-        const __mmask16 kept = _mm512_cmp_ps_mask(x, _mm512_set1_ps(floor), _CMP_GE_OQ);
-        _mm512_storeu_ps(&weights[at], _mm512_maskz_mov_ps(kept, x));
+        const Floats x = load(&weights[at]);
+        store(&weights[at], only(at_least(x, all(floor)), x));
     }
 }
 
@@ -216,7 +208,7 @@ TARGET void draw_row(const Draws &draws, int64_t i, Work &work) {
 
 } // namespace
 
-void treeshare_draw(const Draws *draws) {
+extern "C" void EXPORT(draw)(const Draws *draws) {
 #pragma omp parallel if (draws->num_rows * draws->vocab_size >= 1 << 17)
     {
         Work work(draws->vocab_size);
@@ -225,8 +217,4 @@ void treeshare_draw(const Draws *draws) {
     }
 }
 
-#else
-
-void treeshare_draw(const Draws *) {}
-
-#endif
+} // namespace sampling

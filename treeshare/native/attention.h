@@ -1,11 +1,10 @@
-// Tree attention for one layer of one step, in bfloat16 with AVX-512 BF16 instructions.
+// Tree attention for one layer of one step, in bfloat16.
 //
 // The step's keys and values are stored first, then attended to. Rows are cut into blocks; a task is one block and
 // one KV head. It walks every segment whose slice meets the block, root first, and then the private pages of each
-// row; scores stay in registers and L1, and
-// the running result (numerator, maximum, denominator) in L2. What a row adds up, and in which order, depends
-// on its own keys alone: blocks of KEYS keys from the start of each segment, one after the other. So a row's
-// bits do not depend on its company.
+// row; scores stay in registers and L1, and the running result (numerator, maximum, denominator) in L2. What a row adds
+// up, and in which order, depends on its own keys alone: blocks of KEYS keys from the start of each segment, one after
+// the other. So a row's bits do not depend on its company.
 //
 // Nothing here knows about Python or torch; its callers hand over addresses. Built without linking an OpenMP library:
 // torch's own is already loaded, and two of them would fight for the cores.
@@ -13,9 +12,18 @@
 // Shapes: T packed rows, H KV heads, G query heads per KV head, D head_dim, E stored value width, N padded
 // tokens of a segment, C tokens of a page. Elements are bfloat16 unless said otherwise.
 
-#include <cstdint>
+#pragma once
 
-extern "C" {
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+#include "common.h"
+
+namespace attention {
 
 struct TreeStep {
     int64_t num_rows, num_heads, group_size, head_dim, value_width, page_size;
@@ -35,38 +43,26 @@ struct Projections {
     int64_t query_stride, key_stride, value_stride;
 };
 
-int treeshare_version() { return 7; }
-int treeshare_supported();
-void treeshare_attend(const TreeStep *, const Projections *, float scale, uint16_t *out, float *lse);
-}
-
-#if defined(__x86_64__) && defined(__GNUC__)
-#include <omp.h>
-
-#include <algorithm>
-#include <cmath>
-#include <limits>
-
-#include "common.h"
-
 namespace {
 
-constexpr int ROWS = 64;     // most packed rows of a task
-constexpr int TASKS = 3;     // least for each thread, if there are rows enough, so that none waits for long
-constexpr int KEYS = 256;    // keys of a block; its packed keys and values fit into L2 beside the rows
-constexpr int GROUP = 64;    // keys of a register tile: four vectors of sixteen
-constexpr int QUERIES = 6;   // query rows of a register tile
+constexpr int ROWS = 64;   // most packed rows of a task
+constexpr int TASKS = 3;   // least for each thread, if there are rows enough, so that none waits for long
+constexpr int KEYS = 256;  // keys of a block; its packed keys and values fit into L2 beside the rows
+constexpr int GROUP = 16 * ATTENTION_VECTORS; // keys of a register tile
+constexpr int QUERIES = 6; // query rows of a register tile
 constexpr uint16_t ONE = 0x3f80;
+
+constexpr int at_most(int vectors) { return std::min(vectors, ATTENTION_VECTORS); }
 
 enum Kind { SHARED, CAUSAL, PRIVATE, MERGE, STORE }; // MERGE: gathering the queries, normalising the result
 
 // One task's working set.
 struct Work {
-    uint16_t *query;   // [ROWS * G][D]
+    Operand *query;    // [ROWS * G][D]
     uint16_t *keys;    // [KEYS / GROUP][D / 2][GROUP][2]
     uint16_t *values;  // [KEYS / 2][D][2]
     float *scores;     // [QUERIES][KEYS]
-    uint16_t *weights; // [QUERIES][KEYS]
+    Operand *weights;  // [QUERIES][KEYS]
     float *numerator;  // [ROWS * G][D]
     float *high;       // [ROWS * G]: running maximum, in units of log 2
     float *total;      // [ROWS * G]: running denominator
@@ -74,18 +70,22 @@ struct Work {
     float scale;       // of scores, times log2(e)
 
     Work(Scratch &scratch, int num_queries, int head_dim, float scale) : head_dim(head_dim), scale(scale) {
-        const size_t sizes[] = {size_t(num_queries) * head_dim * 2, size_t(KEYS) * head_dim * 2,
-                                size_t(KEYS) * head_dim * 2,        size_t(QUERIES) * KEYS * 4,
-                                size_t(QUERIES) * KEYS * 2,         size_t(num_queries) * head_dim * 4,
-                                size_t(num_queries) * 4,            size_t(num_queries) * 4};
+        const size_t sizes[] = {size_t(num_queries) * head_dim * sizeof(Operand),
+                                size_t(KEYS) * head_dim * 2,
+                                size_t(KEYS) * head_dim * 2 + 64, // `interleave` may write past the last pairs
+                                size_t(QUERIES) * KEYS * 4,
+                                size_t(QUERIES) * KEYS * sizeof(Operand),
+                                size_t(num_queries) * head_dim * 4,
+                                size_t(num_queries) * 4,
+                                size_t(num_queries) * 4};
         size_t offsets[9] = {0};
         for (int i = 0; i < 8; ++i) offsets[i + 1] = offsets[i] + (sizes[i] + 63) / 64 * 64;
         char *memory = scratch.reserve(offsets[8]);
-        query = reinterpret_cast<uint16_t *>(memory + offsets[0]);
+        query = reinterpret_cast<Operand *>(memory + offsets[0]);
         keys = reinterpret_cast<uint16_t *>(memory + offsets[1]);
         values = reinterpret_cast<uint16_t *>(memory + offsets[2]);
         scores = reinterpret_cast<float *>(memory + offsets[3]);
-        weights = reinterpret_cast<uint16_t *>(memory + offsets[4]);
+        weights = reinterpret_cast<Operand *>(memory + offsets[4]);
         numerator = reinterpret_cast<float *>(memory + offsets[5]);
         high = reinterpret_cast<float *>(memory + offsets[6]);
         total = reinterpret_cast<float *>(memory + offsets[7]);
@@ -95,26 +95,14 @@ struct Work {
     }
 };
 
-INLINE __m512i even_odd(bool high) {
-    alignas(64) static const uint16_t low_index[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
-                                                       8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
-    const __m512i index = _mm512_load_si512(low_index);
-    return high ? _mm512_add_epi16(index, _mm512_set1_epi16(16)) : index;
-}
-
 // Interleave rows of transposed keys, [D][stride], into pairs; keys from `count` on become zero.
 TARGET void pack_keys(const uint16_t *source, int64_t stride, int head_dim, int count, uint16_t *packed) {
-    const __m512i low = even_odd(false), high = even_odd(true);
     for (int first = 0; first < count; first += GROUP) {
         for (int pair = 0; pair < head_dim / 2; ++pair) {
             const uint16_t *even = source + 2 * pair * stride + first, *odd = even + stride;
-            for (int half = 0; half < GROUP; half += 32) {
-                const __mmask32 mask = first32(count - first - half);
-                const __m512i a = _mm512_maskz_loadu_epi16(mask, even + half);
-                const __m512i b = _mm512_maskz_loadu_epi16(mask, odd + half);
-                _mm512_store_si512(packed, _mm512_permutex2var_epi16(a, low, b));
-                _mm512_store_si512(packed + 32, _mm512_permutex2var_epi16(a, high, b));
-                packed += 64;
+            for (int half = 0; half < GROUP; half += STRIP) {
+                interleave(even + half, odd + half, count - first - half, packed);
+                packed += 2 * STRIP;
             }
         }
     }
@@ -122,86 +110,61 @@ TARGET void pack_keys(const uint16_t *source, int64_t stride, int head_dim, int 
 
 // Interleave neighbouring rows of values, [count][stride]; a missing last row counts as zero.
 TARGET void pack_values(const uint16_t *source, int64_t stride, int head_dim, int count, uint16_t *packed) {
-    const __m512i low = even_odd(false), high = even_odd(true);
     for (int token = 0; token < count; token += 2) {
         const uint16_t *even = source + token * stride, *odd = even + stride;
-        for (int column = 0; column < head_dim; column += 32) {
-            const __mmask32 mask = first32(head_dim - column);
-            const __m512i a = _mm512_maskz_loadu_epi16(mask, even + column);
-            const __m512i b = token + 1 < count ? _mm512_maskz_loadu_epi16(mask, odd + column)
-                                                : _mm512_setzero_si512();
-            _mm512_store_si512(packed, _mm512_permutex2var_epi16(a, low, b));
-            if (column + 16 < head_dim) _mm512_store_si512(packed + 32, _mm512_permutex2var_epi16(a, high, b));
-            packed += column + 16 < head_dim ? 64 : 32;
-        }
+        for (int column = 0; column < head_dim; column += STRIP)
+            interleave(even + column, token + 1 < count ? odd + column : nullptr, head_dim - column,
+                       packed + 2 * column);
+        packed += 2 * head_dim;
     }
 }
 
 // scores[m][n] = query[m] . key[n]
 template <int M>
-TARGET void score(const uint16_t *query, const uint16_t *keys, int head_dim, int count, float *scores) {
+TARGET void score(const Operand *query, const uint16_t *keys, int head_dim, int count, float *scores) {
     for (int first = 0; first < count; first += GROUP) {
-        __m512 sums[M][4];
+        Floats sums[M][ATTENTION_VECTORS];
+        clear(sums);
+        for (int pair = 0; pair < head_dim / 2; ++pair, keys += 2 * GROUP)
+            add_products(sums, query + 2 * pair, head_dim, keys);
         for (int m = 0; m < M; ++m)
-            for (int j = 0; j < 4; ++j) sums[m][j] = _mm512_setzero_ps();
-        for (int pair = 0; pair < head_dim / 2; ++pair, keys += 2 * GROUP) {
-            const __m512bh b[4] = {pairs(keys), pairs(keys + 32), pairs(keys + 64), pairs(keys + 96)};
-#pragma GCC unroll 8
-            for (int m = 0; m < M; ++m) {
-                const __m512bh a = broadcast_pair(query + m * head_dim + 2 * pair);
-#pragma GCC unroll 4
-                for (int j = 0; j < 4; ++j) sums[m][j] = _mm512_dpbf16_ps(sums[m][j], a, b[j]);
-            }
-        }
-        for (int m = 0; m < M; ++m)
-            for (int j = 0; j < 4; ++j) _mm512_store_ps(scores + m * KEYS + first + 16 * j, sums[m][j]);
+            for (int j = 0; j < ATTENTION_VECTORS; ++j) store(scores + m * KEYS + first + 16 * j, sums[m][j]);
     }
 }
 
 // Turn one row of scores into weights below its new maximum; returns the factor of what was added before.
-TARGET float soften(const float *scores, uint16_t *weights, int seen, int count, float scale, float *high,
+TARGET float soften(const float *scores, Operand *weights, int seen, int count, float scale, float *high,
                     float *total) {
-    const __m512 minus_infinity = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
-    __m512 top = minus_infinity;
-    for (int n = 0; n < seen; n += 16)
-        top = _mm512_mask_max_ps(top, first16(seen - n), top, _mm512_load_ps(scores + n));
-    const float old_high = *high, new_high = std::max(old_high, _mm512_reduce_max_ps(top) * scale);
-    const __m512 shift = _mm512_set1_ps(new_high), factor = _mm512_set1_ps(scale);
-    __m512 sum = _mm512_setzero_ps();
+    Floats top = all(-std::numeric_limits<float>::infinity());
+    for (int n = 0; n < seen; n += 16) top = max_where(first16(seen - n), top, load(scores + n));
+    const float old_high = *high, new_high = std::max(old_high, max_lanes(top) * scale);
+    const Floats shift = all(new_high), factor = all(scale);
+    Floats sum = all(0.0f);
     for (int n = 0; n < count; n += 16) {
-        const __m512 score = _mm512_load_ps(scores + n);
-        const __m512 weight = _mm512_maskz_mov_ps(first16(seen - n), exp2_ps(_mm512_fmsub_ps(score, factor, shift)));
-        sum = _mm512_add_ps(sum, weight);
-        _mm256_store_si256(reinterpret_cast<__m256i *>(weights + n), (__m256i)_mm512_cvtneps_pbh(weight));
+        const Floats power = mul_sub(load(scores + n), factor, shift);
+        const Floats weight = only(first16(seen - n), exp2_lanes(power));
+        sum = add(sum, weight);
+        store_operands(weights + n, weight);
     }
     const float correction = std::exp2(old_high - new_high);
     *high = new_high;
-    *total = *total * correction + _mm512_reduce_add_ps(sum);
+    *total = *total * correction + sum_lanes(sum);
     return correction;
 }
 
 // numerator[m] = numerator[m] * correction[m] + weights[m] . values, for J vectors of sixteen columns
 template <int M, int J>
-TARGET void add_values(const uint16_t *weights, const uint16_t *values, int head_dim, int num_pairs,
+INLINE void add_values(const Operand *weights, const uint16_t *values, int head_dim, int num_pairs,
                        const float *correction, float *numerator) {
-    __m512 sums[M][J];
-    for (int m = 0; m < M; ++m)
-        for (int j = 0; j < J; ++j) sums[m][j] = _mm512_setzero_ps();
-    for (int pair = 0; pair < num_pairs; ++pair, values += 2 * head_dim) {
-        __m512bh b[J];
-        for (int j = 0; j < J; ++j) b[j] = pairs(values + 32 * j);
-#pragma GCC unroll 8
-        for (int m = 0; m < M; ++m) {
-            const __m512bh a = broadcast_pair(weights + m * KEYS + 2 * pair);
-#pragma GCC unroll 4
-            for (int j = 0; j < J; ++j) sums[m][j] = _mm512_dpbf16_ps(sums[m][j], a, b[j]);
-        }
-    }
+    Floats sums[M][J];
+    clear(sums);
+    for (int pair = 0; pair < num_pairs; ++pair, values += 2 * head_dim)
+        add_products(sums, weights + 2 * pair, KEYS, values);
     for (int m = 0; m < M; ++m) {
-        const __m512 factor = _mm512_set1_ps(correction[m]);
+        const Floats factor = all(correction[m]);
         for (int j = 0; j < J; ++j) {
             float *place = numerator + m * head_dim + 16 * j;
-            _mm512_storeu_ps(place, _mm512_fmadd_ps(_mm512_loadu_ps(place), factor, sums[m][j]));
+            store(place, mul_add(load(place), factor, sums[m][j]));
         }
     }
 }
@@ -216,13 +179,13 @@ TARGET void attend_tile(Work &work, int query, const int *seen, int count) {
         corrections[m] = soften(work.scores + m * KEYS, work.weights + m * KEYS, seen[m], count, work.scale,
                                 work.high + query + m, work.total + query + m);
     const int num_pairs = (count + 1) / 2;
-    for (int column = 0; column < dim; column += 64) {
+    for (int column = 0; column < dim; column += 16 * ATTENTION_VECTORS) {
         const uint16_t *values = work.values + 2 * column;
         float *numerator = work.numerator + query * dim + column;
-        switch (std::min(4, (dim - column) / 16)) {
-        case 4: add_values<M, 4>(work.weights, values, dim, num_pairs, corrections, numerator); break;
-        case 3: add_values<M, 3>(work.weights, values, dim, num_pairs, corrections, numerator); break;
-        case 2: add_values<M, 2>(work.weights, values, dim, num_pairs, corrections, numerator); break;
+        switch (std::min(ATTENTION_VECTORS, (dim - column) / 16)) {
+        case 4: add_values<M, at_most(4)>(work.weights, values, dim, num_pairs, corrections, numerator); break;
+        case 3: add_values<M, at_most(3)>(work.weights, values, dim, num_pairs, corrections, numerator); break;
+        case 2: add_values<M, at_most(2)>(work.weights, values, dim, num_pairs, corrections, numerator); break;
         default: add_values<M, 1>(work.weights, values, dim, num_pairs, corrections, numerator);
         }
     }
@@ -257,8 +220,8 @@ TARGET void attend_keys(Work &work, int first, int last, int group, const uint16
 }
 
 // Store the key and the value of a row and head as token `at` of `tokens`.
-TARGET void store(const TreeStep &step, const Projections &from, int64_t row, int64_t head, uint16_t *keys,
-                  uint16_t *values, int64_t tokens, int64_t at) {
+TARGET void store_pair(const TreeStep &step, const Projections &from, int64_t row, int64_t head, uint16_t *keys,
+                       uint16_t *values, int64_t tokens, int64_t at) {
     const int64_t dim = step.head_dim, width = step.value_width;
     const uint16_t *key = from.key + row * from.key_stride + head * dim;
     const uint16_t *value = from.value + row * from.value_stride + head * dim;
@@ -275,9 +238,10 @@ void store_prompts(const TreeStep &step, const Projections &from) {
 #pragma omp for schedule(static)
         for (int64_t task = 0; task < step.num_heads * (slice[1] - first); ++task) {
             const int64_t head = task % step.num_heads, row = first + task / step.num_heads;
-            store(step, from, row, head, reinterpret_cast<uint16_t *>(step.keys[i]) + head * step.head_dim * padded,
-                  reinterpret_cast<uint16_t *>(step.values[i]) + head * padded * step.value_width, padded,
-                  start + row - first);
+            store_pair(step, from, row, head,
+                       reinterpret_cast<uint16_t *>(step.keys[i]) + head * step.head_dim * padded,
+                       reinterpret_cast<uint16_t *>(step.values[i]) + head * padded * step.value_width, padded,
+                       start + row - first);
         }
     }
 }
@@ -287,8 +251,8 @@ TARGET void store_token(const TreeStep &step, const Projections &from, int64_t r
     const int64_t last = step.private_tokens[row] - 1, size = step.page_size;
     if (last < 0) return;
     const int64_t place = step.pages[step.page_indptr[row] + last / size] * step.num_heads + head;
-    store(step, from, row, head, reinterpret_cast<uint16_t *>(step.pool_keys) + place * step.head_dim * size,
-          reinterpret_cast<uint16_t *>(step.pool_values) + place * size * step.value_width, size, last % size);
+    store_pair(step, from, row, head, reinterpret_cast<uint16_t *>(step.pool_keys) + place * step.head_dim * size,
+               reinterpret_cast<uint16_t *>(step.pool_values) + place * size * step.value_width, size, last % size);
 }
 
 // Attend rows [first_row, last_row) of one KV head to all they see.
@@ -299,8 +263,8 @@ TARGET void attend_task(const TreeStep &step, const Projections &from, Scratch &
     Laps laps(step.nanoseconds);
     Work work(scratch, num_queries, dim, scale * 1.44269504f);
     for (int64_t row = first_row; row < last_row; ++row)
-        std::copy_n(from.query + row * from.query_stride + head * group * dim, group * dim,
-                    work.query + (row - first_row) * group * dim);
+        copy_operands(from.query + row * from.query_stride + head * group * dim, group * dim,
+                      work.query + (row - first_row) * group * dim);
     laps.lap(MERGE);
     for (int64_t row = first_row; row < last_row; ++row) store_token(step, from, row, head);
     laps.lap(STORE);
@@ -333,12 +297,9 @@ TARGET void attend_task(const TreeStep &step, const Projections &from, Scratch &
     laps.lap(PRIVATE);
     for (int q = 0; q < num_queries; ++q) {
         const int64_t place = (first_row + q / group) * num_heads * group + head * group + q % group;
-        const __m512 share = _mm512_set1_ps(1.0f / work.total[q]);
-        for (int column = 0; column < dim; column += 16) {
-            const __m512 value = _mm512_mul_ps(_mm512_loadu_ps(work.numerator + q * dim + column), share);
-            _mm256_storeu_si256(reinterpret_cast<__m256i *>(out + place * dim + column),
-                                (__m256i)_mm512_cvtneps_pbh(value));
-        }
+        const Floats share = all(1.0f / work.total[q]);
+        for (int column = 0; column < dim; column += 16)
+            store_bf16(16, out + place * dim + column, mul(load(work.numerator + q * dim + column), share));
         lse[place] = (work.high[q] + std::log2(work.total[q])) * 0.69314718f;
     }
     laps.lap(MERGE);
@@ -346,14 +307,8 @@ TARGET void attend_task(const TreeStep &step, const Projections &from, Scratch &
 
 } // namespace
 
-int treeshare_supported() {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512bf16");
-}
-
 // Store the step's keys and values, then attend every row to its path: out [T][H * G][D], lse [T][H * G] float32.
-void treeshare_attend(const TreeStep *step, const Projections *from, float scale, uint16_t *out, float *lse) {
+extern "C" void EXPORT(attend)(const TreeStep *step, const Projections *from, float scale, uint16_t *out, float *lse) {
     const int64_t num_rows = step->num_rows, num_heads = step->num_heads;
     const int64_t fair_blocks = (TASKS * omp_get_max_threads() + num_heads - 1) / num_heads;
     const int64_t rows = std::min<int64_t>(ROWS, (num_rows + fair_blocks - 1) / fair_blocks);
@@ -372,9 +327,4 @@ void treeshare_attend(const TreeStep *step, const Projections *from, float scale
     }
 }
 
-#else
-
-int treeshare_supported() { return 0; }
-void treeshare_attend(const TreeStep *, const Projections *, float, uint16_t *, float *) {}
-
-#endif
+} // namespace attention

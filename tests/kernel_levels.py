@@ -1,0 +1,34 @@
+"""The levels of compiled kernels that this CPU has: which there are, and using one."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+
+from treeshare.native import kernel_level, kernel_levels, kernels
+
+LEVELS = kernel_levels()[:-1]
+"""Best first, without ``none``."""
+
+LEVEL_PARAMS = LEVELS or [
+    pytest.param("none", marks=pytest.mark.skip(reason="no compiled kernels are built for this CPU"))
+]
+"""For tests that need one."""
+
+
+@contextlib.contextmanager
+def using_kernels(level):
+    """What is made inside uses the kernels of ``level``, chosen as a user would."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TREESHARE_KERNELS", level)
+        _forget()
+        try:
+            yield
+        finally:
+            _forget()
+
+
+def _forget():
+    kernels.cache_clear()
+    kernel_level.cache_clear()

@@ -1,0 +1,135 @@
+"""Which compiled kernels are used, and that their levels agree."""
+
+from __future__ import annotations
+
+import ctypes
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from tests.kernel_levels import LEVELS, using_kernels
+from treeshare.errors import ConfigError
+from treeshare.native import kernel_level, kernel_levels, kernels, library
+from treeshare.sampling import SamplingParams
+from treeshare.sampling.compiled import draw_compiled
+
+needs_two_levels = pytest.mark.skipif(len(LEVELS) < 2, reason="this CPU has one level of kernels or none")
+
+PARAMS = [
+    {},
+    {"temperature": 0.0},
+    {"temperature": 0.3, "top_k": 5},
+    {"top_p": 0.9},
+    {"temperature": 1.7, "top_k": 300, "top_p": 0.5, "min_p": 0.01},
+]
+
+
+@pytest.mark.parametrize("level", [*LEVELS, "none"])
+def test_a_level_by_name(level):
+    with using_kernels(level):
+        assert kernel_level() == level
+        assert (kernels() is None) == (level == "none")
+
+
+@pytest.mark.parametrize("wish", ["auto", ""])
+def test_the_best_level(wish):
+    with using_kernels(wish):
+        assert kernel_level() == kernel_levels()[0]
+
+
+def test_no_such_level():
+    message = r"^TREESHARE_KERNELS: got 'sse', expected one of auto, avx512, avx2, none$"
+    with using_kernels("sse"), pytest.raises(ConfigError, match=message):
+        kernels()
+
+
+@pytest.mark.parametrize(
+    ("best", "wish", "expected"),
+    [
+        (0, "avx2", "a level that was built and this CPU has: none; take auto"),
+        (1, "avx512", "a level that this CPU has: avx2, none; take auto"),
+        (None, "avx512", "a level that was built and this CPU has: none; take auto"),
+    ],
+)
+def test_a_level_that_is_not_there(best, wish, expected, monkeypatch):
+    """On a CPU without AVX2, on one without AVX-512 BF16, and where nothing was built."""
+    built = None if best is None else SimpleNamespace(treeshare_level=lambda: best)
+    monkeypatch.setattr(library, "_library", lambda: built)
+    with using_kernels(wish), pytest.raises(ConfigError, match=f"got '{wish}', expected {expected}$"):
+        kernels()
+
+
+def test_a_library_that_does_not_load(monkeypatch):
+    """As one that clang built, whose OpenMP is not torch's: the kernels are not there."""
+    load = ctypes.CDLL
+
+    def fail(path, **options):
+        if "_kernels" in path:
+            raise OSError("undefined symbol: __kmpc_fork_call")
+        return load(path, **options)
+
+    monkeypatch.setattr(ctypes, "CDLL", fail)
+    assert library._library.__wrapped__() is None
+
+
+def every_bfloat16():
+    return torch.arange(-(1 << 15), 1 << 15).to(torch.int16).view(torch.bfloat16)
+
+
+def of_levels(compute):
+    """What ``compute`` gives with the kernels of each level."""
+    results = []
+    for level in LEVELS:
+        with using_kernels(level):
+            results.append(compute(kernels()))
+    return results
+
+
+def assert_same_bits(results):
+    """But for those of NaN: it comes from either operand."""
+    bits = [[t.masked_fill(t != t, 0).view(torch.int16) for t in result] for result in results]
+    nans = [[t != t for t in result] for result in results]
+    for kind in (bits, nans):
+        for other in kind[1:]:
+            assert [torch.equal(a, b) for a, b in zip(kind[0], other, strict=True)] == [True] * len(other)
+
+
+@needs_two_levels
+def test_layers_agree_to_the_bit():
+    """Norms, residuals, rotary positions, activations; of every bfloat16, NaN and the smallest included."""
+    values, draws = every_bfloat16(), torch.Generator().manual_seed(0)
+
+    def layer(kernels):
+        x, delta = values.repeat(6).view(-1, 96), values.repeat(6)
+        delta = delta[torch.randperm(len(delta), generator=draws.manual_seed(1))].view(-1, 96)
+        rows, width = x.shape
+        sine = delta.flip(0)
+        x, out, gated = x.clone(), torch.empty_like(x), torch.empty(rows, width // 2, dtype=x.dtype)
+        weight = torch.randn(width, generator=draws).bfloat16()
+        turned = x.clone()
+        kernels.treeshare_silu_mul(x.data_ptr(), gated.data_ptr(), rows, width // 2)
+        kernels.treeshare_rotate(turned.data_ptr(), delta.data_ptr(), sine.data_ptr(), rows, width, 1, width)
+        kernels.treeshare_add_rms_norm(
+            x.data_ptr(), delta.data_ptr(), weight.data_ptr(), out.data_ptr(), rows, width, 1e-5
+        )
+        return x, out, gated, turned
+
+    assert_same_bits(of_levels(layer))
+
+
+@needs_two_levels
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("vocab_size", [17, 5000])
+def test_drawing_agrees_to_the_bit(vocab_size, dtype):
+    logits = (4 * torch.randn(len(PARAMS) * 5, vocab_size)).to(dtype)
+    logits[1, 3], logits[2, :9] = torch.nan, -torch.inf
+    params = [SamplingParams(**one) for one in PARAMS] * 5
+    rows, uniforms = np.arange(len(params)), np.random.default_rng(0).random(4 * len(params))
+
+    def draw(_):
+        drawn = draw_compiled(logits, rows, params, 4 * np.arange(len(params) + 1), uniforms)
+        return [torch.from_numpy(array) for array in drawn]
+
+    assert_same_bits(of_levels(draw))

@@ -1,0 +1,261 @@
+// Sixteen floats as AVX2 has them, in two registers; bfloat16 by shifts. The names are those of avx512.h, and so are
+// the bits of every result but that of dot products, which take float32 on their left side here.
+
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+#define TARGET __attribute__((target("avx2,fma")))
+#define INLINE TARGET __attribute__((always_inline)) static inline
+#define EXPORT(name) treeshare_##name##_avx2
+
+struct Floats {
+    __m256 low, high;
+};
+struct Mask { // of a lane all bits are set, or none
+    __m256 low, high;
+};
+using Operand = float; // of a dot product's left side
+
+// Register tiles. A tile of attention has 6 rows, see QUERIES: with 16 columns its sums take 12 of 16 registers.
+constexpr int ATTENTION_VECTORS = 1; // of sixteen columns
+constexpr int LINEAR_ROWS = 6;
+constexpr int LINEAR_PANEL = 32; // columns
+constexpr int linear_vectors(int num_rows) { return num_rows <= 3 ? 2 : 1; } // of sixteen columns, for so many rows
+constexpr int STRIP = 16; // numbers that `interleave` takes of each row
+
+INLINE __m256i lanes(int first) { // their numbers
+    return _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(first));
+}
+INLINE __m256 below(int64_t count, int first) {
+    const __m256i limit = _mm256_set1_epi32(count < 0 ? 0 : count > 16 ? 16 : count);
+    return _mm256_castsi256_ps(_mm256_cmpgt_epi32(limit, lanes(first)));
+}
+INLINE Mask first16(int64_t count) { return {below(count, 0), below(count, 8)}; }
+
+#define OF_TWO(type, name, instruction)                                                                                \
+    INLINE type name(Floats a, Floats b) { return {instruction(a.low, b.low), instruction(a.high, b.high)}; }
+#define OF_THREE(name, instruction)                                                                                    \
+    INLINE Floats name(Floats a, Floats b, Floats c) {                                                                 \
+        return {instruction(a.low, b.low, c.low), instruction(a.high, b.high, c.high)};                                \
+    }
+#define COMPARISON(name, operation)                                                                                    \
+    INLINE Mask name(Floats a, Floats b) {                                                                             \
+        return {_mm256_cmp_ps(a.low, b.low, operation), _mm256_cmp_ps(a.high, b.high, operation)};                     \
+    }
+
+OF_TWO(Floats, add, _mm256_add_ps)
+OF_TWO(Floats, sub, _mm256_sub_ps)
+OF_TWO(Floats, mul, _mm256_mul_ps)
+OF_TWO(Floats, div, _mm256_div_ps)
+OF_TWO(Floats, min, _mm256_min_ps)
+OF_TWO(Floats, max, _mm256_max_ps) // b where one is NaN
+OF_THREE(mul_add, _mm256_fmadd_ps)
+OF_THREE(mul_sub, _mm256_fmsub_ps)
+COMPARISON(greater, _CMP_GT_OQ)
+COMPARISON(at_least, _CMP_GE_OQ)
+COMPARISON(equal, _CMP_EQ_OQ)
+
+INLINE Floats all(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+INLINE Floats load(const float *source) { return {_mm256_loadu_ps(source), _mm256_loadu_ps(source + 8)}; }
+INLINE void store(float *target, Floats x) {
+    _mm256_storeu_ps(target, x.low);
+    _mm256_storeu_ps(target + 8, x.high);
+}
+INLINE float first_lane(Floats x) { return _mm256_cvtss_f32(x.low); }
+
+// In the order of _mm512_reduce_add_ps.
+INLINE float sum_lanes(Floats x) {
+    const __m256 eight = _mm256_add_ps(x.high, x.low);
+    const __m128 four = _mm_add_ps(_mm256_extractf128_ps(eight, 1), _mm256_castps256_ps128(eight));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+INLINE float max_lanes(Floats x) {
+    const __m256 eight = _mm256_max_ps(x.high, x.low);
+    const __m128 four = _mm_max_ps(_mm256_extractf128_ps(eight, 1), _mm256_castps256_ps128(eight));
+    const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+
+INLINE __m256 whole(__m256 x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+INLINE Floats round_whole(Floats x) { return {whole(x.low), whole(x.high)}; }
+
+// y * 2 ** power in two steps, neither of which leaves the exponents that a float has; rounds once, in the second.
+INLINE __m256 scaled(__m256 y, __m256 power) {
+    const __m256i all = _mm256_cvtps_epi32(_mm256_min_ps(power, _mm256_set1_ps(250.0f)));
+    const __m256i half = _mm256_srai_epi32(all, 1), bias = _mm256_set1_epi32(127);
+    const __m256i first = _mm256_slli_epi32(_mm256_add_epi32(half, bias), 23);
+    const __m256i second = _mm256_slli_epi32(_mm256_add_epi32(_mm256_sub_epi32(all, half), bias), 23);
+    __m256 result = _mm256_mul_ps(_mm256_mul_ps(y, _mm256_castsi256_ps(first)), _mm256_castsi256_ps(second));
+    __asm__("" : "+x"(result)); // a compiler would fuse the multiplication with an addition to come: other bits
+    return result;
+}
+INLINE Floats scale_by_power(Floats y, Floats power) { return {scaled(y.low, power.low), scaled(y.high, power.high)}; }
+
+INLINE Mask not_a_number(Floats x) {
+    return {_mm256_cmp_ps(x.low, x.low, _CMP_UNORD_Q), _mm256_cmp_ps(x.high, x.high, _CMP_UNORD_Q)};
+}
+INLINE int bits(Mask mask) { return _mm256_movemask_ps(mask.low) | _mm256_movemask_ps(mask.high) << 8; }
+INLINE Floats only(Mask mask, Floats x) { // zero elsewhere
+    return {_mm256_and_ps(mask.low, x.low), _mm256_and_ps(mask.high, x.high)};
+}
+INLINE Floats choose(Mask mask, Floats x, Floats other) {
+    return {_mm256_blendv_ps(other.low, x.low, mask.low), _mm256_blendv_ps(other.high, x.high, mask.high)};
+}
+INLINE Floats max_where(Mask mask, Floats a, Floats b) { return choose(mask, max(a, b), a); } // a elsewhere
+
+// Store the lanes of a mask side by side; returns how many.
+INLINE int compress(float *target, Mask mask, Floats x) {
+    alignas(32) float values[16];
+    store(values, x);
+    int count = 0;
+    for (int left = bits(mask); left; left &= left - 1) target[count++] = values[__builtin_ctz(left)];
+    return count;
+}
+
+// Up to sixteen numbers; what lies beyond `count` is not touched, and zero when read.
+INLINE Floats load_first(int64_t count, const float *source) {
+    const Mask mask = first16(count);
+    return {_mm256_maskload_ps(source, _mm256_castps_si256(mask.low)),
+            _mm256_maskload_ps(source + 8, _mm256_castps_si256(mask.high))};
+}
+
+INLINE __m256i load_halves(int64_t count, const uint16_t *source) {
+    if (count >= 16) return _mm256_loadu_si256(reinterpret_cast<const __m256i *>(source));
+    alignas(32) uint16_t values[16] = {0};
+    for (int64_t i = 0; i < count; ++i) values[i] = source[i];
+    return _mm256_load_si256(reinterpret_cast<const __m256i *>(values));
+}
+
+INLINE __m256 widen(__m128i halves) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
+}
+
+INLINE Floats load_bf16(int64_t count, const uint16_t *source) {
+    const __m256i halves = load_halves(count, source);
+    return {widen(_mm256_castsi256_si128(halves)), widen(_mm256_extracti128_si256(halves, 1))};
+}
+
+// Rounded to bfloat16, in the upper half of each lane, as vcvtneps2bf16 does it: to nearest, ties to even; NaN stays
+// NaN, and what is too small for a normal number becomes zero of its sign.
+INLINE __m256i rounded(__m256 x) {
+    const __m256i bits = _mm256_castps_si256(x), upper = _mm256_set1_epi32(0xffff0000);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    __m256i result = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+    const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x00400000));
+    result = _mm256_blendv_epi8(result, quiet, _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q)));
+    const __m256i size = _mm256_and_si256(bits, _mm256_set1_epi32(0x7fffffff));
+    const __m256i tiny = _mm256_cmpgt_epi32(_mm256_set1_epi32(0x00800000), size);
+    result = _mm256_blendv_epi8(result, bits, tiny);
+    return _mm256_and_si256(result, _mm256_blendv_epi8(upper, _mm256_set1_epi32(0x80000000), tiny));
+}
+
+INLINE void store_bf16(int64_t count, uint16_t *target, Floats x) {
+    const __m256i low = _mm256_srli_epi32(rounded(x.low), 16), high = _mm256_srli_epi32(rounded(x.high), 16);
+    const __m256i halves = _mm256_permute4x64_epi64(_mm256_packus_epi32(low, high), 0xd8);
+    if (count >= 16) return _mm256_storeu_si256(reinterpret_cast<__m256i *>(target), halves);
+    alignas(32) uint16_t values[16];
+    _mm256_store_si256(reinterpret_cast<__m256i *>(values), halves);
+    for (int64_t i = 0; i < count; ++i) target[i] = values[i];
+}
+
+// Rounded to bfloat16, as a layer's result is when it is stored.
+INLINE Floats round_bf16(Floats x) {
+    return {_mm256_castsi256_ps(rounded(x.low)), _mm256_castsi256_ps(rounded(x.high))};
+}
+
+INLINE void copy_operands(const uint16_t *source, int64_t count, Operand *target) {
+    int64_t i = 0;
+    for (; i + 16 <= count; i += 16) store(target + i, load_bf16(16, source + i));
+    for (; i < count; ++i) target[i] = _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(source[i] << 16)));
+}
+
+// bfloat16 as operands: where they lie, or in `room`.
+INLINE const Operand *as_operands(const uint16_t *source, int64_t count, Operand *room) {
+    copy_operands(source, count, room);
+    return room;
+}
+
+INLINE void store_operands(Operand *target, Floats x) { store(target, x); }
+
+// Of each pair. The second by two shifts: a mask would take a register, and a sum would move to memory and back each
+// time (6 rows: 79 instead of 117 GFLOP/s a core).
+INLINE __m256 first_of(__m256i pairs) { return _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16)); }
+INLINE __m256 second_of(__m256i pairs) { return first_of(_mm256_srli_epi32(pairs, 16)); }
+
+// sums[m][j] += a[m] . b[j]: two neighbouring numbers of M rows, `stride` apart, and J vectors of sixteen pairs.
+template <int M, int J>
+INLINE void add_products(Floats (&sums)[M][J], const Operand *a, int64_t stride, const uint16_t *b) {
+    for (int odd = 0; odd < 2; ++odd) {
+        Floats vectors[J];
+        for (int j = 0; j < J; ++j) {
+            const __m256i *pairs = reinterpret_cast<const __m256i *>(b + 32 * j);
+            vectors[j] = {odd ? second_of(pairs[0]) : first_of(pairs[0]),
+                          odd ? second_of(pairs[1]) : first_of(pairs[1])};
+        }
+#pragma GCC unroll 8
+        for (int m = 0; m < M; ++m) {
+            const __m256 number = _mm256_broadcast_ss(a + m * stride + odd);
+#pragma GCC unroll 4
+            for (int j = 0; j < J; ++j) { // whole structs would be copied through memory
+                sums[m][j].low = _mm256_fmadd_ps(number, vectors[j].low, sums[m][j].low);
+                sums[m][j].high = _mm256_fmadd_ps(number, vectors[j].high, sums[m][j].high);
+            }
+        }
+    }
+}
+
+// The first `count` of STRIP numbers of two rows as pairs, zeros for the rest; a null row counts as zeros.
+INLINE void interleave(const uint16_t *even, const uint16_t *odd, int count, uint16_t *target) {
+    const __m256i a = load_halves(count, even);
+    const __m256i b = odd ? load_halves(count, odd) : _mm256_setzero_si256();
+    const __m256i low = _mm256_unpacklo_epi16(a, b), high = _mm256_unpackhi_epi16(a, b);
+    __m256i *pairs = reinterpret_cast<__m256i *>(target);
+    _mm256_store_si256(pairs, _mm256_permute2x128_si256(low, high, 0x20));
+    _mm256_store_si256(pairs + 1, _mm256_permute2x128_si256(low, high, 0x31));
+}
+
+// Eight rows of eight 32-bit numbers become eight columns.
+INLINE void transpose(__m256i (&r)[8]) {
+    __m256i t[8];
+    for (int i = 0; i < 8; i += 2) {
+        t[i] = _mm256_unpacklo_epi32(r[i], r[i + 1]);
+        t[i + 1] = _mm256_unpackhi_epi32(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+        r[i] = _mm256_unpacklo_epi64(t[i], t[i + 2]);
+        r[i + 1] = _mm256_unpackhi_epi64(t[i], t[i + 2]);
+        r[i + 2] = _mm256_unpacklo_epi64(t[i + 1], t[i + 3]);
+        r[i + 3] = _mm256_unpackhi_epi64(t[i + 1], t[i + 3]);
+    }
+    for (int i = 0; i < 4; ++i) {
+        t[i] = _mm256_permute2x128_si256(r[i], r[4 + i], 0x20);
+        t[4 + i] = _mm256_permute2x128_si256(r[i], r[4 + i], 0x31);
+    }
+    for (int i = 0; i < 8; ++i) r[i] = t[i];
+}
+
+// Up to sixteen rows of pairs, `stride` apart, become columns: target[pair * target_stride + row], zeros for rows that
+// are missing. Fetches the sixteen rows below.
+INLINE void transpose_pairs(const uint32_t *source, int64_t stride, int64_t num_rows, int num_pairs, uint32_t *target,
+                            int64_t target_stride) {
+    for (int row = 0; row < 16; ++row)
+        if (row + 16 < num_rows)
+            _mm_prefetch(reinterpret_cast<const char *>(source + (row + 16) * stride), _MM_HINT_T0);
+    for (int row = 0; row < 16; row += 8) {
+        for (int pair = 0; pair < num_pairs; pair += 8) {
+            const __m256i mask = _mm256_castps_si256(below(num_pairs - pair, 0));
+            __m256i r[8];
+            for (int i = 0; i < 8; ++i) {
+                const int *numbers = reinterpret_cast<const int *>(source + (row + i) * stride + pair);
+                r[i] = row + i < num_rows ? _mm256_maskload_epi32(numbers, mask) : _mm256_setzero_si256();
+            }
+            transpose(r);
+            for (int i = 0; i < 8 && pair + i < num_pairs; ++i)
+                _mm256_store_si256(reinterpret_cast<__m256i *>(target + (pair + i) * target_stride + row), r[i]);
+        }
+    }
+}

@@ -1,0 +1,9 @@
+// The kernels with AVX-512 BF16 instructions.
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#include "avx512.h"
+
+#include "attention.h"
+#include "layers.h"
+#include "sampling.h"
+#endif
