@@ -58,6 +58,8 @@ TARGET void multiply_panel(const Operand *x, int64_t x_stride, const uint32_t *p
                            const uint16_t *bias, int num_outputs, uint16_t *out, int64_t out_stride, const char *ahead,
                            int lines) {
     constexpr int J = linear_vectors(M);
+    if (16 * linear_vectors(LINEAR_ROWS) == PANEL) // no loop, whose counter would take a register from the one inside
+        return multiply<M, J>(x, x_stride, packed, num_pairs, bias, num_outputs, out, out_stride, ahead, lines);
     for (int column = 0; column < num_outputs; column += 16 * J, lines = 0)
         multiply<M, J>(x, x_stride, packed + column, num_pairs, bias ? bias + column : nullptr, num_outputs - column,
                        out + column, out_stride, ahead, lines);
