@@ -42,13 +42,11 @@ INLINE void multiply(const Operand *x, int64_t x_stride, const uint32_t *packed,
         for (int line = 0; line < lines; ++line, ahead += 64) _mm_prefetch(ahead, _MM_HINT_T1);
         add_products(sums, x + 2 * pair, x_stride, reinterpret_cast<const uint16_t *>(packed));
     }
-    alignas(64) float results[M][J][16]; // a longer loop over the sums would keep them out of registers above
-    for (int m = 0; m < M; ++m)
-        for (int j = 0; j < J; ++j) store(results[m][j], sums[m][j]);
+    const auto &results = settled(sums);
     for (int j = 0; j < J; ++j) {
         const int64_t left = num_outputs - 16 * j;
         const Floats offset = bias ? load_bf16(left, bias + 16 * j) : all(0.0f);
-        for (int m = 0; m < M; ++m) store_bf16(left, out + m * out_stride + 16 * j, add(load(results[m][j]), offset));
+        for (int m = 0; m < M; ++m) store_bf16(left, out + m * out_stride + 16 * j, add(results[m][j], offset));
     }
 }
 
