@@ -207,9 +207,7 @@ def _cpu() -> Finding:
     name = fields.get("model name") or platform.processor() or platform.machine()
     present = ", ".join(name for name, there in features.items() if there) or "none of those looked for"
     slow = "bfloat16 is emulated: --dtype float32 may be faster"
-    has_bf16 = any(
-        features[name] for name in ("avx2", "avx512_bf16", "amx_bf16", "bf16")
-    )  # AVX2: see kernels
+    has_bf16 = any(features[name] for name in ("avx2", "avx512_bf16", "amx_bf16", "bf16"))
     return Finding(
         name="cpu",
         found=f"{name}, {cores} cores for us; {present}",
@@ -293,14 +291,18 @@ def _compiler() -> Finding:
 
 
 def _kernels() -> Finding:
-    from treeshare.native import kernel_level, kernel_levels
-
+    try:
+        from treeshare.native import kernel_level, kernel_levels
+    except (ImportError, OSError):
+        return Finding(name="kernels", found="none", remedy="they need torch", data={"used": "none"})
     used, levels = kernel_level(), kernel_levels()
     others = ", ".join(level for level in levels if level != used)
     return Finding(
         name="kernels",
         found=f"{used}" + (f" (TREESHARE_KERNELS may be {others})" if others else ""),
-        remedy="" if len(levels) > 1 else "on a CPU with AVX2, install treeshare again where g++ is",
+        remedy=""
+        if len(levels) > 1
+        else "on a CPU with AVX2 install again where g++ is; without, --dtype float32 may be faster",
         data={"used": used, "levels": levels},
     )
 

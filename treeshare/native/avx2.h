@@ -208,6 +208,20 @@ INLINE void add_products(Floats (&sums)[M][J], const Operand *a, int64_t stride,
     }
 }
 
+// Sums that are complete, to be read in any way: a copy, or gcc would not keep them in registers until they are.
+template <int M, int J>
+struct Settled {
+    Floats rows[M][J];
+    const Floats *operator[](int m) const { return rows[m]; }
+};
+template <int M, int J>
+INLINE Settled<M, J> settled(const Floats (&sums)[M][J]) {
+    Settled<M, J> copy;
+    for (int m = 0; m < M; ++m)
+        for (int j = 0; j < J; ++j) copy.rows[m][j] = sums[m][j];
+    return copy;
+}
+
 // The first `count` of STRIP numbers of two rows as pairs, zeros for the rest; a null row counts as zeros.
 INLINE void interleave(const uint16_t *even, const uint16_t *odd, int count, uint16_t *target) {
     const __m256i a = load_halves(count, even);

@@ -110,6 +110,12 @@ INLINE void add_products(Floats (&sums)[M][J], const Operand *a, int64_t stride,
     }
 }
 
+// Sums that are complete, to be read in any way.
+template <int M, int J>
+INLINE const Floats (&settled(const Floats (&sums)[M][J]))[M][J] {
+    return sums;
+}
+
 INLINE __m512i even_odd(bool high) {
     alignas(64) static const uint16_t low_index[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
                                                        8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};

@@ -42,13 +42,11 @@ INLINE void multiply(const Operand *x, int64_t x_stride, const uint32_t *packed,
         for (int line = 0; line < lines; ++line, ahead += 64) _mm_prefetch(ahead, _MM_HINT_T1);
         add_products(sums, x + 2 * pair, x_stride, reinterpret_cast<const uint16_t *>(packed));
     }
-    alignas(64) float results[M][J][16]; // a longer loop over the sums would keep them out of registers above
-    for (int m = 0; m < M; ++m)
-        for (int j = 0; j < J; ++j) store(results[m][j], sums[m][j]);
+    const auto &results = settled(sums);
     for (int j = 0; j < J; ++j) {
         const int64_t left = num_outputs - 16 * j;
         const Floats offset = bias ? load_bf16(left, bias + 16 * j) : all(0.0f);
-        for (int m = 0; m < M; ++m) store_bf16(left, out + m * out_stride + 16 * j, add(load(results[m][j]), offset));
+        for (int m = 0; m < M; ++m) store_bf16(left, out + m * out_stride + 16 * j, add(results[m][j], offset));
     }
 }
 
@@ -58,6 +56,8 @@ TARGET void multiply_panel(const Operand *x, int64_t x_stride, const uint32_t *p
                            const uint16_t *bias, int num_outputs, uint16_t *out, int64_t out_stride, const char *ahead,
                            int lines) {
     constexpr int J = linear_vectors(M);
+    if (16 * linear_vectors(LINEAR_ROWS) == PANEL) // no loop, whose counter would take a register from the one inside
+        return multiply<M, J>(x, x_stride, packed, num_pairs, bias, num_outputs, out, out_stride, ahead, lines);
     for (int column = 0; column < num_outputs; column += 16 * J, lines = 0)
         multiply<M, J>(x, x_stride, packed + column, num_pairs, bias ? bias + column : nullptr, num_outputs - column,
                        out + column, out_stride, ahead, lines);
