@@ -34,7 +34,10 @@ if TYPE_CHECKING:
 _LAYERS = 5
 _PROMPT_TOKENS = 256
 _STEPS = 3
-_ROWS = (1, 16, 256)
+_FEW_PROMPT_TOKENS = 32
+"""Of runs with few rows, from which nothing about prompts and shared keys is taken."""
+
+_ROWS = (1, 16, 128)
 
 _HOST_PARTS = frozenset({"lm_head", "layout", "sampling", "bookkeeping", "scheduling"})
 """Parts of a step that do not grow with the number of layers."""
@@ -174,7 +177,8 @@ def _measure(loaded: LoadedModel) -> _Timing:
     prompt_tokens = min(_PROMPT_TOKENS, loaded.max_model_len - _STEPS - 3)
     body_s, host_s = [], []
     for num_rows in (8, *_ROWS):  # the first time is the warm-up
-        phases = _time_run(engine, num_rows, prompt_tokens)
+        most = prompt_tokens if num_rows == max(_ROWS) else _FEW_PROMPT_TOKENS
+        phases = _time_run(engine, num_rows, min(most, prompt_tokens))
         decode = {part: s / _STEPS for part, s in phases["decode"].items()}
         between = {part: s / _STEPS for part, s in phases["between"].items()}
         attention = [decode.get(f"attention: {kind}", 0.0) for kind in ("shared", "private")]
@@ -250,7 +254,8 @@ def _shallow_models(description: ModelDescription) -> Iterator[LoadedModel]:
 
 
 def _at(num_rows: int, rows: list[int], seconds: list[float]) -> float:
-    """Interpolate; beyond the last number of rows, in proportion to it."""
+    """Interpolate; beyond the last number of rows, by the slope of the last two."""
     if num_rows > rows[-1]:
-        return seconds[-1] * num_rows / rows[-1]
+        slope = (seconds[-1] - seconds[-2]) / (rows[-1] - rows[-2])
+        return seconds[-1] + max(slope, 0.0) * (num_rows - rows[-1])
     return float(np.interp(num_rows, rows, seconds))

