@@ -156,10 +156,10 @@ def test_any_budget_that_holds_a_path_gives_the_same_bits(engines, extra):
     pairs = PAIRS[:28]
     expected = bits(run(engines(), pairs))
     num_computed = engines().stats.prefilled_tokens
-    with pytest.raises(BudgetError, match=r"pairs\[18\] has 541 tokens") as caught:
+    with pytest.raises(BudgetError, match=r"pairs\[19\] has 528 tokens") as caught:
         score(engines(kv_budget_bytes=1000), pairs, lambda _: None)
     need = int(re.search(r"at least (\d+)", str(caught.value)).group(1))
-    with pytest.raises(BudgetError, match=r"pairs\[18\]"):
+    with pytest.raises(BudgetError, match=r"pairs\[19\]"):
         score(engines(kv_budget_bytes=need - 1), pairs, lambda _: None)
     engine = engines(kv_budget_bytes=need + extra)
     assert bits(run(engine, pairs)) == expected
