@@ -73,6 +73,9 @@ _SAMPLING_DEFAULTS = {"top_k": 50, "top_p": 1.0, "min_p": 0.0, "repetition_penal
 value."""
 
 
+_CLI_DEVICE = "cuda:0"
+
+
 @register_model("treeshare")
 class TreeshareLM(TemplateLM):  # type: ignore[misc]  # lm-eval is untyped
     """A causal language model whose requests share prefixes, KV and rows.
@@ -82,7 +85,7 @@ class TreeshareLM(TemplateLM):  # type: ignore[misc]  # lm-eval is untyped
         model: Another name for ``pretrained``.
         max_length: Most tokens of a context and its continuation; the model's own by default.
         max_gen_toks: Most tokens generated where a task does not say.
-        add_bos_token: Whether a beginning-of-sequence token is put in front; the tokenizer's habit by default.
+        add_bos_token: Whether to put a beginning-of-sequence token in front; else as the tokenizer does.
         prefix_token_id: The context of an empty one, and of what is scored whole; by default
             beginning-of-sequence, else end-of-sequence.
         enable_thinking: Passed to the chat template.
@@ -90,7 +93,8 @@ class TreeshareLM(TemplateLM):  # type: ignore[misc]  # lm-eval is untyped
         chat_template_args: Further arguments of the chat template.
         batch_size: Means nothing here, as ``max_batch_size``: batches are made by rows and memory.
         max_batch_size: See there.
-        device: Only ``cpu``.
+        device: ``cpu``; ``cuda:0``, which lm-eval's command line says when its user does not, is taken for
+            it, as the ``hf`` model does without a GPU.
         **options: ``dtype``, ``seed``, ``max_num_seqs``, ``kv_budget_bytes``, ``threads``, ``backend``,
             ``sharing``, ``lazy_divergence``, as for ``LLM``.
 
@@ -120,7 +124,7 @@ class TreeshareLM(TemplateLM):  # type: ignore[misc]  # lm-eval is untyped
         super().__init__()
         name = _one_model(pretrained, model)
         _check_known(options)
-        if device not in (None, "cpu"):
+        if device not in (None, "cpu", _CLI_DEVICE):
             raise ConfigError.of("device", got=device, expected="cpu")
         self.llm = LLM(name, **options)
         self.tokenizer = self.llm.get_tokenizer()
@@ -163,11 +167,14 @@ class TreeshareLM(TemplateLM):  # type: ignore[misc]  # lm-eval is untyped
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: object) -> list[int]:
         """Token ids; special tokens as the tokenizer does, but none before a text that begins with one."""
-        if add_special_tokens is None:
-            starts_with_prefix = has_bos_prefix(string, self.tokenizer.decode(self.prefix_token_id))
-            add_special_tokens = False if starts_with_prefix else self._add_bos_token
-        kwargs = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
-        return list(self.tokenizer.encode(string, **kwargs))
+        if add_special_tokens is None and has_bos_prefix(string, self.tokenizer.decode(self.prefix_token_id)):
+            add_special_tokens = False
+        return self._encode(string, add_special_tokens)
+
+    def _encode(self, text: str, add_special_tokens: bool | None) -> list[int]:
+        choice = self._add_bos_token if add_special_tokens is None else add_special_tokens
+        kwargs = {} if choice is None else {"add_special_tokens": choice}
+        return list(self.tokenizer.encode(text, **kwargs))
 
     def apply_chat_template(self, chat_history: Messages, add_generation_prompt: bool = True) -> str:
         """The prompt of a conversation; without its system message where the template refuses one.
@@ -261,7 +268,7 @@ class TreeshareLM(TemplateLM):  # type: ignore[misc]  # lm-eval is untyped
         """An answer to each request; an instance that comes several times gets as many answers.
 
         Raises:
-            ConfigError: If a task asks for something that is not implemented, or leaves no room for a context.
+            ConfigError: If a task asks for what is not implemented, or leaves no room for a context.
         """
         places: dict[int, list[int]] = {}
         for place, request in enumerate(requests):
@@ -329,8 +336,7 @@ class TreeshareLM(TemplateLM):  # type: ignore[misc]  # lm-eval is untyped
             raise ConfigError.of(
                 "max_gen_toks", got=max_new_tokens, expected=f"less than max_length, {self.max_length}"
             )
-        starts_with_bos = has_bos_prefix(text, getattr(self.tokenizer, "bos_token", None))
-        ids = self.tok_encode(text, False if starts_with_bos else self._add_bos_token)
+        ids = self._encode(text, False if has_bos_prefix(text, self.tokenizer.bos_token) else None)
         if len(ids) > room:
             _LOG.warning("A context of %d tokens is cut on the left to %d.", len(ids), room)
         return ids[-room:]
