@@ -7,7 +7,6 @@ depends on the seed, the task, the document and the number of the copy.
 
 from __future__ import annotations
 
-import difflib
 import json
 import logging
 from collections import Counter
@@ -29,6 +28,7 @@ from tqdm.auto import tqdm
 from treeshare import LLM, SamplingParams
 from treeshare.config import require_int
 from treeshare.errors import ConfigError
+from treeshare.integrations.arguments import check_known
 from treeshare.sampling import problem_key
 
 if TYPE_CHECKING:
@@ -40,18 +40,6 @@ if TYPE_CHECKING:
     TokenPair = tuple[tuple[str, str] | None, list[int], list[int]]
 
 _LOG = logging.getLogger(__name__)
-
-_ENGINE_ARGUMENTS = (
-    "dtype",
-    "seed",
-    "max_num_seqs",
-    "kv_budget_bytes",
-    "threads",
-    "backend",
-    "sharing",
-    "lazy_divergence",
-)
-"""Arguments that go to ``LLM`` as they are."""
 
 _OWN_ARGUMENTS = (
     "pretrained",
@@ -123,7 +111,7 @@ class TreeshareLM(TemplateLM):  # type: ignore[misc]  # lm-eval is untyped
     ) -> None:
         super().__init__()
         name = _one_model(pretrained, model)
-        _check_known(options)
+        check_known(options, _OWN_ARGUMENTS)
         if device not in (None, "cpu", _CLI_DEVICE):
             raise ConfigError.of("device", got=device, expected="cpu")
         self.llm = LLM(name, **options)
@@ -364,14 +352,3 @@ def _one_model(pretrained: str | None, model: str | None) -> str:
             remedy="pretrained=NAME",
         )
     return names[0]
-
-
-def _check_known(options: Mapping[str, Any]) -> None:
-    known = (*_OWN_ARGUMENTS, *_ENGINE_ARGUMENTS)
-    for name in options:
-        if name not in _ENGINE_ARGUMENTS:
-            near = difflib.get_close_matches(name, known, n=1)
-            remedy = f"did you mean {near[0]}?" if near else ""
-            raise ConfigError.of(
-                "model argument", got=name, expected="one of " + ", ".join(known), remedy=remedy
-            )
