@@ -45,6 +45,9 @@ _MAX_CONNECTIONS = 256
 _NOT_IMPLEMENTED = ("best_of", "logit_bias", "prompt_logprobs", "response_schema", "extra_body", "modalities")
 """Settings that would change an answer."""
 
+_LOOKUP_API_KEY = "__model_info_lookup__"
+"""With which Inspect makes a second object only to ask its name: no weights are loaded for it."""
+
 _PLAIN = ("temperature", "top_p", "top_k", "frequency_penalty", "presence_penalty", "seed")
 """Settings whose names are those of ``SamplingParams``."""
 
@@ -87,6 +90,8 @@ class TreeshareAPI(ModelAPI):  # type: ignore[misc]  # mypy does not follow into
     ) -> None:
         super().__init__(model_name=model_name, base_url=base_url, api_key=api_key, config=config)
         check_known(options, ("model_path", "chat_template", "enable_thinking"))
+        if api_key == _LOOKUP_API_KEY:
+            return
         from treeshare.engine.async_llm import AsyncLLM
 
         self._llm = AsyncLLM(model_path or model_name, **options)
