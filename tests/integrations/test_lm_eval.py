@@ -171,6 +171,20 @@ def test_results_are_those_of_hf(ours, hf, tasks):
     assert [len(sample["resps"][0]) for sample in got["samples"]["majority"]] == [4] * 5
 
 
+@pytest.mark.slow
+def test_results_of_a_real_model_are_those_of_hf(tasks):
+    from lm_eval.models.huggingface import HFLM
+
+    from treeshare.integrations.lm_eval import TreeshareLM
+    from treeshare.models.loading import _resolve
+
+    ours = TreeshareLM(pretrained="smollm2-135m", dtype="float32")
+    hf = HFLM(pretrained=_resolve("smollm2-135m"), dtype="float32", device="cpu", batch_size=4)
+    got, expected = (evaluate(model, tasks.values()) for model in (ours, hf))
+    assert_same(got, expected)
+    assert 0 < got["results"]["texts"]["word_perplexity,none"] < 1e6
+
+
 def instance(context, gen_kwargs, doc_id=0, task="t", idx=0):
     from lm_eval.api.instance import Instance
 
