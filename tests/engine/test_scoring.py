@@ -30,6 +30,7 @@ QUESTIONS = [PREAMBLE + tokens(n) for n in (37, 90, 5, 64, 211)]
 CHOICES = [tokens(n) for n in (9, 1, 30, 17)]
 PAIRS = [
     *((question, choice) for question in QUESTIONS for choice in CHOICES),  # a question's choices
+    *((QUESTIONS[0], CHOICES[2] + CHOICES[3] + tokens(n)) for n in (1, 2, 20)),  # which begin alike
     *((question + choice, CHOICES[0]) for question in QUESTIONS[:2] for choice in CHOICES),  # its contexts
     (PREAMBLE, CHOICES[0][:4] + tokens(300)),  # over the border of a piece
     (PREAMBLE, CHOICES[0]),
@@ -150,10 +151,18 @@ def test_shared_tokens_are_computed_once(engines):
     assert len(stats.step_s) < 8
 
 
-@pytest.mark.parametrize("extra", [0, 200_000])
+def test_beginnings_of_continuations_are_computed_once(engines):
+    engine, begin = engines(), tokens(100)
+    pairs = [(QUESTIONS[0], begin + tokens(10)) for _ in range(8)]
+    together = bits(run(engine, pairs))
+    assert engine.stats.prefilled_tokens <= len(QUESTIONS[0]) + 96 + 8 * (4 + 9)
+    assert bits(run(engine, pairs[5:6])) == together[5:6]
+
+
+@pytest.mark.parametrize("extra", [0, 800_000])
 def test_any_budget_that_holds_a_path_gives_the_same_bits(engines, extra):
     """Where it holds no more, nothing is kept to be copied from."""
-    pairs = PAIRS[:28]
+    pairs = PAIRS[:31]
     expected = bits(run(engines(), pairs))
     num_computed = engines().stats.prefilled_tokens
     with pytest.raises(BudgetError, match=r"pairs\[19\] has 528 tokens") as caught:
@@ -177,7 +186,7 @@ def test_memory_stays_bounded(engines):
 
 
 def test_few_rows_of_logits(engines, monkeypatch):
-    pairs = PAIRS[8:24] + PAIRS[-4:]
+    pairs = PAIRS[8:26] + PAIRS[-4:]
     expected = bits(run(engines(), pairs))
     monkeypatch.setattr(scoring, "MAX_LOGITS_BYTES", 20 * 4 * 160)
     assert bits(run(engines(), pairs)) == expected

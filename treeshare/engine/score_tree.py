@@ -34,6 +34,13 @@ class Span:
     row: int
     token_ids: TokenArray
 
+    def part(self, start: int, end: int) -> Span | None:
+        """What rows ``[start, end)`` predict of it, if anything."""
+        low, high = max(start - self.row, 0), min(end - self.row, len(self.token_ids))
+        if low >= high:
+            return None
+        return Span(self.pair, self.first + low, self.row + low, self.token_ids[low:high])
+
 
 @dataclass(eq=False, slots=True)
 class ScoreNode:
@@ -124,7 +131,10 @@ def _pieces(num_context: int, num_tokens: int) -> Iterator[tuple[int, int]]:
 
 
 def depth_first(roots: dict[bytes, ScoreNode], chunk: int | None) -> Iterator[ScoreNode]:
-    """All nodes, parents first, those to copy from before those that copy; None: without copying."""
+    """All nodes, parents first, those to copy from before those that copy; None: without copying.
+
+    Each predicts all that its rows do; see ``move_spans``.
+    """
     stack = _with_sources(roots, chunk)
     while stack:
         node = stack.pop()
@@ -135,15 +145,14 @@ def depth_first(roots: dict[bytes, ScoreNode], chunk: int | None) -> Iterator[Sc
 def _with_sources(siblings: dict[bytes, ScoreNode], chunk: int | None) -> list[ScoreNode]:
     """Siblings and, before them, nodes that hold what several of them begin with; last one first.
 
-    Only whole chunks are copied, so that the same rows are computed together as alone; and none that predicts
-    something.
+    Only whole chunks are copied, so that the same rows are computed together as alone; and something is left.
     """
     nodes = list(siblings.values())
     if chunk is None:
         for node in nodes:
             node.source, node.num_copied = None, 0
         return nodes[::-1]
-    own = [min((span.row for span in node.spans), default=node.num_tokens) // chunk * chunk for node in nodes]
+    own = [(node.num_tokens - 1) // chunk * chunk for node in nodes]
     if sum(length > 0 for length in own) < 2:
         return nodes[::-1]
     tree = PromptTree.from_prompts([node.token_ids[:n] for node, n in zip(nodes, own, strict=True)])
@@ -163,6 +172,20 @@ def _with_sources(siblings: dict[bytes, ScoreNode], chunk: int | None) -> list[S
             node.source, node.num_copied = source, source.num_tokens if source else 0
             found.append(node)
     return found[::-1]
+
+
+def move_spans(node: ScoreNode) -> None:
+    """Let what is predicted by rows that a node copies be predicted by the nodes that compute them."""
+    spans, source = node.spans, node.source
+    while source is not None:
+        source.spans += _parts(spans, source.num_copied, source.num_tokens)
+        source = source.source
+    node.spans = _parts(spans, node.num_copied, node.num_tokens)
+
+
+def _parts(spans: Sequence[Span], start: int, end: int) -> list[Span]:
+    parts = (span.part(start, end) for span in spans)
+    return [part for part in parts if part is not None]
 
 
 def _prompt_below(tree: PromptTree, node_id: int) -> int:

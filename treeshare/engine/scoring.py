@@ -11,7 +11,7 @@ import torch
 
 from treeshare.attention import PrefillChunk, build_layout
 from treeshare.engine.engine import MAX_STEP_ROWS
-from treeshare.engine.score_tree import depth_first, held_bytes, make_paths, path_bytes
+from treeshare.engine.score_tree import depth_first, held_bytes, make_paths, move_spans, path_bytes
 from treeshare.engine.stats import EngineStats
 from treeshare.errors import BudgetError, ConfigError
 from treeshare.models import TreeStep
@@ -132,6 +132,7 @@ class _Scoring:
             nodes, self._reserve = list(depth_first(roots, None)), need
         for order, node in enumerate(nodes):
             node.order = order
+            move_spans(node)
             for above in (node.parent, node.source):
                 if above is not None:
                     above.num_waiting += 1
@@ -255,23 +256,24 @@ class _Scoring:
         logprobs = logits.float().log_softmax(-1)
         best = logits.argmax(-1).numpy()
         places: list[int] = []
-        targets: list[tuple[Span, int, int]] = []
+        parts: list[Span] = []
         first = 0
         for node, rows in predicted:
             place_of = dict(zip(rows, range(first, first + len(rows)), strict=True))
             first += len(rows)
-            for span in node.spans:
-                inside = [row for row in range(span.row, span.row + len(span.token_ids)) if row in place_of]
-                if inside:
-                    places += [place_of[row] for row in inside]
-                    targets.append((span, inside[0] - span.row, len(inside)))
-        wanted = np.concatenate([span.token_ids[at : at + count] for span, at, count in targets])
+            for span in node.spans if rows else ():
+                part = span.part(rows[0], rows[-1] + 1)
+                if part is not None:
+                    parts.append(part)
+                    places += [place_of[part.row + i] for i in range(len(part.token_ids))]
+        wanted = np.concatenate([part.token_ids for part in parts])
         values = logprobs[torch.tensor(places), torch.from_numpy(wanted).long()].numpy()
         greedy = best[places] == wanted
         taken = 0
-        for span, at, count in targets:
-            to = slice(span.first + at, span.first + at + count)
-            self._logprobs[span.pair][to] = values[taken : taken + count]
-            self._is_greedy[span.pair][to] = greedy[taken : taken + count]
-            self._num_left[span.pair] -= count
+        for part in parts:
+            count = len(part.token_ids)
+            to = slice(part.first, part.first + count)
+            self._logprobs[part.pair][to] = values[taken : taken + count]
+            self._is_greedy[part.pair][to] = greedy[taken : taken + count]
+            self._num_left[part.pair] -= count
             taken += count
