@@ -178,8 +178,8 @@ def test_any_budget_that_holds_a_path_gives_the_same_bits(engines, extra):
 def test_memory_stays_bounded(engines):
     """Finished subtrees are freed: five times the questions take no more than half as much again."""
     engine = engines(kv_budget_bytes=1 << 30)
-    pairs = [(PREAMBLE + tokens(60), choice) for _ in range(50) for choice in CHOICES[:2]]
-    run(engine, pairs[:20])
+    pairs = [(PREAMBLE + tokens(60), choice) for _ in range(30) for choice in CHOICES[:2]]
+    run(engine, pairs[:12])
     few = engine.stats.peak_kv_bytes
     run(engine, pairs)
     assert engine.stats.peak_kv_bytes < 1.5 * few

@@ -99,7 +99,7 @@ class TreeshareAPI(ModelAPI):  # type: ignore[misc]  # mypy does not follow into
         self._chat_template = chat_template or getattr(self._tokenizer, "chat_template", None)
         self._template_args = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
         self._num_asked = Counter[tuple[tuple[int, ...], str]]()
-        self._start: asyncio.Future[None] | None = None
+        self._gate: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
 
     async def generate(
         self,
@@ -150,10 +150,10 @@ class TreeshareAPI(ModelAPI):  # type: ignore[misc]  # mypy does not follow into
     async def _others(self) -> None:
         """Wait until calls that come at about the same time are there too."""
         loop = asyncio.get_running_loop()
-        if self._start is None or self._start.get_loop() is not loop or self._start.done():
-            self._start = loop.create_future()
-            loop.call_later(_COLLECTING_S, self._start.set_result, None)
-        await asyncio.shield(self._start)
+        if self._gate is None or self._gate[0] is not loop or self._gate[1].is_set():
+            self._gate = loop, asyncio.Event()
+            loop.call_later(_COLLECTING_S, self._gate[1].set)
+        await self._gate[1].wait()
 
     def _prompt(self, messages: Sequence[Any]) -> list[int]:
         """Token ids of a conversation, up to where the answer begins."""
