@@ -195,6 +195,7 @@ def test_looking_up_the_models_name_loads_nothing(provider):
     from inspect_ai.model import get_model_info
 
     assert get_model_info("treeshare/no-such-model") is None
+    provider.TreeshareAPI("no-such-model", api_key="__model_info_lookup__").close()
 
 
 def test_wrong_arguments(api):

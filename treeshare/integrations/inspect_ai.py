@@ -191,7 +191,8 @@ class TreeshareAPI(ModelAPI):  # type: ignore[misc]  # mypy does not follow into
 
     def close(self) -> None:
         """Cancel what runs and end the engine's thread."""
-        self._llm.close()
+        if self.api_key != _LOOKUP_API_KEY:
+            self._llm.close()
 
     def max_tokens(self) -> int:
         """Most tokens of an answer where a task does not say."""
