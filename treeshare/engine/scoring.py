@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from treeshare.attention import PrefillChunk, build_layout
-from treeshare.engine.engine import MAX_STEP_ROWS
+from treeshare.engine.pace import MAX_STEP_ROWS
 from treeshare.engine.score_tree import depth_first, held_bytes, make_paths, move_spans, path_bytes
 from treeshare.engine.stats import EngineStats
 from treeshare.errors import BudgetError, ConfigError
