@@ -15,6 +15,7 @@ from treeshare.engine.engine import Engine
 from treeshare.engine.fold_cost import fold_cost_here
 from treeshare.engine.outputs import CompletionOutput, Logprob, RequestOutput
 from treeshare.engine.prompts import Message, Prompt, as_list, per_prompt, shared_tokens, token_ids_of
+from treeshare.engine.scoring import Pair, Score, score
 from treeshare.engine.search import TokenSearch
 from treeshare.engine.sequence import Request
 from treeshare.engine.streaming import FinishedOutput, StepEvents, StreamOutput
@@ -218,6 +219,30 @@ class LLM:
             ConfigError: If a name is not known or a shape differs; nothing was changed.
         """
         self.engine.update_weights(weights)
+
+    def score(self, pairs: Sequence[Pair], *, use_tqdm: bool = True) -> list[Score]:
+        """How likely given continuations are: log-probabilities per token, each shared segment computed once.
+
+        A score depends on the model and its pair, not on the other pairs or their order. Runs on the whole
+        tree whatever ``sharing`` is; KV that earlier calls left is dropped.
+
+        Args:
+            pairs: Token ids of a context, at least one, and of a continuation; together at most one more than
+                the model's length.
+            use_tqdm: Show progress on stderr.
+
+        Returns:
+            One score per pair, in order.
+
+        Raises:
+            ConfigError: If a pair is out of range, or other requests are running.
+            DataError: If token ids are not flat rows of integers.
+            BudgetError: If the KV budget does not hold the longest pair alone.
+        """
+        from tqdm.auto import tqdm
+
+        with tqdm(total=len(pairs), desc="Scores", unit="", dynamic_ncols=True, disable=not use_tqdm) as bar:
+            return score(self.engine, pairs, bar.update)
 
     def search(self, prompt: Prompt, *, max_tokens: int = 256) -> TokenSearch:
         """Decode by hand: fork, extend and drop branches of one prompt; a context manager.

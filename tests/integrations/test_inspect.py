@@ -1,0 +1,210 @@
+"""Inspect evaluates a small data set on our model: epochs differ, runs repeat, calls share one tree."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import importlib
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.evals.tiny_text import save_text_model
+from treeshare import LLM, SamplingParams
+from treeshare.errors import ConfigError
+
+inspect_ai = pytest.importorskip("inspect_ai")
+
+pytestmark = [
+    pytest.mark.filterwarnings(warning)
+    for warning in (
+        "ignore:The 'initial' parameter is deprecated:DeprecationWarning",  # tenacity, as Inspect calls it
+        "ignore:Unclosed <MemoryObjectReceiveStream:ResourceWarning",  # Inspect's
+    )
+]
+
+QUESTIONS = ["a b c", "d e", "f g h i"]  # words of one letter are tokens of their own
+USER = {"max_tokens": 12, "temperature": 1.0, "seed": 7}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def provider():
+    """The module that the entry point names, loaded as Inspect loads it."""
+    settings = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    return importlib.import_module(settings["project"]["entry-points"]["inspect_ai"]["treeshare"])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_text_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def api(folder):
+    from inspect_ai.model import get_model
+
+    made = []
+
+    def make(**arguments):
+        options = {"model_path": str(folder), "dtype": "float32", **arguments}
+        made.append(get_model("treeshare/tiny", memoize=False, **options))
+        return made[-1]
+
+    yield make
+    for model in made:
+        model.api.close()
+    gc.collect()  # what Inspect leaves unclosed warns here, not in a later test
+
+
+def prompt_of(question):
+    return f"[user]{question}[assistant]"
+
+
+def evaluate(model, log_dir, **options):
+    from inspect_ai import Task
+    from inspect_ai.dataset import Sample
+    from inspect_ai.scorer import includes
+    from inspect_ai.solver import generate
+
+    task = Task(
+        dataset=[Sample(id=i, input=text, target="e") for i, text in enumerate(QUESTIONS)],
+        solver=generate(),
+        scorer=includes(),
+    )
+    (log,) = inspect_ai.eval(task, model=model, log_dir=str(log_dir), display="none", **(USER | options))
+    assert log.status == "success", log.error
+    return log
+
+
+def answers(log):
+    return {(sample.id, sample.epoch): sample.output.completion for sample in log.samples}
+
+
+def by_question(log):
+    return [
+        sorted(text for (i, _), text in answers(log).items() if i == number)
+        for number in range(len(QUESTIONS))
+    ]
+
+
+def ask(model, *calls):
+    """Outputs of calls that are made together; each is a text and settings."""
+    from inspect_ai.model import ChatMessageUser, GenerateConfig
+
+    async def one(text, config, tools):
+        messages = [ChatMessageUser(content=text)]
+        return await model.api.generate(messages, tools, "none", GenerateConfig(**config))
+
+    async def together():
+        return await asyncio.gather(*(one(text, config, tools) for text, config, tools in calls))
+
+    return asyncio.run(together())
+
+
+def test_epochs(api, folder, tmp_path):
+    """Equal calls get the completions that ``LLM`` numbers 0 to 3, whoever gets which."""
+    model = api()
+    log = evaluate(model, tmp_path, epochs=4)
+    params = SamplingParams(n=4, **USER)
+    expected = LLM(folder, dtype="float32").generate(
+        [prompt_of(q) for q in QUESTIONS], params, use_tqdm=False
+    )
+    assert by_question(log) == [sorted(one.text for one in output.outputs) for output in expected]
+    assert len(set(by_question(log)[0])) > 1
+    assert model.api._llm.stats.num_finished == 12
+    again = evaluate(api(), tmp_path, epochs=4, max_connections=1)  # one after the other: the same set
+    assert by_question(again) == by_question(log)
+
+
+def test_choices(api, folder):
+    config = {**USER, "num_choices": 3, "logprobs": True, "top_logprobs": 2}
+    first, second = ask(api(), (QUESTIONS[0], config, []), (QUESTIONS[0], config, []))
+    params = SamplingParams(n=6, logprobs=2, **USER)
+    (expected,) = LLM(folder, dtype="float32").generate([prompt_of(QUESTIONS[0])], params, use_tqdm=False)
+    choices = [*first.choices, *second.choices]
+    assert [choice.message.text for choice in choices] == [one.text for one in expected.outputs]
+    assert first.usage.input_tokens == len(expected.prompt_token_ids)
+    assert first.usage.output_tokens == sum(len(one.token_ids) for one in expected.outputs[:3])
+    for choice, one in zip(choices, expected.outputs, strict=True):
+        assert choice.stop_reason == {"stop": "stop", "length": "max_tokens"}[one.finish_reason]
+        got = choice.logprobs.content
+        assert sum(at.logprob for at in got) == pytest.approx(one.cumulative_logprob, rel=1e-6)
+        assert all(len(at.top_logprobs) == 2 for at in got)
+        assert all(at.top_logprobs[0].logprob >= at.top_logprobs[1].logprob for at in got)
+        assert all(at.top_logprobs[0].logprob >= at.logprob for at in got)
+
+
+def test_settings(api, folder):
+    model, llm = api(seed=3), LLM(folder, dtype="float32", seed=3)
+    (free,) = llm.generate([prompt_of(QUESTIONS[0])], SamplingParams(max_tokens=60), use_tqdm=False)
+    stops = list(free.outputs[0].text[20:22])
+    configs = [
+        {"temperature": 0.0, "max_tokens": 10},
+        {"temperature": 0.0, "max_tokens": 10, "frequency_penalty": 2.0, "presence_penalty": 1.0},
+        {"top_k": 2, "top_p": 0.9, "max_tokens": 10},
+        {"stop_seqs": stops, "max_tokens": 60},
+        {"max_tokens": 5},
+    ]
+    outputs = ask(model, *((QUESTIONS[0], config, []) for config in configs))
+    names = {"stop_seqs": "stop"}
+    params = [SamplingParams(**{names.get(k, k): v for k, v in config.items()}) for config in configs]
+    for output, one in zip(outputs, params, strict=True):
+        (expected,) = llm.generate([prompt_of(QUESTIONS[0])], one, use_tqdm=False)
+        assert output.completion == expected.outputs[0].text
+        assert output.choices[0].logprobs is None
+    assert len({output.completion for output in outputs}) == len(outputs)
+    assert outputs[3].stop_reason == "stop"
+    assert not set(stops) & set(outputs[3].completion)
+    assert outputs[4].stop_reason == "max_tokens"
+
+
+def test_calls_that_come_together_decode_together(api):
+    """Fifty calls take as many steps as the longest of them."""
+    model = api()
+    config = {"max_tokens": 12, "temperature": 0.0}
+    outputs = ask(model, *(("word " * i, config, []) for i in range(50)))
+    stats = model.api._llm.stats
+    assert stats.num_finished == 50
+    assert stats.num_steps == max(output.usage.output_tokens for output in outputs) - 1
+
+
+@pytest.mark.parametrize(
+    ("config", "tools", "message"),
+    [
+        ({}, ["a tool"], "tools: got '1', expected none"),
+        ({"best_of": 2}, [], "generate config: got 'best_of'"),
+        ({"temperature": -1.0}, [], "temperature: got -1.0"),
+    ],
+)
+def test_what_is_refused(api, config, tools, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        ask(api(), (QUESTIONS[0], config, tools))
+
+
+def test_media_are_refused(api):
+    from inspect_ai.model import ChatMessageUser, ContentImage, ContentText, GenerateConfig
+
+    content = [ContentText(text="What is it?"), ContentImage(image="data:image/png;base64,AA==")]
+    with pytest.raises(ConfigError, match="input: got 'image', expected text"):
+        asyncio.run(api().api.generate([ChatMessageUser(content=content)], [], "none", GenerateConfig()))
+
+
+def test_looking_up_the_models_name_loads_nothing(provider):
+    from inspect_ai.model import get_model_info
+
+    assert get_model_info("treeshare/no-such-model") is None
+    provider.TreeshareAPI("no-such-model", api_key="__model_info_lookup__").close()
+
+
+def test_wrong_arguments(api):
+    with pytest.raises(ConfigError, match=re.escape("did you mean kv_budget_bytes?")):
+        api(kv_budget=5)
+
+
+def test_a_closed_model_says_so(api):
+    model = api()
+    model.api.close()
+    with pytest.raises(ConfigError, match="AsyncLLM: it was closed"):
+        ask(model, (QUESTIONS[0], {}, []))

@@ -1,0 +1,241 @@
+"""A model for Inspect: calls that come together run as one tree.
+
+``inspect eval task.py --model treeshare/smollm2-135m``; arguments of the engine by ``-M``. The entry point
+``treeshare`` of the group ``inspect_ai`` names this module, and Inspect may load it for any model: nothing
+heavy is imported before a model is made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from inspect_ai.model import (
+    ChatCompletionChoice,
+    ChatMessageAssistant,
+    GenerateConfig,
+    Logprob,
+    Logprobs,
+    ModelAPI,
+    ModelOutput,
+    ModelUsage,
+    TopLogprob,
+    modelapi,
+)
+
+from treeshare.errors import ConfigError
+from treeshare.integrations.arguments import check_known
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from treeshare.engine.outputs import CompletionOutput
+    from treeshare.sampling import SamplingParams
+
+_COLLECTING_S = 0.01
+"""How long the first of several calls waits for the others: prompts that come together are computed first and
+at once, those that come while others decode a few tokens a step."""
+
+_MAX_TOKENS = 2048
+_MAX_CONNECTIONS = 256
+
+_NOT_IMPLEMENTED = ("best_of", "logit_bias", "prompt_logprobs", "response_schema", "extra_body", "modalities")
+"""Settings that would change an answer."""
+
+_LOOKUP_API_KEY = "__model_info_lookup__"
+"""With which Inspect makes a second object only to ask its name: no weights are loaded for it."""
+
+_PLAIN = ("temperature", "top_p", "top_k", "frequency_penalty", "presence_penalty", "seed")
+"""Settings whose names are those of ``SamplingParams``."""
+
+
+@modelapi(name="treeshare")
+class TreeshareAPI(ModelAPI):  # type: ignore[misc]  # mypy does not follow into inspect_ai
+    """A model that runs all calls under way as one tree.
+
+    Epochs are equal calls with equal seeds: each gets completions of its own, counted from the first equal
+    call that this object saw. So a set of calls always gives the same set of answers.
+
+    Args:
+        model_name: The model, as ``LLM`` takes it.
+        base_url: Means nothing here.
+        api_key: Likewise.
+        config: Likewise: Inspect merges it into each call's.
+        model_path: Instead of ``model_name``, for a folder.
+        chat_template: Instead of the model's own.
+        enable_thinking: Passed to the chat template.
+        **options: ``dtype``, ``seed``, ``max_num_seqs``, ``kv_budget_bytes``, ``threads``, ``backend``,
+            ``sharing``, ``lazy_divergence``, as for ``LLM``.
+
+    Raises:
+        ConfigError: If an argument is unknown or out of range, or the model has no tokenizer.
+        ModelLoadError: If the model cannot be found or read.
+        UnsupportedModelError: If the model needs what treeshare does not implement.
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        config: GenerateConfig = GenerateConfig(),  # noqa: B008  (Inspect's own signature)
+        *,
+        model_path: str | None = None,
+        chat_template: str | None = None,
+        enable_thinking: bool | None = None,
+        **options: Any,  # noqa: ANN401
+    ) -> None:
+        super().__init__(model_name=model_name, base_url=base_url, api_key=api_key, config=config)
+        check_known(options, ("model_path", "chat_template", "enable_thinking"))
+        if api_key == _LOOKUP_API_KEY:
+            return
+        from treeshare.engine.async_llm import AsyncLLM
+
+        self._llm = AsyncLLM(model_path or model_name, **options)
+        self._tokenizer = self._llm.llm.get_tokenizer()
+        self._chat_template = chat_template or getattr(self._tokenizer, "chat_template", None)
+        self._template_args = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
+        self._num_asked = Counter[tuple[tuple[int, ...], str]]()
+        self._gate: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
+
+    async def generate(
+        self,
+        input: Sequence[Any],
+        tools: Sequence[Any],
+        tool_choice: object,
+        config: GenerateConfig,
+    ) -> ModelOutput:
+        """Answers to a conversation, ``config.num_choices`` of them.
+
+        Args:
+            input: The messages; only text.
+            tools: Must be none.
+            tool_choice: Without meaning where there are no tools.
+            config: How to sample.
+
+        Raises:
+            ConfigError: If there are tools, media, or settings that are not implemented or out of range.
+            BudgetError: If the KV budget does not hold the conversation with one answer.
+        """
+        if tools:
+            raise ConfigError.of(
+                "tools", got=f"{len(tools)}", expected="none: not implemented for this model"
+            )
+        from treeshare.engine.streaming import FinishedOutput
+
+        started = time.perf_counter()
+        params, ids = _params(config), self._prompt(input)
+        key = (tuple(ids), repr(replace(params, n=1)))
+        first_index = self._num_asked[key]
+        self._num_asked[key] += params.n
+        await self._others()
+        found: dict[int, CompletionOutput] = {}
+        async for output in self._llm.generate({"prompt_token_ids": ids}, params, first_index=first_index):
+            if isinstance(output, FinishedOutput):
+                found[output.completion.index] = output.completion
+        completions = [found[index] for index in sorted(found)]
+        num_output = sum(len(completion.token_ids) for completion in completions)
+        return ModelOutput(
+            model=self.model_name,
+            choices=[self._choice(one, len(ids), config) for one in completions],
+            usage=ModelUsage(
+                input_tokens=len(ids), output_tokens=num_output, total_tokens=len(ids) + num_output
+            ),
+            time=time.perf_counter() - started,
+        )
+
+    async def _others(self) -> None:
+        """Wait until calls that come at about the same time are there too."""
+        loop = asyncio.get_running_loop()
+        if self._gate is None or self._gate[0] is not loop or self._gate[1].is_set():
+            self._gate = loop, asyncio.Event()
+            loop.call_later(_COLLECTING_S, self._gate[1].set)
+        await self._gate[1].wait()
+
+    def _prompt(self, messages: Sequence[Any]) -> list[int]:
+        """Token ids of a conversation, up to where the answer begins."""
+        chat = []
+        for message in messages:
+            if not isinstance(message.content, str):
+                kinds = {part.type for part in message.content} - {"text", "reasoning"}
+                if kinds:
+                    raise ConfigError.of("input", got=", ".join(sorted(kinds)), expected="text")
+            chat.append({"role": message.role, "content": message.text})
+        if self._chat_template is None:
+            text = "".join(f"{one['role']}: {one['content']}\n" for one in chat) + "assistant:"
+            return self._llm.llm.encode(text)
+        text = self._tokenizer.apply_chat_template(
+            chat,
+            chat_template=self._chat_template,
+            tokenize=False,
+            add_generation_prompt=True,
+            **self._template_args,
+        )
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _choice(
+        self, completion: CompletionOutput, num_input: int, config: GenerateConfig
+    ) -> ChatCompletionChoice:
+        stop_reason = "stop"
+        if completion.finish_reason == "length":
+            total = num_input + len(completion.token_ids)
+            stop_reason = "model_length" if total >= self._llm.llm.loaded.max_model_len else "max_tokens"
+        return ChatCompletionChoice(
+            message=ChatMessageAssistant(content=completion.text, model=self.model_name, source="generate"),
+            stop_reason=stop_reason,
+            logprobs=_logprobs(completion, config.top_logprobs or 0),
+        )
+
+    def close(self) -> None:
+        """Cancel what runs and end the engine's thread."""
+        if self.api_key != _LOOKUP_API_KEY:
+            self._llm.close()
+
+    def max_tokens(self) -> int:
+        """Most tokens of an answer where a task does not say."""
+        return _MAX_TOKENS
+
+    def max_connections(self) -> int:
+        """Most calls at once where the user does not say: as many rows as a step has by default."""
+        return _MAX_CONNECTIONS
+
+
+def _params(config: GenerateConfig) -> SamplingParams:
+    """Sampling parameters of a call.
+
+    Raises:
+        ConfigError: If a setting is not implemented or out of range.
+    """
+    from treeshare.sampling import SamplingParams
+
+    asked = [name for name in _NOT_IMPLEMENTED if getattr(config, name, None)]
+    if asked:
+        raise ConfigError.of("generate config", got=", ".join(asked), expected="only what is implemented")
+    options = {name: getattr(config, name) for name in _PLAIN if getattr(config, name) is not None}
+    return SamplingParams(
+        n=config.num_choices or 1,
+        max_tokens=config.max_tokens or _MAX_TOKENS,
+        stop=list(config.stop_seqs or ()),
+        logprobs=(config.top_logprobs or 0) if config.logprobs else None,
+        **options,
+    )
+
+
+def _logprobs(completion: CompletionOutput, num_top: int) -> Logprobs | None:
+    if completion.logprobs is None:
+        return None
+    content = []
+    for token, at in zip(completion.token_ids, completion.logprobs, strict=True):
+        likeliest = sorted((one for one in at.values() if one.rank <= num_top), key=lambda one: one.rank)
+        top = [TopLogprob(token=one.decoded_token, logprob=one.logprob) for one in likeliest[:num_top]]
+        content.append(
+            Logprob(
+                token=at[token].decoded_token,
+                logprob=at[token].logprob,
+                top_logprobs=top if num_top else None,
+            )
+        )
+    return Logprobs(content=content)
