@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from treeshare.errors import DataError, one_line
 from treeshare.integrations.openai_job import make_job
 from treeshare.integrations.openai_reply import Reply, TokenSpeller
-from treeshare.integrations.openai_schema import BODIES, ApiError, model_name, parse_body
+from treeshare.integrations.openai_schema import BODIES, ApiError, model_name, parse_body, read_json
 from treeshare.runs.files import dump_json, open_regular, parse_json
 from treeshare.runs.journal import LineFile
 from treeshare.runs.record import MAX_LINE_BYTES, TornLineError
@@ -246,10 +246,7 @@ def _object(content: bytes) -> dict[str, Any]:
     """
     if len(content) > MAX_REQUEST_BYTES:
         raise ApiError(400, f"the line is longer than {MAX_REQUEST_BYTES} bytes", code="body_too_large")
-    try:
-        values = parse_json(content)
-    except ValueError as error:
-        raise ApiError(400, f"the line is not JSON: {one_line(error)}", code="invalid_json") from error
+    values = read_json(content)
     if not isinstance(values, dict):
         raise ApiError(400, "the line: expected a JSON object", code="invalid_json")
     return values
@@ -257,7 +254,7 @@ def _object(content: bytes) -> dict[str, Any]:
 
 def _custom_id(values: dict[str, Any]) -> str:
     custom_id = values.get("custom_id")
-    if not isinstance(custom_id, str) or not custom_id or any("\ud800" <= c <= "\udfff" for c in custom_id):
+    if not isinstance(custom_id, str) or not custom_id:
         raise ApiError(400, "custom_id: expected text, not empty", param="custom_id")
     return custom_id
 

@@ -5,11 +5,13 @@ The server and batch files read requests here and nowhere else.
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, PlainValidator, ValidationError
 
 from treeshare.errors import TreeshareError, one_line
+from treeshare.runs.files import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -93,26 +95,21 @@ _FORMS = "text, a list of texts, token ids or a list of lists of token ids"
 def _prompts(value: object) -> list[str | list[int]]:
     """A prompt in any of OpenAI's four forms, as a list."""
     if isinstance(value, str):
-        return [_whole(value)]
+        return [value]
     if not isinstance(value, list) or not value:
         raise ValueError(f"expected {_FORMS}, not empty")
     if len(value) > MAX_PROMPTS and not isinstance(value[0], int):
         raise ValueError(f"expected at most {MAX_PROMPTS} prompts")
     if all(isinstance(one, str) for one in value):
-        return [_whole(one) for one in value]
+        return value
     rows = value if isinstance(value[0], list) else [value]
-    if not all(isinstance(row, list) and all(type(token) is int for token in row) for row in rows):
+    if not all(isinstance(row, list) and all(map(_is_token_id, row)) for row in rows):
         raise ValueError(f"expected {_FORMS}")
     return rows
 
 
-def _whole(text: str) -> str:
-    """Text that is Unicode; JSON can express halves of characters, too."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError("expected Unicode text without lone surrogates") from None
-    return text
+def _is_token_id(value: object) -> bool:
+    return type(value) is int and -(2**31) <= value < 2**31
 
 
 def _stops(value: object) -> list[str]:
@@ -121,7 +118,7 @@ def _stops(value: object) -> list[str]:
         raise ValueError("expected a non-empty string, or a list of them")
     if len(stops) > MAX_STOPS or sum(map(len, stops)) > MAX_STOP_CHARS:
         raise ValueError(f"expected at most {MAX_STOPS} strings of {MAX_STOP_CHARS} characters together")
-    return [_whole(stop) for stop in stops]
+    return stops
 
 
 def _content(value: object) -> object:
@@ -212,6 +209,25 @@ class ChatBody(_Body):
 
 BODIES: dict[str, type[CompletionBody | ChatBody]] = {COMPLETIONS: CompletionBody, CHAT: ChatBody}
 """The form of a request to each endpoint."""
+
+
+def read_json(content: bytes) -> object:
+    """Parse a request.
+
+    Raises:
+        ApiError: Status 400, if it is not JSON, or not Unicode: JSON can express halves of characters.
+    """
+    try:
+        values = parse_json(content)
+        if b"\\ud" in content.lower():
+            json.dumps(values, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ApiError(
+            400, "the text is not Unicode: a surrogate stands alone", code="invalid_json"
+        ) from None
+    except ValueError as error:
+        raise ApiError(400, f"not JSON: {one_line(error)}", code="invalid_json") from error
+    return values
 
 
 def parse_body(url: str, values: object) -> CompletionBody | ChatBody:

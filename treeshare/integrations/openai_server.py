@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
+import logging
 import secrets
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -27,9 +28,15 @@ from treeshare.integrations.openai_schema import (
     ApiError,
     model_name,
     parse_body,
+    read_json,
     unknown_model,
 )
-from treeshare.runs.files import dump_json, parse_json
+from treeshare.runs.files import dump_json
+
+_DRAINED_BYTES, _DRAIN_S = 256 << 20, 10.0
+"""Most of a refused body that is read, and for how long."""
+
+_LOG = logging.getLogger("treeshare.server")
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
@@ -95,7 +102,6 @@ class _Server:
             exception_handlers={
                 ApiError: _answer_error,
                 HTTPException: _answer_http_error,
-                Exception: _answer_fault,
             },
             openapi_url=None,
         )
@@ -140,26 +146,29 @@ class _Server:
 
     def _endpoint(self, url: str) -> Callable[[Any], Coroutine[Any, Any, Any]]:
         async def answer(request: Any) -> Any:  # noqa: ANN401
-            status = 500
+            upload = _Upload(request.receive)
             try:
-                response = await self._answer(url, request)
-                status = response.status_code
-            except ApiError as error:
-                status = error.status
-                raise
+                response = await self._answer(url, request, upload)
             except ClientDisconnect:
-                status = 499  # nobody reads it
-                response = Response(status_code=status)
-            finally:
-                self._metrics.requests.labels(url, status).inc()
+                response = Response(status_code=499)  # nobody reads it
+            except ApiError as error:
+                if error.status != 408:
+                    await upload.drain()
+                response = await _answer_error(request, error)
+                if not upload.is_whole:
+                    response.headers["connection"] = "close"
+            except Exception:
+                _LOG.exception("a request to %s failed", url)
+                response = _json(500, _FAULT.body)
+            self._metrics.requests.labels(url, response.status_code).inc()
             return response
 
         return answer
 
-    async def _answer(self, url: str, request: Any) -> Any:  # noqa: ANN401
+    async def _answer(self, url: str, request: Any, upload: _Upload) -> Any:  # noqa: ANN401
         self._authorise(request)
         self._check_queue()
-        values = await self._read(request)
+        values = await self._read(request, upload)
         started = time.perf_counter()
         loop = asyncio.get_running_loop()
         with contextlib.ExitStack() as stack:
@@ -199,7 +208,7 @@ class _Server:
             self._metrics.num_held -= 1
             self._metrics.request_s.labels(url).observe(time.perf_counter() - started)
 
-    async def _read(self, request: Any) -> Any:  # noqa: ANN401
+    async def _read(self, request: Any, upload: _Upload) -> object:  # noqa: ANN401
         """The body's JSON; no more is taken in than the limit allows."""
         limit = self._options.max_body_bytes
         too_long = ApiError(413, f"the body is longer than {limit} bytes", code="body_too_large")
@@ -211,16 +220,13 @@ class _Server:
         body = bytearray()
         try:
             async with asyncio.timeout(self._options.body_timeout_s):
-                async for chunk in request.stream():
-                    body += chunk
+                while not upload.is_whole:
+                    body += await upload.next_part()
                     if len(body) > limit:
                         raise too_long
         except TimeoutError:
             raise ApiError(408, "the body took too long to come") from None
-        try:
-            return parse_json(bytes(body))
-        except ValueError as error:
-            raise ApiError(400, f"the body is not JSON: {error}", code="invalid_json") from error
+        return read_json(bytes(body))
 
     def _job(self, url: str, values: object) -> Job:
         body = parse_body(url, values)
@@ -251,6 +257,39 @@ class _Server:
         if with_usage:
             yield _event(reply.last_piece())
         yield b"data: [DONE]\n\n"
+
+
+class _Upload:
+    """A request's body as it comes.
+
+    Args:
+        receive: Of the ASGI application.
+    """
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self.is_whole = False
+
+    async def next_part(self) -> bytes:
+        """Some more of it.
+
+        Raises:
+            ClientDisconnect: If the client has gone.
+        """
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        self.is_whole = not message.get("more_body", False)
+        part: bytes = message.get("body", b"")
+        return part
+
+    async def drain(self) -> None:
+        """Throw the rest away, within limits: a client that still sends would not see its refusal."""
+        left = _DRAINED_BYTES
+        with contextlib.suppress(ClientDisconnect, TimeoutError):
+            async with asyncio.timeout(_DRAIN_S):
+                while left > 0 and not self.is_whole:
+                    left -= len(await self.next_part())
 
 
 class _EventStream:
@@ -322,8 +361,6 @@ def _json(status: int, value: object, headers: dict[str, str] | None = None) -> 
 
 async def _answer_error(_: object, error: ApiError) -> Response:
     headers = {429: {"retry-after": "1"}, 401: {"www-authenticate": "Bearer"}}.get(error.status, {})
-    if error.status in (408, 413):
-        headers["connection"] = "close"  # what is left of the body is not read
     return _json(error.status, error.body, headers)
 
 
@@ -331,7 +368,3 @@ async def _answer_http_error(_: object, error: Any) -> Response:  # noqa: ANN401
     message = {404: "there is no such address", 405: "the address takes another method"}
     refusal = ApiError(error.status_code, message.get(error.status_code, str(error.detail)))
     return _json(error.status_code, refusal.body, error.headers)
-
-
-async def _answer_fault(*_: object) -> Response:
-    return _json(500, _FAULT.body)
