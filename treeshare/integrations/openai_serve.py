@@ -61,13 +61,20 @@ def serve(
         grace_s: Longest time for running requests to finish; a second signal ends it.
         on_start: Called when requests can come.
     """
+    app = create_app(llm, options)
+
+    async def until_cancelled(scope: object, receive: object, send: object) -> None:
+        with contextlib.suppress(asyncio.CancelledError):  # the grace is over: no fault of the application
+            await app(scope, receive, send)
+
     config = uvicorn.Config(
-        create_app(llm, options),
+        until_cancelled,
         lifespan="off",
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=grace_s,
         server_header=False,
+        proxy_headers=False,
     )
     server = uvicorn.Server(config)
 

@@ -252,8 +252,9 @@ class _Server:
                     for piece in reply.pieces(number, output):
                         yield _event(piece | {"usage": None} if with_usage else piece)
         except Exception:
+            _LOG.exception("a streamed answer failed")
             yield _event(_FAULT.body)
-            raise
+            return
         if with_usage:
             yield _event(reply.last_piece())
         yield b"data: [DONE]\n\n"
