@@ -198,6 +198,8 @@ def test_mistakes(cli, chat_model, tmp_path):  # noqa: F811
     assert "model: got" in refusal(source, out, model="./none")
     write(source, [*lines, "\n", line("text 0", {"prompt": "x"})])
     assert "line 4: custom_id 'text 0' stands in line 1 too" in refusal(source, out)
+    assert not out.exists()
+    write(source, lines)
     held = open_output(out)
     try:
         assert "is being written by another process" in refusal(source, out)

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from tests.integrations.serving import NAME
+from treeshare import LLM
 from treeshare.integrations.openai_job import make_job
 from treeshare.integrations.openai_schema import CHAT, COMPLETIONS, ApiError, parse_body, read_json
 
@@ -173,6 +174,15 @@ def test_what_could_break_a_step_breaks_nothing(served):
         answer = served.post(COMPLETIONS, {"prompt": ["x", "y"], "max_tokens": 8, "n": 2} | edge)
         assert answer.status_code == 200, (edge, answer.text)
         assert len(answer.json()["choices"]) == 4
+
+
+def test_a_chat_without_a_limit_asks_for_no_more_than_the_budget_holds(chat_model):
+    small = LLM(chat_model, dtype="float32", kv_budget_bytes=200 * 256)
+    body = parse_body(CHAT, {"messages": HELLO})
+    job = make_job(small, body, model=NAME, seed=0)
+    assert 64 < job.requests[0].params.max_tokens < 200
+    with pytest.raises(ApiError, match="kv_budget_bytes: got 51200, expected at least"):
+        make_job(small, parse_body(CHAT, {"messages": HELLO, "max_tokens": 300}), model=NAME, seed=0)
 
 
 def test_a_chat_template_that_refuses(llm):

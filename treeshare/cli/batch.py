@@ -8,13 +8,17 @@ import typer
 
 from treeshare.cli import openai_options, options
 from treeshare.cli.inputs import load_llm
+from treeshare.cli.outputs import check_output
 from treeshare.cli.progress import SamplingProgress
 from treeshare.errors import ConfigError, one_line
 
 
 def batch(
     requests: Annotated[Path, typer.Argument(help="JSON lines in OpenAI's batch form.")],
-    out: Annotated[Path, typer.Argument(help="Where answers go; what it holds is not done again.")],
+    out: Annotated[
+        Path,
+        typer.Argument(callback=check_output, help="Where answers go; what it holds is not done again."),
+    ],
     model: options.Model = options.DEFAULT_MODEL,
     name: openai_options.ServedNames = None,
     chat_template: openai_options.ChatTemplate = None,
@@ -34,18 +38,14 @@ def batch(
         raise ConfigError(f"{one_line(out)}: it is the input; name another output")
     kv_budget_bytes = options.parse_bytes("--kv-budget", kv_budget)
     template = openai_options.read_template(chat_template)
+    llm = load_llm(
+        model, dtype=dtype, threads=threads, max_num_seqs=max_num_seqs, kv_budget_bytes=kv_budget_bytes
+    )
+    lines = read_batch(requests, llm, names=tuple(name or [model]), seed=seed, chat_template=template)
     output = open_output(out)
     try:
         if output.num_torn_bytes:
             print(f"cut away a torn last line of {output.num_torn_bytes} bytes", file=sys.stderr)
-        llm = load_llm(
-            model,
-            dtype=dtype,
-            threads=threads,
-            max_num_seqs=max_num_seqs,
-            kv_budget_bytes=kv_budget_bytes,
-        )
-        lines = read_batch(requests, llm, names=tuple(name or [model]), seed=seed, chat_template=template)
         run = BatchRun(llm, lines, output)
         if run.num_held:
             print(f"resuming: {run.num_held:,} answers are there already", file=sys.stderr)

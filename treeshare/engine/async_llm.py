@@ -103,6 +103,11 @@ class AsyncLLM:
         """What the engine measured of itself since it was made."""
         return self.llm.stats
 
+    @property
+    def is_running(self) -> bool:
+        """Whether requests would be answered."""
+        return self._thread.is_alive() and not self._is_closed
+
     async def generate(
         self,
         prompt: Prompt,
@@ -185,14 +190,15 @@ class AsyncLLM:
 
     def _work(self) -> None:
         engine = self.llm.engine
-        while self._obey(wait=engine.is_idle):
-            if engine.is_idle:
-                continue
+        while True:
             try:
-                result = engine.step()
-                self._count(result)
-                _post([self._addressed(*event) for event in self._events.of(result)])
-            except Exception as error:  # the engine has dropped everything: whoever waits must know
+                if not self._obey(wait=engine.is_idle):
+                    break
+                if not engine.is_idle:
+                    result = engine.step()
+                    self._count(result)
+                    _post([self._addressed(*event) for event in self._events.of(result)])
+            except Exception as error:  # everything is dropped: whoever waits must know
                 engine.clear()
                 self._fail_all(error)
         self._obey(wait=False)  # what came since

@@ -61,7 +61,7 @@ def make_job(
             prompts = [llm.encode(one) if isinstance(one, str) else one for one in body.prompt]
         limit = llm.loaded.max_model_len
         longest = max(map(len, prompts))
-        most = _max_tokens(body, limit - longest)
+        most = _max_tokens(body, llm, longest)
         _check_stop_ids(body, llm)
         if longest + most > limit or most < 1:
             raise ApiError(
@@ -84,9 +84,14 @@ def make_job(
     return Job(body=body, model=model, requests=requests, echoes=echoes)
 
 
-def _max_tokens(body: CompletionBody | ChatBody, most: int) -> int:
+def _max_tokens(body: CompletionBody | ChatBody, llm: LLM, num_prompt_tokens: int) -> int:
+    """Most tokens of a completion; of a chat without a limit, what context and KV budget hold."""
     if isinstance(body, CompletionBody):
         return body.max_tokens
+    store = llm.engine.store
+    num_pages = (store.budget_bytes - store.segment_bytes(num_prompt_tokens)) // store.page_bytes
+    held = max(num_pages, 0) * store.page_size + 1  # the last token needs no KV
+    most = min(llm.loaded.max_model_len - num_prompt_tokens, held)
     return body.max_completion_tokens or body.max_tokens or most
 
 

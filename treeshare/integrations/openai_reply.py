@@ -74,14 +74,14 @@ class _Choice:
         text: All text so far, with what is still held back.
         num_sent: Characters sent.
         tokens: Log-probabilities of tokens that were not sent yet.
-        token_ids: So far; kept for places in the text.
+        offsets: Where in the text these begin.
         is_begun: Whether anything was sent.
     """
 
     text: str = ""
     num_sent: int = 0
     tokens: list[TokenLogprobs] = field(default_factory=list)
-    token_ids: list[int] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)
     is_begun: bool = False
 
 
@@ -171,7 +171,7 @@ class Reply:
             return
         if output.logprobs is not None:
             choice.tokens.append([(one.token_id, one.logprob) for one in output.logprobs])
-        choice.token_ids.append(output.token_id)
+            choice.offsets.append(len(choice.text))
         if output.is_last:
             return
         choice.text += output.text
@@ -186,11 +186,9 @@ class Reply:
         return self._frame(self._chunk_kind, []) | {"usage": self.usage()}
 
     def _take_logprobs(self, choice: _Choice) -> dict[str, Any] | None:
-        rows, choice.tokens = choice.tokens, []
-        if not self._wants_logprobs or not rows:
-            return None
-        offsets = [] if self._is_chat else self._offsets(choice.token_ids)[-len(rows) :]
-        return self._logprobs(rows, offsets)
+        rows, offsets = choice.tokens, choice.offsets
+        choice.tokens, choice.offsets = [], []
+        return self._logprobs(rows, offsets) if rows else None
 
     def _words(self, text: str) -> dict[str, Any]:
         if self._is_chat:

@@ -88,7 +88,8 @@ class _Server:
         self._metrics = Metrics(llm)
         self._speller = TokenSpeller(llm.llm)
         self._started = int(time.time())
-        # One thread: a long prompt is tokenised beside the loop, and many do not take the model's cores.
+        # One thread: long texts are turned to tokens and back beside the loop, and not on all of the model's
+        # cores.
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="tokenise")
         self.app = FastAPI(
             routes=[
@@ -109,7 +110,7 @@ class _Server:
     # -- what is cheap --
 
     async def _health(self, _: Any) -> Response:  # noqa: ANN401
-        return _json(200, {"status": "ok"})
+        return _json(200, {"status": "ok"}) if self._llm.is_running else _json(503, {"status": "ended"})
 
     async def _show_metrics(self, _: Any) -> Response:  # noqa: ANN401
         return Response(self._metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -190,7 +191,8 @@ class _Server:
                         outputs.append((number, output.completion))
 
             await _unless_gone(collect(), request.receive)
-            return _json(200, reply.whole(outputs))
+            content = await loop.run_in_executor(self._worker, lambda: dump_json(reply.whole(outputs)))
+            return Response(content, media_type="application/json")
 
     def _check_queue(self) -> None:
         if self._metrics.num_held >= self._options.max_queue:
