@@ -60,7 +60,17 @@ def serve(
         options: How to answer.
         grace_s: Longest time for running requests to finish; a second signal ends it.
         on_start: Called when requests can come.
+
+    Raises:
+        ConfigError: If another server has begun to listen there since ``bind``.
     """
+    try:
+        bound.listen(2048)
+    except OSError as error:
+        llm.close()
+        raise ConfigError(
+            f"--port {bound.getsockname()[1]}: cannot listen there: {error.strerror}"
+        ) from error
     app = create_app(llm, options)
 
     async def until_cancelled(scope: object, receive: object, send: object) -> None:
@@ -86,7 +96,6 @@ def serve(
         # Not uvicorn's own handlers: they raise the signal again at the end, for another exit status than 0.
         held = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
         server.capture_signals = contextlib.nullcontext
-        bound.listen(2048)
         on_start()
         try:
             await server.serve([bound])
