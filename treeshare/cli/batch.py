@@ -50,7 +50,7 @@ def batch(
         if run.num_held:
             print(f"resuming: {run.num_held:,} answers are there already", file=sys.stderr)
         try:
-            with SamplingProgress(llm, run.requests) as progress:
+            with SamplingProgress(llm.engine, run.requests) as progress:
                 run.run(progress.update)
         except KeyboardInterrupt:
             print("interrupted: what is finished is kept; the same command goes on", file=sys.stderr)

@@ -98,16 +98,26 @@ def run_workload(llm: LLM, workload: Workload, *, use_tqdm: bool = False) -> dic
         "replayed_rows": stats.num_replayed,
         "median_step_s": round(stats.median_step_s, 4),
         "longest_step_s": round(stats.longest_step_s, 4),
+        "longest_step_rows": stats.longest_step_rows,
         "peak_kv_mib": round(stats.peak_kv_bytes / 2**20, 1),
         "peak_kv_bytes": stats.peak_kv_bytes,
         "kv_budget_bytes": llm.engine.kv_budget_bytes,
         "unique_tokens": stats.unique_tokens,
         "logical_tokens": stats.logical_tokens,
         "num_steps": stats.num_steps,
-        "max_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "max_rss_mib": peak_resident_bytes() >> 20,
         "load_s": round(llm.loaded.load_s, 3),
         "sharing": llm.engine.config.sharing,
         "attention": llm.engine.config.attention,
         "dtype": str(llm.loaded.geometry.dtype).removeprefix("torch."),
         **({"profile_s": llm.engine.stopwatch.as_dict()} if llm.engine.stopwatch.enabled else {}),
     }
+
+
+def peak_resident_bytes() -> int:
+    """Most memory that this process has had; after a fork ``getrusage`` would count the parent's, too."""
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as lines:
+            return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):  # no Linux
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
