@@ -251,7 +251,7 @@ def check_kills(chat_model, folder, *, num_lines, num_kills):
 
 
 def test_kill_and_resume(chat_model, tmp_path):
-    check_kills(chat_model, tmp_path, num_lines=16, num_kills=2)
+    check_kills(chat_model, tmp_path, num_lines=10, num_kills=2)
 
 
 @pytest.mark.slow
@@ -260,7 +260,7 @@ def test_kill_and_resume_often(chat_model, tmp_path):
 
 
 def test_an_interrupt_keeps_what_is_finished(chat_model, tmp_path):
-    source, out, err = write(tmp_path / "in", request_lines(80)), tmp_path / "out", tmp_path / "err"
+    source, out, err = write(tmp_path / "in", request_lines(50)), tmp_path / "out", tmp_path / "err"
     words = ["batch", source, out, "--model", chat_model, "--name", NAME, "--threads", 1, "--max-num-seqs", 4]
     child = forked(*words, stderr=err)
     deadline = time.monotonic() + 120
