@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from treeshare.cli.batch import batch
 from treeshare.cli.bench import bench
 from treeshare.cli.compare import compare
 from treeshare.cli.doctor import doctor
@@ -16,6 +17,7 @@ from treeshare.cli.evaluate import evaluate
 from treeshare.cli.export import export
 from treeshare.cli.report import report
 from treeshare.cli.sample import sample
+from treeshare.cli.serve import serve
 from treeshare.cli.tree import tree
 from treeshare.cli.verify import verify
 from treeshare.errors import TreeshareError, one_line
@@ -29,6 +31,8 @@ COMMANDS = (
     tree,
     verify,
     bench,
+    serve,
+    batch,
     doctor,
 )
 """In the order of ``treeshare --help``; a command's name is its function's, its help the docstring."""

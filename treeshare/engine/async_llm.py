@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from treeshare.config import require_int
@@ -17,27 +18,49 @@ from treeshare.sampling import SamplingParams
 if TYPE_CHECKING:
     import os
     from collections.abc import AsyncGenerator, Callable
+    from collections.abc import Sequence as Items
     from types import TracebackType
     from typing import Self
 
+    from treeshare.engine.engine import StepResult
     from treeshare.engine.prompts import Prompt
     from treeshare.engine.sequence import Request
     from treeshare.engine.stats import EngineStats
 
+_NUM_STEP_TIMES = 1000
+"""Latest steps whose seconds are kept: a server runs for months."""
+
+Numbered = tuple[int, StreamOutput]
+
 
 @dataclass(eq=False, slots=True)
 class _Listener:
-    """Where a request's outputs go."""
+    """Where the outputs of requests that came together go."""
 
     loop: asyncio.AbstractEventLoop
-    outputs: asyncio.Queue[StreamOutput | BaseException]
+    requests: Items[Request]
     wants_tokens: bool
-    index: int | None = None
+    outputs: asyncio.Queue[Numbered | BaseException] = field(default_factory=asyncio.Queue)
+    numbers: dict[int, int] = field(default_factory=dict)  # of the requests, by their index in the engine
+    num_left: int = 0
 
-    def send(self, output: StreamOutput | BaseException) -> None:
-        """Hand over an output, from the engine's thread; nobody listens on a loop that has ended."""
-        if not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(self.outputs.put_nowait, output)
+
+Mail = list[tuple[_Listener, Numbered | BaseException]]
+
+
+def _post(mail: Mail) -> None:
+    """Hand over outputs, from the engine's thread: one call for each loop, however many there are.
+
+    Nobody listens on a loop that has ended.
+    """
+
+    def deliver(ours: Mail) -> None:
+        for listener, output in ours:
+            listener.outputs.put_nowait(output)
+
+    for loop in {listener.loop for listener, _ in mail}:
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(deliver, [one for one in mail if one[0].loop is loop])
 
 
 class AsyncLLM:
@@ -48,17 +71,30 @@ class AsyncLLM:
     step. The engine runs on a thread of its own; an asynchronous context manager.
 
     Args:
-        model: As for ``LLM``.
-        **options: Likewise.
+        model: As for ``LLM``; or an ``LLM`` that nobody else uses, best with ``keep_nodes``.
+        **options: As for ``LLM``.
+
+    Attributes:
+        llm: The model. While requests run, use it only to read: its tokenizer, its ``requests``.
+        num_running: Completions that the latest step went on with.
+        num_unfinished: Completions that run or wait.
+        num_finished: Completions that have ended.
+        num_tokens: Tokens generated.
     """
 
-    def __init__(self, model: str | os.PathLike[str], **options: Any) -> None:  # noqa: ANN401
-        self.llm = LLM(model, **{"keep_nodes": True, **options})
+    def __init__(self, model: str | os.PathLike[str] | LLM, **options: Any) -> None:  # noqa: ANN401
+        self.llm = model if isinstance(model, LLM) else LLM(model, **{"keep_nodes": True, **options})
+        self.num_running = self.num_unfinished = self.num_finished = self.num_tokens = 0
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._listeners: dict[int, _Listener] = {}
         self._is_closed = False
-        decode = self.llm.loaded.decoder(skip_special_tokens=True)
-        self._events = StepEvents(self.llm.output, decode, lambda index: self._listeners[index].wants_tokens)
+        self._decoders = {skip: self.llm.loaded.decoder(skip_special_tokens=skip) for skip in (True, False)}
+        self._events = StepEvents(
+            self.llm.output,
+            None,
+            wants_tokens=lambda index: self._listeners[index].wants_tokens,
+            decode_of=lambda index: self._decoders[self._request(index).params.skip_special_tokens],
+        )
         self._thread = threading.Thread(target=self._work, name="treeshare", daemon=True)
         self._thread.start()
 
@@ -66,6 +102,11 @@ class AsyncLLM:
     def stats(self) -> EngineStats:
         """What the engine measured of itself since it was made."""
         return self.llm.stats
+
+    @property
+    def is_running(self) -> bool:
+        """Whether requests would be answered."""
+        return self._thread.is_alive() and not self._is_closed
 
     async def generate(
         self,
@@ -94,19 +135,39 @@ class AsyncLLM:
             BudgetError: If the KV budget does not hold the prompt with one completion.
         """
         require_int("first_index", first_index, low=0, high=2**31 - 1)
-        if self._is_closed:
-            raise ConfigError("AsyncLLM: it was closed; make another")
         params = sampling_params or SamplingParams()
         request = self.llm.request(prompt, params, first_index=first_index)
-        listener = _Listener(asyncio.get_running_loop(), asyncio.Queue(), tokens)
-        self._commands.put(lambda: self._add(request, listener))
-        num_left = params.n
+        async with contextlib.aclosing(self.run([request], tokens=tokens)) as outputs:
+            async for _, output in outputs:
+                yield output
+
+    async def run(
+        self, requests: Items[Request], *, tokens: bool = False
+    ) -> AsyncGenerator[tuple[int, StreamOutput], None]:
+        """Run requests that ``LLM.requests`` made; they join the tree together.
+
+        Args:
+            requests: What to run.
+            tokens: As for ``generate``.
+
+        Yields:
+            The number of a request among ``requests``, and an output of it; as ``generate``.
+
+        Raises:
+            ConfigError: As ``generate``.
+            BudgetError: Likewise.
+        """
+        if self._is_closed:
+            raise ConfigError("AsyncLLM: it was closed; make another")
+        listener = _Listener(asyncio.get_running_loop(), requests, tokens)
+        num_left = sum(len(request.completion_indices) for request in requests)
+        self._commands.put(lambda: self._add(listener))
         try:
             while num_left:
                 output = await listener.outputs.get()
                 if isinstance(output, BaseException):
                     raise output
-                num_left -= isinstance(output, FinishedOutput)
+                num_left -= isinstance(output[1], FinishedOutput)
                 yield output
         finally:
             self._commands.put(lambda: self._cancel(listener))
@@ -129,13 +190,16 @@ class AsyncLLM:
 
     def _work(self) -> None:
         engine = self.llm.engine
-        while self._obey(wait=engine.is_idle):
-            if engine.is_idle:
-                continue
+        while True:
             try:
-                for index, output in self._events.of(engine.step()):
-                    self._listeners[index].send(output)
-            except Exception as error:  # the engine has dropped everything: whoever waits must know
+                if not self._obey(wait=engine.is_idle):
+                    break
+                if not engine.is_idle:
+                    result = engine.step()
+                    self._count(result)
+                    _post([self._addressed(*event) for event in self._events.of(result)])
+            except Exception as error:  # everything is dropped: whoever waits must know
+                engine.clear()
                 self._fail_all(error)
         self._obey(wait=False)  # what came since
         engine.clear()
@@ -151,21 +215,53 @@ class AsyncLLM:
             wait = False
         return True
 
-    def _add(self, request: Request, listener: _Listener) -> None:
+    def _count(self, result: StepResult) -> None:
+        self.num_running = sum(len(sequence.completions) for sequence in result.drawn)
+        self.num_tokens += self.num_running + len(result.finished)
+        self.num_finished += len(result.finished)
+        del self.stats.step_s[:-_NUM_STEP_TIMES]
+
+    def _addressed(self, index: int, output: StreamOutput) -> tuple[_Listener, Numbered]:
+        """An output with the one who waits for it; of what is finished the books are closed."""
+        listener = self._listeners[index]
+        if isinstance(output, FinishedOutput):
+            listener.num_left -= 1
+            self.num_unfinished -= 1
+        return listener, (listener.numbers[index], output)
+
+    def _request(self, index: int) -> Request:
+        listener = self._listeners[index]
+        return listener.requests[listener.numbers[index]]
+
+    def _add(self, listener: _Listener) -> None:
+        engine, requests = self.llm.engine, listener.requests
         try:
-            listener.index = self.llm.engine.add_request(request)
+            engine.check(requests)
+            for number, request in enumerate(requests):
+                index = engine.add_request(request)
+                self._listeners[index], listener.numbers[index] = listener, number
         except Exception as error:  # belongs to whoever asked
-            listener.send(error)
+            self._cancel(listener)
+            _post([(listener, error)])
         else:
-            self._listeners[listener.index] = listener
+            listener.num_left = sum(len(request.completion_indices) for request in requests)
+            self.num_unfinished += listener.num_left
 
     def _cancel(self, listener: _Listener) -> None:
-        if listener.index in self._listeners and listener.index is not None:
-            del self._listeners[listener.index]
-            self.llm.engine.cancel(listener.index)
-            self._events.forget(listener.index)
+        """Give up what a listener still waits for, if it does."""
+        self.num_unfinished -= listener.num_left
+        listener.num_left = 0
+        for index in listener.numbers:
+            if self._listeners.pop(index, None) is not None:
+                self.llm.engine.cancel(index)
+                self._events.forget(index)
+        if not self._listeners:
+            self.num_running = 0
 
     def _fail_all(self, error: BaseException) -> None:
-        for listener in self._listeners.values():
-            listener.send(error)
+        listeners = set(self._listeners.values())
         self._listeners.clear()
+        _post([(listener, error) for listener in listeners])
+        self.num_unfinished = self.num_running = 0
+        for listener in listeners:
+            listener.num_left = 0

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from treeshare.engine.engine import StepResult
     from treeshare.engine.outputs import CompletionOutput
     from treeshare.engine.sequence import Completion
+    from treeshare.sampling.sampler import TokenLogprob
+
+    Decode = Callable[[Items[int]], str]
 
 _INCOMPLETE = "\ufffd"
 
@@ -27,6 +30,8 @@ class TokenOutput:
         token_id: The token.
         text: What it adds to the text, once characters are whole; a stop string is not cut away here. Empty
             without a tokenizer.
+        is_last: Whether the completion ends with it: ``FinishedOutput`` then says which text counts.
+        logprobs: The token and the likeliest ones at its place, when asked for.
     """
 
     request_id: str
@@ -34,6 +39,8 @@ class TokenOutput:
     position: int
     token_id: int
     text: str
+    is_last: bool = False
+    logprobs: Items[TokenLogprob] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +59,36 @@ class FinishedOutput:
 StreamOutput = TokenOutput | FinishedOutput
 
 
+class TextStream:
+    """Turns a growing row of tokens into pieces of text; the pieces together are the whole text.
+
+    Only the last few tokens are decoded each time. A character that is not whole yet is held back, and so is
+    a row of replacement characters at the end: some decoders write them for whole characters, too, until the
+    last byte has come.
+
+    Args:
+        decode: Token ids to text.
+    """
+
+    def __init__(self, decode: Decode) -> None:
+        self._decode = decode
+        # The window is tokens [start, now); the text of [start, middle) is out.
+        self._start = self._middle = 0
+
+    def push(self, token_ids: Items[int]) -> str:
+        """What the tokens since the last call add, as far as it is certain.
+
+        Args:
+            token_ids: All tokens so far.
+        """
+        before = self._decode(token_ids[self._start : self._middle]) if self._middle else ""
+        text = self._decode(token_ids[self._start :])
+        if text.endswith(_INCOMPLETE) or len(text) <= len(before):
+            return ""
+        self._start, self._middle = self._middle, len(token_ids)
+        return text[len(before) :]
+
+
 class StepEvents:
     """Turns what a step brought into outputs.
 
@@ -59,47 +96,60 @@ class StepEvents:
         output: Makes a completion's output.
         decode: Token ids to text; None without a tokenizer.
         wants_tokens: Whether a request's tokens are asked for.
+        decode_of: Instead of ``decode`` for a request, where requests differ.
     """
 
     def __init__(
         self,
         output: Callable[[Completion], CompletionOutput],
-        decode: Callable[[Items[int]], str] | None,
+        decode: Decode | None,
         wants_tokens: Callable[[int], bool],
+        decode_of: Callable[[int], Decode | None] | None = None,
     ) -> None:
-        self._output, self._decode, self._wants_tokens = output, decode, wants_tokens
-        self._num_chars: dict[tuple[int, int], int] = {}
+        self._output, self._wants_tokens = output, wants_tokens
+        self._decode_of = decode_of or (lambda _: decode)
+        self._texts: dict[int, dict[int, TextStream]] = {}
 
     def forget(self, request: int) -> None:
         """Let go of what is kept for a request that was cancelled."""
-        self._num_chars = {key: number for key, number in self._num_chars.items() if key[0] != request}
+        self._texts.pop(request, None)
 
     def of(self, result: StepResult) -> Iterator[tuple[int, StreamOutput]]:
         """The outputs of a step with the index of the request of each; a completion's last token first."""
         for sequence in result.drawn:
-            for index in sequence.completions:
-                yield from self._token(sequence.request_index, index, sequence.token_ids)
+            if self._wants_tokens(sequence.request_index):
+                logprobs = sequence.logprobs[-1] if sequence.logprobs else None
+                for index in sequence.completions:
+                    yield self._token(sequence.request_index, index, sequence.token_ids, logprobs)
         for completion in result.finished:
             request, index = completion.request_index, completion.completion_index
-            yield from self._token(request, index, completion.token_ids)
-            self._num_chars.pop((request, index), None)
+            if self._wants_tokens(request):
+                logprobs = completion.logprobs[-1] if completion.logprobs else None
+                yield self._token(request, index, completion.token_ids, logprobs, is_last=True)
+                self._texts[request].pop(index, None)
+                if not self._texts[request]:
+                    del self._texts[request]
             yield request, FinishedOutput(request_id=str(request), completion=self._output(completion))
 
-    def _token(self, request: int, index: int, token_ids: Items[int]) -> Iterator[tuple[int, StreamOutput]]:
-        if not self._wants_tokens(request):
-            return
-        text = "" if self._decode is None else self._decode(token_ids)
-        sent = self._num_chars.get((request, index), 0)
-        if text.endswith(_INCOMPLETE):
-            text = text[:sent]
-        self._num_chars[request, index] = max(sent, len(text))
-        yield (
-            request,
-            TokenOutput(
-                request_id=str(request),
-                index=index,
-                position=len(token_ids) - 1,
-                token_id=token_ids[-1],
-                text=text[sent:],
-            ),
+    def _token(
+        self,
+        request: int,
+        index: int,
+        token_ids: Items[int],
+        logprobs: Items[TokenLogprob] | None,
+        *,
+        is_last: bool = False,
+    ) -> tuple[int, TokenOutput]:
+        texts = self._texts.setdefault(request, {})
+        text, decode = "", self._decode_of(request)
+        if decode is not None:
+            text = texts.setdefault(index, TextStream(decode)).push(token_ids)
+        return request, TokenOutput(
+            request_id=str(request),
+            index=index,
+            position=len(token_ids) - 1,
+            token_id=token_ids[-1],
+            text=text,
+            is_last=is_last,
+            logprobs=logprobs,
         )

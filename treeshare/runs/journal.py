@@ -12,7 +12,7 @@ import contextlib
 import fcntl
 import os
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from treeshare.errors import DataError, RunLockedError, one_line
 from treeshare.runs.files import open_regular, sync_folder
@@ -20,16 +20,43 @@ from treeshare.runs.record import ENDED_KEY, MAX_LINE_BYTES, Record, TornLineErr
 from treeshare.runs.signals import SignalsHeld
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 FSYNC_INTERVAL_S = 0.5
 
 
+class Keyed(Protocol):
+    """What stands in a line: one of a kind in its file by its key, called by its name in messages."""
+
+    @property
+    def key(self) -> Any:  # noqa: ANN401
+        """Hashable."""
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+
+    def line(self) -> bytes:
+        """Its line, newline included."""
+
+
+K = TypeVar("K", bound=Keyed)
+
+
 def iter_records(path: Path) -> Iterator[tuple[Record, int]]:
-    r"""Read a journal line by line; a torn last line is passed over. Safe while another process appends.
+    """Read a journal's records; see ``iter_lines``."""
+    return iter_lines(path, Record.parse)
+
+
+def iter_lines(path: Path, parse: Callable[[bytes], K]) -> Iterator[tuple[K, int]]:
+    r"""Read a file line by line; a torn last line is passed over. Safe while another process appends.
 
     A last line is torn if it has no newline or is not JSON. Lines end at ``\n`` only.
+
+    Args:
+        path: The file.
+        parse: Reads a line; raises ``TornLineError`` where it is not JSON, ``DataError`` for other faults.
 
     Yields:
         A record, and the offset at which its line ends.
@@ -37,7 +64,7 @@ def iter_records(path: Path) -> Iterator[tuple[Record, int]]:
     Raises:
         DataError: If the file cannot be read, or a line is not a record or comes twice; with its number.
     """
-    seen: dict[tuple[str, int], int] = {}
+    seen: dict[Any, int] = {}
     torn: DataError | None = None
     end = 0
     for number, line in enumerate(_lines(path), 1):
@@ -50,17 +77,14 @@ def iter_records(path: Path) -> Iterator[tuple[Record, int]]:
             return
         end += len(line)
         try:
-            record = Record.parse(line)
+            record = parse(line)
         except TornLineError as error:
             torn = DataError(f"{where}: {error}; mend or remove the line")
             continue
         except DataError as error:
             raise DataError(f"{where}: {error}; mend or remove the line") from error
         if record.key in seen:
-            raise DataError(
-                f"{where}: {one_line(record.task_id)} completion {record.completion_index} stands in line "
-                f"{seen[record.key]} too; remove one"
-            )
+            raise DataError(f"{where}: {record.name} stands in line {seen[record.key]} too; remove one")
         seen[record.key] = number
         yield record, end
 
@@ -87,17 +111,17 @@ def _lines(path: Path) -> Iterator[bytes]:
         raise DataError(f"journal: cannot read {one_line(path)}: {error.strerror}") from error
 
 
-class Journal:
+class LineFile(Generic[K]):
     """Appends records to a file; the only writer of that file.
 
     Args:
         path: Made if missing; not a symbolic link. A torn last line is cut away.
+        parse: As for ``iter_lines``.
         fsync_interval_s: Longest time between a write and the beginning of its ``fsync``; 0 makes each
             record durable before ``append`` returns.
 
     Attributes:
-        keys: ``(task_id, completion_index)`` of what it holds.
-        ended: Task ids of problems that a completion ended.
+        keys: Of what it holds.
         num_torn_bytes: Length of the torn line that was cut away.
 
     Raises:
@@ -105,10 +129,12 @@ class Journal:
         RunLockedError: If another process is writing to it.
     """
 
-    def __init__(self, path: Path, fsync_interval_s: float = FSYNC_INTERVAL_S) -> None:
+    def __init__(
+        self, path: Path, parse: Callable[[bytes], K], fsync_interval_s: float = FSYNC_INTERVAL_S
+    ) -> None:
         self.path = path
-        self.keys: set[tuple[str, int]] = set()
-        self.ended: set[str] = set()
+        self.keys: set[Any] = set()
+        self._parse = parse
         self._fsync_interval_s = fsync_interval_s
         self._size = 0
         self._is_whole = True
@@ -134,7 +160,7 @@ class Journal:
 
     def _resume(self) -> int:
         fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        for record, end in iter_records(self.path):
+        for record, end in iter_lines(self.path, self._parse):
             self._note(record)
             self._size = end
         num_torn_bytes = os.fstat(self._descriptor).st_size - self._size
@@ -144,7 +170,7 @@ class Journal:
         sync_folder(self.path.parent)
         return num_torn_bytes
 
-    def append(self, record: Record) -> None:
+    def append(self, record: K) -> None:
         """Write a record; when this returns, no end of the process can lose it.
 
         Python's signal handlers, Ctrl-C first of all, run before or after, never between. If this raises,
@@ -172,14 +198,12 @@ class Journal:
                 raise DataError(self._explain(error)) from error
             self._sync_soon()
 
-    def _note(self, record: Record) -> None:
+    def _note(self, record: K) -> None:
         self.keys.add(record.key)
-        if (record.model_extra or {}).get(ENDED_KEY):
-            self.ended.add(record.task_id)
 
-    def records(self) -> Iterator[Record]:
+    def records(self) -> Iterator[K]:
         """What it holds, read from the file."""
-        return (record for record, _ in iter_records(self.path))
+        return (record for record, _ in iter_lines(self.path, self._parse))
 
     def close(self) -> None:
         """Make everything durable and close; a second call does nothing.
@@ -251,3 +275,25 @@ class Journal:
 
     def _explain(self, error: OSError) -> str:
         return f"journal: cannot write {one_line(self.path)}: {error.strerror}; free space and resume"
+
+
+class Journal(LineFile[Record]):
+    """The completions of a run; see ``LineFile``.
+
+    Args:
+        path: As for ``LineFile``.
+        fsync_interval_s: Likewise.
+
+    Attributes:
+        keys: ``(task_id, completion_index)`` of what it holds.
+        ended: Task ids of problems that a completion ended.
+    """
+
+    def __init__(self, path: Path, fsync_interval_s: float = FSYNC_INTERVAL_S) -> None:
+        self.ended: set[str] = set()
+        super().__init__(path, Record.parse, fsync_interval_s)
+
+    def _note(self, record: Record) -> None:
+        super()._note(record)
+        if (record.model_extra or {}).get(ENDED_KEY):
+            self.ended.add(record.task_id)

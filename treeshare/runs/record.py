@@ -70,9 +70,9 @@ class Record(BaseModel):
         try:
             line = dump_json(values) + b"\n"
         except ValueError as error:
-            raise DataError(f"{self._name}: cannot be written: {one_line(error)}") from error
+            raise DataError(f"{self.name}: cannot be written: {one_line(error)}") from error
         if len(line) > MAX_LINE_BYTES:
-            raise DataError(f"{self._name}: got {len(line)} bytes, expected at most {MAX_LINE_BYTES}")
+            raise DataError(f"{self.name}: got {len(line)} bytes, expected at most {MAX_LINE_BYTES}")
         return line
 
     @classmethod
@@ -99,9 +99,10 @@ class Record(BaseModel):
     def _check_finite(self) -> None:
         if not math.isfinite(self.cumulative_logprob):
             raise DataError(
-                f"{self._name}: cumulative_logprob: got {self.cumulative_logprob}, expected a finite number"
+                f"{self.name}: cumulative_logprob: got {self.cumulative_logprob}, expected a finite number"
             )
 
     @property
-    def _name(self) -> str:
+    def name(self) -> str:
+        """What messages call it."""
         return f"{one_line(self.task_id)} completion {self.completion_index}"

@@ -1,0 +1,61 @@
+"""``treeshare batch``."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from treeshare.cli import openai_options, options
+from treeshare.cli.inputs import load_llm
+from treeshare.cli.outputs import check_output
+from treeshare.cli.progress import SamplingProgress
+from treeshare.errors import ConfigError, one_line
+
+
+def batch(
+    requests: Annotated[Path, typer.Argument(help="JSON lines in OpenAI's batch form.")],
+    out: Annotated[
+        Path,
+        typer.Argument(callback=check_output, help="Where answers go; what it holds is not done again."),
+    ],
+    model: options.Model = options.DEFAULT_MODEL,
+    name: openai_options.ServedNames = None,
+    chat_template: openai_options.ChatTemplate = None,
+    seed: options.Seed = 0,
+    dtype: options.Dtype = "auto",
+    threads: options.Threads = None,
+    max_num_seqs: options.MaxNumSeqs = 256,
+    kv_budget: options.KvBudget = None,
+) -> None:
+    """Answer a file of OpenAI's batch requests, all of them as one tree.
+
+    The same command goes on where an interrupted one ended. A bad line gets an answer with its error.
+    """
+    from treeshare.integrations.openai_batch import BatchRun, open_output, read_batch
+
+    if out.exists() and requests.exists() and out.samefile(requests):
+        raise ConfigError(f"{one_line(out)}: it is the input; name another output")
+    kv_budget_bytes = options.parse_bytes("--kv-budget", kv_budget)
+    template = openai_options.read_template(chat_template)
+    llm = load_llm(
+        model, dtype=dtype, threads=threads, max_num_seqs=max_num_seqs, kv_budget_bytes=kv_budget_bytes
+    )
+    lines = read_batch(requests, llm, names=tuple(name or [model]), seed=seed, chat_template=template)
+    output = open_output(out)
+    try:
+        if output.num_torn_bytes:
+            print(f"cut away a torn last line of {output.num_torn_bytes} bytes", file=sys.stderr)
+        run = BatchRun(llm, lines, output)
+        if run.num_held:
+            print(f"resuming: {run.num_held:,} answers are there already", file=sys.stderr)
+        try:
+            with SamplingProgress(llm.engine, run.requests) as progress:
+                run.run(progress.update)
+        except KeyboardInterrupt:
+            print("interrupted: what is finished is kept; the same command goes on", file=sys.stderr)
+            raise
+    finally:
+        output.close()
+    num_refused = sum(line.refusal is not None for line in lines)
+    print(f"{len(lines):,} answers, {num_refused:,} of them errors, in {one_line(out)}")

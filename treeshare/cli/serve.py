@@ -1,0 +1,96 @@
+"""``treeshare serve``."""
+
+import contextlib
+import ipaddress
+import sys
+from typing import Annotated
+
+import typer
+
+from treeshare.cli import openai_options, options
+from treeshare.cli.inputs import load_llm
+from treeshare.errors import ConfigError, one_line
+
+
+def serve(
+    model: Annotated[str, typer.Argument(help="Embedded name, folder, .gguf file or hub id.")],
+    host: Annotated[str, typer.Option("--host", help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8000,
+    api_key: Annotated[
+        str | None,
+        typer.Option("--api-key", envvar="TREESHARE_API_KEY", help="What clients must send, for /v1."),
+    ] = None,
+    no_api_key: Annotated[
+        bool, typer.Option("--no-api-key", help="Let everybody who reaches --host use the model.")
+    ] = False,
+    name: openai_options.ServedNames = None,
+    chat_template: openai_options.ChatTemplate = None,
+    dtype: options.Dtype = "auto",
+    threads: options.Threads = None,
+    max_num_seqs: options.MaxNumSeqs = 256,
+    kv_budget: options.KvBudget = None,
+    max_queue: Annotated[
+        int, typer.Option("--max-queue", min=1, max=100_000, help="Requests held at once; beyond, 429.")
+    ] = 1024,
+    max_body: Annotated[
+        str, typer.Option("--max-body", metavar="BYTES", help="Longest request; beyond, 413.")
+    ] = "4MiB",
+    grace: Annotated[
+        int, typer.Option("--grace", min=0, max=86400, help="Seconds for running requests at the end.")
+    ] = 30,
+) -> None:
+    """Serve a model to OpenAI's clients: completions and chat, streamed or whole.
+
+    Everything that runs at a time is one tree. Ctrl-C or SIGTERM: running requests may finish.
+    """
+    _check_exposure(host, api_key, no_api_key)
+    max_body_bytes = options.parse_bytes("--max-body", max_body)
+    assert max_body_bytes is not None
+    kv_budget_bytes = options.parse_bytes("--kv-budget", kv_budget)
+    template = openai_options.read_template(chat_template)
+    openai_options.require_libraries("fastapi", "uvicorn", "prometheus_client")
+    from treeshare.engine.async_llm import AsyncLLM
+    from treeshare.integrations.openai_serve import bind
+    from treeshare.integrations.openai_serve import serve as run_server
+    from treeshare.integrations.openai_server import ServerOptions
+
+    bound = bind(host, port)
+    with bound:
+        llm = load_llm(
+            model,
+            dtype=dtype,
+            threads=threads,
+            max_num_seqs=max_num_seqs,
+            kv_budget_bytes=kv_budget_bytes,
+            keep_nodes=True,
+        )
+        server_options = ServerOptions(
+            names=tuple(name or [model]),
+            api_key=api_key,
+            max_body_bytes=max_body_bytes,
+            max_queue=max_queue,
+            chat_template=template,
+        )
+        shown = f"[{host}]" if ":" in host else host
+        url = f"http://{shown}:{bound.getsockname()[1]}/v1"
+
+        def announce() -> None:
+            print(f"serving {one_line(server_options.names[0])} at {url}", file=sys.stderr, flush=True)
+
+        run_server(AsyncLLM(llm), bound, server_options, grace_s=grace, on_start=announce)
+
+
+def _check_exposure(host: str, api_key: str | None, no_api_key: bool) -> None:
+    """Refuse a key that cannot be one, and to lie open to other machines without saying so."""
+    if api_key is not None and no_api_key:
+        raise ConfigError("--no-api-key: there is a key, of --api-key or TREESHARE_API_KEY; give one of both")
+    if api_key is not None and not (api_key.isascii() and api_key.isprintable() and api_key.strip()):
+        raise ConfigError("--api-key: expected printable ASCII, not empty")
+    is_local = host == "localhost"
+    with contextlib.suppress(ValueError):
+        is_local = ipaddress.ip_address(host).is_loopback
+    if api_key is None and not no_api_key and not is_local:
+        raise ConfigError(
+            f"--host: got {host}, which other machines may reach, without a key; "
+            "give --api-key (better: TREESHARE_API_KEY), or --no-api-key"
+        )
