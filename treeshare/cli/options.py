@@ -86,6 +86,14 @@ RayThreads = Annotated[
     int | None,
     typer.Option("--ray-threads", min=1, max=1024, help="Threads of each; all of a node's, by default."),
 ]
+StopProblemAfter = Annotated[
+    str | None,
+    typer.Option(
+        "--stop-problem-after",
+        metavar="RULE",
+        help="first-success, or margin=N: an answer is ahead by N; its other completions do not come.",
+    ),
+]
 RunFolder = Annotated[Path, typer.Argument(help="Run directory of `treeshare sample`.")]
 JsonFile = Annotated[
     Path | None, typer.Option("--json", callback=check_output, help="Write the figures there.")

@@ -42,6 +42,8 @@ def sample(
     dtype: options.Dtype = "auto",
     threads: options.Threads = None,
     max_num_seqs: options.MaxNumSeqs = 256,
+    kv_budget: options.KvBudget = None,
+    stop_problem_after: options.StopProblemAfter = None,
     ray: options.Ray = None,
     ray_workers: options.RayWorkers = None,
     ray_threads: options.RayThreads = None,
@@ -51,12 +53,15 @@ def sample(
     The same command resumes an interrupted run; a larger -n extends a finished one.
     """
     from tasks.registry import canonical_name
+    from treeshare.evals.early_end import EndRule
     from treeshare.evals.prompts import PromptOptions, build_prompts, completion_end
     from treeshare.runs import RunDirectory, check_place, make_manifest, make_requests, sample_into
     from treeshare.sampling import SamplingParams
 
     check_place(out)
+    kv_budget_bytes = options.parse_bytes("--kv-budget", kv_budget)
     chosen, problems = load_task(task, data, limit)
+    rule = EndRule.parse("--stop-problem-after", stop_problem_after, chosen, problems)
     prompting = PromptOptions(
         num_shots=shots, shot_choice=shot_choice, seed=seed, chat=chat, data=data, shot_data=shot_data
     )
@@ -74,7 +79,14 @@ def sample(
     )
     cluster = _join_cluster(context, ray, ray_workers, ray_threads, threads)
     threads = cluster.threads if cluster else threads
-    llm = load_llm(model, dtype=dtype, threads=threads, seed=seed, max_num_seqs=max_num_seqs)
+    llm = load_llm(
+        model,
+        dtype=dtype,
+        threads=threads,
+        seed=seed,
+        max_num_seqs=max_num_seqs,
+        kv_budget_bytes=kv_budget_bytes,
+    )
     task_ids = [problem.task_id for problem in problems]
     prompts = encode_prompts(chosen, built, llm.loaded, chat=chat)
     manifest = make_manifest(
@@ -102,10 +114,19 @@ def sample(
         requests = make_requests(task_ids, prompts, params, directory)
         _print_tree(llm, prompts, directory.manifest.n)
         _say_what_is_held(directory)
+        for record in directory.records():
+            rule.note(record.task_id, record.completion)
         try:
             with SamplingProgress(source, requests) as progress:
                 sample_into(
-                    directory, llm, task_ids, requests, progress.update, source=source, text_of=text_of
+                    directory,
+                    llm,
+                    task_ids,
+                    requests,
+                    progress.update,
+                    source=source,
+                    text_of=text_of,
+                    ends_problem=lambda record: rule.reason(record.task_id, record.completion),
                 )
         except KeyboardInterrupt:
             print("interrupted: what is finished is kept; the same command goes on", file=sys.stderr)
