@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import types
 
@@ -96,8 +97,14 @@ def test_a_cluster_joined_before_stays(ray):
 
 
 def test_nobody_there(ray):
-    with pytest.raises(ConfigError, match=r"--ray: cannot join 10\.0\.0\.9:1: nobody listens$"):
-        RayCluster("10.0.0.9:1").__enter__()
+    with pytest.raises(ConfigError, match=r"--ray: cannot join auto: nobody listens$"):
+        RayCluster("auto").__enter__()
+    with socket.socket() as bound:  # and does not listen
+        bound.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{bound.getsockname()[1]}"
+        with pytest.raises(ConfigError, match=f"--ray: cannot join {address}: .*refused$"):
+            RayCluster(address).__enter__()
+    assert len(ray.calls) == 1
 
 
 def test_without_ray(monkeypatch):

@@ -125,7 +125,8 @@ class Worker:
             result = next(self._results, None)
             is_over = result is None
             finished = result.finished if result else []
-        return Harvest(finished=finished, is_over=is_over, stats=replace(self._engine.stats, step_s=[]))
+        stats = replace(self._engine.stats, step_s=[], step_rows=[])  # these grow with every step
+        return Harvest(finished=finished, is_over=is_over, stats=stats)
 
 
 @dataclass(eq=False, kw_only=True, slots=True)
@@ -364,5 +365,5 @@ def _add(total: EngineStats, part: EngineStats) -> None:
     for name in (one.name for one in fields(EngineStats)):
         if name in ("unique_tokens", "peak_kv_bytes"):
             setattr(total, name, max(getattr(total, name), getattr(part, name)))
-        elif name not in ("num_completions", "num_cancelled", "step_s", "wall_s"):
+        elif name not in ("num_completions", "num_cancelled", "step_s", "step_rows", "wall_s"):
             setattr(total, name, getattr(total, name) + getattr(part, name))

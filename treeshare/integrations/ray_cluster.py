@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 from typing import TYPE_CHECKING, Any, Self
 
@@ -99,6 +100,9 @@ class RayCluster:
     def _init(self, ray: Any) -> None:  # noqa: ANN401
         quiet = {"log_to_driver": False, "logging_level": "ERROR"}
         if self._address != LOCAL:
+            host, colon, port = self._address.removeprefix("ray://").rpartition(":")
+            if colon and port.isdigit():  # Ray itself takes minutes to find that nobody listens
+                socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
             ray.init(self._address, **quiet)
             return
         self._settle([len(os.sched_getaffinity(0))])
