@@ -49,8 +49,8 @@ class EngineConfig:
         sharing: ``tree``; ``one-level`` (only the common root is shared); ``none`` (every sequence attends to
             its whole path alone).
         attention: ``off`` skips attention: the ceiling for benchmarks, its tokens mean nothing.
-        backend: Of attention: ``native`` (compiled kernel), ``cpu``, ``reference``; ``auto`` takes the
-            fastest that is there.
+        backend: Of attention: ``native`` (compiled kernel), ``cpu``, ``triton``, ``reference``; ``auto``
+            takes the fastest that is there.
         fold: Small nodes are folded into their children where that costs less.
         lazy_divergence: Completions whose tokens are identical so far are one row.
         profile: Measure where a run's time goes (``Engine.stopwatch``).

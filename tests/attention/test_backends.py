@@ -8,12 +8,24 @@ import pytest
 import torch
 
 from tests.attention.budget import Case, Forest, assert_within_budget
-from treeshare.attention import CpuAttention, NativeAttention, ReferenceAttention, make_backend
+from treeshare.attention import (
+    CpuAttention,
+    NativeAttention,
+    ReferenceAttention,
+    TritonAttention,
+    make_backend,
+)
 from treeshare.errors import ConfigError
 from treeshare.kv import KVGeometry
 
-BACKENDS = {"reference": ReferenceAttention, "cpu": CpuAttention, "native": NativeAttention}
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+BACKENDS = {
+    "reference": (lambda geometry: ReferenceAttention(), ("float32", "bfloat16")),
+    "cpu": (lambda geometry: CpuAttention(), ("float32", "bfloat16")),
+    "native": (lambda geometry: NativeAttention(), ("bfloat16",)),
+    "triton": (TritonAttention, tuple(DTYPES)),
+}
+"""How each is made, and the dtypes that it computes in."""
 
 FORESTS = {
     "one sequence": Case((-1,), (5,), ((0, 0),)),
@@ -36,18 +48,23 @@ FORESTS = {
 
 
 PAIRS = [
-    (name, dtype) for name in sorted(BACKENDS) for dtype in DTYPES if (name, dtype) != ("native", "float32")
+    pytest.param((name, dtype), id=f"{name}-{dtype}", marks=[pytest.mark.slow] * (name == "triton"))
+    for name, (_, dtypes) in sorted(BACKENDS.items())
+    for dtype in dtypes
 ]
+"""Interpreted kernels are slow; ``test_triton.py`` runs a part of this suite every time."""
 
 
-@pytest.fixture(params=PAIRS, ids="-".join)
+@pytest.fixture(params=PAIRS)
 def pair(request):
     """A backend and a dtype that it computes in."""
     name, dtype = request.param
     geometry = KVGeometry(num_layers=1, num_kv_heads=1, head_dim=64, dtype=DTYPES[dtype])
     if name == "native" and not NativeAttention.supports(geometry):
         pytest.skip("the compiled kernel is not built, or this CPU lacks AVX-512 BF16")
-    return BACKENDS[name](), DTYPES[dtype]
+    if name == "triton":
+        pytest.importorskip("triton", reason="Triton is not installed")
+    return BACKENDS[name][0](geometry), DTYPES[dtype]
 
 
 @pytest.fixture
@@ -66,7 +83,7 @@ def test_forests(backend, name, dtype):
     assert_within_budget(forest, forest.attend(backend))
 
 
-@pytest.mark.parametrize("head_dim", [16, 64, 80, 96, 128])
+@pytest.mark.parametrize("head_dim", [16, 64, 80, 96, 128, 256])
 @pytest.mark.parametrize(("num_kv_heads", "group_size"), [(1, 1), (4, 1), (1, 8), (3, 3)])
 def test_heads(backend, num_kv_heads, group_size, head_dim, dtype):
     case = replace(

@@ -150,22 +150,31 @@ class KVStore:
         page_size: ``C``.
         max_pages: Most private pages ever live at once.
         poison: Fill unused keys with NaN (tests).
+        device: Where the KV lies.
     """
 
     def __init__(
-        self, geometry: KVGeometry, *, budget_bytes: int, page_size: int, max_pages: int, poison: bool = False
+        self,
+        geometry: KVGeometry,
+        *,
+        budget_bytes: int,
+        page_size: int,
+        max_pages: int,
+        poison: bool = False,
+        device: torch.device | str = "cpu",
     ) -> None:
         self.geometry = geometry
         self.budget_bytes = budget_bytes
         self.page_size = page_size
         self.peak_bytes = 0
+        self.device = torch.device(device)
         self._poison = poison
         self._blocks: list[SegmentBlock] = []
         heads, head_dim, width = geometry.num_kv_heads, geometry.head_dim, geometry.value_width
         self.pool = PagePool(
             keys_t=[self._unused(max_pages, heads, head_dim, page_size) for _ in range(geometry.num_layers)],
             values=[
-                torch.empty(max_pages, heads, page_size, width, dtype=geometry.dtype)
+                torch.empty(max_pages, heads, page_size, width, dtype=geometry.dtype, device=self.device)
                 for _ in range(geometry.num_layers)
             ],
         )
@@ -212,9 +221,8 @@ class KVStore:
         geometry, tokens = self.geometry, padded_length(num_tokens)
         heads, layers = geometry.num_kv_heads, range(geometry.num_layers)
         keys_t = [self._unused(capacity, heads, geometry.head_dim, tokens) for _ in layers]
-        values = [
-            torch.zeros(capacity, heads, tokens, geometry.value_width, dtype=geometry.dtype) for _ in layers
-        ]
+        shape = capacity, heads, tokens, geometry.value_width
+        values = [torch.zeros(shape, dtype=geometry.dtype, device=self.device) for _ in layers]
         block = SegmentBlock(tokens, keys_t, values, [None] * capacity)
         self._blocks.append(block)
         return block
@@ -258,7 +266,7 @@ class KVStore:
             live = [segment for segment in block.occupants if segment is not None]
             if len(live) == len(block.occupants):
                 continue
-            places = torch.tensor([segment.index for segment in live])
+            places = torch.tensor([segment.index for segment in live], device=self.device)
             for tensors in (block.keys_t, block.values):
                 for layer, tensor in enumerate(tensors):
                     tensors[layer] = tensor.index_select(0, places)
@@ -331,7 +339,8 @@ class KVStore:
         moved = [page for page in pool.pages[pool.num_live :] if page is not None]
         holes = [index for index in range(pool.num_live) if pool.pages[index] is None]
         if moved:
-            target, source = torch.tensor(holes), torch.tensor([page.index for page in moved])
+            target = torch.tensor(holes, device=self.device)
+            source = torch.tensor([page.index for page in moved], device=self.device)
             for tensors in (pool.keys_t, pool.values):
                 for tensor in tensors:
                     tensor.index_copy_(0, target, tensor.index_select(0, source))
@@ -382,5 +391,5 @@ class KVStore:
 
     def _unused(self, *shape: int) -> Tensor:
         if self._poison:
-            return torch.full(shape, torch.nan, dtype=self.geometry.dtype)
-        return torch.empty(shape, dtype=self.geometry.dtype)
+            return torch.full(shape, torch.nan, dtype=self.geometry.dtype, device=self.device)
+        return torch.empty(shape, dtype=self.geometry.dtype, device=self.device)
