@@ -19,7 +19,7 @@ from treeshare.kv import KVGeometry, KVStore
 GEOMETRY = KVGeometry(num_layers=1, num_kv_heads=1, head_dim=64, dtype=torch.float32)
 SMALL = Case(
     (-1, 0, 0),
-    (150, 70, 12),
+    (150, 70, 100),
     ((1, 2), (1, 70), (2, 9)),
     prefilled=(2,),
     chunk=5,

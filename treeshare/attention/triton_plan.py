@@ -63,9 +63,23 @@ class StepPlan:
 
     @classmethod
     def make(
-        cls, layout: BatchLayout, query_shape: tuple[int, ...], device: torch.device, num_processors: int
+        cls,
+        layout: BatchLayout,
+        query_shape: tuple[int, ...],
+        device: torch.device,
+        num_processors: int,
+        *,
+        with_scratch: bool = True,
     ) -> StepPlan:
-        """Plan a step for queries of ``query_shape`` ``(T, Q, D)``."""
+        """Plan a step.
+
+        Args:
+            layout: What to do.
+            query_shape: ``(T, Q, D)``.
+            device: Of the tables.
+            num_processors: Multiprocessors to keep busy.
+            with_scratch: Reserve memory for partial states; without it the plan can be looked at, not run.
+        """
         geometry = layout.store.geometry
         shape = KernelShape(
             geometry=geometry,
@@ -75,14 +89,15 @@ class StepPlan:
         tables = _Tables(layout, shape, num_processors)
         on_device = {name: torch.from_numpy(table).to(device) for name, table in tables.named().items()}
         num_states = (tables.num_slots, query_shape[1])
+        scratch = device if with_scratch else torch.device("meta")
         return cls(
             layout=layout,
             query_shape=query_shape,
             shape=shape,
             source_indptr=torch.from_numpy(tables.source_indptr(query_shape[0])).to(device),
-            numerators=torch.empty(*num_states, query_shape[2], device=device),
-            highs=torch.empty(num_states, device=device),
-            totals=torch.empty(num_states, device=device),
+            numerators=torch.empty(*num_states, query_shape[2], device=scratch),
+            highs=torch.empty(num_states, device=scratch),
+            totals=torch.empty(num_states, device=scratch),
             **on_device,
         )
 
