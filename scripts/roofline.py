@@ -222,15 +222,15 @@ def _beside_the_paper(short: dict[str, float], long: dict[str, float]) -> str:
     ]
     above = NUM_ROWS / long["linear_ms"] * 1e3 / PAPER_CEILING
     text = (
-        f"\nWhere it is off: without attention the roof is {above:.1f} times the paper's ceiling, because the "
-        "model leaves out what the paper's run paid for: reductions between eight GPUs twice a layer, "
+        f"\nWhere it is off: without attention the roof is {above:.1f} times the paper's ceiling, because "
+        "the model leaves out what the paper's run paid for: reductions between eight GPUs twice a layer, "
         "launches, norms, sampling, matmuls below their peak. So the third row takes the paper's own ceiling "
         "for everything but attention and adds attention at the roof. Its attention takes "
-        f"{predicted_ms / (paper_ms - ceiling_ms):.0%} of what the paper's does: kernels at their roof against "
-        "kernels as they are. Without sharing, the model counts one read of all keys and values; vLLM of the "
-        f"time reached {PAPER_VLLM_16K / long['no_sharing_tok_s']:.0%} of that. Merging grows with the prefix "
-        "because few heads a GPU leave it idle unless the prefix is cut, and every chunk of 512 keys then "
-        "leaves a partial result."
+        f"{predicted_ms / (paper_ms - ceiling_ms):.0%} of what the paper's does: kernels at their roof "
+        "against kernels as they are. Without sharing, the model counts one read of all keys and values; "
+        f"vLLM of the time reached {PAPER_VLLM_16K / long['no_sharing_tok_s']:.0%} of that. Merging grows "
+        "with the prefix because few heads a GPU leave it idle unless the prefix is cut, and every chunk of "
+        "512 keys then leaves a partial result."
     )
     return table(["", "predicted bound", "paper, measured"], rows) + "\n" + text
 

@@ -1,6 +1,6 @@
 """The kernels compiled for GPUs that are not here: nothing spills, everything fits, tensor cores are used.
 
-Compiling needs a process in which Triton does not interpret: the script that writes the table runs in its own.
+Compiling needs a process in which Triton does not interpret: the table's script runs in its own.
 """
 
 from __future__ import annotations
