@@ -44,7 +44,7 @@ SLICE_TILES = {
 (docs/bench/triton_kernels.md). Float32 has no tensor cores, which would round it."""
 
 PAGE_TILES = {
-    2: {64: TileShape(16, 64, 4, 2), 128: TileShape(16, 64, 4, 2), 256: TileShape(16, 64, 4, 2)},
+    2: {64: TileShape(16, 64, 4, 2, 128), 128: TileShape(16, 64, 4, 2), 256: TileShape(16, 64, 4, 2)},
     4: {64: TileShape(16, 32, 4, 2), 128: TileShape(16, 32, 8, 2, 128), 256: TileShape(16, 32, 8, 2, 128)},
 }
 """Tiles of ``attend_pages``, likewise; short pages and many query heads of a KV head change them."""
