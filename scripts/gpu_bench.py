@@ -5,7 +5,7 @@
 Beside it: PyTorch's attention over every sequence's whole path, and FlashInfer's cascade if it is installed.
 Every result is first held against brute force in float64: at most twice the error of plain attention in the
 same dtype, plus rounding. ``scripts/bench_gpu.sh`` runs this where there is a GPU. Interpreted
-(``TRITON_INTERPRET=1``, ``--device cpu``) it checks, and its times say nothing.
+(``TRITON_INTERPRET=1``, ``--device cpu``) it checks and measures nothing.
 """
 
 from __future__ import annotations
@@ -145,12 +145,10 @@ def milliseconds(run: Callable[[], object], device: torch.device, repeats: int) 
     """Median time of a call, after three that warm up."""
     times = []
     for number in range(repeats + 3):
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        torch.cuda.synchronize(device)
         started = time.perf_counter()
         run()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        torch.cuda.synchronize(device)
         if number >= 3:
             times.append(time.perf_counter() - started)
     return statistics.median(times) * 1e3
@@ -170,7 +168,7 @@ def whole_paths(inputs: Inputs, free_bytes: float) -> Callable[[], object] | Non
 
 def cascade(inputs: Inputs, shape: TreeShape) -> Callable[[], object] | None:
     """FlashInfer's cascade, one level a level of the tree, pages of one token; None where it is missing."""
-    if inputs.query.device.type != "cuda" or importlib.util.find_spec("flashinfer") is None:
+    if importlib.util.find_spec("flashinfer") is None:
         return None
     flashinfer = importlib.import_module("flashinfer")
     device, num_rows = inputs.query.device, shape.widths[-1]
@@ -218,12 +216,14 @@ def measure(shape: TreeShape, heads: tuple[int, int], device: torch.device, repe
     if not error <= 1:
         raise FloatingPointError(f"{shape.name}, heads {heads}: error is {error:.2f} times its budget")
     planned = time.perf_counter() - started
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else float("inf")
+    if device.type != "cuda":
+        return [shape.name, f"{heads[0]}/{heads[1]}", f"{error:.2f}", "-", "-", "-"]
+    free = torch.cuda.mem_get_info(device)[0]
     took = milliseconds(ours, device, repeats)
     others = [whole_paths(inputs, free), cascade(inputs, shape)]
     times = [milliseconds(run, device, repeats) if run else None for run in others]
     cells = [f"{took:.3f}", *("-" if other is None else f"{other:.3f}" for other in times)]
-    print(f"{shape.name}, heads {heads}: {cells}, {planned:.1f} s to plan and check", file=sys.stderr)
+    print(f"{shape.name}, heads {heads}: {cells} ms, {planned:.1f} s to check", file=sys.stderr)
     return [shape.name, f"{heads[0]}/{heads[1]}", f"{error:.2f}", *cells]
 
 
@@ -237,12 +237,14 @@ def report(rows: list[list[str]], device: torch.device, left_out: int) -> str:
         "whole paths ms",
         "cascade ms",
     ]
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "interpreted: times say nothing"
+    name = (
+        torch.cuda.get_device_name(device) if device.type == "cuda" else "Interpreted, so nothing was timed"
+    )
     lines = [
-        "# The Triton backend, measured\n",
+        "# The Triton backend on FastTree's tree shapes\n",
         f"{name}; {str(DTYPE).removeprefix('torch.')}, head_dim {HEAD_DIM}; one layer of one decoding step "
-        "over FastTree's tree shapes, storing the step's keys and values included. `whole paths` is "
-        "PyTorch's attention without sharing, `cascade` FlashInfer's (- where it does not fit or is not installed).\n",
+        "over a tree, storing the step's keys and values included. `whole paths` is PyTorch's attention "
+        "without sharing, `cascade` FlashInfer's (- where it does not fit or is not installed).\n",
         table(header, rows),
         "",
         *([f"{left_out} more were left out: the time was up.\n"] if left_out else []),
@@ -261,6 +263,9 @@ def _main(argv: Sequence[str] | None) -> None:
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=270, help="no new shape is begun after that")
     parser.add_argument("--leaves", type=int, default=1024, help="most leaves of a tree")
+    parser.add_argument(
+        "--heads", type=int, choices=range(len(HEADS)), help="only these of tree_shapes.HEADS"
+    )
     args = parser.parse_args(argv)
     device = torch.device(args.device)
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -269,7 +274,8 @@ def _main(argv: Sequence[str] | None) -> None:
         )
     torch.manual_seed(0)
     started, rows = time.perf_counter(), []
-    work = [(shape.shrunk(args.leaves), heads) for heads in HEADS for shape in FAST_TREE]
+    chosen = HEADS if args.heads is None else HEADS[args.heads : args.heads + 1]
+    work = [(shape.shrunk(args.leaves), heads) for heads in chosen for shape in FAST_TREE]
     for shape, heads in work:
         if time.perf_counter() - started > args.seconds:
             break
