@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 import pytest
@@ -10,6 +11,7 @@ import transformers
 
 from tests.models.tiny import saved_model
 
+os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton reads it once, when it is first imported
 torch.set_num_threads(2)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # after a shell's "&" it is ignored, by children too
 transformers.utils.logging.disable_progress_bar()
