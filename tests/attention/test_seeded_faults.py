@@ -243,7 +243,7 @@ def triton_kernel_with(name, make):
 
 
 def triton_shifts_a_slice(tables):
-    tables["shared"][0, :2] -= 1
+    tables["shared"][0, :2] += 1
 
 
 def triton_sees_a_padded_key(tables):
@@ -295,7 +295,7 @@ TRITON_FAULTS = [
     ),
     pytest.param(triton_kernel_with("LN_2", lambda _: 1.0), id="triton_base_two_logarithm"),
     pytest.param(
-        triton_kernel_with("_merge", lambda merge: lambda a, b, c, d, e, f: merge(a, b, c, d, b, f)),
+        triton_kernel_with("_merge", lambda merge: lambda a, b, c, d, e, f, s: merge(a, b, c, d, b, f, s)),
         id="triton_forgotten_maximum",
     ),
     pytest.param(

@@ -117,7 +117,7 @@ class TritonAttention(AttentionBackend):
         self._lap("attention: causal")
         launches.pages(query, scale)
         self._lap("attention: private")
-        state = launches.merge(query.dtype)
+        state = launches.merge(query.dtype, scale)
         self._lap("attention: merge")
         return state
 
@@ -179,12 +179,18 @@ class _Launches:
             **self._shape.attend_pages(),
         )
 
-    def merge(self, dtype: torch.dtype) -> AttentionState:
+    def merge(self, dtype: torch.dtype, scale: float) -> AttentionState:
         """Merge every row's partial states."""
         plan = self._plan
         out = torch.empty(plan.query_shape, dtype=dtype, device=plan.bases.device)
         lse = torch.empty(plan.query_shape[:2], device=plan.bases.device)
         self._kernels.merge_states[(plan.query_shape[0], self._shape.num_heads)](
-            *self._states, plan.source_indptr, plan.sources, out, lse, **self._shape.merge_states()
+            *self._states,
+            plan.source_indptr,
+            plan.sources,
+            out,
+            lse,
+            scale * LOG2_E,
+            **self._shape.merge_states(),
         )
         return AttentionState(out, lse)

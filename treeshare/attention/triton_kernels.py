@@ -10,8 +10,8 @@ What they compute is a fixed sum for each row, whatever else is in the step and 
 - The shape of a tile depends on dtype, head_dim and group size only, so one row or a thousand go through the
   same instructions. A block of keys that a row does not see changes no bit of it.
 
-A state is unnormalised: numerator, maximum (in units of log2), sum; all float32. The merge turns it into
-output and natural log-sum-exp.
+A state is unnormalised: numerator, maximum of the scores before scaling, sum; all float32. The merge turns it
+into output and natural log-sum-exp. ``score_factor``, above zero, is the scale times the log2 of e.
 
 ``TRITON_INTERPRET=1`` runs the same code on a CPU. There bfloat16 is a 16-bit integer to NumPy: arithmetic on
 it is silently wrong and conversion to it truncates. ``INTERPRETED`` makes ``_operand`` and ``_rounded`` go
@@ -67,11 +67,12 @@ def _nothing(BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr):
 
 
 @triton.jit
-def _merge(numerator, high, total, other_numerator, other_high, other_total):
+def _merge(numerator, high, total, other_numerator, other_high, other_total, score_factor):
     """Merge two states; ``(0, -inf, 0)``, attention over nothing, is the identity, exactly."""
     new_high = tl.maximum(high, other_high)
     shift = tl.where(new_high == float("-inf"), 0.0, new_high)
-    weight, other_weight = tl.exp2(high - shift), tl.exp2(other_high - shift)
+    weight = tl.exp2((high - shift) * score_factor)
+    other_weight = tl.exp2((other_high - shift) * score_factor)
     return (
         numerator * weight[:, None] + other_numerator * other_weight[:, None],
         new_high,
@@ -105,12 +106,12 @@ def _attend_block(
     numerator, high, total, query, keys_t, values, seen, score_factor, INTERPRETED: tl.constexpr
 ):
     """One step of online softmax: ``query`` ``[M, D]`` over ``keys_t`` ``[D, n]``, ``values`` ``[n, D]``."""
-    scores = tl.dot(query, _operand(keys_t, INTERPRETED), input_precision="ieee") * score_factor
+    scores = tl.dot(query, _operand(keys_t, INTERPRETED), input_precision="ieee")
     scores = tl.where(seen, scores, float("-inf"))  # also where an unwritten key made it NaN
     new_high = tl.maximum(high, tl.max(scores, 1))
     shift = tl.where(new_high == float("-inf"), 0.0, new_high)
-    weights = tl.exp2(scores - shift[:, None])
-    old_weight = tl.exp2(high - shift)
+    weights = tl.exp2((scores - shift[:, None]) * score_factor)  # scaled last: the likeliest keys lose least
+    old_weight = tl.exp2((high - shift) * score_factor)
     total = total * old_weight + tl.sum(weights, 1)
     rounded = _operand(_rounded(weights, values.dtype, INTERPRETED), INTERPRETED)
     numerator = tl.dot(
@@ -256,7 +257,7 @@ def attend_slices(
                 numerator, high, total, tile_query, keys_t, tile_values, seen, score_factor, INTERPRETED
             )
         node_numerator, node_high, node_total = _merge(
-            node_numerator, node_high, node_total, numerator, high, total
+            node_numerator, node_high, node_total, numerator, high, total, score_factor
         )
     _store_state(
         numerators,
@@ -330,7 +331,7 @@ def attend_pages(
                 numerator, high, total, tile_query, keys_t, tile_values, seen, score_factor, INTERPRETED
             )
         node_numerator, node_high, node_total = _merge(
-            node_numerator, node_high, node_total, numerator, high, total
+            node_numerator, node_high, node_total, numerator, high, total, score_factor
         )
     _store_state(
         numerators,
@@ -357,6 +358,7 @@ def merge_states(
     sources,
     out,
     lse,
+    score_factor,
     NUM_Q_HEADS: tl.constexpr,
     GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
@@ -385,14 +387,14 @@ def merge_states(
             high = tl.load(highs + place, mask=real, other=float("-inf"))
             total = tl.load(totals + place, mask=real, other=0.0)
             node_numerator, node_high, node_total = _merge(
-                node_numerator, node_high, node_total, numerator, high, total
+                node_numerator, node_high, node_total, numerator, high, total, score_factor
             )
         row_numerator, row_high, row_total = _merge(
-            row_numerator, row_high, row_total, node_numerator, node_high, node_total
+            row_numerator, row_high, row_total, node_numerator, node_high, node_total, score_factor
         )
     divisor = tl.where(row_total == 0.0, 1.0, row_total)
     place = row * NUM_Q_HEADS + query_head
     result = _rounded(row_numerator / divisor[:, None], out.dtype.element_ty, INTERPRETED)
     tl.store(out + place[:, None] * HEAD_DIM + d[None, :], result, mask=mask)
-    natural = tl.where(row_total == 0.0, float("-inf"), (row_high + tl.log2(divisor)) * LN_2)
+    natural = tl.where(row_total == 0.0, float("-inf"), (row_high * score_factor + tl.log2(divisor)) * LN_2)
     tl.store(lse + place, natural, mask=real)
