@@ -57,7 +57,8 @@ def forest(
         depth: Levels that the prefix is cut into; below each, the problems are split in two.
         vocabulary: Token ids are below this.
     """
-    draws = random.Random(0)
+    sizes = prefix, own, problems, samples, new_tokens, depth
+    draws = random.Random(repr(sizes))  # else an engine finds the last point's prefix in its cache
     levels = [prefix * (i + 1) // depth - prefix * i // depth for i in range(depth)]
     nodes: dict[tuple[int, int], list[int]] = {}
     prompts = []

@@ -23,11 +23,13 @@ import numpy as np
 import torch
 from attention_cases import CASES, DIM, GROUP, HEADS, TINY_CASES, Case
 from measuring import Company, grouped_bars, guarded, plot, table, write_report
+from torch import nn
 from torch.nn import functional
 
 from treeshare.attention import DecodeRow, PrefillChunk, build_layout, make_backend
 from treeshare.errors import ConfigError
 from treeshare.kv import KVGeometry, KVStore
+from treeshare.models.linear import KernelLinear
 from treeshare.native import kernels
 from treeshare.sampling import SamplingParams
 from treeshare.sampling.sampler import RowSpec, sample
@@ -198,6 +200,42 @@ def measure_attention(cases: Sequence[Case], roof: Roof, repeats: int) -> list[d
     return records
 
 
+def measure_linear(num_layers: int, rows: Sequence[int], roof: Roof, repeats: int) -> list[list[str]]:
+    """The matmuls of a decoder whose weights exceed the caches, by the kernel and by torch."""
+    if kernels() is None:
+        return []
+    width, inner = HEADS * GROUP * DIM, 1536
+    shapes = [(width, HEADS * (GROUP + 2) * DIM), (width, width), (width, 2 * inner), (inner, width)]
+    layers = [
+        nn.Linear(*shape, bias=False, dtype=BF16).requires_grad_(False)
+        for _ in range(num_layers)
+        for shape in shapes
+    ]
+    num_bytes = sum(layer.weight.nbytes for layer in layers)
+    forwards = [KernelLinear(layer) for layer in layers]
+    table_rows = []
+    for num_rows in rows:
+        inputs = {num: torch.randn(num_rows, num, dtype=BF16) for num in (width, inner)}
+
+        def run(calls: Sequence[Callable[[Tensor], Tensor]], inputs: dict[int, Tensor] = inputs) -> None:
+            for call, layer in zip(calls, layers, strict=True):
+                call(inputs[layer.in_features])
+
+        took, other = seconds([partial(run, forwards), partial(run, layers)], repeats)
+        flops = float(num_bytes * num_rows)
+        table_rows.append(
+            [
+                str(num_rows),
+                f"{took * 1e3:.1f}",
+                f"{flops / took / 1e9:.0f}",
+                f"{num_bytes / took / 1e9:.1f}",
+                f"{roof.seconds(flops, num_bytes) / took:.2f}",
+                f"{other / took:.2f}",
+            ]
+        )
+    return table_rows
+
+
 def measure_small(rows: int, vocabulary: int, roof: Roof, repeats: int) -> list[list[str]]:
     """Norm, rotary positions, gate and sampler: bound by bandwidth, where it is not a cache's."""
     width, inner, heads = HEADS * GROUP * DIM, 1536, HEADS * (GROUP + 1)
@@ -282,20 +320,25 @@ def _main(argv: Sequence[str] | None) -> None:
     company = Company()
     roof, roof_rows = measure_roof(64 if args.tiny else 2048, args.repeats)
     records = measure_attention(TINY_CASES if args.tiny else CASES, roof, args.repeats)
+    linear = measure_linear(
+        *((1, [1, 9]) if args.tiny else (30, [1, 8, 16, 64, 256, 512])), roof, args.repeats
+    )
     small = measure_small(*((8, 512) if args.tiny else (256, 49_152)), roof, args.repeats)
     roof_rows.append(["cores busy with other things meanwhile", f"{company.measure()['others_cores']:.2f}"])
-    report = {"attention": records, "small": small, "roof": roof_rows}
+    report = {"attention": records, "linear": linear, "small": small, "roof": roof_rows}
     draw_attention(args.out, records, roof)
     write_report(
         args.out,
         title="Kernels and their roofline",
-        body=report_text(roof_rows, records, small),
+        body=report_text(roof_rows, records, linear, small),
         records=report,
     )
 
 
-def report_text(roof: list[list[str]], records: list[dict[str, Any]], small: list[list[str]]) -> str:
-    """The three tables."""
+def report_text(
+    roof: list[list[str]], records: list[dict[str, Any]], linear: list[list[str]], small: list[list[str]]
+) -> str:
+    """The four tables."""
     digits = {"ms": 2, "gflops": 0, "of_matmul_rate": 2, "of_roof": 2, "times_flash": 1, "of_bmm": 2}
     attention = [
         [one["case"], one["backend"], *(f"{one[key]:.{n}f}" for key, n in digits.items())] for one in records
@@ -318,6 +361,9 @@ def report_text(roof: list[list[str]], records: list[dict[str, Any]], small: lis
         "`of roof` is 1 where neither matmuls nor memory would allow more; `times flash` compares with "
         "torch's CPU flash attention, `of bmm` with `torch.bmm` on the same two matmuls and no softmax.\n",
         table(header, attention),
+        "\n## Linear layers\n",
+        "All of SmolLM2-135M's but `lm_head`, 212 MB of weights, one after the other.\n",
+        table(["rows", "ms", "GFLOP/s", "GB/s of weights", "of roof", "times torch"], linear),
         "\n## Small operations\n",
         "Above 1 of the bandwidth means that the data stayed in cache. The sampler's yardstick is `softmax` "
         "and `torch.multinomial`.\n",

@@ -8,10 +8,13 @@ import signal
 import pytest
 import torch
 import transformers
+from hypothesis import HealthCheck, settings
 
 from tests.models.tiny import saved_model
 
 os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton reads it once, when it is first imported
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 torch.set_num_threads(2)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # after a shell's "&" it is ignored, by children too
 transformers.utils.logging.disable_progress_bar()

@@ -13,6 +13,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from treeshare.engine.async_llm import AsyncLLM
     from treeshare.engine.llm import LLM
     from treeshare.engine.outputs import CompletionOutput, RequestOutput
     from treeshare.errors import TreeshareError
@@ -27,6 +28,7 @@ if "OMP_WAIT_POLICY" not in os.environ:
 
 _HOMES = {
     "LLM": "treeshare.engine.llm",
+    "AsyncLLM": "treeshare.engine.async_llm",
     "CompletionOutput": "treeshare.engine.outputs",
     "RequestOutput": "treeshare.engine.outputs",
     "SamplingParams": "treeshare.sampling.params",
@@ -37,6 +39,7 @@ _HOMES = {
 
 __all__ = [
     "LLM",
+    "AsyncLLM",
     "CompletionOutput",
     "FewShotPrompts",
     "PromptTree",

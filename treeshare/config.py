@@ -70,7 +70,7 @@ class EngineConfig:
 
     Attributes:
         max_num_seqs: Most completions decoded at once (rows of a step).
-        prefill_chunk: Tokens of a node computed at once; chunks begin at multiples of it, whatever else runs.
+        prefill_chunk: Tokens of a node computed together; chunks begin at multiples of it, whatever runs.
         kv_budget_bytes: Most bytes of KV held at once; ``None`` takes half of the free memory at start.
         page_size: Tokens in one private page; a multiple of 16.
         sharing: ``tree``; ``one-level`` (only the common root is shared); ``none`` (every sequence attends to
@@ -80,11 +80,12 @@ class EngineConfig:
             takes the fastest that is there.
         fold: Small nodes are folded into their children where that costs less.
         lazy_divergence: Completions whose tokens are identical so far are one row.
+        keep_nodes: Prompts' KV stays when nobody needs it, for later requests, until the budget is needed.
         profile: Measure where a run's time goes (``Engine.stopwatch``).
     """
 
     max_num_seqs: int = 256
-    prefill_chunk: int = 256
+    prefill_chunk: int = 16
     kv_budget_bytes: int | None = None
     page_size: int = 64
     sharing: Sharing = "tree"
@@ -92,6 +93,7 @@ class EngineConfig:
     backend: str = "auto"
     fold: bool = True
     lazy_divergence: bool = True
+    keep_nodes: bool = False
     profile: bool = False
 
     def __post_init__(self) -> None:

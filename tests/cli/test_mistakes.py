@@ -255,6 +255,8 @@ def test_files_that_are_no_workload(cli, text_model, tmp_path, content):
     [
         (["--sharing", "some"], "sharing: got 'some', expected one of tree, one-level, none"),
         (["--attention", "maybe"], "attention: got 'maybe', expected one of on, off"),
+        (["--kv-budget", "1 elephant"], "--kv-budget: got '1 elephant', expected a number of bytes"),
+        (["--kv-budget", "1KiB"], "kv_budget_bytes: got 1024, expected at least"),
         (["--json", "/nowhere/x.json"], "/nowhere is no folder"),
         (["nowhere.json"], "workload: cannot read nowhere.json: No such file"),
         (["."], "workload: cannot read .: Is a directory"),
@@ -264,6 +266,13 @@ def test_bench_options(cli, text_model, tmp_path, monkeypatch, arguments, named)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "w.json").write_text(json.dumps(WORKLOAD))
     assert named in cli("bench", "w.json", "--model", text_model, *arguments).refusal
+
+
+@pytest.mark.parametrize("device", ["", "1,2", "1,2,x", "a,2,1GiB", "-1,2,1GiB", "1,nan,1GiB", "1,2,3,4"])
+def test_devices(cli, text_model, tmp_path, device):
+    (tmp_path / "w.json").write_text(json.dumps(WORKLOAD))
+    arguments = ["tree", tmp_path / "w.json", "--model", text_model, "--plan", "--device", device]
+    assert "--device: got " in cli(*arguments).refusal
 
 
 def test_tree_wants_one_source(cli, text_model, tmp_path):
@@ -295,3 +304,15 @@ def test_broken_model_folders(cli, sampling, text_model, tmp_path, name, content
         (folder / name).write_bytes(content)
     assert named in cli(*sampling, "--model", folder, "--out", tmp_path / "run").refusal
     assert not (tmp_path / "run").exists()
+
+
+def test_a_budget_that_holds_no_prompt_of_a_workload(cli, text_model, tmp_path):
+    """The number told is the workload's own need, before anything is printed or run."""
+    path = tmp_path / "long.json"
+    path.write_text(json.dumps(WORKLOAD | {"problems": [{"prompt_ids": [5] * 300, "samples": 1}]}))
+    result = cli("bench", path, "--model", text_model, "--kv-budget", "1KiB")
+    needed = int(result.refusal.split("expected at least ")[1].split()[0])
+    assert f"workload: {path}: kv_budget_bytes: got 1024" in result.refusal
+    assert cli("bench", path, "--model", text_model, "--kv-budget", f"{needed - 1}B").status == 2
+    assert cli("bench", path, "--model", text_model, "--kv-budget", f"{needed}B").status == 0
+    assert result.out == ""

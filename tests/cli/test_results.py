@@ -113,7 +113,7 @@ WORKLOAD = {
 }
 KEYS = (
     "workload tokens wall_s tok_s prefill_s decode_s peak_kv_bytes unique_tokens logical_tokens "
-    "max_rss_mib load_s"
+    "max_rss_mib load_s occupancy preemptions median_step_s longest_step_s kv_budget_bytes"
 )
 
 
@@ -132,6 +132,21 @@ def test_tree_of_a_workload(cli, workload, text_model, model_dir, model):
     assert "2 prompts, 5 completions, 3 nodes" in result.out
 
 
+def test_a_plan(cli, workload, text_model):
+    """What can be counted is counted right, here and on a device; seconds are those of this machine."""
+    for device in ([], ["--device", "0.001,1,1GiB"]):
+        result = cli("tree", workload, "--model", text_model, "--plan", "--max-num-seqs", 4, *device)
+        assert result.status == 0
+        lines = [line.strip("| ").split(" | ") for line in result.out.splitlines()]
+        rows = dict(cells for cells in lines if len(cells) == 2)
+        assert rows["logical prompt tokens"] == "18"
+        assert rows["new tokens, 4 each"] == "20"
+        assert (rows["waves of admission"], rows["decoding steps"]) == ("2", "6")
+        assert float(rows["predicted, tokens/s"].replace(",", "")) > 0
+    result = cli("tree", workload, "--model", text_model, "--plan", "--tokens", 9)
+    assert "| new tokens, 9 each | 45 |" in result.out
+
+
 @pytest.mark.parametrize("sharing", ["tree", "one-level", "none"])
 def test_bench(cli, workload, text_model, tmp_path, sharing):
     arguments = ["--model", text_model, "--threads", 1, "--sharing", sharing, "--dtype", "float32"]
@@ -145,6 +160,25 @@ def test_bench(cli, workload, text_model, tmp_path, sharing):
         assert (one["workload"], one["tokens"], one["logical_tokens"]) == ("W", 20, 18)
         assert one["unique_tokens"] == 5
         assert one["tok_s"] == pytest.approx(20 / one["wall_s"], rel=0.5)
+
+
+def test_bench_within_a_budget(cli, tmp_path, text_model):
+    """A budget of a third of what the run would like: preempted, all tokens there, never above."""
+    path = tmp_path / "w.json"
+    problems = [{"prompt_ids": [5, 6, 7 + i], "samples": 8} for i in range(4)]
+    path.write_text(json.dumps({"name": "B", "problems": problems, "new_tokens": 100, "temperature": 1.0}))
+    arguments = ["bench", path, "--model", text_model, "--dtype", "float32", "--json", tmp_path / "b.json"]
+    figures = []
+    for more in ([], ["--kv-budget", "512KiB"]):
+        assert cli(*arguments, *more).status == 0
+        figures += json.loads((tmp_path / "b.json").read_text())
+    free, tight = figures
+    assert free["tokens"] == tight["tokens"] == 3200
+    assert free["peak_kv_bytes"] > 512 << 10 >= tight["peak_kv_bytes"]
+    assert tight["kv_budget_bytes"] == 512 << 10
+    assert free["occupancy"] is None
+    assert 0 < tight["occupancy"] <= 1
+    assert 0 < tight["median_step_s"] <= tight["longest_step_s"]
 
 
 def test_bench_without_attention_and_tokenizer(cli, workload, model_dir):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import shutil
 import time
 
 import pytest
@@ -163,3 +164,37 @@ def test_a_clock_that_jumps_changes_nothing(cli, sampling, tmp_path, monkeypatch
     assert sorted(lines_of(tmp_path / "run")) == sorted(lines_of(tmp_path / "steady"))
     assert re.search(r"completions: 3 of 3, \d+ tokens/s, 0:\d\d$", result.err.strip())
     assert re.search(r"3 completions, \d+ tokens in \d\.\d s", result.out)
+
+
+CHAT_TASK = """
+from treeshare.evals import CheckResult, Problem, Task
+from treeshare.evals.sandbox import Verdict
+
+class Marked(Task):
+    name, stop, max_tokens, needs_sandbox = "marked", ("a",), 4, False
+
+    def load(self, data):
+        return [Problem(task_id="m/0", prompt="Say it.")]
+
+    def from_chat(self, problem, reply):
+        return f"<code>{reply}"
+
+    def check(self, problem, completion, sandbox, limits):
+        once = completion.startswith("<code>") and not completion.startswith("<code><code>")
+        return CheckResult(verdict=Verdict.PASSED if once else Verdict.WRONG_ANSWER, detail="")
+"""
+
+
+def test_a_chat_reply_is_looked_into_once_and_kept(cli, text_model, tmp_path):
+    model = tmp_path / "chat"
+    shutil.copytree(text_model, model)
+    (model / "chat_template.jinja").write_text("{{ messages[0]['content'] }}?")
+    (tmp_path / "marked.py").write_text(CHAT_TASK)
+    task, out = f"{tmp_path / 'marked.py'}:Marked", tmp_path / "run"
+    sampling = ["sample", "--task", task, "--model", model, "--threads", 1, "--max-tokens", 6, "-n", 3]
+    assert cli(*sampling, "--chat", "--out", out).status == 0
+    for line in map(json.loads, lines_of(out)):
+        assert line["completion"] == "<code>" + line["reply"]
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert (manifest["sampling"]["stop"], manifest["prompting"]["chat"]) == ([], True)
+    assert "3 completions of 1 problem, 3 right" in cli("evaluate", out, "--task", task).out

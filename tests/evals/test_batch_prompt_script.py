@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
-from pathlib import Path
 
 import pytest
 
 from tests.evals.tiny_text import save_text_model
-
-SCRIPT = Path(__file__).parents[2] / "scripts" / "batch_prompt.py"
+from tests.scripts.loading import load_script
 
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("batch_prompt_script", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("batch_prompt")
 
 
 @pytest.fixture(scope="module")

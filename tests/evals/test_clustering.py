@@ -47,7 +47,7 @@ CANDIDATES = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(CANDIDATES, min_size=1, max_size=6), st.integers(1, 6))
 def test_it_is_the_mean_over_all_orders(candidates, num_submissions):
     got = submissions_at_k(candidates, num_submissions, len(candidates))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.evals.made_runs import make_manifest, result, write_run
+from tests.evals.made_runs import large_run, make_manifest, result, write_run
 from treeshare.errors import DataError
 from treeshare.evals.compare import compare_runs
 from treeshare.evals.judged import JudgedRun
+from treeshare.evals.metrics import filtered_table, majority_curve
 
 
 def judged(path, right, n=4, **changes):
@@ -44,6 +45,25 @@ def test_differences_are_paired(tmp_path):
     summary = comparison.summary()
     assert summary["k"]["1"]["difference"]["value"] == pytest.approx(0.125)
     assert summary["problems"]["P/1"] == [hard["P/1"] / 4, better["P/1"] / 4]
+
+
+def test_chosen_answers_are_compared_too(tmp_path):
+    runs = [JudgedRun.read(large_run(tmp_path / f"{n}", n=n)) for n in (8, 16)]
+    comparison = compare_runs(*runs)
+    assert list(comparison.majority_at_k) == [1, 2, 4, 5, 8]
+    assert list(comparison.submissions_at_k) == [1, 10]
+    for found, curve in (
+        (comparison.majority_at_k, majority_curve),
+        (comparison.submissions_at_k, filtered_table),
+    ):
+        first, second = (curve(run.checked()) for run in runs)
+        for k, paired in found.items():
+            assert (paired.first.value, paired.second.value) == (first[k].value, second[k].value)
+            assert paired.difference.value == pytest.approx(second[k].value - first[k].value)
+    text = comparison.table()
+    assert "| k | majority@k, first | second | difference |" in text
+    assert "| n | n@k, first | second | difference |" in text
+    assert comparison.summary()["n@k"]["10"]["second"] == comparison.submissions_at_k[10].second.to_dict()
 
 
 def test_a_run_compared_with_itself_does_not_differ(tmp_path):

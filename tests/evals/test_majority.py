@@ -24,7 +24,7 @@ def counted(answers, right, k):
     return total / math.comb(len(answers), k)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     answers=st.lists(st.sampled_from(["1", "2", "3", "4", None]), min_size=1, max_size=9),
     right=st.sets(st.sampled_from(["1", "2", "9"])),

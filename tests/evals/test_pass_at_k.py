@@ -27,7 +27,7 @@ def test_it_is_the_share_of_draws_with_a_right_one(n):
         assert pass_at_k(n, c, k) == pytest.approx(share, rel=1e-14, abs=0)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_it_equals_rational_arithmetic(data):
     n = data.draw(st.integers(1, 2000))

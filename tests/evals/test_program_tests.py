@@ -99,6 +99,9 @@ def test_several_right_answers_without_a_checker_are_undecided(any_sandbox):
     undecided = check_program("print(0)", tests, any_sandbox, limits=LIMITS)
     assert [one.verdict for one in undecided] == [Verdict.UNDECIDED] * 3
     assert summed_up(undecided, tests).verdict is Verdict.UNDECIDED
+    for silent in ("", "print('  ')"):
+        [result] = check_program(silent, tests, any_sandbox, limits=LIMITS)
+        assert result.verdict is Verdict.WRONG_ANSWER
     program = "input()\nprint(0 if input() != '1 3' else 1 / 0)"
     failed = summed_up(check_program(program, tests, any_sandbox, limits=LIMITS), tests)
     assert (failed.verdict, failed.detail) == (

@@ -11,12 +11,12 @@ from treeshare.evals import (
     PromptOptions,
     Task,
     build_prompts,
+    completion_end,
     cost_table,
     encode_prompts,
-    for_chat,
     shot_costs,
 )
-from treeshare.evals.sandbox import Limits, Verdict
+from treeshare.evals.sandbox import Verdict
 from treeshare.tree import PromptTree, Shot
 
 
@@ -36,9 +36,6 @@ class Toy(Task):
 
     def answer(self, problem, completion):
         return completion or None
-
-    def from_chat(self, problem, reply):
-        return reply.partition(":")[2]
 
 
 class Tokenizer:
@@ -114,7 +111,7 @@ def test_what_the_choices_cost():
     task = Toy()
     problems = task.load(None)[1:]
     costs = shot_costs(task, problems, PromptOptions(num_shots=2), Tokenizer(), n=3)
-    assert list(costs) == ["fixed", "random", "nearest"]
+    assert list(costs) == ["fixed", "random", "nearest", "nearest-shared"]
     for choice, stats in costs.items():
         built = build_prompts(task, problems, PromptOptions(num_shots=2, shot_choice=choice))
         tree = PromptTree.from_prompts(encode_prompts(task, built, Tokenizer()))
@@ -127,20 +124,13 @@ def test_a_choice_that_cannot_be_had_says_why(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.feature_extraction.text", None)
     costs = shot_costs(Toy(), Toy().load(None), PromptOptions(), Tokenizer())
     assert "needs scikit-learn" in costs["nearest"]
-    assert cost_table(costs).splitlines()[-1].startswith("| nearest | shot_choice: nearest needs")
+    assert cost_table(costs).splitlines()[-2].startswith("| nearest | shot_choice: nearest needs")
     assert costs["fixed"].unique_tokens > 0
 
 
-def test_chat_runs_have_no_stop_strings_and_look_inside_the_reply():
-    task, chat = Toy(), for_chat(Toy())
-    problem = task.load(None)[1]
-    assert (chat.stop, chat.name, chat.num_shots) == ((), "toy", 2)
-    assert chat.max_tokens > task.max_tokens
-    assert chat.check(problem, "sure:1", None, Limits()).passed
-    assert not task.check(problem, "sure:1", None, Limits()).passed
-    assert chat.answer(problem, "sure:1") == "1"
-    assert chat.shots(None, None) == task.shots(None, None)
-    assert chat.load(None) == task.load(None)
+def test_chat_replies_have_no_stop_strings_and_more_tokens():
+    assert completion_end(Toy()) == (("\n",), 8)
+    assert completion_end(Toy(), chat=True) == ((), 1024)
 
 
 def test_what_a_manifest_keeps():

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.evals.attacks import FAST, SLOW
+from tests.processes import child_ids
 from treeshare.errors import ConfigError
 from treeshare.evals.sandbox import Call, LandlockSandbox, Limits, SandboxError, Verdict
 
@@ -20,12 +21,11 @@ LIMITS = Limits(wall_s=20.0, memory_bytes=160 << 20)
 
 def children():
     """Processes that this one has started and that have not ended, but for Python's own servers."""
-    found = [
+    return [
         child
-        for task in Path("/proc/self/task").iterdir()
-        for child in (task / "children").read_text(encoding="ascii").split()
+        for child in child_ids("self")
+        if b"multiprocessing" not in Path(f"/proc/{child}/cmdline").read_bytes()
     ]
-    return [child for child in found if b"multiprocessing" not in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
 @pytest.fixture(scope="module")

@@ -38,23 +38,22 @@ class StoreMachine(RuleBasedStateMachine):
         self.next_mark += 1
         return self.next_mark
 
-    @rule(num_tokens=st.integers(1, 130), parent=st.integers(0, 5), capacity=st.integers(1, 3))
-    def add_segment(self, num_tokens, parent, capacity):
+    @rule(num_tokens=st.integers(1, 130), parent=st.integers(0, 5), count=st.integers(1, 3))
+    def add_segments(self, num_tokens, parent, count):
         above = self.segments[parent % len(self.segments)][0] if self.segments and parent else None
         try:
-            self.store.ensure_places(num_tokens, capacity)
-            start = above.end if above else 0
-            segment = self.store.new_segment(start=start, num_tokens=num_tokens, order=0, parent=above)
+            self.store.ensure_places(num_tokens, count)
         except BudgetError:
-            self.store.drop_empty_blocks()
             return
-        mark = self.mark()
-        for layer in range(GEOMETRY.num_layers):
-            kv = torch.full((num_tokens, 1, 3), mark + layer)
-            self.store.write_segment(layer, segment, 0, kv, -kv)
-        segment.num_written = num_tokens
-        self.store.drop_empty_blocks()
-        self.segments.append((segment, mark))
+        start = above.end if above else 0
+        for _ in range(count):
+            segment = self.store.new_segment(start=start, num_tokens=num_tokens, order=0, parent=above)
+            mark = self.mark()
+            for layer in range(GEOMETRY.num_layers):
+                kv = torch.full((num_tokens, 1, 3), mark + layer)
+                self.store.write_segment(layer, segment, 0, kv, -kv)
+            segment.num_written = num_tokens
+            self.segments.append((segment, mark))
 
     @precondition(lambda self: self.segments)
     @rule(which=st.integers(0, 100))
@@ -116,7 +115,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.store.check_empty()
 
 
-StoreMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+StoreMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30)
 TestStore = StoreMachine.TestCase
 
 

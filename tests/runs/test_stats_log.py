@@ -26,7 +26,9 @@ def test_lines_are_written_while_it_runs_and_at_both_ends(tmp_path):
         stats.num_tokens = 9
     lines = read_stats(tmp_path / "stats.jsonl")
     assert len(lines) >= 4
-    assert (lines[0].num_tokens, lines[-2].num_tokens, lines[-1].num_tokens) == (0, 5, 9)
+    numbers = [line.num_tokens for line in lines]
+    assert (numbers[0], numbers[-1]) == (0, 9)
+    assert 5 in numbers
     assert lines[-1].decode_s == 0.25
     assert [line.t_s for line in lines] == sorted(line.t_s for line in lines)
     assert lines[-1].rss_bytes > 1 << 20

@@ -30,12 +30,12 @@ UNIT = 2.0**-24
 
 @pytest.fixture(params=["compiled", "torch"], scope="module", autouse=True)
 def path(request):
-    """Both ways of drawing plain rows."""
+    """Both ways of drawing rows without penalties."""
     if request.param == "compiled" and kernels() is None:
         pytest.skip("the compiled kernels are not built, or this CPU lacks AVX-512 BF16")
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "torch":
-            patch.setattr("treeshare.sampling.sampler.is_plain", lambda params: False)
+            patch.setattr("treeshare.sampling.sampler.can_draw", lambda params: False)
         yield
 
 

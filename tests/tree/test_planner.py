@@ -6,6 +6,7 @@ from tree_cases import as_lists, full_prefix, some_prompts
 
 from treeshare.errors import ConfigError, ShapeError
 from treeshare.tree import FoldCost, PromptTree, fold_tree, step_cost, truncate_sharing
+from treeshare.tree.planner import shared_first
 
 costs = st.builds(
     FoldCost, launch_tokens=st.integers(0, 12), merge_tokens=st.integers(0, 2), max_rows=st.integers(0, 20)
@@ -174,3 +175,24 @@ def test_duplicates_are_not_shared_when_sharing_is_off():
 def test_an_unknown_mode_is_refused():
     with pytest.raises(ConfigError, match=r"sharing: got 'two-level', expected 'tree' \| 'one-level' \|"):
         truncate_sharing(_tree(1, [1, 1]), "two-level")
+
+
+some_lists = st.lists(st.lists(st.integers(0, 8), unique=True, max_size=5), max_size=8)
+
+
+@given(some_lists)
+def test_shared_first_only_reorders(lists):
+    ordered = shared_first(lists)
+    assert [sorted(items) for items in ordered] == [sorted(items) for items in lists]
+    assert shared_first(ordered) == ordered
+
+
+def test_what_many_have_comes_first():
+    assert shared_first([[1, 2, 3], [4, 3, 2], [5, 3], [6], [6, 7], [9]]) == [
+        [3, 2, 1],
+        [3, 2, 4],
+        [3, 5],
+        [6],
+        [6, 7],
+        [9],
+    ]

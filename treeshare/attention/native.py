@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from treeshare.kv import KVGeometry, Segment
 
 
-_KINDS = ("attention: shared", "attention: causal", "attention: private", "attention: merge")
+_KINDS = tuple(f"attention: {kind}" for kind in ("shared", "causal", "private", "merge", "store"))
 """``Kind`` in ``attention.cpp``."""
 
 
@@ -50,12 +50,21 @@ class _TreeStep(ctypes.Structure):
     )
 
 
+class _Projections(ctypes.Structure):
+    """A layer's queries, keys and values; the field names are those of ``attention.cpp``."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("query", "key", "value")),
+        *((name, ctypes.c_int64) for name in ("query_stride", "key_stride", "value_stride")),
+    )
+
+
 class NativeAttention(AttentionBackend):
     """The compiled kernel; see the module's text and ``AttentionBackend``.
 
     Args:
-        stopwatch: Is told how long each kind of node took: the time of the call, in proportion to what the
-            threads spent on each.
+        stopwatch: Is told how long storing and each kind of node took: the time of the call, in proportion to
+            what the threads spent on each.
 
     Raises:
         ConfigError: If the kernel is not there: not built, or no AVX-512 BF16.
@@ -88,18 +97,14 @@ class NativeAttention(AttentionBackend):
         if self._stopwatch.enabled:
             self._nanoseconds[:] = 0
             fields.nanoseconds = self._nanoseconds.ctypes.data
-        step = ctypes.byref(fields)
-        query, key, value = (_dense_rows(tensor) for tensor in (query, key, value))
-        num_rows, num_q_heads, head_dim = query.shape
-        out = torch.empty(num_rows, num_q_heads, head_dim, dtype=query.dtype)
-        lse = torch.empty(num_rows, num_q_heads)
+        dense = [_dense_rows(tensor) for tensor in (query, key, value)]
+        out = torch.empty(query.shape, dtype=query.dtype)
+        lse = torch.empty(query.shape[:2])
         out[layout.num_rows :] = 0
         lse[layout.num_rows :] = -torch.inf
-        strides = key.stride(0), value.stride(0)
-        self._kernel.treeshare_write(step, key.data_ptr(), value.data_ptr(), *strides)
-        self._stopwatch.lap("attention: store")
+        projections = _Projections(*(t.data_ptr() for t in dense), *(t.stride(0) for t in dense))
         self._kernel.treeshare_attend(
-            step, query.data_ptr(), query.stride(0), scale, out.data_ptr(), lse.data_ptr()
+            ctypes.byref(fields), ctypes.byref(projections), scale, out.data_ptr(), lse.data_ptr()
         )
         if self._stopwatch.enabled:
             self._stopwatch.split(dict(zip(_KINDS, self._nanoseconds.tolist(), strict=True)))

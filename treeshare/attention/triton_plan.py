@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from treeshare.attention.layout import BatchLayout
-    from treeshare.kv import SegmentBlock
-    from treeshare.kv.store import PagePool
+    from treeshare.kv import PagePool, SegmentBlock
 
 PROGRAMS_PER_PROCESSOR = 2
 """A grid with fewer programs than this many for each multiprocessor is cut into chunks."""

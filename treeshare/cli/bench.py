@@ -22,6 +22,11 @@ _COLUMNS = (
     "prefill_s",
     "decode_s",
     "sampling_s",
+    "occupancy",
+    "preemptions",
+    "median_step_s",
+    "longest_step_s",
+    "peak_kv_mib",
     "max_rss_mib",
     "load_s",
 )
@@ -35,6 +40,7 @@ def bench(
     attention: Annotated[str, typer.Option("--attention", help="on, or off for the ceiling.")] = "on",
     threads: options.Threads = None,
     max_num_seqs: options.MaxNumSeqs = 256,
+    kv_budget: options.KvBudget = None,
     profile: Annotated[bool, typer.Option("--profile", help="Tell where the time goes.")] = False,
     json_out: options.JsonFile = None,
 ) -> None:
@@ -49,6 +55,7 @@ def bench(
         sharing=sharing,
         attention=attention,
         max_num_seqs=max_num_seqs,
+        kv_budget_bytes=options.parse_bytes("--kv-budget", kv_budget),
         profile=profile,
     )
     for path, workload in zip(workloads, read, strict=True):
@@ -84,23 +91,25 @@ def _profile_table(phases: dict[str, dict[str, float]], wall_s: float) -> str:
 
 def _check(llm: "LLM", path: Path, workload: "Workload") -> None:
     """Refuse a workload that would fail, before any is run."""
-    from treeshare.engine.plan import RunPlan
     from treeshare.engine.sequence import Request
-    from treeshare.errors import ConfigError, DataError, one_line
+    from treeshare.errors import BudgetError, ConfigError, DataError, one_line
     from treeshare.sampling import SamplingParams
 
     try:
-        params = SamplingParams(temperature=workload.temperature, top_p=workload.top_p)
-        requests = [
-            Request(
-                prompt_token_ids=problem.prompt_ids,
-                params=params,
-                problem_key=0,
-                seed=0,
-                completion_indices=range(problem.samples),
-            )
-            for problem in workload.problems
-        ]
-        RunPlan.make(llm.loaded, llm.engine.config, requests)
-    except ConfigError as error:
+        params = SamplingParams(
+            temperature=workload.temperature, top_p=workload.top_p, max_tokens=workload.new_tokens
+        )
+        llm.engine.check(
+            [
+                Request(
+                    prompt_token_ids=problem.prompt_ids,
+                    params=params,
+                    problem_key=0,
+                    seed=0,
+                    completion_indices=range(problem.samples),
+                )
+                for problem in workload.problems
+            ]
+        )
+    except (BudgetError, ConfigError) as error:
         raise DataError(f"workload: {one_line(path)}: {error}") from error

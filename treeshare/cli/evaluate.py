@@ -36,9 +36,12 @@ def evaluate(
         typer.Option("--timeout", min=0.1, max=3600, callback=_check_finite, help="Seconds per program."),
     ] = 3.0,
 ) -> None:
-    """Run a run's completions in the sandbox and print pass@k."""
+    """Run a run's completions in the sandbox and print pass@k, majority@k or n@k, as the task has them."""
     from treeshare.evals.evaluate import evaluate_completions
+    from treeshare.evals.judged import JudgedRun
+    from treeshare.evals.results import RESULTS_NAME
     from treeshare.evals.sandbox import Limits, default_sandbox
+    from treeshare.evals.summary import RunSummary, calibration_dict
     from treeshare.evals.verdict_cache import VerdictCache
     from treeshare.runs import read_run
 
@@ -47,7 +50,6 @@ def evaluate(
     task, problems = load_task(
         own_task or manifest.task,
         source,
-        chat=bool(manifest.prompting.get("chat")),
         own_code=own_task is not None,
     )
     wanted = set(manifest.task_ids)
@@ -76,9 +78,11 @@ def evaluate(
             cache=cache,
             on_progress=progress.update,
         )
-    print(evaluation.table())
+    write_output(directory / RESULTS_NAME, evaluation.results_jsonl())
+    run = JudgedRun.read(directory)
+    summary = RunSummary.of(run)
+    print(summary.table())
     if sandbox is not None:
         print(f"\nchecked in the sandbox {sandbox.name}")
     if json_out is not None:
-        write_json(json_out, evaluation.summary())
-    write_output(directory / "results.jsonl", evaluation.results_jsonl())
+        write_json(json_out, summary.to_dict() | calibration_dict(run.checked()))

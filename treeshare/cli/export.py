@@ -46,7 +46,6 @@ def _solutions(run: "JudgedRun", data: Path | None, name: str | None) -> Callabl
     task, problems = load_task(
         name or manifest.task,
         data or (Path(manifest.data) if manifest.data else None),
-        chat=bool(manifest.prompting.get("chat")),
         own_code=name is not None,
     )
     by_id = {problem.task_id: problem for problem in problems if problem.task_id in run.problems}

@@ -19,20 +19,17 @@ if TYPE_CHECKING:
 
 
 def load_task(
-    name: str, data: Path | None, limit: int | None = None, *, chat: bool = False, own_code: bool = True
+    name: str, data: Path | None, limit: int | None = None, *, own_code: bool = True
 ) -> tuple[Task, list[Problem]]:
-    """A task, or its variant for chat models, and its first ``limit`` problems, or all.
+    """A task and its first ``limit`` problems, or all.
 
     Raises:
         ConfigError: If there is no such task.
         DataError: If its data is missing or malformed.
     """
     from tasks.registry import get_task
-    from treeshare.evals.prompts import for_chat
 
     task = get_task(name, own_code=own_code)
-    if chat:
-        task = for_chat(task)
     return task, task.load(data)[:limit]
 
 

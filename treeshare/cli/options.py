@@ -1,11 +1,31 @@
 """Options that several commands share."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from treeshare.cli.outputs import check_output
+from treeshare.errors import ConfigError
+
+_UNITS = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
+
+
+def parse_bytes(option: str, text: str | None) -> int | None:
+    """Bytes from an option's number with or without a unit: ``512MiB``, ``1.5 GiB``, ``1000000``.
+
+    Raises:
+        ConfigError: If it is none, or less than one byte.
+    """
+    if text is None:
+        return None
+    found = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,6})?) ?([a-z]*)", text.lower())
+    unit = _UNITS.get(found[2]) if found else None
+    if found is None or unit is None or float(found[1]) * unit < 1:
+        raise ConfigError.of(option, got=text, expected="a number of bytes, or of KiB, MiB, GiB or TiB")
+    return int(float(found[1]) * unit)
+
 
 DEFAULT_MODEL = "smollm2-135m"
 
@@ -16,7 +36,7 @@ Shots = Annotated[
     int | None, typer.Option("--shots", min=0, help="Worked examples in front; the task's number by default.")
 ]
 ShotChoice = Annotated[
-    Literal["fixed", "random", "nearest"],
+    Literal["fixed", "random", "nearest", "nearest-shared"],
     typer.Option("--shot-choice", help="Which: random is by --seed."),
 ]
 ShotData = Annotated[Path | None, typer.Option("--shot-data", help="Take worked examples from that file.")]
@@ -41,6 +61,14 @@ Logprobs = Annotated[
 ]
 MaxNumSeqs = Annotated[
     int, typer.Option("--max-num-seqs", min=1, max=8192, help="Most completions decoded at once.")
+]
+KvBudget = Annotated[
+    str | None,
+    typer.Option(
+        "--kv-budget",
+        metavar="BYTES",
+        help="Most bytes of KV at once, e.g. 512MiB; half of the free memory by default.",
+    ),
 ]
 RunFolder = Annotated[Path, typer.Argument(help="Run directory of `treeshare sample`.")]
 JsonFile = Annotated[

@@ -46,16 +46,17 @@ def sample(
     The same command resumes an interrupted run; a larger -n extends a finished one.
     """
     from tasks.registry import canonical_name
-    from treeshare.evals.prompts import PromptOptions, build_prompts
+    from treeshare.evals.prompts import PromptOptions, build_prompts, completion_end
     from treeshare.runs import RunDirectory, check_place, make_manifest, make_requests, sample_into
     from treeshare.sampling import SamplingParams
 
     check_place(out)
-    chosen, problems = load_task(task, data, limit, chat=chat)
+    chosen, problems = load_task(task, data, limit)
     prompting = PromptOptions(
         num_shots=shots, shot_choice=shot_choice, seed=seed, chat=chat, data=data, shot_data=shot_data
     )
     built = build_prompts(chosen, problems, prompting)
+    default_stop, default_max_tokens = completion_end(chosen, chat=chat)
     params = SamplingParams(
         n=n,
         temperature=temperature,
@@ -63,8 +64,8 @@ def sample(
         top_k=top_k,
         logprobs=logprobs,
         seed=seed,
-        max_tokens=max_tokens or chosen.max_tokens,
-        stop=chosen.stop if stop is None else stop,
+        max_tokens=max_tokens or default_max_tokens,
+        stop=default_stop if stop is None else stop,
     )
     llm = load_llm(model, dtype=dtype, threads=threads, seed=seed, max_num_seqs=max_num_seqs)
     task_ids = [problem.task_id for problem in problems]

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,6 +10,11 @@ from treeshare.cli import options
 from treeshare.cli.inputs import encode_prompts, load_task
 from treeshare.cli.outputs import check_output, write_json, write_output
 from treeshare.errors import ConfigError
+
+if TYPE_CHECKING:
+    from treeshare.config import EngineConfig
+    from treeshare.models.loading import ModelDescription
+    from treeshare.tree import PromptTree
 
 
 def tree(
@@ -24,6 +29,20 @@ def tree(
     seed: options.Seed = 0,
     n: options.NumCompletions = 1,
     model: options.Model = options.DEFAULT_MODEL,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Tell what a run would take, before any runs.")
+    ] = False,
+    tokens: Annotated[
+        int | None, typer.Option("--tokens", min=1, help="New tokens of a completion; the most, by default.")
+    ] = None,
+    max_num_seqs: options.MaxNumSeqs = 256,
+    kv_budget: options.KvBudget = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            "--device", metavar="TFLOPS,GB/S,BYTES", help="Plan for a device like this, e.g. 400,3350,70GiB."
+        ),
+    ] = None,
     json_out: Annotated[
         Path | None,
         typer.Option("--json", callback=check_output, help="Write the tree as networkx node-link JSON."),
@@ -35,23 +54,30 @@ def tree(
     """Draw the tree of a task's or a workload's prompts; loads no weights."""
     if (workload is None) == (task is None):
         raise ConfigError("tree: got both or neither, expected a workload file or --task")
+    budget = options.parse_bytes("--kv-budget", kv_budget)
+    if device is not None:
+        _parse_device(device)
+    from treeshare.config import EngineConfig
     from treeshare.engine.workload import Workload
     from treeshare.evals.prompts import PromptOptions, build_prompts, cost_table, shot_costs
     from treeshare.models import describe_model
     from treeshare.tree import PromptTree, render_tree
 
     counts: int | list[int] = n
+    most = tokens
     if workload is not None:
-        problems = Workload.read(workload).problems
+        read = Workload.read(workload)
+        problems, most = read.problems, tokens or read.new_tokens
         prompts = [problem.prompt_ids for problem in problems]
         counts = [problem.samples for problem in problems]
         description = describe_model(model)
     else:
-        chosen, texts = load_task(task or "", data, limit, chat=chat)
+        chosen, texts = load_task(task or "", data, limit)
         prompting = PromptOptions(
             num_shots=shots, shot_choice=shot_choice, seed=seed, chat=chat, data=data, shot_data=shot_data
         )
         built = build_prompts(chosen, texts, prompting)
+        most = tokens or chosen.max_tokens
         description = describe_model(model)
         prompts = encode_prompts(chosen, built, description, chat=chat)
         if prompting.record(chosen)["shots"]:
@@ -60,10 +86,71 @@ def tree(
     found = PromptTree.from_prompts(prompts)
     bytes_per_token = description.geometry.bytes_per_token
     print(render_tree(found, counts, decode=description.decode, bytes_per_token=bytes_per_token))
+    if plan:
+        each = counts if isinstance(counts, list) else [counts] * len(prompts)
+        config = EngineConfig(max_num_seqs=max_num_seqs, kv_budget_bytes=budget)
+        print("\n" + _plan_table(found, each, most or 1, config, description, device))
     if json_out is not None:
         write_json(json_out, node_link(found), indent=None)  # one line per token would be long
     if graphml_out is not None:
         write_output(graphml_out, graphml(found))
+
+
+def _parse_device(text: str) -> tuple[float, float, int]:
+    """Operations per second, bytes per second, bytes for KV."""
+    parts = text.split(",")
+    try:
+        flops, speed = float(parts[0]) * 1e12, float(parts[1]) * 1e9
+    except (ValueError, IndexError):
+        flops = speed = 0.0
+    if len(parts) != 3 or not 0 < flops < 1e24 or not 0 < speed < 1e21:
+        raise ConfigError.of("--device", got=text, expected="TFLOPS,GB/S,BYTES, e.g. 400,3350,70GiB")
+    return flops, speed, options.parse_bytes("--device", parts[2]) or 0
+
+
+def _plan_table(
+    found: "PromptTree",
+    counts: list[int],
+    new_tokens: int,
+    config: "EngineConfig",
+    description: "ModelDescription",
+    device: str | None,
+) -> str:
+    """What a run would take, as a table."""
+    from treeshare.config import default_kv_budget_bytes
+    from treeshare.engine.plan import computed_tree
+    from treeshare.engine.step_cost import DeviceCost, step_cost_here
+    from treeshare.tree.forecast import Limits, StepCost, forecast
+
+    cost: StepCost
+    budget = config.kv_budget_bytes or default_kv_budget_bytes()
+    if device is None:
+        cost = step_cost_here(description)
+    else:
+        flops, speed, memory = _parse_device(device)
+        budget = config.kv_budget_bytes or memory
+        cost = DeviceCost.of_model(description, flops=flops, memory_bytes_s=speed)
+    limits = Limits(
+        max_num_seqs=config.max_num_seqs,
+        kv_budget_bytes=budget,
+        bytes_per_token=description.geometry.bytes_per_token,
+        page_size=config.page_size,
+    )
+    told = forecast(computed_tree(found, config), counts, [new_tokens] * len(counts), limits, cost)
+    rows = {
+        "unique prompt tokens": f"{told.unique_tokens:,}",
+        "logical prompt tokens": f"{told.logical_tokens:,}",
+        f"new tokens, {new_tokens:,} each": f"{told.generated_tokens:,}",
+        "waves of admission": f"{told.num_waves:,}",
+        "decoding steps": f"{told.num_steps:,}",
+        f"peak KV, MiB of {budget / 2**20:,.0f}": f"{told.peak_kv_bytes / 2**20:,.1f}",
+        "prompts, s": f"{told.prefill_s:,.2f}",
+        "decoding, s": f"{told.decode_s:,.2f}",
+        "predicted, s": f"{told.wall_s:,.2f}",
+        "predicted, tokens/s": f"{told.generated_tokens / told.wall_s:,.0f}",
+    }
+    lines = ["| plan | |", "|---|--:|", *(f"| {name} | {value} |" for name, value in rows.items())]
+    return "\n".join(lines)
 
 
 def node_link(tree: Any) -> Any:  # noqa: ANN401

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,11 +13,13 @@ import torch
 from treeshare.config import AttentionMode, EngineConfig, Sharing, require_int
 from treeshare.engine.engine import Engine
 from treeshare.engine.outputs import CompletionOutput, Logprob, RequestOutput
+from treeshare.engine.prompts import Message, Prompt, as_list, per_prompt, shared_tokens, token_ids_of
+from treeshare.engine.search import TokenSearch
 from treeshare.engine.sequence import Request
+from treeshare.engine.streaming import FinishedOutput, StepEvents, StreamOutput
 from treeshare.errors import ConfigError
 from treeshare.models import load_model
 from treeshare.sampling import SamplingParams, problem_key
-from treeshare.tree import PromptTree
 
 if TYPE_CHECKING:
     import os
@@ -25,8 +28,9 @@ if TYPE_CHECKING:
     from treeshare.engine.sequence import Completion
     from treeshare.engine.stats import EngineStats
 
-Prompt = str | Mapping[str, Any] | Sequence[int]
-Message = Mapping[str, Any]
+
+OnCompletion = Callable[[str, CompletionOutput], str | None]
+"""Sees a finished completion and the number of its prompt; a reason in return ends the prompt's others."""
 
 
 class LLM:
@@ -44,6 +48,7 @@ class LLM:
         attention: ``off`` skips attention, for benchmarks only.
         lazy_divergence: Completions whose tokens are identical so far share one row.
         profile: Measure where a run's time goes; see ``EngineConfig``.
+        keep_nodes: Prompts' KV stays for later calls, as far as the budget holds it.
 
     Raises:
         ConfigError: If an argument is out of range.
@@ -65,6 +70,7 @@ class LLM:
         backend: str = "auto",
         lazy_divergence: bool = True,
         profile: bool = False,
+        keep_nodes: bool = False,
     ) -> None:
         config = EngineConfig(
             max_num_seqs=max_num_seqs,
@@ -74,6 +80,7 @@ class LLM:
             backend=backend,
             lazy_divergence=lazy_divergence,
             profile=profile,
+            keep_nodes=keep_nodes,
         )
         require_int("seed", seed, low=0, high=2**64 - 1)
         if threads is not None:
@@ -106,6 +113,7 @@ class LLM:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         use_tqdm: bool = True,
+        on_completion: OnCompletion | None = None,
     ) -> list[RequestOutput]:
         """Generate ``n`` completions of each prompt.
 
@@ -118,6 +126,9 @@ class LLM:
                 ids.
             sampling_params: For all prompts, or one for each; ``SamplingParams()`` by default.
             use_tqdm: Show progress on stderr.
+            on_completion: Called with each completion as it finishes, and the number of its prompt as text.
+                A reason in return ends the prompt's other completions: they do not come, and
+                ``RequestOutput.ended`` is the reason.
 
         Returns:
             One output per prompt, in order.
@@ -126,12 +137,15 @@ class LLM:
             ConfigError: If a prompt or parameter is out of range; nothing has run.
             BudgetError: If the KV budget does not hold the longest prompt with one completion.
         """
-        parsed = [self._parse(i, prompt) for i, prompt in enumerate(_as_list(prompts))]
+        reasons: dict[str, str] = {}
+        parsed = [self._parse(i, prompt) for i, prompt in enumerate(as_list(prompts))]
         requests = self.requests([ids for _, ids in parsed], sampling_params)
         completions: list[list[CompletionOutput]] = [[] for _ in requests]
         for completion in self._progress(self.engine.run(requests), requests, use_tqdm):
-            completions[completion.request_index].append(self._output(completion))
-        shared = _shared_tokens([request.prompt_token_ids for request in requests])
+            output = self.output(completion)
+            completions[completion.request_index].append(output)
+            self._ask(on_completion, completion.request_index, output, reasons)
+        shared = shared_tokens([request.prompt_token_ids for request in requests])
         return [
             RequestOutput(
                 request_id=str(i),
@@ -140,11 +154,77 @@ class LLM:
                 outputs=sorted(outputs, key=lambda output: output.index),
                 finished=True,
                 num_cached_tokens=num_shared,
+                ended=reasons.get(str(i)),
             )
             for i, ((text, ids), outputs, num_shared) in enumerate(
                 zip(parsed, completions, shared, strict=True)
             )
         ]
+
+    def stream(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        tokens: bool = False,
+        on_completion: OnCompletion | None = None,
+    ) -> Generator[StreamOutput, None, None]:
+        """As ``generate``, but yields completions as they finish; leaving it early frees everything.
+
+        Args:
+            prompts: As for ``generate``.
+            sampling_params: Likewise.
+            tokens: Whether to yield each token, too, as it is drawn.
+            on_completion: As for ``generate``.
+
+        Raises:
+            ConfigError: As ``generate``.
+            BudgetError: As ``generate``.
+        """
+        parsed = [self._parse(i, prompt) for i, prompt in enumerate(as_list(prompts))]
+        requests = self.requests([ids for _, ids in parsed], sampling_params)
+        decode = self.loaded.decoder(skip_special_tokens=True)
+        events = StepEvents(self.output, decode, lambda _: tokens)
+        reasons: dict[str, str] = {}
+        for result in self.engine.run_steps(requests):
+            for index, output in events.of(result):
+                if isinstance(output, FinishedOutput):
+                    self._ask(on_completion, index, output.completion, reasons)
+                yield output
+
+    def _ask(
+        self,
+        on_completion: OnCompletion | None,
+        index: int,
+        output: CompletionOutput,
+        reasons: dict[str, str],
+    ) -> None:
+        """End a request's other completions if the caller gives a reason; the first reason is kept."""
+        reason = on_completion(str(index), output) if on_completion else None
+        if reason:
+            reasons.setdefault(str(index), reason)
+            self.engine.cancel(index)
+
+    def update_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Change weights, also while ``stream`` is suspended; see ``Engine.update_weights``.
+
+        Raises:
+            ConfigError: If a name is not known or a shape differs; nothing was changed.
+        """
+        self.engine.update_weights(weights)
+
+    def search(self, prompt: Prompt, *, max_tokens: int = 256) -> TokenSearch:
+        """Decode by hand: fork, extend and drop branches of one prompt; a context manager.
+
+        Args:
+            prompt: As for ``generate``.
+            max_tokens: Most tokens of a branch.
+
+        Raises:
+            ConfigError: If the prompt is out of range, or other requests are running.
+            BudgetError: If the KV budget does not hold the prompt.
+        """
+        return TokenSearch(self.engine, self._parse(0, prompt)[1], max_tokens)
 
     def chat(
         self,
@@ -196,16 +276,25 @@ class LLM:
         if isinstance(prompt, Mapping):
             text = prompt.get("prompt")
             if "prompt_token_ids" in prompt:
-                return text, _token_ids(index, prompt["prompt_token_ids"])
+                return text, token_ids_of(index, prompt["prompt_token_ids"])
             if isinstance(text, str):
                 return text, self.encode(text)
         elif isinstance(prompt, (Sequence, np.ndarray)):
-            return None, _token_ids(index, prompt)
+            return None, token_ids_of(index, prompt)
         raise ConfigError.of(
             f"prompts[{index}]",
             got=prompt,
             expected='text, {"prompt": ...}, {"prompt_token_ids": ...} or token ids',
         )
+
+    def request(self, prompt: Prompt, params: SamplingParams, *, first_index: int = 0) -> Request:
+        """One request for the engine, for completions from ``first_index`` on.
+
+        Raises:
+            ConfigError: If the prompt is in no known form.
+        """
+        (request,) = self.requests([self._parse(0, prompt)[1]], params)
+        return replace(request, completion_indices=range(first_index, first_index + params.n))
 
     def requests(
         self, prompts: Sequence[Sequence[int]], params: SamplingParams | Sequence[SamplingParams] | None
@@ -213,7 +302,7 @@ class LLM:
         """Requests for the engine; their random numbers depend on the prompt, not on its place."""
         seen = Counter[bytes]()
         requests = []
-        for ids, one in zip(prompts, _per_prompt(params, len(prompts)), strict=True):
+        for ids, one in zip(prompts, per_prompt(params, len(prompts)), strict=True):
             content = np.asarray(ids, dtype="<i8").tobytes()
             key = problem_key(content + seen[content].to_bytes(8, "little"))
             seen[content] += 1
@@ -244,7 +333,8 @@ class LLM:
                 bar.set_postfix_str(f"{self.stats.tokens_per_s:.0f} tokens/s")
                 yield completion
 
-    def _output(self, completion: Completion) -> CompletionOutput:
+    def output(self, completion: Completion) -> CompletionOutput:
+        """What is returned of a completion."""
         logprobs = None
         if completion.logprobs is not None:
             logprobs = [
@@ -262,52 +352,9 @@ class LLM:
             logprobs=logprobs,
             finish_reason=completion.finish_reason,
             stop_reason=completion.stop_reason,
+            weight_versions=completion.weight_versions,
         )
 
     def _text(self, token_id: int) -> str | None:
         tokenizer = self.loaded.tokenizer
         return None if tokenizer is None else tokenizer.decode([token_id])
-
-
-def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    """Several prompts, also where one was given."""
-    if isinstance(prompts, (str, Mapping)):
-        return [prompts]
-    items: list[Any] = list(prompts)
-    return [items] if items and isinstance(items[0], (int, np.integer)) else items
-
-
-def _per_prompt(
-    params: SamplingParams | Sequence[SamplingParams] | None, num_prompts: int
-) -> list[SamplingParams]:
-    if params is None or isinstance(params, SamplingParams):
-        return [params or SamplingParams()] * num_prompts
-    if len(params) != num_prompts:
-        raise ConfigError.of(
-            "sampling_params",
-            got=f"{len(params)} for {num_prompts} prompts",
-            expected="one, or one for each prompt",
-        )
-    return list(params)
-
-
-def _token_ids(index: int, ids: Any) -> list[int]:  # noqa: ANN401
-    if not all(isinstance(i, (int, np.integer)) and not isinstance(i, bool) for i in ids):
-        raise ConfigError.of(
-            f"prompts[{index}]", got=type(ids).__name__, expected="a flat list of integer token ids"
-        )
-    if any(abs(int(i)) >= 1 << 31 for i in ids):
-        raise ConfigError.of(f"prompts[{index}]", got=max(map(int, ids), key=abs), expected="token ids")
-    return [int(i) for i in ids]
-
-
-def _shared_tokens(prompts: Sequence[Sequence[int]]) -> list[int]:
-    """Per prompt, the leading tokens that an earlier prompt has too."""
-    tree = PromptTree.from_prompts(prompts)
-    seen: set[int] = set()
-    shared = []
-    for node_id in tree.prompt_nodes:
-        path = tree.path(node_id)
-        shared.append(sum(tree.nodes[node].num_tokens for node in path if node in seen))
-        seen.update(path)
-    return shared

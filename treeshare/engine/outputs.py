@@ -32,6 +32,7 @@ class CompletionOutput:
         logprobs: Per token a mapping from token id, when asked for.
         finish_reason: ``stop`` or ``length``.
         stop_reason: The stop string or stop token id; None at end-of-sequence and at ``length``.
+        weight_versions: Per token how often the weights had been changed when it was drawn.
     """
 
     index: int
@@ -41,6 +42,7 @@ class CompletionOutput:
     logprobs: list[dict[int, Logprob]] | None
     finish_reason: str
     stop_reason: int | str | None
+    weight_versions: list[int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,7 @@ class RequestOutput:
         finished: True: ``LLM.generate`` returns whole completions.
         num_cached_tokens: Prompt tokens that an earlier prompt of the call shares, and whose KV is stored
             once.
+        ended: Why its other completions were given up, or None: ``outputs`` are all that were asked for.
     """
 
     request_id: str
@@ -63,3 +66,4 @@ class RequestOutput:
     outputs: list[CompletionOutput]
     finished: bool
     num_cached_tokens: int
+    ended: str | None = None

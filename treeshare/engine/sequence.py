@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence as Items
 
+    from treeshare.engine.forest import LiveNode
     from treeshare.kv import KVStore, Page, Segment
     from treeshare.sampling import SamplingParams, StopChecker
     from treeshare.sampling.sampler import TokenLogprob
@@ -45,6 +46,7 @@ class Completion:
         stop_reason: The stop string or stop token id; None at end-of-sequence and at ``length``.
         cumulative_logprob: Natural log of the model's probability of ``token_ids``, before temperature.
         logprobs: Per token the likeliest tokens, when asked for.
+        weight_versions: Per token how often the weights had been changed when it was drawn.
     """
 
     request_index: int
@@ -55,38 +57,100 @@ class Completion:
     stop_reason: int | str | None
     cumulative_logprob: float
     logprobs: list[list[TokenLogprob]] | None
+    weight_versions: list[int]
+
+
+@dataclass(eq=False, slots=True)
+class LiveRequest:
+    """A request that the engine holds.
+
+    Attributes:
+        index: As ``Engine.add_request`` returned it.
+        request: What was asked for.
+        max_new_tokens: Most tokens of a completion, the model's length considered.
+        rank: Place in the order of admission.
+        node: Where its prompt ends.
+        num_unfinished: Completions that are neither finished nor cancelled.
+    """
+
+    index: int
+    request: Request
+    max_new_tokens: int
+    rank: int
+    node: LiveNode
+    num_unfinished: int
 
 
 @dataclass(eq=False, slots=True)
 class Sequence:
     """One decoding row: the completions of a request whose tokens have been identical so far.
 
-    ``token_ids`` are generated; all but the last have their KV in ``pages``.
+    Its row computes the KV of token ``num_computed`` and draws the next one if that was the last. A sequence
+    that lost its pages, or never had any, computes its tokens again in the same way, hence to the same bits.
+
+    Attributes:
+        live: The request.
+        completions: Which of its completions.
+        stop: Watches the tokens.
+        token_ids: Generated so far.
+        versions: Of the weights that each token was drawn with.
+        pages: Private KV of the first ``num_computed`` tokens.
+        num_computed: Generated tokens whose KV is stored.
+        cumulative_logprob: Of ``token_ids``.
+        logprobs: Per token, where asked for.
     """
 
-    request_index: int
-    segment: Segment
+    live: LiveRequest
     completions: list[int]
     stop: StopChecker
     token_ids: list[int] = field(default_factory=list)
+    versions: list[int] = field(default_factory=list)
     pages: list[Page] = field(default_factory=list)
+    num_computed: int = 0
     cumulative_logprob: float = 0.0
     logprobs: list[list[TokenLogprob]] = field(default_factory=list)
 
     @property
-    def num_private(self) -> int:
-        """Generated tokens whose KV is stored."""
-        return max(len(self.token_ids) - 1, 0)
+    def request_index(self) -> int:
+        """Index of its request."""
+        return self.live.index
 
-    def fork(self, completions: list[int], store: KVStore) -> Sequence:
-        """A sequence with the same tokens for other completions, its pages copied."""
+    @property
+    def priority(self) -> tuple[int, int]:
+        """The lower, the earlier it is admitted, and the later it has to give way."""
+        return self.live.rank, self.completions[0]
+
+    @property
+    def segment(self) -> Segment:
+        """The KV of its prompt's last node."""
+        segment = self.live.node.segment
+        assert segment is not None, "a row's prompt has KV"
+        return segment
+
+    @property
+    def draws_next(self) -> bool:
+        """Whether the token after the one that its row computes is still to be drawn."""
+        return self.num_computed + 1 >= len(self.token_ids)
+
+    def take(self, completions: list[int]) -> Sequence:
+        """A sequence without KV, with the same tokens, that takes over some of the completions."""
+        taken = set(completions)
+        self.completions = [index for index in self.completions if index not in taken]
         return Sequence(
-            self.request_index,
-            self.segment,
+            self.live,
             completions,
             self.stop.fork(),
             list(self.token_ids),
-            [store.copy_page(page) for page in self.pages],
-            self.cumulative_logprob,
-            list(self.logprobs),
+            list(self.versions),
+            cumulative_logprob=self.cumulative_logprob,
+            logprobs=list(self.logprobs),
         )
+
+    def singles(self) -> list[Sequence]:
+        """This sequence and others so that each has one completion."""
+        return [self, *(self.take([index]) for index in self.completions[1:])]
+
+    def drop_kv(self, store: KVStore) -> None:
+        """Give the pages back."""
+        store.free_pages(self.pages)
+        self.pages, self.num_computed = [], 0

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import statistics
+from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)
@@ -14,9 +15,15 @@ class EngineStats:
     Attributes:
         num_completions: Completions to make.
         num_finished: Completions made.
+        num_cancelled: Completions that were given up.
         num_tokens: Tokens generated.
-        num_steps: Model calls.
+        num_steps: Model calls with decoding rows.
         num_rows: Decoding rows summed over steps; below ``num_tokens`` where completions shared rows.
+        num_replayed: Those of them that computed again what had lost its KV.
+        num_preemptions: How often a sequence lost its KV.
+        num_full_steps: Steps while completions were waiting for a row.
+        num_full_rows: Rows that drew a token, summed over these.
+        step_s: Seconds of each step.
         logical_tokens: Prompt tokens counted once per completion.
         unique_tokens: Prompt tokens counted once per node of the prompts' tree.
         prefilled_tokens: Prompt tokens computed; above ``unique_tokens`` where small nodes were folded.
@@ -29,9 +36,15 @@ class EngineStats:
 
     num_completions: int = 0
     num_finished: int = 0
+    num_cancelled: int = 0
     num_tokens: int = 0
     num_steps: int = 0
     num_rows: int = 0
+    num_replayed: int = 0
+    num_preemptions: int = 0
+    num_full_steps: int = 0
+    num_full_rows: int = 0
+    step_s: list[float] = field(default_factory=list)
     logical_tokens: int = 0
     unique_tokens: int = 0
     prefilled_tokens: int = 0
@@ -45,3 +58,17 @@ class EngineStats:
     def tokens_per_s(self) -> float:
         """Generated tokens per second of the whole run, prefill included."""
         return self.num_tokens / self.wall_s if self.wall_s else 0.0
+
+    @property
+    def longest_step_s(self) -> float:
+        """Seconds of the longest step; 0 before the first."""
+        return max(self.step_s, default=0.0)
+
+    @property
+    def median_step_s(self) -> float:
+        """Seconds of the median step; 0 before the first."""
+        return statistics.median(self.step_s) if self.step_s else 0.0
+
+    def occupancy(self, max_rows: int) -> float | None:
+        """Mean share of ``max_rows`` that drew a token while completions were waiting; None if none was."""
+        return self.num_full_rows / (self.num_full_steps * max_rows) if self.num_full_steps else None

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from treeshare.engine.plan import RunPlan
-    from treeshare.kv import KVStore, Segment
+    from treeshare.engine.sequence import LiveRequest
+    from treeshare.kv import KVStore
     from treeshare.models import LoadedModel
     from treeshare.sampling import Ending
     from treeshare.stopwatch import Stopwatch
@@ -42,33 +42,29 @@ class TokenStep:
 
     Args:
         loaded: The model; for its tokenizer and its end-of-sequence tokens.
-        plan: The run.
         store: Where a sequence's pages lie: copied when it splits, freed when it ends.
-        observe: Called with each sequence and its logits ``[vocab_size]`` before it draws.
         stopwatch: Is told how long drawing took, and what is done around it.
+
+    Attributes:
+        observe: Called with each sequence and its logits ``[vocab_size]`` before it draws.
+        version: Of the weights, noted with each token.
     """
 
-    def __init__(
-        self,
-        loaded: LoadedModel,
-        plan: RunPlan,
-        store: KVStore,
-        observe: Observer | None,
-        stopwatch: Stopwatch,
-    ) -> None:
-        self._loaded, self._plan, self._store, self._observe = loaded, plan, store, observe
-        self._stopwatch = stopwatch
+    def __init__(self, loaded: LoadedModel, store: KVStore, stopwatch: Stopwatch) -> None:
+        self._loaded, self._store, self._stopwatch = loaded, store, stopwatch
+        self.observe: Observer | None = None
+        self.version = 0
 
-    def new_sequence(self, request_index: int, segment: Segment, completions: list[int]) -> Sequence:
+    def new_sequence(self, live: LiveRequest, completions: list[int]) -> Sequence:
         """A sequence without a token yet, for some completions of a request."""
-        params = self._plan.requests[request_index].params
+        params = live.request.params
         stop = StopChecker(
             params,
-            max_tokens=self._plan.max_new_tokens[request_index],
+            max_tokens=live.max_new_tokens,
             eos_token_ids=self._loaded.eos_token_ids,
             decode=self._loaded.decoder(skip_special_tokens=params.skip_special_tokens),
         )
-        return Sequence(request_index, segment, completions, stop)
+        return Sequence(live, completions, stop)
 
     def run(self, batch: RowBatch) -> tuple[list[Sequence], list[Completion]]:
         """Give each completion of ``batch`` its next token.
@@ -78,9 +74,9 @@ class TokenStep:
             ended.
         """
         pairs = [(row, sequence) for row, group in enumerate(batch.sequences) for sequence in group]
-        if self._observe is not None:
+        if self.observe is not None:
             for row, sequence in pairs:
-                self._observe(sequence, batch.logits[row])
+                self.observe(sequence, batch.logits[row])
         specs = [self._spec(group[0]) for group in batch.sequences]
         draw_rows = np.repeat([row for row, _ in pairs], [len(s.completions) for _, s in pairs])
         numbers = self._uniforms([s for _, s in pairs])
@@ -104,7 +100,7 @@ class TokenStep:
         return running, finished
 
     def _spec(self, sequence: Sequence) -> RowSpec:
-        request = self._plan.requests[sequence.request_index]
+        request = sequence.live.request
         params, banned = request.params, frozenset[int]()
         if len(sequence.token_ids) < params.min_tokens - 1:
             banned = self._loaded.eos_token_ids | frozenset(params.stop_ids)
@@ -115,7 +111,7 @@ class TokenStep:
         places = [
             (request.seed, request.problem_key, index, len(sequence.token_ids))
             for sequence in sequences
-            for request in (self._plan.requests[sequence.request_index],)
+            for request in (sequence.live.request,)
             for index in sequence.completions
         ]
         numbers = np.empty(len(places))
@@ -131,16 +127,24 @@ class TokenStep:
         for place in range(len(sequence.completions)):
             by_token.setdefault(int(sampled.token_ids[first + place]), []).append(place)
         groups = list(by_token.values())
-        completions = sequence.completions
+        completions = list(sequence.completions)
         branches = [
-            (sequence.fork([completions[place] for place in group], self._store), first + group[0])
+            (self._branch(sequence, [completions[place] for place in group]), first + group[0])
             for group in groups[1:]
         ]
-        sequence.completions = [completions[place] for place in groups[0]]
         return [(sequence, first + groups[0][0]), *branches]
+
+    def _branch(self, sequence: Sequence, completions: list[int]) -> Sequence:
+        """Some completions as a sequence of their own; without room for copied pages it computes again."""
+        branch = sequence.take(completions)
+        if len(sequence.pages) * self._store.page_bytes <= self._store.free_bytes:
+            branch.pages = [self._store.copy_page(page) for page in sequence.pages]
+            branch.num_computed = sequence.num_computed
+        return branch
 
     def _append(self, sequence: Sequence, sampled: Sampled, draw: int) -> None:
         sequence.token_ids.append(int(sampled.token_ids[draw]))
+        sequence.versions.append(self.version)
         sequence.cumulative_logprob += float(sampled.logprobs[draw])
         top = sampled.top[draw]
         if top is not None:
@@ -148,8 +152,8 @@ class TokenStep:
 
     def _retire(self, sequence: Sequence, ending: Ending) -> list[Completion]:
         """Free the sequence's pages; its completions all end the same way."""
-        self._store.free_pages(sequence.pages)
-        wants_logprobs = self._plan.requests[sequence.request_index].params.logprobs is not None
+        sequence.drop_kv(self._store)
+        wants_logprobs = sequence.live.request.params.logprobs is not None
         return [
             Completion(
                 request_index=sequence.request_index,
@@ -160,6 +164,7 @@ class TokenStep:
                 stop_reason=ending.stop_reason,
                 cumulative_logprob=sequence.cumulative_logprob,
                 logprobs=list(sequence.logprobs) if wants_logprobs else None,
+                weight_versions=list(sequence.versions),
             )
             for index in sequence.completions
         ]

@@ -84,6 +84,7 @@ def run_workload(llm: LLM, workload: Workload, *, use_tqdm: bool = False) -> dic
     llm.engine.stopwatch.lap(REST)
     tokens = sum(len(completion.token_ids) for output in outputs for completion in output.outputs)
     stats = llm.stats
+    occupancy = stats.occupancy(llm.engine.config.max_num_seqs)
     return {
         "workload": workload.name,
         "tokens": tokens,
@@ -92,7 +93,14 @@ def run_workload(llm: LLM, workload: Workload, *, use_tqdm: bool = False) -> dic
         "prefill_s": round(stats.prefill_s, 3),
         "decode_s": round(stats.decode_s, 3),
         "sampling_s": round(stats.sampling_s, 3),
+        "occupancy": occupancy if occupancy is None else round(occupancy, 3),
+        "preemptions": stats.num_preemptions,
+        "replayed_rows": stats.num_replayed,
+        "median_step_s": round(stats.median_step_s, 4),
+        "longest_step_s": round(stats.longest_step_s, 4),
+        "peak_kv_mib": round(stats.peak_kv_bytes / 2**20, 1),
         "peak_kv_bytes": stats.peak_kv_bytes,
+        "kv_budget_bytes": llm.engine.kv_budget_bytes,
         "unique_tokens": stats.unique_tokens,
         "logical_tokens": stats.logical_tokens,
         "num_steps": stats.num_steps,

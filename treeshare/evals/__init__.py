@@ -7,9 +7,9 @@ from treeshare.evals.problem import CodeTask, Problem, ProgramTask, Task
 from treeshare.evals.prompts import (
     PromptOptions,
     build_prompts,
+    completion_end,
     cost_table,
     encode_prompts,
-    for_chat,
     shot_costs,
 )
 from treeshare.evals.verdict_cache import VerdictCache
@@ -26,10 +26,10 @@ __all__ = [
     "Task",
     "VerdictCache",
     "build_prompts",
+    "completion_end",
     "cost_table",
     "encode_prompts",
     "evaluate_completions",
-    "for_chat",
     "pass_at_each_k",
     "pass_at_k",
     "shot_costs",

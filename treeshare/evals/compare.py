@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from treeshare.errors import DataError, one_line
-from treeshare.evals.pass_at_k import Estimate, estimates, pass_at_k_matrix
+from treeshare.evals.metrics import SUBMISSIONS, fewest_completions, filtered_values, majority_values
+from treeshare.evals.pass_at_k import Estimate, estimates, pass_at_k_matrix, table_ks
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from treeshare.evals.judged import JudgedRun
+    from treeshare.evals.metrics import Floats
 
 _SHOWN_IDS = 5
 _NOT_COMPARED = ("created", "task_ids")
@@ -39,11 +41,15 @@ class Comparison:
 
     Attributes:
         pass_at_k: By k, as far as both have completions.
+        majority_at_k: The same; empty unless both runs' completions have answers.
+        submissions_at_k: Filtered n@k by n, k being all completions of either run; empty unless both have it.
         problems: Per problem, the shares of right completions in the first and the second run.
         manifest: Name and both values of what differs in how they were made.
     """
 
     pass_at_k: dict[int, PairedEstimate]
+    majority_at_k: dict[int, PairedEstimate]
+    submissions_at_k: dict[int, PairedEstimate]
     problems: dict[str, tuple[float, float]]
     manifest: list[tuple[str, Any, Any]]
 
@@ -59,14 +65,10 @@ class Comparison:
 
     def summary(self) -> dict[str, Any]:
         """All of it, ready for JSON."""
+        others = {"majority@k": self.majority_at_k, "n@k": self.submissions_at_k}
         return {
-            "k": {
-                str(k): {
-                    name: {"value": e.value, "se": e.standard_error, "interval": e.interval}
-                    for name, e in (("first", p.first), ("second", p.second), ("difference", p.difference))
-                }
-                for k, p in self.pass_at_k.items()
-            },
+            "k": _entries(self.pass_at_k),
+            **{name: _entries(found) for name, found in others.items() if found},
             "num_problems": len(self.problems),
             "num_better": self.num_better,
             "num_worse": self.num_worse,
@@ -79,25 +81,43 @@ class Comparison:
         lines = [
             f"{len(self.problems)} problems: the second run is better at {self.num_better}, "
             f"worse at {self.num_worse}, equal at {len(self.problems) - self.num_better - self.num_worse}",
-            "",
-            "| k | pass@k, first | second | difference | standard error | 95 % interval |",
-            "|--:|--:|--:|--:|--:|--:|",
+            *_estimates("k", "pass@k", self.pass_at_k),
+            *_estimates("k", "majority@k", self.majority_at_k),
+            *_estimates("n", "n@k", self.submissions_at_k),
+            *["", "| differs | first | second |", "|---|---|---|"],
+            *(f"| {_cell(name)} | {_cell(a)} | {_cell(b)} |" for name, a, b in self.manifest),
         ]
-        for k, paired in self.pass_at_k.items():
-            change = paired.difference
-            error = "undefined" if change.standard_error is None else _percent(change.standard_error)
-            ends = (
-                "undefined"
-                if change.interval is None
-                else " to ".join(f"{100 * x:+.2f}" for x in change.interval)
-            )
-            lines.append(
-                f"| {k} | {_percent(paired.first.value)} | {_percent(paired.second.value)} "
-                f"| {100 * change.value:+.2f} % | {error} | {ends} |"
-            )
-        lines += ["", "| differs | first | second |", "|---|---|---|"]
-        lines += [f"| {_cell(name)} | {_cell(a)} | {_cell(b)} |" for name, a, b in self.manifest]
         return "\n".join(lines)
+
+
+def _entries(found: Mapping[int, PairedEstimate]) -> dict[str, Any]:
+    return {
+        str(k): {name: getattr(paired, name).to_dict() for name in ("first", "second", "difference")}
+        for k, paired in found.items()
+    }
+
+
+def _estimates(first: str, name: str, found: Mapping[int, PairedEstimate]) -> list[str]:
+    """A table of paired estimates with an empty line above it; nothing where there are none."""
+    if not found:
+        return []
+    lines = [
+        "",
+        f"| {first} | {name}, first | second | difference | standard error | 95 % interval |",
+        "|--:|--:|--:|--:|--:|--:|",
+    ]
+    for k, paired in found.items():
+        change = paired.difference
+        error = "undefined" if change.standard_error is None else _percent(change.standard_error)
+        interval = "undefined"
+        if change.interval is not None:
+            low, high = change.interval
+            interval = f"{100 * low:+.2f} to {100 * high:+.2f} %"
+        lines.append(
+            f"| {k} | {_percent(paired.first.value)} | {_percent(paired.second.value)} "
+            f"| {100 * change.value:+.2f} % | {error} | {interval} |"
+        )
+    return lines
 
 
 def compare_runs(first: JudgedRun, second: JudgedRun, *, seed: int = 0) -> Comparison:
@@ -113,19 +133,33 @@ def compare_runs(first: JudgedRun, second: JudgedRun, *, seed: int = 0) -> Compa
             no completion was checked.
     """
     _check_comparable(first, second)
-    counts = [(first.counts()[task_id], second.counts()[task_id]) for task_id in first.manifest.task_ids]
-    ks = _table_ks(min(n for pair in counts for n, _ in pair))
-    a = pass_at_k_matrix([pair[0] for pair in counts], ks)
-    b = pass_at_k_matrix([pair[1] for pair in counts], ks)
-    triples = zip(ks, estimates(a, seed), estimates(b, seed), estimates(b - a, seed), strict=True)
+    task_ids = first.manifest.task_ids
+    checked = [{task_id: run.checked()[task_id] for task_id in task_ids} for run in (first, second)]
+    counts = [(first.counts()[task_id], second.counts()[task_id]) for task_id in task_ids]
+    ks = table_ks(min(map(fewest_completions, checked)))
+    passing = [pass_at_k_matrix([pair[which] for pair in counts], ks) for which in (0, 1)]
     return Comparison(
-        pass_at_k={k: PairedEstimate(first=x, second=y, difference=d) for k, x, y, d in triples},
+        pass_at_k=_paired(ks, passing, seed),
+        majority_at_k=_paired(ks, [majority_values(one, ks) for one in checked], seed),
+        submissions_at_k=_paired(SUBMISSIONS, [filtered_values(one) for one in checked], seed),
         problems={
-            task_id: (x[1] / x[0], y[1] / y[0])
-            for task_id, (x, y) in zip(first.manifest.task_ids, counts, strict=True)
+            task_id: (x[1] / x[0], y[1] / y[0]) for task_id, (x, y) in zip(task_ids, counts, strict=True)
         },
         manifest=_manifest_differences(first, second),
     )
+
+
+def _paired(ks: Sequence[int], values: Sequence[Floats | None], seed: int) -> dict[int, PairedEstimate]:
+    """Estimates from each run's values ``[num_problems, num_ks]``; empty if one has none."""
+    known = [one for one in values if one is not None]
+    if len(known) < len(values):
+        return {}
+    first, second = known
+    columns = [estimates(one, seed) for one in (first, second, second - first)]
+    return {
+        k: PairedEstimate(first=a, second=b, difference=change)
+        for k, a, b, change in zip(ks, *columns, strict=True)
+    }
 
 
 def _check_comparable(first: JudgedRun, second: JudgedRun) -> None:
@@ -156,12 +190,6 @@ def _check_comparable(first: JudgedRun, second: JudgedRun) -> None:
 def _named(task_ids: Sequence[str]) -> str:
     shown = ", ".join(one_line(task_id, 40) for task_id in task_ids[:_SHOWN_IDS])
     return shown if len(task_ids) <= _SHOWN_IDS else f"{shown} and {len(task_ids) - _SHOWN_IDS} more"
-
-
-def _table_ks(fewest: int) -> list[int]:
-    return sorted(
-        {1 << power for power in range(fewest.bit_length())} | {k for k in (10, 100, fewest) if k <= fewest}
-    )
 
 
 def _manifest_differences(first: JudgedRun, second: JudgedRun) -> list[tuple[str, Any, Any]]:

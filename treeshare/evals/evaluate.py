@@ -1,4 +1,4 @@
-"""Checks a run's completions in parallel and sums them up."""
+"""Checks a run's completions in parallel."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from treeshare.errors import DataError
-from treeshare.evals.pass_at_k import pass_at_each_k
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -42,45 +41,6 @@ class Evaluation:
             totals[one.task_id] += 1
             correct[one.task_id] += one.result.passed
         return {task_id: (total, correct[task_id]) for task_id, total in totals.items()}
-
-    def summary(self) -> dict[str, Any]:
-        """pass@k with standard errors, and what was counted; ready for JSON."""
-        counts = self.counts()
-        estimates = pass_at_each_k(list(counts.values()))
-        verdicts = Counter(str(one.result.verdict) for one in self.completions)
-        return {
-            "pass@1": estimates[1].value,
-            "pass@1_se": estimates[1].standard_error,
-            "k": {
-                str(k): {"value": e.value, "se": e.standard_error, "interval": e.interval}
-                for k, e in estimates.items()
-            },
-            "num_problems": len(counts),
-            "num_completions": len(self.completions),
-            "num_correct": sum(correct for _, correct in counts.values()),
-            "verdicts": dict(verdicts.most_common()),
-        }
-
-    def table(self) -> str:
-        """The summary as Markdown."""
-        summary = self.summary()
-        lines = [
-            f"{summary['num_completions']} completions of {summary['num_problems']} problems, "
-            f"{summary['num_correct']} right",
-            "",
-            "| k | pass@k | standard error | 95 % interval |",
-            "|--:|--:|--:|--:|",
-        ]
-        for k, entry in summary["k"].items():
-            error = "undefined" if entry["se"] is None else f"{100 * entry['se']:.2f} %"
-            interval = "undefined"
-            if entry["interval"] is not None:
-                low, high = entry["interval"]
-                interval = f"{100 * low:.1f} to {100 * high:.1f} %"
-            lines.append(f"| {k} | {100 * entry['value']:.2f} % | {error} | {interval} |")
-        lines += ["", "| verdict | completions |", "|---|--:|"]
-        lines += [f"| {verdict} | {count} |" for verdict, count in summary["verdicts"].items()]
-        return "\n".join(lines)
 
     def results_jsonl(self) -> bytes:
         """One JSON line per completion with its verdict, and with what else is known of it."""

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import io
 import os
+import secrets
+import shutil
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from treeshare.errors import ConfigError, DataError, one_line
@@ -155,12 +157,19 @@ def _parquet(run: JudgedRun) -> bytes:
 
 
 def _save_dataset(run: JudgedRun, out: Path) -> None:
+    """The folder appears whole or not at all."""
     import datasets
 
+    table = _table(run)
+    partial = out.parent / f".{out.name}-{secrets.token_hex(4)}"
     try:
         if out.exists() and (not out.is_dir() or os.listdir(out)):
             raise DataError(f"--out: got {one_line(out)}, expected a folder that does not exist or is empty")
         datasets.disable_progress_bars()
-        datasets.Dataset(_table(run)).save_to_disk(os.fspath(out))
+        try:
+            datasets.Dataset(table).save_to_disk(os.fspath(partial))
+            partial.replace(out)  # an empty folder too
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         raise DataError(f"cannot write {one_line(out)}: {error.strerror or one_line(error)}") from error

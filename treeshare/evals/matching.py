@@ -167,7 +167,10 @@ class FunctionMatcher(Matcher):
 
 @dataclass(frozen=True)
 class UnknownMatcher(Matcher):
-    """One right answer is known, others exist, and no checker: a match passes, anything else is undecided."""
+    """One right answer is known, others exist, and no checker: a match passes, anything else is undecided.
+
+    Printing nothing where something is expected stays wrong.
+    """
 
     known: Matcher
     decides = False

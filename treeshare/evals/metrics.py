@@ -12,14 +12,17 @@ from treeshare.evals.calibration import Calibration, Rescaling, calibrate, resca
 from treeshare.evals.clustering import Candidate, submissions_at_k
 from treeshare.evals.confidence import Confidence, log_confidence
 from treeshare.evals.majority import majority_at_k
-from treeshare.evals.pass_at_k import Estimate, curve_ks, estimates, pass_at_each_k
+from treeshare.evals.pass_at_k import Estimate, curve_ks, estimates, pass_at_each_k, table_ks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from numpy.typing import NDArray
+
     from treeshare.evals.results import CompletionResult
     from treeshare.runs import Record
 
+    Floats = NDArray[np.float64]
     Checked = Mapping[str, Sequence[tuple[Record, CompletionResult]]]
 
 SUBMISSIONS = (1, 10)
@@ -40,40 +43,55 @@ class CalibrationRow:
     calibration: Calibration
 
 
+def fewest_completions(checked: Checked) -> int:
+    """The fewest checked completions of a problem; 0 without problems."""
+    return min(map(len, checked.values()), default=0)
+
+
 def pass_curve(checked: Checked) -> dict[int, Estimate]:
     """pass@k for k up to the fewest checked completions of a problem."""
     counts = [(len(pairs), sum(result.passed for _, result in pairs)) for pairs in checked.values()]
-    return pass_at_each_k(counts, curve_ks(min((n for n, _ in counts), default=0)))
+    return pass_at_each_k(counts, curve_ks(fewest_completions(checked)))
 
 
 def majority_curve(checked: Checked) -> dict[int, Estimate]:
-    """majority@k at powers of two and at the fewest completions; empty where no completion has an answer."""
+    """majority@k for the k of a table; empty where no completion has an answer."""
+    ks = table_ks(fewest_completions(checked))
+    values = majority_values(checked, ks)
+    return {} if values is None else dict(zip(ks, estimates(values), strict=True))
+
+
+def majority_values(checked: Checked, ks: Sequence[int]) -> Floats | None:
+    """majority@k of each problem, ``[num_problems, num_ks]``; None where no completion has an answer."""
     results = [[result for _, result in pairs] for pairs in checked.values()]
     if all(result.answer is None for one in results for result in one):
-        return {}
-    fewest = min(map(len, results))
-    ks = sorted({1 << power for power in range(fewest.bit_length())} | {fewest})
+        return None
     values = np.empty((len(results), len(ks)))
     for row, problem in enumerate(results):
         answers = [result.answer for result in problem]
         right = {result.answer for result in problem if result.passed and result.answer is not None}
         values[row] = [majority_at_k(answers, right, k) for k in ks]
-    return dict(zip(ks, estimates(values), strict=True))
+    return values
 
 
 def filtered_table(checked: Checked) -> dict[int, Estimate]:
-    """Filtered n@k for n in ``SUBMISSIONS``, from all completions of each problem.
+    """Filtered n@k for n in ``SUBMISSIONS``, from all completions of each problem; empty if not to be had."""
+    values = filtered_values(checked)
+    return {} if values is None else dict(zip(SUBMISSIONS, estimates(values), strict=True))
 
-    Empty where no completion was run on public tests or on inputs: nothing could be chosen.
+
+def filtered_values(checked: Checked) -> Floats | None:
+    """The same of each problem, float64 ``[num_problems, len(SUBMISSIONS)]``.
+
+    None where no completion was run on public tests or on inputs: nothing could be chosen.
     """
     problems = [
         [Candidate(passed=r.passed, passed_public=r.passed_public, signature=r.signature) for _, r in pairs]
         for pairs in checked.values()
     ]
     if all(c.passed_public is None and c.signature is None for one in problems for c in one):
-        return {}
-    values = [[submissions_at_k(one, n, len(one)) for n in SUBMISSIONS] for one in problems]
-    return dict(zip(SUBMISSIONS, estimates(np.array(values)), strict=True))
+        return None
+    return np.array([[submissions_at_k(one, n, len(one)) for n in SUBMISSIONS] for one in problems])
 
 
 def calibration_rows(checked: Checked) -> tuple[list[CalibrationRow], list[str]]:

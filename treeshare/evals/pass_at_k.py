@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -34,6 +34,10 @@ class Estimate:
     value: float
     standard_error: float | None
     interval: Interval | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {"value": self.value, "se": self.standard_error, "interval": self.interval}
 
 
 def pass_at_k(num_completions: int, num_correct: int, k: int) -> float:
@@ -83,14 +87,12 @@ def pass_at_each_k(
 
     Args:
         counts: Per problem, completions and right ones.
-        ks: Which k; by default powers of two, 5, 10, 100, and the fewest completions of a problem. A k that a
-            problem has too few completions for is left out: it is undefined there.
+        ks: Which k; by default ``table_ks`` of the fewest completions of a problem. A k that a problem has
+            too few completions for is left out: it is undefined there.
         seed: Of the bootstrap.
     """
     fewest = min((n for n, _ in counts), default=0)
-    if ks is None:
-        ks = sorted({1, 5, 10, 100, fewest} | {1 << power for power in range(20)})
-    wanted = [k for k in ks if 1 <= k <= fewest]
+    wanted = table_ks(fewest) if ks is None else [k for k in ks if 1 <= k <= fewest]
     if not wanted:
         return {}
     return dict(zip(wanted, estimates(pass_at_k_matrix(counts, wanted), seed), strict=True))
@@ -104,6 +106,12 @@ def pass_at_k_matrix(counts: Sequence[tuple[int, int]], ks: Sequence[int]) -> ND
     """
     known = cache(pass_at_k)  # many problems have the same counts, 0 first of all
     return np.array([[known(n, correct, k) for k in ks] for n, correct in counts]).reshape(-1, len(ks))
+
+
+def table_ks(num_completions: int) -> list[int]:
+    """The k of a table up to ``num_completions``: powers of two, 5, 10, 100, and the last."""
+    powers = {1 << power for power in range(num_completions.bit_length())}
+    return sorted(k for k in powers | {5, 10, 100, num_completions} if 1 <= k <= num_completions)
 
 
 def curve_ks(num_completions: int, num_points: int = 48) -> list[int]:

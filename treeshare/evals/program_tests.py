@@ -135,6 +135,8 @@ def _result(case: StdinCase | CallCase, execution: Execution, matcher: Matcher) 
     if isinstance(case, StdinCase):
         output = execution.stdout.decode("utf-8", "replace")
         difference = matcher.difference(output, case.expected, case.stdin)
+        if difference is not None and not output.strip():  # whatever else is right
+            return CheckResult(verdict=Verdict.WRONG_ANSWER, detail=difference)
     elif execution.value is None:
         difference = execution.detail
     else:

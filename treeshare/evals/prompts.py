@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from treeshare.config import require_choice, require_int
 from treeshare.errors import ConfigError
-from treeshare.evals.problem import CheckResult, Problem, Task
 from treeshare.tree import SHOT_CHOICES, FewShotPrompts, ShotChoice, choose_shots
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from treeshare.evals.sandbox import Limits, Sandbox
+    from treeshare.evals.problem import Problem, Task
     from treeshare.tree import Shot, TreeStats
 
 CHAT_MAX_TOKENS = 1024
@@ -31,7 +30,8 @@ class PromptOptions:
 
     Attributes:
         num_shots: Worked examples in front of each problem; None takes the task's published number.
-        shot_choice: ``fixed``, ``random`` (per ``seed``) or ``nearest``; see ``choose_shots``.
+        shot_choice: ``fixed``, ``random`` (per ``seed``), ``nearest`` or ``nearest-shared``: see
+            ``choose_shots``.
         seed: Of the random choice.
         chat: Apply the model's chat template.
         data: The task's data, as for ``Task.load``.
@@ -133,51 +133,13 @@ def encode_prompts(
     return [encode(text) for text in prompts.texts()]
 
 
-def for_chat(task: Task) -> Task:
-    """The same task for a chat model's replies.
+def completion_end(task: Task, *, chat: bool = False) -> tuple[tuple[str, ...], int]:
+    """Where completions end: the task's stop strings, and most tokens.
 
-    Its completions end by the model's own will, not at the task's stop strings, and are looked for in the
-    reply with ``Task.from_chat`` before they are checked.
+    A chat model ends its reply by its own will, so no string does, and explains before it answers, so there
+    are at least ``CHAT_MAX_TOKENS``. What of a reply is the completion, ``Task.from_chat`` says.
     """
-    return _ChatTask(task)
-
-
-class _ChatTask(Task):
-    """See ``for_chat``."""
-
-    stop = ()
-
-    def __init__(self, task: Task) -> None:
-        self._task = task
-        self.name = task.name
-        self.max_tokens = max(task.max_tokens, CHAT_MAX_TOKENS)
-        self.num_shots = task.num_shots
-        self.separator = task.separator
-        self.chat_instruction = task.chat_instruction
-        self.needs_sandbox = task.needs_sandbox
-
-    def load(self, data: Path | None) -> list[Problem]:
-        return self._task.load(data)
-
-    def shots(self, data: Path | None, shot_data: Path | None) -> Sequence[Shot]:
-        return self._task.shots(data, shot_data)
-
-    def check(
-        self, problem: Problem, completion: str, sandbox: Sandbox | None, limits: Limits
-    ) -> CheckResult:
-        return self._task.check(problem, self.from_chat(problem, completion), sandbox, limits)
-
-    def answer(self, problem: Problem, completion: str) -> str | None:
-        return self._task.answer(problem, self.from_chat(problem, completion))
-
-    def solution(self, problem: Problem, completion: str) -> str | None:
-        return self._task.solution(problem, self.from_chat(problem, completion))
-
-    def from_chat(self, problem: Problem, reply: str) -> str:
-        return self._task.from_chat(problem, reply)
-
-    def fingerprint(self, problem: Problem, completion: str, limits: Limits) -> str | None:
-        return self._task.fingerprint(problem, self.from_chat(problem, completion), limits)
+    return ((), max(task.max_tokens, CHAT_MAX_TOKENS)) if chat else (task.stop, task.max_tokens)
 
 
 def _pool(task: Task, options: PromptOptions) -> Sequence[Shot]:

@@ -9,12 +9,13 @@ its score is finite; unwritten keys may hold anything, and attention masks their
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from treeshare.errors import BudgetError
+from treeshare.kv.pages import Page, PagePool
 
 SEGMENT_ALIGNMENT = 64
 """Segments are padded to a multiple of this many tokens, so that equal-sized ones share a batched matmul."""
@@ -114,33 +115,6 @@ class Segment:
         return self.block.values[layer][self.index, :, : self.num_tokens, :head_dim].transpose(0, 1)
 
 
-@dataclass(eq=False, slots=True)
-class Page:
-    """``C`` tokens of one sequence's private KV; ``index``, its place in the pool, may change."""
-
-    index: int
-
-
-@dataclass(eq=False, slots=True)
-class PagePool:
-    """Private pages of all sequences, dense at the front, so that attention reads one contiguous range.
-
-    ``keys_t`` per layer ``[capacity, H, D, C]``, ``values`` per layer ``[capacity, H, C, E]``, laid out as a
-    segment's. The tensors are reserved whole; the operating system commits memory for a page when it is first
-    written.
-    """
-
-    keys_t: list[Tensor]
-    values: list[Tensor]
-    pages: list[Page | None] = field(default_factory=list)
-    num_live: int = 0
-
-    @property
-    def capacity(self) -> int:
-        """Most pages that fit."""
-        return self.keys_t[0].shape[0] if self.keys_t else 0
-
-
 class KVStore:
     """All KV of an engine under one byte budget.
 
@@ -148,7 +122,7 @@ class KVStore:
         geometry: Shape and dtype of one token's KV.
         budget_bytes: Never exceeded by ``bytes_in_use``.
         page_size: ``C``.
-        max_pages: Most private pages ever live at once.
+        max_pages: Most private pages ever live at once; by default what the budget holds.
         poison: Fill unused keys with NaN (tests).
         device: Where the KV lies.
     """
@@ -159,7 +133,7 @@ class KVStore:
         *,
         budget_bytes: int,
         page_size: int,
-        max_pages: int,
+        max_pages: int | None = None,
         poison: bool = False,
         device: torch.device | str = "cpu",
     ) -> None:
@@ -168,16 +142,11 @@ class KVStore:
         self.page_size = page_size
         self.peak_bytes = 0
         self.device = torch.device(device)
+        self._max_pages = budget_bytes // self.page_bytes if max_pages is None else max_pages
         self._poison = poison
         self._blocks: list[SegmentBlock] = []
-        heads, head_dim, width = geometry.num_kv_heads, geometry.head_dim, geometry.value_width
-        self.pool = PagePool(
-            keys_t=[self._unused(max_pages, heads, head_dim, page_size) for _ in range(geometry.num_layers)],
-            values=[
-                torch.empty(max_pages, heads, page_size, width, dtype=geometry.dtype, device=self.device)
-                for _ in range(geometry.num_layers)
-            ],
-        )
+        self.pool = PagePool(keys_t=[], values=[])
+        self.clear()
 
     # -- accounting --
 
@@ -191,6 +160,11 @@ class KVStore:
         """Bytes of all blocks (empty places included, they occupy memory) and live pages."""
         block_tokens = sum(block.padded_tokens * len(block.occupants) for block in self._blocks)
         return block_tokens * self.geometry.bytes_per_token + self.pool.num_live * self.page_bytes
+
+    @property
+    def free_bytes(self) -> int:
+        """What the budget still holds."""
+        return self.budget_bytes - self.bytes_in_use
 
     @property
     def num_live_segments(self) -> int:
@@ -221,8 +195,7 @@ class KVStore:
         geometry, tokens = self.geometry, padded_length(num_tokens)
         heads, layers = geometry.num_kv_heads, range(geometry.num_layers)
         keys_t = [self._unused(capacity, heads, geometry.head_dim, tokens) for _ in layers]
-        shape = capacity, heads, tokens, geometry.value_width
-        values = [torch.zeros(shape, dtype=geometry.dtype, device=self.device) for _ in layers]
+        values = [self._unused(capacity, heads, tokens, geometry.value_width).zero_() for _ in layers]
         block = SegmentBlock(tokens, keys_t, values, [None] * capacity)
         self._blocks.append(block)
         return block
@@ -262,6 +235,7 @@ class KVStore:
 
     def shrink_blocks(self) -> None:
         """Give back the empty places of all blocks, by moving what is live; no bit of it changes."""
+        self._blocks = [block for block in self._blocks if block.num_live]
         for block in self._blocks:
             live = [segment for segment in block.occupants if segment is not None]
             if len(live) == len(block.occupants):
@@ -273,10 +247,6 @@ class KVStore:
             block.occupants[:] = live
             for index, segment in enumerate(live):
                 segment.index = index
-
-    def drop_empty_blocks(self) -> None:
-        """Give back blocks that were reserved and never used."""
-        self._blocks = [block for block in self._blocks if block.num_live]
 
     def release(self, segment: Segment | None) -> None:
         """Drop one use; a segment without users is freed and lets go of its parent, and so up the path."""
@@ -301,19 +271,29 @@ class KVStore:
         place[:, :, :head_dim] = values.transpose(0, 1)
         place[:, :, head_dim] = 1
 
+    def copy_tokens(self, source: Segment, target: Segment, num_tokens: int) -> None:
+        """Copy the first ``num_tokens`` of ``source`` to ``target``, of which nothing is written."""
+        assert target.num_written == 0
+        assert num_tokens <= min(source.num_written, target.num_tokens)
+        for layer in range(self.geometry.num_layers):
+            for tensors, axis in (("keys_t", 2), ("values", 1)):
+                kept = getattr(source.block, tensors)[layer][source.index].narrow(axis, 0, num_tokens)
+                place = getattr(target.block, tensors)[layer][target.index]
+                place.narrow(axis, 0, num_tokens).copy_(kept)
+        target.num_written = num_tokens
+
     # -- private pages --
 
     def new_page(self) -> Page:
         """An empty page at the end of the dense range.
 
         Raises:
-            BudgetError: If the budget or the pool is full; the scheduler's reservations keep this from
-                happening.
+            BudgetError: If the budget or the pool is full; the scheduler keeps this from happening.
         """
         self._charge(self.page_bytes)
         pool = self.pool
         if pool.num_live == pool.capacity:
-            raise BudgetError(f"private pages: got {pool.capacity} in use, expected a free one")
+            pool.grow(self._max_pages, self._unused)
         page = Page(pool.num_live)
         pool.pages.append(page)
         pool.num_live += 1
@@ -339,8 +319,8 @@ class KVStore:
         moved = [page for page in pool.pages[pool.num_live :] if page is not None]
         holes = [index for index in range(pool.num_live) if pool.pages[index] is None]
         if moved:
-            target = torch.tensor(holes, device=self.device)
-            source = torch.tensor([page.index for page in moved], device=self.device)
+            places = holes, [page.index for page in moved]
+            target, source = torch.tensor(places, device=self.device)
             for tensors in (pool.keys_t, pool.values):
                 for tensor in tensors:
                     tensor.index_copy_(0, target, tensor.index_select(0, source))
@@ -360,8 +340,13 @@ class KVStore:
 
     def clear(self) -> None:
         """Let go of everything, whatever state a run that was cut short left behind."""
-        self._blocks.clear()
-        self.pool = PagePool(keys_t=[], values=[])
+        geometry, layers = self.geometry, range(self.geometry.num_layers)
+        heads, head_dim, width = geometry.num_kv_heads, geometry.head_dim, geometry.value_width
+        self._blocks = []
+        self.pool = PagePool(
+            keys_t=[self._unused(0, heads, head_dim, self.page_size) for _ in layers],
+            values=[self._unused(0, heads, self.page_size, width) for _ in layers],
+        )
 
     # -- checks --
 

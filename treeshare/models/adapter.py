@@ -16,6 +16,7 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from treeshare.errors import UnsupportedModelError
+from treeshare.models.linear import LINEAR, SMALL_OPERATIONS
 from treeshare.models.widths import (
     Widths,
     candidate_widths,
@@ -37,9 +38,6 @@ if TYPE_CHECKING:
     from treeshare.models.fusion import FusedLayer
 
 ATTENTION_NAME = "treeshare"
-
-SMALL_OPERATIONS = "norms and other small operations"
-"""The part of a step between a model's matmuls and attention."""
 
 MAX_PREFILL_ROWS = 512
 """Packed rows of a prefill call; beyond, matmuls gain nothing."""
@@ -158,8 +156,7 @@ class ModelAdapter:
         self.model = model
         model.set_attn_implementation(ATTENTION_NAME)
         head = model.get_output_embeddings()
-        joined = [linear for layer in fused for linear in layer.joined]
-        body = [*joined, *(module for module in model.modules() if module is not head)]
+        body = [module for module in model.modules() if module is not head]
         self._body_classes = width_classes(
             body, candidate_widths(max(max_rows, MAX_PREFILL_ROWS)), model.dtype
         )
@@ -167,8 +164,10 @@ class ModelAdapter:
         self._stopwatch = stopwatch
         if stopwatch.enabled:
             for module in filter(is_linear, body):
-                _time(module, "linear", stopwatch)
+                _time(module, LINEAR, stopwatch)
             _time(head, "lm_head", stopwatch)
+            for layer in fused:
+                layer.stopwatch = stopwatch
 
     def run_widths(self, *, num_prompt_tokens: int, num_rows: int) -> RunWidths:
         """Choose the widths of a run, from its unique prompt tokens and its most decoding rows."""

@@ -2,21 +2,27 @@
 
 A layer of the Llama shape (llama, mistral, qwen2) keeps its place, its parameters and their names; only its
 ``forward`` is replaced on the instance. Weights that share an input lie side by side, so one matmul serves q,
-k and v, another gate and up; norms, residuals, rotary positions and the gated activation run in compiled
-kernels, one pass each. Rounding is transformers' own (``native/layers.cpp``).
+k and v, another gate and up. All of a layer but its attention is two calls of a compiled kernel. Rounding is
+transformers' own (``native/layers.cpp``).
 """
 
 from __future__ import annotations
 
+import ctypes
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 from transformers.activations import SiLUActivation
 
+from treeshare.models.linear import LINEAR, SMALL_OPERATIONS, LinearWeights, has_kernel
 from treeshare.native import kernels
+from treeshare.stopwatch import OFF
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from treeshare.models.adapter import StepAttention
@@ -31,32 +37,63 @@ _PARTS = {
 """Children that a layer must have, and no others."""
 
 
+class _Norm(ctypes.Structure):
+    """An RMS norm; the field names of this and the following are those of ``native/layers.cpp``."""
+
+    _fields_ = (("weight", ctypes.c_void_p), ("epsilon", ctypes.c_double))
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = (
+        *((name, LinearWeights) for name in ("qkv", "out", "gate_up", "down")),
+        *((name, _Norm) for name in ("first", "second")),
+        *((name, ctypes.c_int64) for name in ("num_rotated_heads", "head_dim")),
+        ("nanoseconds", ctypes.c_void_p),
+    )
+
+
+class _Activations(ctypes.Structure):
+    _fields_ = (
+        ("num_rows", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("cosine", "sine", "attended", "x")),
+        *((name, ctypes.c_void_p) for name in ("normal", "qkv", "gate_up", "gated", "delta")),
+    )
+
+
 class FusedLayer:
     """The fused forward of one decoder layer.
 
     Args:
-        layer: A layer for which ``can_fuse`` holds; its weights are moved, not copied.
+        layer: A layer for which ``can_fuse`` holds; its weights are moved, not copied. From now on they are
+            changed in place only.
+        workspace: Memory for what flows through a layer, shared by a model's layers.
 
     Attributes:
         joined: Its two linear layers that serve several of the model's.
+        stopwatch: Is told how long its matmuls took, and the rest.
     """
 
-    def __init__(self, layer: nn.Module) -> None:
+    def __init__(self, layer: nn.Module, workspace: Workspace) -> None:
         self._kernels: Any = kernels()
         attention: Any = layer.self_attn
         mlp: Any = layer.mlp
+        norms: Any = layer.input_layernorm, layer.post_attention_layernorm
         self._index, self._scale, self._head_dim = attention.layer_idx, attention.scaling, attention.head_dim
-        self._norms: Any = (layer.input_layernorm, layer.post_attention_layernorm)
-        self.joined = (
-            _joined(attention.q_proj, attention.k_proj, attention.v_proj),
-            _joined(mlp.gate_proj, mlp.up_proj),
+        projections = attention.q_proj, attention.k_proj, attention.v_proj
+        self.joined = _joined(*projections), _joined(mlp.gate_proj, mlp.up_proj)
+        self._linears = self.joined[0], attention.o_proj, self.joined[1], mlp.down_proj
+        self._norms = norms
+        self._num_heads = [one.out_features // self._head_dim for one in projections]
+        self._workspace = workspace
+        self._nanoseconds = np.zeros(2, np.int64)
+        self.stopwatch = OFF
+        self._layer = _Layer(
+            *map(LinearWeights.of, self._linears),
+            *(_Norm(norm.weight.data_ptr(), norm.variance_epsilon) for norm in norms),
+            sum(self._num_heads[:2]),
+            self._head_dim,
+            None,
         )
-        self._qkv, self._gate_up = self.joined
-        self._out, self._down = attention.o_proj, mlp.down_proj
-        self._num_heads = [
-            projection.out_features // self._head_dim
-            for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
-        ]
 
     def __call__(
         self,
@@ -68,43 +105,59 @@ class FusedLayer:
     ) -> Tensor:
         """The layer's output ``[1, T, width]``, written over its input."""
         x = hidden_states[0]
-        qkv = self._qkv(self._norm(x))
-        attended = self._attend(qkv, position_embeddings, treeshare_step)
-        normal = self._norm(x, delta=self._out(attended))
-        gate_up = self._gate_up(normal)
-        gated = torch.empty(len(x), gate_up.shape[1] // 2, dtype=x.dtype)
-        self._kernels.treeshare_silu_mul(gate_up.data_ptr(), gated.data_ptr(), *gated.shape)
-        return x.add_(self._down(gated)).unsqueeze(0)
+        cosine, sine = (turn[0].contiguous() for turn in position_embeddings)
+        qkv, pointers = self._workspace.reserve(len(x), self._linears)
+        flow = _Activations(len(x), cosine.data_ptr(), sine.data_ptr(), None, x.data_ptr(), *pointers)
+        self._run(self._kernels.treeshare_before_attention, flow)
+        query, key, value = torch.split(qkv.view(len(x), -1, self._head_dim), self._num_heads, dim=1)
+        attended = treeshare_step.attend(self._index, query, key, value, self._scale).contiguous()
+        flow.attended = attended.data_ptr()
+        self._run(self._kernels.treeshare_after_attention, flow)
+        return hidden_states
 
-    def _attend(self, qkv: Tensor, positions: tuple[Tensor, Tensor], step: StepAttention) -> Tensor:
-        num_rows, width = qkv.shape
-        cosine, sine = (turn[0].contiguous() for turn in positions)
-        num_q, num_k, _ = self._num_heads
-        self._kernels.treeshare_rotate(
-            qkv.data_ptr(),
-            cosine.data_ptr(),
-            sine.data_ptr(),
-            num_rows,
-            width,
-            num_q + num_k,
-            self._head_dim,
-        )
-        heads = qkv.view(num_rows, -1, self._head_dim)
-        query, key, value = torch.split(heads, self._num_heads, dim=1)
-        return step.attend(self._index, query, key, value, self._scale).reshape(num_rows, -1)
-
-    def _norm(self, x: Tensor, delta: Tensor | None = None) -> Tensor:
-        """RMS norm of ``x``: the first without, the second with ``delta`` added to ``x`` before."""
-        norm = self._norms[0 if delta is None else 1]
-        out = torch.empty_like(x)
-        weight, shape = norm.weight.data_ptr(), (*x.shape, norm.variance_epsilon)
-        if delta is None:
-            self._kernels.treeshare_rms_norm(x.data_ptr(), weight, out.data_ptr(), *shape)
-        else:
-            self._kernels.treeshare_add_rms_norm(
-                x.data_ptr(), delta.data_ptr(), weight, out.data_ptr(), *shape
+    def _run(self, kernel: Any, flow: _Activations) -> None:  # noqa: ANN401
+        """Half a layer; its time is split as the threads spent theirs."""
+        if self.stopwatch.enabled:
+            self.stopwatch.lap(SMALL_OPERATIONS)
+            self._nanoseconds[:] = 0
+            self._layer.nanoseconds = self._nanoseconds.ctypes.data
+        kernel(ctypes.byref(self._layer), ctypes.byref(flow))
+        if self.stopwatch.enabled:
+            self.stopwatch.split(
+                dict(zip((LINEAR, SMALL_OPERATIONS), self._nanoseconds.tolist(), strict=True))
             )
-        return out
+
+
+class Workspace:
+    """Memory for what flows through a layer, kept from layer to layer and from step to step."""
+
+    def __init__(self) -> None:
+        self._num_rows = -1
+
+    def reserve(self, num_rows: int, linears: Sequence[nn.Linear]) -> tuple[Tensor, list[int]]:
+        """Room for ``num_rows`` rows.
+
+        Args:
+            num_rows: Rows of this step.
+            linears: A layer's ``qkv, out, gate_up, down``; those of all layers have the same shapes.
+
+        Returns:
+            ``[num_rows, .]`` queries, keys and values, and the addresses of ``normal, qkv, gate_up, gated,
+            delta``.
+        """
+        if num_rows != self._num_rows:
+            qkv, out, gate_up, down = linears
+            widths = (
+                qkv.in_features,
+                qkv.out_features,
+                gate_up.out_features,
+                down.in_features,
+                out.out_features,
+            )
+            self._tensors = [torch.empty(num_rows, width, dtype=torch.bfloat16) for width in widths]
+            self._pointers = [tensor.data_ptr() for tensor in self._tensors]
+            self._num_rows = num_rows
+        return self._tensors[1], self._pointers
 
 
 def can_fuse(layer: nn.Module) -> bool:
@@ -119,6 +172,7 @@ def can_fuse(layer: nn.Module) -> bool:
         is_known
         and isinstance(layer.mlp.act_fn, (nn.SiLU, SiLUActivation))  # type: ignore[union-attr]
         and {parameter.dtype for parameter in layer.parameters()} == {torch.bfloat16}
+        and all(has_kernel(linear) for linear in layer.modules() if isinstance(linear, nn.Linear))
     )
 
 
@@ -129,7 +183,8 @@ def fuse_layers(model: nn.Module) -> list[FusedLayer]:
         return []
     for parameter in model.parameters():  # else the weights' file stays in memory beside the joined copies
         parameter.data = parameter.data.clone()
-    fused = [FusedLayer(layer) for layer in layers]
+    workspace = Workspace()
+    fused = [FusedLayer(layer, workspace) for layer in layers]
     for layer, forward in zip(layers, fused, strict=True):
         layer.forward = forward
     return fused

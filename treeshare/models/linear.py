@@ -6,6 +6,7 @@ they are; only ``forward`` is replaced, on the instance.
 
 from __future__ import annotations
 
+import ctypes
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +18,28 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from torch import Tensor
+
+
+LINEAR = "linear"
+"""The part of a step that is a model's matmuls, without ``lm_head``."""
+
+SMALL_OPERATIONS = "norms and other small operations"
+"""The part of a step between a model's matmuls and attention."""
+
+
+class LinearWeights(ctypes.Structure):
+    """A linear layer as the kernels see it; the field names are those of ``native/common.h``."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("weight", "bias")),
+        *((name, ctypes.c_int64) for name in ("num_inputs", "num_outputs")),
+    )
+
+    @classmethod
+    def of(cls, linear: nn.Linear) -> LinearWeights:
+        """Where the layer's weights lie now."""
+        bias = None if linear.bias is None else linear.bias.data_ptr()
+        return cls(linear.weight.data_ptr(), bias, *reversed(linear.weight.shape))
 
 
 class KernelLinear:
@@ -32,23 +55,14 @@ class KernelLinear:
 
     def __call__(self, x: Tensor) -> Tensor:
         """``[..., out_features]`` for ``x`` ``[..., in_features]``, summed in float32."""
-        weight, bias = self._linear.weight, self._linear.bias
-        if x.dtype != torch.bfloat16 or not has_kernel(self._linear):
-            return nn.functional.linear(x, weight, bias)
-        num_outputs, num_inputs = weight.shape
-        rows = x.reshape(-1, num_inputs).contiguous()
-        out = torch.empty(len(rows), num_outputs, dtype=x.dtype)
-        self._kernel(
-            rows.data_ptr(),
-            num_inputs,
-            weight.data_ptr(),
-            None if bias is None else bias.data_ptr(),
-            out.data_ptr(),
-            len(rows),
-            num_inputs,
-            num_outputs,
-        )
-        return out.view(*x.shape[:-1], num_outputs)
+        linear = self._linear
+        if x.dtype != torch.bfloat16 or not has_kernel(linear):
+            return nn.functional.linear(x, linear.weight, linear.bias)
+        rows = x.reshape(-1, linear.in_features).contiguous()
+        out = torch.empty(len(rows), linear.out_features, dtype=x.dtype)
+        weights = LinearWeights.of(linear)
+        self._kernel(ctypes.byref(weights), rows.data_ptr(), out.data_ptr(), len(rows))
+        return out.view(*x.shape[:-1], linear.out_features)
 
 
 def has_kernel(linear: nn.Linear) -> bool:

@@ -134,10 +134,12 @@ class ModelDescription:
     Attributes:
         tokenizer: Its tokenizer, or None.
         geometry: Shape of its KV, as its configuration gives it.
+        config: Its transformers configuration.
     """
 
     tokenizer: Any | None
     geometry: KVGeometry
+    config: Any
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a whole prompt.
@@ -175,7 +177,7 @@ def describe_model(model: str | os.PathLike[str], dtype: str = "auto") -> ModelD
         head_dim=getattr(config, "head_dim", None) or config.hidden_size // num_heads,
         dtype=_resolve_dtype(config, dtype),
     )
-    return ModelDescription(tokenizer=_tokenizer(source), geometry=geometry)
+    return ModelDescription(tokenizer=_tokenizer(source), geometry=geometry, config=config)
 
 
 def bind_model(model: Any) -> tuple[KVGeometry, list[FusedLayer]]:  # noqa: ANN401
@@ -197,7 +199,7 @@ def bind_model(model: Any) -> tuple[KVGeometry, list[FusedLayer]]:  # noqa: ANN4
         check = SelfCheck(model, geometry)
         own_error = check.check()
         fused = fuse_layers(model)
-        bound = bind_linears([*model.modules(), *(linear for layer in fused for linear in layer.joined)])
+        bound = bind_linears(model.modules())
         if bound and not check.error() <= _KERNEL_ERROR * max(own_error, torch.finfo(geometry.dtype).eps):
             unbind_linears(bound)
             unfuse_layers(model)

@@ -1,7 +1,8 @@
 // Tree attention for one layer of one step, in bfloat16 with AVX-512 BF16 instructions.
 //
-// Rows are cut into blocks of ROWS; a task is one block and one KV head. It walks every segment whose slice
-// meets the block, root first, and then the private pages of each row; scores stay in registers and L1, and
+// The step's keys and values are stored first, then attended to. Rows are cut into blocks; a task is one block and
+// one KV head. It walks every segment whose slice meets the block, root first, and then the private pages of each
+// row; scores stay in registers and L1, and
 // the running result (numerator, maximum, denominator) in L2. What a row adds up, and in which order, depends
 // on its own keys alone: blocks of KEYS keys from the start of each segment, one after the other. So a row's
 // bits do not depend on its company.
@@ -25,52 +26,39 @@ struct TreeStep {
     const int64_t *pages;          // page numbers of each row, oldest first
     const int64_t *private_tokens; // [num_rows]: tokens on a row's pages, this step's included; 0: prefill
     uint64_t pool_keys, pool_values; // [pages][H][D][C] and [pages][H][C][E]
-    int64_t *nanoseconds;            // [4], added to: of all threads, by Kind; or null: not measured
+    int64_t *nanoseconds;            // [5], added to: of all threads, by Kind; or null: not measured
 };
 
-int treeshare_version() { return 5; }
+// What a layer's projections give: strides count elements from row to row, heads lie side by side.
+struct Projections {
+    const uint16_t *query, *key, *value; // [T][H * G][D], [T][H][D], [T][H][D]
+    int64_t query_stride, key_stride, value_stride;
+};
+
+int treeshare_version() { return 7; }
 int treeshare_supported();
-void treeshare_write(const TreeStep *, const uint16_t *key, const uint16_t *value, int64_t key_stride,
-                     int64_t value_stride);
-void treeshare_attend(const TreeStep *, const uint16_t *query, int64_t query_stride, float scale, uint16_t *out,
-                      float *lse);
+void treeshare_attend(const TreeStep *, const Projections *, float scale, uint16_t *out, float *lse);
 }
 
 #if defined(__x86_64__) && defined(__GNUC__)
-#include <algorithm>
-#include <chrono>
-#include <cmath>
-#include <cstdlib>
-#include <limits>
-#include <new>
+#include <omp.h>
 
-#include "simd.h"
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "common.h"
 
 namespace {
 
-constexpr int ROWS = 32;     // packed rows of a task
+constexpr int ROWS = 64;     // most packed rows of a task
+constexpr int TASKS = 3;     // least for each thread, if there are rows enough, so that none waits for long
 constexpr int KEYS = 256;    // keys of a block; its packed keys and values fit into L2 beside the rows
 constexpr int GROUP = 64;    // keys of a register tile: four vectors of sixteen
 constexpr int QUERIES = 6;   // query rows of a register tile
 constexpr uint16_t ONE = 0x3f80;
 
-enum Kind { SHARED, CAUSAL, PRIVATE, MERGE }; // MERGE: gathering the queries, normalising the result
-
-// One thread's stopwatch: charges the time since its last lap.
-struct Laps {
-    int64_t *sums;
-    std::chrono::steady_clock::time_point last;
-    explicit Laps(int64_t *sums) : sums(sums) {
-        if (sums) last = std::chrono::steady_clock::now();
-    }
-    void lap(Kind kind) {
-        if (!sums) return;
-        const auto now = std::chrono::steady_clock::now();
-        const int64_t passed = std::chrono::duration_cast<std::chrono::nanoseconds>(now - last).count();
-        __atomic_fetch_add(sums + kind, passed, __ATOMIC_RELAXED);
-        last = now;
-    }
-};
+enum Kind { SHARED, CAUSAL, PRIVATE, MERGE, STORE }; // MERGE: gathering the queries, normalising the result
 
 // One task's working set.
 struct Work {
@@ -268,17 +256,54 @@ TARGET void attend_keys(Work &work, int first, int last, int group, const uint16
     }
 }
 
-TARGET void attend_task(const TreeStep &step, Scratch &scratch, int64_t first_row, int head, const uint16_t *query,
-                        int64_t query_stride, float scale, uint16_t *out, float *lse) {
-    const int64_t last_row = std::min(first_row + ROWS, step.num_rows);
+// Store the key and the value of a row and head as token `at` of `tokens`.
+TARGET void store(const TreeStep &step, const Projections &from, int64_t row, int64_t head, uint16_t *keys,
+                  uint16_t *values, int64_t tokens, int64_t at) {
+    const int64_t dim = step.head_dim, width = step.value_width;
+    const uint16_t *key = from.key + row * from.key_stride + head * dim;
+    const uint16_t *value = from.value + row * from.value_stride + head * dim;
+    for (int64_t d = 0; d < dim; ++d) keys[d * tokens + at] = key[d];
+    std::copy_n(value, dim, values + at * width);
+    values[at * width + dim] = ONE;
+}
+
+// Store the prompt tokens of a step, by every thread of a parallel region.
+void store_prompts(const TreeStep &step, const Projections &from) {
+    for (int64_t i = 0; i < step.num_slices; ++i) {
+        const int64_t *slice = step.slices + 5 * i, first = slice[0], start = slice[3], padded = slice[4];
+        if (start < 0) continue;
+#pragma omp for schedule(static)
+        for (int64_t task = 0; task < step.num_heads * (slice[1] - first); ++task) {
+            const int64_t head = task % step.num_heads, row = first + task / step.num_heads;
+            store(step, from, row, head, reinterpret_cast<uint16_t *>(step.keys[i]) + head * step.head_dim * padded,
+                  reinterpret_cast<uint16_t *>(step.values[i]) + head * padded * step.value_width, padded,
+                  start + row - first);
+        }
+    }
+}
+
+// Store a generated token on the row's last page.
+TARGET void store_token(const TreeStep &step, const Projections &from, int64_t row, int64_t head) {
+    const int64_t last = step.private_tokens[row] - 1, size = step.page_size;
+    if (last < 0) return;
+    const int64_t place = step.pages[step.page_indptr[row] + last / size] * step.num_heads + head;
+    store(step, from, row, head, reinterpret_cast<uint16_t *>(step.pool_keys) + place * step.head_dim * size,
+          reinterpret_cast<uint16_t *>(step.pool_values) + place * size * step.value_width, size, last % size);
+}
+
+// Attend rows [first_row, last_row) of one KV head to all they see.
+TARGET void attend_task(const TreeStep &step, const Projections &from, Scratch &scratch, int64_t first_row,
+                        int64_t last_row, int head, float scale, uint16_t *out, float *lse) {
     const int group = step.group_size, dim = step.head_dim, num_heads = step.num_heads;
     const int num_queries = (last_row - first_row) * group;
     Laps laps(step.nanoseconds);
     Work work(scratch, num_queries, dim, scale * 1.44269504f);
     for (int64_t row = first_row; row < last_row; ++row)
-        std::copy_n(query + row * query_stride + head * group * dim, group * dim,
+        std::copy_n(from.query + row * from.query_stride + head * group * dim, group * dim,
                     work.query + (row - first_row) * group * dim);
     laps.lap(MERGE);
+    for (int64_t row = first_row; row < last_row; ++row) store_token(step, from, row, head);
+    laps.lap(STORE);
     for (int64_t i = 0; i < step.num_slices; ++i) {
         const int64_t *slice = step.slices + 5 * i;
         const int64_t a = std::max(slice[0], first_row), b = std::min(slice[1], last_row);
@@ -327,58 +352,29 @@ int treeshare_supported() {
            __builtin_cpu_supports("avx512bf16");
 }
 
-// Store the step's keys and values: prefilled rows into their segments, decoding rows into their last page.
-void treeshare_write(const TreeStep *plan, const uint16_t *key, const uint16_t *value, int64_t key_stride,
-                     int64_t value_stride) {
-    const TreeStep &step = *plan;
-    const int64_t dim = step.head_dim, width = step.value_width, page_size = step.page_size;
-    const auto store = [&](int64_t row, int64_t head, uint16_t *keys, uint16_t *values, int64_t tokens, int64_t at) {
-        const uint16_t *from_key = key + row * key_stride + head * dim;
-        const uint16_t *from_value = value + row * value_stride + head * dim;
-        for (int64_t d = 0; d < dim; ++d) keys[d * tokens + at] = from_key[d];
-        std::copy_n(from_value, dim, values + at * width);
-        values[at * width + dim] = ONE;
-    };
-    for (int64_t i = 0; i < step.num_slices; ++i) {
-        const int64_t *slice = step.slices + 5 * i, padded = slice[4];
-        if (slice[3] < 0) continue;
-#pragma omp parallel for schedule(static) if (slice[1] - slice[0] >= ROWS)
-        for (int64_t head = 0; head < step.num_heads; ++head)
-            for (int64_t row = slice[0]; row < slice[1]; ++row)
-                store(row, head, reinterpret_cast<uint16_t *>(step.keys[i]) + head * dim * padded,
-                      reinterpret_cast<uint16_t *>(step.values[i]) + head * padded * width, padded,
-                      slice[3] + row - slice[0]);
-    }
-#pragma omp parallel for schedule(static) if (step.num_rows >= ROWS)
-    for (int64_t row = 0; row < step.num_rows; ++row) {
-        const int64_t last = step.private_tokens[row] - 1;
-        if (last < 0) continue;
-        const int64_t page = step.pages[step.page_indptr[row] + last / page_size] * step.num_heads;
-        for (int64_t head = 0; head < step.num_heads; ++head)
-            store(row, head, reinterpret_cast<uint16_t *>(step.pool_keys) + (page + head) * dim * page_size,
-                  reinterpret_cast<uint16_t *>(step.pool_values) + (page + head) * page_size * width, page_size,
-                  last % page_size);
-    }
-}
-
-// Attend every row to its path: out [T][H * G][D], lse [T][H * G] float32.
-void treeshare_attend(const TreeStep *step, const uint16_t *query, int64_t query_stride, float scale, uint16_t *out,
-                      float *lse) {
-    const int64_t num_blocks = (step->num_rows + ROWS - 1) / ROWS, num_heads = step->num_heads;
-#pragma omp parallel if (num_blocks * num_heads > 1)
+// Store the step's keys and values, then attend every row to its path: out [T][H * G][D], lse [T][H * G] float32.
+void treeshare_attend(const TreeStep *step, const Projections *from, float scale, uint16_t *out, float *lse) {
+    const int64_t num_rows = step->num_rows, num_heads = step->num_heads;
+    const int64_t fair_blocks = (TASKS * omp_get_max_threads() + num_heads - 1) / num_heads;
+    const int64_t rows = std::min<int64_t>(ROWS, (num_rows + fair_blocks - 1) / fair_blocks);
+    const int64_t num_blocks = rows ? (num_rows + rows - 1) / rows : 0;
+#pragma omp parallel
     {
         static thread_local Scratch scratch;
+        Laps laps(step->nanoseconds);
+        store_prompts(*step, *from);
+        laps.lap(STORE);
 #pragma omp for schedule(dynamic, 1)
-        for (int64_t task = 0; task < num_blocks * num_heads; ++task)
-            attend_task(*step, scratch, task % num_blocks * ROWS, task / num_blocks, query, query_stride, scale, out,
-                        lse);
+        for (int64_t task = 0; task < num_blocks * num_heads; ++task) {
+            const int64_t first = task % num_blocks * rows, last = std::min(first + rows, num_rows);
+            attend_task(*step, *from, scratch, first, last, task / num_blocks, scale, out, lse);
+        }
     }
 }
 
 #else
 
 int treeshare_supported() { return 0; }
-void treeshare_write(const TreeStep *, const uint16_t *, const uint16_t *, int64_t, int64_t) {}
-void treeshare_attend(const TreeStep *, const uint16_t *, int64_t, float, uint16_t *, float *) {}
+void treeshare_attend(const TreeStep *, const Projections *, float, uint16_t *, float *) {}
 
 #endif

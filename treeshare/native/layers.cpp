@@ -1,10 +1,16 @@
-// What stands between a decoder layer's matmuls, in one pass each: RMS norm, residual, rotary positions, gated
-// activation. bfloat16; every intermediate result that transformers' model code stores in bfloat16 is rounded
-// here too, so only the order of a norm's sum and the exponential differ from it. Rows never mix.
+// A decoder layer of the Llama shape without its attention: RMS norms, residuals, rotary positions, gated
+// activation and the matmuls between them. bfloat16; every intermediate result that transformers' model code
+// stores in bfloat16 is rounded here too, so only the order of a sum and the exponential differ from it. Rows
+// never mix. The two halves of a layer are one parallel region each: threads meet inside it without being woken.
 
 #include <cstdint>
 
+struct Layer;
+struct Activations;
+
 extern "C" {
+void treeshare_before_attention(const Layer *, const Activations *);
+void treeshare_after_attention(const Layer *, const Activations *);
 void treeshare_rms_norm(const uint16_t *x, const uint16_t *weight, uint16_t *out, int64_t num_rows, int64_t width,
                         float epsilon);
 void treeshare_add_rms_norm(uint16_t *x, const uint16_t *delta, const uint16_t *weight, uint16_t *out,
@@ -15,13 +21,32 @@ void treeshare_silu_mul(const uint16_t *gate_up, uint16_t *out, int64_t num_rows
 }
 
 #if defined(__x86_64__) && defined(__GNUC__)
-#include "simd.h"
+#include "common.h"
 
 #include <cmath>
 
+struct Norm {
+    const uint16_t *weight;
+    double epsilon;
+};
+
+struct Layer {
+    Linear qkv, out, gate_up, down; // q, k, v and gate, up side by side
+    Norm first, second;
+    int64_t num_rotated_heads, head_dim; // q and k
+    int64_t *nanoseconds;                // [2], added to: matmuls, the rest; or null: not measured
+};
+
+// What flows through a layer; [num_rows][.] each, `x` in and out.
+struct Activations {
+    int64_t num_rows;
+    const uint16_t *cosine, *sine, *attended;
+    uint16_t *x, *normal, *qkv, *gate_up, *gated, *delta;
+};
+
 namespace {
 
-constexpr int64_t PARALLEL = 1 << 18; // elements from which a second thread pays, also when it has to be waited for
+enum Part { MATMUL, REST };
 
 TARGET void norm_row(const uint16_t *x, const uint16_t *weight, uint16_t *out, int64_t width, float epsilon) {
     __m512 squares = _mm512_setzero_ps();
@@ -71,44 +96,114 @@ TARGET void silu_mul_row(const uint16_t *gate, const uint16_t *up, uint16_t *out
     }
 }
 
-} // namespace
+// The following are called by every thread of a parallel region; all have finished when one returns.
 
-// out = x / rms(x) * weight, row by row: x, out [num_rows][width]
-void treeshare_rms_norm(const uint16_t *x, const uint16_t *weight, uint16_t *out, int64_t num_rows, int64_t width,
-                        float epsilon) {
-#pragma omp parallel for schedule(static) if (num_rows * width >= PARALLEL)
+// out = x / rms(x) * weight
+void norm_rows(const uint16_t *x, const Norm &norm, uint16_t *out, int64_t num_rows, int64_t width) {
+#pragma omp for schedule(static)
     for (int64_t row = 0; row < num_rows; ++row)
-        norm_row(x + row * width, weight, out + row * width, width, epsilon);
+        norm_row(x + row * width, norm.weight, out + row * width, width, norm.epsilon);
 }
 
 // x += delta; out = x / rms(x) * weight
-void treeshare_add_rms_norm(uint16_t *x, const uint16_t *delta, const uint16_t *weight, uint16_t *out,
-                            int64_t num_rows, int64_t width, float epsilon) {
-#pragma omp parallel for schedule(static) if (num_rows * width >= PARALLEL)
+void add_norm_rows(uint16_t *x, const uint16_t *delta, const Norm &norm, uint16_t *out, int64_t num_rows,
+                   int64_t width) {
+#pragma omp for schedule(static)
     for (int64_t row = 0; row < num_rows; ++row) {
         add_row(x + row * width, delta + row * width, width);
-        norm_row(x + row * width, weight, out + row * width, width, epsilon);
+        norm_row(x + row * width, norm.weight, out + row * width, width, norm.epsilon);
     }
 }
 
+void add_rows(uint16_t *x, const uint16_t *delta, int64_t num_rows, int64_t width) {
+#pragma omp for schedule(static)
+    for (int64_t row = 0; row < num_rows; ++row) add_row(x + row * width, delta + row * width, width);
+}
+
 // Rotary positions in place: x [num_rows][stride] begins with num_heads heads; cosine, sine [num_rows][head_dim]
-void treeshare_rotate(uint16_t *x, const uint16_t *cosine, const uint16_t *sine, int64_t num_rows, int64_t stride,
-                      int64_t num_heads, int64_t head_dim) {
-#pragma omp parallel for schedule(static) if (num_rows * num_heads * head_dim >= PARALLEL)
+void rotate_rows(uint16_t *x, const uint16_t *cosine, const uint16_t *sine, int64_t num_rows, int64_t stride,
+                 int64_t num_heads, int64_t head_dim) {
+#pragma omp for schedule(static)
     for (int64_t row = 0; row < num_rows; ++row)
         for (int64_t head = 0; head < num_heads; ++head)
             rotate_head(x + row * stride + head * head_dim, cosine + row * head_dim, sine + row * head_dim, head_dim);
 }
 
 // out = silu(gate) * up: gate_up [num_rows][2 * width], gate first; out [num_rows][width]
-void treeshare_silu_mul(const uint16_t *gate_up, uint16_t *out, int64_t num_rows, int64_t width) {
-#pragma omp parallel for schedule(static) if (num_rows * width >= PARALLEL)
+void silu_mul_rows(const uint16_t *gate_up, uint16_t *out, int64_t num_rows, int64_t width) {
+#pragma omp for schedule(static)
     for (int64_t row = 0; row < num_rows; ++row)
         silu_mul_row(gate_up + 2 * row * width, gate_up + (2 * row + 1) * width, out + row * width, width);
 }
 
+void linear_timed(const Linear &linear, const uint16_t *x, uint16_t *out, int64_t num_rows, Laps &laps) {
+    laps.lap(REST);
+    apply_linear(linear, x, out, num_rows);
+    laps.lap(MATMUL);
+}
+
+} // namespace
+
+// From a layer's input to rotated queries and keys.
+void treeshare_before_attention(const Layer *layer, const Activations *activations) {
+    const Layer &l = *layer;
+    const Activations &a = *activations;
+#pragma omp parallel
+    {
+        Laps laps(l.nanoseconds);
+        norm_rows(a.x, l.first, a.normal, a.num_rows, l.qkv.num_inputs);
+        linear_timed(l.qkv, a.normal, a.qkv, a.num_rows, laps);
+        rotate_rows(a.qkv, a.cosine, a.sine, a.num_rows, l.qkv.num_outputs, l.num_rotated_heads, l.head_dim);
+        laps.lap(REST);
+    }
+}
+
+// From attention's result to the layer's output, over its input.
+void treeshare_after_attention(const Layer *layer, const Activations *activations) {
+    const Layer &l = *layer;
+    const Activations &a = *activations;
+    const int64_t width = l.out.num_outputs;
+#pragma omp parallel
+    {
+        Laps laps(l.nanoseconds);
+        linear_timed(l.out, a.attended, a.delta, a.num_rows, laps);
+        add_norm_rows(a.x, a.delta, l.second, a.normal, a.num_rows, width);
+        linear_timed(l.gate_up, a.normal, a.gate_up, a.num_rows, laps);
+        silu_mul_rows(a.gate_up, a.gated, a.num_rows, l.down.num_inputs);
+        linear_timed(l.down, a.gated, a.delta, a.num_rows, laps);
+        add_rows(a.x, a.delta, a.num_rows, width);
+        laps.lap(REST);
+    }
+}
+
+// The parts alone, for tests and benchmarks.
+void treeshare_rms_norm(const uint16_t *x, const uint16_t *weight, uint16_t *out, int64_t num_rows, int64_t width,
+                        float epsilon) {
+#pragma omp parallel
+    norm_rows(x, {weight, epsilon}, out, num_rows, width);
+}
+
+void treeshare_add_rms_norm(uint16_t *x, const uint16_t *delta, const uint16_t *weight, uint16_t *out,
+                            int64_t num_rows, int64_t width, float epsilon) {
+#pragma omp parallel
+    add_norm_rows(x, delta, {weight, epsilon}, out, num_rows, width);
+}
+
+void treeshare_rotate(uint16_t *x, const uint16_t *cosine, const uint16_t *sine, int64_t num_rows, int64_t stride,
+                      int64_t num_heads, int64_t head_dim) {
+#pragma omp parallel
+    rotate_rows(x, cosine, sine, num_rows, stride, num_heads, head_dim);
+}
+
+void treeshare_silu_mul(const uint16_t *gate_up, uint16_t *out, int64_t num_rows, int64_t width) {
+#pragma omp parallel
+    silu_mul_rows(gate_up, out, num_rows, width);
+}
+
 #else
 
+void treeshare_before_attention(const Layer *, const Activations *) {}
+void treeshare_after_attention(const Layer *, const Activations *) {}
 void treeshare_rms_norm(const uint16_t *, const uint16_t *, uint16_t *, int64_t, int64_t, float) {}
 void treeshare_add_rms_norm(uint16_t *, const uint16_t *, const uint16_t *, uint16_t *, int64_t, int64_t, float) {}
 void treeshare_rotate(uint16_t *, const uint16_t *, const uint16_t *, int64_t, int64_t, int64_t, int64_t) {}

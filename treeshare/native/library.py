@@ -14,19 +14,20 @@ from typing import Any
 
 import torch
 
-_VERSION = 5
+_VERSION = 7
 """Of the functions' arguments; a library built from other sources is not used."""
 
 _POINTER, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
 _ARGUMENTS = {
-    "treeshare_write": (_POINTER, _POINTER, _POINTER, _INT, _INT),
-    "treeshare_attend": (_POINTER, _POINTER, _INT, _FLOAT, _POINTER, _POINTER),
+    "treeshare_attend": (_POINTER, _POINTER, _FLOAT, _POINTER, _POINTER),
+    "treeshare_before_attention": (_POINTER, _POINTER),
+    "treeshare_after_attention": (_POINTER, _POINTER),
     "treeshare_rms_norm": (_POINTER, _POINTER, _POINTER, _INT, _INT, _FLOAT),
     "treeshare_add_rms_norm": (_POINTER, _POINTER, _POINTER, _POINTER, _INT, _INT, _FLOAT),
     "treeshare_rotate": (_POINTER, _POINTER, _POINTER, _INT, _INT, _INT, _INT),
     "treeshare_silu_mul": (_POINTER, _POINTER, _INT, _INT),
-    "treeshare_linear": (_POINTER, _INT, _POINTER, _POINTER, _POINTER, _INT, _INT, _INT),
+    "treeshare_linear": (_POINTER, _POINTER, _POINTER, _INT),
     "treeshare_draw": (_POINTER,),
 }
 

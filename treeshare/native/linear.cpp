@@ -8,15 +8,16 @@
 
 #include <cstdint>
 
+struct Linear;
+
 extern "C" {
-void treeshare_linear(const uint16_t *x, int64_t x_stride, const uint16_t *weight, const uint16_t *bias,
-                      uint16_t *out, int64_t num_rows, int64_t num_inputs, int64_t num_outputs);
+void treeshare_linear(const Linear *, const uint16_t *x, uint16_t *out, int64_t num_rows);
 }
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #include <algorithm>
 
-#include "simd.h"
+#include "common.h"
 
 namespace {
 
@@ -99,51 +100,49 @@ TARGET void multiply(const uint16_t *x, int64_t x_stride, const uint32_t *packed
 
 } // namespace
 
-// out = x weight^T + bias: x [num_rows][x_stride], weight [num_outputs][num_inputs], an even number of inputs,
-// bias [num_outputs] or null, out [num_rows][num_outputs]
-void treeshare_linear(const uint16_t *x, int64_t x_stride, const uint16_t *weight, const uint16_t *bias,
-                      uint16_t *out, int64_t num_rows, int64_t num_inputs, int64_t num_outputs) {
-    const int64_t num_panels = (num_outputs + PANEL - 1) / PANEL, num_pairs = num_inputs / 2;
-    const int64_t num_tiles = (num_rows + ROWS - 1) / ROWS;
+void apply_linear(const Linear &linear, const uint16_t *x, uint16_t *out, int64_t num_rows) {
+    const int64_t num_inputs = linear.num_inputs, num_outputs = linear.num_outputs, num_pairs = num_inputs / 2;
+    const int64_t num_panels = (num_outputs + PANEL - 1) / PANEL, num_tiles = (num_rows + ROWS - 1) / ROWS;
     if (num_tiles == 0) return;
     const int64_t share = (LINES + num_tiles - 1) / num_tiles; // lines to fetch during a tile
-#pragma omp parallel if (num_panels > 1)
-    {
-        static thread_local Scratch scratch;
-        uint32_t *packed = reinterpret_cast<uint32_t *>(scratch.reserve(num_pairs * PANEL * 4));
+    static thread_local Scratch scratch;
+    uint32_t *packed = reinterpret_cast<uint32_t *>(scratch.reserve(num_pairs * PANEL * 4));
 #pragma omp for schedule(static)
-        for (int64_t panel = 0; panel < num_panels; ++panel) {
-            const int64_t first = panel * PANEL;
-            const int count = std::min<int64_t>(PANEL, num_outputs - first);
-            pack(weight + first * num_inputs, num_inputs, count, packed);
-            const uint16_t *offset = bias ? bias + first : nullptr;
-            const char *ahead = reinterpret_cast<const char *>(weight + (first + PANEL) * num_inputs);
-            for (int64_t tile = 0; tile < num_tiles; ++tile) {
-                const int64_t row = tile * ROWS;
-                const int lines = tile * share < LINES ? share : 0;
-                const uint16_t *source = x + row * x_stride;
-                uint16_t *target = out + row * num_outputs + first;
-#define TILE(M) multiply<M>(source, x_stride, packed, num_pairs, offset, count, target, num_outputs, ahead, lines)
-                switch (std::min<int64_t>(ROWS, num_rows - row)) {
-                case 8: TILE(8); break;
-                case 7: TILE(7); break;
-                case 6: TILE(6); break;
-                case 5: TILE(5); break;
-                case 4: TILE(4); break;
-                case 3: TILE(3); break;
-                case 2: TILE(2); break;
-                default: TILE(1);
-                }
-#undef TILE
-                ahead += lines * 64 * num_pairs;
+    for (int64_t panel = 0; panel < num_panels; ++panel) {
+        const int64_t first = panel * PANEL;
+        const int count = std::min<int64_t>(PANEL, num_outputs - first);
+        pack(linear.weight + first * num_inputs, num_inputs, count, packed);
+        const uint16_t *bias = linear.bias ? linear.bias + first : nullptr;
+        const char *ahead = reinterpret_cast<const char *>(linear.weight + (first + PANEL) * num_inputs);
+        for (int64_t tile = 0; tile < num_tiles; ++tile) {
+            const int64_t row = tile * ROWS;
+            const int lines = tile * share < LINES ? share : 0;
+            const uint16_t *source = x + row * num_inputs;
+            uint16_t *target = out + row * num_outputs + first;
+#define TILE(M) multiply<M>(source, num_inputs, packed, num_pairs, bias, count, target, num_outputs, ahead, lines)
+            switch (std::min<int64_t>(ROWS, num_rows - row)) {
+            case 8: TILE(8); break;
+            case 7: TILE(7); break;
+            case 6: TILE(6); break;
+            case 5: TILE(5); break;
+            case 4: TILE(4); break;
+            case 3: TILE(3); break;
+            case 2: TILE(2); break;
+            default: TILE(1);
             }
+#undef TILE
+            ahead += lines * 64 * num_pairs;
         }
     }
 }
 
+void treeshare_linear(const Linear *linear, const uint16_t *x, uint16_t *out, int64_t num_rows) {
+#pragma omp parallel
+    apply_linear(*linear, x, out, num_rows);
+}
+
 #else
 
-void treeshare_linear(const uint16_t *, int64_t, const uint16_t *, const uint16_t *, uint16_t *, int64_t, int64_t,
-                      int64_t) {}
+void treeshare_linear(const Linear *, const uint16_t *, uint16_t *, int64_t) {}
 
 #endif

@@ -82,7 +82,9 @@ class RunDirectory:
         return self._journal.num_torn_bytes
 
     def remaining(self, task_id: str) -> list[int]:
-        """Completion indices of a problem that are still to be made, ascending."""
+        """Completion indices of a problem that are still to be made, ascending; none where it was ended."""
+        if task_id in self._journal.ended:
+            return []
         return [index for index in range(self.n) if (task_id, index) not in self.finished]
 
     def records(self) -> Iterator[Record]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from treeshare.errors import DataError, RunLockedError, one_line
 from treeshare.runs.files import open_regular, sync_folder
-from treeshare.runs.record import MAX_LINE_BYTES, Record, TornLineError
+from treeshare.runs.record import ENDED_KEY, MAX_LINE_BYTES, Record, TornLineError
 from treeshare.runs.signals import SignalsHeld
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ class Journal:
 
     Attributes:
         keys: ``(task_id, completion_index)`` of what it holds.
+        ended: Task ids of problems that a completion ended.
         num_torn_bytes: Length of the torn line that was cut away.
 
     Raises:
@@ -107,6 +108,7 @@ class Journal:
     def __init__(self, path: Path, fsync_interval_s: float = FSYNC_INTERVAL_S) -> None:
         self.path = path
         self.keys: set[tuple[str, int]] = set()
+        self.ended: set[str] = set()
         self._fsync_interval_s = fsync_interval_s
         self._size = 0
         self._is_whole = True
@@ -133,7 +135,7 @@ class Journal:
     def _resume(self) -> int:
         fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         for record, end in iter_records(self.path):
-            self.keys.add(record.key)
+            self._note(record)
             self._size = end
         num_torn_bytes = os.fstat(self._descriptor).st_size - self._size
         if num_torn_bytes:
@@ -164,11 +166,16 @@ class Journal:
                 self._write(line)
                 self._size += len(line)
                 self._is_whole = True
-                self.keys.add(record.key)
+                self._note(record)
             except OSError as error:
                 self._try_to_cut()
                 raise DataError(self._explain(error)) from error
             self._sync_soon()
+
+    def _note(self, record: Record) -> None:
+        self.keys.add(record.key)
+        if (record.model_extra or {}).get(ENDED_KEY):
+            self.ended.add(record.task_id)
 
     def records(self) -> Iterator[Record]:
         """What it holds, read from the file."""

@@ -17,6 +17,10 @@ MAX_LINE_BYTES = 256 << 20
 """A longer line is not ours."""
 
 
+ENDED_KEY = "ended_problem"
+"""Further key of a record: why it ended its problem."""
+
+
 class TornLineError(DataError):
     """A line is not JSON: what a write that was cut short leaves, when it is the last one."""
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from treeshare.engine.sequence import Request
 from treeshare.errors import DataError, one_line
 from treeshare.runs.manifest import Manifest, current_versions, prompts_sha256
-from treeshare.runs.record import Record
+from treeshare.runs.record import ENDED_KEY, Record
 from treeshare.runs.stats_log import STATS_NAME, StatsLog
 from treeshare.runs.tree_file import TREE_NAME, TreeFile
 from treeshare.sampling import problem_key
@@ -113,13 +113,15 @@ def sample_into(
     on_completion: Callable[[Completion], None] | None = None,
     *,
     text_of: Callable[[str, str], str] = lambda _, text: text,
+    ends_problem: Callable[[Record], str | None] = lambda _: None,
 ) -> None:
     """Generate what is left and journal each completion as it finishes.
 
     Whatever ends this early, an interrupt included, leaves a run that the same command resumes. Beside the
     journal it writes what a report shows: the prompts' tree, once, and the counters over time.
     ``text_of`` turns a problem's id and generated text into its completion; the text is kept as ``reply``
-    where it differs.
+    where it differs. ``ends_problem`` sees each finished completion; a reason in return gives up the
+    problem's others, and its line keeps the reason as ``ended_problem``: a resumed run asks for no more.
     """
     if not os.path.lexists(directory.path / TREE_NAME):
         prompts = [request.prompt_token_ids for request in requests]
@@ -132,19 +134,22 @@ def sample_into(
                 task_id = task_ids[completion.request_index]
                 text = text_of(task_id, completion.text)
                 reply = {} if text == completion.text else {"reply": completion.text}
-                directory.append(
-                    Record(
-                        task_id=task_id,
-                        completion_index=completion.completion_index,
-                        completion=text,
-                        token_ids=completion.token_ids,
-                        finish_reason=completion.finish_reason,
-                        stop_reason=completion.stop_reason,
-                        cumulative_logprob=completion.cumulative_logprob,
-                        **reply,
-                        **_extra(completion),
-                    )
+                record = Record(
+                    task_id=task_id,
+                    completion_index=completion.completion_index,
+                    completion=text,
+                    token_ids=completion.token_ids,
+                    finish_reason=completion.finish_reason,
+                    stop_reason=completion.stop_reason,
+                    cumulative_logprob=completion.cumulative_logprob,
+                    **reply,
+                    **_extra(completion),
                 )
+                reason = ends_problem(record)
+                if reason:
+                    record = record.model_copy(update={ENDED_KEY: reason})
+                    llm.engine.cancel(completion.request_index)
+                directory.append(record)
                 if on_completion is not None:
                     on_completion(completion)
     finally:

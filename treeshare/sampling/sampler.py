@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from treeshare.errors import ShapeError
+from treeshare.sampling.compiled import can_draw, draw_compiled
 from treeshare.sampling.filters import BLOCK, filter_weights, has_filters, kth_largest
-from treeshare.sampling.plain import draw_plain, is_plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -94,10 +94,10 @@ def sample(
             f"{uniforms.shape} uniforms"
         )
     result = Sampled(np.zeros(len(draw_rows), np.int64), np.zeros(len(draw_rows)), [None] * len(draw_rows))
-    plain = np.array([is_plain(spec.params) and not spec.banned for spec in specs], dtype=bool)
-    if plain.any():
-        _draw_plain(logits, specs, np.flatnonzero(plain), draw_rows, uniforms, result)
-    others = np.flatnonzero(~plain)
+    compiled = np.array([can_draw(spec.params) and not spec.banned for spec in specs], dtype=bool)
+    if compiled.any():
+        _draw_compiled(logits, specs, np.flatnonzero(compiled), draw_rows, uniforms, result)
+    others = np.flatnonzero(~compiled)
     scratch = torch.empty(3, min(len(others), ROWS_AT_ONCE), -(-logits.shape[1] // BLOCK) * BLOCK)
     for first in range(0, len(others), ROWS_AT_ONCE):
         rows = others[first : first + ROWS_AT_ONCE]
@@ -113,7 +113,7 @@ def sample(
     return result
 
 
-def _draw_plain(
+def _draw_compiled(
     logits: Tensor,
     specs: Sequence[RowSpec],
     rows: NDArray[np.int64],
@@ -121,12 +121,12 @@ def _draw_plain(
     uniforms: NDArray[np.float64],
     result: Sampled,
 ) -> None:
-    """Draw for ``rows``, which a temperature alone describes, into ``result``."""
+    """Draw for ``rows``, which ask for no more than the kernel does, into ``result``."""
     draws = np.flatnonzero(np.isin(draw_rows, rows))
     indptr = np.searchsorted(draw_rows[draws], [*rows, len(specs)])
-    temperatures = [specs[row].params.temperature for row in rows]
+    params = [specs[row].params for row in rows]
     dense = logits if logits.stride(1) == 1 else logits.contiguous()
-    tokens, logprobs, broken = draw_plain(dense, rows, temperatures, indptr, uniforms[draws])
+    tokens, logprobs, broken = draw_compiled(dense, rows, params, indptr, uniforms[draws])
     if len(broken):
         raise _broken("logits", int(broken[0]))
     result.token_ids[draws], result.logprobs[draws] = tokens, logprobs

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from treeshare.config import require_choice, require_int
 from treeshare.errors import ConfigError
+from treeshare.tree.planner import shared_first
 from treeshare.tree.prompt_tree import PromptTree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-ShotChoice = Literal["fixed", "random", "nearest"]
+ShotChoice = Literal["fixed", "random", "nearest", "nearest-shared"]
 SHOT_CHOICES: tuple[ShotChoice, ...] = get_args(ShotChoice)
 
 
@@ -129,32 +130,35 @@ def choose_shots(
         num_shots: Examples for each problem.
         choice: ``fixed``: the pool's first. ``random``: one draw for all problems, decided by ``seed`` alone.
             ``nearest``: for each problem those whose prompts are most like its own (cosine of TF-IDF over
-            words), the nearest last, next to the problem.
+            words), the nearest last, next to the problem. ``nearest-shared``: the same ones, but those that
+            many problems have come first, so that more of the prompts is shared.
         seed: For ``random``.
 
     Raises:
-        ConfigError: If the pool is too small, the choice is unknown, or ``nearest`` lacks its package.
+        ConfigError: If the pool is too small, the choice is unknown, or a nearest one lacks its package.
     """
     require_int("shots", num_shots, low=0)
     require_choice("shot_choice", choice, SHOT_CHOICES)
     if num_shots == 0:
         return [[] for _ in problems]
-    if choice == "nearest":
+    if choice in ("nearest", "nearest-shared"):
         rankings: Iterable[list[int]] = _by_similarity([prompt for _, prompt in problems], pool)
     else:
         ranking = list(range(len(pool)))
         if choice == "random":
             ranking.sort(key=lambda i: hashlib.sha256(f"{seed}:{i}".encode()).digest())
         rankings = [ranking] * len(problems)
-    chosen = []
+    chosen: list[list[int]] = []
     for (task_id, prompt), ranking in zip(problems, rankings, strict=True):
-        others = (pool[i] for i in ranking if pool[i].task_id != task_id and pool[i].prompt != prompt)
+        others = (i for i in ranking if pool[i].task_id != task_id and pool[i].prompt != prompt)
         shots = list(islice(others, num_shots))
         if len(shots) < num_shots:
             expected = f"at most {len(shots)}, the worked examples there are for {task_id}"
             raise ConfigError.of("shots", got=num_shots, expected=expected)
         chosen.append(shots[::-1] if choice == "nearest" else shots)
-    return chosen
+    if choice == "nearest-shared":
+        chosen = shared_first(chosen)
+    return [[pool[i] for i in shots] for shots in chosen]
 
 
 def _by_similarity(prompts: Sequence[str], pool: Sequence[Shot]) -> Iterable[list[int]]:

@@ -7,6 +7,7 @@ saves more than the additional launch and merge cost; ``fold_tree`` decides that
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, get_args
 
@@ -134,6 +135,37 @@ def truncate_sharing(tree: PromptTree, mode: Sharing) -> PromptTree:
         own = tokens[len(shared) :]
         skeleton.prompt_nodes.append(skeleton.add(root, own.copy()) if len(own) else root)
     return PromptTree.from_skeleton(skeleton)
+
+
+def shared_first(lists: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Reorder each list so that what many lists have comes first: as prefixes, they then share more.
+
+    Among lists with the same beginning so far, each continues with that of its items that most of them still
+    have (the lowest on a tie); what a list alone has keeps its order at the end. A pure function of the
+    lists, in time that grows with all items times the longest list.
+
+    Args:
+        lists: Items of each list, none twice in one list.
+    """
+    ordered: list[list[int]] = [[] for _ in lists]
+    left = [list(items) for items in lists]
+    groups = [list(range(len(lists)))]
+    while groups:
+        group = groups.pop()
+        counts = Counter(item for index in group for item in left[index])
+        by_next: dict[int, list[int]] = {}
+        for index in group:
+            item = min(left[index], key=lambda one: (-counts[one], one), default=None)
+            if item is None or counts[item] < 2:
+                ordered[index] += left[index]
+            else:
+                by_next.setdefault(item, []).append(index)
+        for item, having in by_next.items():
+            for index in having:
+                left[index].remove(item)
+                ordered[index].append(item)
+            groups.append(having)
+    return ordered
 
 
 def _nodes_to_fold(tree: PromptTree, below: Sequence[int], cost: FoldCost) -> set[int]:

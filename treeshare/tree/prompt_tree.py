@@ -198,9 +198,13 @@ class PromptTree:
             ShapeError: If there are not as many numbers as prompts.
             ConfigError: If a number is below 1 or not an integer.
         """
+        return self.sums_below(self._counts(num_completions))
+
+    def sums_below(self, numbers: Sequence[int]) -> tuple[int, ...]:
+        """Sums of the prompts' ``numbers`` over each node's subtree, by node id."""
         below = [0] * len(self.nodes)
-        for node_id, count in zip(self.prompt_nodes, self._counts(num_completions), strict=True):
-            below[node_id] += count
+        for node_id, number in zip(self.prompt_nodes, numbers, strict=True):
+            below[node_id] += number
         for node in reversed(self.nodes[1:]):
             below[node.parent] += below[node.node_id]
         return tuple(below)

@@ -57,7 +57,7 @@ def discover(prompts: Sequence[TokenArray]) -> Skeleton:
     order = sorted(range(len(prompts)), key=keys.__getitem__)
     del keys
     # The common prefix of all prompts is that of the first and last in order.
-    root_end = _common_prefix(prompts[order[0]], prompts[order[-1]]) if order else 0
+    root_end = common_prefix(prompts[order[0]], prompts[order[-1]]) if order else 0
     ends, owners, parents = [root_end], [order[0] if order else -1], [-1]
     prompt_nodes = [0] * len(prompts)
     open_nodes = [0]  # the path of the prompt before, root first
@@ -70,7 +70,7 @@ def discover(prompts: Sequence[TokenArray]) -> Skeleton:
 
     previous = order[0] if order else -1
     for index in order:
-        shared = _common_prefix(prompts[previous], prompts[index])
+        shared = common_prefix(prompts[previous], prompts[index])
         while ends[open_nodes[-1]] > shared:
             closed = open_nodes.pop()
             if ends[open_nodes[-1]] < shared:
@@ -96,8 +96,11 @@ def _slice(tokens: TokenArray, start: int, end: int) -> TokenArray:
     return tokens[start:end].copy()
 
 
-def _common_prefix(a: TokenArray, b: TokenArray) -> int:
+def common_prefix(a: TokenArray, b: TokenArray) -> int:
+    """Leading tokens that ``a`` and ``b`` have in common."""
     length = min(len(a), len(b))
+    if not length or a[0] != b[0]:
+        return 0
     differ = a[:length] != b[:length]
-    first = int(differ.argmax()) if length else 0
-    return first if length and differ[first] else length
+    first = int(differ.argmax())
+    return first if differ[first] else length

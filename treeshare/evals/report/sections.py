@@ -6,8 +6,11 @@ import json
 from html import escape
 from typing import TYPE_CHECKING
 
+from treeshare.evals.pass_at_k import table_ks
 from treeshare.evals.report.charts import Axis, Line, line_chart, number_axis, reliability_diagram
 from treeshare.evals.report.data import colour, verdict_counts
+from treeshare.evals.sandbox import Verdict
+from treeshare.evals.summary import UNDECIDED_NOTE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -87,7 +90,7 @@ def pass_section(curve: Mapping[int, Estimate]) -> str:
         label="pass@k against k",
         x_name="k (logarithmic)",
     )
-    shown = {k: e for k, e in curve.items() if k in (*ks, 5, 10, 100, last)}
+    shown = {k: e for k, e in curve.items() if k in table_ks(last)}
     return section(
         "pass@k",
         f'<div class="pair">{chart}{estimates_table("k", "pass@k", shown)}</div>',
@@ -154,7 +157,7 @@ def verdict_section(run: JudgedRun) -> str:
         f'<div class="stack">{bars}</div><div class="wide"><table><thead><tr><th>verdict</th>'
         f"<th>completions</th><th>share</th></tr></thead><tbody>{rows}</tbody></table></div>"
     )
-    return section("Verdicts", body)
+    return section("Verdicts", body, UNDECIDED_NOTE if Verdict.UNDECIDED in counts else "")
 
 
 def calibration_section(rows: Sequence[CalibrationRow], notes: Sequence[str]) -> str:

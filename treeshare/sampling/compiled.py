@@ -1,4 +1,4 @@
-"""Rows with nothing but a temperature, drawn by a compiled kernel in two passes over the logits."""
+"""Rows with nothing but temperature, top-k, top-p and min-p, drawn by a compiled kernel."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from treeshare.native import kernels
-from treeshare.sampling.filters import has_filters
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,21 +24,20 @@ class _Draws(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("num_rows", "vocab_size", "stride", "is_bfloat16")),
-        *((name, ctypes.c_void_p) for name in ("logits", "rows", "temperatures", "indptr", "uniforms")),
-        *((name, ctypes.c_void_p) for name in ("tokens", "logprobs", "broken")),
+        *((name, ctypes.c_void_p) for name in ("logits", "rows", "temperatures", "top_k", "top_p", "min_p")),
+        *((name, ctypes.c_void_p) for name in ("indptr", "uniforms", "tokens", "logprobs", "broken")),
     )
 
 
-def is_plain(params: SamplingParams) -> bool:
+def can_draw(params: SamplingParams) -> bool:
     """Whether the kernel is there and a row of such parameters needs no more than it does."""
-    needs_more = has_filters(params) or params.has_penalties or params.logprobs is not None
-    return not needs_more and kernels() is not None
+    return kernels() is not None and not params.has_penalties and params.logprobs is None
 
 
-def draw_plain(
+def draw_compiled(
     logits: Tensor,
     rows: NDArray[np.int64],
-    temperatures: Sequence[float],
+    params: Sequence[SamplingParams],
     indptr: NDArray[np.int64],
     uniforms: NDArray[np.float64],
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
@@ -48,7 +46,7 @@ def draw_plain(
     Args:
         logits: ``[R, V]`` float32 or bfloat16, its rows dense.
         rows: ``[P]``: which of them.
-        temperatures: ``[P]``.
+        params: ``[P]``.
         indptr: ``[P + 1]``: the draws of each.
         uniforms: ``[num_draws]``.
 
@@ -57,14 +55,23 @@ def draw_plain(
         finite.
     """
     library = kernels()
-    assert library is not None, "is_plain says whether the kernel is there"
+    assert library is not None, "can_draw says whether the kernel is there"
     limits = torch.finfo(torch.float32)
+    temperatures = [one.temperature for one in params]
     heat = [t if t == 0 else min(max(t, limits.tiny), limits.max) for t in temperatures]
     tokens, logprobs = np.zeros(len(uniforms), np.int64), np.zeros(len(uniforms))
     broken = np.zeros(len(rows), np.int64)
     arrays = [
         np.ascontiguousarray(values, dtype)
-        for values, dtype in ((rows, "i8"), (heat, "f4"), (indptr, "i8"), (uniforms, "f8"))
+        for values, dtype in (
+            (rows, "i8"),
+            (heat, "f4"),
+            ([max(one.top_k, 0) for one in params], "i8"),
+            ([one.top_p for one in params], "f8"),
+            ([one.min_p for one in params], "f4"),
+            (indptr, "i8"),
+            (uniforms, "f8"),
+        )
     ]
     draws = _Draws(
         len(rows),

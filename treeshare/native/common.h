@@ -1,9 +1,10 @@
-// What the kernels share: the instructions they may use, masks, conversions.
+// What the kernels share: the instructions they may use, masks, conversions, memory, a clock, the linear layer.
 
 #pragma once
 
 #include <immintrin.h>
 
+#include <chrono>
 #include <cstdint>
 #include <cstdlib>
 
@@ -63,3 +64,29 @@ struct Scratch {
         return memory;
     }
 };
+
+// One thread's stopwatch: charges the time since its last lap.
+struct Laps {
+    int64_t *sums;
+    std::chrono::steady_clock::time_point last;
+    explicit Laps(int64_t *sums) : sums(sums) {
+        if (sums) last = std::chrono::steady_clock::now();
+    }
+    void lap(int kind) {
+        if (!sums) return;
+        const auto now = std::chrono::steady_clock::now();
+        const int64_t passed = std::chrono::duration_cast<std::chrono::nanoseconds>(now - last).count();
+        __atomic_fetch_add(sums + kind, passed, __ATOMIC_RELAXED);
+        last = now;
+    }
+};
+
+// A linear layer: weight [num_outputs][num_inputs], an even number of inputs; bias [num_outputs] or null.
+struct Linear {
+    const uint16_t *weight, *bias;
+    int64_t num_inputs, num_outputs;
+};
+
+// out = x weight^T + bias: x [num_rows][num_inputs], out [num_rows][num_outputs]. To be called by every thread of a
+// parallel region; all have finished when it returns.
+void apply_linear(const Linear &linear, const uint16_t *x, uint16_t *out, int64_t num_rows);

@@ -1,0 +1,64 @@
+"""A problem that a completion ended: its line says why, and nobody asks for more of it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from treeshare import LLM, SamplingParams
+from treeshare.runs import RunDirectory, make_manifest, make_requests, read_run, sample_into
+
+PROMPTS = [[5, 6, 7], [5, 6, 8, 9]]
+PARAMS = SamplingParams(n=12, temperature=1.0, max_tokens=30, seed=3)
+
+
+@pytest.fixture(scope="module")
+def llm(model_dir):
+    return LLM(model_dir("llama"), dtype="float32", max_num_seqs=6)
+
+
+def sample(llm, out, ends=lambda _: None):
+    manifest = make_manifest(llm, task="t", data="", task_ids=["a", "b"], prompts=PROMPTS, params=PARAMS)
+    with RunDirectory(out, manifest) as directory:
+        requests = make_requests(["a", "b"], PROMPTS, PARAMS, directory)
+        sample_into(directory, llm, ["a", "b"], requests, ends_problem=ends)
+    return {record.key: record for record in read_run(out)[1]}
+
+
+def agreeing(number):
+    """Answers in a row that agree (BatchPrompt's early stopping); here an answer is how one ended."""
+    last = []
+
+    def ends(record):
+        if record.task_id != "a":
+            return None
+        last.append(record.finish_reason)
+        agrees = len(last) >= number and len(set(last[-number:])) == 1
+        return f"{number} answers agree" if agrees else None
+
+    return ends
+
+
+def test_first_success(llm, tmp_path):
+    whole = sample(llm, tmp_path / "whole")
+    ended = sample(llm, tmp_path / "ended", lambda r: "first success" if r.task_id == "a" else None)
+    reasons = [record.model_extra.get("ended_problem") for record in ended.values()]
+    assert "first success" in reasons
+    assert sum(task == "b" for task, _ in ended) == 12
+    assert 1 <= sum(task == "a" for task, _ in ended) < 12
+    for key, record in ended.items():
+        assert record.token_ids == whole[key].token_ids
+    lines = (tmp_path / "ended" / "samples.jsonl").read_bytes()
+    assert sample(llm, tmp_path / "ended").keys() == ended.keys()
+    assert (tmp_path / "ended" / "samples.jsonl").read_bytes() == lines
+    assert any(json.loads(line).get("ended_problem") for line in lines.splitlines())
+
+
+def test_answers_that_agree(llm, tmp_path):
+    ended = sample(llm, tmp_path / "run", agreeing(2))
+    own = [record for record in ended.values() if record.task_id == "a"]
+    reasons = [record.model_extra.get("ended_problem") for record in own]
+    place = reasons.index("2 answers agree")
+    assert own[place].finish_reason == own[place - 1].finish_reason
+    assert llm.stats.num_cancelled == 24 - len(ended)

@@ -1,0 +1,250 @@
+"""Decoding by hand: branches of one prompt that are forked, extended and dropped; beam search on top."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from treeshare.attention import DecodeRow, PrefillChunk, build_layout
+from treeshare.engine.plan import max_new_tokens
+from treeshare.engine.sequence import Request
+from treeshare.errors import ConfigError
+from treeshare.models import TreeStep
+from treeshare.sampling import SamplingParams
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence as Items
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from treeshare.attention import BatchLayout
+    from treeshare.engine.engine import Engine
+    from treeshare.kv import Page, Segment
+
+
+@dataclass(eq=False, slots=True)
+class Branch:
+    """One continuation of a search's prompt.
+
+    Attributes:
+        token_ids: Its tokens.
+        logprobs: ``[vocab_size]`` float32, natural log, of the token that comes next.
+        cumulative_logprob: Of its tokens.
+        pages: Their KV; the search's own business.
+    """
+
+    token_ids: tuple[int, ...]
+    logprobs: NDArray[np.float32]
+    cumulative_logprob: float
+    pages: list[Page] = field(repr=False)
+
+
+class TokenSearch:
+    """All branches of one prompt, whose KV is stored once; a context manager that frees it.
+
+    The engine must be idle when it begins, and belongs to the search until it ends.
+
+    Args:
+        engine: Runs the model.
+        prompt_token_ids: The whole prompt.
+        max_tokens: Most tokens of a branch.
+
+    Attributes:
+        root: The branch without tokens.
+
+    Raises:
+        ConfigError: If the engine is busy, or the prompt is empty, too long, or has unknown token ids.
+        BudgetError: If the KV budget does not hold the prompt and a branch.
+    """
+
+    def __init__(self, engine: Engine, prompt_token_ids: Items[int], max_tokens: int) -> None:
+        if not engine.is_idle:
+            raise ConfigError("search: other requests are running; finish, cancel or clear them first")
+        request = Request(
+            prompt_token_ids=prompt_token_ids,
+            params=SamplingParams(max_tokens=max_tokens),
+            problem_key=0,
+            seed=0,
+            completion_indices=range(1),
+        )
+        self.max_tokens = max_new_tokens(engine.loaded, 0, request)
+        engine.clear()
+        self._engine, self._store = engine, engine.store
+        self._branches: set[Branch] = set()
+        try:
+            num_tokens = len(prompt_token_ids)
+            self._segment: Segment = self._store.new_segment(
+                start=0, num_tokens=num_tokens, order=0, parent=None
+            )
+            self.root = self._prefill(np.asarray(prompt_token_ids, np.int64))
+        except BaseException:
+            engine.clear()
+            raise
+
+    def _prefill(self, tokens: NDArray[np.int64]) -> Branch:
+        size = self._engine.config.prefill_chunk
+        for start in range(0, len(tokens), size):
+            end = min(start + size, len(tokens))
+            layout = build_layout(self._store, [PrefillChunk(self._segment, start, end)], [])
+            logits = self._forward(tokens[start:end], layout, [end - start - 1])
+            self._segment.num_written = end
+        return self._branch((), logits[0], 0.0, [])
+
+    def extend(self, steps: Items[tuple[Branch, int]]) -> list[Branch]:
+        """Fork branches, each by one token, in one step of the model.
+
+        Args:
+            steps: Branches, which stay as they are until dropped, and the token that each fork adds. At most
+                as many as the engine has rows.
+
+        Returns:
+            The forks, in order.
+
+        Raises:
+            ConfigError: If a branch was dropped or is at its longest, or there are too many.
+            BudgetError: If the KV budget does not hold the forks; the search goes on without them.
+        """
+        if not steps:
+            return []
+        most = self._engine.config.max_num_seqs
+        if len(steps) > most:
+            raise ConfigError.of("steps", got=len(steps), expected=f"at most max_num_seqs, {most}")
+        for branch, token in steps:
+            if branch not in self._branches or len(branch.token_ids) >= self.max_tokens:
+                raise ConfigError.of("branch", got=len(branch.token_ids), expected="one that can be extended")
+            if not 0 <= token < len(branch.logprobs):
+                raise ConfigError.of("token", got=token, expected=f"one in [0, {len(branch.logprobs)})")
+        pages: list[list[Page]] = []
+        try:
+            for branch, _ in steps:
+                pages.append([])
+                pages[-1].extend(self._store.copy_page(page) for page in branch.pages)
+                if len(branch.token_ids) % self._store.page_size == 0:
+                    pages[-1].append(self._store.new_page())
+        except BaseException:
+            for held in pages:
+                self._store.free_pages(held)
+            raise
+        rows = [
+            DecodeRow(self._segment, held, len(branch.token_ids))
+            for held, (branch, _) in zip(pages, steps, strict=True)
+        ]
+        layout = build_layout(self._store, [], rows)
+        logits = self._forward(np.asarray([token for _, token in steps]), layout, range(len(steps)))
+        return [
+            self._branch(
+                (*branch.token_ids, token),
+                row,
+                branch.cumulative_logprob + float(branch.logprobs[token]),
+                held,
+            )
+            for (branch, token), row, held in zip(steps, logits, pages, strict=True)
+        ]
+
+    def drop(self, branches: Items[Branch]) -> None:
+        """Free branches that are not needed any more; one that was dropped before is passed over."""
+        for branch in branches:
+            if branch in self._branches:
+                self._branches.remove(branch)
+                self._store.free_pages(branch.pages)
+
+    def close(self) -> None:
+        """Free everything; a second call does nothing."""
+        if self._engine.store is self._store:
+            self._engine.clear()
+        self._branches.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _branch(
+        self, token_ids: tuple[int, ...], logits: Tensor, cumulative_logprob: float, pages: list[Page]
+    ) -> Branch:
+        logprobs: NDArray[np.float32] = logits.float().log_softmax(-1).numpy()
+        branch = Branch(token_ids, logprobs, cumulative_logprob, pages)
+        self._branches.add(branch)
+        return branch
+
+    def _forward(self, tokens: NDArray[np.int64], layout: BatchLayout, logits_rows: Items[int]) -> Tensor:
+        engine = self._engine
+        return engine.adapter.forward(
+            tokens,
+            layout.positions,
+            TreeStep(engine.backend, layout),
+            logits_rows,
+            body_widths=engine.widths.decode,
+            head_widths=engine.widths.head,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beam:
+    """A hypothesis of a beam search.
+
+    Attributes:
+        token_ids: Its tokens, a final end-of-sequence token included.
+        cumulative_logprob: Of its tokens.
+        score: ``cumulative_logprob`` over the number of tokens to the power of the length penalty.
+    """
+
+    token_ids: tuple[int, ...]
+    cumulative_logprob: float
+    score: float
+
+
+def beam_search(
+    search: TokenSearch, *, num_beams: int, eos_token_ids: frozenset[int], length_penalty: float = 1.0
+) -> list[Beam]:
+    """The best continuations by beam search, best first; transformers' rules, without its early stopping.
+
+    In each step the ``2 * num_beams`` best extensions are looked at: an end of sequence among the first
+    ``num_beams`` becomes a hypothesis, the best others go on. It ends when no running beam can be better than
+    the worst of ``num_beams`` hypotheses, or at ``search.max_tokens``.
+
+    Args:
+        search: A fresh search.
+        num_beams: Beams that go on.
+        eos_token_ids: Tokens that end a hypothesis.
+        length_penalty: See ``Beam.score``; above 0 favours long ones.
+    """
+    beams, finished = [search.root], list[Beam]()
+    for length in range(1, search.max_tokens + 1):
+        totals = np.stack([branch.cumulative_logprob + branch.logprobs for branch in beams])
+        vocab_size = totals.shape[1]
+        best = np.argsort(-totals.ravel(), kind="stable")[: 2 * num_beams]
+        going_on: list[tuple[Branch, int]] = []
+        for place, flat in enumerate(best):
+            branch, token = beams[flat // vocab_size], int(flat % vocab_size)
+            if token in eos_token_ids:
+                if place < num_beams:
+                    finished.append(_beam(branch, token, length_penalty))
+            elif len(going_on) < num_beams:
+                going_on.append((branch, token))
+        finished = sorted(finished, key=lambda beam: -beam.score)[:num_beams]
+        if length == search.max_tokens:
+            finished += [_beam(branch, token, length_penalty) for branch, token in going_on]
+            break
+        reachable = max(float(b.cumulative_logprob + b.logprobs[t]) for b, t in going_on)
+        if len(finished) == num_beams and finished[-1].score >= reachable / length**length_penalty:
+            break
+        extended = search.extend(going_on)
+        search.drop(beams)
+        beams = extended
+    return sorted(finished, key=lambda beam: -beam.score)[:num_beams]
+
+
+def _beam(branch: Branch, token: int, length_penalty: float) -> Beam:
+    total = branch.cumulative_logprob + float(branch.logprobs[token])
+    length = len(branch.token_ids) + 1
+    return Beam(
+        token_ids=(*branch.token_ids, token), cumulative_logprob=total, score=total / length**length_penalty
+    )
