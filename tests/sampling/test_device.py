@@ -1,50 +1,36 @@
-"""Sampling on a device, on CPU tensors: the uniforms and the tokens of the host's sampler."""
+"""Sampling on a device, on CPU tensors: the tokens of the host's sampler, from the same uniforms."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
+from treeshare.errors import ShapeError
 from treeshare.sampling import SamplingParams, problem_key, uniforms
-from treeshare.sampling.device import device_uniforms, draw_on_device
+from treeshare.sampling.device import draw_on_device, sample_on_device
 from treeshare.sampling.sampler import RowSpec, sample
-
-WORD = st.integers(0, 2**32 - 1)
-
-
-@settings(deadline=None)
-@given(
-    seed=st.integers(0, 2**64 - 1),
-    draws=st.lists(st.tuples(st.integers(0, 2**64 - 1), WORD, WORD), min_size=1, max_size=20),
-)
-def test_uniforms_are_the_hosts(seed, draws):
-    keys, indices, positions = (np.array(column, dtype=np.uint64) for column in zip(*draws, strict=True))
-    tensors = (torch.from_numpy(column.view(np.int64)) for column in (keys, indices, positions))
-    expected = uniforms(seed, keys, indices, positions)
-    assert np.array_equal(device_uniforms(seed, *tensors).numpy(), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("vocab_size", [1, 100, 5000])
 def test_tokens_are_the_hosts(vocab_size, dtype):
     rng = torch.Generator().manual_seed(0)
-    logits = (4 * torch.randn(12, vocab_size, generator=rng)).to(dtype)
+    logits = (4 * torch.randn(14, vocab_size, generator=rng)).to(dtype)
     logits[3, vocab_size // 2 :] = -torch.inf if vocab_size > 1 else 0.0
     heat = [0.0, 0.2, 0.7, 1.0, 1.0, 3.0, 1e-30, 1e30, 0.0, 0.8, 0.8, 0.8]
-    rows = np.repeat(np.arange(12), 50)
-    numbers = uniforms(7, [problem_key("p")] * 600, range(600), [3] * 600)
+    rows = np.repeat(np.arange(14), 50)
+    numbers = uniforms(7, [problem_key("p")] * 700, range(700), [3] * 700)
     numbers[::50], numbers[1::50] = 0.0, 1 - 2.0**-53
-    specs = [RowSpec(SamplingParams(temperature=t, logprobs=0), [], []) for t in heat]
+    specs = [RowSpec(SamplingParams(temperature=t), [], []) for t in heat]
+    specs.insert(2, RowSpec(SamplingParams(top_k=5, logprobs=2), [], []))
+    specs.append(RowSpec(SamplingParams(repetition_penalty=1.5), [0], [0]))
     expected = sample(logits, specs, rows, numbers)
-    drawn = draw_on_device(
-        logits, torch.tensor(heat, dtype=torch.float32), torch.from_numpy(rows), torch.from_numpy(numbers)
-    )
-    assert np.array_equal(drawn.token_ids.numpy(), expected.token_ids)
-    assert np.abs(drawn.logprobs.numpy() - expected.logprobs).max() <= 16 * np.finfo(np.float32).eps
-    assert not drawn.is_broken.any()
+    drawn = sample_on_device(logits, specs, rows, numbers)
+    assert np.array_equal(drawn.token_ids, expected.token_ids)
+    assert np.abs(drawn.logprobs - expected.logprobs).max() <= 16 * np.finfo(np.float32).eps
+    assert drawn.top == expected.top
+    assert [top is None for top in drawn.top] == [row != 2 for row in rows]
 
 
 def test_broken_rows_are_told():
@@ -52,4 +38,12 @@ def test_broken_rows_are_told():
     logits[0, 3], logits[1], logits[2, 5] = torch.nan, -torch.inf, torch.inf
     zeros = torch.zeros(4, dtype=torch.float64)
     drawn = draw_on_device(logits, torch.ones(4), torch.arange(4), zeros)
-    assert drawn.is_broken.tolist() == [True, True, True, False]
+    assert drawn[8:].tolist() == [1, 1, 1, 0]
+    specs = [RowSpec(SamplingParams(), [], [])] * 3
+    with pytest.raises(FloatingPointError, match=r"^logits: row 0 of a step holds NaN, infinity"):
+        sample_on_device(logits[1:], specs, np.arange(3), np.zeros(3))
+
+
+def test_lengths_must_fit():
+    with pytest.raises(ShapeError, match=r"^sample: 0 specs for 2 rows"):
+        sample_on_device(torch.zeros(2, 10), [], np.arange(2), np.zeros(2))

@@ -15,7 +15,7 @@ import torch
 
 from treeshare.attention.api import AttentionBackend
 from treeshare.attention.state import AttentionState
-from treeshare.attention.triton_plan import StepPlan
+from treeshare.attention.triton_plan import PlanSize, StepPlan
 from treeshare.attention.triton_shape import is_interpreted
 from treeshare.errors import ConfigError
 from treeshare.stopwatch import OFF, Stopwatch
@@ -121,6 +121,14 @@ class TritonAttention(AttentionBackend):
         self._lap("attention: merge")
         return state
 
+    def plan_fixed(
+        self, layout: BatchLayout, query_shape: tuple[int, ...], plans: dict[PlanSize, StepPlan]
+    ) -> PlanSize:
+        """Plan a step before its first layer, for a CUDA graph; see ``StepPlan.make_fixed``."""
+        size = StepPlan.make_fixed(layout, query_shape, self.device, self._num_processors, plans)
+        self._plan = plans[size]
+        return size
+
     def _lap(self, part: str) -> None:
         if self._stopwatch.enabled and self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
@@ -163,13 +171,12 @@ class _Launches:
 
     def pages(self, query: Tensor, scale: float) -> None:
         """Attend each decoding row to its private pages."""
-        plan, pool = self._plan, self._plan.layout.store.pool
+        plan = self._plan
         if not len(plan.private):
             return
         self._kernels.attend_pages[(len(plan.private), self._shape.num_heads)](
             query,
-            pool.keys_t[self._layer],
-            pool.values[self._layer],
+            plan.bases[self._layer],
             plan.private,
             plan.pages,
             *self._states,

@@ -167,20 +167,17 @@ def store_tokens(
 ):
     """Store the keys and values of one packed row; grid ``(T,)``.
 
-    ``targets`` ``[T, 4]``: block, place in it, padded tokens of the block, token.
+    ``targets`` ``[T, 4]``: block, place in it, padded tokens of the block (zero: store nothing), token.
     """
     row = tl.program_id(0).to(tl.int64)
     target = targets + row * STORE_FIELDS
-    block, index, padded, token = (
-        tl.load(target),
-        tl.load(target + 1).to(tl.int64),
-        tl.load(target + 2),
-        tl.load(target + 3),
-    )
+    block, index = tl.load(target), tl.load(target + 1).to(tl.int64)
+    padded, token = tl.load(target + 2), tl.load(target + 3)
     keys = _address(bases, block, 0, key.dtype)
     values = _address(bases, block, 1, value.dtype)
     h, d = tl.arange(0, BLOCK_H), tl.arange(0, BLOCK_D)
-    mask = (h < NUM_HEADS)[:, None] & (d < HEAD_DIM)[None, :]
+    real = h < tl.where(padded > 0, NUM_HEADS, 0)
+    mask = real[:, None] & (d < HEAD_DIM)[None, :]
     source = key + row * key_row_stride + h[:, None] * key_head_stride + d[None, :]
     place = ((index * NUM_HEADS + h)[:, None] * HEAD_DIM + d[None, :]) * padded + token
     tl.store(keys + place, tl.load(source, mask=mask), mask=mask)
@@ -189,8 +186,8 @@ def store_tokens(
     stored_row = ((index * NUM_HEADS + h) * padded + token) * VALUE_WIDTH
     tl.store(values + stored_row[:, None] + d[None, :], tl.load(source, mask=mask), mask=mask)
     tail = HEAD_DIM + tl.arange(0, 16)
-    one = tl.where((tail == HEAD_DIM)[None, :] & (h < NUM_HEADS)[:, None], 1.0, 0.0)
-    mask = (h < NUM_HEADS)[:, None] & (tail < VALUE_WIDTH)[None, :]
+    one = tl.where((tail == HEAD_DIM)[None, :] & real[:, None], 1.0, 0.0)
+    mask = real[:, None] & (tail < VALUE_WIDTH)[None, :]
     tl.store(values + stored_row[:, None] + tail[None, :], one.to(value.dtype.element_ty), mask=mask)
 
 
@@ -278,8 +275,7 @@ def attend_slices(
 @triton.jit
 def attend_pages(
     query,
-    pool_keys,
-    pool_values,
+    bases,
     items,
     pages,
     numerators,
@@ -299,7 +295,7 @@ def attend_pages(
     BLOCK_D: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
-    """A decoding row over its private pages; grid ``(items, H)``.
+    """A decoding row over its private pages, which are block 0; grid ``(items, H)``.
 
     ``items`` ``[n, 4]``: row, its first entry of ``pages``, tokens, slot. ``CHUNK`` is a multiple of
     ``PAGE_SIZE``, and that of ``BLOCK_N``.
@@ -317,6 +313,7 @@ def attend_pages(
         query, row, query_head, query_row_stride, query_head_stride, d, real, HEAD_DIM, INTERPRETED
     )
 
+    pool_keys, pool_values = _address(bases, 0, 0, query.dtype), _address(bases, 0, 1, query.dtype)
     node_numerator, node_high, node_total = _nothing(BLOCK_M, BLOCK_D)
     for chunk in tl.range(0, num_tokens, CHUNK):
         numerator, high, total = _nothing(BLOCK_M, BLOCK_D)

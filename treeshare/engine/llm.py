@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from treeshare.config import AttentionMode, EngineConfig, Sharing, require_int
+from treeshare.config import AttentionMode, EngineConfig, Sharing, require_int, resolve_device
 from treeshare.engine.engine import Engine
 from treeshare.engine.outputs import CompletionOutput, Logprob, RequestOutput
 from treeshare.engine.prompts import Message, Prompt, as_list, per_prompt, shared_tokens, token_ids_of
@@ -39,6 +39,8 @@ class LLM:
     Args:
         model: An embedded name (``smollm2-135m``), a folder, a ``.gguf`` file or a hub id.
         dtype: ``auto`` (the model's own), ``float32`` or ``bfloat16``.
+        device: ``auto`` (a CUDA device where there is one and Triton to use it, else the CPU), ``cpu``,
+            ``cuda`` or ``cuda:N``. On a CUDA device nothing was ever measured.
         sharing: ``tree``, ``one-level`` or ``none``; see ``EngineConfig``.
         seed: Run seed, for requests whose ``SamplingParams`` have none.
         max_num_seqs: Most completions decoded at once.
@@ -61,6 +63,7 @@ class LLM:
         model: str | os.PathLike[str],
         *,
         dtype: str = "auto",
+        device: str = "auto",
         sharing: Sharing = "tree",
         seed: int = 0,
         max_num_seqs: int = 256,
@@ -87,7 +90,7 @@ class LLM:
             require_int("threads", threads, low=1)
             torch.set_num_threads(threads)
         self.seed = seed
-        self.loaded = load_model(model, dtype)
+        self.loaded = load_model(model, dtype, resolve_device(device))
         self.engine = Engine(self.loaded, config)
 
     @property

@@ -1,81 +1,91 @@
-"""Sampling where the logits lie: the same uniforms, and tokens by inverse CDF without a copy to the host.
+"""Sampling where the logits lie: tokens by inverse CDF, with the host's uniforms and one wait for the device.
 
-Nothing here waits for the device, so a step that samples can be captured in a CUDA graph. It draws for rows
-that a temperature alone describes, as ``sampler.sample`` does; filters and penalties are not here.
+Rows that a temperature alone describes are drawn on the device. Filters, penalties, bans and lists of
+log-probabilities are the host's, in ``sampler.py``: only the rows that want them are copied.
 
 Shapes: ``R`` rows of logits, ``V`` vocabulary, ``B`` blocks of ``BLOCK`` tokens, ``N`` draws.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch.nn import functional
 
-from treeshare.sampling.filters import BLOCK
+from treeshare.errors import ShapeError
+from treeshare.kv.devices import upload
+from treeshare.sampling.filters import BLOCK, has_filters
+from treeshare.sampling.sampler import Sampled, broken_row, sample
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
     from torch import Tensor
 
-_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
-_WEYL = (0x9E3779B9, 0xBB67AE85)
-_LOW = 0xFFFFFFFF
-_NUM_ROUNDS = 10
-
-
-@dataclass(frozen=True, kw_only=True)
-class DeviceSampled:
-    """What was drawn, on the device of the logits.
-
-    Attributes:
-        token_ids: ``[N]`` int64; of no meaning where ``is_broken``.
-        logprobs: ``[N]`` float64, natural log of the model's probability before temperature.
-        is_broken: ``[R]`` bool: the row holds NaN, infinity or no finite value; for the caller to look at
-            when it next waits for the device.
-    """
-
-    token_ids: Tensor
-    logprobs: Tensor
-    is_broken: Tensor
-
-
-def device_uniforms(seed: int, problem_keys: Tensor, completion_indices: Tensor, positions: Tensor) -> Tensor:
-    """``philox.uniforms``, bit for bit, as tensors.
-
-    Args:
-        seed: Run seed, in [0, 2**64).
-        problem_keys: ``[N]`` int64 with the bits of each ``problem_key``.
-        completion_indices: ``[N]`` int64 below 2**32.
-        positions: ``[N]`` int64 below 2**32.
-
-    Returns:
-        ``[N]`` float64 in [0, 1) on the device of the arguments.
-    """
-    a, b = problem_keys & _LOW, (problem_keys >> 32) & _LOW
-    c, d = completion_indices & _LOW, positions & _LOW
-    key_a, key_b = seed & _LOW, seed >> 32
-    for _ in range(_NUM_ROUNDS):
-        # int64 wraps, and the mask takes away what an arithmetic shift brings in: all 64 bits are right.
-        left, right = a * _MULTIPLIERS[0], c * _MULTIPLIERS[1]
-        a, b = ((right >> 32) & _LOW) ^ b ^ key_a, right & _LOW
-        c, d = ((left >> 32) & _LOW) ^ d ^ key_b, left & _LOW
-        key_a, key_b = (key_a + _WEYL[0]) & _LOW, (key_b + _WEYL[1]) & _LOW
-    return ((a << 21) | (b >> 11)).double() * 2.0**-53
+    from treeshare.sampling.sampler import RowSpec
 
 
 @torch.inference_mode()
-def draw_on_device(
-    logits: Tensor, temperatures: Tensor, draw_rows: Tensor, uniforms: Tensor
-) -> DeviceSampled:
-    """Draw tokens.
+def sample_on_device(
+    logits: Tensor, specs: Sequence[RowSpec], draw_rows: NDArray[np.int64], uniforms: NDArray[np.float64]
+) -> Sampled:
+    """As ``sampler.sample``, of logits on any device."""
+    if len(specs) != logits.shape[0] or draw_rows.shape != uniforms.shape:
+        raise ShapeError(f"sample: {len(specs)} specs for {logits.shape[0]} rows, or draws without a number")
+    is_plain = np.array([_is_plain(spec) for spec in specs], dtype=bool)
+    result = Sampled(np.zeros(len(draw_rows), np.int64), np.zeros(len(draw_rows)), [None] * len(draw_rows))
+    for rows, draw in ((np.flatnonzero(is_plain), _draw_plain), (np.flatnonzero(~is_plain), _draw_on_host)):
+        draws = np.flatnonzero(np.isin(draw_rows, rows))
+        if len(draws):
+            chosen = logits if len(rows) == len(specs) else logits[upload(rows, logits.device)]
+            places = np.searchsorted(rows, draw_rows[draws])
+            drawn = draw(chosen, [specs[row] for row in rows.tolist()], places, uniforms[draws])
+            result.token_ids[draws], result.logprobs[draws] = drawn.token_ids, drawn.logprobs
+            for place, top in zip(draws, drawn.top, strict=True):
+                result.top[place] = top
+    return result
+
+
+def _is_plain(spec: RowSpec) -> bool:
+    params = spec.params
+    filtered = params.temperature > 0 and has_filters(params)
+    return not (filtered or params.has_penalties or spec.banned) and params.logprobs is None
+
+
+def _draw_on_host(
+    logits: Tensor, specs: Sequence[RowSpec], rows: NDArray[np.int64], uniforms: NDArray[np.float64]
+) -> Sampled:
+    return sample(logits.cpu(), specs, rows, uniforms)
+
+
+def _draw_plain(
+    logits: Tensor, specs: Sequence[RowSpec], rows: NDArray[np.int64], uniforms: NDArray[np.float64]
+) -> Sampled:
+    temperatures = np.array([spec.params.temperature for spec in specs], np.float32)
+    arguments = (upload(array, logits.device) for array in (temperatures, rows, uniforms))
+    packed = draw_on_device(logits, *arguments).cpu().numpy()  # waits for the step
+    tokens, logprobs, is_broken = np.split(packed, [len(rows), 2 * len(rows)])
+    if is_broken.any():
+        raise broken_row("logits", int(np.flatnonzero(is_broken)[0]))
+    return Sampled(tokens.astype(np.int64), logprobs, [None] * len(rows))
+
+
+@torch.inference_mode()
+def draw_on_device(logits: Tensor, temperatures: Tensor, draw_rows: Tensor, uniforms: Tensor) -> Tensor:
+    """Draw tokens; waits for nothing.
 
     Args:
         logits: ``[R, V]`` of any floating dtype; not modified.
         temperatures: ``[R]`` float32; zero takes the likeliest token, the lowest id on a tie.
         draw_rows: ``[N]`` int64: the row of each draw.
         uniforms: ``[N]`` float64 in [0, 1).
+
+    Returns:
+        ``[2 * N + R]`` float64: tokens, their natural log-probabilities before temperature, and for each row
+        whether it holds NaN, infinity or no finite value: then its tokens mean nothing.
     """
     raw = logits.float()
     high = raw.amax(-1, keepdim=True)
@@ -87,11 +97,8 @@ def draw_on_device(
     # The first of the likeliest: nothing is below a target of zero but what has no weight.
     target_share = torch.where(temperatures[draw_rows] == 0, 0.0, uniforms)
     tokens = _inverse_cdf(weights, draw_rows, target_share)
-    return DeviceSampled(
-        token_ids=tokens,
-        logprobs=raw[draw_rows, tokens].double() - log_total[draw_rows],
-        is_broken=~torch.isfinite(high[:, 0]),
-    )
+    logprobs = raw[draw_rows, tokens].double() - log_total[draw_rows]
+    return torch.cat([tokens.double(), logprobs, (~torch.isfinite(high[:, 0])).double()])
 
 
 def _block_sums(weights: Tensor) -> Tensor:
