@@ -232,11 +232,11 @@ def triton_tables_with(change):
     return patch
 
 
-def triton_kernel_with(name, make):
+def triton_kernel_with(name, make, module="triton_kernels"):
     """A fault inside the kernels."""
 
     def patch(monkeypatch):
-        kernels = importlib.import_module("treeshare.attention.triton_kernels")
+        kernels = importlib.import_module(f"treeshare.attention.{module}")
         wrap(monkeypatch, kernels, name, make)
 
     return patch
@@ -295,15 +295,17 @@ TRITON_FAULTS = [
     ),
     pytest.param(triton_kernel_with("LN_2", lambda _: 1.0), id="triton_base_two_logarithm"),
     pytest.param(
-        triton_kernel_with("_merge", lambda merge: lambda a, b, c, d, e, f, s: merge(a, b, c, d, b, f, s)),
+        triton_kernel_with("merge", lambda merge: lambda a, b, c, d, e, f, s: merge(a, b, c, d, b, f, s)),
         id="triton_forgotten_maximum",
     ),
     pytest.param(
-        triton_kernel_with("_load_query", lambda load: lambda q, row, head, *a: load(q, row, 1 - head, *a)),
+        triton_kernel_with(
+            "load_query", lambda load: lambda q, row, head, *a: load(q, row, 1 - head, *a), "triton_blocks"
+        ),
         id="triton_swapped_head_group",
     ),
     pytest.param(
-        triton_kernel_with("_operand", lambda _: lambda x, interpreted: x),
+        triton_kernel_with("operand", lambda _: lambda x, interpreted: x, "triton_blocks"),
         id="triton_bfloat16_taken_for_integers",
     ),
 ]

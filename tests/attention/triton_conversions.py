@@ -1,18 +1,19 @@
-"""A kernel around the conversions of ``triton_kernels``; imports Triton."""
+"""A kernel around the conversions of ``triton_blocks``; imports Triton."""
 
 import torch
 import triton
 import triton.language as tl
 
-from treeshare.attention.triton_kernels import _rounded, _widened
+from treeshare.attention.triton_blocks import rounded as to_dtype
+from treeshare.attention.triton_blocks import widened as to_float32
 
 
 @triton.jit
 def _round_trip(values, rounded, widened, SIZE: tl.constexpr, INTERPRETED: tl.constexpr):
     n = tl.arange(0, SIZE)
-    low = _rounded(tl.load(values + n), tl.bfloat16, INTERPRETED)
+    low = to_dtype(tl.load(values + n), tl.bfloat16, INTERPRETED)
     tl.store(rounded + n, low)
-    tl.store(widened + n, _widened(low, INTERPRETED))
+    tl.store(widened + n, to_float32(low, INTERPRETED))
 
 
 def round_trip(values):

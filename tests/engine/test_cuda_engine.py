@@ -19,7 +19,7 @@ from treeshare.sampling import SamplingParams
 pytest.importorskip("triton", reason="Triton is not installed")
 
 PROMPTS = random_prompts((9, [(3, []), (5, [])]))
-PARAMS = SamplingParams(n=2, temperature=1.0, max_tokens=4, ignore_eos=True)
+PARAMS = SamplingParams(temperature=1.0, max_tokens=4, ignore_eos=True)
 MANY_TOKENS = replace(PARAMS, max_tokens=19)
 """So many that a sequence takes a second page."""
 
@@ -76,6 +76,7 @@ def test_tokens_are_the_hosts_and_decoding_is_replayed(model_dir, device, archit
     )
 
 
+@pytest.mark.slow
 def test_a_graph_is_not_the_step_it_was_captured_in(model_dir, device, monkeypatch):
     """A replay without the new step's inputs draws other tokens: the comparison above would find that."""
     folder = model_dir("llama")

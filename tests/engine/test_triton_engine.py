@@ -11,21 +11,14 @@ from tests.engine.forests import FORESTS, GREEDY, greedy_by_transformers, reques
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-CASES = [
-    pytest.param("llama", "depth 0", 3, id="llama-depth 0"),
-    *(
-        pytest.param(model, forest, GREEDY.max_tokens, id=f"{model}-{forest}", marks=pytest.mark.slow)
-        for model in ("llama", "gpt2", "qwen3")
-        for forest in ("depth 2", "depth 4", "no sharing")
-    ),
-]
 
-
-@pytest.mark.parametrize(("architecture", "forest", "num_tokens"), CASES)
-def test_greedy_is_transformers_own(model_dir, architecture, forest, num_tokens):
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "qwen3"])
+@pytest.mark.parametrize("forest", ["depth 2", "depth 4", "no sharing"])
+def test_greedy_is_transformers_own(model_dir, architecture, forest):
     folder, prompts = model_dir(architecture), FORESTS[forest]
     own = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
-    params = replace(GREEDY, n=1, max_tokens=num_tokens)
+    params = replace(GREEDY, n=1)
     got = tokens_of(run(folder, requests_for(prompts, params), backend="triton", page_size=16, fold=False))
     for i, prompt in enumerate(prompts):
-        assert got[i, 0] == greedy_by_transformers(own, prompt, num_tokens)
+        assert got[i, 0] == greedy_by_transformers(own, prompt, params.max_tokens)

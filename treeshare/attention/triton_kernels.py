@@ -5,17 +5,13 @@ What they compute is a fixed sum for each row, whatever else is in the step and 
 - A node's keys are taken in chunks of ``CHUNK``, counted from the node's first token. Inside a chunk runs an
   online softmax over blocks of keys; chunks are merged in order, left to right.
 - A program either takes a whole node and merges its chunks itself, or takes one chunk and leaves the merging
-  to ``merge_states``: both call ``_merge`` on the same numbers in the same order.
+  to ``merge_states``: both call ``merge`` on the same numbers in the same order.
 - ``merge_states`` merges the chunks of each node, then the nodes of the row, root first.
 - The shape of a tile depends on dtype, head_dim and group size only, so one row or a thousand go through the
   same instructions. A block of keys that a row does not see changes no bit of it.
 
 A state is unnormalised: numerator, maximum of the scores before scaling, sum; all float32. The merge turns it
 into output and natural log-sum-exp. ``score_factor``, above zero, is the scale times the log2 of e.
-
-``TRITON_INTERPRET=1`` runs the same code on a CPU. There bfloat16 is a 16-bit integer to NumPy: arithmetic on
-it is silently wrong and conversion to it truncates. ``INTERPRETED`` makes ``_operand`` and ``_rounded`` go
-through float32 and round to nearest even.
 
 Shapes: ``T`` packed rows, ``H`` KV heads, ``G`` query heads of each, ``D`` head_dim, ``E`` width of a stored
 value row, ``N`` padded tokens of a segment, ``C`` tokens of a page, ``S`` slots for partial states.
@@ -24,129 +20,22 @@ value row, ``N`` padded tokens of a segment, ``C`` tokens of a page, ``S`` slots
 import triton
 import triton.language as tl
 
+from treeshare.attention.triton_blocks import (
+    address,
+    attend_block,
+    load_parts,
+    load_values,
+    merge,
+    nothing,
+    products,
+    rounded,
+    store_state,
+)
+
 LN_2 = tl.constexpr(0.6931471805599453)
 
 STORE_FIELDS, SLICE_FIELDS, PRIVATE_FIELDS, SOURCE_FIELDS = (tl.constexpr(n) for n in (4, 10, 4, 3))
 """int32 fields of a work item of each kernel; its docstring names them."""
-
-
-@triton.jit
-def _widened(x, INTERPRETED: tl.constexpr):
-    """``x`` in float32; exact."""
-    if INTERPRETED and x.dtype == tl.bfloat16:
-        return (x.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
-    return x.to(tl.float32)
-
-
-@triton.jit
-def _rounded(x, dtype: tl.constexpr, INTERPRETED: tl.constexpr):
-    """Float32 ``x`` in ``dtype``, rounded to nearest even."""
-    if INTERPRETED and dtype == tl.bfloat16:
-        bits = x.to(tl.uint32, bitcast=True)
-        nearest = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-        return tl.where(x == x, nearest, 0x7FC0).to(tl.uint16).to(tl.bfloat16, bitcast=True)
-    return x.to(dtype)
-
-
-@triton.jit
-def _operand(x, INTERPRETED: tl.constexpr):
-    """``x`` as ``tl.dot`` may take it."""
-    if INTERPRETED:
-        return _widened(x, INTERPRETED)
-    return x
-
-
-@triton.jit
-def _nothing(BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr):
-    """The states of ``BLOCK_M`` rows over no key."""
-    return (
-        tl.zeros([BLOCK_M, BLOCK_D], tl.float32),
-        tl.full([BLOCK_M], float("-inf"), tl.float32),
-        tl.zeros([BLOCK_M], tl.float32),
-    )
-
-
-@triton.jit
-def _merge(numerator, high, total, other_numerator, other_high, other_total, score_factor):
-    """Merge two states; ``(0, -inf, 0)``, attention over nothing, is the identity, exactly."""
-    new_high = tl.maximum(high, other_high)
-    shift = tl.where(new_high == float("-inf"), 0.0, new_high)
-    weight = tl.exp2((high - shift) * score_factor)
-    other_weight = tl.exp2((other_high - shift) * score_factor)
-    return (
-        numerator * weight[:, None] + other_numerator * other_weight[:, None],
-        new_high,
-        total * weight + other_total * other_weight,
-    )
-
-
-@triton.jit
-def _load_query(
-    query, row, head, row_stride, head_stride, d, real, HEAD_DIM: tl.constexpr, INTERPRETED: tl.constexpr
-):
-    """Queries of ``row`` and ``head``, each ``[M]``: ``[M, D]``, zero where not ``real``."""
-    place = row.to(tl.int64)[:, None] * row_stride + head[:, None] * head_stride + d[None, :]
-    tile = tl.load(query + place, mask=real[:, None] & (d < HEAD_DIM)[None, :], other=0.0)
-    return _operand(tile, INTERPRETED)
-
-
-@triton.jit
-def _load_block(keys, values, n, padded, d, HEAD_DIM: tl.constexpr, VALUE_WIDTH: tl.constexpr):
-    """Keys ``[D, n]`` and values ``[n, D]`` of tokens ``n``; zero beyond ``HEAD_DIM``."""
-    keys += d[:, None] * padded + n[None, :]
-    values += n[:, None] * VALUE_WIDTH + d[None, :]
-    if d.shape[0] == HEAD_DIM:
-        return tl.load(keys), tl.load(values)
-    mask = d < HEAD_DIM
-    return tl.load(keys, mask=mask[:, None], other=0.0), tl.load(values, mask=mask[None, :], other=0.0)
-
-
-@triton.jit
-def _attend_block(
-    numerator, high, total, query, keys_t, values, seen, score_factor, INTERPRETED: tl.constexpr
-):
-    """One step of online softmax: ``query`` ``[M, D]`` over ``keys_t`` ``[D, n]``, ``values`` ``[n, D]``."""
-    scores = tl.dot(query, _operand(keys_t, INTERPRETED), input_precision="ieee")
-    scores = tl.where(seen, scores, float("-inf"))  # also where an unwritten key made it NaN
-    new_high = tl.maximum(high, tl.max(scores, 1))
-    shift = tl.where(new_high == float("-inf"), 0.0, new_high)
-    weights = tl.exp2((scores - shift[:, None]) * score_factor)  # scaled last: the likeliest keys lose least
-    old_weight = tl.exp2((high - shift) * score_factor)
-    total = total * old_weight + tl.sum(weights, 1)
-    rounded = _operand(_rounded(weights, values.dtype, INTERPRETED), INTERPRETED)
-    numerator = tl.dot(
-        rounded, _operand(values, INTERPRETED), numerator * old_weight[:, None], input_precision="ieee"
-    )
-    return numerator, new_high, total
-
-
-@triton.jit
-def _address(bases, block, part: tl.constexpr, pointer_type: tl.constexpr):
-    """Where the keys (``part`` 0) or the values (1) of a block begin."""
-    return tl.multiple_of(tl.load(bases + 2 * block + part).to(pointer_type), 16)
-
-
-@triton.jit
-def _store_state(
-    numerators,
-    highs,
-    totals,
-    numerator,
-    high,
-    total,
-    slot,
-    head,
-    d,
-    real,
-    NUM_Q_HEADS: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-):
-    """Leave the states of rows ``slot``, ``head`` (each ``[M]``) for ``merge_states``."""
-    place = slot.to(tl.int64) * NUM_Q_HEADS + head
-    mask = real[:, None] & (d < HEAD_DIM)[None, :]
-    tl.store(numerators + place[:, None] * HEAD_DIM + d[None, :], numerator, mask=mask)
-    tl.store(highs + place, high, mask=real)
-    tl.store(totals + place, total, mask=real)
 
 
 @triton.jit
@@ -173,8 +62,8 @@ def store_tokens(
     target = targets + row * STORE_FIELDS
     block, index = tl.load(target), tl.load(target + 1).to(tl.int64)
     padded, token = tl.load(target + 2), tl.load(target + 3)
-    keys = _address(bases, block, 0, key.dtype)
-    values = _address(bases, block, 1, value.dtype)
+    keys = address(bases, block, 0, key.dtype)
+    values = address(bases, block, 1, value.dtype)
     h, d = tl.arange(0, BLOCK_H), tl.arange(0, BLOCK_D)
     real = h < tl.where(padded > 0, NUM_HEADS, 0)
     mask = real[:, None] & (d < HEAD_DIM)[None, :]
@@ -234,29 +123,28 @@ def attend_slices(
     query_head = head * GROUP + stacked % GROUP
     real = row < last_row
     d = tl.arange(0, BLOCK_D)
-    source = (
-        row.to(tl.int64)[:, None] * query_row_stride + query_head[:, None] * query_head_stride + d[None, :]
+    tile_query = load_parts(
+        query, row, query_head, query_row_stride, query_head_stride, d, real, HEAD_DIM, INTERPRETED
     )
-    tile_query = tl.load(query + source, mask=real[:, None] & (d < HEAD_DIM)[None, :], other=0.0)
-    tile_query = _operand(tile_query, INTERPRETED)
-    keys = _address(bases, block, 0, query.dtype) + (index * NUM_HEADS + head) * HEAD_DIM * padded
-    values = _address(bases, block, 1, query.dtype) + (index * NUM_HEADS + head) * padded * VALUE_WIDTH
+    keys = address(bases, block, 0, query.dtype) + (index * NUM_HEADS + head) * HEAD_DIM * padded
+    values = address(bases, block, 1, query.dtype) + (index * NUM_HEADS + head) * padded * VALUE_WIDTH
 
-    node_numerator, node_high, node_total = _nothing(BLOCK_M, BLOCK_D)
+    node_numerator, node_high, node_total = nothing(BLOCK_M, BLOCK_D)
     for chunk in tl.range(0, tl.cdiv(last_key - first_key, CHUNK)):
         chunk_start = first_key + chunk * CHUNK
-        numerator, high, total = _nothing(BLOCK_M, BLOCK_D)
+        numerator, high, total = nothing(BLOCK_M, BLOCK_D)
         for step in tl.range(0, tl.cdiv(tl.minimum(last_key - chunk_start, CHUNK), BLOCK_N)):
             n = chunk_start + step * BLOCK_N + tl.arange(0, BLOCK_N)
-            keys_t, tile_values = _load_block(keys, values, n, padded, d, HEAD_DIM, VALUE_WIDTH)
+            scores = products(tile_query, keys, n, padded, d, HEAD_DIM, INTERPRETED)
+            tile_values = load_values(values, n, d, HEAD_DIM, VALUE_WIDTH)
             seen = n[None, :] <= (position + row - first_row)[:, None] if CAUSAL else (n < last_key)[None, :]
-            numerator, high, total = _attend_block(
-                numerator, high, total, tile_query, keys_t, tile_values, seen, score_factor, INTERPRETED
+            numerator, high, total = attend_block(
+                numerator, high, total, scores, tile_values, seen, score_factor, INTERPRETED
             )
-        node_numerator, node_high, node_total = _merge(
+        node_numerator, node_high, node_total = merge(
             node_numerator, node_high, node_total, numerator, high, total, score_factor
         )
-    _store_state(
+    store_state(
         numerators,
         highs,
         totals,
@@ -309,28 +197,28 @@ def attend_pages(
     query_head = head * GROUP + g
     real = g < GROUP
     row += tl.zeros([BLOCK_M], tl.int32)
-    tile_query = _load_query(
+    tile_query = load_parts(
         query, row, query_head, query_row_stride, query_head_stride, d, real, HEAD_DIM, INTERPRETED
     )
-
-    pool_keys, pool_values = _address(bases, 0, 0, query.dtype), _address(bases, 0, 1, query.dtype)
-    node_numerator, node_high, node_total = _nothing(BLOCK_M, BLOCK_D)
+    pool_keys, pool_values = address(bases, 0, 0, query.dtype), address(bases, 0, 1, query.dtype)
+    node_numerator, node_high, node_total = nothing(BLOCK_M, BLOCK_D)
     for chunk in tl.range(0, num_tokens, CHUNK):
-        numerator, high, total = _nothing(BLOCK_M, BLOCK_D)
+        numerator, high, total = nothing(BLOCK_M, BLOCK_D)
         for start in tl.range(chunk, tl.minimum(chunk + CHUNK, num_tokens), BLOCK_N):
             page = tl.load(pages + first_page + start // PAGE_SIZE).to(tl.int64) * NUM_HEADS + head
             n = start % PAGE_SIZE + tl.arange(0, BLOCK_N)
             keys = pool_keys + page * (HEAD_DIM * PAGE_SIZE)
             values = pool_values + page * (PAGE_SIZE * VALUE_WIDTH)
-            keys_t, tile_values = _load_block(keys, values, n, PAGE_SIZE, d, HEAD_DIM, VALUE_WIDTH)
+            scores = products(tile_query, keys, n, PAGE_SIZE, d, HEAD_DIM, INTERPRETED)
+            tile_values = load_values(values, n, d, HEAD_DIM, VALUE_WIDTH)
             seen = (start + tl.arange(0, BLOCK_N) < num_tokens)[None, :]
-            numerator, high, total = _attend_block(
-                numerator, high, total, tile_query, keys_t, tile_values, seen, score_factor, INTERPRETED
+            numerator, high, total = attend_block(
+                numerator, high, total, scores, tile_values, seen, score_factor, INTERPRETED
             )
-        node_numerator, node_high, node_total = _merge(
+        node_numerator, node_high, node_total = merge(
             node_numerator, node_high, node_total, numerator, high, total, score_factor
         )
-    _store_state(
+    store_state(
         numerators,
         highs,
         totals,
@@ -373,25 +261,25 @@ def merge_states(
     query_head = head * GROUP + g
     real = g < GROUP
     mask = real[:, None] & (d < HEAD_DIM)[None, :]
-    row_numerator, row_high, row_total = _nothing(BLOCK_M, BLOCK_D)
+    row_numerator, row_high, row_total = nothing(BLOCK_M, BLOCK_D)
     for source in tl.range(tl.load(source_indptr + row), tl.load(source_indptr + row + 1)):
         entry = sources + source * SOURCE_FIELDS
         first_slot, slot_step, num_chunks = tl.load(entry), tl.load(entry + 1), tl.load(entry + 2)
-        node_numerator, node_high, node_total = _nothing(BLOCK_M, BLOCK_D)
+        node_numerator, node_high, node_total = nothing(BLOCK_M, BLOCK_D)
         for chunk in tl.range(0, num_chunks):
             place = (first_slot + chunk * slot_step).to(tl.int64) * NUM_Q_HEADS + query_head
             numerator = tl.load(numerators + place[:, None] * HEAD_DIM + d[None, :], mask=mask, other=0.0)
             high = tl.load(highs + place, mask=real, other=float("-inf"))
             total = tl.load(totals + place, mask=real, other=0.0)
-            node_numerator, node_high, node_total = _merge(
+            node_numerator, node_high, node_total = merge(
                 node_numerator, node_high, node_total, numerator, high, total, score_factor
             )
-        row_numerator, row_high, row_total = _merge(
+        row_numerator, row_high, row_total = merge(
             row_numerator, row_high, row_total, node_numerator, node_high, node_total, score_factor
         )
     divisor = tl.where(row_total == 0.0, 1.0, row_total)
     place = row * NUM_Q_HEADS + query_head
-    result = _rounded(row_numerator / divisor[:, None], out.dtype.element_ty, INTERPRETED)
+    result = rounded(row_numerator / divisor[:, None], out.dtype.element_ty, INTERPRETED)
     tl.store(out + place[:, None] * HEAD_DIM + d[None, :], result, mask=mask)
     natural = tl.where(row_total == 0.0, float("-inf"), (row_high * score_factor + tl.log2(divisor)) * LN_2)
     tl.store(lse + place, natural, mask=real)

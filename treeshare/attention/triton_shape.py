@@ -38,7 +38,7 @@ class TileShape(NamedTuple):
 
 SLICE_TILES = {
     2: {64: TileShape(64, 64, 4, 3), 128: TileShape(64, 64, 8, 3), 256: TileShape(32, 64, 8, 2)},
-    4: {64: TileShape(32, 32, 4, 2), 128: TileShape(32, 16, 8, 2, 128), 256: TileShape(16, 32, 8, 2, 128)},
+    4: {64: TileShape(32, 32, 4, 2), 128: TileShape(32, 16, 8, 2, 128), 256: TileShape(16, 32, 8, 2)},
 }
 """Tiles of ``attend_slices`` by bytes of an element and padded head_dim: the largest that spill no register
 (docs/bench/triton_kernels.md). Float32 has no tensor cores, which would round it."""
