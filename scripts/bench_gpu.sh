@@ -10,5 +10,5 @@ if ! command -v nvidia-smi >/dev/null || ! nvidia-smi --list-gpus 2>/dev/null | 
 fi
 python=${PYTHON:-.venv/bin/python}
 export TRITON_INTERPRET=0
-timeout 150 "$python" -m pytest -m gpu tests/attention
+timeout 150 "$python" -m pytest -m gpu tests/attention tests/engine/test_cuda_engine.py
 timeout 310 "$python" scripts/gpu_bench.py --out docs/bench/gpu "$@"

@@ -9,6 +9,7 @@ import torch
 
 from tests.engine.fake_device import CUDA, FakeDevice, OnDevice, install
 from tests.engine.forests import random_prompts, requests_for
+from treeshare.attention.triton_shape import is_interpreted
 from treeshare.config import EngineConfig
 from treeshare.engine.engine import Engine
 from treeshare.kv.devices import upload
@@ -116,8 +117,15 @@ def test_what_the_device_catches(device):
     assert result.tolist() == [10, 10, 10]
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def on_a_gpu(test):
+    """Marks a test that needs a real device."""
+    test = pytest.mark.skipif(is_interpreted(), reason="kernels are interpreted; set TRITON_INTERPRET=0")(
+        test
+    )
+    return pytest.mark.gpu(pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")(test))
+
+
+@on_a_gpu
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_on_a_gpu(model_dir, dtype):
     """Greedy tokens in float32 are the host's; in bfloat16 a run is the same as the one before it."""
@@ -130,8 +138,7 @@ def test_on_a_gpu(model_dir, dtype):
         assert first == run(engine_on(model_dir("llama"), "cpu"), greedy)[0]
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@on_a_gpu
 def test_upload_to_a_gpu():
     numbers = torch.arange(1000).numpy()
     assert upload(numbers, CUDA).tolist() == numbers.tolist()

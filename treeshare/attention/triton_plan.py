@@ -118,7 +118,7 @@ class StepPlan:
         named, num_slots = tables.padded()
         size = (num_slots, *(table.shape for table in named.values()))
         if size in plans:
-            plans[size].memory.copy_(upload(_flat(named)[0], device), non_blocking=True)
+            upload(_flat(named)[0], device, out=plans[size].memory)
             plans[size] = replace(plans[size], layout=layout)
         else:
             plans[size] = cls._of(tables, named, num_slots, device, device)

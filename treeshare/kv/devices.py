@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def upload(array: NDArray[Any], device: torch.device) -> Tensor:
-    """``array`` on ``device``; on a CPU the tensor shares its memory.
+def upload(array: NDArray[Any], device: torch.device, out: Tensor | None = None) -> Tensor:
+    """``array`` on ``device``, in ``out`` if that is given; else on a CPU the tensor shares its memory.
 
     To a CUDA device it is copied from pinned memory in the order of the current stream, and nobody waits.
     """
     host = torch.from_numpy(array)
-    if device.type != "cuda":
-        return host
-    return host.pin_memory().to(device, non_blocking=True)
+    if device.type == "cuda":
+        host = host.pin_memory()
+    return host.to(device, non_blocking=True) if out is None else out.copy_(host, non_blocking=True)

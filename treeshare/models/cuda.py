@@ -120,17 +120,18 @@ class CudaAdapter(ModelAdapter):
 
     def _replay(self, inputs: NDArray[np.int64], width: int, step: StepAttention) -> Tensor:
         """Replay the graph of a step of this size; the first such step captures it."""
-        if len(self._graphs) >= MAX_GRAPHS:
-            self._graphs, self._plans, self._memory = {}, {}, None
         size: PlanSize = ()
         if isinstance(step, TreeStep):
             assert isinstance(step.backend, TritonAttention), "no other backend serves a CUDA device"
             size = step.backend.plan_fixed(step.layout, (width, *self._query_shape), self._plans)
         key = width, len(inputs), size
         if key not in self._graphs:
+            if len(self._graphs) >= MAX_GRAPHS:
+                self._graphs, self._memory = {}, None
+                self._plans = {size: plan for size, plan in self._plans.items() if size == key[2]}
             self._graphs[key] = self._capture(inputs, width, step)
         found = self._graphs[key]
-        found.inputs.copy_(upload(inputs, self._device), non_blocking=True)
+        upload(inputs, self._device, out=found.inputs)
         found.graph.replay()
         return found.logits
 
