@@ -2,7 +2,7 @@
 
 import importlib.util
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 from treeshare.errors import ConfigError
@@ -64,6 +64,49 @@ def require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
         raise ConfigError.of(name, got=value, expected="one of " + ", ".join(choices))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoldCost:
+    """What a node of the tree costs per decoding step and layer, in any unit of time.
+
+    A node with ``t > 0`` tokens and ``r`` completions below it costs
+
+        ``launch_cost + merge_cost * min(r, max_rows) + token_cost * t``
+
+    and a tree costs the sum of its nodes. Multiplying queries with keys is not in it: every row attends to
+    the same tokens whether they are shared or copied. All integers, so a decision never depends on rounding.
+
+    The defaults suit no machine in particular: ``engine/fold_cost.py`` measures the machine at hand.
+
+    Attributes:
+        launch_cost: Fixed cost of attending to one more node: kernel launches, bookkeeping.
+        merge_cost: Cost per row of merging one more partial attention state.
+        token_cost: Cost of storing one more prompt token: reading its keys and values, and its share of the
+            prefill and of the KV budget.
+        max_rows: Rows that decode in one step at most. Completions beyond wait for their turn: they add no
+            merging to a step, so a long preamble stays shared however many completions there are.
+    """
+
+    launch_cost: int = 256
+    merge_cost: int = 2
+    token_cost: int = 1
+    max_rows: int = 256
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            require_int(field.name, getattr(self, field.name), low=0)
+
+    def node_cost(self, num_tokens: int, num_rows: int) -> int:
+        """Cost of one node; an empty one (the root of a forest) costs nothing."""
+        if num_tokens == 0:
+            return 0
+        return (
+            self.launch_cost + self.merge_cost * min(num_rows, self.max_rows) + self.token_cost * num_tokens
+        )
+
+
+DEFAULT_FOLD_COST = FoldCost()
+
+
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
     """How the engine runs; nothing here changes a completion's tokens beyond rounding.
@@ -79,6 +122,7 @@ class EngineConfig:
         backend: Of attention: ``native`` (compiled kernel), ``cpu``, ``triton``, ``reference``; ``auto``
             takes the fastest that is there.
         fold: Small nodes are folded into their children where that costs less.
+        fold_cost: What decides that.
         lazy_divergence: Completions whose tokens are identical so far are one row.
         keep_nodes: Prompts' KV stays when nobody needs it, for later requests, until the budget is needed.
         profile: Measure where a run's time goes (``Engine.stopwatch``).
@@ -92,6 +136,7 @@ class EngineConfig:
     attention: AttentionMode = "on"
     backend: str = "auto"
     fold: bool = True
+    fold_cost: FoldCost = DEFAULT_FOLD_COST
     lazy_divergence: bool = True
     keep_nodes: bool = False
     profile: bool = False

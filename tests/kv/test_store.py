@@ -8,7 +8,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from treeshare.errors import BudgetError
+from treeshare.engine.workload import peak_resident_bytes
+from treeshare.errors import BudgetError, ConfigError
 from treeshare.kv import KVGeometry, KVStore, padded_length
 
 GEOMETRY = KVGeometry(num_layers=2, num_kv_heads=1, head_dim=3, dtype=torch.float32)
@@ -142,3 +143,25 @@ def test_a_parent_outlives_its_children():
     assert child.path() == (parent, child)
     store.release(child)
     store.check_empty()
+
+
+def test_pages_are_address_space_until_they_are_written():
+    """A budget as large as the machine costs nothing; what pages hold stays where it is as more come."""
+    store = KVStore(GEOMETRY, budget_bytes=1 << 45, page_size=64)
+    before = peak_resident_bytes()
+    store.new_page()
+    addresses = [tensor.data_ptr() for tensor in (*store.pool.keys_t, *store.pool.values)]
+    for _ in range(999):
+        store.new_page()
+    assert addresses == [tensor.data_ptr() for tensor in (*store.pool.keys_t, *store.pool.values)]
+    assert peak_resident_bytes() - before < 4 * store.bytes_in_use
+
+
+def test_more_address_space_than_a_process_may_have_is_one_line(monkeypatch):
+    def refused(*_, **__):
+        raise RuntimeError("can't allocate memory")
+
+    store = KVStore(GEOMETRY, budget_bytes=1 << 30, page_size=64)
+    monkeypatch.setattr(torch, "empty", refused)
+    with pytest.raises(ConfigError, match="got 1073741824, which this process may not"):
+        store.new_page()

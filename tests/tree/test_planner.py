@@ -9,7 +9,11 @@ from treeshare.tree import FoldCost, PromptTree, fold_tree, step_cost, truncate_
 from treeshare.tree.planner import shared_first
 
 costs = st.builds(
-    FoldCost, launch_tokens=st.integers(0, 12), merge_tokens=st.integers(0, 2), max_rows=st.integers(0, 20)
+    FoldCost,
+    launch_cost=st.integers(0, 12),
+    merge_cost=st.integers(0, 2),
+    token_cost=st.integers(1, 3),
+    max_rows=st.integers(0, 20),
 )
 
 
@@ -63,14 +67,14 @@ def test_sixteen_tokens_above_sixteen_children_are_folded_by_the_defaults():
     tree = _tree(16, [240] * 16)
     folded = fold_tree(tree, 1)
     assert [node.num_tokens for node in folded.nodes] == [0] + [256] * 16
-    assert fold_tree(tree, 1, FoldCost(launch_tokens=64)) is tree
-    assert fold_tree(tree, 16, FoldCost(launch_tokens=64)) != tree  # 256 rows to merge, 512 token-equivalents
+    assert fold_tree(tree, 1, FoldCost(launch_cost=64)) is tree
+    assert fold_tree(tree, 16, FoldCost(launch_cost=64)) != tree  # 256 rows to merge, 512 token-equivalents
 
 
 @pytest.mark.parametrize("num_children", [2, 5, 16])
 @pytest.mark.parametrize("rows", [1, 3, 40])
 def test_one_node_folds_exactly_below_the_break_even_length(num_children, rows):
-    cost = FoldCost(launch_tokens=100, merge_tokens=3, max_rows=64)
+    cost = FoldCost(launch_cost=100, merge_cost=3, max_rows=64)
     kept = 100 + 3 * min(num_children * rows, 64)
     for length in range(1, kept + 2):
         tree = _tree(length, [4] * num_children)
@@ -99,7 +103,7 @@ def test_a_prompt_that_ends_at_a_folded_node_becomes_a_leaf():
 
 
 def test_a_folded_node_passes_on_as_many_copies_as_it_leaves_nodes():
-    cost = FoldCost(launch_tokens=100, merge_tokens=2, max_rows=256)
+    cost = FoldCost(launch_cost=100, merge_cost=2, max_rows=256)
     for length in (52, 54):
         root = [0] * length
         # The middle node leaves a leaf for its own prompt and one for the longer: three nodes below the root.
@@ -131,16 +135,21 @@ def test_folding_nothing():
 
 
 def test_the_cost_of_a_node():
-    cost = FoldCost(launch_tokens=10, merge_tokens=2, max_rows=5)
+    cost = FoldCost(launch_cost=10, merge_cost=2, max_rows=5)
     assert [cost.node_cost(*case) for case in [(0, 9), (1, 1), (7, 5), (7, 6)]] == [0, 13, 27, 27]
     tree = _tree(3, [4, 4])
     assert step_cost(tree, 2, cost) == (10 + 8 + 3) + 2 * (10 + 4 + 4)
+    dear = FoldCost(launch_cost=10, merge_cost=2, token_cost=7, max_rows=5)
+    assert step_cost(tree, 2, dear) == (10 + 8 + 21) + 2 * (10 + 4 + 28)
+    assert fold_tree(tree, 2, dear) is tree
+    assert fold_tree(tree, 2, FoldCost(launch_cost=10, merge_cost=2, token_cost=6)) is tree
+    assert fold_tree(tree, 2, FoldCost(launch_cost=10, merge_cost=2, token_cost=5)) != tree  # 18 to 15
 
 
-@pytest.mark.parametrize("name", ["launch_tokens", "merge_tokens", "max_rows"])
+@pytest.mark.parametrize("name", ["launch_cost", "merge_cost", "token_cost", "max_rows"])
 @pytest.mark.parametrize("bad", [-1, 1.5])
 def test_costs_out_of_range_are_refused(name, bad):
-    with pytest.raises(ConfigError, match=f"{name}: got {bad}, expected an integer of at least 0"):
+    with pytest.raises(ConfigError, match=f"{name}: got {bad}, expected an integer >= 0"):
         FoldCost(**{name: bad})
 
 

@@ -1,6 +1,7 @@
 """``treeshare tree``."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -118,6 +119,7 @@ def _plan_table(
 ) -> str:
     """What a run would take, as a table."""
     from treeshare.config import default_kv_budget_bytes
+    from treeshare.engine.fold_cost import fold_cost_here
     from treeshare.engine.plan import computed_tree
     from treeshare.engine.step_cost import DeviceCost, step_cost_here
     from treeshare.tree.forecast import Limits, StepCost, forecast
@@ -136,6 +138,7 @@ def _plan_table(
         bytes_per_token=description.geometry.bytes_per_token,
         page_size=config.page_size,
     )
+    config = replace(config, fold_cost=fold_cost_here(description.geometry, description.config, config))
     told = forecast(computed_tree(found, config), counts, [new_tokens] * len(counts), limits, cost)
     rows = {
         "unique prompt tokens": f"{told.unique_tokens:,}",

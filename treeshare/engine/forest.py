@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from treeshare.tree.planner import DEFAULT_FOLD_COST
+from treeshare.config import DEFAULT_FOLD_COST
 from treeshare.tree.radix import common_prefix
 
 if TYPE_CHECKING:
@@ -158,7 +158,10 @@ class Forest:
                 parent, tokens = best, tokens[common:]
                 continue
             # Two copies of the overlap against one node more: the cost of folding.
-            if common < len(tokens) and DEFAULT_FOLD_COST.node_cost(common, num_rows) < 2 * common:
+            if (
+                common < len(tokens)
+                and DEFAULT_FOLD_COST.node_cost(common, num_rows) < 2 * DEFAULT_FOLD_COST.token_cost * common
+            ):
                 parent, tokens = self._add(parent, tokens[:common], batch), tokens[common:]
             return self._add(parent, tokens, batch)
         return parent

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from treeshare.config import AttentionMode, EngineConfig, Sharing, require_int, resolve_device
+from treeshare.config import AttentionMode, EngineConfig, FoldCost, Sharing, require_int, resolve_device
 from treeshare.engine.engine import Engine
+from treeshare.engine.fold_cost import fold_cost_here
 from treeshare.engine.outputs import CompletionOutput, Logprob, RequestOutput
 from treeshare.engine.prompts import Message, Prompt, as_list, per_prompt, shared_tokens, token_ids_of
 from treeshare.engine.search import TokenSearch
@@ -51,6 +52,8 @@ class LLM:
         lazy_divergence: Completions whose tokens are identical so far share one row.
         profile: Measure where a run's time goes; see ``EngineConfig``.
         keep_nodes: Prompts' KV stays for later calls, as far as the budget holds it.
+        fold_cost: What decides which shared segments are worth a node; by default measured on this machine,
+            once for a model's shape.
 
     Raises:
         ConfigError: If an argument is out of range.
@@ -74,6 +77,7 @@ class LLM:
         lazy_divergence: bool = True,
         profile: bool = False,
         keep_nodes: bool = False,
+        fold_cost: FoldCost | None = None,
     ) -> None:
         config = EngineConfig(
             max_num_seqs=max_num_seqs,
@@ -91,7 +95,10 @@ class LLM:
             torch.set_num_threads(threads)
         self.seed = seed
         self.loaded = load_model(model, dtype, resolve_device(device))
-        self.engine = Engine(self.loaded, config)
+        if fold_cost is None:
+            loaded = self.loaded
+            fold_cost = fold_cost_here(loaded.geometry, loaded.model.config, config, loaded.device)
+        self.engine = Engine(self.loaded, replace(config, fold_cost=fold_cost))
 
     @property
     def stats(self) -> EngineStats:

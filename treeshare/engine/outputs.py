@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from html import escape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,3 +68,31 @@ class RequestOutput:
     finished: bool
     num_cached_tokens: int
     ended: str | None = None
+
+    def _repr_html_(self) -> str:
+        """A table for a notebook: the prompt's end, and each completion."""
+        prompt = str(self.prompt_token_ids) if self.prompt is None else self.prompt
+        shown = prompt if len(prompt) <= _SHOWN else "…" + prompt[-_SHOWN:]
+        head = f"{len(self.prompt_token_ids):,} prompt tokens, {self.num_cached_tokens:,} shared"
+        if self.ended is not None:
+            head += f"; ended: {self.ended}"
+        rows = "".join(
+            f"<tr><td>{one.index}</td><td>{_preformatted(one.text or str(one.token_ids))}</td>"
+            f"<td>{escape(one.finish_reason)}</td><td>{len(one.token_ids):,}</td>"
+            f"<td>{one.cumulative_logprob:.2f}</td></tr>"
+            for one in self.outputs
+        )
+        columns = "".join(
+            f"<th>{name}</th>" for name in ("index", "completion", "finished by", "tokens", "log-probability")
+        )
+        return (
+            f"<div>{escape(head)}{_preformatted(shown)}<table><thead><tr>{columns}</tr></thead>"
+            f"<tbody>{rows}</tbody></table></div>"
+        )
+
+
+_SHOWN = 400
+
+
+def _preformatted(text: str) -> str:
+    return f'<pre style="white-space:pre-wrap;text-align:left;margin:0">{escape(text)}</pre>'

@@ -19,7 +19,7 @@ NOMINAL_COMPLETIONS = 32
 def computed_tree(tree: PromptTree, config: EngineConfig) -> PromptTree:
     """The tree that the engine computes on: small nodes folded, or sharing given up for a measurement."""
     if config.sharing == "tree" and config.fold:
-        return fold_tree(tree, NOMINAL_COMPLETIONS)
+        return fold_tree(tree, NOMINAL_COMPLETIONS, config.fold_cost)
     return truncate_sharing(tree, config.sharing)
 
 

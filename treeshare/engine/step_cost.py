@@ -7,29 +7,24 @@ the figures are kept in the user's cache, by model, dtype, threads and machine.
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
-import os
-import platform
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from treeshare.config import EngineConfig
 from treeshare.engine.engine import MAX_STEP_ROWS, Engine
+from treeshare.engine.machine import remembered
 from treeshare.engine.sequence import Request
 from treeshare.models import LoadedModel
-from treeshare.models.loading import bind_model, cache_dir
+from treeshare.models.loading import bind_model
 from treeshare.models.support import max_model_len
-from treeshare.native import kernels
 from treeshare.sampling import SamplingParams
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -136,19 +131,8 @@ class DeviceCost(BaseModel):
 
 def step_cost_here(description: ModelDescription) -> MeasuredCost:
     """What steps of a model cost on this machine, from the cache or measured now."""
-    path = _cache_path(description)
-    try:
-        return MeasuredCost.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError):
-        cost = measure_step_cost(description)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}")
-        partial.write_text(cost.model_dump_json(), encoding="utf-8")
-        partial.replace(path)
-    except OSError:  # a cache that cannot be written: measured again next time
-        pass
-    return cost
+    known = {"config": description.config.to_dict(), "dtype": str(description.geometry.dtype)}
+    return remembered("step_cost", known, TypeAdapter(MeasuredCost), lambda: measure_step_cost(description))
 
 
 def measure_step_cost(description: ModelDescription) -> MeasuredCost:
@@ -269,26 +253,3 @@ def _at(num_rows: int, rows: list[int], seconds: list[float]) -> float:
     if num_rows > rows[-1]:
         return seconds[-1] * num_rows / rows[-1]
     return float(np.interp(num_rows, rows, seconds))
-
-
-def _cache_path(description: ModelDescription) -> Path:
-    known = {
-        "config": description.config.to_dict(),
-        "dtype": str(description.geometry.dtype),
-        "threads": torch.get_num_threads(),
-        "machine": [platform.machine(), platform.processor(), _cpu_name(), os.cpu_count()],
-        "kernels": kernels() is not None,
-        "torch": torch.__version__,
-    }
-    digest = hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()
-    return cache_dir() / "step_cost" / f"{digest[:24]}.json"
-
-
-def _cpu_name() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            return next(
-                (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), ""
-            )
-    except OSError:
-        return ""

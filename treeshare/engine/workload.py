@@ -104,10 +104,19 @@ def run_workload(llm: LLM, workload: Workload, *, use_tqdm: bool = False) -> dic
         "unique_tokens": stats.unique_tokens,
         "logical_tokens": stats.logical_tokens,
         "num_steps": stats.num_steps,
-        "max_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "max_rss_mib": peak_resident_bytes() >> 20,
         "load_s": round(llm.loaded.load_s, 3),
         "sharing": llm.engine.config.sharing,
         "attention": llm.engine.config.attention,
         "dtype": str(llm.loaded.geometry.dtype).removeprefix("torch."),
         **({"profile_s": llm.engine.stopwatch.as_dict()} if llm.engine.stopwatch.enabled else {}),
     }
+
+
+def peak_resident_bytes() -> int:
+    """Most memory that this process has had; after a fork ``getrusage`` would count the parent's, too."""
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as lines:
+            return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):  # no Linux
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10

@@ -28,7 +28,7 @@ class PagePool:
     """Private pages of all sequences, dense at the front, so that attention reads one contiguous range.
 
     ``keys_t`` per layer ``[capacity, H, D, C]``, ``values`` per layer ``[capacity, H, C, E]``, laid out as a
-    segment's. They grow by doubling; the operating system commits memory for a page when it is first written.
+    segment's.
     """
 
     keys_t: list[Tensor]
@@ -41,19 +41,23 @@ class PagePool:
         """Most pages that fit."""
         return self.keys_t[0].shape[0] if self.keys_t else 0
 
-    def grow(self, max_pages: int, unused: Callable[..., Tensor]) -> None:
-        """Make room for more pages, twice as many as far as ``max_pages`` allows.
+    def grow(self, max_pages: int, unused: Callable[..., Tensor], *, is_lazy: bool) -> None:
+        """Make room for more pages: for ``max_pages`` where room costs nothing, else twice as many.
+
+        Room that is there from the start is never copied, and the old and the new never held at once.
 
         Args:
             max_pages: Most pages.
             unused: Makes a tensor of a shape whose contents do not matter.
+            is_lazy: Whether such a tensor is address space, given memory when it is first written.
 
         Raises:
             BudgetError: If there are ``max_pages`` already.
         """
-        added = min(max(self.capacity, MIN_PAGES), max_pages - self.capacity)
-        if added < 1:
+        left = max_pages - self.capacity
+        if left < 1:
             raise BudgetError(f"private pages: got {self.capacity} in use, expected a free one")
+        added = left if is_lazy else min(max(self.capacity, MIN_PAGES), left)
         for tensors in (self.keys_t, self.values):
             for layer, old in enumerate(tensors):
                 tensors[layer] = unused(len(old) + added, *old.shape[1:])

@@ -8,13 +8,14 @@ matmul as its numerator. Unwritten value rows are zero, ones included, so a padd
 its score is finite; unwritten keys may hold anything, and attention masks their scores.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from treeshare.errors import BudgetError
+from treeshare.errors import BudgetError, ConfigError
 from treeshare.kv.pages import Page, PagePool
 
 SEGMENT_ALIGNMENT = 64
@@ -122,7 +123,7 @@ class KVStore:
         geometry: Shape and dtype of one token's KV.
         budget_bytes: Never exceeded by ``bytes_in_use``.
         page_size: ``C``.
-        max_pages: Most private pages ever live at once; by default what the budget holds.
+        max_pages: Most private pages ever live at once; by default what the budget and the machine hold.
         poison: Fill unused keys with NaN (tests).
         device: Where the KV lies.
     """
@@ -142,7 +143,10 @@ class KVStore:
         self.page_size = page_size
         self.peak_bytes = 0
         self.device = torch.device(device)
-        self._max_pages = budget_bytes // self.page_bytes if max_pages is None else max_pages
+        held_bytes = budget_bytes
+        if self.device.type == "cpu":
+            held_bytes = min(budget_bytes, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+        self._max_pages = held_bytes // self.page_bytes if max_pages is None else max_pages
         self._poison = poison
         self._blocks: list[SegmentBlock] = []
         self.pool = PagePool(keys_t=[], values=[])
@@ -289,11 +293,18 @@ class KVStore:
 
         Raises:
             BudgetError: If the budget or the pool is full; the scheduler keeps this from happening.
+            ConfigError: If the process may not have the address space of a pool within the budget.
         """
         self._charge(self.page_bytes)
         pool = self.pool
         if pool.num_live == pool.capacity:
-            pool.grow(self._max_pages, self._unused)
+            try:
+                is_lazy = self.device.type == "cpu" and not self._poison
+                pool.grow(self._max_pages, self._unused, is_lazy=is_lazy)
+            except RuntimeError as error:  # torch has no narrower kind
+                raise ConfigError(
+                    f"kv_budget_bytes: got {self.budget_bytes}, which this process may not reserve; lower it"
+                ) from error
         page = Page(pool.num_live)
         pool.pages.append(page)
         pool.num_live += 1

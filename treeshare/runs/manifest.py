@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 MAX_BYTES = 16 << 20
 """A manifest larger than this is not ours."""
 
-_INFORMATIVE = ("data", "model", "n", "versions", "created")
+_INFORMATIVE = ("data", "model", "n", "fold_cost", "versions", "created")
 _MAX_DIFFERENCES = 8
 
 
@@ -40,6 +40,8 @@ class Manifest(BaseModel):
         model_sha256: Of the weights' names, shapes, dtypes and bytes.
         dtype: Of the computation.
         sharing: ``tree``, ``one-level`` or ``none``; changes bfloat16 roundings.
+        fold_cost: What decided which shared segments are nodes, ``config.FoldCost`` by its fields: a run that
+            goes on keeps it, and so its tree. Empty for the defaults.
         sampling: ``SamplingParams`` without ``n`` and ``seed``.
         n: Completions per problem; the only thing that may grow.
         seed: Run seed.
@@ -61,6 +63,7 @@ class Manifest(BaseModel):
     model_sha256: str
     dtype: str
     sharing: str = "tree"
+    fold_cost: dict[Literal["launch_cost", "merge_cost", "token_cost", "max_rows"], NonNegativeInt] = {}
     sampling: dict[str, bool | int | FiniteFloat | str | list[int] | list[str] | None]
     n: PositiveInt
     seed: NonNegativeInt

@@ -6,8 +6,9 @@ import dataclasses
 import datetime
 import os
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from treeshare.config import FoldCost
 from treeshare.engine.sequence import Request
 from treeshare.errors import DataError, one_line
 from treeshare.runs.manifest import Manifest, current_versions, prompts_sha256
@@ -63,6 +64,7 @@ def make_manifest(
         model_sha256=llm.loaded.fingerprint(),
         dtype=str(llm.loaded.geometry.dtype).removeprefix("torch."),
         sharing=llm.engine.config.sharing,
+        fold_cost=cast("dict[Any, int]", dataclasses.asdict(llm.engine.config.fold_cost)),
         sampling=sampling,
         n=n,
         seed=llm.seed if seed is None else seed,
@@ -118,7 +120,8 @@ def sample_into(
     """Generate what is left and journal each completion as it finishes.
 
     Whatever ends this early, an interrupt included, leaves a run that the same command resumes. Beside the
-    journal it writes what a report shows: the prompts' tree, once, and the counters over time.
+    journal it writes what a report shows: the prompts' tree, once, and the counters over time. The engine
+    folds as the run's manifest says.
     ``text_of`` turns a problem's id and generated text into its completion; the text is kept as ``reply``
     where it differs. ``ends_problem`` sees each finished completion; a reason in return gives up the
     problem's others, and its line keeps the reason as ``ended_problem``: a resumed run asks for no more.
@@ -127,7 +130,9 @@ def sample_into(
         prompts = [request.prompt_token_ids for request in requests]
         decode = llm.loaded.decoder(skip_special_tokens=False)
         TreeFile.of_prompts(prompts, decode).write(directory.path / TREE_NAME)
-    completions = llm.engine.run(requests)
+    engine = llm.engine
+    engine.config = dataclasses.replace(engine.config, fold_cost=FoldCost(**directory.manifest.fold_cost))
+    completions = engine.run(requests)
     try:
         with StatsLog(directory.path / STATS_NAME, lambda: llm.stats):
             for completion in completions:
@@ -148,7 +153,7 @@ def sample_into(
                 reason = ends_problem(record)
                 if reason:
                     record = record.model_copy(update={ENDED_KEY: reason})
-                    llm.engine.cancel(completion.request_index)
+                    engine.cancel(completion.request_index)
                 directory.append(record)
                 if on_completion is not None:
                     on_completion(completion)

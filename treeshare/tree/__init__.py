@@ -4,8 +4,9 @@ Reading order: ``prompt_tree`` (nodes and the tree), ``radix`` (how shared prefi
 (which are worth a node), ``fewshot``, ``stats``, ``view``, ``graph`` (networkx).
 """
 
+from treeshare.config import FoldCost
 from treeshare.tree.fewshot import SHOT_CHOICES, FewShotPrompts, Shot, ShotChoice, choose_shots
-from treeshare.tree.planner import FoldCost, fold_tree, step_cost, truncate_sharing
+from treeshare.tree.planner import fold_tree, step_cost, truncate_sharing
 from treeshare.tree.prompt_tree import Node, PromptTree
 from treeshare.tree.stats import KvBytes, TreeStats, kv_bytes_per_token
 from treeshare.tree.view import render_tree

@@ -8,12 +8,11 @@ saves more than the additional launch and merge cost; ``fold_tree`` decides that
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
-from treeshare.config import Sharing
+from treeshare.config import DEFAULT_FOLD_COST, FoldCost, Sharing
 from treeshare.errors import ConfigError
 from treeshare.tree.prompt_tree import PromptTree
 from treeshare.tree.radix import Skeleton
@@ -24,53 +23,8 @@ if TYPE_CHECKING:
     from treeshare.tree.tokens import TokenArray
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FoldCost:
-    """What a node costs per decoding step, in token-equivalents.
-
-    One token-equivalent is what storing one more prompt token costs per step: reading its keys and values,
-    and its share of the prefill and of the KV budget. A node with ``t > 0`` tokens and ``r`` completions
-    below it costs
-
-        ``launch_tokens + merge_tokens * min(r, max_rows) + t``
-
-    and a tree costs the sum of its nodes. Multiplying queries with keys is not in it: every row attends to
-    the same tokens whether they are shared or copied. All integers, so a decision never depends on rounding.
-
-    The defaults are well below what a 2-core AVX-512 CPU showed (torch 2.13, bf16, 3 KV heads x group 3,
-    head_dim 64; keeping 2 to 64 tokens above 2 to 48 children against copying them into each): about 75 us a
-    launch and 0.7 us a row for the merge; a copied token 0.04 us to read, and 0.08 us for its prefill spread
-    over 128 steps, to which as much was added for the memory it holds.
-
-    Attributes:
-        launch_tokens: Fixed cost of attending to one more node: kernel launches, bookkeeping.
-        merge_tokens: Cost per row of merging one more partial attention state.
-        max_rows: Rows that decode in one step at most. Completions beyond wait for their turn: they add no
-            merging to a step, so a long preamble stays shared however many completions there are.
-    """
-
-    launch_tokens: int = 256
-    merge_tokens: int = 2
-    max_rows: int = 256
-
-    def __post_init__(self) -> None:
-        for name in (field.name for field in fields(self)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 0:
-                raise ConfigError.of(name, got=value, expected="an integer of at least 0")
-
-    def node_cost(self, num_tokens: int, num_rows: int) -> int:
-        """Cost per decoding step of one node; an empty one (the root of a forest) costs nothing."""
-        if num_tokens == 0:
-            return 0
-        return self.launch_tokens + self.merge_tokens * min(num_rows, self.max_rows) + num_tokens
-
-
-DEFAULT_FOLD_COST = FoldCost()
-
-
 def step_cost(tree: PromptTree, num_rows: int | Sequence[int], cost: FoldCost = DEFAULT_FOLD_COST) -> int:
-    """Cost per decoding step of all nodes of ``tree``, in token-equivalents: what ``fold_tree`` lowers.
+    """Cost per decoding step of all nodes of ``tree``: what ``fold_tree`` lowers.
 
     Args:
         tree: Any prompt tree.
@@ -177,7 +131,7 @@ def _nodes_to_fold(tree: PromptTree, below: Sequence[int], cost: FoldCost) -> se
             continue
         num_copies = sum(copies[child] for child in node.children)
         kept = cost.node_cost(node.num_tokens, below[node.node_id])
-        copied = num_copies * node.num_tokens
+        copied = cost.token_cost * num_copies * node.num_tokens
         if node.prompts:
             num_rows_here = below[node.node_id] - sum(below[child] for child in node.children)
             copied += cost.node_cost(node.num_tokens, num_rows_here)

@@ -18,7 +18,7 @@ from treeshare.tree.stats import TreeStats
 from treeshare.tree.tokens import as_token_array
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -285,6 +285,33 @@ class PromptTree:
                 raise ConfigError.of(name, got=count, expected="an integer of at least 1")
             counts.append(int(count))
         return counts
+
+    def show(
+        self,
+        num_completions: int | Sequence[int] = 1,
+        *,
+        decode: Callable[[Sequence[int]], str] | None = None,
+    ) -> None:
+        """Display the tree in a notebook, or print it elsewhere.
+
+        Args:
+            num_completions: Completions of every prompt, or of each.
+            decode: Token ids to text; without it, token ids are shown.
+        """
+        from treeshare.tree.html import in_notebook, tree_html
+        from treeshare.tree.view import render_tree
+
+        if in_notebook():
+            from IPython.display import HTML, display
+
+            display(HTML(tree_html(self, num_completions, decode=decode)))
+        else:
+            print(render_tree(self, num_completions, decode=decode))
+
+    def _repr_html_(self) -> str:
+        from treeshare.tree.html import tree_html
+
+        return tree_html(self)
 
     def __repr__(self) -> str:
         unique = sum(node.num_tokens for node in self.nodes)

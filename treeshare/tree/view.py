@@ -38,7 +38,7 @@ def render_tree(
     """
     below = tree.completions_below(num_completions)
     prompts = tree.completions_below(1)
-    subtrees = _subtrees(tree)
+    sums = subtree_sums(tree)
     lines = []
     stack = [_Line("", "", tree.nodes[0])]
     while stack:
@@ -46,18 +46,18 @@ def render_tree(
         if isinstance(item, str):
             lines.append(prefix + item)
             continue
-        snippet = _snippet(item, decode, max_snippet)
-        facts = f"{_count(prompts[item.node_id], 'prompt')}, {_count(below[item.node_id], 'completion')}"
-        label = f"{_count(item.num_tokens, 'token')} [{item.start}, {item.end})  {facts}  {snippet}".rstrip()
+        snippet = snippet_of(item, decode, max_snippet)
+        facts = f"{count(prompts[item.node_id], 'prompt')}, {count(below[item.node_id], 'completion')}"
+        label = f"{count(item.num_tokens, 'token')} [{item.start}, {item.end})  {facts}  {snippet}".rstrip()
         lines.append(prefix + label)
-        items = _items_below(tree, item, subtrees, max_children, max_depth)
+        items = items_below(tree, item, sums, max_children, max_depth)
         for child in reversed(items):
             is_last = child is items[-1]
             line = _Line(
                 indent + ("└─ " if is_last else "├─ "), indent + ("   " if is_last else "│  "), child
             )
             stack.append(line)
-    return "\n".join([*lines, *_totals(tree.stats(num_completions), bytes_per_token)])
+    return "\n".join([*lines, *totals(tree.stats(num_completions), bytes_per_token)])
 
 
 class _Line(NamedTuple):
@@ -66,25 +66,28 @@ class _Line(NamedTuple):
     item: Node | str
 
 
-class _Subtree(NamedTuple):
+class SubtreeSums(NamedTuple):
+    """What a node and all below it have together."""
+
     num_nodes: int
     num_tokens: int
     num_prompts: int
 
 
-def _subtrees(tree: PromptTree) -> list[_Subtree]:
-    found = [_Subtree(1, node.num_tokens, len(node.prompts)) for node in tree.nodes]
+def subtree_sums(tree: PromptTree) -> list[SubtreeSums]:
+    """The sums of each node's subtree."""
+    found = [SubtreeSums(1, node.num_tokens, len(node.prompts)) for node in tree.nodes]
     for node in reversed(tree.nodes[1:]):
         found[node.parent] = _add(found[node.parent], found[node.node_id])
     return found
 
 
-def _add(a: _Subtree, b: _Subtree) -> _Subtree:
-    return _Subtree(a.num_nodes + b.num_nodes, a.num_tokens + b.num_tokens, a.num_prompts + b.num_prompts)
+def _add(a: SubtreeSums, b: SubtreeSums) -> SubtreeSums:
+    return SubtreeSums(a.num_nodes + b.num_nodes, a.num_tokens + b.num_tokens, a.num_prompts + b.num_prompts)
 
 
-def _items_below(
-    tree: PromptTree, node: Node, subtrees: list[_Subtree], max_children: int, max_depth: int
+def items_below(
+    tree: PromptTree, node: Node, subtrees: list[SubtreeSums], max_children: int, max_depth: int
 ) -> list[Node | str]:
     """The children to draw, and a line that stands for those left out."""
     if not node.children:
@@ -93,17 +96,17 @@ def _items_below(
     if len(node.children) == num_drawn + 1 and num_drawn:
         num_drawn += 1  # a line for one child left out would save nothing
     drawn: list[Node | str] = [tree.nodes[child] for child in node.children[:num_drawn]]
-    rest = _Subtree(0, 0, 0)
+    rest = SubtreeSums(0, 0, 0)
     for child in node.children[num_drawn:]:
         rest = _add(rest, subtrees[child])
     if rest.num_nodes:
         left_out = f"{len(node.children) - num_drawn:,} more" if num_drawn else "deeper"
-        facts = f"{_count(rest.num_nodes, 'node')}, {_count(rest.num_tokens, 'token')}"
-        drawn.append(f"… {left_out}: {facts}, {_count(rest.num_prompts, 'prompt')}")
+        facts = f"{count(rest.num_nodes, 'node')}, {count(rest.num_tokens, 'token')}"
+        drawn.append(f"… {left_out}: {facts}, {count(rest.num_prompts, 'prompt')}")
     return drawn
 
 
-def _snippet(node: Node, decode: Callable[[Sequence[int]], str] | None, max_snippet: int) -> str:
+def snippet_of(node: Node, decode: Callable[[Sequence[int]], str] | None, max_snippet: int) -> str:
     """The segment in at most about ``max_snippet`` characters, its beginning and its end, on one line."""
     ids = node.token_ids.tolist()
     if not ids:
@@ -120,10 +123,11 @@ def _snippet(node: Node, decode: Callable[[Sequence[int]], str] | None, max_snip
     return repr(text)
 
 
-def _totals(stats: TreeStats, bytes_per_token: int | None) -> list[str]:
+def totals(stats: TreeStats, bytes_per_token: int | None) -> list[str]:
+    """Lines that say what the whole tree has."""
     lines = [
-        f"{_count(stats.num_prompts, 'prompt')}, {_count(stats.num_completions, 'completion')}, "
-        f"{_count(stats.num_nodes, 'node')}, depth {stats.depth}",
+        f"{count(stats.num_prompts, 'prompt')}, {count(stats.num_completions, 'completion')}, "
+        f"{count(stats.num_nodes, 'node')}, depth {stats.depth}",
         f"{stats.logical_tokens:,} logical tokens, {stats.unique_tokens:,} unique: "
         f"sharing ratio {stats.sharing_ratio:.2f}",
     ]
@@ -133,7 +137,8 @@ def _totals(stats: TreeStats, bytes_per_token: int | None) -> list[str]:
     return lines
 
 
-def _count(number: int, noun: str) -> str:
+def count(number: int, noun: str) -> str:
+    """The number and its noun, in the plural where it must be."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 

@@ -1,0 +1,139 @@
+"""What a tree node costs on this machine, measured in a moment and kept: what folding decides by."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from pydantic import TypeAdapter
+from torch.nn import functional
+
+from treeshare.attention import DecodeRow, build_layout, make_backend
+from treeshare.config import EngineConfig, FoldCost
+from treeshare.engine.machine import remembered
+from treeshare.kv import KVGeometry, KVStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from transformers import PretrainedConfig
+
+_MEASURED = ("native", "cpu")
+"""Backends whose nodes are timed; for others the defaults stand."""
+
+_FEW_ROWS, _MANY_ROWS = 8, 256
+_PATH_TOKENS, _PATH_NODES = 288, 9
+_REPEATS = 5
+_STEPS_PER_PREFILL = 128
+"""Decoding steps over which a token's prefill is spread: the length of a usual completion."""
+
+
+def fold_cost_here(
+    geometry: KVGeometry, config: PretrainedConfig, engine: EngineConfig, device: torch.device | str = "cpu"
+) -> FoldCost:
+    """What a node costs here, from the cache or measured now, in about a third of a second.
+
+    Args:
+        geometry: Of the model's KV.
+        config: The model's.
+        engine: Its backend and number of rows count.
+        device: Where the KV lies; only the CPU is measured.
+    """
+    backend = make_backend(engine.backend, geometry, device=device).name
+    if backend not in _MEASURED:
+        return FoldCost(max_rows=engine.max_num_seqs)
+    known = {
+        "heads": [geometry.num_kv_heads, config.num_attention_heads, geometry.head_dim, config.hidden_size],
+        "dtype": str(geometry.dtype),
+        "backend": backend,
+    }
+    cost = remembered("fold_cost", known, TypeAdapter(FoldCost), lambda: measure(geometry, config, engine))
+    return replace(cost, max_rows=engine.max_num_seqs)
+
+
+def measure(geometry: KVGeometry, config: PretrainedConfig, engine: EngineConfig) -> FoldCost:
+    """Time a layer's attention over one path, whole and cut into nodes, for few rows and for many.
+
+    The difference is what nodes cost; how it grows with the rows is the merge. A stored token costs the time
+    to read its KV, its prefill, and as much again for the memory that it holds. Least times are taken, and
+    nanoseconds are rounded to powers of two: another measurement should give the same tree.
+    """
+    one_layer = KVGeometry(
+        num_layers=1,
+        num_kv_heads=geometry.num_kv_heads,
+        head_dim=geometry.head_dim,
+        dtype=geometry.dtype,
+    )
+    extra = [
+        max(cut - whole, 0.0) / (_PATH_NODES - 1)
+        for rows in (_FEW_ROWS, _MANY_ROWS)
+        for whole, cut in [_path_seconds(one_layer, config.num_attention_heads, engine, rows)]
+    ]
+    merge_s = max(extra[1] - extra[0], 0.0) / (_MANY_ROWS - _FEW_ROWS)
+    launch_s = max(extra[0] - merge_s * _FEW_ROWS, 0.0)
+    token_s = 2 * (_read_seconds(one_layer) + _prefill_seconds(config, geometry.dtype) / _STEPS_PER_PREFILL)
+    return FoldCost(
+        launch_cost=_power_of_two(launch_s * 1e9),
+        merge_cost=_power_of_two(merge_s * 1e9),
+        token_cost=max(_power_of_two(token_s * 1e9), 1),
+    )
+
+
+def _path_seconds(geometry: KVGeometry, num_heads: int, engine: EngineConfig, rows: int) -> list[float]:
+    """Seconds of ``rows`` rows that attend to a path of one node, and to the same tokens in several."""
+    backend = make_backend(engine.backend, geometry)
+    query = torch.ones(rows, num_heads, geometry.head_dim, dtype=geometry.dtype)
+    key = torch.ones(rows, geometry.num_kv_heads, geometry.head_dim, dtype=geometry.dtype)
+    calls: list[Callable[[], object]] = []
+    for num_nodes in (1, _PATH_NODES):
+        store = KVStore(geometry, budget_bytes=1 << 40, page_size=engine.page_size, max_pages=rows + 1)
+        segment = None
+        tokens = _PATH_TOKENS // num_nodes
+        for order in range(num_nodes):
+            start = order * tokens
+            segment = store.new_segment(start=start, num_tokens=tokens, order=order, parent=segment)
+            segment.num_written = tokens
+        assert segment is not None
+        decoding = [DecodeRow(segment, [store.new_page()], 0) for _ in range(rows)]
+
+        def attend(store: KVStore = store, decoding: list[DecodeRow] = decoding) -> None:
+            layout = build_layout(store, [], decoding)
+            backend.attend(query, key, key, layer=0, layout=layout, scale=1.0)
+
+        calls.append(attend)
+    return _least_seconds(calls)
+
+
+def _read_seconds(geometry: KVGeometry) -> float:
+    """Seconds to read a token's keys and values of one layer from memory."""
+    memory = torch.zeros(1 << 22)
+    return _least_seconds([memory.sum])[0] / memory.nbytes * geometry.bytes_per_token
+
+
+def _prefill_seconds(config: PretrainedConfig, dtype: torch.dtype) -> float:
+    """Seconds of a prompt token in a layer: some 12 squares of the hidden size, as one matmul shows."""
+    size = config.hidden_size
+    rows, weight = torch.zeros(_MANY_ROWS, size, dtype=dtype), torch.zeros(4 * size, size, dtype=dtype)
+    return _least_seconds([lambda: functional.linear(rows, weight)])[0] * 3 / _MANY_ROWS
+
+
+def _least_seconds(calls: list[Callable[[], object]]) -> list[float]:
+    """The least time of each call; they take turns, after a round that warms up."""
+    least = [float("inf")] * len(calls)
+    for repeat in range(_REPEATS + 1):
+        for i, call in enumerate(calls):
+            started = time.perf_counter()
+            call()
+            if repeat:
+                least[i] = min(least[i], time.perf_counter() - started)
+    return least
+
+
+def _power_of_two(value: float) -> int:
+    """The nearest one, or zero below a half."""
+    if value < 0.5:
+        return 0
+    low = 1 << max(int(value).bit_length() - 1, 0)
+    return low if value * value < 2 * low * low else 2 * low
