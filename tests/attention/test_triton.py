@@ -158,6 +158,30 @@ def test_a_row_alone_has_the_same_bits(dtype):
 
 
 @needs_triton
+def test_a_plan_with_room_changes_no_bit(monkeypatch):
+    """What a CUDA graph reads: tables filled up with work that does nothing, then with the next step's."""
+    monkeypatch.setattr("treeshare.attention.triton_plan.MIN_CAPACITY", 8)
+    plans, held = {}, set()
+    for decodes in (((1, 2), (2, 9)), ((2, 3), (2, 20))):
+        forest = Forest(replace(SMALL, prefilled=(), decodes=decodes, lengths=(9, 5, 7)))
+        exact = attend(forest)
+        backend = TritonAttention(forest.store.geometry, num_processors=WHOLE)
+        shape = (8, *forest.query.shape[1:])
+        size = backend.plan_fixed(forest.layout, shape, plans)
+        held.add(plans[size].memory.data_ptr())
+        inputs = (
+            torch.cat([x, x.new_ones(8 - len(x), *x.shape[1:])])
+            for x in (forest.query, forest.key, forest.value)
+        )
+        roomy = backend.attend(*inputs, layer=0, layout=forest.layout, scale=forest.case.head_dim**-0.5)
+        rows = slice(forest.layout.num_rows)
+        assert_same_bits(bits(roomy, rows), bits(exact, rows))
+        assert torch.all(roomy.lse[forest.layout.num_rows :] == -torch.inf)
+        assert len(plans[size].private) > len(decodes), "there is room"
+    assert len(plans) == len(held) == 1, "both steps have one size and lie in one place"
+
+
+@needs_triton
 def test_tensors_may_be_views():
     """Queries, keys and values as a model's fused projection leaves them: heads first, or side by side."""
     forest = Forest(replace(SMALL, num_kv_heads=2))
