@@ -26,3 +26,25 @@ def model_dir(tmp_path_factory):
     """``model_dir("llama")``: the folder of a tiny random model."""
     folder = tmp_path_factory.mktemp("models")
     return lambda architecture: saved_model(architecture, folder)
+
+
+@pytest.fixture(scope="session")
+def quick_interpreter():
+    """Triton's interpreter patches its language again at each call inside a kernel: once a launch will do."""
+    interpreter = pytest.importorskip("triton.runtime.interpreter", reason="Triton is not installed")
+    launch, patched = interpreter.GridExecutor.__call__, set()
+
+    def launch_anew(self, *args, **kwargs):
+        patched.clear()
+        return launch(self, *args, **kwargs)
+
+    def call(self, *args, **kwargs):
+        if self.fn.__module__ not in patched:
+            patched.add(self.fn.__module__)
+            interpreter._patch_lang(self.fn)
+        return self.rewrite()(*args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(interpreter.GridExecutor, "__call__", launch_anew)
+        patch.setattr(interpreter.InterpretedFunction, "__call__", call)
+        yield

@@ -63,7 +63,7 @@ def pair(request):
     if name == "native" and not NativeAttention.supports(geometry):
         pytest.skip("the compiled kernel is not built, or this CPU lacks AVX-512 BF16")
     if name == "triton":
-        pytest.importorskip("triton", reason="Triton is not installed")
+        request.getfixturevalue("quick_interpreter")
     return BACKENDS[name][0](geometry), DTYPES[dtype]
 
 

@@ -335,8 +335,7 @@ def test_the_native_check_finds(change, monkeypatch):
 
 
 @pytest.fixture
-def small_chunks(monkeypatch):
-    pytest.importorskip("triton", reason="Triton is not installed")
+def small_chunks(monkeypatch, quick_interpreter):
     monkeypatch.setattr("treeshare.attention.triton_shape.CHUNK", 64)
 
 

@@ -30,9 +30,7 @@ SMALL = Case(
 WHOLE, CUT = 0, 1000
 """Multiprocessors: so few that nodes stay whole, so many that they are cut into chunks."""
 
-needs_triton = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None, reason="Triton is not installed"
-)
+needs_triton = pytest.mark.usefixtures("quick_interpreter")
 
 
 @pytest.fixture

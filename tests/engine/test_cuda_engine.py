@@ -17,7 +17,7 @@ from treeshare.models import load_model
 from treeshare.models.cuda import CudaAdapter
 from treeshare.sampling import SamplingParams
 
-pytest.importorskip("triton", reason="Triton is not installed")
+pytestmark = pytest.mark.usefixtures("quick_interpreter")
 
 PROMPTS = random_prompts((9, [(3, []), (5, [])]))
 PARAMS = SamplingParams(temperature=1.0, max_tokens=4, ignore_eos=True)

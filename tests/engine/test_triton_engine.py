@@ -9,7 +9,7 @@ import transformers
 
 from tests.engine.forests import FORESTS, GREEDY, greedy_by_transformers, requests_for, run, tokens_of
 
-pytest.importorskip("triton", reason="Triton is not installed")
+pytestmark = pytest.mark.usefixtures("quick_interpreter")
 
 
 @pytest.mark.slow
