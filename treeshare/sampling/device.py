@@ -2,6 +2,8 @@
 
 Rows that a temperature alone describes are drawn on the device. Filters, penalties, bans and lists of
 log-probabilities are the host's, in ``sampler.py``: only the rows that want them are copied.
+Tokens are those of the host's sampler in torch; its compiled form rounds exponentials otherwise, so that a
+uniform at the border of two tokens may fall to the other.
 
 Shapes: ``R`` rows of logits, ``V`` vocabulary, ``B`` blocks of ``BLOCK`` tokens, ``N`` draws.
 """
