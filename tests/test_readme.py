@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
+from tests.evals.tiny_text import save_text_model
 from treeshare.cli.app import app
 
 ROOT = Path(__file__).parents[1]
@@ -27,6 +28,24 @@ def test_the_python_example():
     lines = printed.getvalue().splitlines()
     assert [line.split()[0] for line in lines] == [line.split()[0] for line in OUTPUT.splitlines()]
     assert all(len(eval(line.split(maxsplit=1)[1])) == 4 for line in lines)
+
+
+def test_the_live_example(tmp_path):
+    """On a tiny model: what is printed is nonsense, how much of it is not."""
+    code = re.search(r"## Beyond `generate`\n\n```python\n(.*?)```", README, re.DOTALL)[1]
+    assert code.count('"smollm2-135m"') == 2
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(
+            compile(
+                code.replace('"smollm2-135m"', repr(str(save_text_model(tmp_path)))), "README.md", "exec"
+            ),
+            {},
+        )
+    *ended, versions, branches, beams, served = printed.getvalue().splitlines()
+    assert len(ended) == 2
+    assert all(re.fullmatch(r"\d+ completions, (None|answer . is ahead by \d+)", line) for line in ended)
+    assert (versions, branches, beams, served) == ("[0, 1]", "(5,) (6,)", "4 beams", "[16, 16]")
 
 
 def test_the_commands_exist_with_their_options():

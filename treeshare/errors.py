@@ -58,5 +58,9 @@ class RunLockedError(TreeshareError, OSError):
     """Another process is writing to this run directory."""
 
 
+class WorkerError(TreeshareError, RuntimeError):
+    """Processes that work on a run's parts end again and again."""
+
+
 class SandboxUnavailableError(TreeshareError, RuntimeError):
     """No real isolation is to be had here; the message says which package brings it."""

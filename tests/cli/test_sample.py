@@ -7,11 +7,14 @@ import json
 import re
 import shutil
 import time
+from collections import Counter
 
 import pytest
 
 from tests.cli.conftest import lines_of, write_lines
 from tests.cli.text_model import MAX_MODEL_LEN
+from treeshare.evals import CheckResult
+from treeshare.evals.sandbox import Verdict
 
 CONTRACT = {"task_id", "completion_index", "completion", "token_ids", "finish_reason", "cumulative_logprob"}
 
@@ -198,3 +201,46 @@ def test_a_chat_reply_is_looked_into_once_and_kept(cli, text_model, tmp_path):
     manifest = json.loads((out / "manifest.json").read_text())
     assert (manifest["sampling"]["stop"], manifest["prompting"]["chat"]) == ([], True)
     assert "3 completions of 1 problem, 3 right" in cli("evaluate", out, "--task", task).out
+
+
+def test_a_tight_budget_changes_no_token(cli, sampling, tmp_path):
+    """Few of the rows fit at a time; too few bytes are refused in one line."""
+    for name, budget in (("free", []), ("tight", ["--kv-budget", "200KiB"])):
+        assert cli(*sampling, "-n", 6, *budget, "--out", tmp_path / name).status == 0
+    assert sorted(lines_of(tmp_path / "tight")) == sorted(lines_of(tmp_path / "free"))
+    for budget, message in (
+        ("1KiB", "kv_budget_bytes: got 1024, expected at least"),
+        ("much", "--kv-budget: got"),
+    ):
+        assert message in cli(*sampling, "--kv-budget", budget, "--out", tmp_path / "none").refusal
+
+
+def test_a_success_ends_a_problem_and_the_journal_says_so(cli, sampling, tmp_path, monkeypatch):
+    def check(task, problem, completion, sandbox, limits):
+        verdict = Verdict.WRONG_ANSWER if problem.task_id == "T/1" else Verdict.PASSED
+        return CheckResult(verdict=verdict, detail="")
+
+    monkeypatch.setattr("tasks.humaneval.HumanEval.check", check)
+    rule = ["--stop-problem-after", "first-success"]
+    out = tmp_path / "run"
+    assert cli(*sampling, "-n", 4, "--max-num-seqs", 1, *rule, "--out", out).status == 0
+    records = [json.loads(line) for line in lines_of(out)]
+    assert Counter(r["task_id"] for r in records) == {"T/0": 1, "T/1": 4, "T/2": 1}
+    assert {(r["task_id"], r["ended_problem"]) for r in records if "ended_problem" in r} == {
+        ("T/0", "first success"),
+        ("T/2", "first success"),
+    }
+    assert "nothing was left to do" in cli(*sampling, "-n", 4, "--max-num-seqs", 1, *rule, "--out", out).out
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ("soon", "--stop-problem-after: got 'soon', expected first-success, or margin=N"),
+        ("margin=0", "--stop-problem-after: got 'margin=0', expected"),
+        ("margin=2", "--stop-problem-after: humaneval has no answers to count; use first-success"),
+    ],
+)
+def test_rules_that_cannot_be_followed(cli, sampling, tmp_path, rule, message):
+    assert message in cli(*sampling, "--stop-problem-after", rule, "--out", tmp_path / "run").refusal
+    assert not (tmp_path / "run").exists()

@@ -7,8 +7,17 @@ from functools import partial
 
 import pytest
 import torch
+import transformers
 
-from tests.engine.forests import FORESTS, collect, random_prompts, requests_for, tokens_of
+from tests.engine.forests import (
+    FORESTS,
+    GREEDY,
+    collect,
+    greedy_by_transformers,
+    random_prompts,
+    requests_for,
+    tokens_of,
+)
 from treeshare.config import EngineConfig
 from treeshare.engine.engine import Engine
 from treeshare.errors import ConfigError
@@ -215,6 +224,40 @@ def test_prompts_ride_along(model_dir):
         before = live.stats.prefilled_tokens
     drain(live)
     live.store.check_empty()
+
+
+@pytest.mark.parametrize("max_num_seqs", [64, 3])
+def test_tokens_after_new_weights_are_transformers_own(model_dir, max_num_seqs):
+    """Each stretch of tokens is transformers' own greedy continuation of all before it, by its weights."""
+    engine = make_engine(model_dir("llama"), max_num_seqs=max_num_seqs)
+    own = [
+        transformers.AutoModelForCausalLM.from_pretrained(model_dir("llama"), dtype="float32")
+        for _ in range(3)
+    ]
+    draws = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for later in own[1:]:
+            for weight in later.parameters():
+                weight.add_(0.2 * weight.std() * torch.randn(weight.shape, generator=draws))
+    prompts = FORESTS["depth 2"]
+    found = {}
+    for step, result in enumerate(engine.run_steps(requests_for(prompts, replace(GREEDY, max_tokens=30)))):
+        found |= {(c.request_index, c.completion_index): c for c in result.finished}
+        if step in (8, 30):  # what was drawn is computed again first, a token a step
+            engine.update_weights(dict(own[1 + step // 30].state_dict()))
+            assert engine.store.bytes_in_use == 0
+    drawn = set()
+    for (which, _), completion in found.items():
+        tokens, start = completion.token_ids, 0
+        assert completion.weight_versions == sorted(completion.weight_versions)
+        for version, model in enumerate(own):
+            count = completion.weight_versions.count(version)
+            if count:
+                expected = greedy_by_transformers(model, prompts[which] + tokens[:start], count)
+                assert tokens[start : start + count] == expected
+                drawn.add(version)
+            start += count
+    assert drawn == {0, 1, 2}
 
 
 def test_new_weights(model_dir):

@@ -46,6 +46,32 @@ def test_forks(llm, own):
     assert llm.engine.store.bytes_in_use == 0
 
 
+def test_a_fork_copies_nothing_and_goes_its_own_way(llm):
+    store_bytes = []
+    with llm.search(PROMPT, max_tokens=140) as search:
+        (branch,) = search.extend([(search.root, 5)])
+        for step in range(99):  # a full page and one that is not
+            (longer,) = search.extend([(branch, 7 + step)])
+            search.drop([branch])
+            branch = longer
+        store_bytes.append(llm.engine.store.bytes_in_use)
+        forks = search.fork(branch, 3)
+        store_bytes.append(llm.engine.store.bytes_in_use)
+        search.drop([branch])
+        with pytest.raises(ConfigError, match="dropped"):
+            search.fork(branch)
+        with pytest.raises(ConfigError, match="n: got 0"):
+            search.fork(forks[0], 0)
+        extended = search.extend([(fork, 20 + i) for i, fork in enumerate(forks)])
+        store_bytes.append(llm.engine.store.bytes_in_use)
+        apart = [search.extend([(forks[0], 20 + i)])[0].logprobs for i in range(3)]
+        assert all(np.array_equal(one.logprobs, other) for one, other in zip(extended, apart, strict=True))
+        llm.engine.store.check_invariants()
+        search.drop([*forks, *extended])
+    added = np.diff(store_bytes) / llm.engine.store.page_bytes
+    assert added.tolist() == [0, 3]  # each extension copies the page that is not full
+
+
 @pytest.mark.parametrize("num_beams", [1, 3, 8])
 @pytest.mark.parametrize("eos", [True, False])
 @torch.inference_mode()

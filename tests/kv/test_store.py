@@ -85,6 +85,20 @@ class StoreMachine(RuleBasedStateMachine):
         self.pages.append((page, mark))
 
     @precondition(lambda self: self.pages)
+    @rule(which=st.integers(0, 100), num_tokens=st.sampled_from([6, 15, 16]))
+    def fork(self, which, num_tokens):
+        source, mark = self.pages[which % len(self.pages)]
+        before = self.store.bytes_in_use
+        try:
+            (page,) = self.store.fork_pages([source], num_tokens)
+        except BudgetError:
+            assert self.store.bytes_in_use == before
+            return
+        assert self.store.bytes_in_use == before + self.store.fork_bytes(num_tokens)
+        assert (page is source) == (num_tokens == 16)
+        self.pages.append((page, mark))
+
+    @precondition(lambda self: self.pages)
     @rule(picks=st.lists(st.integers(0, 100), min_size=1, max_size=4))
     def free_pages(self, picks):
         chosen = {pick % len(self.pages) for pick in picks}
@@ -95,7 +109,10 @@ class StoreMachine(RuleBasedStateMachine):
     def books_are_right(self):
         self.store.check_invariants()
         tokens = sum(padded_length(segment.num_tokens) for segment, _ in self.segments)
-        assert self.store.bytes_in_use >= (tokens + 16 * len(self.pages)) * GEOMETRY.bytes_per_token
+        assert (
+            self.store.bytes_in_use
+            >= (tokens + 16 * len({page for page, _ in self.pages})) * GEOMETRY.bytes_per_token
+        )
 
     @invariant()
     def contents_survive(self):

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from treeshare import LLM, SamplingParams
+from treeshare.evals.early_end import AnswerMargin
 from treeshare.runs import RunDirectory, make_manifest, make_requests, read_run, sample_into
 
 PROMPTS = [[5, 6, 7], [5, 6, 8, 9]]
@@ -38,6 +39,41 @@ def agreeing(number):
         return f"{number} answers agree" if agrees else None
 
     return ends
+
+
+@pytest.mark.parametrize(
+    ("answers", "ends_at"),
+    [("AAA", 2), ("ABABBCBB", 7), ("ABCABC", None), ("--A-A-A", 6), ("BAAAA", 4)],
+)
+def test_an_answer_ahead_by_three(answers, ends_at):
+    rule = AnswerMargin(lambda _, text: None if text == "-" else text, 3)
+    reasons = []
+    for answer in answers:
+        rule.reason("other problem", "A")
+        reasons.append(rule.reason("a", answer))
+    assert next((i for i, reason in enumerate(reasons) if reason), None) == ends_at
+    if ends_at is not None:
+        assert reasons[ends_at] == f"answer {answers[ends_at]} is ahead by 3"
+
+
+def test_a_resumed_run_counts_what_is_there():
+    rule = AnswerMargin(lambda _, text: text, 2)
+    rule.note("a", "A")
+    assert rule.reason("a", "A") == "answer A is ahead by 2"
+
+
+def test_a_batch_of_questions_ends_when_its_answers_are_confident(llm, tmp_path):
+    """BatchPrompt's SEAS as an end rule: easy items take few completions, hard ones go on to n."""
+    rule = AnswerMargin(lambda _, text: text[:1] or None, 4)
+    answers = {"a": lambda record: "same", "b": lambda record: str(record.completion_index)}
+    ended = sample(
+        llm, tmp_path / "run", lambda record: rule.reason(record.task_id, answers[record.task_id](record))
+    )
+    by_problem = {task: [r for r in ended.values() if r.task_id == task] for task in "ab"}
+    reasons = {task: [r.model_extra.get("ended_problem") for r in by_problem[task]] for task in "ab"}
+    assert reasons["a"].count("answer s is ahead by 4") == 1
+    assert reasons["a"].index("answer s is ahead by 4") == 3
+    assert len(by_problem["b"]) == 12 or any(reasons["b"])
 
 
 def test_first_success(llm, tmp_path):

@@ -16,7 +16,7 @@ from treeshare.errors import ShapeError
 from treeshare.native import kernels
 from treeshare.sampling import SamplingParams
 from treeshare.sampling.filters import BLOCK, filter_weights, kth_largest
-from treeshare.sampling.sampler import RowSpec, sample
+from treeshare.sampling.sampler import RowSpec, drawn_logprobs, sample
 
 BORDER = 1e-4
 """A uniform relatively this close to a border of the CDF may fall on either side: weights are float32."""
@@ -451,3 +451,20 @@ def test_inputs_are_not_modified(dtype, vocab_size):
     assert [spec.generated for spec in specs] == before[1]
     assert (rows == before[2]).all()
     assert (numbers == before[3]).all()
+
+
+@pytest.mark.parametrize("name", [name for name in PARAMS if PARAMS[name].get("temperature", 1) > 0])
+def test_logprobs_of_what_is_drawn_from(name):
+    """Of every token in turn: they sum to 1, and tokens are drawn as often as they say."""
+    params = SamplingParams(**PARAMS[name])
+    logits = 3 * torch.randn(1, 500, generator=torch.Generator().manual_seed(5))
+    spec = RowSpec(params, [3, 4, 4], [5])
+    logprobs = drawn_logprobs(logits.expand(500, -1), [spec] * 500, np.arange(500))
+    assert np.exp(logprobs).sum() == pytest.approx(1, rel=500 * UNIT)
+    draws = (np.arange(4000) + 0.5) / 4000
+    tokens = sample(logits, [spec], np.zeros(4000, np.int64), draws).token_ids
+    shares = np.bincount(tokens, minlength=500) / 4000
+    assert np.abs(shares - np.exp(logprobs)).max() < 2 / 4000
+    if name in ("cold", "hot"):
+        exact = (logits[0].double() / params.temperature).log_softmax(-1).numpy()
+        assert np.abs(logprobs - exact).max() < 16 * UNIT * np.abs(exact).max()

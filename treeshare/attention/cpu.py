@@ -155,16 +155,24 @@ class CpuAttention(AttentionBackend):
     ) -> None:
         pool, num_pages = layout.store.pool, private.num_pages
         _, heads, group_size, head_dim = query.shape
-        numerator, high = _attend_dense(
-            query[private.rows].view(num_pages * heads, group_size, head_dim),
-            pool.keys_t[layer][:num_pages].flatten(0, 1),
-            pool.values[layer][:num_pages].flatten(0, 1),
-            private.unwritten.repeat_interleave(heads, dim=0).unsqueeze(1),
+        places: list[tuple[slice | Tensor, slice]] = [(slice(num_pages), slice(num_pages))]
+        if len(private.again):
+            places.append((private.again, slice(num_pages, None)))
+        parts = [
+            _attend_dense(
+                query[private.rows[place]].view(-1, group_size, head_dim),
+                pool.keys_t[layer][pages].flatten(0, 1),
+                pool.values[layer][pages].flatten(0, 1),
+                private.unwritten[place].repeat_interleave(heads, dim=0).unsqueeze(1),
+            )
+            for pages, place in places
+        ]
+        numerator, high = (
+            torch.cat(column).view(len(private.rows), heads, group_size, -1)
+            for column in zip(*parts, strict=True)
         )
-        shape = (num_pages, heads, group_size, -1)
-        numerator, high = numerator.view(shape), high.view(shape)
-        for pages, rows in private.ordinals:
-            total.add("private", rows, numerator[pages], high[pages])
+        for attended, rows in private.ordinals:
+            total.add("private", rows, numerator[attended], high[attended])
 
 
 def _tiles(num_queries: int, query_bytes: int, multiple: int = 1) -> list[slice]:

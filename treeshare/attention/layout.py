@@ -90,16 +90,21 @@ class CausalChunk:
 
 @dataclass(frozen=True, slots=True)
 class PrivatePages:
-    """All live private pages and the rows that own them.
+    """All live private pages and the rows that attend to them.
+
+    Place ``i < P`` is page ``i`` for the first of its rows; ``X`` further places are for the other rows of
+    pages that several sequences share.
 
     Attributes:
         num_pages: ``P``, pages ``[0, P)`` of the pool.
-        rows: ``[P]`` int64: the row that attends to each page.
-        unwritten: ``[P, page_size]`` bool: keys that hold no token.
-        ordinals: For each age of a page, oldest first: its pages and their rows, int64.
+        again: ``[X]`` int64: the page of each further place.
+        rows: ``[P + X]`` int64: the row that attends at each place.
+        unwritten: ``[P + X, page_size]`` bool: keys that hold no token.
+        ordinals: For each age of a page, oldest first: the places and their rows, int64.
     """
 
     num_pages: int
+    again: Tensor
     rows: Tensor
     unwritten: Tensor
     ordinals: tuple[tuple[Tensor, Tensor], ...]
@@ -313,17 +318,23 @@ def _key_padding(run: list[Slice]) -> Tensor | None:
 
 def _private_pages(store: KVStore, rows: Sequence[DecodeRow], row_ids: Sequence[int]) -> PrivatePages:
     size, num_pages = store.page_size, store.pool.num_live
-    owners = np.zeros(num_pages, dtype=np.int64)
-    used = np.zeros(num_pages, dtype=np.int64)
+    owners, used, again = [-1] * num_pages, [0] * num_pages, list[int]()
     ages: dict[int, list[tuple[int, int]]] = {}
     for row, row_id in zip(rows, row_ids, strict=True):
         for age, page in enumerate(row.pages[: row.num_private // size + 1]):
-            owners[page.index] = row_id
-            used[page.index] = min(row.num_private + 1 - age * size, size)
-            ages.setdefault(age, []).append((page.index, row_id))
+            place, num_used = page.index, min(row.num_private + 1 - age * size, size)
+            if owners[place] < 0:
+                owners[place], used[place] = row_id, num_used
+            else:
+                place = len(owners)
+                again.append(page.index)
+                owners.append(row_id)
+                used.append(num_used)
+            ages.setdefault(age, []).append((place, row_id))
     ordinals = tuple(
-        (torch.tensor([page for page, _ in ages[age]]), torch.tensor([row for _, row in ages[age]]))
+        (torch.tensor([place for place, _ in ages[age]]), torch.tensor([row for _, row in ages[age]]))
         for age in sorted(ages)
     )
-    unwritten = torch.arange(size).unsqueeze(0) >= torch.from_numpy(used).unsqueeze(1)
-    return PrivatePages(num_pages, torch.from_numpy(owners), unwritten, ordinals)
+    unwritten = torch.arange(size).unsqueeze(0) >= torch.tensor(used).unsqueeze(1)
+    attending = torch.tensor(owners).clamp_(min=0)
+    return PrivatePages(num_pages, torch.tensor(again, dtype=torch.int64), attending, unwritten, ordinals)

@@ -84,11 +84,19 @@ def _run(arguments: list[str]) -> int:
     """Run a command; not by typer's own ``main``, which would hide broken pipes and interrupts from ours."""
     command = typer.main.get_command(app)
     try:
-        with command.make_context("treeshare", arguments) as context:
+        with command.make_context("treeshare", _with_ray_address(arguments)) as context:
             command.invoke(context)
     except typer.Exit as wish:
         return wish.exit_code
     return 0
+
+
+def _with_ray_address(arguments: list[str]) -> list[str]:
+    """``--ray`` may stand alone, which typer has no words for: then it means a cluster of our own."""
+    return [
+        "--ray=local" if one == "--ray" and after.startswith("-") else one
+        for one, after in zip(arguments, [*arguments[1:], "-"], strict=False)
+    ]
 
 
 def _refuse(message: str) -> int:

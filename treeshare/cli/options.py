@@ -70,6 +70,30 @@ KvBudget = Annotated[
         help="Most bytes of KV at once, e.g. 512MiB; half of the free memory by default.",
     ),
 ]
+StopProblemAfter = Annotated[
+    str | None,
+    typer.Option(
+        "--stop-problem-after",
+        metavar="RULE",
+        help="first-success, or margin=N: an answer is ahead by N; its other completions do not come.",
+    ),
+]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="[ADDRESS]",
+        help="Several processes by Ray: of the cluster there, or of one for this run on this machine.",
+    ),
+]
+RayWorkers = Annotated[
+    int | None,
+    typer.Option("--ray-workers", min=1, max=10_000, help="Processes; one a node by default, at least two."),
+]
+RayThreads = Annotated[
+    int | None,
+    typer.Option("--ray-threads", min=1, max=1024, help="Threads of each; all of a node's, by default."),
+]
 RunFolder = Annotated[Path, typer.Argument(help="Run directory of `treeshare sample`.")]
 JsonFile = Annotated[
     Path | None, typer.Option("--json", callback=check_output, help="Write the figures there.")

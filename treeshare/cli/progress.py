@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from treeshare.engine.llm import LLM
     from treeshare.engine.sequence import Request
+    from treeshare.runs import CompletionSource
 
 _STDERR = 2
 
@@ -97,21 +97,21 @@ class Progress:
 class SamplingProgress(Progress):
     """Completions, with tokens per second."""
 
-    def __init__(self, llm: LLM, requests: Sequence[Request]) -> None:
+    def __init__(self, source: CompletionSource, requests: Sequence[Request]) -> None:
         super().__init__(sum(len(request.completion_indices) for request in requests), "completions")
-        self._llm = llm
+        self._source = source
         self._max_tokens = max((request.params.max_tokens for request in requests), default=0)
 
     def facts(self) -> list[str]:
         """Prompt tokens while prompts are read, then generated tokens per second."""
-        stats = self._llm.stats
+        stats = self._source.stats
         if not stats.num_tokens:
             return [f"{stats.prefilled_tokens:,} prompt tokens"]
         return [f"{stats.tokens_per_s:.0f} tokens/s"]
 
     def left_s(self) -> float | None:
         """From the mean length so far; unfinished completions count too, or the short ones would mislead."""
-        stats = self._llm.stats
+        stats = self._source.stats
         if not stats.tokens_per_s:
             return None
         mean = stats.num_tokens / stats.num_finished if stats.num_finished else self._max_tokens

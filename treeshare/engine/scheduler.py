@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from treeshare.attention import PrefillChunk
+from treeshare.engine.expectation import Expectation
 from treeshare.engine.forest import Forest
+from treeshare.engine.idle_nodes import IdleNodes
 from treeshare.errors import BudgetError
 from treeshare.kv import padded_length
 
@@ -27,14 +29,8 @@ if TYPE_CHECKING:
     from treeshare.config import EngineConfig
     from treeshare.engine.forest import LiveNode
     from treeshare.engine.sequence import Completion, LiveRequest, Request, Sequence
-    from treeshare.kv import KVStore
+    from treeshare.kv import KVStore, Segment
     from treeshare.tree import PromptTree
-
-PRIOR_COMPLETIONS = 8
-"""Completions of full length that the expected length counts besides those seen."""
-
-SPREAD_WEIGHT = 0.05
-"""Weight of a step in the mean number of rows per completion."""
 
 
 class Scheduler:
@@ -61,8 +57,9 @@ class Scheduler:
         self._prefill: list[LiveNode] = []
         self.num_preemptions = 0
         self._clock = 0
-        self._num_seen = self._seen_tokens = 0
-        self._spread = 1.0
+        self._idle = IdleNodes()
+        self._displaced: list[LiveNode] = []
+        self._expected = Expectation()
 
     @property
     def is_idle(self) -> bool:
@@ -102,10 +99,12 @@ class Scheduler:
             node.num_unstarted += count
             for above in node.path():
                 above.num_unfinished += count
+                self._idle.note(above)
             if count:
                 self._queue(sequence)
-        for node in reversed(list(self.forest.nodes())):
+        for node in (*self._displaced, *(s.live.node for s in sequences if not s.completions)):
             self._prune(node)
+        self._displaced = []
 
     def place(self, tree: PromptTree, requests: Items[Request], most: Items[int]) -> list[LiveNode]:
         """The node of each request, ``tree``'s prompts being theirs.
@@ -117,6 +116,7 @@ class Scheduler:
         for i, node in enumerate(nodes):
             path_bytes = sum(self.store.segment_bytes(above.num_tokens) for above in node.path())
             if path_bytes + self._pages(most[i]) * self.store.page_bytes > self.store.budget_bytes:
+                self._displaced.append(node)
                 nodes[i] = self.forest.attach_alone(np.asarray(requests[i].prompt_token_ids, np.int32))
         return nodes
 
@@ -124,7 +124,7 @@ class Scheduler:
 
     def admit(self) -> None:
         """Admit as many completions as rows and bytes allow; make the segments they need."""
-        new_nodes: list[LiveNode] = []
+        new_nodes: dict[LiveNode, None] = {}
         free_rows = self._free_rows() if self.waiting else 0
         left = self.store.free_bytes - self._promised_bytes() if free_rows > 0 else 0
         while (
@@ -142,30 +142,27 @@ class Scheduler:
                 if not freed:
                     break
                 continue
-            by_bytes = int((left - node_bytes) / (row_bytes * self._spread)) if row_bytes else free_rows
+            spread_bytes = row_bytes * self._expected.spread
+            by_bytes = int((left - node_bytes) / spread_bytes) if row_bytes else free_rows
             count = min(len(head.completions), free_rows, by_bytes)
             self._admit(head, count)
-            new_nodes += missing
-            left -= node_bytes + self._rows_of(count) * row_bytes
+            new_nodes |= dict.fromkeys(missing)
+            left -= node_bytes + self._expected.rows(count) * row_bytes
             free_rows -= count
-        self._make_segments(new_nodes)
+        self._make_segments(list(new_nodes))
         assert self.admitted or self.running or not self.waiting, "the next completion always fits alone"
 
     def _free_rows(self) -> int:
         """Completions that are expected to fit into the rows, as many sharing one as of late."""
         if self.running:
-            num_running = sum(len(sequence.completions) for sequence in self.running)
-            self._spread += SPREAD_WEIGHT * (len(self.running) / num_running - self._spread)
+            self._expected.note_rows(len(self.running), sum(len(s.completions) for s in self.running))
         num_starting = sum(len(sequence.completions) for sequence in self.admitted)
-        rows = self.config.max_num_seqs - len(self.running) - self._spread * num_starting
-        return int(rows / self._spread)
+        rows = self.config.max_num_seqs - len(self.running) - self._expected.spread * num_starting
+        return int(rows / self._expected.spread)
 
     def _admit(self, head: Sequence, count: int) -> None:
-        admitted = head
-        if count < len(head.completions):
-            admitted = head.take(head.completions[:count])
-        else:
-            self.waiting.pop()
+        takes_all = count == len(head.completions)
+        admitted = self.waiting.pop() if takes_all else head.take(head.completions[:count])
         for above in head.live.node.path():
             above.num_admitted += count
         self.admitted.append(admitted)
@@ -185,19 +182,21 @@ class Scheduler:
         for length, count in lengths.items():
             self.store.ensure_places(length, count)
         for node in nodes:
-            source, num_tokens = node.copy_source()
+            assert node.parent is not None, "the forest's root holds no tokens"
+            node.parent.num_held += 1
             node.segment = self.store.new_segment(
-                start=node.start,
-                num_tokens=node.num_tokens,
-                order=node.order,
-                parent=node.parent.segment if node.parent else None,
+                start=node.start, num_tokens=node.num_tokens, order=node.order, parent=node.parent.segment
             )
-            size = self.config.prefill_chunk
-            num_tokens = min(num_tokens, node.num_tokens - 1) // size * size  # some are left: for the logits
-            if source is not None and num_tokens:
-                assert source.segment is not None
-                self.store.copy_tokens(source.segment, node.segment, num_tokens)
+            self._copy_known(node, node.segment)
             self._prefill.append(node)
+
+    def _copy_known(self, node: LiveNode, segment: Segment) -> None:
+        """Copy the chunks that a sibling has computed by now; some tokens are left, for the logits."""
+        source, num_tokens = node.copy_source()
+        num_tokens = min(num_tokens, node.num_tokens - 1)
+        num_tokens -= num_tokens % self.config.prefill_chunk
+        if source is not None and source.segment is not None and num_tokens > segment.num_written:
+            self.store.copy_tokens(source.segment, segment, num_tokens)
 
     # -- a step --
 
@@ -211,6 +210,8 @@ class Scheduler:
             node = self._prefill[0]
             segment = node.segment
             assert segment is not None, "only a node with a place for its KV is queued"
+            if not chunks:  # what this step computes is not there yet
+                self._copy_known(node, segment)
             start = segment.num_written
             end = min(start + self.config.prefill_chunk, segment.num_tokens)
             if end - start > max_rows:
@@ -237,9 +238,10 @@ class Scheduler:
         for sequence in needing:
             sequence.pages.append(self.store.new_page())
 
-    def _rows_of(self, num_completions: int) -> int:
-        """Rows that completions of one sequence are expected to take."""
-        return max(round(num_completions * self._spread), 1)
+    @property
+    def num_starting(self) -> int:
+        """Rows that the admitted completions are expected to take."""
+        return sum(self._expected.rows(len(sequence.completions)) for sequence in self.admitted)
 
     def _youngest(self) -> Sequence:
         return max((*self.admitted, *self.running), key=lambda sequence: sequence.priority)
@@ -280,8 +282,7 @@ class Scheduler:
 
     def finish(self, live: LiveRequest, completion: Completion) -> None:
         """A completion that had a row has ended: give back its row, and the nodes no longer needed."""
-        self._num_seen += 1
-        self._seen_tokens += len(completion.token_ids)
+        self._expected.note_end(len(completion.token_ids))
         self._forget(live, 1, had_row=True)
 
     def cancel(self, live: LiveRequest, indices: Iterable[int]) -> int:
@@ -310,6 +311,8 @@ class Scheduler:
     def check_invariants(self) -> None:
         """Assert that the books are right; tests call it after every step."""
         self.forest.check_counters(self.waiting, [*self.admitted, *self.running])
+        users = Counter(page for sequence in self.running for page in sequence.pages)
+        assert all(page.num_users == count for page, count in users.items()), "a page counts its users wrong"
         for sequence in self.running:
             held = len(sequence.pages) * self.config.page_size
             assert sequence.num_computed <= held < sequence.num_computed + self.config.page_size
@@ -326,32 +329,28 @@ class Scheduler:
         sequence.drop_kv(self.store)
         for above in sequence.live.node.path():
             above.num_admitted -= len(sequence.completions)
+            self._idle.note(above)
         self._queue(sequence)
 
     def _reclaim(self, num_bytes: int, keep: Items[LiveNode] = ()) -> int:
         """Free at least ``num_bytes``, if nodes below which nothing runs allow it; returns what was freed."""
         before = self.store.bytes_in_use
         self.store.shrink_blocks()
-        while before - self.store.bytes_in_use < num_bytes:
-            idle = [
-                node
-                for node in self.forest.nodes()
-                if node.segment is not None
-                and not node.num_admitted
-                and node not in keep
-                and all(child.segment is None for child in node.children)
-            ]
-            if not idle:
-                break
-            self._drop_segment(min(idle, key=lambda node: (node.num_unfinished > 0, node.last_used)))
-            self.store.shrink_blocks()
+        left = num_bytes - (before - self.store.bytes_in_use)
+        while left > 0 and (node := self._idle.pop(keep)):
+            left -= self.store.segment_bytes(node.num_tokens)
+            self._drop_segment(node)
+        self.store.shrink_blocks()
         return before - self.store.bytes_in_use
 
     def _drop_segment(self, node: LiveNode) -> None:
         if node in self._prefill:
             self._prefill.remove(node)
+        if node.segment is not None and node.parent is not None:
+            node.parent.num_held -= 1
         self.store.release(node.segment)
         node.segment, node.logits = None, None
+        self._idle.note(node.parent)
         self._prune(node)
 
     def _forget(self, live: LiveRequest, count: int, *, had_row: bool) -> None:
@@ -366,6 +365,7 @@ class Scheduler:
                 node.logits = None
                 if not self.config.keep_nodes:
                     self._drop_segment(node)
+            self._idle.note(node)
             self._prune(node)
 
     def _prune(self, node: LiveNode | None) -> None:
@@ -388,13 +388,11 @@ class Scheduler:
     def _expected_pages(self, sequence: Sequence) -> int:
         """Pages of one completion: by the mean length so far, and never less than what it needs next."""
         most = sequence.live.max_new_tokens
-        mean = (self._seen_tokens + PRIOR_COMPLETIONS * most) / (self._num_seen + PRIOR_COMPLETIONS)
-        return self._pages(min(most, max(round(mean), len(sequence.token_ids) + 2)))
+        return self._pages(min(most, max(self._expected.tokens(most), len(sequence.token_ids) + 2)))
 
     def _promised_bytes(self) -> int:
         """Bytes that sequences with a row are expected to need beyond the pages they hold."""
-        pages = sum(
-            self._rows_of(len(s.completions)) * max(len(s.pages), self._expected_pages(s))
-            for s in (*self.admitted, *self.running)
-        )
-        return max(pages - self.store.pool.num_live, 0) * self.store.page_bytes
+        pages, rows_of = 0, self._expected.rows
+        for s in (*self.admitted, *self.running):
+            pages += rows_of(len(s.completions)) * max(len(s.pages), self._expected_pages(s)) - len(s.pages)
+        return pages * self.store.page_bytes

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from treeshare.attention import DecodeRow, PrefillChunk, build_layout
+from treeshare.config import require_int
 from treeshare.engine.plan import max_new_tokens
 from treeshare.engine.sequence import Request
 from treeshare.errors import ConfigError
@@ -94,6 +95,21 @@ class TokenSearch:
             self._segment.num_written = end
         return self._branch((), logits[0], 0.0, [])
 
+    def fork(self, branch: Branch, n: int = 2) -> list[Branch]:
+        """``n`` more branches with the tokens of ``branch``, which stays, too; each is dropped by itself.
+
+        Nothing is computed or copied: they share the KV of these tokens, and each extension has its own.
+
+        Raises:
+            ConfigError: If the branch was dropped or ``n`` is below 1.
+        """
+        require_int("n", n, low=1)
+        if branch not in self._branches:
+            raise ConfigError.of("branch", got="one that was dropped", expected="one of this search")
+        forks = [replace(branch, pages=self._store.share_pages(branch.pages)) for _ in range(n)]
+        self._branches.update(forks)
+        return forks
+
     def extend(self, steps: Items[tuple[Branch, int]]) -> list[Branch]:
         """Fork branches, each by one token, in one step of the model.
 
@@ -121,8 +137,7 @@ class TokenSearch:
         pages: list[list[Page]] = []
         try:
             for branch, _ in steps:
-                pages.append([])
-                pages[-1].extend(self._store.copy_page(page) for page in branch.pages)
+                pages.append(self._store.fork_pages(branch.pages, len(branch.token_ids)))
                 if len(branch.token_ids) % self._store.page_size == 0:
                     pages[-1].append(self._store.new_page())
         except BaseException:

@@ -24,6 +24,7 @@ class EngineStats:
         num_full_steps: Steps while completions were waiting for a row.
         num_full_rows: Rows that drew a token, summed over these.
         step_s: Seconds of each step.
+        step_rows: Decoding rows and prompt tokens of each step.
         logical_tokens: Prompt tokens counted once per completion.
         unique_tokens: Prompt tokens counted once per node of the prompts' tree.
         prefilled_tokens: Prompt tokens computed; above ``unique_tokens`` where small nodes were folded.
@@ -45,6 +46,7 @@ class EngineStats:
     num_full_steps: int = 0
     num_full_rows: int = 0
     step_s: list[float] = field(default_factory=list)
+    step_rows: list[tuple[int, int]] = field(default_factory=list)
     logical_tokens: int = 0
     unique_tokens: int = 0
     prefilled_tokens: int = 0
@@ -68,6 +70,13 @@ class EngineStats:
     def median_step_s(self) -> float:
         """Seconds of the median step; 0 before the first."""
         return statistics.median(self.step_s) if self.step_s else 0.0
+
+    @property
+    def longest_step_rows(self) -> tuple[int, int]:
+        """Decoding rows and prompt tokens of the longest step; none before the first."""
+        if not self.step_s:
+            return 0, 0
+        return self.step_rows[self.step_s.index(max(self.step_s))]
 
     def occupancy(self, max_rows: int) -> float | None:
         """Mean share of ``max_rows`` that drew a token while completions were waiting; None if none was."""

@@ -15,8 +15,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from treeshare.config import EngineConfig
-from treeshare.engine.engine import MAX_STEP_ROWS, Engine
+from treeshare.engine.engine import Engine
 from treeshare.engine.machine import remembered
+from treeshare.engine.pace import MAX_STEP_ROWS
 from treeshare.engine.sequence import Request
 from treeshare.models import LoadedModel
 from treeshare.models.loading import bind_model

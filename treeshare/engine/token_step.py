@@ -43,7 +43,7 @@ class TokenStep:
 
     Args:
         loaded: The model; for its tokenizer and its end-of-sequence tokens.
-        store: Where a sequence's pages lie: copied when it splits, freed when it ends.
+        store: Where a sequence's pages lie: shared when it splits, freed when it ends.
         stopwatch: Is told how long drawing took, and what is done around it.
 
     Attributes:
@@ -137,10 +137,10 @@ class TokenStep:
         return [(sequence, first + groups[0][0]), *branches]
 
     def _branch(self, sequence: Sequence, completions: list[int]) -> Sequence:
-        """Some completions as a sequence of their own; without room for copied pages it computes again."""
+        """Some completions as a sequence of their own; without room for what is copied it computes again."""
         branch = sequence.take(completions)
-        if len(sequence.pages) * self._store.page_bytes <= self._store.free_bytes:
-            branch.pages = [self._store.copy_page(page) for page in sequence.pages]
+        if self._store.fork_bytes(sequence.num_computed) <= self._store.free_bytes:
+            branch.pages = self._store.fork_pages(sequence.pages, sequence.num_computed)
             branch.num_computed = sequence.num_computed
         return branch
 

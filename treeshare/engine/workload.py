@@ -98,6 +98,7 @@ def run_workload(llm: LLM, workload: Workload, *, use_tqdm: bool = False) -> dic
         "replayed_rows": stats.num_replayed,
         "median_step_s": round(stats.median_step_s, 4),
         "longest_step_s": round(stats.longest_step_s, 4),
+        "longest_step_rows": stats.longest_step_rows,
         "peak_kv_mib": round(stats.peak_kv_bytes / 2**20, 1),
         "peak_kv_bytes": stats.peak_kv_bytes,
         "kv_budget_bytes": llm.engine.kv_budget_bytes,

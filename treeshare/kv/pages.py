@@ -18,9 +18,15 @@ MIN_PAGES = 16
 
 @dataclass(eq=False, slots=True)
 class Page:
-    """``C`` tokens of one sequence's private KV; ``index``, its place in the pool, may change."""
+    """``C`` tokens of a sequence's private KV; once full, of all sequences whose tokens were these.
+
+    Attributes:
+        index: Its place in the pool; may change.
+        num_users: Sequences that hold it; at zero it is freed.
+    """
 
     index: int
+    num_users: int = 1
 
 
 @dataclass(eq=False, slots=True)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from treeshare.errors import BudgetError, ConfigError
 from treeshare.kv.pages import Page, PagePool
+from treeshare.kv.segments import Segment, SegmentBlock
 
 SEGMENT_ALIGNMENT = 64
 """Segments are padded to a multiple of this many tokens, so that equal-sized ones share a batched matmul."""
@@ -46,74 +47,6 @@ class KVGeometry:
         """Bytes of one stored token over all layers, the value row's extension included."""
         width = self.head_dim + self.value_width
         return self.num_layers * self.num_kv_heads * width * self.dtype.itemsize
-
-
-@dataclass(eq=False, slots=True)
-class SegmentBlock:
-    """Segments of one padded length, side by side, so that one batched matmul serves them all.
-
-    Attributes:
-        keys_t: Per layer ``[capacity, H, D, N]``: transposed keys.
-        values: Per layer ``[capacity, H, N, E]``.
-        occupants: The segment in each place, or None.
-    """
-
-    padded_tokens: int
-    keys_t: list[Tensor]
-    values: list[Tensor]
-    occupants: list["Segment | None"]
-
-    @property
-    def num_live(self) -> int:
-        """Places that hold a segment."""
-        return sum(occupant is not None for occupant in self.occupants)
-
-
-@dataclass(eq=False, slots=True)
-class Segment:
-    """The KV of one tree node: written once, front to back, then immutable and shared.
-
-    Attributes:
-        start: Position of its first token in the prompt.
-        num_tokens: Tokens of the node.
-        num_written: Tokens whose KV has been computed.
-        order: Depth-first rank; the rows of a step are sorted by it.
-        parent: The segment above, or None.
-        block: Where its KV lies.
-        index: Its place in ``block``.
-        num_users: Reference count; at zero the segment is freed.
-    """
-
-    start: int
-    num_tokens: int
-    order: int
-    parent: "Segment | None"
-    block: SegmentBlock
-    index: int
-    num_written: int = 0
-    num_users: int = 1
-
-    @property
-    def end(self) -> int:
-        """Position after its last token."""
-        return self.start + self.num_tokens
-
-    def path(self) -> tuple["Segment", ...]:
-        """The segments from the root down to this one."""
-        path: list[Segment] = []
-        segment: Segment | None = self
-        while segment is not None:
-            path.append(segment)
-            segment = segment.parent
-        return tuple(reversed(path))
-
-    def keys(self, layer: int) -> Tensor:
-        """Its keys ``[num_tokens, H, D]`` (a view); those from ``num_written`` on hold anything."""
-        return self.block.keys_t[layer][self.index, :, :, : self.num_tokens].permute(2, 0, 1)
-
-    def values(self, layer: int, head_dim: int) -> Tensor:
-        """Its values ``[num_tokens, H, D]`` (a view); those from ``num_written`` on are zero."""
-        return self.block.values[layer][self.index, :, : self.num_tokens, :head_dim].transpose(0, 1)
 
 
 class KVStore:
@@ -148,7 +81,9 @@ class KVStore:
             held_bytes = min(budget_bytes, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
         self._max_pages = held_bytes // self.page_bytes if max_pages is None else max_pages
         self._poison = poison
-        self._blocks: list[SegmentBlock] = []
+        self._blocks: dict[SegmentBlock, None] = {}
+        self._block_tokens = 0
+        self._with_place: dict[int, dict[SegmentBlock, None]] = {}  # by padded length
         self.pool = PagePool(keys_t=[], values=[])
         self.clear()
 
@@ -162,8 +97,7 @@ class KVStore:
     @property
     def bytes_in_use(self) -> int:
         """Bytes of all blocks (empty places included, they occupy memory) and live pages."""
-        block_tokens = sum(block.padded_tokens * len(block.occupants) for block in self._blocks)
-        return block_tokens * self.geometry.bytes_per_token + self.pool.num_live * self.page_bytes
+        return self._block_tokens * self.geometry.bytes_per_token + self.pool.num_live * self.page_bytes
 
     @property
     def free_bytes(self) -> int:
@@ -201,7 +135,9 @@ class KVStore:
         keys_t = [self._unused(capacity, heads, geometry.head_dim, tokens) for _ in layers]
         values = [self._unused(capacity, heads, tokens, geometry.value_width).zero_() for _ in layers]
         block = SegmentBlock(tokens, keys_t, values, [None] * capacity)
-        self._blocks.append(block)
+        self._blocks[block] = None
+        self._block_tokens += tokens * capacity
+        self._with_place.setdefault(tokens, {})[block] = None
         return block
 
     def ensure_places(self, num_tokens: int, count: int) -> None:
@@ -210,17 +146,15 @@ class KVStore:
         Raises:
             BudgetError: If the budget does not hold the new places.
         """
-        tokens = padded_length(num_tokens)
-        free = sum(block.occupants.count(None) for block in self._blocks if block.padded_tokens == tokens)
+        blocks = self._with_place.get(padded_length(num_tokens), ())
+        free = sum(block.occupants.count(None) for block in blocks)
         if free < count:
             self.new_block(num_tokens, count - free)
 
     def find_place(self, num_tokens: int) -> tuple[SegmentBlock, int] | None:
         """A free place of the padded length of ``num_tokens``, or None."""
-        tokens = padded_length(num_tokens)
-        for block in self._blocks:
-            if block.padded_tokens == tokens and None in block.occupants:
-                return block, block.occupants.index(None)
+        for block in self._with_place.get(padded_length(num_tokens), ()):
+            return block, block.occupants.index(None)
         return None
 
     def new_segment(self, *, start: int, num_tokens: int, order: int, parent: Segment | None) -> Segment:
@@ -233,16 +167,20 @@ class KVStore:
         block, index = place
         segment = Segment(start, num_tokens, order, parent, block, index)
         block.occupants[index] = segment
+        if None not in block.occupants:
+            self._forget_place(block)
         if parent is not None:
             parent.num_users += 1
         return segment
 
     def shrink_blocks(self) -> None:
         """Give back the empty places of all blocks, by moving what is live; no bit of it changes."""
-        self._blocks = [block for block in self._blocks if block.num_live]
-        for block in self._blocks:
+        for block in [block for blocks in self._with_place.values() for block in blocks]:
             live = [segment for segment in block.occupants if segment is not None]
-            if len(live) == len(block.occupants):
+            self._forget_place(block)
+            self._block_tokens -= block.padded_tokens * (len(block.occupants) - len(live))
+            if not live:
+                del self._blocks[block]
                 continue
             places = torch.tensor([segment.index for segment in live], device=self.device)
             for tensors in (block.keys_t, block.values):
@@ -252,6 +190,13 @@ class KVStore:
             for index, segment in enumerate(live):
                 segment.index = index
 
+    def _forget_place(self, block: SegmentBlock) -> None:
+        """The block has no free place any more."""
+        blocks = self._with_place[block.padded_tokens]
+        del blocks[block]
+        if not blocks:
+            del self._with_place[block.padded_tokens]
+
     def release(self, segment: Segment | None) -> None:
         """Drop one use; a segment without users is freed and lets go of its parent, and so up the path."""
         while segment is not None:
@@ -260,11 +205,14 @@ class KVStore:
                 return
             block = segment.block
             block.occupants[segment.index] = None
+            self._with_place.setdefault(block.padded_tokens, {})[block] = None
             if block.num_live:
                 for values in block.values:
                     values[segment.index].zero_()
             else:
-                self._blocks.remove(block)
+                self._forget_place(block)
+                self._block_tokens -= block.padded_tokens * len(block.occupants)
+                del self._blocks[block]
             segment = segment.parent
 
     def write_segment(self, layer: int, segment: Segment, offset: int, keys: Tensor, values: Tensor) -> None:
@@ -276,14 +224,14 @@ class KVStore:
         place[:, :, head_dim] = 1
 
     def copy_tokens(self, source: Segment, target: Segment, num_tokens: int) -> None:
-        """Copy the first ``num_tokens`` of ``source`` to ``target``, of which nothing is written."""
-        assert target.num_written == 0
+        """Copy what ``target`` lacks of the first ``num_tokens`` of ``source``."""
+        start, count = target.num_written, num_tokens - target.num_written
         assert num_tokens <= min(source.num_written, target.num_tokens)
         for layer in range(self.geometry.num_layers):
             for tensors, axis in (("keys_t", 2), ("values", 1)):
-                kept = getattr(source.block, tensors)[layer][source.index].narrow(axis, 0, num_tokens)
+                kept = getattr(source.block, tensors)[layer][source.index].narrow(axis, start, count)
                 place = getattr(target.block, tensors)[layer][target.index]
-                place.narrow(axis, 0, num_tokens).copy_(kept)
+                place.narrow(axis, start, count).copy_(kept)
         target.num_written = num_tokens
 
     # -- private pages --
@@ -312,6 +260,26 @@ class KVStore:
             values[page.index].zero_()
         return page
 
+    def fork_bytes(self, num_tokens: int) -> int:
+        """What ``fork_pages`` adds: a last page that is not full; full ones are written no more."""
+        return self.page_bytes if num_tokens % self.page_size else 0
+
+    def fork_pages(self, pages: Sequence[Page], num_tokens: int) -> list[Page]:
+        """The KV of a second sequence with the same ``num_tokens`` tokens: full pages are shared, not copied.
+
+        Raises:
+            BudgetError: If the budget does not hold ``fork_bytes``; nothing was shared.
+        """
+        num_full = num_tokens // self.page_size
+        copied = [self.copy_page(page) for page in pages[num_full:]]
+        return [*self.share_pages(pages[:num_full]), *copied]
+
+    def share_pages(self, pages: Sequence[Page]) -> list[Page]:
+        """The same pages for one more user, who writes to none of them."""
+        for page in pages:
+            page.num_users += 1
+        return list(pages)
+
     def copy_page(self, source: Page) -> Page:
         """A page with the same contents."""
         page = self.new_page()
@@ -321,12 +289,14 @@ class KVStore:
         return page
 
     def free_pages(self, pages: Sequence[Page]) -> None:
-        """Give pages back and close the holes they leave by moving the last pages there."""
+        """Give pages back; what nobody holds any more leaves a hole, filled by moving the last pages."""
         pool = self.pool
         for page in pages:
             assert pool.pages[page.index] is page, "a page is freed once"
-            pool.pages[page.index] = None
-        pool.num_live -= len(pages)
+            page.num_users -= 1
+            if not page.num_users:
+                pool.pages[page.index] = None
+                pool.num_live -= 1
         moved = [page for page in pool.pages[pool.num_live :] if page is not None]
         holes = [index for index in range(pool.num_live) if pool.pages[index] is None]
         if moved:
@@ -353,7 +323,7 @@ class KVStore:
         """Let go of everything, whatever state a run that was cut short left behind."""
         geometry, layers = self.geometry, range(self.geometry.num_layers)
         heads, head_dim, width = geometry.num_kv_heads, geometry.head_dim, geometry.value_width
-        self._blocks = []
+        self._blocks, self._with_place, self._block_tokens = {}, {}, 0
         self.pool = PagePool(
             keys_t=[self._unused(0, heads, head_dim, self.page_size) for _ in layers],
             values=[self._unused(0, heads, self.page_size, width) for _ in layers],
@@ -368,6 +338,10 @@ class KVStore:
         live = [segment for block in self._blocks for segment in block.occupants if segment is not None]
         for block in self._blocks:
             assert block.num_live, "an empty block is still held"
+            with_place = block in self._with_place.get(block.padded_tokens, ())
+            assert with_place == (None in block.occupants), "a free place is not known, or none is free"
+        places = sum(block.padded_tokens * len(block.occupants) for block in self._blocks)
+        assert self._block_tokens == places, "blocks are counted wrong"
         for segment in live:
             assert segment.block.occupants[segment.index] is segment, "a segment is not where it says"
             assert 0 <= segment.num_written <= segment.num_tokens <= segment.block.padded_tokens
@@ -378,6 +352,7 @@ class KVStore:
         for index, page in enumerate(self.pool.pages):
             assert page is not None, "a hole among the pages"
             assert page.index == index, "a page is not where it says"
+            assert page.num_users > 0, "a page is for nobody"
 
     def check_empty(self) -> None:
         """Assert that nothing is left allocated."""

@@ -4,9 +4,10 @@ from treeshare.runs.directory import RunDirectory, check_place, read_run
 from treeshare.runs.journal import Journal, iter_records, read_records
 from treeshare.runs.manifest import Manifest, current_versions, prompts_sha256
 from treeshare.runs.record import Record
-from treeshare.runs.sampling_run import make_manifest, make_requests, sample_into
+from treeshare.runs.sampling_run import CompletionSource, make_manifest, make_requests, sample_into
 
 __all__ = [
+    "CompletionSource",
     "Journal",
     "Manifest",
     "Record",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 MAX_BYTES = 16 << 20
 """A manifest larger than this is not ours."""
 
-_INFORMATIVE = ("data", "model", "n", "fold_cost", "versions", "created")
+_INFORMATIVE = ("data", "model", "n", "fold_cost", "versions", "workers", "created")
 _MAX_DIFFERENCES = 8
 
 
@@ -47,6 +47,7 @@ class Manifest(BaseModel):
         seed: Run seed.
         versions: Of Python and the packages that compute, and which kernels and how many threads;
             informative.
+        workers: Which processes computed, where the run was begun on several; informative.
         created: When the run began, UTC; informative.
     """
 
@@ -68,6 +69,7 @@ class Manifest(BaseModel):
     n: PositiveInt
     seed: NonNegativeInt
     versions: dict[str, str]
+    workers: str = ""
     created: str
 
     @classmethod

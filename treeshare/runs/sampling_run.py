@@ -6,7 +6,7 @@ import dataclasses
 import datetime
 import os
 from collections import Counter
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from treeshare.config import FoldCost
 from treeshare.engine.sequence import Request
@@ -18,12 +18,28 @@ from treeshare.runs.tree_file import TREE_NAME, TreeFile
 from treeshare.sampling import problem_key
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
 
+    from treeshare.engine.engine import Engine
     from treeshare.engine.llm import LLM
     from treeshare.engine.sequence import Completion
+    from treeshare.engine.stats import EngineStats
     from treeshare.runs.directory import RunDirectory
     from treeshare.sampling import SamplingParams
+
+
+class CompletionSource(Protocol):
+    """What makes completions: an ``Engine``, or several somewhere else."""
+
+    @property
+    def stats(self) -> EngineStats:
+        """What it measured since ``run`` was called."""
+
+    def run(self, requests: Sequence[Request]) -> Generator[Completion, None, None]:
+        """Generate; yields each completion as it finishes."""
+
+    def cancel(self, index: int) -> int:
+        """Give up a request; returns how many completions will not come."""
 
 
 def make_manifest(
@@ -36,6 +52,7 @@ def make_manifest(
     params: SamplingParams,
     prompting: Mapping[str, bool | int | str] | None = None,
     problems_sha256: str = "",
+    workers: str = "",
 ) -> Manifest:
     """The manifest of a run of ``params.n`` completions for each prompt.
 
@@ -68,19 +85,19 @@ def make_manifest(
         sampling=sampling,
         n=n,
         seed=llm.seed if seed is None else seed,
-        versions=current_versions() | _computation(llm),
+        versions=current_versions() | computation(llm.engine),
+        workers=workers,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
 
 
-def _computation(llm: LLM) -> dict[str, str]:
+def computation(engine: Engine) -> dict[str, str]:
     """What may round differently besides versions: the kernels, the threads, the widths of matmuls."""
     import torch
 
-    engine = llm.engine
     return {
         "attention": engine.backend.name,
-        "layers": "fused" if llm.loaded.fused else "unfused",
+        "layers": "fused" if engine.loaded.fused else "unfused",
         "max_num_seqs": str(engine.config.max_num_seqs),
         "threads": str(torch.get_num_threads()),
     }
@@ -114,6 +131,7 @@ def sample_into(
     requests: Sequence[Request],
     on_completion: Callable[[Completion], None] | None = None,
     *,
+    source: CompletionSource | None = None,
     text_of: Callable[[str, str], str] = lambda _, text: text,
     ends_problem: Callable[[Record], str | None] = lambda _: None,
 ) -> None:
@@ -121,7 +139,8 @@ def sample_into(
 
     Whatever ends this early, an interrupt included, leaves a run that the same command resumes. Beside the
     journal it writes what a report shows: the prompts' tree, once, and the counters over time. The engine
-    folds as the run's manifest says.
+    folds as the run's manifest says. ``source`` generates instead of the model's own engine, as that one is
+    configured.
     ``text_of`` turns a problem's id and generated text into its completion; the text is kept as ``reply``
     where it differs. ``ends_problem`` sees each finished completion; a reason in return gives up the
     problem's others, and its line keeps the reason as ``ended_problem``: a resumed run asks for no more.
@@ -130,11 +149,12 @@ def sample_into(
         prompts = [request.prompt_token_ids for request in requests]
         decode = llm.loaded.decoder(skip_special_tokens=False)
         TreeFile.of_prompts(prompts, decode).write(directory.path / TREE_NAME)
-    engine = llm.engine
-    engine.config = dataclasses.replace(engine.config, fold_cost=FoldCost(**directory.manifest.fold_cost))
+    own = llm.engine
+    own.config = dataclasses.replace(own.config, fold_cost=FoldCost(**directory.manifest.fold_cost))
+    engine = source or own
     completions = engine.run(requests)
     try:
-        with StatsLog(directory.path / STATS_NAME, lambda: llm.stats):
+        with StatsLog(directory.path / STATS_NAME, lambda: engine.stats):
             for completion in completions:
                 task_id = task_ids[completion.request_index]
                 text = text_of(task_id, completion.text)

@@ -113,6 +113,34 @@ def sample(
     return result
 
 
+@torch.inference_mode()
+def drawn_logprobs(
+    logits: Tensor, specs: Sequence[RowSpec], token_ids: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Log-probabilities of tokens in the distribution that ``sample`` draws them from.
+
+    ``Sampled.logprobs`` are the model's own; these are after penalties, temperature and filters, as the
+    importance weights of training need them.
+
+    Args:
+        logits: ``[R, V]`` float32 or bfloat16; not modified.
+        specs: ``[R]``; ``generated`` without the token, temperatures above 0.
+        token_ids: ``[R]``.
+
+    Returns:
+        ``[R]`` natural logs; ``-inf`` for a token that cannot be drawn.
+
+    Raises:
+        FloatingPointError: As ``sample``.
+    """
+    result = np.empty(len(specs))
+    scratch = torch.empty(3, min(len(specs), ROWS_AT_ONCE), -(-logits.shape[1] // BLOCK) * BLOCK)
+    for rows in np.split(np.arange(len(specs)), range(ROWS_AT_ONCE, len(specs), ROWS_AT_ONCE)):
+        block = _Block(logits, [specs[row] for row in rows], scratch[:, : len(rows)], rows)
+        result[rows] = block.drawn_logprobs(torch.from_numpy(token_ids[rows])).numpy()
+    return result
+
+
 def _draw_compiled(
     logits: Tensor,
     specs: Sequence[RowSpec],
@@ -161,10 +189,7 @@ class _Block:
 
     def draw(self, rows: Tensor, uniforms: Tensor) -> Tensor:
         """A token for each of ``rows``."""
-        processed, high = self._raw, self._high
-        if any(spec.params.has_penalties or spec.banned for spec in self._specs):
-            processed = _process(self._processed.copy_(self._raw), self._specs)
-            high = self._highest(processed, "logits after penalties and bans")
+        processed, high = self._after_penalties()
         greedy = torch.tensor([spec.params.temperature == 0 for spec in self._specs])[rows]
         if greedy.all():
             return _argmax(processed, high)[rows]
@@ -173,6 +198,15 @@ class _Block:
         if greedy.any():
             tokens = torch.where(greedy, _argmax(processed, high)[rows], tokens)
         return tokens
+
+    def drawn_logprobs(self, tokens: Tensor) -> Tensor:
+        """Log-probabilities of one token for each row in the distribution it is drawn from, float64."""
+        processed, high = self._after_penalties()
+        scores = processed.gather(1, tokens[:, None])[:, 0].double() - high[:, 0].double()
+        weights = _weights(torch.sub(processed, high, out=self._work), self._specs)
+        scores /= torch.tensor([spec.params.temperature for spec in self._specs], dtype=torch.float64)
+        is_left = weights.gather(1, tokens[:, None])[:, 0] > 0
+        return torch.where(is_left, scores - _block_sums(weights).sum(-1).log(), -torch.inf)
 
     def logprobs(self, rows: Tensor, tokens: Tensor) -> Tensor:
         """Log-probabilities of ``tokens`` before temperature, float64."""
@@ -186,6 +220,13 @@ class _Block:
             None if count is None else _top(raw[row], log_total[row], token, min(count, self._vocab_size))
             for row, token, count in zip(rows.tolist(), tokens.tolist(), counts, strict=True)
         ]
+
+    def _after_penalties(self) -> tuple[Tensor, Tensor]:
+        """Logits after penalties and bans, and the largest of each row."""
+        if not any(spec.params.has_penalties or spec.banned for spec in self._specs):
+            return self._raw, self._high
+        processed = _process(self._processed.copy_(self._raw), self._specs)
+        return processed, self._highest(processed, "logits after penalties and bans")
 
     def _highest(self, logits: Tensor, name: str) -> Tensor:
         """The largest of each row, ``[R, 1]``, which must be finite."""

@@ -1,0 +1,66 @@
+"""Sequences that split share the pages that are full: the same bits, in fewer bytes."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.engine.forests import FORESTS, collect, requests_for
+from treeshare.config import EngineConfig
+from treeshare.engine.engine import Engine
+from treeshare.kv import KVStore
+from treeshare.models import load_model
+from treeshare.sampling import SamplingParams
+
+PARAMS = SamplingParams(n=64, temperature=0.04, max_tokens=90, ignore_eos=True)
+
+
+def run(folder, requests, **config):
+    """Each completion's tokens and the exact sum of their logprobs; the engine; most users of a page."""
+    dtype = config.pop("dtype", "float32")
+    engine = Engine(load_model(folder, dtype), EngineConfig(page_size=16, **config), check_invariants=True)
+    found, most_users = {}, 1
+    for result in engine.run_steps(requests):
+        found |= {
+            (c.request_index, c.completion_index): (c.token_ids, c.cumulative_logprob)
+            for c in result.finished
+        }
+        most_users = max([most_users, *(page.num_users for page in engine.store.pool.pages)])
+    return found, engine, most_users
+
+
+def copy_all(store, pages, _):
+    return [store.copy_page(page) for page in pages]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_sharing_full_pages_changes_no_bit(model_dir, monkeypatch, dtype):
+    requests = requests_for(FORESTS["depth 1"][:2], PARAMS)
+    shared, engine, most_users = run(model_dir("llama"), requests, dtype=dtype)
+    assert most_users > 16
+    with monkeypatch.context() as patch:
+        patch.setattr(KVStore, "fork_pages", copy_all)
+        copied, other, no_users = run(model_dir("llama"), requests, dtype=dtype)
+    assert no_users == 1
+    assert shared == copied
+    assert engine.stats.peak_kv_bytes < 0.9 * other.stats.peak_kv_bytes
+
+
+def test_splitting_changes_no_token(model_dir):
+    """The reference never splits: each completion has its own row from the start."""
+    requests = requests_for(FORESTS["depth 1"][:2], PARAMS)
+    shared, *_ = run(model_dir("llama"), requests)
+    alone, *_ = run(model_dir("llama"), requests, lazy_divergence=False)
+    for key, (tokens, _) in alone.items():
+        assert shared[key][0] == tokens
+
+
+def test_a_tight_budget_takes_shared_pages_away_and_changes_no_bit(model_dir):
+    requests = requests_for(FORESTS["depth 1"][:2], PARAMS)
+    free, engine, _ = run(model_dir("llama"), requests)
+    tight, preempted, _ = run(
+        model_dir("llama"), requests, kv_budget_bytes=engine.stats.peak_kv_bytes * 2 // 3
+    )
+    assert preempted.stats.num_preemptions > 0
+    assert tight == free
+    collect(preempted, requests[:1])
+    preempted.store.check_empty()

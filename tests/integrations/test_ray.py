@@ -1,0 +1,120 @@
+"""``treeshare sample --ray`` with two workers: the same lines as one process, whoever is killed."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import cli, data, finished, forked, lines_of, problems, text_model
+from tests.processes import child_ids
+
+if importlib.util.find_spec("ray") is None:
+    pytest.skip("pip install treeshare[ray]", allow_module_level=True)
+
+__all__ = ["cli", "data", "problems", "text_model"]
+
+LONGEST_S = 120
+
+
+@pytest.fixture
+def arguments(text_model, data):
+    options = {"--data": data, "--model": text_model, "--max-tokens": 120, "--threads": 1, "-n": 60}
+    return ["sample", "--task", "humaneval", *(word for option in options.items() for word in option)]
+
+
+def below(pid):
+    """Ids of all processes that have ``pid`` above them."""
+    found = []
+    for child in _children(pid):
+        found += [child, *below(child)]
+    return found
+
+
+def _children(pid):
+    try:
+        return child_ids(pid)
+    except OSError:
+        return []
+
+
+def workers(pid):
+    """Ids of the run's workers that compute."""
+    titles = {}
+    for one in below(pid):
+        try:
+            titles[one] = Path(f"/proc/{one}/cmdline").read_bytes()
+        except OSError:
+            continue
+    return [
+        one for one, title in titles.items() if title.startswith((b"ray::Worker.start", b"ray::Worker.more"))
+    ]
+
+
+def waited_for(condition):
+    until = time.monotonic() + LONGEST_S
+    while not (value := condition()):
+        assert time.monotonic() < until, "nothing happened"
+        time.sleep(0.02)
+    return value
+
+
+def has_lines(out):
+    journal = out / "samples.jsonl"
+    return journal.exists() and journal.stat().st_size > 0
+
+
+def all_gone(pids):
+    return all(not Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_a_worker_is_killed(arguments, tmp_path):
+    log = tmp_path / "log"
+    child = forked(*arguments, "--out", tmp_path / "ray", "--ray", "--ray-workers", 2, stderr=log)
+    whole = forked(*arguments, "--out", tmp_path / "whole")
+    waited_for(lambda: has_lines(tmp_path / "ray"))
+    started = below(child.pid)
+    victims = waited_for(lambda: workers(child.pid))
+    os.kill(victims[0], signal.SIGKILL)
+    held = len(lines_of(tmp_path / "ray"))
+    assert finished(child) == finished(whole) == 0, log.read_text()
+    assert held < 180
+    assert "has ended" in log.read_text()
+    assert sorted(lines_of(tmp_path / "ray")) == sorted(lines_of(tmp_path / "whole"))
+    assert waited_for(lambda: all_gone(started))
+    manifests = [json.loads((tmp_path / name / "manifest.json").read_bytes()) for name in ("ray", "whole")]
+    assert [manifest.pop("workers")[-22:] for manifest in manifests] == ["2 workers of 1 threads", ""]
+    for manifest in manifests:
+        del manifest["created"]
+    assert manifests[0] == manifests[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_the_driver_is_ended(arguments, tmp_path, how):
+    """No process of the cluster stays, and one process goes on with what is there."""
+    child = forked(*arguments, "--out", tmp_path / "ray", "--ray", "--ray-workers", 2)
+    waited_for(lambda: has_lines(tmp_path / "ray"))
+    started = below(child.pid)
+    assert len(started) > 4
+    os.kill(child.pid, how)
+    assert finished(child) == {signal.SIGKILL: -9, signal.SIGINT: 130, signal.SIGTERM: 15}[how]
+    held = lines_of(tmp_path / "ray")
+    assert waited_for(lambda: all_gone(started))
+    for name in ("ray", "whole"):
+        assert finished(forked(*arguments, "--out", tmp_path / name)) == 0
+    assert lines_of(tmp_path / "ray")[: len(held) - 1] == held[:-1]
+    assert sorted(lines_of(tmp_path / "ray")) == sorted(lines_of(tmp_path / "whole"))
+
+
+def test_mistakes(cli, arguments, tmp_path):
+    assert (
+        "--ray-workers, --ray-threads: got no --ray"
+        in cli(*arguments, "--out", tmp_path / "x", "--ray-workers", 2).refusal
+    )
+    assert not (tmp_path / "x").exists()

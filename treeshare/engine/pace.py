@@ -1,0 +1,63 @@
+"""How many prompt tokens a step takes, so that no step is much longer than most."""
+
+from __future__ import annotations
+
+import statistics
+from collections import deque
+
+MAX_STEP_ROWS = 512
+"""Prompt tokens of a step in which nothing decodes; beyond, matmuls gain nothing."""
+
+LEAST_ROWS = 32
+"""Rows whose step takes less than twice as long as one row's: the weights' way from memory decides there."""
+
+MOST_OF_USUAL = 1.5
+"""Rows of a step by those of a usual one; below the 2 that its time is to keep, for rows differ in keys."""
+
+WINDOW_STEPS = 256
+"""Steps that say what is usual."""
+
+
+class Pace:
+    """Bounds the prompt tokens of a step.
+
+    Requests that come together, and nothing else, compute their prompts in the fewest steps: nobody waits for
+    a token meanwhile. Where requests may come at any time, a step is to stay short: prompt tokens beside
+    decoding rows are at most half as many as those, and all rows together at most 1.5 times those of the
+    median step; while nothing decodes, 1.5 times the rows that are about to, or ``LEAST_ROWS``.
+
+    Args:
+        chunk: Tokens are taken in multiples of this, and never less.
+
+    Attributes:
+        is_live: Whether requests may come at any time.
+    """
+
+    def __init__(self, chunk: int) -> None:
+        self.is_live = True
+        self._chunk = chunk
+        self._rows: deque[int] = deque(maxlen=WINDOW_STEPS)
+
+    def note(self, num_rows: int) -> None:
+        """A step has computed so many rows, decoding ones and prompt tokens."""
+        if num_rows:
+            self._rows.append(num_rows)
+
+    def prompt_rows(self, num_decoding: int, num_starting: int) -> int:
+        """Most prompt tokens of the next step.
+
+        Args:
+            num_decoding: Rows that decode in it.
+            num_starting: Rows of the completions whose prompts are being computed.
+        """
+        if not num_decoding:
+            if not self.is_live:
+                return MAX_STEP_ROWS
+            return min(self._whole(max(MOST_OF_USUAL * num_starting, LEAST_ROWS)), MAX_STEP_ROWS)
+        beside = num_decoding / 2
+        if self.is_live and self._rows:
+            beside = min(beside, MOST_OF_USUAL * statistics.median(self._rows) - num_decoding)
+        return self._whole(beside)
+
+    def _whole(self, num_tokens: float) -> int:
+        return max(int(num_tokens) // self._chunk, 1) * self._chunk

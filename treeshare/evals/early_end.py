@@ -1,0 +1,100 @@
+"""When a problem has completions enough: its others are given up, and the journal says why.
+
+What stays is no plain sample: a problem ended by its first success looks better than it is. Fit for getting
+answers, not for measuring pass@k.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING
+
+from treeshare.errors import ConfigError
+from treeshare.evals.problem import Task
+from treeshare.evals.sandbox import Limits, default_sandbox
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from treeshare.evals.problem import Problem
+
+
+class EndRule:
+    """Sees a run's completions, and says when a problem needs no more; this one never does."""
+
+    def note(self, task_id: str, completion: str) -> None:
+        """Take in a completion of an earlier session."""
+
+    def reason(self, task_id: str, completion: str) -> str | None:
+        """Take in a completion; the reason why its problem is to end, or None."""
+        self.note(task_id, completion)
+        return None
+
+    @staticmethod
+    def parse(option: str, text: str | None, task: Task, problems: Sequence[Problem]) -> EndRule:
+        """The rule that an option's text names.
+
+        Raises:
+            ConfigError: If it names none, or the task has no answers to count.
+            SandboxUnavailableError: If programs are to be checked and there is no sandbox.
+        """
+        by_id = {problem.task_id: problem for problem in problems}
+        if text is None:
+            return EndRule()
+        if text == "first-success":
+            return FirstSuccess(task, by_id)
+        found = re.fullmatch(r"margin=([1-9][0-9]{0,5})", text)
+        if found is None:
+            raise ConfigError.of(option, got=text, expected="first-success, or margin=N")
+        if type(task).answer is Task.answer:
+            raise ConfigError(f"{option}: {task.name} has no answers to count; use first-success")
+        return AnswerMargin(lambda task_id, text: task.answer(by_id[task_id], text), int(found[1]))
+
+
+class FirstSuccess(EndRule):
+    """Ends a problem with the first completion that passes its check; the engine waits meanwhile.
+
+    Args:
+        task: Checks.
+        problems: By task id.
+    """
+
+    def __init__(self, task: Task, problems: Mapping[str, Problem]) -> None:
+        self._task, self._problems = task, problems
+        self._sandbox = default_sandbox() if task.needs_sandbox else None
+
+    def reason(self, task_id: str, completion: str) -> str | None:
+        """See ``EndRule.reason``."""
+        result = self._task.check(self._problems[task_id], completion, self._sandbox, Limits())
+        return "first success" if result.passed else None
+
+
+class AnswerMargin(EndRule):
+    """Ends a problem when one answer is ahead of every other by so many completions.
+
+    Where all agree a problem ends after ``margin`` completions; where they disagree it gets more. The early
+    stopping of BatchPrompt (SEAS; Lin et al., arXiv 2309.00384) ends an item likewise once its answer is
+    confident.
+
+    Args:
+        answer: The answer of a problem's completion, by task id and text; None casts no vote.
+        margin: Completions ahead.
+    """
+
+    def __init__(self, answer: Callable[[str, str], str | None], margin: int) -> None:
+        self._answer, self._margin = answer, margin
+        self._votes: defaultdict[str, Counter[str]] = defaultdict(Counter)
+
+    def note(self, task_id: str, completion: str) -> None:
+        """See ``EndRule.note``."""
+        answer = self._answer(task_id, completion)
+        if answer is not None:
+            self._votes[task_id][answer] += 1
+
+    def reason(self, task_id: str, completion: str) -> str | None:
+        """See ``EndRule.reason``."""
+        self.note(task_id, completion)
+        top = [*self._votes[task_id].most_common(2), ("", 0), ("", 0)]
+        ahead = top[0][1] - top[1][1]
+        return f"answer {top[0][0]} is ahead by {ahead}" if ahead >= self._margin else None

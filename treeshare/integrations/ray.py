@@ -1,0 +1,368 @@
+"""A run's completions by several processes of a Ray cluster: ``treeshare sample --ray``.
+
+Every worker is an engine with the whole model. It gets all prompts of the run, and completion indices for its
+part only: so it computes on the same tree as one process would, hence to the same tokens, and what it has
+no completions for costs it nothing. The driver asks each worker for what has finished since it last asked,
+and is the only one who writes.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections import deque
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from treeshare.config import default_kv_budget_bytes
+from treeshare.engine.engine import Engine
+from treeshare.engine.plan import computed_tree, max_new_tokens
+from treeshare.engine.stats import EngineStats
+from treeshare.engine.step_cost import step_cost_here
+from treeshare.errors import RunMismatchError, TreeshareError, WorkerError, one_line
+from treeshare.models import describe_model, load_model
+from treeshare.runs.sampling_run import computation
+from treeshare.tree import PromptTree
+from treeshare.tree.shards import cut_forest
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable, Mapping, Sequence
+
+    from treeshare.config import EngineConfig
+    from treeshare.engine.engine import StepResult
+    from treeshare.engine.llm import LLM
+    from treeshare.engine.sequence import Completion, Request
+    from treeshare.integrations.ray_cluster import RayCluster
+    from treeshare.tree.shards import Shard
+
+MAX_FAILURES = 3
+"""Workers that may end one after the other on the same part without a completion, or while starting."""
+
+HARVEST_S = 1.0
+"""A worker answers after this long at most: for progress, and to hear of what is given up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerFacts:
+    """What a worker says of itself, to be compared with the driver.
+
+    Attributes:
+        model_sha256: Of its weights.
+        computation: Kernels, threads and whatever else rounds.
+    """
+
+    model_sha256: str
+    computation: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Harvest:
+    """What a worker has done since it was last asked.
+
+    Attributes:
+        finished: Completions.
+        is_over: Whether its part is done.
+        stats: Its counters for this part.
+    """
+
+    finished: list[Completion]
+    is_over: bool
+    stats: EngineStats
+
+
+class Worker:
+    """An engine in a process of its own; Ray makes the process and calls the methods.
+
+    Args:
+        model: As for ``LLM``.
+        dtype: Likewise.
+        config: Of the engine.
+        threads: Torch threads.
+        workers_per_node: How many share the memory; without a budget in ``config`` each takes its part.
+    """
+
+    def __init__(
+        self, model: str, dtype: str, config: EngineConfig, threads: int, workers_per_node: int
+    ) -> None:
+        self._model, self._dtype, self._config = model, dtype, config
+        self._threads, self._workers_per_node = threads, workers_per_node
+        self._results: Generator[StepResult, None, None] | None = None
+
+    def load(self) -> WorkerFacts:
+        """Load the model; before everything else, and not when the worker is made: Ray hides errors there."""
+        import torch
+
+        torch.set_num_threads(self._threads)
+        config = self._config
+        if config.kv_budget_bytes is None:
+            config = replace(config, kv_budget_bytes=default_kv_budget_bytes() // self._workers_per_node)
+        self._engine = Engine(load_model(self._model, self._dtype), config)
+        return WorkerFacts(
+            model_sha256=self._engine.loaded.fingerprint(), computation=computation(self._engine)
+        )
+
+    def start(self, requests: Sequence[Request], wanted: Mapping[int, Sequence[int]]) -> Harvest:
+        """Begin a part: the completions ``wanted`` by request; then as ``more``."""
+        mine = [replace(one, completion_indices=wanted.get(i, ())) for i, one in enumerate(requests)]
+        self._results = self._engine.run_steps(mine)
+        return self.more([])
+
+    def more(self, cancelled: Iterable[int]) -> Harvest:
+        """Go on until a completion has finished, or for ``HARVEST_S`` seconds.
+
+        Args:
+            cancelled: Requests to give up first.
+        """
+        assert self._results is not None, "a part was begun"
+        for index in cancelled:
+            self._engine.cancel(index)
+        until = time.monotonic() + HARVEST_S
+        finished: list[Completion] = []
+        is_over = False
+        while not finished and not is_over and time.monotonic() < until:
+            result = next(self._results, None)
+            is_over = result is None
+            finished = result.finished if result else []
+        return Harvest(finished=finished, is_over=is_over, stats=replace(self._engine.stats, step_s=[]))
+
+
+@dataclass(eq=False, kw_only=True, slots=True)
+class _Part:
+    """A part of the run.
+
+    Attributes:
+        wanted: Completion indices still to come, by request.
+        num_failures: Workers that ended on it, one after the other, without a completion.
+    """
+
+    wanted: dict[int, set[int]]
+    num_failures: int = 0
+
+    def take(self, completion: Completion) -> bool:
+        """Whether a completion is wanted; from now on it is not."""
+        left = self.wanted.get(completion.request_index, set())
+        if completion.completion_index not in left:  # given up while it was on its way
+            return False
+        left.remove(completion.completion_index)
+        self.num_failures = 0
+        return True
+
+
+@dataclass(eq=False, kw_only=True, slots=True)
+class _Member:
+    """A worker as the driver sees it.
+
+    Attributes:
+        name: For messages.
+        actor: Ray's handle of it.
+        part: What it works on; None while it starts or waits.
+        stats: Its counters for that part.
+        cancelled: Requests that it does not know yet to be given up.
+    """
+
+    name: str
+    actor: Any
+    part: _Part | None = None
+    stats: EngineStats = field(default_factory=EngineStats)
+    cancelled: list[int] = field(default_factory=list)
+
+
+class RayEngine:
+    """Makes a run's completions with a cluster's workers; to ``sample_into`` it is an engine.
+
+    A worker that dies is replaced, and its part goes on with what had not arrived yet; nothing is lost or
+    comes twice.
+
+    Args:
+        cluster: An entered cluster.
+        llm: The driver's: says which model with which configuration, and generates nothing.
+        model_sha256: What the workers' weights must be.
+
+    Attributes:
+        stats: All workers' counters: seconds are summed, peaks are of the worker that has most.
+    """
+
+    def __init__(self, cluster: RayCluster, llm: LLM, model_sha256: str) -> None:
+        self._cluster, self._llm, self._model_sha256 = cluster, llm, model_sha256
+        self._parts: deque[_Part] = deque()
+        self._working: dict[Any, _Member] = {}  # by the reference of what it was asked for last
+        self._idle: list[_Member] = []
+        self._requests: Any = None
+        self._num_hired = self._num_failed_starts = 0
+        self._past = self.stats = EngineStats()
+
+    def run(self, requests: Sequence[Request]) -> Generator[Completion, None, None]:
+        """Generate; yields each completion as it arrives. Leaving the generator early stops the workers.
+
+        Raises:
+            WorkerError: If workers end again and again on the same part, or while they start.
+            RunMismatchError: If a worker has other weights than the driver.
+            TreeshareError: What a worker raises, a ``BudgetError`` for instance.
+        """
+        import ray
+
+        began = time.perf_counter()
+        num_completions = sum(len(request.completion_indices) for request in requests)
+        self._past = self.stats = EngineStats(num_completions=num_completions)
+        shards = self._cut(requests)
+        self._parts = deque(
+            _Part(wanted={request: set(indices) for request, indices in shard.wanted.items()})
+            for shard in shards
+        )
+        try:
+            self._requests = ray.put([replace(request, completion_indices=()) for request in requests])
+            for _ in range(min(self._cluster.num_workers, len(shards))):
+                self._hire()
+            while self._parts or any(member.part for member in self._working.values()):
+                (ready, *_), _ = ray.wait(list(self._working), num_returns=1)
+                finished = self._hear(self._working.pop(ready), ready)
+                self.stats = self._sum(time.perf_counter() - began)
+                yield from finished
+        finally:
+            for member in (*self._working.values(), *self._idle):
+                ray.kill(member.actor)
+            self._working, self._idle = {}, []
+
+    def cancel(self, index: int) -> int:
+        """Give up a request; returns how many completions will not come."""
+        count = 0
+        for part in self._parts:
+            count += len(part.wanted.pop(index, ()))
+        for member in self._working.values():
+            if member.part is not None and index in member.part.wanted:
+                count += len(member.part.wanted.pop(index))
+                member.cancelled.append(index)
+        self._past.num_cancelled += count
+        return count
+
+    def _sum(self, wall_s: float) -> EngineStats:
+        total = replace(self._past, wall_s=wall_s)
+        for member in self._working.values():
+            _add(total, member.stats)
+        return total
+
+    def _cut(self, requests: Sequence[Request]) -> list[Shard]:
+        loaded, config = self._llm.loaded, self._llm.engine.config
+        dtype = str(loaded.geometry.dtype).removeprefix("torch.")
+        return cut_forest(
+            computed_tree(PromptTree.from_prompts([one.prompt_token_ids for one in requests]), config),
+            [one.completion_indices for one in requests],
+            [max_new_tokens(loaded, i, one) for i, one in enumerate(requests)],
+            step_cost_here(describe_model(loaded.model_id, dtype)),
+            num_workers=self._cluster.num_workers,
+            max_num_seqs=config.max_num_seqs,
+        )
+
+    def _hire(self) -> None:
+        """Start a worker."""
+        import ray
+
+        loaded, threads = self._llm.loaded, self._cluster.threads
+        model = loaded.model_id
+        actor_class: Any = ray.remote(Worker)
+        actor = actor_class.options(num_cpus=threads, scheduling_strategy="SPREAD").remote(
+            str(Path(model).absolute()) if os.path.exists(model) else model,
+            str(loaded.geometry.dtype).removeprefix("torch."),
+            self._llm.engine.config,
+            threads,
+            self._cluster.workers_per_node,
+        )
+        member = _Member(name=f"worker {self._num_hired}", actor=actor)
+        self._num_hired += 1
+        self._working[actor.load.remote()] = member
+
+    def _hear(self, member: _Member, ready: Any) -> list[Completion]:  # noqa: ANN401
+        """Take a worker's answer and give it more to do."""
+        import ray
+        from ray.exceptions import RayError, RayTaskError
+
+        try:
+            answer = ray.get(ready)
+        except RayTaskError as error:  # the worker lives; what it was asked for failed
+            if isinstance(error.cause, TreeshareError):
+                raise error.cause from None
+            raise
+        except RayError as error:
+            self._bury(member, error)
+            return []
+        if isinstance(answer, WorkerFacts):
+            self._check(member, answer)
+            self._num_failed_starts = 0
+            self._give_part(member)
+            return []
+        assert member.part is not None, "a harvest is of a part"
+        finished = [completion for completion in answer.finished if member.part.take(completion)]
+        member.stats = answer.stats
+        if answer.is_over:
+            _add(self._past, member.stats)
+            self._give_part(member)
+        else:
+            self._working[member.actor.more.remote(member.cancelled)] = member
+            member.cancelled = []
+        return finished
+
+    def _give_part(self, member: _Member) -> None:
+        """Let a worker begin the next part; without one it waits."""
+        member.part, member.stats, member.cancelled = None, EngineStats(), []
+        while self._parts and member.part is None:
+            part = self._parts.popleft()
+            part.wanted = {request: indices for request, indices in part.wanted.items() if indices}
+            member.part = part if part.wanted else None
+        if member.part is None:
+            self._idle.append(member)
+            return
+        wanted = {request: sorted(indices) for request, indices in member.part.wanted.items()}
+        self._working[member.actor.start.remote(self._requests, wanted)] = member
+
+    def _bury(self, member: _Member, error: Exception) -> None:
+        """A worker is lost: another takes over what had not arrived of its part."""
+        import ray
+
+        ray.kill(member.actor)  # it may only have been out of reach
+        _add(self._past, member.stats)
+        reason = one_line(" ".join(str(error).split()), 160)
+        if member.part is None:
+            self._num_failed_starts += 1
+            num_failures = self._num_failed_starts
+        else:
+            member.part.num_failures += 1
+            num_failures = member.part.num_failures
+            self._parts.appendleft(member.part)
+        if num_failures >= MAX_FAILURES:
+            raise WorkerError(
+                f"--ray: {num_failures} workers ended one after the other "
+                f"{'while they started' if member.part is None else 'on the same problems'}, the last one: "
+                f"{reason}; what is finished is kept, mend the cause and resume"
+            )
+        print(f"{member.name} has ended ({reason}); another goes on in its place", file=sys.stderr)
+        if self._idle:
+            self._give_part(self._idle.pop())
+        else:
+            self._hire()
+
+    def _check(self, member: _Member, facts: WorkerFacts) -> None:
+        """Refuse other weights; tell what may round differently."""
+        if facts.model_sha256 != self._model_sha256:
+            raise RunMismatchError(
+                f"--ray: {member.name} has other weights for {one_line(self._llm.loaded.model_id)} than the "
+                "driver; give all nodes the same model"
+            )
+        mine = computation(self._llm.engine)
+        different = [
+            f"{name} {one_line(facts.computation.get(name), 40)} instead of {one_line(mine[name], 40)}"
+            for name in mine
+            if facts.computation.get(name) != mine[name]
+        ]
+        if different:
+            print(f"{member.name} may round differently: {', '.join(different)}", file=sys.stderr)
+
+
+def _add(total: EngineStats, part: EngineStats) -> None:
+    """Add a part's counters to ``total``."""
+    for name in (one.name for one in fields(EngineStats)):
+        if name in ("unique_tokens", "peak_kv_bytes"):
+            setattr(total, name, max(getattr(total, name), getattr(part, name)))
+        elif name not in ("num_completions", "num_cancelled", "step_s", "wall_s"):
+            setattr(total, name, getattr(total, name) + getattr(part, name))
