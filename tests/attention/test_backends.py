@@ -9,12 +9,23 @@ import torch
 
 from tests.attention.budget import Case, Forest, assert_within_budget
 from tests.kernel_levels import LEVELS, using_kernels
-from treeshare.attention import CpuAttention, NativeAttention, ReferenceAttention, make_backend
+from treeshare.attention import (
+    CpuAttention,
+    NativeAttention,
+    ReferenceAttention,
+    TritonAttention,
+    make_backend,
+)
 from treeshare.errors import ConfigError
 from treeshare.kv import KVGeometry
 
-BACKENDS = {"reference": ReferenceAttention, "cpu": CpuAttention}
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+BACKENDS = {
+    "reference": (lambda geometry: ReferenceAttention(), ("float32", "bfloat16")),
+    "cpu": (lambda geometry: CpuAttention(), ("float32", "bfloat16")),
+    "triton": (TritonAttention, tuple(DTYPES)),
+}
+"""How each is made, and the dtypes that it computes in."""
 
 FORESTS = {
     "one sequence": Case((-1,), (5,), ((0, 0),)),
@@ -36,18 +47,26 @@ FORESTS = {
 }
 
 
-PAIRS = [(name, dtype) for name in sorted(BACKENDS) for dtype in DTYPES]
-PAIRS += [(level, "bfloat16") for level in LEVELS]
+PAIRS = [
+    pytest.param((name, dtype), id=f"{name}-{dtype}", marks=[pytest.mark.slow] * (name == "triton"))
+    for name, (_, dtypes) in sorted(BACKENDS.items())
+    for dtype in dtypes
+]
+PAIRS += [pytest.param((level, "bfloat16"), id=f"{level}-bfloat16") for level in LEVELS]
+"""Interpreted kernels are slow; ``test_triton.py`` runs a part of this suite every time."""
 
 
-@pytest.fixture(params=PAIRS, ids="-".join)
+@pytest.fixture(params=PAIRS)
 def pair(request):
     """A backend and a dtype that it computes in; a level of instructions means the compiled kernel."""
     name, dtype = request.param
-    if name in BACKENDS:
-        return BACKENDS[name](), DTYPES[dtype]
-    with using_kernels(name):
-        return NativeAttention(), DTYPES[dtype]
+    geometry = KVGeometry(num_layers=1, num_kv_heads=1, head_dim=64, dtype=DTYPES[dtype])
+    if name not in BACKENDS:
+        with using_kernels(name):
+            return NativeAttention(), DTYPES[dtype]
+    if name == "triton":
+        request.getfixturevalue("quick_interpreter")
+    return BACKENDS[name][0](geometry), DTYPES[dtype]
 
 
 @pytest.fixture
@@ -66,7 +85,7 @@ def test_forests(backend, name, dtype):
     assert_within_budget(forest, forest.attend(backend))
 
 
-@pytest.mark.parametrize("head_dim", [16, 64, 80, 96, 128])
+@pytest.mark.parametrize("head_dim", [16, 64, 80, 96, 128, 256])
 @pytest.mark.parametrize(("num_kv_heads", "group_size"), [(1, 1), (4, 1), (1, 8), (3, 3)])
 def test_heads(backend, num_kv_heads, group_size, head_dim, dtype):
     case = replace(

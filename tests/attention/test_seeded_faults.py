@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from tests.attention.budget import Case, Forest, assert_within_budget
-from treeshare.attention import CpuAttention, NativeAttention, cpu, layout, native
+from treeshare.attention import (
+    CpuAttention,
+    NativeAttention,
+    TritonAttention,
+    cpu,
+    layout,
+    native,
+    triton_plan,
+)
 
 CASE = Case(
     (-1, 0, 0, 2),
@@ -185,6 +195,121 @@ NATIVE_FAULTS = [
 ]
 
 
+TRITON_CASE = Case(
+    (-1, 0, 1),
+    (80, 30, 12),
+    ((1, 4), (1, 40), (0, 1)),
+    prefilled=(2,),
+    chunk=7,
+    num_kv_heads=1,
+    group_size=2,
+    dtype=torch.bfloat16,
+)
+
+
+def check_triton():
+    """Interpreted, and cut into chunks of one block of keys."""
+    forest = Forest(TRITON_CASE)
+    backend = TritonAttention(forest.store.geometry, num_processors=1000)
+    assert_within_budget(forest, forest.attend(backend))
+
+
+def triton_tables_with(change):
+    """A fault that changes the tables handed to the Triton kernels."""
+
+    def patch(monkeypatch):
+        def changed(named):
+            def tables(self):
+                made = named(self)
+                change(made)
+                return made
+
+            return tables
+
+        wrap(monkeypatch, triton_plan._Tables, "named", changed)
+
+    return patch
+
+
+def triton_kernel_with(name, make, module="triton_kernels"):
+    """A fault inside the kernels."""
+
+    def patch(monkeypatch):
+        kernels = importlib.import_module(f"treeshare.attention.{module}")
+        wrap(monkeypatch, kernels, name, make)
+
+    return patch
+
+
+def triton_shifts_a_slice(tables):
+    tables["shared"][0, :2] += 1
+
+
+def triton_sees_a_padded_key(tables):
+    tables["shared"][tables["shared"][:, 7] == 30, 7] += 1
+
+
+def triton_sees_one_key_less(tables):
+    tables["shared"][0, 7] -= 1
+
+
+def triton_drops_a_chunk(tables):
+    tables["sources"][tables["sources"][:, 2] > 1, 2] -= 1
+
+
+def triton_drops_a_level(tables):
+    tables["sources"][0, 2] = 0
+
+
+def triton_forgets_a_private_token(tables):
+    tables["private"][:, 2] -= 1
+
+
+def triton_swaps_pages(tables):
+    tables["pages"][1:3] = tables["pages"][2:0:-1].copy()
+
+
+def triton_causal_mask_off_by_one(tables):
+    tables["causal"][:, 9] -= 1
+
+
+def triton_stores_one_place_early(tables):
+    tables["targets"][:, 3] = np.maximum(tables["targets"][:, 3] - 1, 0)
+
+
+TRITON_FAULTS = [
+    *(
+        pytest.param(triton_tables_with(change), id=change.__name__)
+        for change in (
+            triton_shifts_a_slice,
+            triton_sees_a_padded_key,
+            triton_sees_one_key_less,
+            triton_drops_a_chunk,
+            triton_drops_a_level,
+            triton_forgets_a_private_token,
+            triton_swaps_pages,
+            triton_causal_mask_off_by_one,
+            triton_stores_one_place_early,
+        )
+    ),
+    pytest.param(triton_kernel_with("LN_2", lambda _: 1.0), id="triton_base_two_logarithm"),
+    pytest.param(
+        triton_kernel_with("merge", lambda merge: lambda a, b, c, d, e, f, s: merge(a, b, c, d, b, f, s)),
+        id="triton_forgotten_maximum",
+    ),
+    pytest.param(
+        triton_kernel_with(
+            "load_query", lambda load: lambda q, row, head, *a: load(q, row, 1 - head, *a), "triton_blocks"
+        ),
+        id="triton_swapped_head_group",
+    ),
+    pytest.param(
+        triton_kernel_with("operand", lambda _: lambda x, interpreted: x, "triton_blocks"),
+        id="triton_bfloat16_taken_for_integers",
+    ),
+]
+
+
 def test_without_a_fault_the_check_passes():
     check()
 
@@ -200,6 +325,24 @@ def test_the_native_check_finds(change, monkeypatch):
     native_plan_with(change)(monkeypatch)
     with pytest.raises(AssertionError):
         check_native()
+
+
+@pytest.fixture
+def small_chunks(monkeypatch, quick_interpreter):
+    monkeypatch.setattr("treeshare.attention.triton_shape.CHUNK", 64)
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_without_a_fault_the_triton_check_passes():
+    check_triton()
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("fault", TRITON_FAULTS)
+def test_the_triton_check_finds(fault, monkeypatch):
+    fault(monkeypatch)
+    with pytest.raises(AssertionError):
+        check_triton()
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)

@@ -7,6 +7,7 @@ from treeshare.attention.layout import BatchLayout, DecodeRow, PrefillChunk, bui
 from treeshare.attention.native import NativeAttention
 from treeshare.attention.reference import ReferenceAttention
 from treeshare.attention.state import AttentionState, merge_states
+from treeshare.attention.triton import TritonAttention
 
 __all__ = [
     "AttentionBackend",
@@ -17,6 +18,7 @@ __all__ = [
     "NativeAttention",
     "PrefillChunk",
     "ReferenceAttention",
+    "TritonAttention",
     "build_layout",
     "depth_first",
     "make_backend",

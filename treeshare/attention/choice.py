@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, get_args
 
+import torch
+
 from treeshare.attention.cpu import CpuAttention
 from treeshare.attention.native import NativeAttention
 from treeshare.attention.reference import ReferenceAttention
+from treeshare.attention.triton import TritonAttention
 from treeshare.config import require_choice
 from treeshare.errors import ConfigError
 from treeshare.stopwatch import OFF, Stopwatch
@@ -15,22 +18,31 @@ if TYPE_CHECKING:
     from treeshare.attention.api import AttentionBackend
     from treeshare.kv import KVGeometry
 
-BackendName = Literal["auto", "native", "cpu", "reference"]
+BackendName = Literal["auto", "native", "cpu", "triton", "reference"]
 
 
-def make_backend(name: str, geometry: KVGeometry, stopwatch: Stopwatch = OFF) -> AttentionBackend:
+def make_backend(
+    name: str, geometry: KVGeometry, stopwatch: Stopwatch = OFF, *, device: torch.device | str = "cpu"
+) -> AttentionBackend:
     """Make a backend.
 
     Args:
-        name: ``native`` (the compiled kernel), ``cpu`` (plain matmuls), ``reference`` (slow, the definition);
-            ``auto`` takes the first of these that is there for such KV.
+        name: ``native`` (the compiled kernel), ``cpu`` (plain matmuls), ``triton`` (CUDA, or interpreted),
+            ``reference`` (slow, the definition); ``auto`` takes ``triton`` on a CUDA device, else ``native``
+            where it is there for such KV, else ``cpu``.
         geometry: Shape and dtype of the model's KV.
         stopwatch: Is told how long each kind of node took.
+        device: Where the KV lies.
 
     Raises:
-        ConfigError: If the name is unknown, or the kernel is asked for and not there.
+        ConfigError: If the name is unknown, what is asked for is not there, or it does not serve the device.
     """
     require_choice("backend", name, get_args(BackendName))
+    on_cuda = torch.device(device).type == "cuda"
+    if name == "triton" or (name == "auto" and on_cuda):
+        return TritonAttention(geometry, device, stopwatch)
+    if on_cuda:
+        raise ConfigError.of("backend", got=name, expected="triton on a CUDA device", remedy="take auto")
     has_native = NativeAttention.supports(geometry)
     if name == "native" and not has_native:
         raise ConfigError.of(

@@ -19,8 +19,7 @@ from treeshare.engine.stats import EngineStats
 from treeshare.engine.token_step import BOOKKEEPING, RowBatch, TokenStep
 from treeshare.errors import ConfigError
 from treeshare.kv import KVStore
-from treeshare.models import ModelAdapter, NoAttention, TreeStep
-from treeshare.models.adapter import RunWidths
+from treeshare.models import NoAttention, RunWidths, TreeStep, make_adapter
 from treeshare.stopwatch import REST, Stopwatch
 from treeshare.tree import PromptTree
 
@@ -75,12 +74,12 @@ class Engine:
         self.loaded = loaded
         self.config = config
         self.stats = EngineStats()
-        self.kv_budget_bytes = config.kv_budget_bytes or default_kv_budget_bytes()
+        self.kv_budget_bytes = config.kv_budget_bytes or default_kv_budget_bytes(str(loaded.device))
         self.check_invariants = check_invariants
         self.stopwatch = Stopwatch(enabled=config.profile)
         max_rows = config.max_num_seqs + config.prefill_chunk
-        self.adapter = ModelAdapter(loaded.model, loaded.fused, max_rows=max_rows, stopwatch=self.stopwatch)
-        self.backend = make_backend(config.backend, loaded.geometry, self.stopwatch)
+        self.adapter = make_adapter(loaded, max_rows=max_rows, stopwatch=self.stopwatch)
+        self.backend = make_backend(config.backend, loaded.geometry, self.stopwatch, device=loaded.device)
         widths = self.adapter.run_widths(num_prompt_tokens=max_rows, num_rows=max_rows)
         self._any_widths = RunWidths(prefill=widths.decode, decode=widths.decode, head=widths.head)
         self.weights_version = 0
@@ -94,6 +93,7 @@ class Engine:
             budget_bytes=self.kv_budget_bytes,
             page_size=self.config.page_size,
             poison=self.check_invariants,
+            device=self.loaded.device,
         )
         self._scheduler = Scheduler(self.store, self.config)
         self._token_step = TokenStep(self.loaded, self.store, self.stopwatch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -25,20 +26,26 @@ _MEASURED = ("native", "cpu")
 
 _FEW_ROWS, _MANY_ROWS = 8, 256
 _PATH_TOKENS, _PATH_NODES = 288, 9
-_REPEATS = 5
+_REPEATS = 7
+
+_LAUNCH_COSTS, _MERGE_COSTS = (8, 128, 2048), (1, 16)
+"""In tokens. Seen: the compiled kernel 0 to 16 a node, matmuls 128 to 256 in float32, 500 to 4000 in bfloat16."""
 _STEPS_PER_PREFILL = 128
 """Decoding steps over which a token's prefill is spread: the length of a usual completion."""
 
 
-def fold_cost_here(geometry: KVGeometry, config: PretrainedConfig, engine: EngineConfig) -> FoldCost:
+def fold_cost_here(
+    geometry: KVGeometry, config: PretrainedConfig, engine: EngineConfig, device: torch.device | str = "cpu"
+) -> FoldCost:
     """What a node costs here, from the cache or measured now, in about a third of a second.
 
     Args:
         geometry: Of the model's KV.
         config: The model's.
         engine: Its backend and number of rows count.
+        device: Where the KV lies; only the CPU is measured.
     """
-    backend = make_backend(engine.backend, geometry).name
+    backend = make_backend(engine.backend, geometry, device=device).name
     if backend not in _MEASURED:
         return FoldCost(max_rows=engine.max_num_seqs)
     known = {
@@ -55,7 +62,8 @@ def measure(geometry: KVGeometry, config: PretrainedConfig, engine: EngineConfig
 
     The difference is what nodes cost; how it grows with the rows is the merge. A stored token costs the time
     to read its KV, its prefill, and as much again for the memory that it holds. Least times are taken, and
-    nanoseconds are rounded to powers of two: another measurement should give the same tree.
+    the costs, in tokens, rounded coarsely: another measurement, even beside other programs, should give the
+    same tree.
     """
     one_layer = KVGeometry(
         num_layers=1,
@@ -72,9 +80,8 @@ def measure(geometry: KVGeometry, config: PretrainedConfig, engine: EngineConfig
     launch_s = max(extra[0] - merge_s * _FEW_ROWS, 0.0)
     token_s = 2 * (_read_seconds(one_layer) + _prefill_seconds(config, geometry.dtype) / _STEPS_PER_PREFILL)
     return FoldCost(
-        launch_cost=_power_of_two(launch_s * 1e9),
-        merge_cost=_power_of_two(merge_s * 1e9),
-        token_cost=max(_power_of_two(token_s * 1e9), 1),
+        launch_cost=_nearest(launch_s / token_s, _LAUNCH_COSTS),
+        merge_cost=_nearest(merge_s / token_s, _MERGE_COSTS),
     )
 
 
@@ -128,9 +135,6 @@ def _least_seconds(calls: list[Callable[[], object]]) -> list[float]:
     return least
 
 
-def _power_of_two(value: float) -> int:
-    """The nearest one, or zero below a half."""
-    if value < 0.5:
-        return 0
-    low = 1 << max(int(value).bit_length() - 1, 0)
-    return low if value * value < 2 * low * low else 2 * low
+def _nearest(ratio: float, costs: tuple[int, ...]) -> int:
+    """The cost that differs from a measured one by the smallest factor."""
+    return min(costs, key=lambda cost: abs(math.log(cost / max(ratio, 1e-9))))

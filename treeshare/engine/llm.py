@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from treeshare.config import AttentionMode, EngineConfig, FoldCost, Sharing, require_int
+from treeshare.config import AttentionMode, EngineConfig, FoldCost, Sharing, require_int, resolve_device
 from treeshare.engine.engine import Engine
 from treeshare.engine.fold_cost import fold_cost_here
 from treeshare.engine.outputs import CompletionOutput, Logprob, RequestOutput
@@ -41,6 +41,8 @@ class LLM:
     Args:
         model: An embedded name (``smollm2-135m``), a folder, a ``.gguf`` file or a hub id.
         dtype: ``auto`` (the model's own), ``float32`` or ``bfloat16``.
+        device: ``auto`` (a CUDA device where there is one and Triton to use it, else the CPU), ``cpu``,
+            ``cuda`` or ``cuda:N``. On a CUDA device nothing was ever measured.
         sharing: ``tree``, ``one-level`` or ``none``; see ``EngineConfig``.
         seed: Run seed, for requests whose ``SamplingParams`` have none.
         max_num_seqs: Most completions decoded at once.
@@ -65,6 +67,7 @@ class LLM:
         model: str | os.PathLike[str],
         *,
         dtype: str = "auto",
+        device: str = "auto",
         sharing: Sharing = "tree",
         seed: int = 0,
         max_num_seqs: int = 256,
@@ -92,9 +95,10 @@ class LLM:
             require_int("threads", threads, low=1)
             torch.set_num_threads(threads)
         self.seed = seed
-        self.loaded = load_model(model, dtype)
+        self.loaded = load_model(model, dtype, resolve_device(device))
         if fold_cost is None:
-            fold_cost = fold_cost_here(self.loaded.geometry, self.loaded.model.config, config)
+            loaded = self.loaded
+            fold_cost = fold_cost_here(loaded.geometry, loaded.model.config, config, loaded.device)
         self.engine = Engine(self.loaded, replace(config, fold_cost=fold_cost))
 
     @property

@@ -184,7 +184,7 @@ class TokenSearch:
     def _branch(
         self, token_ids: tuple[int, ...], logits: Tensor, cumulative_logprob: float, pages: list[Page]
     ) -> Branch:
-        logprobs: NDArray[np.float32] = logits.float().log_softmax(-1).numpy()
+        logprobs: NDArray[np.float32] = logits.float().log_softmax(-1).cpu().numpy()
         branch = Branch(token_ids, logprobs, cumulative_logprob, pages)
         self._branches.add(branch)
         return branch

@@ -9,6 +9,7 @@ import numpy as np
 
 from treeshare.engine.sequence import Completion, Sequence
 from treeshare.sampling import StopChecker, uniforms
+from treeshare.sampling.device import sample_on_device
 from treeshare.sampling.sampler import RowSpec, Sampled, sample
 
 if TYPE_CHECKING:
@@ -76,12 +77,13 @@ class TokenStep:
         pairs = [(row, sequence) for row, group in enumerate(batch.sequences) for sequence in group]
         if self.observe is not None:
             for row, sequence in pairs:
-                self.observe(sequence, batch.logits[row])
+                self.observe(sequence, batch.logits[row].cpu())
         specs = [self._spec(group[0]) for group in batch.sequences]
         draw_rows = np.repeat([row for row, _ in pairs], [len(s.completions) for _, s in pairs])
         numbers = self._uniforms([s for _, s in pairs])
         self._stopwatch.lap(BOOKKEEPING)
-        sampled = sample(batch.logits, specs, draw_rows, numbers)
+        sampler = sample if batch.logits.device.type == "cpu" else sample_on_device
+        sampled = sampler(batch.logits, specs, draw_rows, numbers)
         self._stopwatch.lap("sampling")
         running: list[Sequence] = []
         finished: list[Completion] = []

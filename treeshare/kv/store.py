@@ -58,6 +58,7 @@ class KVStore:
         page_size: ``C``.
         max_pages: Most private pages ever live at once; by default what the budget and the machine hold.
         poison: Fill unused keys with NaN (tests).
+        device: Where the KV lies.
     """
 
     def __init__(
@@ -68,12 +69,16 @@ class KVStore:
         page_size: int,
         max_pages: int | None = None,
         poison: bool = False,
+        device: torch.device | str = "cpu",
     ) -> None:
         self.geometry = geometry
         self.budget_bytes = budget_bytes
         self.page_size = page_size
         self.peak_bytes = 0
-        held_bytes = min(budget_bytes, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+        self.device = torch.device(device)
+        held_bytes = budget_bytes
+        if self.device.type == "cpu":
+            held_bytes = min(budget_bytes, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
         self._max_pages = held_bytes // self.page_bytes if max_pages is None else max_pages
         self._poison = poison
         self._blocks: dict[SegmentBlock, None] = {}
@@ -128,9 +133,7 @@ class KVStore:
         geometry, tokens = self.geometry, padded_length(num_tokens)
         heads, layers = geometry.num_kv_heads, range(geometry.num_layers)
         keys_t = [self._unused(capacity, heads, geometry.head_dim, tokens) for _ in layers]
-        values = [
-            torch.zeros(capacity, heads, tokens, geometry.value_width, dtype=geometry.dtype) for _ in layers
-        ]
+        values = [self._unused(capacity, heads, tokens, geometry.value_width).zero_() for _ in layers]
         block = SegmentBlock(tokens, keys_t, values, [None] * capacity)
         self._blocks[block] = None
         self._block_tokens += tokens * capacity
@@ -179,7 +182,7 @@ class KVStore:
             if not live:
                 del self._blocks[block]
                 continue
-            places = torch.tensor([segment.index for segment in live])
+            places = torch.tensor([segment.index for segment in live], device=self.device)
             for tensors in (block.keys_t, block.values):
                 for layer, tensor in enumerate(tensors):
                     tensors[layer] = tensor.index_select(0, places)
@@ -244,7 +247,8 @@ class KVStore:
         pool = self.pool
         if pool.num_live == pool.capacity:
             try:
-                pool.grow(self._max_pages, self._unused, is_lazy=not self._poison)
+                is_lazy = self.device.type == "cpu" and not self._poison
+                pool.grow(self._max_pages, self._unused, is_lazy=is_lazy)
             except RuntimeError as error:  # torch has no narrower kind
                 raise ConfigError(
                     f"kv_budget_bytes: got {self.budget_bytes}, which this process may not reserve; lower it"
@@ -296,7 +300,8 @@ class KVStore:
         moved = [page for page in pool.pages[pool.num_live :] if page is not None]
         holes = [index for index in range(pool.num_live) if pool.pages[index] is None]
         if moved:
-            target, source = torch.tensor(holes), torch.tensor([page.index for page in moved])
+            places = holes, [page.index for page in moved]
+            target, source = torch.tensor(places, device=self.device)
             for tensors in (pool.keys_t, pool.values):
                 for tensor in tensors:
                     tensor.index_copy_(0, target, tensor.index_select(0, source))
@@ -357,5 +362,5 @@ class KVStore:
 
     def _unused(self, *shape: int) -> Tensor:
         if self._poison:
-            return torch.full(shape, torch.nan, dtype=self.geometry.dtype)
-        return torch.empty(shape, dtype=self.geometry.dtype)
+            return torch.full(shape, torch.nan, dtype=self.geometry.dtype, device=self.device)
+        return torch.empty(shape, dtype=self.geometry.dtype, device=self.device)

@@ -1,6 +1,7 @@
 """Binding transformers models to tree attention, and loading them."""
 
-from treeshare.models.adapter import ModelAdapter, NoAttention, StepAttention, TreeStep
+from treeshare.models.adapter import ModelAdapter, NoAttention, RunWidths, StepAttention, TreeStep
+from treeshare.models.cuda import make_adapter
 from treeshare.models.loading import EMBEDDED, LoadedModel, cache_dir, describe_model, load_model
 
 __all__ = [
@@ -8,9 +9,11 @@ __all__ = [
     "LoadedModel",
     "ModelAdapter",
     "NoAttention",
+    "RunWidths",
     "StepAttention",
     "TreeStep",
     "cache_dir",
     "describe_model",
     "load_model",
+    "make_adapter",
 ]

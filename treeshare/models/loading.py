@@ -74,6 +74,12 @@ class LoadedModel:
     max_model_len: int
     load_s: float
 
+    @property
+    def device(self) -> torch.device:
+        """Where its weights lie."""
+        device: torch.device = self.model.device
+        return device
+
     def decoder(self, *, skip_special_tokens: bool) -> Callable[[Sequence[int]], str] | None:
         """A function from token ids to text; None without a tokenizer."""
         if self.tokenizer is None:
@@ -85,7 +91,7 @@ class LoadedModel:
         digest = hashlib.sha256()
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-            digest.update(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().data)
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
 
@@ -94,12 +100,13 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "treeshare"
 
 
-def load_model(model: str | os.PathLike[str], dtype: str = "auto") -> LoadedModel:
-    """Load and check a model.
+def load_model(model: str | os.PathLike[str], dtype: str = "auto", device: str = "cpu") -> LoadedModel:
+    """Load and check a model; the check runs on the CPU.
 
     Args:
         model: An embedded name (``smollm2-135m``), a folder, a ``.gguf`` file or a hub id.
         dtype: ``auto`` (the model's own; float16 becomes float32 on a CPU), ``float32`` or ``bfloat16``.
+        device: Where its weights go, as ``config.resolve_device`` returns it.
 
     Raises:
         ConfigError: If ``dtype`` is none of these.
@@ -113,9 +120,9 @@ def load_model(model: str | os.PathLike[str], dtype: str = "auto") -> LoadedMode
     source = _resolve(name)
     loaded = _from_pretrained(source, name, dtype)
     tokenizer = _tokenizer(source)
-    geometry, fused = bind_model(loaded)
+    geometry, fused = bind_model(loaded, use_kernels=device == "cpu")
     return LoadedModel(
-        model=loaded,
+        model=loaded.to(device),
         fused=tuple(fused),
         tokenizer=tokenizer,
         model_id=name,
@@ -180,8 +187,12 @@ def describe_model(model: str | os.PathLike[str], dtype: str = "auto") -> ModelD
     return ModelDescription(tokenizer=_tokenizer(source), geometry=geometry, config=config)
 
 
-def bind_model(model: Any) -> tuple[KVGeometry, list[FusedLayer]]:  # noqa: ANN401
+def bind_model(model: Any, *, use_kernels: bool = True) -> tuple[KVGeometry, list[FusedLayer]]:  # noqa: ANN401
     """Bind ``model`` to treeshare's attention, and its layers to kernels where that changes only rounding.
+
+    Args:
+        model: On the CPU.
+        use_kernels: Whether its layers may be the compiled kernels, which know the CPU's memory alone.
 
     Returns:
         Its geometry, and its fused layers.
@@ -198,6 +209,8 @@ def bind_model(model: Any) -> tuple[KVGeometry, list[FusedLayer]]:  # noqa: ANN4
         geometry = discover_geometry(model)
         check = SelfCheck(model, geometry)
         own_error = check.check()
+        if not use_kernels:
+            return geometry, []
         fused = fuse_layers(model)
         bound = bind_linears(model.modules())
         if bound and not check.error() <= _KERNEL_ERROR * max(own_error, torch.finfo(geometry.dtype).eps):

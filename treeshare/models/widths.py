@@ -124,7 +124,7 @@ def _probe(module: nn.Module, num_rows: int, dtype: torch.dtype) -> tuple[Tensor
     num_inputs, num_outputs = tuple(weight.shape) if is_conv else tuple(weight.shape)[::-1]
 
     def random(*shape: int) -> Tensor:
-        return torch.empty(shape, dtype=dtype).uniform_(-1, 1, generator=draws)
+        return torch.empty(shape, dtype=dtype).uniform_(-1, 1, generator=draws).to(weight.device)
 
     third = num_inputs // 3
     rows = random(num_rows, num_inputs)

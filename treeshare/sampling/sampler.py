@@ -156,11 +156,12 @@ def _draw_compiled(
     dense = logits if logits.stride(1) == 1 else logits.contiguous()
     tokens, logprobs, broken = draw_compiled(dense, rows, params, indptr, uniforms[draws])
     if len(broken):
-        raise _broken("logits", int(broken[0]))
+        raise broken_row("logits", int(broken[0]))
     result.token_ids[draws], result.logprobs[draws] = tokens, logprobs
 
 
-def _broken(name: str, row: int) -> FloatingPointError:
+def broken_row(name: str, row: int) -> FloatingPointError:
+    """What is raised where ``row`` of ``name`` holds NaN, infinity or no finite value."""
     return FloatingPointError(f"{name}: row {row} of a step holds NaN, infinity or no finite value")
 
 
@@ -232,7 +233,7 @@ class _Block:
         high = logits.amax(-1, keepdim=True)
         broken = torch.nonzero(~torch.isfinite(high[:, 0]))
         if len(broken):
-            raise _broken(name, int(self._rows[int(broken[0])]))
+            raise broken_row(name, int(self._rows[int(broken[0])]))
         return high
 
 

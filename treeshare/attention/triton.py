@@ -1,0 +1,203 @@
+"""Tree attention on GPUs: one launch per kind of work and layer, whatever the tree looks like.
+
+The host turns a step's layout into tables of work items once; every layer launches the same grids over them
+(``triton_kernels.py``). Where a grid would leave the device idle, nodes are cut into chunks of keys, one
+program each; a row's bits do not depend on that.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from typing import TYPE_CHECKING
+
+import torch
+
+from treeshare.attention.api import AttentionBackend
+from treeshare.attention.state import AttentionState
+from treeshare.attention.triton_plan import PlanSize, StepPlan
+from treeshare.attention.triton_shape import is_interpreted
+from treeshare.errors import ConfigError
+from treeshare.stopwatch import OFF, Stopwatch
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from torch import Tensor
+
+    from treeshare.attention.layout import BatchLayout
+    from treeshare.kv import KVGeometry
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+MAX_HEAD_DIM = 256
+
+LOG2_E = 1.4426950408889634
+
+
+def load_kernels() -> ModuleType:
+    """Import the kernels.
+
+    Raises:
+        ConfigError: If Triton is not installed.
+    """
+    if importlib.util.find_spec("triton") is None:
+        raise ConfigError.of(
+            "backend",
+            got="triton",
+            expected="an environment with Triton",
+            remedy="pip install 'treeshare[triton]'",
+        )
+    return importlib.import_module("treeshare.attention.triton_kernels")
+
+
+class TritonAttention(AttentionBackend):
+    """Kernels on a CUDA device, or interpreted on the CPU; see the module's text and ``AttentionBackend``.
+
+    Args:
+        geometry: Shape and dtype of the KV.
+        device: Of the KV and of all tensors.
+        stopwatch: Is told how long each kind of node took; then every launch is waited for.
+        num_processors: Multiprocessors to keep busy; None asks the device.
+
+    Raises:
+        ConfigError: If Triton is not installed, the device is not CUDA and nothing is interpreted, or the
+            kernels do not handle such KV.
+    """
+
+    name = "triton"
+
+    def __init__(
+        self,
+        geometry: KVGeometry,
+        device: torch.device | str = "cpu",
+        stopwatch: Stopwatch = OFF,
+        *,
+        num_processors: int | None = None,
+    ) -> None:
+        self.device = torch.device(device)
+        if self.device.type != "cuda" and not is_interpreted():
+            raise ConfigError.of(
+                "backend",
+                got="triton",
+                expected=f"a CUDA device, not {self.device.type}",
+                remedy="take auto, or set TRITON_INTERPRET=1 to run its kernels slowly on the CPU",
+            )
+        if geometry.dtype not in DTYPES or geometry.head_dim > MAX_HEAD_DIM:
+            raise ConfigError.of(
+                "backend",
+                got="triton",
+                expected=f"float16, bfloat16 or float32 and a head_dim up to {MAX_HEAD_DIM}, "
+                f"not {str(geometry.dtype).removeprefix('torch.')} and {geometry.head_dim}",
+            )
+        self._kernels = load_kernels()
+        self._stopwatch = stopwatch
+        if num_processors is None:
+            num_processors = (
+                torch.cuda.get_device_properties(self.device).multi_processor_count
+                if self.device.type == "cuda"
+                else 1
+            )
+        self._num_processors = num_processors
+        self._plan: StepPlan | None = None
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, *, layer: int, layout: BatchLayout, scale: float
+    ) -> AttentionState:
+        """See ``AttentionBackend.attend``."""
+        query, key, value = (x if x.stride(2) == 1 else x.contiguous() for x in (query, key, value))
+        plan = self._plan
+        if plan is None or plan.layout is not layout or plan.query_shape != query.shape:
+            plan = self._plan = StepPlan.make(layout, tuple(query.shape), self.device, self._num_processors)
+        launches = _Launches(self._kernels, plan, layer)
+        launches.store(key, value)
+        self._lap("attention: store")
+        launches.slices(query, scale, causal=False)
+        self._lap("attention: shared")
+        launches.slices(query, scale, causal=True)
+        self._lap("attention: causal")
+        launches.pages(query, scale)
+        self._lap("attention: private")
+        state = launches.merge(query.dtype, scale)
+        self._lap("attention: merge")
+        return state
+
+    def plan_fixed(
+        self, layout: BatchLayout, query_shape: tuple[int, ...], plans: dict[PlanSize, StepPlan]
+    ) -> PlanSize:
+        """Plan a step before its first layer, for a CUDA graph; see ``StepPlan.make_fixed``."""
+        size = StepPlan.make_fixed(layout, query_shape, self.device, self._num_processors, plans)
+        self._plan = plans[size]
+        return size
+
+    def _lap(self, part: str) -> None:
+        if self._stopwatch.enabled and self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self._stopwatch.lap(part)
+
+
+class _Launches:
+    """The launches of one layer."""
+
+    def __init__(self, kernels: ModuleType, plan: StepPlan, layer: int) -> None:
+        self._kernels, self._plan, self._layer = kernels, plan, layer
+        self._shape = plan.shape
+        self._states = plan.numerators, plan.highs, plan.totals
+
+    def store(self, key: Tensor, value: Tensor) -> None:
+        """Store the step's keys and values."""
+        plan = self._plan
+        if not len(plan.targets):
+            return
+        strides = key.stride(0), key.stride(1), value.stride(0), value.stride(1)
+        self._kernels.store_tokens[(len(plan.targets),)](
+            key, value, plan.bases[self._layer], plan.targets, *strides, **self._shape.store_tokens()
+        )
+
+    def slices(self, query: Tensor, scale: float, *, causal: bool) -> None:
+        """Attend to shared segments, or each prefill chunk to its own."""
+        items = self._plan.causal if causal else self._plan.shared
+        if not len(items):
+            return
+        self._kernels.attend_slices[(len(items), self._shape.num_heads)](
+            query,
+            self._plan.bases[self._layer],
+            items,
+            *self._states,
+            query.stride(0),
+            query.stride(1),
+            scale * LOG2_E,
+            **self._shape.attend_slices(causal=causal),
+        )
+
+    def pages(self, query: Tensor, scale: float) -> None:
+        """Attend each decoding row to its private pages."""
+        plan = self._plan
+        if not len(plan.private):
+            return
+        self._kernels.attend_pages[(len(plan.private), self._shape.num_heads)](
+            query,
+            plan.bases[self._layer],
+            plan.private,
+            plan.pages,
+            *self._states,
+            query.stride(0),
+            query.stride(1),
+            scale * LOG2_E,
+            **self._shape.attend_pages(),
+        )
+
+    def merge(self, dtype: torch.dtype, scale: float) -> AttentionState:
+        """Merge every row's partial states."""
+        plan = self._plan
+        out = torch.empty(plan.query_shape, dtype=dtype, device=plan.bases.device)
+        lse = torch.empty(plan.query_shape[:2], device=plan.bases.device)
+        self._kernels.merge_states[(plan.query_shape[0], self._shape.num_heads)](
+            *self._states,
+            plan.source_indptr,
+            plan.sources,
+            out,
+            lse,
+            scale * LOG2_E,
+            **self._shape.merge_states(),
+        )
+        return AttentionState(out, lse)

@@ -1,0 +1,171 @@
+"""What the Triton kernels have in common: loads, one block of online softmax, states and their merge.
+
+``TRITON_INTERPRET=1`` runs the same code on a CPU. There bfloat16 is a 16-bit integer to NumPy: arithmetic on
+it is silently wrong and conversion to it truncates. ``INTERPRETED`` makes ``operand`` and ``rounded`` go
+through float32 and round to nearest even.
+
+Shapes: ``M`` stacked query rows, ``D`` head_dim up to a power of two, ``n`` keys of a block.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def widened(x, INTERPRETED: tl.constexpr):
+    """``x`` in float32; exact."""
+    if INTERPRETED and x.dtype == tl.bfloat16:
+        return (x.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+    return x.to(tl.float32)
+
+
+@triton.jit
+def rounded(x, dtype: tl.constexpr, INTERPRETED: tl.constexpr):
+    """Float32 ``x`` in ``dtype``, rounded to nearest even."""
+    if INTERPRETED and dtype == tl.bfloat16:
+        bits = x.to(tl.uint32, bitcast=True)
+        nearest = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+        return tl.where(x == x, nearest, 0x7FC0).to(tl.uint16).to(tl.bfloat16, bitcast=True)
+    return x.to(dtype)
+
+
+@triton.jit
+def operand(x, INTERPRETED: tl.constexpr):
+    """``x`` as ``tl.dot`` may take it."""
+    if INTERPRETED:
+        return widened(x, INTERPRETED)
+    return x
+
+
+@triton.jit
+def nothing(BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr):
+    """The states of ``BLOCK_M`` rows over no key."""
+    return (
+        tl.zeros([BLOCK_M, BLOCK_D], tl.float32),
+        tl.full([BLOCK_M], float("-inf"), tl.float32),
+        tl.zeros([BLOCK_M], tl.float32),
+    )
+
+
+@triton.jit
+def merge(numerator, high, total, other_numerator, other_high, other_total, score_factor):
+    """Merge two states; ``(0, -inf, 0)``, attention over nothing, is the identity, exactly."""
+    new_high = tl.maximum(high, other_high)
+    shift = tl.where(new_high == float("-inf"), 0.0, new_high)
+    weight = tl.exp2((high - shift) * score_factor)
+    other_weight = tl.exp2((other_high - shift) * score_factor)
+    return (
+        numerator * weight[:, None] + other_numerator * other_weight[:, None],
+        new_high,
+        total * weight + other_total * other_weight,
+    )
+
+
+@triton.jit
+def load_query(
+    query, row, head, row_stride, head_stride, d, real, HEAD_DIM: tl.constexpr, INTERPRETED: tl.constexpr
+):
+    """Queries of ``row`` and ``head``, each ``[M]``: ``[M, D]``, zero where not ``real``."""
+    place = row.to(tl.int64)[:, None] * row_stride + head[:, None] * head_stride + d[None, :]
+    tile = tl.load(query + place, mask=real[:, None] & (d < HEAD_DIM)[None, :], other=0.0)
+    return operand(tile, INTERPRETED)
+
+
+@triton.jit
+def load_parts(
+    query, row, head, row_stride, head_stride, d, real, HEAD_DIM: tl.constexpr, INTERPRETED: tl.constexpr
+):
+    """Queries for ``products``: whole, or the first half of ``D`` and the second with its sign changed."""
+    WIDTH: tl.constexpr = d.shape[0] // 2
+    if query.dtype.element_ty == tl.float32 and WIDTH >= 128:
+        half = tl.arange(0, WIDTH)
+        low = load_query(query, row, head, row_stride, head_stride, half, real, HEAD_DIM, INTERPRETED)
+        half += WIDTH
+        high = load_query(query, row, head, row_stride, head_stride, half, real, HEAD_DIM, INTERPRETED)
+        parts = (low, -high)
+    else:
+        whole = load_query(query, row, head, row_stride, head_stride, d, real, HEAD_DIM, INTERPRETED)
+        parts = (whole,)
+    return parts
+
+
+@triton.jit
+def load_keys(keys, n, padded, d, HEAD_DIM: tl.constexpr, INTERPRETED: tl.constexpr):
+    """Keys ``[D, n]`` of tokens ``n``; zero beyond ``HEAD_DIM``."""
+    keys += d[:, None] * padded + n[None, :]
+    if d.shape[0] == HEAD_DIM:
+        return operand(tl.load(keys), INTERPRETED)
+    return operand(tl.load(keys, mask=(d < HEAD_DIM)[:, None], other=0.0), INTERPRETED)
+
+
+@triton.jit
+def products(query, keys, n, padded, d, HEAD_DIM: tl.constexpr, INTERPRETED: tl.constexpr):
+    """Products ``[M, n]`` of queries and keys, in float32.
+
+    One running sum over 256 products is twice as far from the truth as libraries' blocked sums, so float32
+    takes two of 128. They are subtracted: the compiler would make one running sum of two that are added.
+    """
+    if len(query) == 1:
+        keys_t = load_keys(keys, n, padded, d, HEAD_DIM, INTERPRETED)
+        scores = tl.dot(query[0], keys_t, input_precision="ieee")
+    else:
+        half = tl.arange(0, d.shape[0] // 2)
+        low = load_keys(keys, n, padded, half, HEAD_DIM, INTERPRETED)
+        high = load_keys(keys, n, padded, half + d.shape[0] // 2, HEAD_DIM, INTERPRETED)
+        scores = tl.dot(query[0], low, input_precision="ieee")
+        scores -= tl.dot(query[1], high, input_precision="ieee")
+    return scores
+
+
+@triton.jit
+def load_values(values, n, d, HEAD_DIM: tl.constexpr, VALUE_WIDTH: tl.constexpr):
+    """Values ``[n, D]`` of tokens ``n``; zero beyond ``HEAD_DIM``."""
+    values += n[:, None] * VALUE_WIDTH + d[None, :]
+    if d.shape[0] == HEAD_DIM:
+        return tl.load(values)
+    return tl.load(values, mask=(d < HEAD_DIM)[None, :], other=0.0)
+
+
+@triton.jit
+def attend_block(numerator, high, total, scores, values, seen, score_factor, INTERPRETED: tl.constexpr):
+    """One step of online softmax: rows with ``scores`` ``[M, n]`` over ``values`` ``[n, D]``."""
+    scores = tl.where(seen, scores, float("-inf"))  # also where an unwritten key made it NaN
+    new_high = tl.maximum(high, tl.max(scores, 1))
+    shift = tl.where(new_high == float("-inf"), 0.0, new_high)
+    weights = tl.exp2((scores - shift[:, None]) * score_factor)  # scaled last: the likeliest keys lose least
+    old_weight = tl.exp2((high - shift) * score_factor)
+    total = total * old_weight + tl.sum(weights, 1)
+    factors = operand(rounded(weights, values.dtype, INTERPRETED), INTERPRETED)
+    numerator = tl.dot(
+        factors, operand(values, INTERPRETED), numerator * old_weight[:, None], input_precision="ieee"
+    )
+    return numerator, new_high, total
+
+
+@triton.jit
+def address(bases, block, part: tl.constexpr, pointer_type: tl.constexpr):
+    """Where the keys (``part`` 0) or the values (1) of a block begin."""
+    return tl.multiple_of(tl.load(bases + 2 * block + part).to(pointer_type), 16)
+
+
+@triton.jit
+def store_state(
+    numerators,
+    highs,
+    totals,
+    numerator,
+    high,
+    total,
+    slot,
+    head,
+    d,
+    real,
+    NUM_Q_HEADS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+):
+    """Leave the states of rows ``slot``, ``head`` (each ``[M]``) for ``merge_states``."""
+    place = slot.to(tl.int64) * NUM_Q_HEADS + head
+    mask = real[:, None] & (d < HEAD_DIM)[None, :]
+    tl.store(numerators + place[:, None] * HEAD_DIM + d[None, :], numerator, mask=mask)
+    tl.store(highs + place, high, mask=real)
+    tl.store(totals + place, total, mask=real)

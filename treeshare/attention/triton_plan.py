@@ -1,0 +1,348 @@
+"""The plan of a step for the Triton kernels: tables of work items, made once and used by every layer.
+
+Whole arrays are computed at once: a step of a thousand nodes costs little more than one of ten. They go
+to the device as one copy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from treeshare.attention.triton_shape import KernelShape
+from treeshare.kv.devices import upload
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from treeshare.attention.layout import BatchLayout
+    from treeshare.kv import PagePool, SegmentBlock
+
+PROGRAMS_PER_PROCESSOR = 2
+"""A grid with fewer programs than this many for each multiprocessor is cut into chunks."""
+
+MIN_CAPACITY = 64
+"""Fewest entries of a table that has room for more."""
+
+ALIGNMENT = 64
+"""Tables begin at multiples of this many int32, wherever they lie, so that no kernel is compiled twice."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepPlan:
+    """A layout as tables on the device, made once a step; int32 but for addresses.
+
+    Attributes:
+        layout: What it was made of.
+        query_shape: ``(T, Q, D)``.
+        shape: What the kernels are compiled for.
+        memory: All tables, one after another.
+        bases: ``[L, B, 2]`` int64: where the keys and the values of each block begin; the first is the pool.
+        targets: ``[num_rows, 4]``: where each row's token is stored.
+        shared: ``[n, 10]``: work items of ``attend_slices``.
+        causal: Likewise, for prefill chunks over their own segment.
+        private: ``[n, 4]``: work items of ``attend_pages``.
+        pages: Page numbers of all decoding rows.
+        source_indptr: ``[T + 1]``.
+        sources: ``[n, 3]``: what ``merge_states`` merges.
+        numerators: ``[S, Q, D]`` float32: scratch for partial states.
+        highs: ``[S, Q]`` float32, likewise.
+        totals: ``[S, Q]`` float32, likewise.
+    """
+
+    layout: BatchLayout
+    query_shape: tuple[int, ...]
+    shape: KernelShape
+    memory: Tensor
+    bases: Tensor
+    targets: Tensor
+    shared: Tensor
+    causal: Tensor
+    private: Tensor
+    pages: Tensor
+    source_indptr: Tensor
+    sources: Tensor
+    numerators: Tensor
+    highs: Tensor
+    totals: Tensor
+
+    @classmethod
+    def make(
+        cls,
+        layout: BatchLayout,
+        query_shape: tuple[int, ...],
+        device: torch.device,
+        num_processors: int,
+        *,
+        with_scratch: bool = True,
+    ) -> StepPlan:
+        """Plan a step.
+
+        Args:
+            layout: What to do.
+            query_shape: ``(T, Q, D)``.
+            device: Of the tables.
+            num_processors: Multiprocessors to keep busy.
+            with_scratch: Reserve memory for partial states; without it the plan can be looked at, not run.
+        """
+        tables = _Tables(layout, query_shape, num_processors)
+        scratch = device if with_scratch else torch.device("meta")
+        return cls._of(tables, tables.named(), tables.num_slots, device, scratch)
+
+    @classmethod
+    def make_fixed(
+        cls,
+        layout: BatchLayout,
+        query_shape: tuple[int, ...],
+        device: torch.device,
+        num_processors: int,
+        plans: dict[PlanSize, StepPlan],
+    ) -> PlanSize:
+        """Plan a step where an earlier one of its size lies, for a CUDA graph that reads its tables there.
+
+        Args:
+            layout: What to do.
+            query_shape: ``(T, Q, D)``.
+            device: Of the tables.
+            num_processors: Multiprocessors to keep busy.
+            plans: The plans so far, one for each size. That of this size is overwritten, or a new one joins.
+
+        Returns:
+            The size, under which ``plans`` holds the plan.
+        """
+        tables = _Tables(layout, query_shape, num_processors)
+        named, num_slots = tables.padded()
+        size = (num_slots, *(table.shape for table in named.values()))
+        if size in plans:
+            upload(_flat(named)[0], device, out=plans[size].memory)
+            plans[size] = replace(plans[size], layout=layout)
+        else:
+            plans[size] = cls._of(tables, named, num_slots, device, device)
+        return size
+
+    @classmethod
+    def _of(
+        cls,
+        tables: _Tables,
+        named: dict[str, NDArray[Any]],
+        num_slots: int,
+        device: torch.device,
+        scratch: torch.device,
+    ) -> StepPlan:
+        flat, starts = _flat(named)
+        memory = upload(flat, device)
+        views = {}
+        for start, (name, table) in zip(starts, named.items(), strict=True):
+            part = memory[start : start + table.nbytes // 4]
+            views[name] = (part.view(torch.int64) if table.itemsize == 8 else part).view(table.shape)
+        query_shape = tables.query_shape
+        return cls(
+            layout=tables.layout,
+            query_shape=query_shape,
+            shape=tables.shape,
+            memory=memory,
+            numerators=torch.empty(num_slots, *query_shape[1:], device=scratch),
+            highs=torch.empty(num_slots, query_shape[1], device=scratch),
+            totals=torch.empty(num_slots, query_shape[1], device=scratch),
+            **views,
+        )
+
+
+PlanSize = tuple[Any, ...]
+"""Partial states and shapes of the tables: the grids of all launches, and where everything lies."""
+
+
+def _flat(named: dict[str, NDArray[Any]]) -> tuple[NDArray[np.int32], list[int]]:
+    """The tables one after another as int32, and where each begins."""
+    sizes = [-(-table.nbytes // 4 // ALIGNMENT) * ALIGNMENT for table in named.values()]
+    starts = [sum(sizes[:i]) for i in range(len(sizes))]
+    flat = np.zeros(sum(sizes), np.int32)
+    for start, table in zip(starts, named.values(), strict=True):
+        flat[start : start + table.nbytes // 4] = table.reshape(-1).view(np.int32)
+    return flat, starts
+
+
+class _Tables:
+    """The tables of a plan as arrays.
+
+    Args:
+        layout: The step.
+        query_shape: ``(T, Q, D)``.
+        num_processors: Multiprocessors to keep busy.
+    """
+
+    def __init__(self, layout: BatchLayout, query_shape: tuple[int, ...], num_processors: int) -> None:
+        geometry = layout.store.geometry
+        self.layout, self.query_shape = layout, query_shape
+        self.shape = KernelShape(
+            geometry=geometry,
+            group_size=query_shape[1] // geometry.num_kv_heads,
+            page_size=layout.store.page_size,
+        )
+        self._enough = PROGRAMS_PER_PROCESSOR * num_processors
+        self._blocks = {id(s.block): s.block for s, *_ in layout.slices} | {
+            id(c.segment.block): c.segment.block for c in layout.causal
+        }
+        self._block_ids = {block: number for number, block in enumerate(self._blocks, 1)}  # the pool is 0
+        self.num_slots = 0
+        self._source_rows: list[NDArray[np.int64]] = []
+        self._sources: list[NDArray[np.int64]] = []
+        self._shared = self._slice_items(
+            [(s, first, last, s.num_tokens, -1) for s, first, last in layout.slices]
+        )
+        self._causal = self._slice_items(
+            [(c.segment, c.first_row, c.last_row, c.end, c.start) for c in layout.causal]
+        )
+        self._private, self._pages = self._page_items()
+        self._rows = np.concatenate([*self._source_rows, _no_rows()])
+        self._order = np.argsort(self._rows, kind="stable")
+
+    def named(self) -> dict[str, NDArray[Any]]:
+        """The tables by the names of ``StepPlan``."""
+        counts = np.bincount(self._rows, minlength=self.query_shape[0])  # rows of padding have no sources
+        tables = {
+            "targets": self._targets(),
+            "shared": self._shared,
+            "causal": self._causal,
+            "private": self._private,
+            "pages": self._pages,
+            "source_indptr": np.concatenate([[0], counts.cumsum()]),
+            "sources": np.concatenate([*self._sources, np.zeros((0, 3), np.int64)])[self._order],
+        }
+        return {"bases": self._bases()} | {name: table.astype(np.int32) for name, table in tables.items()}
+
+    def padded(self) -> tuple[dict[str, NDArray[Any]], int]:
+        """The tables with room for more, so that few sizes serve all steps; and the number of slots.
+
+        What is added does nothing: a row that stores nothing, a slice without rows, pages without tokens
+        whose state goes to the last slot, which nothing reads.
+        """
+        tables, num_slots = self.named(), _capacity(self.num_slots + 1)
+        grown = {
+            name: _grown(tables[name], 0) for name in ("shared", "causal", "private", "pages", "sources")
+        }
+        grown["private"][len(self._private) :, 3] = num_slots - 1
+        grown["bases"] = _grown(tables["bases"], 1)
+        grown["targets"] = np.zeros((self.query_shape[0], 4), np.int32)
+        grown["targets"][: len(tables["targets"])] = tables["targets"]
+        return tables | grown, num_slots
+
+    def _bases(self) -> NDArray[np.int64]:
+        """``[L, B, 2]``: addresses; the pool comes first."""
+        store = self.layout.store
+        held: list[SegmentBlock | PagePool] = [store.pool, *self._blocks.values()]
+        addresses = [
+            [[block.keys_t[layer].data_ptr(), block.values[layer].data_ptr()] for block in held]
+            for layer in range(store.geometry.num_layers)
+        ]
+        return np.array(addresses, dtype=np.int64)
+
+    def _targets(self) -> NDArray[np.int64]:
+        """``[num_rows, 4]``: block, place in it, padded tokens, token."""
+        layout = self.layout
+        targets = np.zeros((layout.num_rows, 4), np.int64)
+        for chunk in layout.causal:
+            rows = targets[chunk.first_row : chunk.last_row]
+            block = chunk.segment.block
+            rows[:, :3] = self._block_ids[id(block)], chunk.segment.index, block.padded_tokens
+            rows[:, 3] = np.arange(chunk.start, chunk.end)
+        decoding = layout.decode_rows.numpy()
+        targets[decoding, 1] = layout.write_pages.numpy()
+        targets[decoding, 2], targets[decoding, 3] = layout.store.page_size, layout.write_offsets.numpy()
+        return targets
+
+    def _slice_items(self, slices: list[tuple[Any, int, int, int, int]]) -> NDArray[np.int64]:
+        """Work items for slices ``(segment, first row, last row, keys, position of the first row or -1)``."""
+        if not slices:
+            return np.zeros((0, 10), np.int64)
+        first, last, keys, position = np.array([numbers for _, *numbers in slices], dtype=np.int64).T
+        places = [(self._block_ids[id(s.block)], s.index, s.block.padded_tokens) for s, *_ in slices]
+        block, index, padded = np.array(places, dtype=np.int64).T
+        count = last - first
+        tile_rows, group_size = self.shape.slice_tile.rows, self.shape.group_size
+        num_tiles = -(-count * group_size // tile_rows)
+        is_cut = num_tiles.sum() * self.shape.num_heads < self._enough
+        num_chunks = -(-keys // self.shape.chunk) if is_cut else np.ones_like(keys)
+        first_slot = self._add_sources(first, count, num_chunks)
+
+        of, tile = _expand(num_tiles)
+        tile *= tile_rows
+        end = keys[of]
+        last_seen = (tile + tile_rows - 1) // group_size  # of the causal slice's rows
+        end = np.where(position[of] >= 0, np.minimum(end, position[of] + last_seen + 1), end)
+        item, chunk = _expand(num_chunks[of])
+        of, tile, end = of[item], tile[item], end[item]
+        if is_cut:
+            begin = np.minimum(chunk * self.shape.chunk, end)
+            end = np.minimum(begin + self.shape.chunk, end)
+        else:
+            begin = np.zeros_like(end)
+        slot = first_slot[of] + chunk * count[of]
+        return np.stack(
+            [first[of], last[of], tile, block[of], index[of], padded[of], begin, end, slot, position[of]], 1
+        )
+
+    def _page_items(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Work items for the decoding rows, and their page numbers."""
+        layout = self.layout
+        if not layout.decodes:
+            return np.zeros((0, 4), np.int64), _no_rows()
+        size = layout.store.page_size
+        tokens = np.array([row.num_private + 1 for row in layout.decodes], dtype=np.int64)
+        num_pages = -(-tokens // size)
+        pages = np.array(
+            [
+                page.index
+                for row, count in zip(layout.decodes, num_pages.tolist(), strict=True)
+                for page in row.pages[:count]
+            ],
+            dtype=np.int64,
+        )
+        step = self.shape.page_chunk
+        is_cut = len(tokens) * self.shape.num_heads < self._enough
+        num_chunks = -(-tokens // step) if is_cut else np.ones_like(tokens)
+        first_slot = self._add_sources(layout.decode_rows.numpy(), np.ones_like(tokens), num_chunks)
+        of, chunk = _expand(num_chunks)
+        first_page = (num_pages.cumsum() - num_pages)[of] + chunk * (step // size)
+        length = np.minimum(tokens[of] - chunk * step, step if is_cut else tokens[of])
+        return np.stack(
+            [layout.decode_rows.numpy()[of], first_page, length, first_slot[of] + chunk], 1
+        ), pages
+
+    def _add_sources(
+        self, first_row: NDArray[np.int64], count: NDArray[np.int64], num_chunks: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """Give ``count`` rows from ``first_row`` on a slot per chunk; returns each slice's first slot."""
+        sizes = count * num_chunks
+        first_slot: NDArray[np.int64] = self.num_slots + sizes.cumsum() - sizes
+        self.num_slots += int(sizes.sum())
+        of, place = _expand(count)
+        self._source_rows.append(first_row[of] + place)
+        self._sources.append(np.stack([first_slot[of] + place, count[of], num_chunks[of]], 1))
+        return first_slot
+
+
+def _no_rows() -> NDArray[np.int64]:
+    return np.zeros(0, np.int64)
+
+
+def _expand(counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """For each of ``counts[i]`` copies of ``i``: ``i``, and its place among them."""
+    of = np.repeat(np.arange(len(counts)), counts)
+    return of, np.arange(len(of)) - np.repeat(counts.cumsum() - counts, counts)
+
+
+def _capacity(count: int) -> int:
+    """A power of two for so many entries; none for none."""
+    return max(1 << (count - 1).bit_length(), MIN_CAPACITY) if count else 0
+
+
+def _grown(table: NDArray[Any], axis: int) -> NDArray[Any]:
+    """``table`` with zeros behind it, up to its capacity."""
+    widths = [(0, 0)] * table.ndim
+    widths[axis] = (0, _capacity(table.shape[axis]) - table.shape[axis])
+    return np.pad(table, widths)
