@@ -159,6 +159,21 @@ def test_bad_prompts(engine, message):
     assert str(caught.value).replace("expected fewer", 'expected "fewer').startswith(message)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"stop_token_ids": [3, 160]}, r"stop_token_ids: got 160, expected token ids in \[0, 160\)"),
+        ({"stop_token_ids": [-1]}, "stop_token_ids: got -1"),
+        ({"stop_token_ids": range(160), "min_tokens": 1}, "stop_token_ids: got 'all tokens'"),
+    ],
+)
+def test_stop_tokens_that_would_break_a_step_are_refused_before(engine, options, message):
+    options = options | {"stop_token_ids": list(options["stop_token_ids"])}
+    with pytest.raises(ConfigError, match=message):
+        collect(engine, requests_for([[5, 6]], replace(PARAMS, **options)))
+    assert engine.is_idle
+
+
 def test_the_model_length_ends_completions(engine):
     prompt = FORESTS["depth 0"][0] * 145  # 1015 of 1024 tokens
     completions = collect(engine, requests_for([prompt], replace(PARAMS, ignore_eos=True)))

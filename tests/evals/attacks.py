@@ -92,7 +92,10 @@ FAST: dict[str, tuple[str, set[V]]] = {
         {V.FILE_ACCESS},
     ),
     "hard link": ("import os\nos.link(os.__file__, '/tmp/treeshare-attack')", {V.FILE_ACCESS}),
-    "symbolic link": ("import os\nos.symlink('/etc/shadow', '/tmp/treeshare-attack')\nopen('/tmp/treeshare-attack')", {V.FILE_ACCESS}),
+    "symbolic link": (
+        "import os\nos.symlink('/etc/shadow', '/tmp/treeshare-attack')\nopen('/tmp/treeshare-attack')",
+        {V.FILE_ACCESS},
+    ),
     "links through itself": ("open('/proc/self/root/etc/shadow')", {V.FILE_ACCESS}),
     "links through the parent": ("import os\nopen(f'/proc/{os.getppid()}/root/etc/shadow')", {V.FILE_ACCESS}),
     "memory of the parent": ("import os\nopen(f'/proc/{os.getppid()}/mem', 'rb')", {V.FILE_ACCESS}),

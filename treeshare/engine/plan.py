@@ -8,6 +8,8 @@ from treeshare.errors import ConfigError
 from treeshare.tree import PromptTree, fold_tree, truncate_sharing
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from treeshare.config import EngineConfig
     from treeshare.engine.sequence import Request
     from treeshare.models import LoadedModel
@@ -41,8 +43,15 @@ def max_new_tokens(loaded: LoadedModel, index: int, request: Request) -> int:
         raise ConfigError.of(
             "stop", got=request.params.stop_strings, expected="none: the model has no tokenizer"
         )
-    low, high = min(request.prompt_token_ids), max(request.prompt_token_ids)
-    if low < 0 or high >= loaded.vocab_size:
-        bad = low if low < 0 else high
-        raise ConfigError.of(f"prompts[{index}]", got=bad, expected=f"token ids in [0, {loaded.vocab_size})")
+    _check_token_ids(f"prompts[{index}]", request.prompt_token_ids, loaded.vocab_size)
+    ending = request.params.stop_ids
+    _check_token_ids("stop_token_ids", ending, loaded.vocab_size)
+    if request.params.min_tokens and len(loaded.eos_token_ids.union(ending)) >= loaded.vocab_size:
+        raise ConfigError.of("stop_token_ids", got="all tokens", expected="fewer, as min_tokens bans them")
     return min(request.params.max_tokens, limit - length)
+
+
+def _check_token_ids(name: str, ids: Collection[int], vocab_size: int) -> None:
+    low, high = min(ids, default=0), max(ids, default=0)
+    if low < 0 or high >= vocab_size:
+        raise ConfigError.of(name, got=low if low < 0 else high, expected=f"token ids in [0, {vocab_size})")

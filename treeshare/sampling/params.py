@@ -29,7 +29,7 @@ class SamplingParams:
         presence_penalty: Subtracted from the logits of tokens generated before, in [-2, 2].
         frequency_penalty: Subtracted once per time that a token was generated, in [-2, 2].
         repetition_penalty: Divides positive and multiplies negative logits of tokens in prompt or completion;
-            > 0.
+            in [0.01, 100].
         seed: Instead of the run's seed.
         stop: Strings that end a completion; its text is cut before them.
         stop_token_ids: Tokens that end a completion.
@@ -76,7 +76,7 @@ class SamplingParams:
         self._check_number("min_p", 0, 1)
         self._check_number("presence_penalty", -2, 2)
         self._check_number("frequency_penalty", -2, 2)
-        self._check_number("repetition_penalty", 0, math.inf, open_low=True)
+        self._check_number("repetition_penalty", 0.01, 100)  # beyond, logits could overflow
         for name in ("ignore_eos", "skip_special_tokens", "include_stop_str_in_output"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError.of(name, got=getattr(self, name), expected="True or False")
