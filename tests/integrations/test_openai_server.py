@@ -243,7 +243,8 @@ def test_a_stop_string_is_never_streamed(served, llm):
 
 
 def test_the_raw_form_of_a_stream(served):
-    body = {"prompt": "Once", "max_tokens": 3, "stream": True, "stream_options": {"include_usage": True}}
+    body = {"prompt": "Once", "max_tokens": 3, "ignore_eos": True, "stream": True}
+    body["stream_options"] = {"include_usage": True}
     with served.http.stream("POST", "/v1/completions", json=body) as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
         lines = [line for line in answer.iter_lines() if line]
