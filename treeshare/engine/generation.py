@@ -1,4 +1,4 @@
-"""One call of ``LLM.generate`` or ``LLM.stream``: which output belongs to which prompt, and who ends early."""
+"""One call of ``LLM.generate`` or ``LLM.stream``: whose each output is, and which prompts end early."""
 
 from __future__ import annotations
 
