@@ -70,16 +70,16 @@ class Inputs:
         )
         levels = []
         for level, (width, length) in enumerate(zip(shape.widths[:-1], shape.lengths[:-1], strict=True)):
-            store.ensure_places(length, width)
+            store.segments.reserve(length, width)
             parents = [levels[-1][shape.parent(level, place)] if level else None for place in range(width)]
             start = sum(shape.lengths[:level])
             levels.append(
-                [store.new_segment(start=start, num_tokens=length, order=0, parent=p) for p in parents]
+                [store.segments.new(start=start, num_tokens=length, order=0, parent=p) for p in parents]
             )
         last = len(shape.widths) - 1
         leaves = [levels[-1][shape.parent(last, place)] for place in range(num_rows)]
         _number_depth_first(leaves)
-        rows = [DecodeRow(leaf, [store.new_page() for _ in range(pages)], num_private) for leaf in leaves]
+        rows = [DecodeRow(leaf, [store.pool.new_page() for _ in range(pages)], num_private) for leaf in leaves]
         tensors = {
             id(t): t for leaf in leaves for s in leaf.path() for t in (s.block.keys_t[0], s.block.values[0])
         }

@@ -114,12 +114,12 @@ class AttentionInputs:
             geometry, budget_bytes=1 << 40, page_size=page_size, max_pages=case.rows * pages + 1
         )
         root_tokens = max(case.root, 1)
-        root = self.store.new_segment(start=0, num_tokens=root_tokens, order=0, parent=None)
+        root = self.store.segments.new(start=0, num_tokens=root_tokens, order=0, parent=None)
         leaves = [root]
         if case.leaves:
-            self.store.ensure_places(case.leaf, case.leaves)
+            self.store.segments.reserve(case.leaf, case.leaves)
             leaves = [
-                self.store.new_segment(start=root_tokens, num_tokens=case.leaf, order=1 + i, parent=root)
+                self.store.segments.new(start=root_tokens, num_tokens=case.leaf, order=1 + i, parent=root)
                 for i in range(case.leaves)
             ]
         for segment in {root, *leaves}:
@@ -132,7 +132,7 @@ class AttentionInputs:
             rows = [
                 DecodeRow(
                     leaves[i * len(leaves) // case.rows],
-                    [self.store.new_page() for _ in range(pages)],
+                    [self.store.pool.new_page() for _ in range(pages)],
                     case.private,
                 )
                 for i in range(case.rows)

@@ -132,8 +132,8 @@ def shared_prefix_plan(
     store = KVStore(
         geometry, budget_bytes=1 << 60, page_size=page_size, max_pages=num_rows * pages, device="meta"
     )
-    root = store.new_segment(start=0, num_tokens=prefix, order=0, parent=None)
-    rows = [DecodeRow(root, [store.new_page() for _ in range(pages)], private) for _ in range(num_rows)]
+    root = store.segments.new(start=0, num_tokens=prefix, order=0, parent=None)
+    rows = [DecodeRow(root, [store.pool.new_page() for _ in range(pages)], private) for _ in range(num_rows)]
     shape = num_rows, geometry.num_kv_heads * group_size, geometry.head_dim
     return StepPlan.make(
         build_layout(store, [], rows), shape, torch.device("cpu"), processors, with_scratch=False

@@ -8,6 +8,15 @@ from treeshare.errors import ConfigError
 Sharing = Literal["tree", "one-level", "none"]
 AttentionMode = Literal["on", "off"]
 
+MAX_PREFILL_ROWS = 512
+"""Maximum number of rows of a model call that only computes prompts; with more, matmuls gain nothing."""
+
+SEGMENT_ALIGNMENT = 64
+"""A shared segment's KV is padded to a multiple of this many tokens, so that equal-sized ones share a matmul."""
+
+PAGE_SIZE = 64
+"""Tokens of a private page unless another number is configured."""
+
 
 def require_int(name: str, value: object, *, low: int, high: int | None = None) -> None:
     """Raise ``ConfigError`` unless ``value`` is an integer in ``[low, high]``."""
@@ -90,7 +99,7 @@ class EngineConfig:
     max_num_seqs: int = 256
     prefill_chunk: int = 16
     kv_budget_bytes: int | None = None
-    page_size: int = 64
+    page_size: int = PAGE_SIZE
     sharing: Sharing = "tree"
     attention: AttentionMode = "on"
     backend: str = "auto"

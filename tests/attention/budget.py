@@ -72,14 +72,14 @@ class Forest:
         for length in case.lengths:
             blocks[length] = blocks.get(length, 0) + 1
         for length, count in blocks.items():
-            self.store.new_block(length, count)
+            self.store.segments.reserve(length, count)
         for order, (parent, length) in enumerate(zip(case.parents, case.lengths, strict=True)):
             above = self.segments[parent] if parent >= 0 else None
             start = above.end if above else 0
-            segment = self.store.new_segment(start=start, num_tokens=length, order=order, parent=above)
+            segment = self.store.segments.new(start=start, num_tokens=length, order=order, parent=above)
             keys, values = self._kv(length)
             written = self._first_new(order) if order in case.prefilled else length
-            self.store.write_segment(0, segment, 0, keys[:written], values[:written])
+            self.store.segments.write(0, segment, 0, keys[:written], values[:written])
             segment.num_written = written
             self.segments.append(segment)
             self.node_kv.append((keys, values))
@@ -87,12 +87,12 @@ class Forest:
     def _build_decodes(self):
         self.rows, self.row_kv = [], []
         for node, length in self.case.decodes:
-            pages = [self.store.new_page() for _ in range(length // self.case.page_size + 1)]
+            pages = [self.store.pool.new_page() for _ in range(length // self.case.page_size + 1)]
             keys, values = self._kv(length + 1)
             for token in range(length):
                 page = torch.tensor([pages[token // self.case.page_size].index])
                 offset = torch.tensor([token % self.case.page_size])
-                self.store.write_rows(0, page, offset, keys[token : token + 1], values[token : token + 1])
+                self.store.pool.write(0, page, offset, keys[token : token + 1], values[token : token + 1])
             self.rows.append(DecodeRow(self.segments[node], pages, length))
             self.row_kv.append((keys, values))
 

@@ -278,10 +278,10 @@ def test_without_triton_the_extra_is_named(monkeypatch):
 def test_a_store_lies_whole_on_its_device():
     """``meta`` stands for a device that is not the CPU."""
     store = KVStore(GEOMETRY, budget_bytes=1 << 30, page_size=16, max_pages=4, poison=True, device="meta")
-    segment = store.new_segment(start=0, num_tokens=70, order=0, parent=None)
+    segment = store.segments.new(start=0, num_tokens=70, order=0, parent=None)
     block, pool = segment.block, store.pool
     tensors = [*block.keys_t, *block.values, *pool.keys_t, *pool.values]
     assert {tensor.device.type for tensor in tensors} == {"meta"}
-    pages = [store.new_page() for _ in range(3)]
-    store.free_pages(pages[:1])
+    pages = [store.pool.new_page() for _ in range(3)]
+    store.pool.free(pages[:1])
     store.check_invariants()

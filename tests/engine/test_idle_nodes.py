@@ -87,7 +87,7 @@ def test_a_full_budget_is_freed_without_a_look_at_the_whole_forest(model_dir, mo
         engine.add_request(request)
         while not engine.is_idle:
             engine.step()
-    assert engine.store.num_live_segments > 20
+    assert engine.store.segments.num_live > 20
     assert len(scans) <= len(prompts)  # one each, to number the forest
     engine._scheduler.check_invariants()
     engine.store.check_invariants()

@@ -83,7 +83,7 @@ def test_a_prefix_is_found_while_it_lives_and_after(model_dir):
         requests = requests_for([one, two, [*two, 5]], replace(LONG, n=1))
         drain(live, later(live, requests, gap))
         assert 631 <= live.stats.prefilled_tokens <= 631 + 3 * 64
-        assert (live.store.num_live_segments > 0) == keep_nodes
+        assert (live.store.segments.num_live > 0) == keep_nodes
 
 
 def test_requests_between_two_steps_are_one_tree(model_dir):

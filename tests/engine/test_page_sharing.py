@@ -29,7 +29,7 @@ def run(folder, requests, **config):
 
 
 def copy_all(store, pages, _):
-    return [store.copy_page(page) for page in pages]
+    return [store.pool.copy(page) for page in pages]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

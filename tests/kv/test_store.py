@@ -43,16 +43,16 @@ class StoreMachine(RuleBasedStateMachine):
     def add_segments(self, num_tokens, parent, count):
         above = self.segments[parent % len(self.segments)][0] if self.segments and parent else None
         try:
-            self.store.ensure_places(num_tokens, count)
+            self.store.segments.reserve(num_tokens, count)
         except BudgetError:
             return
         start = above.end if above else 0
         for _ in range(count):
-            segment = self.store.new_segment(start=start, num_tokens=num_tokens, order=0, parent=above)
+            segment = self.store.segments.new(start=start, num_tokens=num_tokens, order=0, parent=above)
             mark = self.mark()
             for layer in range(GEOMETRY.num_layers):
                 kv = torch.full((num_tokens, 1, 3), mark + layer)
-                self.store.write_segment(layer, segment, 0, kv, -kv)
+                self.store.segments.write(layer, segment, 0, kv, -kv)
             segment.num_written = num_tokens
             self.segments.append((segment, mark))
 
@@ -62,26 +62,26 @@ class StoreMachine(RuleBasedStateMachine):
         leaves = [e for e in self.segments if all(o[0].parent is not e[0] for o in self.segments)]
         entry = leaves[which % len(leaves)]
         self.segments.remove(entry)
-        self.store.release(entry[0])
+        self.store.segments.release(entry[0])
 
     @rule()
     def shrink(self):
-        self.store.shrink_blocks()
+        self.store.segments.compact()
 
     @rule(copy=st.booleans(), which=st.integers(0, 100))
     def add_page(self, copy, which):
         try:
             if copy and self.pages:
                 source, mark = self.pages[which % len(self.pages)]
-                self.pages.append((self.store.copy_page(source), mark))
+                self.pages.append((self.store.pool.copy(source), mark))
                 return
-            page = self.store.new_page()
+            page = self.store.pool.new_page()
         except BudgetError:
             return
         mark = self.mark()
         for layer in range(GEOMETRY.num_layers):
             kv = torch.full((1, 1, 3), mark + layer)
-            self.store.write_rows(layer, torch.tensor([page.index]), torch.tensor([5]), kv, -kv)
+            self.store.pool.write(layer, torch.tensor([page.index]), torch.tensor([5]), kv, -kv)
         self.pages.append((page, mark))
 
     @precondition(lambda self: self.pages)
@@ -90,11 +90,11 @@ class StoreMachine(RuleBasedStateMachine):
         source, mark = self.pages[which % len(self.pages)]
         before = self.store.bytes_in_use
         try:
-            (page,) = self.store.fork_pages([source], num_tokens)
+            (page,) = self.store.pool.fork([source], num_tokens)
         except BudgetError:
             assert self.store.bytes_in_use == before
             return
-        assert self.store.bytes_in_use == before + self.store.fork_bytes(num_tokens)
+        assert self.store.bytes_in_use == before + self.store.pool.fork_bytes(num_tokens)
         assert (page is source) == (num_tokens == 16)
         self.pages.append((page, mark))
 
@@ -102,7 +102,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(picks=st.lists(st.integers(0, 100), min_size=1, max_size=4))
     def free_pages(self, picks):
         chosen = {pick % len(self.pages) for pick in picks}
-        self.store.free_pages([self.pages[i][0] for i in sorted(chosen)])
+        self.store.pool.free([self.pages[i][0] for i in sorted(chosen)])
         self.pages = [entry for i, entry in enumerate(self.pages) if i not in chosen]
 
     @invariant()
@@ -127,9 +127,9 @@ class StoreMachine(RuleBasedStateMachine):
                 assert self.store.pool.values[layer][page.index].count_nonzero() == 4
 
     def teardown(self):
-        self.store.free_pages([page for page, _ in self.pages])
+        self.store.pool.free([page for page, _ in self.pages])
         for segment, _ in reversed(self.segments):
-            self.store.release(segment)
+            self.store.segments.release(segment)
         self.store.check_empty()
 
 
@@ -139,26 +139,26 @@ TestStore = StoreMachine.TestCase
 
 def test_the_budget_is_exact():
     store = make_store(budget_tokens=64 + 16)
-    segment = store.new_segment(start=0, num_tokens=1, order=0, parent=None)
-    page = store.new_page()
+    segment = store.segments.new(start=0, num_tokens=1, order=0, parent=None)
+    page = store.pool.new_page()
     with pytest.raises(BudgetError, match=f"got {store.budget_bytes}, expected at least"):
-        store.new_page()
+        store.pool.new_page()
     with pytest.raises(BudgetError):
-        store.new_segment(start=0, num_tokens=1, order=0, parent=None)
+        store.segments.new(start=0, num_tokens=1, order=0, parent=None)
     assert store.peak_bytes == store.bytes_in_use == store.budget_bytes
-    store.free_pages([page])
-    store.release(segment)
+    store.pool.free([page])
+    store.segments.release(segment)
     store.check_empty()
 
 
 def test_a_parent_outlives_its_children():
     store = make_store()
-    parent = store.new_segment(start=0, num_tokens=10, order=0, parent=None)
-    child = store.new_segment(start=10, num_tokens=10, order=1, parent=parent)
-    store.release(parent)
+    parent = store.segments.new(start=0, num_tokens=10, order=0, parent=None)
+    child = store.segments.new(start=10, num_tokens=10, order=1, parent=parent)
+    store.segments.release(parent)
     store.check_invariants()
     assert child.path() == (parent, child)
-    store.release(child)
+    store.segments.release(child)
     store.check_empty()
 
 
@@ -166,10 +166,10 @@ def test_pages_are_address_space_until_they_are_written():
     """A budget as large as the machine costs nothing; what pages hold stays where it is as more come."""
     store = KVStore(GEOMETRY, budget_bytes=1 << 45, page_size=64)
     before = peak_resident_bytes()
-    store.new_page()
+    store.pool.new_page()
     addresses = [tensor.data_ptr() for tensor in (*store.pool.keys_t, *store.pool.values)]
     for _ in range(999):
-        store.new_page()
+        store.pool.new_page()
     assert addresses == [tensor.data_ptr() for tensor in (*store.pool.keys_t, *store.pool.values)]
     assert peak_resident_bytes() - before < 4 * store.bytes_in_use
 
@@ -181,4 +181,4 @@ def test_more_address_space_than_a_process_may_have_is_one_line(monkeypatch):
     store = KVStore(GEOMETRY, budget_bytes=1 << 30, page_size=64)
     monkeypatch.setattr(torch, "empty", refused)
     with pytest.raises(ConfigError, match="got 1073741824, which this process may not"):
-        store.new_page()
+        store.pool.new_page()

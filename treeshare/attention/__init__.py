@@ -1,6 +1,6 @@
 """Tree attention: partial states, their merge, the batch layout, and the backends."""
 
-from treeshare.attention.api import AttentionBackend
+from treeshare.attention.api import AttentionBackend, AttentionSpec
 from treeshare.attention.choice import make_backend
 from treeshare.attention.cpu import CpuAttention
 from treeshare.attention.layout import BatchLayout, DecodeRow, PrefillChunk, build_layout, depth_first
@@ -11,6 +11,7 @@ from treeshare.attention.triton import TritonAttention
 
 __all__ = [
     "AttentionBackend",
+    "AttentionSpec",
     "AttentionState",
     "BatchLayout",
     "CpuAttention",

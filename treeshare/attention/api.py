@@ -1,11 +1,41 @@
 """The contract of the attention backends; they never import one another."""
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from treeshare.attention.layout import BatchLayout
 from treeshare.attention.state import AttentionState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionSpec:
+    """What one layer's attention computes beyond the plan of a step.
+
+    A feature is a field here, a name in ``features``, and code in each backend that lists the name.
+
+    Attributes:
+        scale: Factor of the scores.
+        window: A row sees this many positions back, itself included; None for all.
+        soft_cap: Scores ``s`` become ``soft_cap * tanh(s / soft_cap)``; None leaves them.
+        has_sinks: Every query head has a learned score to which no value belongs.
+    """
+
+    scale: float
+    window: int | None = None
+    soft_cap: float | None = None
+    has_sinks: bool = False
+
+    @property
+    def features(self) -> frozenset[str]:
+        """What a backend must implement beyond plain causal attention, by the names that messages use."""
+        needed = {
+            "sliding-window attention": self.window is not None,
+            "attention soft-capping": self.soft_cap is not None,
+            "attention sinks": self.has_sinks,
+        }
+        return frozenset(name for name, is_needed in needed.items() if is_needed)
 
 
 class AttentionBackend(ABC):
@@ -16,13 +46,26 @@ class AttentionBackend(ABC):
 
     Attributes:
         name: As ``make_backend`` knows it.
+        features: Those of ``AttentionSpec.features`` that it implements.
     """
 
     name: str
+    features: frozenset[str] = frozenset()
+
+    def supports(self, spec: AttentionSpec) -> bool:
+        """Whether it computes what a layer needs."""
+        return spec.features <= self.features
 
     @abstractmethod
     def attend(
-        self, query: Tensor, key: Tensor, value: Tensor, *, layer: int, layout: BatchLayout, scale: float
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        layer: int,
+        layout: BatchLayout,
+        spec: AttentionSpec,
     ) -> AttentionState:
         """Store the step's keys and values, then attend every row to its whole path.
 
@@ -33,7 +76,7 @@ class AttentionBackend(ABC):
             value: Same shape as ``key``.
             layer: Layer of the store to extend and read.
             layout: The step's plan.
-            scale: Factor of the scores.
+            spec: What the layer computes; ``supports`` holds for it.
 
         Returns:
             ``out`` ``[num_packed, num_q_heads, head_dim]`` in the dtype of ``query`` and ``lse`` float32;

@@ -12,10 +12,12 @@ width.
 import torch
 from torch import Tensor
 
-from treeshare.attention.api import AttentionBackend
-from treeshare.attention.layout import BatchLayout, CausalChunk, PrivatePages, SharedGroup
+from treeshare.attention.api import AttentionBackend, AttentionSpec
+from treeshare.attention.cpu_plan import CpuPlan, PrivatePages, SharedGroup
+from treeshare.attention.layout import BatchLayout, CausalChunk
 from treeshare.attention.state import AttentionState
-from treeshare.kv.store import SEGMENT_ALIGNMENT, padded_length
+from treeshare.config import SEGMENT_ALIGNMENT
+from treeshare.kv import padded_length
 from treeshare.stopwatch import OFF, Stopwatch
 
 TILE_BYTES = 3 << 20
@@ -81,23 +83,34 @@ class CpuAttention(AttentionBackend):
 
     def __init__(self, stopwatch: Stopwatch = OFF) -> None:
         self._stopwatch = stopwatch
+        self._plan: CpuPlan | None = None
 
     def attend(
-        self, query: Tensor, key: Tensor, value: Tensor, *, layer: int, layout: BatchLayout, scale: float
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        layer: int,
+        layout: BatchLayout,
+        spec: AttentionSpec,
     ) -> AttentionState:
         """See ``AttentionBackend.attend``."""
+        plan = self._plan
+        if plan is None or plan.layout is not layout:
+            plan = self._plan = CpuPlan.of(layout)
         layout.write(layer, key, value)
         self._stopwatch.lap("attention: store")
         num_rows, num_q_heads, head_dim = query.shape
         num_heads = key.shape[1]
-        scaled = (query * scale).view(num_rows, num_heads, num_q_heads // num_heads, head_dim)
+        scaled = (query * spec.scale).view(num_rows, num_heads, num_q_heads // num_heads, head_dim)
         total = _Accumulator(scaled, layout.store.geometry.value_width, self._stopwatch)
-        for group in layout.shared:
+        for group in plan.shared:
             self._add_shared(total, scaled, layer, group)
         for chunk in layout.causal:
             self._add_causal(total, scaled, layer, chunk)
-        if layout.private is not None:
-            self._add_private(total, scaled, layer, layout, layout.private)
+        if plan.private is not None:
+            self._add_private(total, scaled, layer, layout, plan.private)
         state = total.state(head_dim, query.dtype)
         self._stopwatch.lap("attention: merge")
         return state

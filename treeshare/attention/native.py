@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from treeshare.attention.api import AttentionSpec
     from treeshare.attention.layout import BatchLayout
     from treeshare.kv import KVGeometry, Segment
 
@@ -90,7 +91,14 @@ class NativeAttention(AttentionBackend):
         return is_right_shape and kernels() is not None
 
     def attend(
-        self, query: Tensor, key: Tensor, value: Tensor, *, layer: int, layout: BatchLayout, scale: float
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        layer: int,
+        layout: BatchLayout,
+        spec: AttentionSpec,
     ) -> AttentionState:
         """See ``AttentionBackend.attend``."""
         if self._plan is None or self._plan.layout is not layout:
@@ -106,7 +114,7 @@ class NativeAttention(AttentionBackend):
         lse[layout.num_rows :] = -torch.inf
         projections = _Projections(*(t.data_ptr() for t in dense), *(t.stride(0) for t in dense))
         self._kernel.treeshare_attend(
-            ctypes.byref(fields), ctypes.byref(projections), scale, out.data_ptr(), lse.data_ptr()
+            ctypes.byref(fields), ctypes.byref(projections), spec.scale, out.data_ptr(), lse.data_ptr()
         )
         if self._stopwatch.enabled:
             self._stopwatch.split(dict(zip(_KINDS, self._nanoseconds.tolist(), strict=True)))

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from treeshare.attention.api import AttentionBackend
+from treeshare.attention.api import AttentionBackend, AttentionSpec
 from treeshare.attention.layout import BatchLayout, DecodeRow
 from treeshare.attention.state import AttentionState
 from treeshare.stopwatch import OFF, Stopwatch
@@ -24,7 +24,14 @@ class ReferenceAttention(AttentionBackend):
         self._stopwatch = stopwatch
 
     def attend(
-        self, query: Tensor, key: Tensor, value: Tensor, *, layer: int, layout: BatchLayout, scale: float
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        layer: int,
+        layout: BatchLayout,
+        spec: AttentionSpec,
     ) -> AttentionState:
         """See ``AttentionBackend.attend``; the state is in this backend's dtype."""
         layout.write(layer, key, value)
@@ -34,7 +41,7 @@ class ReferenceAttention(AttentionBackend):
             group_size = query.shape[1] // keys.shape[1]
             keys = keys.to(self.dtype).repeat_interleave(group_size, dim=1)
             values = values.to(self.dtype).repeat_interleave(group_size, dim=1)
-            scores = torch.einsum("hd,nhd->hn", query[row].to(self.dtype), keys) * scale
+            scores = torch.einsum("hd,nhd->hn", query[row].to(self.dtype), keys) * spec.scale
             state.lse[row] = scores.logsumexp(-1)
             state.out[row] = torch.einsum("hn,nhd->hd", scores.softmax(-1), values)
         self._stopwatch.lap("attention: whole paths")

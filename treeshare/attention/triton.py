@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from treeshare.attention.api import AttentionSpec
     from treeshare.attention.layout import BatchLayout
     from treeshare.kv import KVGeometry
 
@@ -101,7 +102,14 @@ class TritonAttention(AttentionBackend):
         self._plan: StepPlan | None = None
 
     def attend(
-        self, query: Tensor, key: Tensor, value: Tensor, *, layer: int, layout: BatchLayout, scale: float
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        layer: int,
+        layout: BatchLayout,
+        spec: AttentionSpec,
     ) -> AttentionState:
         """See ``AttentionBackend.attend``."""
         query, key, value = (x if x.stride(2) == 1 else x.contiguous() for x in (query, key, value))
@@ -111,13 +119,13 @@ class TritonAttention(AttentionBackend):
         launches = _Launches(self._kernels, plan, layer)
         launches.store(key, value)
         self._lap("attention: store")
-        launches.slices(query, scale, causal=False)
+        launches.slices(query, spec.scale, causal=False)
         self._lap("attention: shared")
-        launches.slices(query, scale, causal=True)
+        launches.slices(query, spec.scale, causal=True)
         self._lap("attention: causal")
-        launches.pages(query, scale)
+        launches.pages(query, spec.scale)
         self._lap("attention: private")
-        state = launches.merge(query.dtype, scale)
+        state = launches.merge(query.dtype, spec.scale)
         self._lap("attention: merge")
         return state
 

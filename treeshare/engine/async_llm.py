@@ -116,7 +116,7 @@ class AsyncLLM:
     @property
     def kv_bytes_in_use(self) -> int:
         """Bytes of KV held now."""
-        return self.llm.engine.kv_bytes_in_use
+        return self.llm.engine.store.bytes_in_use
 
     @property
     def is_running(self) -> bool:

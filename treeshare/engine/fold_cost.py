@@ -97,10 +97,10 @@ def _path_seconds(geometry: KVGeometry, num_heads: int, engine: EngineConfig, ro
         tokens = _PATH_TOKENS // num_nodes
         for order in range(num_nodes):
             start = order * tokens
-            segment = store.new_segment(start=start, num_tokens=tokens, order=order, parent=segment)
+            segment = store.segments.new(start=start, num_tokens=tokens, order=order, parent=segment)
             segment.num_written = tokens
         assert segment is not None
-        decoding = [DecodeRow(segment, [store.new_page()], 0) for _ in range(rows)]
+        decoding = [DecodeRow(segment, [store.pool.new_page()], 0) for _ in range(rows)]
 
         def attend(store: KVStore = store, decoding: list[DecodeRow] = decoding) -> None:
             layout = build_layout(store, [], decoding)

@@ -6,7 +6,6 @@ overlaps a live node only in part, the overlap's KV is copied, not split off.
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import TYPE_CHECKING
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from treeshare.config import FoldCost
-    from treeshare.engine.sequence import Sequence
     from treeshare.kv import Segment
     from treeshare.tree import PromptTree
     from treeshare.tree.tokens import TokenArray
@@ -172,24 +170,6 @@ class Forest:
         assert not node.children
         node.parent.disown(node)
         return None if node.parent is self._root else node.parent
-
-    def check_counters(self, waiting: Items[Sequence], with_row: Items[Sequence]) -> None:
-        """Assert that every node counts the sequences at or below it right."""
-        unfinished, admitted, unstarted = Counter[LiveNode](), Counter[LiveNode](), Counter[LiveNode]()
-        for sequences, has_row in ((waiting, False), (with_row, True)):
-            for sequence in sequences:
-                count = len(sequence.completions)
-                assert count, "a sequence is for nobody"
-                unstarted[sequence.live.node] += count * (not sequence.token_ids)
-                for above in sequence.live.node.path():
-                    unfinished[above] += count
-                    admitted[above] += count * has_row
-        for node in self.nodes():
-            counters = (node.num_unfinished, node.num_admitted, node.num_unstarted)
-            assert counters == (unfinished[node], admitted[node], unstarted[node]), "a node counts wrong"
-            assert node.num_held == sum(child.segment is not None for child in node.children)
-            assert node.segment is not None or not node.num_admitted, "a row's prompt has lost its KV"
-            assert node.segment is not None or node.num_unfinished or node.children, "a node is for nobody"
 
     def _attach(
         self, parent: LiveNode, tokens: TokenArray, batch: int, num_rows: int, fold_cost: FoldCost

@@ -138,7 +138,7 @@ class LLM:
     @property
     def kv_budget_bytes(self) -> int:
         """Maximum bytes of KV held at once."""
-        return self.engine.kv_budget_bytes
+        return self.engine.store.budget_bytes
 
     @property
     def stats(self) -> EngineStats:

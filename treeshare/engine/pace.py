@@ -5,10 +5,9 @@ from __future__ import annotations
 import statistics
 from collections import deque
 
-MAX_STEP_ROWS = 512
-"""Prompt tokens of a step in which nothing decodes; beyond, matmuls gain nothing."""
+from treeshare.config import MAX_PREFILL_ROWS
 
-LEAST_ROWS = 32
+MIN_LIVE_ROWS = 32
 """Rows whose step takes less than twice as long as one row's: the weights' way from memory decides there."""
 
 MOST_OF_USUAL = 1.5
@@ -24,7 +23,7 @@ class Pace:
     Requests that come together, and nothing else, compute their prompts in the fewest steps: nobody waits for
     a token meanwhile. Where requests may come at any time, a step is to stay short: prompt tokens beside
     decoding rows are at most half as many as those, and all rows together at most 1.5 times those of the
-    median step; while nothing decodes, 1.5 times the rows that are about to, or ``LEAST_ROWS``.
+    median step; while nothing decodes, 1.5 times the rows that are about to, or ``MIN_LIVE_ROWS``.
 
     Args:
         chunk: Tokens are taken in multiples of this, and never less.
@@ -52,8 +51,8 @@ class Pace:
         """
         if not num_decoding:
             if not self.is_live:
-                return MAX_STEP_ROWS
-            return min(self._whole(max(MOST_OF_USUAL * num_starting, LEAST_ROWS)), MAX_STEP_ROWS)
+                return MAX_PREFILL_ROWS
+            return min(self._whole(max(MOST_OF_USUAL * num_starting, MIN_LIVE_ROWS)), MAX_PREFILL_ROWS)
         beside = num_decoding / 2
         if self.is_live and self._rows:
             beside = min(beside, MOST_OF_USUAL * statistics.median(self._rows) - num_decoding)

@@ -199,7 +199,7 @@ def path_bytes(roots: dict[bytes, ScoreNode], store: KVStore) -> tuple[int, int]
     stack = [(node, 0) for node in roots.values()]
     while stack:
         node, above = stack.pop()
-        total = above + store.segment_bytes(node.num_tokens)
+        total = above + store.segments.bytes_of(node.num_tokens)
         if total > most and node.spans:
             most, longest = total, node.spans[0].pair
         stack += [(child, total) for child in node.children.values()]
@@ -213,7 +213,7 @@ def held_bytes(node: ScoreNode, store: KVStore) -> int:
     while above is not None:
         source: ScoreNode | None = above
         while source is not None:
-            total += store.segment_bytes(source.num_tokens)
+            total += store.segments.bytes_of(source.num_tokens)
             source = source.source
         above = above.parent
     return total

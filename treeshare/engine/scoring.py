@@ -202,17 +202,17 @@ class _Scoring:
         """
         store = self._store
         room = store.free_bytes - (0 if is_first else self._reserve)
-        if store.segment_bytes(node.num_tokens) > room:
+        if store.segments.bytes_of(node.num_tokens) > room:
             assert not is_first, "a path and what is copied along it fit into the budget"
             return False
-        node.segment = store.new_segment(
+        node.segment = store.segments.new(
             start=node.start,
             num_tokens=node.num_tokens,
             order=node.order,
             parent=None if node.parent is None else node.parent.segment,
         )
         if node.source is not None and node.source.segment is not None:
-            store.copy_tokens(node.source.segment, node.segment, node.num_copied)
+            store.segments.copy_tokens(node.source.segment, node.segment, node.num_copied)
             node.num_packed = node.num_copied
         for above in (node.parent, node.source):
             if above is not None:
@@ -226,7 +226,7 @@ class _Scoring:
             segment = node.segment
             if segment is not None and segment.num_written == node.num_tokens and not node.num_waiting:
                 node.segment = None
-                self._store.release(segment)
+                self._store.segments.release(segment)
 
     def _compute(self, chunks: Sequence[tuple[ScoreNode, PrefillChunk]]) -> None:
         """Run the model on ``chunks`` and note what their rows predict."""

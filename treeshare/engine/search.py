@@ -78,7 +78,7 @@ class TokenSearch:
         self._branches: set[Branch] = set()
         try:
             num_tokens = len(prompt_token_ids)
-            self._segment: Segment = self._store.new_segment(
+            self._segment: Segment = self._store.segments.new(
                 start=0, num_tokens=num_tokens, order=0, parent=None
             )
             self.root = self._prefill(np.asarray(prompt_token_ids, np.int64))
@@ -106,7 +106,7 @@ class TokenSearch:
         require_int("n", n, low=1)
         if branch not in self._branches:
             raise ConfigError.of("branch", got="one that was dropped", expected="one of this search")
-        forks = [replace(branch, pages=self._store.share_pages(branch.pages)) for _ in range(n)]
+        forks = [replace(branch, pages=self._store.pool.share(branch.pages)) for _ in range(n)]
         self._branches.update(forks)
         return forks
 
@@ -137,12 +137,12 @@ class TokenSearch:
         pages: list[list[Page]] = []
         try:
             for branch, _ in steps:
-                pages.append(self._store.fork_pages(branch.pages, len(branch.token_ids)))
+                pages.append(self._store.pool.fork(branch.pages, len(branch.token_ids)))
                 if len(branch.token_ids) % self._store.page_size == 0:
-                    pages[-1].append(self._store.new_page())
+                    pages[-1].append(self._store.pool.new_page())
         except BaseException:
             for held in pages:
-                self._store.free_pages(held)
+                self._store.pool.free(held)
             raise
         rows = [
             DecodeRow(self._segment, held, len(branch.token_ids))
@@ -165,7 +165,7 @@ class TokenSearch:
         for branch in branches:
             if branch in self._branches:
                 self._branches.remove(branch)
-                self._store.free_pages(branch.pages)
+                self._store.pool.free(branch.pages)
 
     def close(self) -> None:
         """Free everything; a second call does nothing."""

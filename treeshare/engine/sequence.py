@@ -152,5 +152,5 @@ class Sequence:
 
     def drop_kv(self, store: KVStore) -> None:
         """Give the pages back."""
-        store.free_pages(self.pages)
+        store.pool.free(self.pages)
         self.pages, self.num_computed = [], 0

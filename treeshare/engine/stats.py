@@ -4,6 +4,14 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence as Items
+
+    from treeshare.engine.scheduler import StepPlan
+    from treeshare.engine.sequence import Request
+    from treeshare.tree import PromptTree
 
 
 @dataclass(slots=True)
@@ -32,7 +40,7 @@ class EngineStats:
         decode_s: Seconds of model calls for generated tokens.
         sampling_s: Seconds of drawing tokens and checking stop conditions.
         wall_s: Seconds since the run began.
-        peak_kv_bytes: Most bytes of KV held at once.
+        peak_kv_bytes: Maximum bytes of KV held at once.
     """
 
     num_completions: int = 0
@@ -55,6 +63,33 @@ class EngineStats:
     sampling_s: float = 0.0
     wall_s: float = 0.0
     peak_kv_bytes: int = 0
+
+    def note_prompts(self, tree: PromptTree, requests: Items[Request]) -> None:
+        """Requests have come whose prompts make ``tree``."""
+        self.unique_tokens += sum(node.num_tokens for node in tree.nodes)
+        self.logical_tokens += sum(
+            len(request.completion_indices) * len(request.prompt_token_ids) for request in requests
+        )
+
+    def note_step(self, plan: StepPlan, num_drawing: int) -> None:
+        """A step was planned and run; ``num_drawing`` of its decoding rows draw a token."""
+        num_rows = len(plan.rows)
+        self.step_rows.append((num_rows, plan.num_prompt_tokens))
+        self.num_preemptions += plan.num_preemptions
+        if num_rows:
+            self.num_steps += 1
+            self.num_rows += num_rows
+            self.num_replayed += num_rows - num_drawing
+            self.num_full_steps += plan.is_full
+            self.num_full_rows += num_drawing * plan.is_full
+
+    def note_model_call(self, plan: StepPlan, seconds: float) -> None:
+        """A step's model call took ``seconds``, charged to prefill and decoding by their rows."""
+        num_rows, num_prompt_tokens = len(plan.rows), plan.num_prompt_tokens
+        share = num_rows / (num_rows + num_prompt_tokens)
+        self.prefilled_tokens += num_prompt_tokens
+        self.decode_s += seconds * share
+        self.prefill_s += seconds * (1 - share)
 
     @property
     def tokens_per_s(self) -> float:

@@ -14,10 +14,9 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from treeshare.config import EngineConfig
+from treeshare.config import MAX_PREFILL_ROWS, EngineConfig
 from treeshare.engine.engine import Engine
 from treeshare.engine.machine import remembered
-from treeshare.engine.pace import MAX_STEP_ROWS
 from treeshare.engine.sequence import Request
 from treeshare.models import LoadedModel
 from treeshare.models.loading import bind_model
@@ -71,7 +70,7 @@ class MeasuredCost(BaseModel):
 
     def prefill_s(self, num_tokens: int, num_pairs: int) -> float:
         """See ``StepCost.prefill_s``."""
-        steps = -(-num_tokens // MAX_STEP_ROWS)
+        steps = -(-num_tokens // MAX_PREFILL_ROWS)
         layer_s = num_tokens * self.prompt_token_s + num_pairs * self.shared_pair_s
         return self.num_layers * layer_s + steps * self.prompt_step_s
 
@@ -144,7 +143,7 @@ def measure_step_cost(description: ModelDescription) -> MeasuredCost:
     deep, flat = (_measure(loaded) for loaded in _shallow_models(description))
     layer_s = (deep.body_s - flat.body_s) / (_LAYERS - 1)
     prompt_layer_s = (deep.prompt_body_s - flat.prompt_body_s) / (_LAYERS - 1)
-    prompt_steps = -(-deep.prompt_tokens // MAX_STEP_ROWS)
+    prompt_steps = -(-deep.prompt_tokens // MAX_PREFILL_ROWS)
     return MeasuredCost(
         num_layers=description.geometry.num_layers,
         rows=list(_ROWS),

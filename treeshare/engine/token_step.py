@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,11 +16,10 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from treeshare.engine.packing import RowBatch
+    from treeshare.engine.runner import ModelRunner
     from treeshare.engine.sequence import LiveRequest
-    from treeshare.kv import KVStore
-    from treeshare.models import LoadedModel
     from treeshare.sampling import Ending
-    from treeshare.stopwatch import Stopwatch
 
     Observer = Callable[[Sequence, Tensor], None]
 
@@ -30,29 +28,21 @@ BOOKKEEPING = "bookkeeping"
 """The part of a run that is Python around the model: splitting, stop checks, collecting."""
 
 
-@dataclass(frozen=True, slots=True)
-class RowBatch:
-    """Logits ``[R, vocab_size]`` and, for each row, the sequences that draw their next token from it."""
-
-    logits: Tensor
-    sequences: list[list[Sequence]]
-
-
 class TokenStep:
     """Draws the next token of every completion.
 
     Args:
-        loaded: The model; for its tokenizer and its end-of-sequence tokens.
-        store: Where a sequence's pages lie: shared when it splits, freed when it ends.
-        stopwatch: Is told how long drawing took, and what is done around it.
+        runner: The model, for its tokenizer and its end-of-sequence tokens; and the store, where a sequence's
+            pages are shared when it splits and freed when it ends.
 
     Attributes:
         observe: Called with each sequence and its logits ``[vocab_size]`` before it draws.
         version: Of the weights, noted with each token.
     """
 
-    def __init__(self, loaded: LoadedModel, store: KVStore, stopwatch: Stopwatch) -> None:
-        self._loaded, self._store, self._stopwatch = loaded, store, stopwatch
+    def __init__(self, runner: ModelRunner) -> None:
+        self._runner, self._loaded = runner, runner.loaded
+        self._store, self._stopwatch = runner.store, runner.stopwatch
         self.observe: Observer | None = None
         self.version = 0
 
@@ -77,7 +67,7 @@ class TokenStep:
         pairs = [(row, sequence) for row, group in enumerate(batch.sequences) for sequence in group]
         if self.observe is not None:
             for row, sequence in pairs:
-                self.observe(sequence, batch.logits[row].cpu())
+                self.observe(sequence, self._runner.to_host(batch.logits[row]))
         specs = [self._spec(group[0]) for group in batch.sequences]
         draw_rows = np.repeat([row for row, _ in pairs], [len(s.completions) for _, s in pairs])
         numbers = self._uniforms([s for _, s in pairs])
@@ -139,8 +129,8 @@ class TokenStep:
     def _branch(self, sequence: Sequence, completions: list[int]) -> Sequence:
         """Some completions as a sequence of their own; without room for what is copied it computes again."""
         branch = sequence.take(completions)
-        if self._store.fork_bytes(sequence.num_computed) <= self._store.free_bytes:
-            branch.pages = self._store.fork_pages(sequence.pages, sequence.num_computed)
+        if self._store.pool.fork_bytes(sequence.num_computed) <= self._store.free_bytes:
+            branch.pages = self._store.pool.fork(sequence.pages, sequence.num_computed)
             branch.num_computed = sequence.num_computed
         return branch
 

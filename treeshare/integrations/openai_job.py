@@ -89,7 +89,7 @@ def _max_tokens(body: CompletionBody | ChatBody, llm: LLM, num_prompt_tokens: in
     if isinstance(body, CompletionBody):
         return body.max_tokens
     store = llm.engine.store
-    num_pages = (store.budget_bytes - store.segment_bytes(num_prompt_tokens)) // store.page_bytes
+    num_pages = (store.budget_bytes - store.segments.bytes_of(num_prompt_tokens)) // store.page_bytes
     held = max(num_pages, 0) * store.page_size + 1  # the last token needs no KV
     most = min(llm.loaded.max_model_len - num_prompt_tokens, held)
     return body.max_completion_tokens or body.max_tokens or most

@@ -1,7 +1,16 @@
 """KV storage: shared segments, private pages, byte accounting."""
 
+from treeshare.kv.memory import KVGeometry
 from treeshare.kv.pages import Page, PagePool
-from treeshare.kv.segments import Segment, SegmentBlock
-from treeshare.kv.store import KVGeometry, KVStore, padded_length
+from treeshare.kv.segments import Segment, SegmentBlock, padded_length
+from treeshare.kv.store import KVStore
 
-__all__ = ["KVGeometry", "KVStore", "Page", "PagePool", "Segment", "SegmentBlock", "padded_length"]
+__all__ = [
+    "KVGeometry",
+    "KVStore",
+    "Page",
+    "PagePool",
+    "Segment",
+    "SegmentBlock",
+    "padded_length",
+]

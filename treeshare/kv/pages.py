@@ -1,16 +1,23 @@
-"""Private pages: the growing KV of single sequences."""
+"""Private pages: the growing KV of single sequences.
+
+Shapes: ``H`` KV heads, ``D`` head_dim, ``E`` extended width of a value row, ``C`` tokens of a page.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from treeshare.errors import BudgetError
+import torch
+
+from treeshare.errors import BudgetError, ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
+
+    from treeshare.kv.memory import KVMemory
 
 MIN_PAGES = 16
 """Pages that a pool has room for at first."""
@@ -29,42 +36,158 @@ class Page:
     num_users: int = 1
 
 
-@dataclass(eq=False, slots=True)
 class PagePool:
     """Private pages of all sequences, dense at the front, so that attention reads one contiguous range.
 
-    ``keys_t`` per layer ``[capacity, H, D, C]``, ``values`` per layer ``[capacity, H, C, E]``, laid out as a
-    segment's.
+    Args:
+        memory: Makes the tensors.
+        charge: Called with the bytes of a new page before it is made; raises if the budget lacks them.
+        page_size: ``C``.
+        max_pages: Maximum number of pages live at once.
+        budget_bytes: For the message where the process may not have their address space.
+
+    Attributes:
+        keys_t: Per layer ``[capacity, H, D, C]``: transposed keys, laid out as a segment's.
+        values: Per layer ``[capacity, H, C, E]``.
+        pages: The live pages by their places.
+        num_live: Pages held.
     """
 
-    keys_t: list[Tensor]
-    values: list[Tensor]
-    pages: list[Page | None] = field(default_factory=list)
-    num_live: int = 0
+    def __init__(
+        self,
+        memory: KVMemory,
+        charge: Callable[[int], None],
+        *,
+        page_size: int,
+        max_pages: int,
+        budget_bytes: int,
+    ) -> None:
+        self._memory, self._charge, self._budget_bytes = memory, charge, budget_bytes
+        self.page_size, self._max_pages = page_size, max_pages
+        geometry, layers = memory.geometry, range(memory.geometry.num_layers)
+        heads, head_dim, width = geometry.num_kv_heads, geometry.head_dim, geometry.value_width
+        self.keys_t = [memory.allocate(0, heads, head_dim, page_size) for _ in layers]
+        self.values = [memory.allocate(0, heads, page_size, width) for _ in layers]
+        self.pages: list[Page | None] = []
+        self.num_live = 0
+
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of one page over all layers."""
+        return self.page_size * self._memory.geometry.bytes_per_token
+
+    @property
+    def bytes_in_use(self) -> int:
+        """Bytes of the live pages."""
+        return self.num_live * self.page_bytes
 
     @property
     def capacity(self) -> int:
-        """Most pages that fit."""
+        """Pages that there is room for now."""
         return self.keys_t[0].shape[0] if self.keys_t else 0
 
-    def grow(self, max_pages: int, unused: Callable[..., Tensor], *, is_lazy: bool) -> None:
-        """Make room for more pages: for ``max_pages`` where room costs nothing, else twice as many.
-
-        Room that is there from the start is never copied, and the old and the new never held at once.
-
-        Args:
-            max_pages: Most pages.
-            unused: Makes a tensor of a shape whose contents do not matter.
-            is_lazy: Whether such a tensor is address space, given memory when it is first written.
+    def new_page(self) -> Page:
+        """An empty page at the end of the dense range.
 
         Raises:
-            BudgetError: If there are ``max_pages`` already.
+            BudgetError: If the budget or the pool is full; the scheduler keeps this from happening.
+            ConfigError: If the process may not have the address space of a pool within the budget.
         """
-        left = max_pages - self.capacity
+        self._charge(self.page_bytes)
+        if self.num_live == self.capacity:
+            self._grow()
+        page = Page(self.num_live)
+        self.pages.append(page)
+        self.num_live += 1
+        for values in self.values:
+            values[page.index].zero_()
+        return page
+
+    def fork_bytes(self, num_tokens: int) -> int:
+        """What ``fork`` adds: a last page that is not full; full ones are written no more."""
+        return self.page_bytes if num_tokens % self.page_size else 0
+
+    def fork(self, pages: Sequence[Page], num_tokens: int) -> list[Page]:
+        """The KV of a second sequence with the same ``num_tokens`` tokens: full pages are shared, not copied.
+
+        Raises:
+            BudgetError: If the budget does not hold ``fork_bytes``; nothing was shared.
+        """
+        num_full = num_tokens // self.page_size
+        copied = [self.copy(page) for page in pages[num_full:]]
+        return [*self.share(pages[:num_full]), *copied]
+
+    def share(self, pages: Sequence[Page]) -> list[Page]:
+        """The same pages for one more user, who writes to none of them."""
+        for page in pages:
+            page.num_users += 1
+        return list(pages)
+
+    def copy(self, source: Page) -> Page:
+        """A page with the same contents."""
+        page = self.new_page()
+        for tensors in (self.keys_t, self.values):
+            for tensor in tensors:
+                tensor[page.index] = tensor[source.index]
+        return page
+
+    def free(self, pages: Sequence[Page]) -> None:
+        """Give pages back; what nobody holds any more leaves a hole, filled by moving the last pages."""
+        for page in pages:
+            assert self.pages[page.index] is page, "a page is freed once"
+            page.num_users -= 1
+            if not page.num_users:
+                self.pages[page.index] = None
+                self.num_live -= 1
+        moved = [page for page in self.pages[self.num_live :] if page is not None]
+        holes = [index for index in range(self.num_live) if self.pages[index] is None]
+        if moved:
+            places = holes, [page.index for page in moved]
+            target, source = torch.tensor(places, device=self._memory.device)
+            for tensors in (self.keys_t, self.values):
+                for tensor in tensors:
+                    tensor.index_copy_(0, target, tensor.index_select(0, source))
+        for page, hole in zip(moved, holes, strict=True):
+            page.index = hole
+            self.pages[hole] = page
+        del self.pages[self.num_live :]
+
+    def write(self, layer: int, pages: Tensor, offsets: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Store one token per row, ``[n, H, D]``, at ``offsets`` ``[n]`` of ``pages`` ``[n]``."""
+        geometry = self._memory.geometry
+        self.keys_t[layer][pages, :, :, offsets] = keys
+        extended = values.new_zeros(*values.shape[:2], geometry.value_width)
+        extended[..., : geometry.head_dim] = values
+        extended[..., geometry.head_dim] = 1
+        self.values[layer][pages, :, offsets] = extended
+
+    def check_invariants(self) -> None:
+        """Assert that the books are right."""
+        assert len(self.pages) == self.num_live, "pages are not dense"
+        for index, page in enumerate(self.pages):
+            assert page is not None, "a hole among the pages"
+            assert page.index == index, "a page is not where it says"
+            assert page.num_users > 0, "a page is for nobody"
+
+    def check_empty(self) -> None:
+        """Assert that nothing is left allocated."""
+        assert self.num_live == 0, "pages left allocated"
+
+    def _grow(self) -> None:
+        """Make room for more pages: for all where room costs nothing, else twice as many.
+
+        Room that is there from the start is never copied, and the old and the new never held at once.
+        """
+        left = self._max_pages - self.capacity
         if left < 1:
             raise BudgetError(f"private pages: got {self.capacity} in use, expected a free one")
-        added = left if is_lazy else min(max(self.capacity, MIN_PAGES), left)
-        for tensors in (self.keys_t, self.values):
-            for layer, old in enumerate(tensors):
-                tensors[layer] = unused(len(old) + added, *old.shape[1:])
-                tensors[layer][: len(old)] = old
+        added = left if self._memory.is_lazy else min(max(self.capacity, MIN_PAGES), left)
+        try:
+            for tensors in (self.keys_t, self.values):
+                for layer, old in enumerate(tensors):
+                    tensors[layer] = self._memory.allocate(len(old) + added, *old.shape[1:])
+                    tensors[layer][: len(old)] = old
+        except RuntimeError as error:  # torch has no narrower kind
+            raise ConfigError(
+                f"kv_budget_bytes: got {self._budget_bytes}, which this process may not reserve; lower it"
+            ) from error

@@ -1,12 +1,28 @@
-"""Shared segments: the immutable KV of tree nodes."""
+"""Shared segments: the KV of tree nodes, written once.
+
+Shapes: ``H`` KV heads, ``D`` head_dim, ``E`` extended width of a value row, ``N`` padded tokens of a segment.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+
+from treeshare.config import SEGMENT_ALIGNMENT
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
+
+    from treeshare.kv.memory import KVMemory
+
+
+def padded_length(num_tokens: int) -> int:
+    """Tokens that a segment of ``num_tokens`` occupies."""
+    return -(-num_tokens // SEGMENT_ALIGNMENT) * SEGMENT_ALIGNMENT
 
 
 @dataclass(eq=False, slots=True)
@@ -14,6 +30,7 @@ class SegmentBlock:
     """Segments of one padded length, side by side, so that one batched matmul serves them all.
 
     Attributes:
+        padded_tokens: ``N``.
         keys_t: Per layer ``[capacity, H, D, N]``: transposed keys.
         values: Per layer ``[capacity, H, N, E]``.
         occupants: The segment in each place, or None.
@@ -75,3 +92,154 @@ class Segment:
     def values(self, layer: int, head_dim: int) -> Tensor:
         """Its values ``[num_tokens, H, D]`` (a view); those from ``num_written`` on are zero."""
         return self.block.values[layer][self.index, :, : self.num_tokens, :head_dim].transpose(0, 1)
+
+
+class SegmentStore:
+    """All segments, in blocks of one padded length.
+
+    Args:
+        memory: Makes the tensors.
+        charge: Called with the bytes of new places before they are made; raises if the budget lacks them.
+    """
+
+    def __init__(self, memory: KVMemory, charge: Callable[[int], None]) -> None:
+        self._memory, self._charge = memory, charge
+        self._blocks: dict[SegmentBlock, None] = {}
+        self._with_place: dict[int, dict[SegmentBlock, None]] = {}  # by padded length
+        self._num_tokens = 0
+
+    @property
+    def bytes_in_use(self) -> int:
+        """Bytes of all blocks; empty places count, they occupy memory."""
+        return self._num_tokens * self._memory.geometry.bytes_per_token
+
+    @property
+    def num_live(self) -> int:
+        """Segments held."""
+        return sum(block.num_live for block in self._blocks)
+
+    def bytes_of(self, num_tokens: int) -> int:
+        """Bytes that a segment of ``num_tokens`` occupies."""
+        return padded_length(num_tokens) * self._memory.geometry.bytes_per_token
+
+    def reserve(self, num_tokens: int, count: int) -> None:
+        """Make sure that ``count`` segments of ``num_tokens`` find a place; new places lie side by side.
+
+        Raises:
+            BudgetError: If the budget does not hold the new places; nothing was reserved.
+        """
+        blocks = self._with_place.get(padded_length(num_tokens), ())
+        free = sum(block.occupants.count(None) for block in blocks)
+        if free < count:
+            self._new_block(num_tokens, count - free)
+
+    def new(self, *, start: int, num_tokens: int, order: int, parent: Segment | None) -> Segment:
+        """A segment with one user, in a free place or in a block of its own; retains ``parent``.
+
+        Raises:
+            BudgetError: If there is no free place and the budget does not hold one more.
+        """
+        blocks = self._with_place.get(padded_length(num_tokens))
+        block = next(iter(blocks)) if blocks else self._new_block(num_tokens, 1)
+        index = block.occupants.index(None)
+        segment = Segment(start, num_tokens, order, parent, block, index)
+        block.occupants[index] = segment
+        if None not in block.occupants:
+            self._forget_place(block)
+        if parent is not None:
+            parent.num_users += 1
+        return segment
+
+    def release(self, segment: Segment | None) -> None:
+        """Drop one use; a segment without users is freed and lets go of its parent, and so up the path."""
+        while segment is not None:
+            segment.num_users -= 1
+            if segment.num_users:
+                return
+            block = segment.block
+            block.occupants[segment.index] = None
+            self._with_place.setdefault(block.padded_tokens, {})[block] = None
+            if block.num_live:
+                for values in block.values:
+                    values[segment.index].zero_()
+            else:
+                self._forget_place(block)
+                self._num_tokens -= block.padded_tokens * len(block.occupants)
+                del self._blocks[block]
+            segment = segment.parent
+
+    def compact(self) -> None:
+        """Give back the empty places of all blocks, by moving what is live; no bit of it changes."""
+        for block in [block for blocks in self._with_place.values() for block in blocks]:
+            live = [segment for segment in block.occupants if segment is not None]
+            self._forget_place(block)
+            self._num_tokens -= block.padded_tokens * (len(block.occupants) - len(live))
+            if not live:
+                del self._blocks[block]
+                continue
+            places = torch.tensor([segment.index for segment in live], device=self._memory.device)
+            for tensors in (block.keys_t, block.values):
+                for layer, tensor in enumerate(tensors):
+                    tensors[layer] = tensor.index_select(0, places)
+            block.occupants[:] = live
+            for index, segment in enumerate(live):
+                segment.index = index
+
+    def write(self, layer: int, segment: Segment, offset: int, keys: Tensor, values: Tensor) -> None:
+        """Store ``keys``, ``values`` ``[n, H, D]`` as the segment's tokens from ``offset`` on."""
+        end, head_dim = offset + keys.shape[0], self._memory.geometry.head_dim
+        segment.block.keys_t[layer][segment.index, :, :, offset:end] = keys.permute(1, 2, 0)
+        place = segment.block.values[layer][segment.index, :, offset:end]
+        place[:, :, :head_dim] = values.transpose(0, 1)
+        place[:, :, head_dim] = 1
+
+    def copy_tokens(self, source: Segment, target: Segment, num_tokens: int) -> None:
+        """Copy what ``target`` lacks of the first ``num_tokens`` of ``source``."""
+        start, count = target.num_written, num_tokens - target.num_written
+        assert num_tokens <= min(source.num_written, target.num_tokens)
+        for layer in range(self._memory.geometry.num_layers):
+            for tensors, axis in (("keys_t", 2), ("values", 1)):
+                kept = getattr(source.block, tensors)[layer][source.index].narrow(axis, start, count)
+                place = getattr(target.block, tensors)[layer][target.index]
+                place.narrow(axis, start, count).copy_(kept)
+        target.num_written = num_tokens
+
+    def check_invariants(self) -> None:
+        """Assert that the books are right."""
+        live = [segment for block in self._blocks for segment in block.occupants if segment is not None]
+        for block in self._blocks:
+            assert block.num_live, "an empty block is still held"
+            with_place = block in self._with_place.get(block.padded_tokens, ())
+            assert with_place == (None in block.occupants), "a free place is not known, or none is free"
+        places = sum(block.padded_tokens * len(block.occupants) for block in self._blocks)
+        assert self._num_tokens == places, "blocks are counted wrong"
+        for segment in live:
+            assert segment.block.occupants[segment.index] is segment, "a segment is not where it says"
+            assert 0 <= segment.num_written <= segment.num_tokens <= segment.block.padded_tokens
+            children = sum(other.parent is segment for other in live)
+            assert segment.num_users >= max(children, 1), "a live segment has too few users"
+            assert segment.parent is None or segment.parent in live, "a parent was freed before its child"
+
+    def check_empty(self) -> None:
+        """Assert that nothing is left allocated."""
+        assert not self._blocks, "segments left allocated"
+
+    def _new_block(self, num_tokens: int, capacity: int) -> SegmentBlock:
+        """Places for ``capacity`` segments of ``num_tokens`` each, charged to the budget at once."""
+        self._charge(self.bytes_of(num_tokens) * capacity)
+        geometry, tokens, allocate = self._memory.geometry, padded_length(num_tokens), self._memory.allocate
+        heads, layers = geometry.num_kv_heads, range(geometry.num_layers)
+        keys_t = [allocate(capacity, heads, geometry.head_dim, tokens) for _ in layers]
+        values = [allocate(capacity, heads, tokens, geometry.value_width).zero_() for _ in layers]
+        block = SegmentBlock(tokens, keys_t, values, [None] * capacity)
+        self._blocks[block] = None
+        self._num_tokens += tokens * capacity
+        self._with_place.setdefault(tokens, {})[block] = None
+        return block
+
+    def _forget_place(self, block: SegmentBlock) -> None:
+        """The block has no free place any more."""
+        blocks = self._with_place[block.padded_tokens]
+        del blocks[block]
+        if not blocks:
+            del self._with_place[block.padded_tokens]

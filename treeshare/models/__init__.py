@@ -1,8 +1,9 @@
 """Binding transformers models to tree attention, and loading them."""
 
-from treeshare.models.adapter import ModelAdapter, NoAttention, RunWidths, StepAttention, TreeStep
+from treeshare.models.adapter import ModelAdapter, RunWidths
 from treeshare.models.cuda import make_adapter
 from treeshare.models.loading import EMBEDDED, LoadedModel, cache_dir, describe_model, load_model
+from treeshare.models.step import NoAttention, StepAttention, TreeStep
 
 __all__ = [
     "EMBEDDED",

@@ -10,11 +10,13 @@ the same bits.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from treeshare.attention import AttentionSpec
+from treeshare.config import MAX_PREFILL_ROWS
 from treeshare.errors import UnsupportedModelError
 from treeshare.models.linear import LINEAR, SMALL_OPERATIONS
 from treeshare.models.widths import (
@@ -34,49 +36,19 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from treeshare.attention import AttentionBackend, BatchLayout
     from treeshare.models.fusion import FusedLayer
+    from treeshare.models.step import StepAttention
 
 ATTENTION_NAME = "treeshare"
 
-MAX_PREFILL_ROWS = 512
-"""Packed rows of a prefill call; beyond, matmuls gain nothing."""
+_HARMLESS = frozenset({"is_causal", "position_ids", "use_cache", "cache_position", "output_attentions"})
+"""Keywords of a layer's attention that ask for nothing more."""
 
-_HARMLESS = frozenset(
-    {"is_causal", "position_ids", "use_cache", "cache_position", "output_attentions", "sliding_window"}
-)
-"""Keywords that ask for nothing more; a window shorter than the model's positions is refused at load time."""
+_SPEC_KEYWORDS = frozenset({"sliding_window", "softcap", "s_aux"})
+"""Keywords that are fields of ``AttentionSpec``."""
 
-
-class StepAttention(Protocol):
-    """What attention does during one forward pass."""
-
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """Attention output ``[T, Q, D]`` for ``query`` ``[T, Q, D]``, ``key`` and ``value`` ``[T, H, D]``."""
-
-
-@dataclass(frozen=True, slots=True)
-class TreeStep:
-    """Tree attention by a backend, as the layout says."""
-
-    backend: AttentionBackend
-    layout: BatchLayout
-    stopwatch: Stopwatch = OFF
-
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """See ``StepAttention``."""
-        self.stopwatch.lap(SMALL_OPERATIONS)
-        state = self.backend.attend(query, key, value, layer=layer, layout=self.layout, scale=scale)
-        return state.out.to(query.dtype)
-
-
-@dataclass(frozen=True, slots=True)
-class NoAttention:
-    """Skips attention: the ceiling in benchmarks."""
-
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """Return the query."""
-        return query
+_NAMES = {"output_router_logits": "a mixture of experts"}
+"""What other keywords stand for, where their name does not say it."""
 
 
 def _attention(
@@ -95,7 +67,8 @@ def _attention(
     name = type(module).__name__
     if treeshare_step is None:
         raise UnsupportedModelError(f"{name}: this model code does not pass keywords on to its attention")
-    features = sorted(key for key, value in kwargs.items() if value is not None and key not in _HARMLESS)
+    unknown = {key for key, value in kwargs.items() if value is not None} - _HARMLESS - _SPEC_KEYWORDS
+    features = sorted(_NAMES.get(key, key) for key in unknown)
     features += ["an attention mask"] * (attention_mask is not None) + ["dropout"] * (dropout != 0)
     if value.shape[-1] != query.shape[-1]:
         features.append("values of another width than keys")
@@ -106,7 +79,12 @@ def _attention(
         query[0].transpose(0, 1),
         key[0].transpose(0, 1),
         value[0].transpose(0, 1),
-        query.shape[-1] ** -0.5 if scaling is None else scaling,
+        AttentionSpec(
+            scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
+            window=_int_or_none(kwargs.get("sliding_window")),
+            soft_cap=_float_or_none(kwargs.get("softcap")),
+            has_sinks=kwargs.get("s_aux") is not None,
+        ),
     )
     return out.unsqueeze(0), None
 

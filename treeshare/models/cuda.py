@@ -18,8 +18,9 @@ import torch
 
 from treeshare.attention import TritonAttention
 from treeshare.devices import upload
-from treeshare.models.adapter import ModelAdapter, TreeStep
+from treeshare.models.adapter import ModelAdapter
 from treeshare.models.linear import SMALL_OPERATIONS
+from treeshare.models.step import TreeStep
 from treeshare.models.widths import smallest_width
 from treeshare.stopwatch import OFF, Stopwatch
 
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from treeshare.attention.triton_plan import PlanSize, StepPlan
-    from treeshare.models.adapter import StepAttention
     from treeshare.models.loading import LoadedModel
+    from treeshare.models.step import StepAttention
     from treeshare.models.widths import Widths
 
 MAX_GRAPHS = 64

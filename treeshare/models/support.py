@@ -9,6 +9,7 @@ import torch
 from treeshare.attention import CpuAttention, PrefillChunk, build_layout
 from treeshare.errors import UnsupportedModelError
 from treeshare.kv import KVGeometry, KVStore
+from treeshare.models.step import TreeStep
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -138,8 +139,6 @@ class SelfCheck:
     @torch.inference_mode()
     def error(self) -> float:
         """Largest difference of a logit, relative to the largest logit."""
-        from treeshare.models.adapter import TreeStep
-
         layout = _branching_layout(self._geometry, *map(len, self._parts))
         got = self._model(
             input_ids=torch.tensor([[token for part in self._parts for token in part]]),
@@ -166,9 +165,9 @@ class SelfCheck:
 
 def _branching_layout(geometry: KVGeometry, shared: int, left: int, right: int) -> BatchLayout:
     store = KVStore(geometry, budget_bytes=1 << 40, page_size=16, max_pages=0)
-    root = store.new_segment(start=0, num_tokens=shared, order=0, parent=None)
+    root = store.segments.new(start=0, num_tokens=shared, order=0, parent=None)
     segments = [root] + [
-        store.new_segment(start=shared, num_tokens=length, order=order, parent=root)
+        store.segments.new(start=shared, num_tokens=length, order=order, parent=root)
         for order, length in ((1, left), (2, right))
     ]
     return build_layout(store, [PrefillChunk(segment, 0, segment.num_tokens) for segment in segments], [])

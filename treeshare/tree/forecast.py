@@ -47,8 +47,8 @@ class Limits:
     max_num_seqs: int
     kv_budget_bytes: int
     bytes_per_token: int
-    page_size: int = 64
-    alignment: int = 64
+    page_size: int = PAGE_SIZE
+    alignment: int = SEGMENT_ALIGNMENT
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,85 @@
+"""A step's plan as packed rows, and which logits its tokens are drawn from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from treeshare.attention import DecodeRow, build_layout
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence as Items
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from treeshare.attention import BatchLayout
+    from treeshare.config import Sharing
+    from treeshare.engine.forest import LiveNode
+    from treeshare.engine.scheduler import StepPlan
+    from treeshare.engine.sequence import Sequence
+    from treeshare.kv import KVStore
+
+
+@dataclass(frozen=True, slots=True)
+class RowBatch:
+    """Logits ``[R, vocab_size]`` and, for each row, the sequences that draw their next token from it."""
+
+    logits: Tensor
+    sequences: list[list[Sequence]]
+
+
+@dataclass(frozen=True, slots=True)
+class PackedStep:
+    """What the model is run on.
+
+    Attributes:
+        layout: Where each packed row stands, and what it attends to.
+        tokens: ``[num_rows]`` token of each.
+        drawing: Sequences whose row draws their next token; the others compute again what they had drawn.
+        ending: Nodes whose last token is computed, and from which completions will start.
+        logits_rows: The rows of ``drawing``, then those of ``ending``.
+    """
+
+    layout: BatchLayout
+    tokens: NDArray[np.int64]
+    drawing: list[Sequence]
+    ending: list[LiveNode]
+    logits_rows: list[int]
+
+    @classmethod
+    def of(cls, plan: StepPlan, store: KVStore, sharing: Sharing) -> PackedStep:
+        """Pack a plan that computes something.
+
+        Args:
+            plan: What to compute; its pages and segments are there.
+            store: The KV.
+            sharing: Which segments rows attend to together.
+        """
+        rows = [DecodeRow(s.segment, s.pages, s.num_computed) for s in plan.rows]
+        layout = build_layout(store, [chunk for _, chunk in plan.chunks], rows, sharing=sharing)
+        tokens = np.empty(layout.num_rows, np.int64)
+        places = layout.decode_rows.tolist()
+        tokens[places] = [s.token_ids[s.num_computed] for s in plan.rows]
+        ends: dict[LiveNode, int] = {}
+        for (node, chunk), place in zip(plan.chunks, layout.causal, strict=True):
+            tokens[place.first_row : place.last_row] = node.token_ids[chunk.start : chunk.end]
+            if chunk.end == node.num_tokens and node.num_unstarted:
+                ends[node] = place.last_row - 1
+        drawing = {s: place for s, place in zip(plan.rows, places, strict=True) if s.draws_next}
+        return cls(layout, tokens, list(drawing), list(ends), [*drawing.values(), *ends.values()])
+
+
+def starting_batch(starting: Items[Sequence], *, is_lazy: bool) -> RowBatch:
+    """Sequences that draw their first token, with the logits of their prompt's last one.
+
+    Args:
+        starting: At least one; the logits of their nodes are there.
+        is_lazy: Completions of a sequence share a row until they draw different tokens.
+    """
+    logits = [sequence.live.node.logits for sequence in starting]
+    groups = [[sequence] if is_lazy else sequence.singles() for sequence in starting]
+    return RowBatch(torch.stack([row for row in logits if row is not None]), groups)

@@ -1,0 +1,265 @@
+"""Which nodes hold KV, and for how long: placing, computing, reclaiming, forgetting.
+
+A node's counters say who needs its KV. This module is the only one that writes them, and it checks them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from treeshare.attention import PrefillChunk
+from treeshare.engine.expectation import num_pages
+from treeshare.engine.forest import Forest
+from treeshare.engine.idle_nodes import IdleNodes
+from treeshare.errors import BudgetError
+from treeshare.kv import padded_length
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from collections.abc import Sequence as Items
+
+    from torch import Tensor
+
+    from treeshare.config import FoldCost
+    from treeshare.engine.forest import LiveNode
+    from treeshare.engine.sequence import Request, Sequence
+    from treeshare.kv import KVStore, Segment
+    from treeshare.tree import PromptTree
+
+
+class Residency:
+    """The live tree and the KV of its nodes.
+
+    Args:
+        store: Segments are made and released here.
+        prefill_chunk: Tokens of a node that are computed together.
+        keep_nodes: Nodes that nobody needs keep their KV until its bytes are needed.
+
+    Attributes:
+        store: As given.
+        forest: The live tree.
+    """
+
+    def __init__(self, store: KVStore, *, prefill_chunk: int, keep_nodes: bool) -> None:
+        self.store = store
+        self.forest = Forest()
+        self._chunk, self._keep_nodes = prefill_chunk, keep_nodes
+        self._incomplete: list[LiveNode] = []  # nodes whose KV is being computed, the next one first
+        self._idle = IdleNodes()
+        self._displaced: list[LiveNode] = []
+        self._clock = 0
+
+    # -- placing --
+
+    def check_budget(self, requests: Iterable[tuple[Request, int]]) -> None:
+        """Refuse requests that could never run, each given with the maximum tokens of a completion.
+
+        Raises:
+            BudgetError: If the budget does not hold the longest prompt with one completion.
+        """
+        needed = max(
+            (
+                self.store.segments.bytes_of(len(request.prompt_token_ids))
+                + _completion_bytes(tokens, self.store)
+                for request, tokens in requests
+                if request.completion_indices
+            ),
+            default=0,
+        )
+        if needed > self.store.budget_bytes:
+            raise BudgetError(
+                f"kv_budget_bytes: got {self.store.budget_bytes}, expected at least {needed} "
+                "(the longest prompt with one completion); raise it or lower max_tokens"
+            )
+
+    def place(
+        self, tree: PromptTree, requests: Items[Request], max_new_tokens: Items[int], fold_cost: FoldCost
+    ) -> list[LiveNode]:
+        """The node of each request, ``tree``'s prompts being theirs.
+
+        Each node of a path is padded by itself: where the budget does not hold that with one completion of
+        ``max_new_tokens``, the prompt gets a node of its own.
+        """
+        counts = [len(request.completion_indices) for request in requests]
+        nodes = self.forest.graft(tree, counts, fold_cost)
+        for i, node in enumerate(nodes):
+            path_bytes = sum(self.store.segments.bytes_of(above.num_tokens) for above in node.path())
+            if path_bytes + _completion_bytes(max_new_tokens[i], self.store) > self.store.budget_bytes:
+                self._displaced.append(node)
+                nodes[i] = self.forest.attach_alone(np.asarray(requests[i].prompt_token_ids, np.int32))
+        return nodes
+
+    def expect(self, counts: Items[tuple[LiveNode, int]]) -> None:
+        """Completions have come, so many for each node; nodes that turn out to be for nobody go again."""
+        for node, count in counts:
+            node.num_unstarted += count
+            for above in node.path():
+                above.num_unfinished += count
+                self._idle.note(above)
+        for node in (*self._displaced, *(node for node, count in counts if not count)):
+            self._prune(node)
+        self._displaced = []
+
+    # -- who needs a node --
+
+    def admit(self, node: LiveNode, count: int) -> None:
+        """Completions at a node got a row: its path must keep its KV."""
+        for above in node.path():
+            above.num_admitted += count
+
+    def withdraw(self, node: LiveNode, count: int) -> None:
+        """Completions at a node lost their row; they will come again."""
+        for above in node.path():
+            above.num_admitted -= count
+            self._idle.note(above)
+
+    def note_started(self, node: LiveNode, count: int) -> None:
+        """Completions start from a node's logits, or never will; logits that no other waits for are dropped."""
+        node.num_unstarted -= count
+        if not node.num_unstarted:
+            node.logits = None
+
+    def forget(self, node: LiveNode, count: int, *, had_row: bool) -> None:
+        """Completions at a node are no more; nodes without any go, or stay for later requests."""
+        self._clock += 1
+        for above in reversed(node.path()):
+            above.num_unfinished -= count
+            above.num_admitted -= count * had_row
+            above.last_used = self._clock
+            if not above.num_unfinished:
+                above.logits = None
+                if not self._keep_nodes:
+                    self._drop_segment(above)
+            self._idle.note(above)
+            self._prune(above)
+
+    # -- computing --
+
+    @property
+    def is_prefilling(self) -> bool:
+        """Whether there are nodes whose KV is being computed."""
+        return bool(self._incomplete)
+
+    def is_computed(self, node: LiveNode) -> bool:
+        """Whether the KV of a node's whole path is there, or is computed by the step that was planned last."""
+        return all(above.segment is not None and above not in self._incomplete for above in node.path())
+
+    def make_segments(self, nodes: Items[LiveNode]) -> None:
+        """Segments for nodes, parents first, those of one padded length side by side; queued for prefill."""
+        lengths = Counter(padded_length(node.num_tokens) for node in nodes)
+        for length, count in lengths.items():
+            self.store.segments.reserve(length, count)
+        for node in nodes:
+            assert node.parent is not None, "the forest's root holds no tokens"
+            node.parent.num_held += 1
+            node.segment = self.store.segments.new(
+                start=node.start, num_tokens=node.num_tokens, order=node.order, parent=node.parent.segment
+            )
+            self._copy_known(node, node.segment)
+            self._incomplete.append(node)
+
+    def want_logits(self, node: LiveNode) -> None:
+        """Where a node's KV is there and its logits are not, compute the last chunk again: the same bits."""
+        if node.logits is None and node.segment is not None and node not in self._incomplete:
+            node.segment.num_written = (node.num_tokens - 1) // self._chunk * self._chunk
+            self._incomplete.append(node)
+
+    def next_chunks(self, max_rows: int) -> list[tuple[LiveNode, PrefillChunk]]:
+        """The next chunks, depth-first, that fit into ``max_rows``; from now on they count as written.
+
+        A segment is cut at multiples of one length, so its KV does not depend on what else runs.
+        """
+        chunks: list[tuple[LiveNode, PrefillChunk]] = []
+        while self._incomplete:
+            node = self._incomplete[0]
+            segment = node.segment
+            assert segment is not None, "only a node with a place for its KV is queued"
+            if not chunks:  # what this step computes is not there yet
+                self._copy_known(node, segment)
+            start = segment.num_written
+            end = min(start + self._chunk, segment.num_tokens)
+            if end - start > max_rows:
+                break
+            max_rows -= end - start
+            chunks.append((node, PrefillChunk(segment, start, end)))
+            segment.num_written = end
+            if end == segment.num_tokens:
+                self._incomplete.pop(0)
+        return sorted(chunks, key=lambda item: (item[0].order, item[1].start))
+
+    def keep_logits(self, node: LiveNode, logits: Tensor) -> None:
+        """Keep ``[vocab_size]`` logits after a node's last token: completions will start from them."""
+        node.logits = logits
+
+    # -- memory --
+
+    def reclaim(self, num_bytes: int, keep: Items[LiveNode] = ()) -> int:
+        """Free at least ``num_bytes``, if nodes below which nothing runs allow it; returns what was freed."""
+        before = self.store.bytes_in_use
+        self.store.segments.compact()
+        left = num_bytes - (before - self.store.bytes_in_use)
+        while left > 0 and (node := self._idle.pop(keep)):
+            left -= self.store.segments.bytes_of(node.num_tokens)
+            self._drop_segment(node)
+        self.store.segments.compact()
+        return before - self.store.bytes_in_use
+
+    def drop_logits(self) -> None:
+        """Drop all logits: weights have changed."""
+        for node in self.forest.nodes():
+            node.logits = None
+
+    def drop_kv(self) -> None:
+        """Take the KV from all nodes, none of which may be needed by a row: weights have changed."""
+        for node in reversed(list(self.forest.nodes())):
+            self._drop_segment(node)
+
+    def check_invariants(self, waiting: Items[Sequence], with_row: Items[Sequence]) -> None:
+        """Assert that every node counts the sequences at or below it right."""
+        unfinished, admitted, unstarted = Counter[LiveNode](), Counter[LiveNode](), Counter[LiveNode]()
+        for sequences, has_row in ((waiting, False), (with_row, True)):
+            for sequence in sequences:
+                count = len(sequence.completions)
+                assert count, "a sequence is for nobody"
+                unstarted[sequence.live.node] += count * (not sequence.token_ids)
+                for above in sequence.live.node.path():
+                    unfinished[above] += count
+                    admitted[above] += count * has_row
+        for node in self.forest.nodes():
+            counters = (node.num_unfinished, node.num_admitted, node.num_unstarted)
+            assert counters == (unfinished[node], admitted[node], unstarted[node]), "a node counts wrong"
+            assert node.num_held == sum(child.segment is not None for child in node.children)
+            assert node.segment is not None or not node.num_admitted, "a row's prompt has lost its KV"
+            assert node.segment is not None or node.num_unfinished or node.children, "a node is for nobody"
+
+    def _copy_known(self, node: LiveNode, segment: Segment) -> None:
+        """Copy the chunks that a sibling has computed by now; some tokens are left, for the logits."""
+        source, num_tokens = node.copy_source()
+        num_tokens = min(num_tokens, node.num_tokens - 1)
+        num_tokens -= num_tokens % self._chunk
+        if source is not None and source.segment is not None and num_tokens > segment.num_written:
+            self.store.segments.copy_tokens(source.segment, segment, num_tokens)
+
+    def _drop_segment(self, node: LiveNode) -> None:
+        if node in self._incomplete:
+            self._incomplete.remove(node)
+        if node.segment is not None and node.parent is not None:
+            node.parent.num_held -= 1
+        self.store.segments.release(node.segment)
+        node.segment, node.logits = None, None
+        self._idle.note(node.parent)
+        self._prune(node)
+
+    def _prune(self, node: LiveNode | None) -> None:
+        """Take out nodes that have neither KV nor users nor children."""
+        while node is not None and node.segment is None and not node.num_unfinished and not node.children:
+            if node.parent is None or node not in node.parent.children:
+                return
+            node = self.forest.remove(node)
+
+
+def _completion_bytes(num_tokens: int, store: KVStore) -> int:
+    return num_pages(num_tokens, store.page_size) * store.page_bytes

@@ -1,0 +1,147 @@
+"""From a step's layout to logits: the model, its attention, its KV and the widths of its matmuls in one object."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from treeshare.attention import make_backend
+from treeshare.config import MAX_PREFILL_ROWS
+from treeshare.devices import default_kv_budget_bytes, upload
+from treeshare.engine.scheduler import RowLimits
+from treeshare.kv import KVStore
+from treeshare.models import NoAttention, RunWidths, TreeStep, make_adapter
+from treeshare.stopwatch import Stopwatch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from treeshare.attention import BatchLayout
+    from treeshare.config import EngineConfig
+    from treeshare.models import LoadedModel, StepAttention
+
+
+class ModelRunner:
+    """Runs a model on packed rows; what the engine, scoring and search compute goes through ``forward``.
+
+    Args:
+        loaded: A loaded model.
+        config: See ``EngineConfig``.
+        poison: Unused KV is NaN (tests).
+
+    Attributes:
+        loaded: As given.
+        kv_budget_bytes: Maximum bytes of KV held at once.
+        stopwatch: Where the time went since it was restarted; off unless ``config.profile``.
+        adapter: The model, bound to tree attention.
+        backend: Of attention.
+        store: All KV; another one after ``reset``.
+        widths: Numbers of packed rows that calls may use.
+    """
+
+    def __init__(self, loaded: LoadedModel, config: EngineConfig, *, poison: bool = False) -> None:
+        self.loaded, self._config, self._poison = loaded, config, poison
+        self.kv_budget_bytes = config.kv_budget_bytes or default_kv_budget_bytes(str(loaded.device))
+        self.stopwatch = Stopwatch(enabled=config.profile)
+        self._max_rows = config.max_num_seqs + config.prefill_chunk
+        self.adapter = make_adapter(loaded, max_rows=self._max_rows, stopwatch=self.stopwatch)
+        self.backend = make_backend(config.backend, loaded.geometry, self.stopwatch, device=loaded.device)
+        self.reset()
+
+    def reset(self) -> None:
+        """Let go of all KV, whatever state an interrupt left it in; rows may be of any kind from now on."""
+        self.store = KVStore(
+            self.loaded.geometry,
+            budget_bytes=self.kv_budget_bytes,
+            page_size=self._config.page_size,
+            poison=self._poison,
+            device=self.loaded.device,
+        )
+        self.allow_any_rows()
+
+    # -- numbers of rows --
+
+    def allow_any_rows(self) -> None:
+        """Widths with which every row has the same bits in any call."""
+        widths = self.adapter.run_widths(num_prompt_tokens=self._max_rows, num_rows=self._max_rows)
+        self.widths = RunWidths(prefill=widths.decode, decode=widths.decode, head=widths.head)
+
+    def fit_widths(self, *, num_prompt_tokens: int = MAX_PREFILL_ROWS, num_rows: int | None = None) -> None:
+        """Widths that fit a run best.
+
+        Args:
+            num_prompt_tokens: Unique prompt tokens of the run.
+            num_rows: Maximum number of its decoding rows; by default the configuration's.
+        """
+        rows = self._max_rows if num_rows is None else num_rows
+        self.widths = self.adapter.run_widths(num_prompt_tokens=num_prompt_tokens, num_rows=rows)
+
+    @property
+    def row_limits(self) -> RowLimits:
+        """Maximum number of packed rows of a call."""
+        return RowLimits(prefill=self.widths.prefill[-1], decode=self.widths.decode[-1])
+
+    @property
+    def max_logits_rows(self) -> int:
+        """Maximum number of rows whose logits a call returns."""
+        return self.widths.head[-1]
+
+    # -- a call --
+
+    def forward(self, layout: BatchLayout, tokens: NDArray[np.int64], logits_rows: Sequence[int]) -> Tensor:
+        """Compute the packed rows of a step; their KV is stored.
+
+        Args:
+            layout: Where each row stands, and what it attends to.
+            tokens: ``[layout.num_rows]`` token of each row.
+            logits_rows: Rows whose next-token logits are wanted.
+
+        Returns:
+            ``[len(logits_rows), vocab_size]`` logits in the model's dtype, on its device. The next call may
+            overwrite them.
+        """
+        self.stopwatch.lap("layout")
+        is_off = self._config.attention == "off"
+        step: StepAttention = NoAttention() if is_off else TreeStep(self.backend, layout, self.stopwatch)
+        return self.adapter.forward(
+            tokens,
+            layout.positions,
+            step,
+            logits_rows,
+            body_widths=self.widths.decode if layout.decodes else self.widths.prefill,
+            head_widths=self.widths.head,
+        )
+
+    # -- logits on the host --
+
+    @staticmethod
+    def to_host(values: Tensor) -> Tensor:
+        """Logits, or what was computed of them, in the host's memory; waits for the device."""
+        return values.cpu()
+
+    def logprobs(self, logits: Tensor) -> NDArray[np.float32]:
+        """``[R, vocab_size]`` natural log of the next token's probabilities, for ``logits`` of that shape."""
+        logprobs: NDArray[np.float32] = self.to_host(logits.float().log_softmax(-1)).numpy()
+        return logprobs
+
+    def token_logprobs(
+        self, logits: Tensor, rows: NDArray[np.int64], token_ids: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """How likely given tokens are; the whole rows stay on the device.
+
+        Args:
+            logits: ``[R, vocab_size]``.
+            rows: ``[N]`` row of each token.
+            token_ids: ``[N]``.
+
+        Returns:
+            ``[N]`` natural log of each token's probability, and whether it is the likeliest of its row, the
+            lowest id on a tie.
+        """
+        places, tokens = (upload(array, logits.device) for array in (rows, token_ids))
+        logprobs = logits.float().log_softmax(-1)[places, tokens]
+        is_best = logits.argmax(-1)[places] == tokens
+        return self.to_host(logprobs).numpy(), self.to_host(is_best).numpy()

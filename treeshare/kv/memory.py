@@ -1,0 +1,55 @@
+"""The shape of a token's KV, and fresh memory for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class KVGeometry:
+    """The shape of a model's KV cache."""
+
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+    dtype: torch.dtype
+
+    @property
+    def value_width(self) -> int:
+        """``E``: head_dim, the column of ones, and zeros up to a multiple of 16."""
+        return -(-(self.head_dim + 1) // 16) * 16
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of one stored token over all layers, the value row's extension included."""
+        width = self.head_dim + self.value_width
+        return self.num_layers * self.num_kv_heads * width * self.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class KVMemory:
+    """Makes the tensors of a store.
+
+    Attributes:
+        geometry: Shape and dtype of one token's KV.
+        device: Where they lie.
+        poison: Unused keys and values are NaN (tests).
+    """
+
+    geometry: KVGeometry
+    device: torch.device
+    poison: bool
+
+    @property
+    def is_lazy(self) -> bool:
+        """Whether a tensor is address space that gets memory when it is first written."""
+        return self.device.type == "cpu" and not self.poison
+
+    def allocate(self, *shape: int) -> Tensor:
+        """A tensor whose contents do not matter."""
+        if self.poison:
+            return torch.full(shape, torch.nan, dtype=self.geometry.dtype, device=self.device)
+        return torch.empty(shape, dtype=self.geometry.dtype, device=self.device)
