@@ -27,7 +27,7 @@ from torch.nn import functional
 from tree_shapes import FAST_TREE, HEADS, TreeShape
 
 from treeshare import LLM, SamplingParams
-from treeshare.attention import DecodeRow, TritonAttention, build_layout
+from treeshare.attention import AttentionSpec, DecodeRow, TritonAttention, build_layout
 from treeshare.errors import ConfigError
 from treeshare.kv import KVGeometry, KVStore
 
@@ -79,7 +79,9 @@ class Inputs:
         last = len(shape.widths) - 1
         leaves = [levels[-1][shape.parent(last, place)] for place in range(num_rows)]
         _number_depth_first(leaves)
-        rows = [DecodeRow(leaf, [store.pool.new_page() for _ in range(pages)], num_private) for leaf in leaves]
+        rows = [
+            DecodeRow(leaf, [store.pool.new_page() for _ in range(pages)], num_private) for leaf in leaves
+        ]
         tensors = {
             id(t): t for leaf in leaves for s in leaf.path() for t in (s.block.keys_t[0], s.block.values[0])
         }
@@ -212,7 +214,12 @@ def measure(shape: TreeShape, heads: tuple[int, int], device: torch.device, repe
 
     def ours() -> Tensor:
         return backend.attend(
-            inputs.query, inputs.key, inputs.value, layer=0, layout=layout, scale=HEAD_DIM**-0.5
+            inputs.query,
+            inputs.key,
+            inputs.value,
+            layer=0,
+            layout=layout,
+            spec=AttentionSpec(scale=HEAD_DIM**-0.5),
         ).out
 
     error = check(inputs, ours())

@@ -26,7 +26,7 @@ from measuring import Company, grouped_bars, guarded, plot, table, write_report
 from torch import nn
 from torch.nn import functional
 
-from treeshare.attention import DecodeRow, PrefillChunk, build_layout, make_backend
+from treeshare.attention import AttentionSpec, DecodeRow, PrefillChunk, build_layout, make_backend
 from treeshare.errors import ConfigError
 from treeshare.kv import KVGeometry, KVStore
 from treeshare.models.linear import KernelLinear
@@ -145,7 +145,9 @@ class AttentionInputs:
 
     def attend(self, backend: AttentionBackend) -> None:
         """One layer of one step."""
-        backend.attend(self.query, self.key, self.key, layer=0, layout=self.layout, scale=DIM**-0.5)
+        backend.attend(
+            self.query, self.key, self.key, layer=0, layout=self.layout, spec=AttentionSpec(scale=DIM**-0.5)
+        )
 
 
 def yardsticks(case: Case) -> tuple[Callable[[], None], Callable[[], None]]:

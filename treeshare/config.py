@@ -12,7 +12,7 @@ MAX_PREFILL_ROWS = 512
 """Maximum number of rows of a model call that only computes prompts; with more, matmuls gain nothing."""
 
 SEGMENT_ALIGNMENT = 64
-"""A shared segment's KV is padded to a multiple of this many tokens, so that equal-sized ones share a matmul."""
+"""Segments are padded to a multiple of this many tokens, so that equal-sized ones share a batched matmul."""
 
 PAGE_SIZE = 64
 """Tokens of a private page unless another number is configured."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from treeshare.attention import DecodeRow, PrefillChunk, build_layout, depth_first
+from treeshare.attention import AttentionSpec, DecodeRow, PrefillChunk, build_layout, depth_first
 from treeshare.kv import KVGeometry, KVStore
 
 
@@ -146,7 +146,12 @@ class Forest:
     def attend(self, backend):
         """The backend's result for the step."""
         return backend.attend(
-            self.query, self.key, self.value, layer=0, layout=self.layout, scale=self.case.head_dim**-0.5
+            self.query,
+            self.key,
+            self.value,
+            layer=0,
+            layout=self.layout,
+            spec=AttentionSpec(scale=self.case.head_dim**-0.5),
         )
 
 

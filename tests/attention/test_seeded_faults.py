@@ -11,10 +11,12 @@ import torch
 
 from tests.attention.budget import Case, Forest, assert_within_budget
 from treeshare.attention import (
+    AttentionSpec,
     CpuAttention,
     NativeAttention,
     TritonAttention,
     cpu,
+    cpu_plan,
     layout,
     native,
     triton_plan,
@@ -56,7 +58,7 @@ def forgotten_maximum(monkeypatch):
 
 
 def dropped_level(monkeypatch):
-    wrap(monkeypatch, layout, "_shared_groups", lambda groups: lambda slices: groups(slices)[1:])
+    wrap(monkeypatch, cpu_plan, "_shared_groups", lambda groups: lambda slices: groups(slices)[1:])
 
 
 def slice_off_by_one(monkeypatch):
@@ -75,34 +77,34 @@ def swapped_head_group(monkeypatch):
 
 def forgotten_scale(monkeypatch):
     def change(attend):
-        return lambda self, *a, **k: attend(self, *a, **(k | {"scale": 1.0}))
+        return lambda self, *a, **k: attend(self, *a, **(k | {"spec": AttentionSpec(scale=1.0)}))
 
     wrap(monkeypatch, CpuAttention, "attend", change)
 
 
 def padded_keys_seen(monkeypatch):
-    wrap(monkeypatch, layout, "_key_padding", lambda _: lambda run: None)
+    wrap(monkeypatch, cpu_plan, "_key_padding", lambda _: lambda run: None)
 
 
 def unwritten_page_keys_seen(monkeypatch):
     def change(pages):
         return lambda *a: replace(p := pages(*a), unwritten=torch.zeros_like(p.unwritten))
 
-    wrap(monkeypatch, layout, "_private_pages", change)
+    wrap(monkeypatch, cpu_plan, "_private_pages", change)
 
 
 def one_private_token_missed(monkeypatch):
     def change(pages):
         return lambda *a: replace(p := pages(*a), unwritten=p.unwritten.roll(-1, 1) | p.unwritten)
 
-    wrap(monkeypatch, layout, "_private_pages", change)
+    wrap(monkeypatch, cpu_plan, "_private_pages", change)
 
 
 def oldest_page_dropped(monkeypatch):
     def change(pages):
         return lambda *a: replace(p := pages(*a), ordinals=p.ordinals[1:])
 
-    wrap(monkeypatch, layout, "_private_pages", change)
+    wrap(monkeypatch, cpu_plan, "_private_pages", change)
 
 
 def causal_mask_off_by_one(monkeypatch):

@@ -12,7 +12,7 @@ import torch
 
 from tests.attention.budget import Case, Forest, assert_within_budget
 from tests.attention.test_backends import DTYPES, FORESTS
-from treeshare.attention import TritonAttention, build_layout, make_backend
+from treeshare.attention import AttentionSpec, TritonAttention, build_layout, make_backend
 from treeshare.attention.triton_plan import StepPlan
 from treeshare.errors import ConfigError
 from treeshare.kv import KVGeometry, KVStore
@@ -150,7 +150,7 @@ def test_a_row_alone_has_the_same_bits(dtype):
         row = slice(rows[number], rows[number] + 1)
         alone = TritonAttention(forest.store.geometry, num_processors=CUT).attend(
             forest.query[row], forest.key[row], forest.value[row],
-            layer=0, layout=layout, scale=forest.case.head_dim**-0.5,
+            layer=0, layout=layout, spec=AttentionSpec(scale=forest.case.head_dim**-0.5),
         )  # fmt: skip
         assert_same_bits(bits(alone), bits(together, row))
 
@@ -171,7 +171,9 @@ def test_a_plan_with_room_changes_no_bit(monkeypatch):
             torch.cat([x, x.new_ones(8 - len(x), *x.shape[1:])])
             for x in (forest.query, forest.key, forest.value)
         )
-        roomy = backend.attend(*inputs, layer=0, layout=forest.layout, scale=forest.case.head_dim**-0.5)
+        roomy = backend.attend(
+            *inputs, layer=0, layout=forest.layout, spec=AttentionSpec(scale=forest.case.head_dim**-0.5)
+        )
         rows = slice(forest.layout.num_rows)
         assert_same_bits(bits(roomy, rows), bits(exact, rows))
         assert torch.all(roomy.lse[forest.layout.num_rows :] == -torch.inf)

@@ -9,7 +9,7 @@ import torch
 
 from tests.attention.budget import Forest, assert_within_budget
 from tests.attention.test_backends import DTYPES, FORESTS
-from treeshare.attention import AttentionState, TritonAttention
+from treeshare.attention import AttentionSpec, AttentionState, TritonAttention
 from treeshare.attention.triton_shape import is_interpreted
 
 pytestmark = [
@@ -32,7 +32,7 @@ def on_gpu(case):
 def attend(forest, backend):
     query, key, value = (x.cuda() for x in (forest.query, forest.key, forest.value))
     scale = forest.case.head_dim**-0.5
-    return backend.attend(query, key, value, layer=0, layout=forest.layout, scale=scale)
+    return backend.attend(query, key, value, layer=0, layout=forest.layout, spec=AttentionSpec(scale=scale))
 
 
 def on_cpu(state):

@@ -43,7 +43,7 @@ def make_backend(
         return TritonAttention(geometry, device, stopwatch)
     if on_cuda:
         raise ConfigError.of("backend", got=name, expected="triton on a CUDA device", remedy="take auto")
-    has_native = NativeAttention.supports(geometry)
+    has_native = NativeAttention.can_read(geometry)
     if name == "native" and not has_native:
         raise ConfigError.of(
             "backend",

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from treeshare.config import SEGMENT_ALIGNMENT
+from treeshare.kv import Segment
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from treeshare.attention.layout import BatchLayout, DecodeRow, SharedSlice
-    from treeshare.kv import KVStore, Segment, SegmentBlock
+    from treeshare.kv import KVStore, SegmentBlock
 
 MIN_QUERIES = 16
 """Fewest query rows of a matmul: below, libraries switch to kernels that sum in another order."""
@@ -102,9 +103,10 @@ def _shared_groups(slices: Sequence[SharedSlice]) -> tuple[SharedGroup, ...]:
     """Batch the slices of equal-sized neighbouring segments of one level; a segment's own one by one."""
     levels: dict[tuple[int, int, int], list[SharedSlice]] = {}
     num_slices = Counter[Segment]()
-    for segment, first, last in slices:
+    for member in slices:
+        segment = member.segment
         key = (len(segment.path()), id(segment.block), num_slices[segment])
-        levels.setdefault(key, []).append((segment, first, last))
+        levels.setdefault(key, []).append(member)
         num_slices[segment] += 1
     groups: list[SharedGroup] = []
     for _, members in sorted(levels.items(), key=lambda item: item[0][0]):

@@ -85,7 +85,7 @@ class NativeAttention(AttentionBackend):
         self._nanoseconds = np.zeros(len(_KINDS), np.int64)
 
     @staticmethod
-    def supports(geometry: KVGeometry) -> bool:
+    def can_read(geometry: KVGeometry) -> bool:
         """Whether the kernel is there and handles such KV."""
         is_right_shape = geometry.dtype == torch.bfloat16 and geometry.head_dim % 16 == 0
         return is_right_shape and kernels() is not None

@@ -78,7 +78,7 @@ def load_llm(model: str, **options: Any) -> LLM:  # noqa: ANN401
     dtype = str(llm.loaded.geometry.dtype).removeprefix("torch.")
     print(
         f"{model}: {dtype}, loaded in {llm.loaded.load_s:.1f} s, "
-        f"KV budget {llm.engine.kv_budget_bytes / 2**20:.0f} MiB, attention {llm.engine.backend.name}"
+        f"KV budget {llm.kv_budget_bytes / 2**20:.0f} MiB, attention {llm.engine.backend_name}"
         + (", fused layers" if llm.loaded.fused else ""),
         file=sys.stderr,
     )

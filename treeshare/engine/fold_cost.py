@@ -11,7 +11,7 @@ import torch
 from pydantic import TypeAdapter
 from torch.nn import functional
 
-from treeshare.attention import DecodeRow, build_layout, make_backend
+from treeshare.attention import AttentionSpec, DecodeRow, build_layout, make_backend
 from treeshare.config import EngineConfig, FoldCost
 from treeshare.engine.machine import remembered
 from treeshare.kv import KVGeometry, KVStore
@@ -88,6 +88,7 @@ def measure(geometry: KVGeometry, config: PretrainedConfig, engine: EngineConfig
 def _path_seconds(geometry: KVGeometry, num_heads: int, engine: EngineConfig, rows: int) -> list[float]:
     """Seconds of ``rows`` rows that attend to a path of one node, and to the same tokens in several."""
     backend = make_backend(engine.backend, geometry)
+    spec = AttentionSpec(scale=1.0)
     query = torch.ones(rows, num_heads, geometry.head_dim, dtype=geometry.dtype)
     key = torch.ones(rows, geometry.num_kv_heads, geometry.head_dim, dtype=geometry.dtype)
     calls: list[Callable[[], object]] = []
@@ -104,7 +105,7 @@ def _path_seconds(geometry: KVGeometry, num_heads: int, engine: EngineConfig, ro
 
         def attend(store: KVStore = store, decoding: list[DecodeRow] = decoding) -> None:
             layout = build_layout(store, [], decoding)
-            backend.attend(query, key, key, layer=0, layout=layout, scale=1.0)
+            backend.attend(query, key, key, layer=0, layout=layout, spec=spec)
 
         calls.append(attend)
     return _least_seconds(calls)

@@ -12,7 +12,7 @@ import numpy as np
 
 from treeshare.attention import PrefillChunk
 from treeshare.engine.expectation import num_pages
-from treeshare.engine.forest import Forest
+from treeshare.engine.forest import Forest, LiveNode
 from treeshare.engine.idle_nodes import IdleNodes
 from treeshare.errors import BudgetError
 from treeshare.kv import padded_length
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from treeshare.config import FoldCost
-    from treeshare.engine.forest import LiveNode
     from treeshare.engine.sequence import Request, Sequence
     from treeshare.kv import KVStore, Segment
     from treeshare.tree import PromptTree
@@ -117,7 +116,7 @@ class Residency:
             self._idle.note(above)
 
     def note_started(self, node: LiveNode, count: int) -> None:
-        """Completions start from a node's logits, or never will; logits that no other waits for are dropped."""
+        """Completions start from a node's logits, or never will; logits that nobody waits for are dropped."""
         node.num_unstarted -= count
         if not node.num_unstarted:
             node.logits = None
@@ -144,7 +143,7 @@ class Residency:
         return bool(self._incomplete)
 
     def is_computed(self, node: LiveNode) -> bool:
-        """Whether the KV of a node's whole path is there, or is computed by the step that was planned last."""
+        """Whether the KV of a node's path is there, or is computed by the step that was planned last."""
         return all(above.segment is not None and above not in self._incomplete for above in node.path())
 
     def make_segments(self, nodes: Items[LiveNode]) -> None:

@@ -1,4 +1,4 @@
-"""From a step's layout to logits: the model, its attention, its KV and the widths of its matmuls in one object."""
+"""From a step's layout to logits: model, attention, KV and the widths of matmuls in one object."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from treeshare.devices import default_kv_budget_bytes, upload
 from treeshare.engine.scheduler import RowLimits
 from treeshare.kv import KVStore
 from treeshare.models import NoAttention, RunWidths, TreeStep, make_adapter
+from treeshare.models.support import require_support
 from treeshare.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class ModelRunner:
         self._max_rows = config.max_num_seqs + config.prefill_chunk
         self.adapter = make_adapter(loaded, max_rows=self._max_rows, stopwatch=self.stopwatch)
         self.backend = make_backend(config.backend, loaded.geometry, self.stopwatch, device=loaded.device)
+        require_support(self.backend, loaded.specs, loaded.model.config.model_type)
         self.reset()
 
     def reset(self) -> None:

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from treeshare.attention import PrefillChunk, build_layout
-from treeshare.engine.pace import MAX_STEP_ROWS
+from treeshare.config import MAX_PREFILL_ROWS
 from treeshare.engine.score_tree import depth_first, held_bytes, make_paths, move_spans, path_bytes
 from treeshare.engine.stats import EngineStats
 from treeshare.errors import BudgetError, ConfigError
-from treeshare.models import TreeStep
 from treeshare.tree import PromptTree
 from treeshare.tree.tokens import as_token_array
 
@@ -109,12 +107,12 @@ class _Scoring:
     def __init__(self, engine: Engine, pairs: Sequence[tuple[TokenArray, TokenArray]]) -> None:
         self._engine, self._store = engine, engine.store
         self._chunk = engine.config.prefill_chunk
-        config, vocab_size = engine.config, engine.loaded.vocab_size
-        self._widths = engine.adapter.run_widths(
-            num_prompt_tokens=MAX_STEP_ROWS, num_rows=config.max_num_seqs + config.prefill_chunk
-        )
-        self._max_rows = max(min(MAX_STEP_ROWS, self._widths.prefill[-1]), self._chunk)
-        self._max_logits = max(min(MAX_LOGITS_BYTES // (4 * vocab_size), self._widths.head[-1]), self._chunk)
+        vocab_size = engine.loaded.vocab_size
+        self._runner = engine.runner
+        self._runner.fit_widths()
+        self._max_rows = max(min(MAX_PREFILL_ROWS, self._runner.row_limits.prefill), self._chunk)
+        max_logits = min(MAX_LOGITS_BYTES // (4 * vocab_size), self._runner.max_logits_rows)
+        self._max_logits = max(max_logits, self._chunk)
         self._logprobs = [np.zeros(len(continuation), np.float32) for _, continuation in pairs]
         self._is_greedy = [np.zeros(len(continuation), np.bool_) for _, continuation in pairs]
         self._num_left = np.array([len(continuation) for _, continuation in pairs])
@@ -230,21 +228,14 @@ class _Scoring:
 
     def _compute(self, chunks: Sequence[tuple[ScoreNode, PrefillChunk]]) -> None:
         """Run the model on ``chunks`` and note what their rows predict."""
-        engine = self._engine
         layout = build_layout(self._store, [chunk for _, chunk in chunks], [])
         tokens = np.concatenate([node.token_ids[chunk.start : chunk.end] for node, chunk in chunks])
         predicted = [
             (place.first_row, node, chunk, node.wanted(chunk.start, chunk.end))
             for (node, chunk), place in zip(chunks, layout.causal, strict=True)
         ]
-        logits = engine.adapter.forward(
-            tokens,
-            layout.positions,
-            TreeStep(engine.backend, layout, engine.stopwatch),
-            [first + row - chunk.start for first, _, chunk, rows in predicted for row in rows],
-            body_widths=self._widths.prefill,
-            head_widths=self._widths.head,
-        )
+        wanted = [first + row - chunk.start for first, _, chunk, rows in predicted for row in rows]
+        logits = self._runner.forward(layout, tokens, wanted)
         for _, chunk in chunks:
             chunk.segment.num_written = chunk.end
         self._stats.prefilled_tokens += layout.num_rows
@@ -253,8 +244,6 @@ class _Scoring:
 
     def _note(self, logits: Tensor, predicted: Sequence[tuple[ScoreNode, list[int]]]) -> None:
         """Store the log-probability of each token that a row of ``logits`` predicts."""
-        logprobs = logits.float().log_softmax(-1)
-        best = logits.argmax(-1).numpy()
         places: list[int] = []
         parts: list[Span] = []
         first = 0
@@ -267,8 +256,7 @@ class _Scoring:
                     parts.append(part)
                     places += [place_of[part.row + i] for i in range(len(part.token_ids))]
         wanted = np.concatenate([part.token_ids for part in parts])
-        values = logprobs[torch.tensor(places), torch.from_numpy(wanted).long()].numpy()
-        greedy = best[places] == wanted
+        values, greedy = self._runner.token_logprobs(logits, np.array(places), wanted.astype(np.int64))
         taken = 0
         for part in parts:
             count = len(part.token_ids)

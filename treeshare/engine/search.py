@@ -12,7 +12,6 @@ from treeshare.config import require_int
 from treeshare.engine.plan import max_new_tokens
 from treeshare.engine.sequence import Request
 from treeshare.errors import ConfigError
-from treeshare.models import TreeStep
 from treeshare.sampling import SamplingParams
 
 if TYPE_CHECKING:
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from treeshare.attention import BatchLayout
     from treeshare.engine.engine import Engine
     from treeshare.kv import Page, Segment
 
@@ -52,7 +50,7 @@ class TokenSearch:
     Args:
         engine: Runs the model.
         prompt_token_ids: The whole prompt.
-        max_tokens: Most tokens of a branch.
+        max_tokens: Maximum number of tokens of a branch.
 
     Attributes:
         root: The branch without tokens.
@@ -74,7 +72,7 @@ class TokenSearch:
         )
         self.max_tokens = max_new_tokens(engine.loaded, 0, request)
         engine.clear()
-        self._engine, self._store = engine, engine.store
+        self._engine, self._runner, self._store = engine, engine.runner, engine.store
         self._branches: set[Branch] = set()
         try:
             num_tokens = len(prompt_token_ids)
@@ -91,7 +89,7 @@ class TokenSearch:
         for start in range(0, len(tokens), size):
             end = min(start + size, len(tokens))
             layout = build_layout(self._store, [PrefillChunk(self._segment, start, end)], [])
-            logits = self._forward(tokens[start:end], layout, [end - start - 1])
+            logits = self._runner.forward(layout, tokens[start:end], [end - start - 1])
             self._segment.num_written = end
         return self._branch((), logits[0], 0.0, [])
 
@@ -126,9 +124,9 @@ class TokenSearch:
         """
         if not steps:
             return []
-        most = self._engine.config.max_num_seqs
-        if len(steps) > most:
-            raise ConfigError.of("steps", got=len(steps), expected=f"at most max_num_seqs, {most}")
+        max_steps = self._engine.config.max_num_seqs
+        if len(steps) > max_steps:
+            raise ConfigError.of("steps", got=len(steps), expected=f"at most max_num_seqs, {max_steps}")
         for branch, token in steps:
             if branch not in self._branches or len(branch.token_ids) >= self.max_tokens:
                 raise ConfigError.of("branch", got=len(branch.token_ids), expected="one that can be extended")
@@ -149,7 +147,8 @@ class TokenSearch:
             for held, (branch, _) in zip(pages, steps, strict=True)
         ]
         layout = build_layout(self._store, [], rows)
-        logits = self._forward(np.asarray([token for _, token in steps]), layout, range(len(steps)))
+        tokens = np.asarray([token for _, token in steps])
+        logits = self._runner.forward(layout, tokens, range(len(steps)))
         return [
             self._branch(
                 (*branch.token_ids, token),
@@ -184,21 +183,9 @@ class TokenSearch:
     def _branch(
         self, token_ids: tuple[int, ...], logits: Tensor, cumulative_logprob: float, pages: list[Page]
     ) -> Branch:
-        logprobs: NDArray[np.float32] = logits.float().log_softmax(-1).cpu().numpy()
-        branch = Branch(token_ids, logprobs, cumulative_logprob, pages)
+        branch = Branch(token_ids, self._runner.logprobs(logits), cumulative_logprob, pages)
         self._branches.add(branch)
         return branch
-
-    def _forward(self, tokens: NDArray[np.int64], layout: BatchLayout, logits_rows: Items[int]) -> Tensor:
-        engine = self._engine
-        return engine.adapter.forward(
-            tokens,
-            layout.positions,
-            TreeStep(engine.backend, layout),
-            logits_rows,
-            body_widths=engine.widths.decode,
-            head_widths=engine.widths.head,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

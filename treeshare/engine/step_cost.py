@@ -231,13 +231,14 @@ def _shallow_models(description: ModelDescription) -> Iterator[LoadedModel]:
         for one in model.parameters():  # a short row of random numbers again and again: drawing takes longer
             repeated = torch.from_numpy(numbers).to(one.dtype).repeat(-(-one.numel() // len(numbers)))
             one.copy_(repeated[: one.numel()].view(one.shape))
-    geometry, fused = bind_model(model)
+    bound = bind_model(model)
     deep = LoadedModel(
         model=model,
-        fused=tuple(fused),
+        fused=bound.fused,
         tokenizer=None,
         model_id="shallow",
-        geometry=geometry,
+        geometry=bound.geometry,
+        specs=bound.specs,
         vocab_size=model.get_input_embeddings().weight.shape[0],
         eos_token_ids=frozenset(),
         max_model_len=max_model_len(config),
@@ -249,7 +250,8 @@ def _shallow_models(description: ModelDescription) -> Iterator[LoadedModel]:
             if isinstance(child, torch.nn.ModuleList) and len(child) == _LAYERS:
                 setattr(module, name, child[:1])
     model.config.num_hidden_layers = 1
-    yield replace(deep, fused=deep.fused[:1], geometry=replace(geometry, num_layers=1))
+    flat = replace(bound.geometry, num_layers=1)
+    yield replace(deep, fused=deep.fused[:1], geometry=flat, specs=deep.specs[:1])
 
 
 def _at(num_rows: int, rows: list[int], seconds: list[float]) -> float:

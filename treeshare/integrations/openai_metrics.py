@@ -57,14 +57,14 @@ class Metrics:
 
     def collect(self) -> Iterator[Any]:
         """What the engine knows, read at this moment; Prometheus' interface of a collector."""
-        llm, engine = self._llm, self._llm.llm.engine
+        llm = self._llm
         running = min(llm.num_running, llm.num_unfinished)
         gauges = {
             "treeshare_requests_in_flight": ("Requests that are being answered.", self.num_held),
             "treeshare_completions_running": ("Completions that decode.", running),
             "treeshare_completions_waiting": ("Completions that wait.", llm.num_unfinished - running),
-            "treeshare_kv_bytes": ("KV bytes in use.", engine.store.bytes_in_use),
-            "treeshare_kv_budget_bytes": ("Most KV bytes held at once.", engine.kv_budget_bytes),
+            "treeshare_kv_bytes": ("KV bytes in use.", llm.kv_bytes_in_use),
+            "treeshare_kv_budget_bytes": ("Most KV bytes held at once.", llm.kv_budget_bytes),
         }
         for name, (text, value) in gauges.items():
             yield GaugeMetricFamily(name, text, value=value)

@@ -61,7 +61,7 @@ def _attention(
     dropout: float = 0.0,
     *,
     treeshare_step: StepAttention | None = None,
-    **kwargs: object,
+    **kwargs: Any,  # noqa: ANN401
 ) -> tuple[Tensor, None]:
     """What transformers' model code calls: ``query`` ``[1, Q, T, D]``, ``key`` ``[1, H, T, D]``."""
     name = type(module).__name__
@@ -81,8 +81,8 @@ def _attention(
         value[0].transpose(0, 1),
         AttentionSpec(
             scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
-            window=_int_or_none(kwargs.get("sliding_window")),
-            soft_cap=_float_or_none(kwargs.get("softcap")),
+            window=kwargs.get("sliding_window"),
+            soft_cap=kwargs.get("softcap"),
             has_sinks=kwargs.get("s_aux") is not None,
         ),
     )

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from transformers.activations import SiLUActivation
 
+from treeshare.attention import AttentionSpec
 from treeshare.models.linear import LINEAR, SMALL_OPERATIONS, LinearWeights, has_kernel
 from treeshare.native import kernels
 from treeshare.stopwatch import OFF
@@ -78,7 +79,11 @@ class FusedLayer:
         attention: Any = layer.self_attn
         mlp: Any = layer.mlp
         norms: Any = layer.input_layernorm, layer.post_attention_layernorm
-        self._index, self._scale, self._head_dim = attention.layer_idx, attention.scaling, attention.head_dim
+        self._index, self._spec, self._head_dim = (
+            attention.layer_idx,
+            AttentionSpec(scale=attention.scaling),
+            attention.head_dim,
+        )
         projections = attention.q_proj, attention.k_proj, attention.v_proj
         self.joined = _joined(*projections), _joined(mlp.gate_proj, mlp.up_proj)
         self._linears = self.joined[0], attention.o_proj, self.joined[1], mlp.down_proj
@@ -110,7 +115,7 @@ class FusedLayer:
         flow = _Activations(len(x), cosine.data_ptr(), sine.data_ptr(), None, x.data_ptr(), *pointers)
         self._run(self._kernels.treeshare_before_attention, flow)
         query, key, value = torch.split(qkv.view(len(x), -1, self._head_dim), self._num_heads, dim=1)
-        attended = treeshare_step.attend(self._index, query, key, value, self._scale).contiguous()
+        attended = treeshare_step.attend(self._index, query, key, value, self._spec).contiguous()
         flow.attended = attended.data_ptr()
         self._run(self._kernels.treeshare_after_attention, flow)
         return hidden_states

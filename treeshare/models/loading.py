@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from treeshare.attention import AttentionSpec, CpuAttention
 from treeshare.errors import ConfigError, ModelLoadError, UnsupportedModelError
 from treeshare.kv import KVGeometry
 from treeshare.models.adapter import ATTENTION_NAME
@@ -29,8 +30,9 @@ from treeshare.models.fusion import FusedLayer, fuse_layers, unfuse_layers
 from treeshare.models.linear import bind_linears, unbind_linears
 from treeshare.models.support import (
     SelfCheck,
-    discover_geometry,
+    discover_layers,
     max_model_len,
+    require_support,
     unsupported_features,
 )
 
@@ -58,6 +60,7 @@ class LoadedModel:
         tokenizer: Its tokenizer, or None where the folder has none.
         model_id: What the user asked for.
         geometry: Shape of its KV.
+        specs: What each layer's attention computes.
         vocab_size: Token ids that the model's embedding knows.
         eos_token_ids: Tokens that end a completion.
         max_model_len: Most tokens of one sequence.
@@ -69,6 +72,7 @@ class LoadedModel:
     tokenizer: Any | None
     model_id: str
     geometry: KVGeometry
+    specs: tuple[AttentionSpec, ...]
     vocab_size: int
     eos_token_ids: frozenset[int]
     max_model_len: int
@@ -125,13 +129,14 @@ def load_model(model: str | os.PathLike[str], dtype: str = "auto", device: str =
     source = _resolve(name)
     loaded = _from_pretrained(source, name, dtype)
     tokenizer = _tokenizer(source)
-    geometry, fused = bind_model(loaded, use_kernels=device == "cpu")
+    bound = bind_model(loaded, use_kernels=device == "cpu")
     return LoadedModel(
         model=loaded.to(device),
-        fused=tuple(fused),
+        fused=bound.fused,
         tokenizer=tokenizer,
         model_id=name,
-        geometry=geometry,
+        geometry=bound.geometry,
+        specs=bound.specs,
         vocab_size=loaded.get_input_embeddings().weight.shape[0],
         eos_token_ids=_eos_token_ids(loaded, tokenizer),
         max_model_len=max_model_len(loaded.config),
@@ -192,15 +197,27 @@ def describe_model(model: str | os.PathLike[str], dtype: str = "auto") -> ModelD
     return ModelDescription(tokenizer=_tokenizer(source), geometry=geometry, config=config)
 
 
-def bind_model(model: Any, *, use_kernels: bool = True) -> tuple[KVGeometry, list[FusedLayer]]:  # noqa: ANN401
+@dataclass(frozen=True, kw_only=True)
+class BoundModel:
+    """What binding a model to treeshare's attention found out.
+
+    Attributes:
+        geometry: Shape of its KV.
+        specs: What each layer's attention computes.
+        fused: Its decoder layers where they are fused; else empty.
+    """
+
+    geometry: KVGeometry
+    specs: tuple[AttentionSpec, ...]
+    fused: tuple[FusedLayer, ...] = ()
+
+
+def bind_model(model: Any, *, use_kernels: bool = True) -> BoundModel:  # noqa: ANN401
     """Bind ``model`` to treeshare's attention, and its layers to kernels where that changes only rounding.
 
     Args:
         model: On the CPU.
         use_kernels: Whether its layers may be the compiled kernels, which know the CPU's memory alone.
-
-    Returns:
-        Its geometry, and its fused layers.
 
     Raises:
         UnsupportedModelError: If it needs a feature that is not implemented.
@@ -211,11 +228,12 @@ def bind_model(model: Any, *, use_kernels: bool = True) -> tuple[KVGeometry, lis
     model.eval()
     model.set_attn_implementation(ATTENTION_NAME)
     try:
-        geometry = discover_geometry(model)
+        geometry, specs = discover_layers(model)
+        require_support(CpuAttention, specs, model.config.model_type)
         check = SelfCheck(model, geometry)
         own_error = check.check()
         if not use_kernels:
-            return geometry, []
+            return BoundModel(geometry=geometry, specs=specs)
         fused = fuse_layers(model)
         bound = bind_linears(model.modules())
         if bound and not check.error() <= _KERNEL_ERROR * max(own_error, torch.finfo(geometry.dtype).eps):
@@ -226,7 +244,7 @@ def bind_model(model: Any, *, use_kernels: bool = True) -> tuple[KVGeometry, lis
         raise UnsupportedModelError(
             f"{model.config.model_type}: its forward lacks what packed rows need ({error})"
         ) from error
-    return geometry, fused
+    return BoundModel(geometry=geometry, specs=specs, fused=tuple(fused))
 
 
 def _resolve(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,9 +13,11 @@ from treeshare.kv import KVGeometry, KVStore
 from treeshare.models.step import TreeStep
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from torch import Tensor
 
-    from treeshare.attention import BatchLayout
+    from treeshare.attention import AttentionBackend, AttentionSpec, BatchLayout
 
 _ROPE_BY_LENGTH = frozenset({"dynamic", "longrope"})
 
@@ -83,17 +86,21 @@ class _Recorder:
 
     def __init__(self) -> None:
         self.shapes: dict[int, tuple[int, int]] = {}
+        self.specs: dict[int, AttentionSpec] = {}
         self.num_calls = 0
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, spec: AttentionSpec) -> Tensor:
         self.num_calls += 1
+        self.specs[layer] = spec
         self.shapes[layer] = (key.shape[1], key.shape[2])
         return query
 
 
 @torch.inference_mode()
-def discover_geometry(model: Any) -> KVGeometry:  # noqa: ANN401
-    """Find the shape of the model's KV by running it on one token.
+def discover_layers(model: Any) -> tuple[KVGeometry, tuple[AttentionSpec, ...]]:  # noqa: ANN401
+    """Find the shape of the model's KV, and what each layer's attention computes, by running it on one token.
+
+    A window that no sequence outgrows is none.
 
     Raises:
         UnsupportedModelError: If layers differ or do not number from 0, or a call of attention is not a
@@ -108,7 +115,32 @@ def discover_geometry(model: Any) -> KVGeometry:  # noqa: ANN401
             f"(seen: {sorted(shapes)} in {recorder.num_calls} calls) are not implemented"
         )
     heads, head_dim = shapes.pop()
-    return KVGeometry(num_layers=recorder.num_calls, num_kv_heads=heads, head_dim=head_dim, dtype=model.dtype)
+    geometry = KVGeometry(
+        num_layers=recorder.num_calls, num_kv_heads=heads, head_dim=head_dim, dtype=model.dtype
+    )
+    longest = max_model_len(model.config)
+    specs = (recorder.specs[layer] for layer in range(recorder.num_calls))
+    return geometry, tuple(
+        replace(spec, window=None) if spec.window is not None and spec.window >= longest else spec
+        for spec in specs
+    )
+
+
+def require_support(
+    backend: AttentionBackend | type[AttentionBackend],
+    specs: Iterable[AttentionSpec],
+    model_type: str,
+) -> None:
+    """Refuse a model whose layers need what a backend does not compute.
+
+    Raises:
+        UnsupportedModelError: Naming the backend and each feature that it lacks.
+    """
+    missing = sorted({feature for spec in specs for feature in spec.features - backend.features})
+    if missing:
+        raise UnsupportedModelError(
+            f"{model_type}: not implemented by attention {backend.name}: {'; '.join(missing)}"
+        )
 
 
 class SelfCheck:

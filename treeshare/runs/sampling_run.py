@@ -99,7 +99,7 @@ def computation(engine: Engine) -> dict[str, str]:
     import torch
 
     return {
-        "attention": engine.backend.name,
+        "attention": engine.backend_name,
         "kernels": kernel_level(),
         "layers": "fused" if engine.loaded.fused else "unfused",
         "max_num_seqs": str(engine.config.max_num_seqs),

@@ -11,6 +11,7 @@ import heapq
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from treeshare.config import PAGE_SIZE, SEGMENT_ALIGNMENT
 from treeshare.errors import BudgetError
 
 if TYPE_CHECKING:
