@@ -64,7 +64,7 @@ def test_tokens_are_the_hosts_and_decoding_is_replayed(model_dir, device, archit
     expected, _ = run(engine_on(folder, "cpu"), params)
     engine = engine_on(folder, "cuda")
     assert engine.store.device == CUDA
-    assert engine.kv_budget_bytes == 1 << 29
+    assert engine.store.budget_bytes == 1 << 29
     assert all(isinstance(one, OnDevice) for one in engine.loaded.model.parameters())
     device.waits.clear()
     tokens, waits = run(engine, params, device)

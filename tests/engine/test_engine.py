@@ -10,7 +10,8 @@ from tests.engine.forests import FORESTS, collect, requests_for, run, tokens_of
 from treeshare.config import EngineConfig
 from treeshare.engine.engine import Engine
 from treeshare.errors import BudgetError, ConfigError
-from treeshare.kv import KVStore
+from treeshare.kv import PagePool
+from treeshare.kv.segments import SegmentStore
 from treeshare.models import load_model
 from treeshare.sampling import SamplingParams
 
@@ -84,12 +85,24 @@ def test_leaving_early_frees_everything(engine):
     assert len(collect(engine, requests)) == 12
 
 
-@pytest.mark.parametrize("place", ["new_page", "copy_page", "free_pages", "release"])
+PLACES = {
+    "new_page": (PagePool, "new_page"),
+    "copy": (PagePool, "copy"),
+    "free": (PagePool, "free"),
+    "release": (SegmentStore, "release"),
+    "reserve": (SegmentStore, "reserve"),
+    "write": (SegmentStore, "write"),
+}
+"""Where a step may be cut short between two changes of the store."""
+
+
+@pytest.mark.parametrize("place", ["new_page", "copy", "free", "release"])
 def test_an_interrupt_between_two_changes_passes_through(engine, monkeypatch, place):
     """Ctrl-C may come when a page has no owner yet or no more; it stays a Ctrl-C, and the engine goes on."""
     requests = requests_for(FORESTS["depth 1"], PARAMS)
     expected = tokens_of(collect(engine, requests))
-    change, calls = getattr(KVStore, place), []
+    target, name = PLACES[place]
+    change, calls = getattr(target, name), []
 
     def interrupted(self, *args):
         result = change(self, *args)
@@ -99,7 +112,7 @@ def test_an_interrupt_between_two_changes_passes_through(engine, monkeypatch, pl
         return result
 
     with monkeypatch.context() as patch:
-        patch.setattr(KVStore, place, interrupted)
+        patch.setattr(target, name, interrupted)
         with pytest.raises(KeyboardInterrupt):
             collect(engine, requests)
     assert tokens_of(collect(engine, requests)) == expected
@@ -115,8 +128,8 @@ def test_an_error_inside_a_step_frees_everything(engine, monkeypatch):
             raise RuntimeError("injected")
         return forward(*args, **kwargs)
 
-    forward = engine.adapter.forward
-    monkeypatch.setattr(engine.adapter, "forward", broken)
+    forward = engine.runner.forward
+    monkeypatch.setattr(engine.runner, "forward", broken)
     with pytest.raises(RuntimeError, match="injected"):
         collect(engine, requests)
     monkeypatch.undo()

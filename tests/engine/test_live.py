@@ -21,7 +21,8 @@ from tests.engine.forests import (
 from treeshare.config import EngineConfig
 from treeshare.engine.engine import Engine
 from treeshare.errors import ConfigError
-from treeshare.kv import KVStore
+from treeshare.kv import PagePool
+from treeshare.kv.segments import SegmentStore
 from treeshare.models import load_model
 from treeshare.sampling import SamplingParams
 
@@ -184,11 +185,23 @@ def test_a_preempted_row_has_the_same_bits(model_dir, monkeypatch):
         assert got == expected
 
 
-@pytest.mark.parametrize("place", ["new_page", "copy_page", "release", "ensure_places", "write_segment"])
+PLACES = {
+    "new_page": (PagePool, "new_page"),
+    "copy": (PagePool, "copy"),
+    "free": (PagePool, "free"),
+    "release": (SegmentStore, "release"),
+    "reserve": (SegmentStore, "reserve"),
+    "write": (SegmentStore, "write"),
+}
+"""Where a step may be cut short between two changes of the store."""
+
+
+@pytest.mark.parametrize("place", ["new_page", "copy", "release", "reserve", "write"])
 def test_a_fault_inside_a_step_leaves_a_usable_engine(engine, monkeypatch, place):
     requests = requests_for(FORESTS["depth 2"], replace(LONG, temperature=0.2))
     expected = tokens_of(collect(engine, requests))
-    change, calls = getattr(KVStore, place), []
+    target, name = PLACES[place]
+    change, calls = getattr(target, name), []
 
     def broken(self, *args, **kwargs):
         result = change(self, *args, **kwargs)
@@ -198,7 +211,7 @@ def test_a_fault_inside_a_step_leaves_a_usable_engine(engine, monkeypatch, place
         return result
 
     with monkeypatch.context() as patch:
-        patch.setattr(KVStore, place, broken)
+        patch.setattr(target, name, broken)
         for request in requests:
             engine.add_request(request)
         with pytest.raises(RuntimeError, match="injected"):

@@ -21,6 +21,9 @@ REQUESTS = requests_for(PROMPTS, PARAMS)
 LONGEST_TOKENS = max(-(-len(prompt) // 64) * 64 for prompt in PROMPTS) + 32
 
 
+PLACES = ["pool.new_page", "pool.copy", "segments.release", "segments.reserve", "segments.write"]
+
+
 class EngineMachine(RuleBasedStateMachine):
     """What comes out is compared with each request run alone; bytes are looked at after every step."""
 
@@ -76,13 +79,14 @@ class EngineMachine(RuleBasedStateMachine):
             scheduler._preempt(held[pick % len(held)])
 
     @precondition(lambda self: not self.engine.is_idle)
-    @rule(place=st.sampled_from(["new_page", "copy_page", "release", "ensure_places", "write_segment"]))
+    @rule(place=st.sampled_from(PLACES))
     def fault(self, place):
         def broken(*_, **__):
             raise RuntimeError("injected")
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(self.engine.store, place, broken)
+            part, name = place.split(".")
+            patch.setattr(getattr(self.engine.store, part), name, broken)
             try:
                 self.step(2)
             except RuntimeError:
@@ -91,7 +95,7 @@ class EngineMachine(RuleBasedStateMachine):
 
     @invariant()
     def within_budget(self):
-        assert self.engine.store.peak_bytes <= self.engine.kv_budget_bytes
+        assert self.engine.store.peak_bytes <= self.engine.store.budget_bytes
 
     def teardown(self):
         if not hasattr(self, "engine"):

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from tests.engine.forests import collect, random_prompts, requests_for
-from treeshare.config import EngineConfig
+from treeshare.config import MAX_PREFILL_ROWS, EngineConfig
 from treeshare.engine.engine import Engine
-from treeshare.engine.pace import LEAST_ROWS, MAX_STEP_ROWS, Pace
+from treeshare.engine.pace import MIN_LIVE_ROWS, Pace
 from treeshare.models import load_model
 from treeshare.sampling import SamplingParams
 
@@ -21,9 +21,9 @@ def test_prompts_alone_take_full_steps_unless_others_may_come():
     assert pace.prompt_rows(0, 0) == pace.prompt_rows(0, 5) == 32
     assert pace.prompt_rows(0, 22) == 32  # 1.5 times as many, in whole chunks
     assert pace.prompt_rows(0, 64) == 96
-    assert pace.prompt_rows(0, 1000) == MAX_STEP_ROWS
+    assert pace.prompt_rows(0, 1000) == MAX_PREFILL_ROWS
     pace.is_live = False
-    assert pace.prompt_rows(0, 1) == MAX_STEP_ROWS
+    assert pace.prompt_rows(0, 1) == MAX_PREFILL_ROWS
     assert pace.prompt_rows(64, 1) == 32
     assert pace.prompt_rows(3, 1) == 16  # a chunk at least: prompts do not starve
 
@@ -54,7 +54,7 @@ def test_steps_while_prompts_arrive(model_dir, seed):
     rows = [sum(both) for both in engine.stats.step_rows if sum(both)]
     assert len(engine.stats.step_rows) == len(engine.stats.step_s)
     assert all(prompt <= max(16, decoding // 2) for decoding, prompt in engine.stats.step_rows if decoding)
-    assert max(rows) <= 2 * max(statistics.median(rows), LEAST_ROWS)
+    assert max(rows) <= 2 * max(statistics.median(rows), MIN_LIVE_ROWS)
 
 
 def test_a_run_computes_its_prompts_in_full_steps(model_dir):
@@ -62,7 +62,7 @@ def test_a_run_computes_its_prompts_in_full_steps(model_dir):
     params = SamplingParams(n=2, temperature=1.0, max_tokens=8, ignore_eos=True)
     requests = requests_for(random_prompts((700, [(9, []), (8, [])])), params)
     collect(engine, requests)
-    assert engine.stats.step_rows[0] == (0, MAX_STEP_ROWS)
+    assert engine.stats.step_rows[0] == (0, MAX_PREFILL_ROWS)
     engine.add_request(replace(requests[0], completion_indices=range(2)))
     engine.step()
     assert engine.stats.step_rows[-1] == (0, 32)

@@ -49,7 +49,7 @@ def test_time_is_charged_where_it_is_spent(model_dir):
             super()._add_private(*args)
 
     llm = LLM(model_dir("llama"), dtype="float32", profile=True)
-    llm.engine.backend = Slow(llm.engine.stopwatch)
+    llm.engine.runner.backend = Slow(llm.engine.stopwatch)
     workload = WORKLOAD.model_copy(update={"problems": WORKLOAD.problems[:1], "new_tokens": 4})
     phases = run_workload(llm, workload)["profile_s"]
     num_layers, num_steps = 3, 3  # the first of four tokens comes from the prompt's logits

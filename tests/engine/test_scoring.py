@@ -61,7 +61,7 @@ def run(engine, pairs, done=lambda _: None):
     """Scores, from an engine that checks its invariants after every step."""
     scores = score(engine, pairs, done)
     assert engine.store.bytes_in_use == 0
-    assert engine.stats.peak_kv_bytes <= engine.kv_budget_bytes
+    assert engine.stats.peak_kv_bytes <= engine.store.budget_bytes
     return scores
 
 

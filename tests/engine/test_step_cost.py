@@ -65,7 +65,7 @@ def test_the_schedule_is_the_engines(model_dir, forest, max_num_seqs):
     collect(engine, requests)
     limits = Limits(
         max_num_seqs=max_num_seqs,
-        kv_budget_bytes=engine.kv_budget_bytes,
+        kv_budget_bytes=engine.store.budget_bytes,
         bytes_per_token=loaded.geometry.bytes_per_token,
         page_size=16,
     )

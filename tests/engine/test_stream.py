@@ -123,7 +123,7 @@ def test_a_fault_reaches_everybody_and_the_engine_goes_on(served, expected, monk
         return await asyncio.gather(*(gather(served, p) for p in PROMPTS[:2]), return_exceptions=True)
 
     with monkeypatch.context() as patch:
-        patch.setattr(served.llm.engine.adapter, "forward", broken)
+        patch.setattr(served.llm.engine.runner, "forward", broken)
         assert [str(error) for error in asyncio.run(both())] == ["injected"] * 2
     assert asyncio.run(both())[0] == {index: expected["0", index] for index in range(5)}
 

@@ -314,7 +314,7 @@ def test_arguments(folder):
         "add_bos_token=True,prefix_token_id=1",
         {"batch_size": "auto:4", "max_batch_size": None, "device": "cpu"},
     )
-    assert (model.llm.seed, model.llm.engine.kv_budget_bytes, model.max_length) == (3, 4_000_000, 64)
+    assert (model.llm.seed, model.llm.kv_budget_bytes, model.max_length) == (3, 4_000_000, 64)
     assert (model.prefix_token_id, model.eot_token_id) == (1, 1)
     assert len(model.generate_until([instance("x" * 100, {"until": []})], True)) == 1
     assert model.llm.stats.logical_tokens == 64 - 5

@@ -372,7 +372,7 @@ def test_a_fault_of_the_engine_is_500_for_everybody_and_then_all_is_well(served,
         raise RuntimeError("injected")
 
     with monkeypatch.context() as patch:
-        patch.setattr(served.llm.llm.engine.adapter, "forward", broken)
+        patch.setattr(served.llm.llm.engine.runner, "forward", broken)
         with pytest.raises(openai.InternalServerError, match="its log says why"):
             served.client.completions.create(model=NAME, prompt="Once")
     assert "injected" in caplog.text
