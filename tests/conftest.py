@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import os
+
+# Before the first import that starts threads. Tests and their child processes compute with one thread, and a
+# thread that waits sleeps: beside busy programs, one that spins takes time from the thread that it waits for.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import signal
 
 import numpy as np
@@ -11,22 +17,30 @@ import torch
 import transformers
 from hypothesis import HealthCheck, settings
 
-from tests.kernel_levels import LEVEL_PARAMS, using_kernels
+from tests.kernel_levels import LEVEL_PARAMS, num_threads, using_kernels
 from tests.models.tiny import saved_model
 
 os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton reads it once, when it is first imported
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # after a shell's "&" it is ignored, by children too
 transformers.utils.logging.disable_progress_bar()
 transformers.utils.logging.set_verbosity_error()
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    """The whole suite: one process per core, at most four (2 GB each). Named tests run in this process."""
+    if config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
+        return 0
+    return min(len(os.sched_getaffinity(0)), 4)
+
+
 @pytest.fixture(scope="module", params=LEVEL_PARAMS)
 def each_kernel_level(request):
-    """The test runs with every level of compiled kernels that this CPU has."""
-    with using_kernels(request.param):
+    """The test runs with every level of compiled kernels that this CPU has, on two threads."""
+    with using_kernels(request.param), num_threads(2):
         yield request.param
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 
 import pytest
+import torch
 
 from treeshare.native import kernel_level, kernel_levels, kernels
 
@@ -27,6 +28,17 @@ def using_kernels(level):
             yield
         finally:
             _forget()
+
+
+@contextlib.contextmanager
+def num_threads(number):
+    """What runs inside is shared out to ``number`` threads, by torch and by the compiled kernels."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _forget():

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.attention.budget import Case, Forest, assert_within_budget
-from tests.kernel_levels import LEVELS, using_kernels
+from tests.kernel_levels import LEVELS, num_threads, using_kernels
 from treeshare.attention import (
     CpuAttention,
     NativeAttention,
@@ -62,11 +62,12 @@ def pair(request):
     name, dtype = request.param
     geometry = KVGeometry(num_layers=1, num_kv_heads=1, head_dim=64, dtype=DTYPES[dtype])
     if name not in BACKENDS:
-        with using_kernels(name):
-            return NativeAttention(), DTYPES[dtype]
+        with using_kernels(name), num_threads(2):
+            yield NativeAttention(), DTYPES[dtype]
+        return
     if name == "triton":
         request.getfixturevalue("quick_interpreter")
-    return BACKENDS[name][0](geometry), DTYPES[dtype]
+    yield BACKENDS[name][0](geometry), DTYPES[dtype]
 
 
 @pytest.fixture

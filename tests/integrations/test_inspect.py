@@ -6,6 +6,7 @@ import asyncio
 import gc
 import importlib
 import re
+import sys
 import tomllib
 from pathlib import Path
 
@@ -160,6 +161,17 @@ def test_settings(api, folder):
     assert outputs[4].stop_reason == "max_tokens"
 
 
+@pytest.fixture
+def calls_come_together(provider, monkeypatch):
+    """On a busy machine too: calls are collected for longer, and handed over without a switch of threads."""
+    monkeypatch.setattr(provider, "_COLLECTING_S", 0.3)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(10)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.mark.usefixtures("calls_come_together")
 def test_calls_that_come_together_decode_together(api):
     """Fifty calls take as many steps as the longest of them."""
     model = api()
