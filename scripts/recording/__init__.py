@@ -1,0 +1,1 @@
+"""The runs that ``record_outputs.py`` records."""
