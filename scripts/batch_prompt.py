@@ -15,7 +15,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.gsm8k import Gsm8k, extract_answer
 from treeshare.engine.llm import LLM
 from treeshare.errors import TreeshareError
 from treeshare.evals import Problem, PromptOptions, build_prompts
@@ -29,6 +28,7 @@ from treeshare.evals.batch_prompt import (
     weighted_majority,
 )
 from treeshare.sampling import SamplingParams
+from treeshare.tasks.gsm8k import Gsm8k, extract_answer
 from treeshare.tree import PromptTree
 
 if TYPE_CHECKING:

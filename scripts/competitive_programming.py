@@ -24,11 +24,11 @@ SUBMISSIONS = 10
 
 
 def _main(argv: Sequence[str] | None) -> None:
-    from tasks.registry import get_task
     from treeshare import LLM, SamplingParams
     from treeshare.evals import PromptOptions, build_prompts, evaluate_completions
     from treeshare.evals.clustering import Candidate, submissions_at_k
     from treeshare.evals.sandbox import Limits, default_sandbox
+    from treeshare.tasks.registry import get_task
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, help="CodeContests in a local file; the hub's by default")

@@ -24,10 +24,10 @@ def _main(argv: Sequence[str] | None) -> None:
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
-    from tasks.registry import get_task
     from treeshare import LLM
     from treeshare.evals import PromptOptions, build_prompts
     from treeshare.integrations.trl import TreeRollout
+    from treeshare.tasks.registry import get_task
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, help="GSM8K in a local file; the hub's test split by default")

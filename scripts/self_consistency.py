@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 def _main(argv: Sequence[str] | None) -> None:
-    from tasks.registry import get_task
     from treeshare import LLM, SamplingParams
     from treeshare.evals import PromptOptions, build_prompts
     from treeshare.evals.majority import majority_at_k
+    from treeshare.tasks.registry import get_task
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, help="GSM8K in a local file; the hub's test split by default")

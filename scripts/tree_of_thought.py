@@ -113,8 +113,8 @@ def last_number(text: str) -> str:
 
 
 def _main(argv: Sequence[str] | None) -> None:
-    from tasks.registry import get_task
     from treeshare import LLM, SamplingParams
+    from treeshare.tasks.registry import get_task
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("data", type=Path, help="GSM8K as JSON lines")

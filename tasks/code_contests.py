@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, model_validator
 
-from tasks.reading import distinct, read_hub, read_records
-from tasks.statements import matcher_for
 from treeshare.errors import DataError
 from treeshare.evals.problem import CheckResult, Problem, ProgramTask
 from treeshare.evals.program_tests import ProgramTests, StdinCase, check_program, summed_up
+from treeshare.tasks.reading import distinct, read_hub, read_records
+from treeshare.tasks.statements import matcher_for
 from treeshare.tree import Shot
 
 if TYPE_CHECKING:
