@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from treeshare.errors import DataError, one_line
 from treeshare.evals.metrics import SUBMISSIONS, fewest_completions, filtered_values, majority_values
-from treeshare.evals.pass_at_k import Estimate, estimates, pass_at_k_matrix, table_ks
+from treeshare.evals.statistics.pass_at_k import Estimate, estimates, pass_at_k_matrix, table_ks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, get_args
 import numpy as np
 
 from treeshare.errors import ConfigError, DataError
-from treeshare.evals.calibration import Calibration, Rescaling, calibrate, rescale
-from treeshare.evals.clustering import Candidate, submissions_at_k
-from treeshare.evals.confidence import Confidence, log_confidence
-from treeshare.evals.majority import majority_at_k
-from treeshare.evals.pass_at_k import Estimate, curve_ks, estimates, pass_at_each_k, table_ks
+from treeshare.evals.statistics.calibration import Calibration, Rescaling, calibrate, rescale
+from treeshare.evals.statistics.clustering import Candidate, submissions_at_k
+from treeshare.evals.statistics.confidence import Confidence, log_confidence
+from treeshare.evals.statistics.majority import majority_at_k
+from treeshare.evals.statistics.pass_at_k import Estimate, curve_ks, estimates, pass_at_each_k, table_ks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from treeshare.evals.calibration import Calibration
+    from treeshare.evals.statistics.calibration import Calibration
 
 Point = tuple[float, float]
 
