@@ -193,8 +193,9 @@ def report(predictions: dict[str, list[dict[str, float]]]) -> str:
     parts = [
         "# Roofline of the Triton backend: a prediction\n",
         "**Nothing here was measured on a GPU.** `scripts/bench/roofline.py` counts operations and bytes "
-        "from the plans that the backend would launch and divides by data-sheet rates: lower bounds of times, "
-        "upper bounds of tokens/s. Launches, communication between GPUs and imperfect kernels are not in it.\n",
+        "from the plans that the backend would launch and divides by data-sheet rates: lower bounds of "
+        "times, upper bounds of tokens/s. Launches, communication between GPUs and imperfect kernels are not "
+        "in it.\n",
         f"Setting: Hydragen, arXiv 2402.05099, section 4.1: CodeLlama-13B, batch {NUM_ROWS}, "
         f"{NEW_TOKENS} new tokens, tensor parallel over {NUM_GPUS} GPUs; a step half way through.\n",
     ]
