@@ -1,4 +1,4 @@
-"""A model for lm-eval (lm-evaluation-harness): all requests of a call are one tree.
+"""The model that lm-eval calls: all requests of a call are one tree.
 
 Where lm-eval's ``hf`` model has a rule (truncation, special tokens, stop strings, defaults of sampling), this
 one has the same, and in float32 the same results. Other than there, a sampled answer can be replayed: it
@@ -17,26 +17,23 @@ import lm_eval.models  # noqa: F401  (fills the registry; after a model of ours 
 from lm_eval import utils
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
-from lm_eval.models.utils import (
-    handle_stop_sequences,
-    has_bos_prefix,
-    normalize_gen_kwargs,
-    postprocess_generated_text,
-)
 from tqdm.auto import tqdm
 
-from treeshare import LLM, SamplingParams
+from treeshare import LLM
 from treeshare.config import require_int
 from treeshare.errors import ConfigError
 from treeshare.integrations.arguments import check_known
+from treeshare.integrations.lm_eval.device import engine_device
+from treeshare.integrations.lm_eval.generation import Generation, make_generation
+from treeshare.integrations.lm_eval.text import TextRules
 from treeshare.sampling import problem_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from treeshare.engine.sequence import Request
+    from treeshare.integrations.lm_eval.text import Messages
 
-    Messages = list[dict[str, str]]
     TokenPair = tuple[tuple[str, str] | None, list[int], list[int]]
 
 _LOG = logging.getLogger(__name__)
@@ -56,13 +53,6 @@ _OWN_ARGUMENTS = (
     "device",
 )
 
-_SAMPLING_DEFAULTS = {"top_k": 50, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
-"""What transformers' ``generate`` takes where neither the task nor the model's generation configuration has a
-value."""
-
-
-_CLI_DEVICE = "cuda:0"
-
 
 @register_model("treeshare")
 class TreeshareLM(TemplateLM):  # type: ignore[misc]  # lm-eval is untyped
@@ -71,8 +61,8 @@ class TreeshareLM(TemplateLM):  # type: ignore[misc]  # lm-eval is untyped
     Args:
         pretrained: The model, as ``LLM`` takes it.
         model: Another name for ``pretrained``.
-        max_length: Most tokens of a context and its continuation; the model's own by default.
-        max_gen_toks: Most tokens generated where a task does not say.
+        max_length: Maximum number of tokens of a context and its continuation; the model's own by default.
+        max_gen_toks: Maximum number of generated tokens where a task does not say.
         add_bos_token: Whether to put a beginning-of-sequence token in front; else as the tokenizer does.
         prefix_token_id: The context of an empty one, and of what is scored whole; by default
             beginning-of-sequence, else end-of-sequence.
@@ -81,8 +71,8 @@ class TreeshareLM(TemplateLM):  # type: ignore[misc]  # lm-eval is untyped
         chat_template_args: Further arguments of the chat template.
         batch_size: Means nothing here, as ``max_batch_size``: batches are made by rows and memory.
         max_batch_size: See there.
-        device: ``cpu``; ``cuda:0``, which lm-eval's command line says when its user does not, is taken for
-            it, as the ``hf`` model does without a GPU.
+        device: As for ``LLM``, but ``cuda:0``, which lm-eval's command line says when its user does not, is
+            the CPU where no CUDA device can be used.
         **options: ``dtype``, ``seed``, ``max_num_seqs``, ``kv_budget_bytes``, ``threads``, ``backend``,
             ``sharing``, ``lazy_divergence``, as for ``LLM``.
 
@@ -110,59 +100,47 @@ class TreeshareLM(TemplateLM):  # type: ignore[misc]  # lm-eval is untyped
         **options: Any,  # noqa: ANN401
     ) -> None:
         super().__init__()
-        name = _one_model(pretrained, model)
+        name = _model_name(pretrained, model)
         check_known(options, _OWN_ARGUMENTS)
-        if device not in (None, "cpu", _CLI_DEVICE):
-            raise ConfigError.of("device", got=device, expected="cpu")
-        self.llm = LLM(name, **options)
-        self.tokenizer = self.llm.get_tokenizer()
-        loaded = self.llm.loaded
+        self.llm = llm = LLM(name, device=engine_device(device), **options)
+        self.tokenizer = llm.get_tokenizer()
         if max_length is not None:
-            require_int("max_length", max_length, low=2, high=loaded.max_model_len)
+            require_int("max_length", max_length, low=2, high=llm.max_model_len)
         require_int("max_gen_toks", max_gen_toks, low=1)
         if prefix_token_id is not None:
-            require_int("prefix_token_id", prefix_token_id, low=0, high=loaded.vocab_size - 1)
-        self.max_length = max_length or loaded.max_model_len
+            require_int("prefix_token_id", prefix_token_id, low=0, high=llm.vocab_size - 1)
+        self.max_length = max_length or llm.max_model_len
         self.max_gen_toks = max_gen_toks
-        self._add_bos_token = add_bos_token
-        self._prefix_token_id = prefix_token_id
-        self._think_end_token = think_end_token
         thinking = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
-        self._chat_template_args = {**(chat_template_args or {}), **thinking}
+        self._text = TextRules(
+            self.tokenizer,
+            llm.model_id,
+            add_bos_token=add_bos_token,
+            prefix_token_id=prefix_token_id,
+            think_end_token=think_end_token,
+            chat_template_args={**(chat_template_args or {}), **thinking},
+        )
 
     # -- text and tokens --
 
     @property
     def eot_token_id(self) -> int:
         """The tokenizer's end-of-sequence token."""
-        token: int | None = self.tokenizer.eos_token_id
-        if token is None:
-            raise ConfigError(f"tokenizer: {self.llm.loaded.model_id} has no end-of-sequence token")
-        return token
+        return self._text.eot_token_id
 
     @property
     def prefix_token_id(self) -> int:
         """The context of what has none."""
-        if self._prefix_token_id is not None:
-            return self._prefix_token_id
-        bos: int | None = self.tokenizer.bos_token_id
-        return self.eot_token_id if bos is None else bos
+        return self._text.prefix_token_id
 
     @property
     def tokenizer_name(self) -> str:
         """Under which lm-eval caches requests that have gone through the chat template."""
-        return str(self.tokenizer.name_or_path or self.llm.loaded.model_id).replace("/", "__")
+        return self._text.name
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: object) -> list[int]:
         """Token ids; special tokens as the tokenizer does, but none before a text that begins with one."""
-        if add_special_tokens is None and has_bos_prefix(string, self.tokenizer.decode(self.prefix_token_id)):
-            add_special_tokens = False
-        return self._encode(string, add_special_tokens)
-
-    def _encode(self, text: str, add_special_tokens: bool | None) -> list[int]:
-        choice = self._add_bos_token if add_special_tokens is None else add_special_tokens
-        kwargs = {} if choice is None else {"add_special_tokens": choice}
-        return list(self.tokenizer.encode(text, **kwargs))
+        return self._text.encode(string, add_special_tokens)
 
     def apply_chat_template(self, chat_history: Messages, add_generation_prompt: bool = True) -> str:
         """The prompt of a conversation; without its system message where the template refuses one.
@@ -170,30 +148,11 @@ class TreeshareLM(TemplateLM):  # type: ignore[misc]  # lm-eval is untyped
         Raises:
             ConfigError: If the model has no chat template.
         """
-        import jinja2
-
-        if getattr(self.tokenizer, "chat_template", None) is None:
-            raise ConfigError(f"chat_template: {self.llm.loaded.model_id} has none")
-
-        def render(messages: Messages) -> str:
-            text: str = self.tokenizer.apply_chat_template(
-                messages,
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-                continue_final_message=not add_generation_prompt,
-                **self._chat_template_args,
-            )
-            return text
-
-        try:
-            return render(chat_history)
-        except jinja2.exceptions.TemplateError:
-            _LOG.warning("The chat template refuses a system message; it is left out.")
-            return render([message for message in chat_history if message["role"] != "system"])
+        return self._text.render_chat(chat_history, add_generation_prompt=add_generation_prompt)
 
     def get_model_info(self) -> dict[str, Any]:
         """What lm-eval notes of the model beside its results."""
-        model = self.llm.loaded.model
+        model = self.llm.model
         return {"model_num_parameters": model.num_parameters(), "model_dtype": str(model.dtype)}
 
     # -- requests --
@@ -226,7 +185,7 @@ class TreeshareLM(TemplateLM):  # type: ignore[misc]  # lm-eval is untyped
         Raises:
             ConfigError: If the chat template is made to think before it answers.
         """
-        if self._chat_template_args.get("enable_thinking"):
+        if self._text.enables_thinking:
             raise ConfigError("enable_thinking: got True, expected False for tasks that score given answers")
         answers: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
         return answers
@@ -262,15 +221,16 @@ class TreeshareLM(TemplateLM):  # type: ignore[misc]  # lm-eval is untyped
         for place, request in enumerate(requests):
             places.setdefault(id(request), []).append(place)
         groups = list(places.values())
-        stops: list[list[str]] = []
+        generations: list[Generation] = []
         asked: list[Request] = []
         seen = Counter[str]()
         for group in groups:
             instance = requests[group[0]]
             context, gen_kwargs = instance.args
-            until, params = self._params(gen_kwargs, len(group))
-            stops.append(until)
-            (request,) = self.llm.requests([self._context(context, params.max_tokens)], params)
+            generation = self._generation(gen_kwargs, len(group))
+            generations.append(generation)
+            context_ids = self._text.encode_context(context, self._room(generation.params.max_tokens))
+            (request,) = self.llm.requests([context_ids], generation.params)
             name = json.dumps([instance.task_name, instance.doc_id, instance.idx, context])
             asked.append(replace(request, problem_key=problem_key(f"{name} {seen[name]}")))
             seen[name] += 1
@@ -278,71 +238,33 @@ class TreeshareLM(TemplateLM):  # type: ignore[misc]  # lm-eval is untyped
         with tqdm(total=len(requests), desc="Answers", unit="", disable=disable_tqdm) as bar:
             for completion in self.llm.engine.run(asked):
                 index = completion.request_index
-                text = self._text(completion.token_ids, stops[index])
+                text = self._text.decode_answer(completion.token_ids, generations[index].until)
                 place = groups[index][completion.completion_index]
                 answers[place] = text
                 self.cache_hook.add_partial("generate_until", requests[place].args, text)
                 bar.update()
         return answers
 
-    def _params(self, gen_kwargs: Mapping[str, Any], num_copies: int) -> tuple[list[str], SamplingParams]:
-        """Stop strings and sampling parameters of a request."""
-        kwargs: dict[str, Any] = dict(normalize_gen_kwargs(gen_kwargs, self.max_gen_toks))
-        eos = self.tokenizer.decode(self.eot_token_id, skip_special_tokens=False)
-        until = handle_stop_sequences(kwargs.pop("until"), eos=eos)
-        max_tokens, do_sample = kwargs.pop("max_gen_toks"), kwargs.pop("do_sample")
-        temperature = float(kwargs.pop("temperature", 0.0))
-        if do_sample and not temperature:
-            raise ConfigError.of("temperature", got=temperature, expected="more than 0 with do_sample: true")
-        own = self.llm.loaded.model.generation_config
-        options: dict[str, Any] = {}
-        for name, default in _SAMPLING_DEFAULTS.items():
-            of_model = getattr(own, name, None)
-            value = kwargs.pop(name, default if of_model is None else of_model)
-            if do_sample or name == "repetition_penalty":
-                options[name] = value
-        for name in ("presence_penalty", "frequency_penalty", "seed"):
-            if name in kwargs:
-                options[name] = kwargs.pop(name)
-        kwargs.pop("use_cache", None)
-        if kwargs:
-            known = "until, max_gen_toks, do_sample, temperature, " + ", ".join(_SAMPLING_DEFAULTS)
-            raise ConfigError.of("generation_kwargs", got=", ".join(kwargs), expected=f"of {known}, seed")
-        params = SamplingParams(
-            n=num_copies,
-            temperature=temperature if do_sample else 0,
-            max_tokens=max_tokens,
-            stop=[text for text in until if text],
-            **options,
+    def _generation(self, gen_kwargs: Mapping[str, Any], num_copies: int) -> Generation:
+        return make_generation(
+            gen_kwargs,
+            num_copies=num_copies,
+            max_gen_toks=self.max_gen_toks,
+            eot_text=self._text.eot_text,
+            model_defaults=self.llm.model.generation_config,
         )
-        return until, params
 
-    def _context(self, text: str, max_new_tokens: int) -> list[int]:
-        """Token ids, cut on the left so that there is room for what is generated."""
+    def _room(self, max_new_tokens: int) -> int:
+        """Maximum number of tokens of a context, so that there is room for what is generated."""
         room = self.max_length - max_new_tokens
         if room < 1:
             raise ConfigError.of(
                 "max_gen_toks", got=max_new_tokens, expected=f"less than max_length, {self.max_length}"
             )
-        ids = self._encode(text, False if has_bos_prefix(text, self.tokenizer.bos_token) else None)
-        if len(ids) > room:
-            _LOG.warning("A context of %d tokens is cut on the left to %d.", len(ids), room)
-        return ids[-room:]
-
-    def _text(self, token_ids: Sequence[int], until: list[str]) -> str:
-        """An answer's text without its stop string and what was thought before."""
-        end = self._think_end_token
-        ids = list(token_ids)
-        if isinstance(end, int) and end in ids:
-            ids = ids[len(ids) - ids[::-1].index(end) :]
-        text = self.tokenizer.decode(ids, skip_special_tokens=True)
-        if isinstance(end, int):
-            text = text.lstrip()
-        cut: str = postprocess_generated_text(text, until, end if isinstance(end, str) else None)
-        return cut
+        return room
 
 
-def _one_model(pretrained: str | None, model: str | None) -> str:
+def _model_name(pretrained: str | None, model: str | None) -> str:
     names = [name for name in (pretrained, model) if name is not None]
     if len(names) != 1:
         raise ConfigError.of(
