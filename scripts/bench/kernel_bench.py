@@ -11,24 +11,21 @@ All figures are medians of ``--repeats`` calls in this run.
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
-import time
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from attention_cases import CASES, DIM, GROUP, HEADS, TINY_CASES, Case
+from attention_bench import measure_attention
+from attention_cases import CASES, DIM, GROUP, HEADS, TINY_CASES
 from measuring import Company, grouped_bars, guarded, plot, table, write_report
+from roof import BF16, Roof, measure_roof, median_seconds
 from torch import nn
 from torch.nn import functional
 
-from treeshare.attention import DecodeRow, PrefillChunk, build_layout, make_backend
 from treeshare.errors import ConfigError
-from treeshare.kv import KVGeometry, KVStore
 from treeshare.models.linear import KernelLinear
 from treeshare.native import kernels
 from treeshare.sampling import SamplingParams
@@ -38,166 +35,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from torch import Tensor
-
-    from treeshare.attention import AttentionBackend, BatchLayout
-
-BF16 = torch.bfloat16
-_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-
-
-@dataclass(frozen=True, kw_only=True)
-class Roof:
-    """What the machine does when nothing else limits it.
-
-    Attributes:
-        flops: Most floating-point operations per second of the bfloat16 matmuls.
-        bandwidth: Bytes per second, read and written together.
-    """
-
-    flops: float
-    bandwidth: float
-
-    def seconds(self, flops: float, num_bytes: float) -> float:
-        """The least time that the roof allows."""
-        return max(flops / self.flops, num_bytes / self.bandwidth)
-
-
-def seconds(runs: Sequence[Callable[[], object]], repeats: int) -> list[float]:
-    """Median time of each call; they take turns, after two rounds that warm up."""
-    times: list[list[float]] = [[] for _ in runs]
-    for number in range(repeats + 2):
-        for run, taken in zip(runs, times, strict=True):
-            started = time.perf_counter()
-            run()
-            if number >= 2:
-                taken.append(time.perf_counter() - started)
-    return [statistics.median(taken) for taken in times]
-
-
-def measure_roof(size: int, repeats: int) -> tuple[Roof, list[list[str]]]:
-    """The matmul rate and the bandwidth, and a table of what gave them."""
-    rows, rates = [], []
-    for dtype in (BF16, torch.float32):
-        square, batch = torch.randn(size, size).to(dtype), torch.randn(HEADS, size // 2, size // 2).to(dtype)
-        work = {
-            f"linear {size} x {size} x {size}": (2.0 * size**3, lambda x=square: functional.linear(x, x)),
-            f"bmm {HEADS} x {size // 2} cubed": (
-                2.0 * HEADS * (size // 2) ** 3,
-                lambda x=batch: torch.bmm(x, x),
-            ),
-        }
-        for name, (flops, run) in work.items():
-            rate = flops / seconds([run], repeats)[0]
-            rates += [rate] if dtype == BF16 else []
-            rows.append([f"{name}, {str(dtype).removeprefix('torch.')}", f"{rate / 1e9:.0f} GFLOP/s"])
-    source = torch.ones(16 * size * size)  # far beyond the caches at the default size
-    target = torch.empty_like(source)
-    moved = {"copy": (2, lambda: target.copy_(source)), "read": (1, source.sum)}
-    speeds = {
-        name: times * source.numel() * 4 / seconds([run], max(3, repeats // 3))[0]  # type: ignore[arg-type]
-        for name, (times, run) in moved.items()
-    }
-    rows += [
-        [f"{name}, {source.numel() >> 18} MiB", f"{rate / 1e9:.1f} GB/s"] for name, rate in speeds.items()
-    ]
-    return Roof(flops=max(rates), bandwidth=max(speeds.values())), rows
-
-
-class AttentionInputs:
-    """Random KV of a case in a store, and a step's tensors."""
-
-    def __init__(self, case: Case) -> None:
-        page_size = 64
-        pages = case.private // page_size + 1
-        geometry = KVGeometry(num_layers=1, num_kv_heads=HEADS, head_dim=DIM, dtype=BF16)
-        self.store = KVStore(
-            geometry, budget_bytes=1 << 40, page_size=page_size, max_pages=case.rows * pages + 1
-        )
-        root_tokens = max(case.root, 1)
-        root = self.store.new_segment(start=0, num_tokens=root_tokens, order=0, parent=None)
-        leaves = [root]
-        if case.leaves:
-            self.store.ensure_places(case.leaf, case.leaves)
-            leaves = [
-                self.store.new_segment(start=root_tokens, num_tokens=case.leaf, order=1 + i, parent=root)
-                for i in range(case.leaves)
-            ]
-        for segment in {root, *leaves}:
-            for tensor in (*segment.block.keys_t, *segment.block.values):
-                tensor.normal_()
-        chunks, rows = [], []
-        if case.causal:
-            chunks = [PrefillChunk(root, case.root - case.rows, case.root)]
-        else:
-            rows = [
-                DecodeRow(
-                    leaves[i * len(leaves) // case.rows],
-                    [self.store.new_page() for _ in range(pages)],
-                    case.private,
-                )
-                for i in range(case.rows)
-            ]
-            for tensor in (*self.store.pool.keys_t, *self.store.pool.values):
-                tensor.normal_()
-        self.layout: BatchLayout = build_layout(self.store, chunks, rows)
-        self.query = torch.randn(case.rows, HEADS * GROUP, DIM, dtype=BF16)
-        self.key = torch.randn(case.rows, HEADS, DIM, dtype=BF16)
-
-    def attend(self, backend: AttentionBackend) -> None:
-        """One layer of one step."""
-        backend.attend(self.query, self.key, self.key, layer=0, layout=self.layout, scale=DIM**-0.5)
-
-
-def yardsticks(case: Case) -> tuple[Callable[[], None], Callable[[], None]]:
-    """Flash attention, and plain ``bmm``, on a case's parts."""
-    flash, dense = [], []
-    for number, rows, keys, causal in case.parts:
-        key = torch.randn(number, HEADS, keys, DIM, dtype=BF16)
-        query = torch.randn(number, HEADS, rows * GROUP, DIM, dtype=BF16)
-        if causal:  # a query head's rows must be its own: keys are repeated
-            wide = key.repeat_interleave(GROUP, dim=1)
-            flash.append((torch.randn(number, HEADS * GROUP, rows, DIM, dtype=BF16), wide, True))
-        else:
-            flash.append((query, key, False))
-        flat = key.flatten(0, 1)
-        dense.append((query.flatten(0, 1), flat.transpose(1, 2).contiguous(), flat))
-
-    def run_flash() -> None:
-        for query, key, causal in flash:
-            _flash(query, key, key, 0.0, causal)
-
-    def run_bmm() -> None:
-        for query, keys_t, values in dense:
-            torch.bmm(torch.bmm(query, keys_t), values)
-
-    return run_flash, run_bmm
-
-
-def measure_attention(cases: Sequence[Case], roof: Roof, repeats: int) -> list[dict[str, Any]]:
-    """Every case by every backend, and by the yardsticks."""
-    geometry = KVGeometry(num_layers=1, num_kv_heads=HEADS, head_dim=DIM, dtype=BF16)
-    names = ["native", "cpu"] if kernels() is not None else ["cpu"]
-    records = []
-    for case in cases:
-        inputs = AttentionInputs(case)
-        runs = [partial(inputs.attend, make_backend(name, geometry)) for name in names]
-        flash, bmm, *ours = seconds([*yardsticks(case), *runs], repeats)
-        for name, took in zip(names, ours, strict=True):
-            records.append(
-                {
-                    "case": case.name,
-                    "backend": name,
-                    "ms": took * 1e3,
-                    "gflops": case.flops / took / 1e9,
-                    "of_matmul_rate": case.flops / roof.flops / took,
-                    "of_roof": roof.seconds(case.flops, case.num_bytes) / took,
-                    "times_flash": flash / took,
-                    "of_bmm": bmm / took,
-                    "flash_ms": flash * 1e3,
-                    "bmm_ms": bmm * 1e3,
-                }
-            )
-    return records
 
 
 def measure_linear(num_layers: int, rows: Sequence[int], roof: Roof, repeats: int) -> list[list[str]]:
@@ -221,7 +58,7 @@ def measure_linear(num_layers: int, rows: Sequence[int], roof: Roof, repeats: in
             for call, layer in zip(calls, layers, strict=True):
                 call(inputs[layer.in_features])
 
-        took, other = seconds([partial(run, forwards), partial(run, layers)], repeats)
+        took, other = median_seconds([partial(run, forwards), partial(run, layers)], repeats)
         flops = float(num_bytes * num_rows)
         table_rows.append(
             [
@@ -290,7 +127,7 @@ def measure_small(rows: int, vocabulary: int, roof: Roof, repeats: int) -> list[
         )
     table_rows = []
     for name, (num_bytes, ours, theirs) in work.items():
-        took, other = seconds([ours, theirs], repeats)
+        took, other = median_seconds([ours, theirs], repeats)
         least = roof.seconds(0, num_bytes)
         table_rows.append(
             [

@@ -26,7 +26,7 @@ SHAPE = ["--prefix", "32", "--own", "4", "--new-tokens", "4", "--vocabulary", "1
 
 @pytest.fixture
 def scripts():
-    names = ("bench", "kernel_bench", "measuring")
+    names = ("attention_cases", "bench", "kernel_bench", "measuring")
     return SimpleNamespace(**{name: load_script(BENCH, name) for name in names})
 
 
@@ -142,10 +142,10 @@ def test_kernels(scripts, tmp_path):
 
 
 def test_work_of_a_case(scripts):
-    case = scripts.kernel_bench.Case(name="", rows=2, root=3, leaves=2, leaf=5, private=1)
+    case = scripts.attention_cases.Case(name="", rows=2, root=3, leaves=2, leaf=5, private=1)
     pairs = 2 * (3 + 5 + 2)
     assert case.flops == 4 * pairs * 9 * 64
-    causal = scripts.kernel_bench.Case(name="", rows=2, root=4, causal=True)
+    causal = scripts.attention_cases.Case(name="", rows=2, root=4, causal=True)
     assert causal.flops == 4 * (3 + 4) * 9 * 64
 
 
