@@ -85,12 +85,12 @@ def compare(args: argparse.Namespace) -> None:
     series = [Series.ours(OURS, args.model), Series.ours(CEILING, args.model, "--attention", "off")]
     peers = [Series.peer(text) for text in args.peer]
     records = _measure([*series, *peers], args.workloads, args)
-    names = [one.name for one in (*series, *peers)]
+    names = [line.name for line in (*series, *peers)]
     workloads = list(dict.fromkeys(record["workload"] for record in records))
     body = _versus(records, names, workloads, "workload")
 
     def draw(axes: Any) -> None:  # noqa: ANN401
-        bars = {name: [_median(records, name, one) for one in workloads] for name in names}
+        bars = {name: [_median(records, name, workload) for workload in workloads] for name in names}
         grouped_bars(axes, workloads, bars, "generated tokens / s")
 
     plot(args.out, draw)
@@ -169,7 +169,7 @@ def sweep(args: argparse.Namespace) -> None:
             paths.append(Path(folder) / f"{args.over} {value}.json")
             paths[-1].write_text(json.dumps(point))
         records = _measure([*series, *peers], paths, args)
-    names = [one.name for one in (*series, *peers)]
+    names = [line.name for line in (*series, *peers)]
     points = [path.stem for path in paths]
     others = ", ".join(
         f"{name} {value}" for name, value in shape.items() if name not in (args.over, "vocabulary")
@@ -223,10 +223,10 @@ def _measure(
     Raises:
         ConfigError: If ``--only`` names no series, or one has no records.
     """
-    names = [one.name for one in series]
+    names = [line.name for line in series]
     for name in args.only:
         require_choice("--only", name, tuple(names))
-    chosen = [one for one in series if one.name in (args.only or names)]
+    chosen = [line for line in series if line.name in (args.only or names)]
     records = run_rounds(chosen, workloads, args.rounds, out=args.out, append=args.append)
     missing = sorted(set(names) - {record["series"] for record in records})
     if missing:

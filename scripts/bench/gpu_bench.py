@@ -247,7 +247,7 @@ def whole_runs(model: str, device: torch.device) -> list[list[str]]:
         started = time.perf_counter()
         outputs = llm.generate(prompts, params, use_tqdm=False)
         seconds = time.perf_counter() - started
-        num_tokens = sum(len(one.token_ids) for output in outputs for one in output.outputs)
+        num_tokens = sum(len(completion.token_ids) for output in outputs for completion in output.outputs)
         rows.append([name, f"{num_tokens / seconds:.0f}", f"{seconds:.2f}"])
     return rows
 

@@ -178,7 +178,8 @@ def report_text(
     """The four tables."""
     digits = {"ms": 2, "gflops": 0, "of_matmul_rate": 2, "of_roof": 2, "times_flash": 1, "of_bmm": 2}
     attention = [
-        [one["case"], one["backend"], *(f"{one[key]:.{n}f}" for key, n in digits.items())] for one in records
+        [record["case"], record["backend"], *(f"{record[key]:.{n}f}" for key, n in digits.items())]
+        for record in records
     ]
     header = [
         "rows x keys",
@@ -211,14 +212,14 @@ def report_text(
 
 def draw_attention(out: Path, records: list[dict[str, Any]], roof: Roof) -> None:
     """Bars of GFLOP/s: the backends and the yardsticks, below the matmul rate."""
-    first = {one["case"]: one for one in records}
+    first = {record["case"]: record for record in records}
     bars = {
-        name: [one["gflops"] for one in records if one["backend"] == name]
-        for name in dict.fromkeys(one["backend"] for one in records)
+        name: [record["gflops"] for record in records if record["backend"] == name]
+        for name in dict.fromkeys(record["backend"] for record in records)
     }
     for yardstick in ("flash", "bmm"):
         bars[f"torch {yardstick}"] = [
-            one["gflops"] * one["ms"] / one[f"{yardstick}_ms"] for one in first.values()
+            record["gflops"] * record["ms"] / record[f"{yardstick}_ms"] for record in first.values()
         ]
     names = [name.replace(": ", ":\n").replace(" of ", "\nof ") for name in first]
 

@@ -147,11 +147,11 @@ def run_rounds(
     """
     records = _earlier(out) if append else []
     for number in range(rounds):
-        for one in series:
+        for line in series:
             at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-            print(f"round {number + 1} of {rounds}: {one.name} ...", file=sys.stderr, flush=True)
-            for path, figures in zip(workloads, one.run(workloads), strict=True):
-                records.append({**figures, "series": one.name, "workload": path.stem, "at": at})
+            print(f"round {number + 1} of {rounds}: {line.name} ...", file=sys.stderr, flush=True)
+            for path, figures in zip(workloads, line.run(workloads), strict=True):
+                records.append({**figures, "series": line.name, "workload": path.stem, "at": at})
                 print(f"  {path.stem}: {figures['tok_s']} tokens/s", file=sys.stderr, flush=True)
             _write(out, ".json", json.dumps({"records": records}))
     return records

@@ -203,11 +203,11 @@ def report(predictions: dict[str, list[dict[str, float]]]) -> str:
     for name, records in predictions.items():
         rows = [
             [
-                f"{one['prefix']:.0f}",
-                *(f"{one[key]:.2f}" for key in ("shared_ms", "private_ms", "other_ms", "linear_ms")),
-                f"{one['roof_tok_s'] / 1e3:.1f}k",
+                f"{record['prefix']:.0f}",
+                *(f"{record[key]:.2f}" for key in ("shared_ms", "private_ms", "other_ms", "linear_ms")),
+                f"{record['roof_tok_s'] / 1e3:.1f}k",
             ]
-            for one in records
+            for record in records
         ]
         parts += [f"\n## {NUM_GPUS} x {name}\n", table(header, rows)]
     parts += [f"\n## Beside the paper (8 x {GPUS[0].name})\n", _beside_the_paper(predictions[GPUS[0].name])]
@@ -226,19 +226,19 @@ def _beside_the_paper(records: list[dict[str, float]]) -> str:
         "paper (vLLM)",
     ]
     rows, shares, reached = [], [], []
-    for one in records:
-        tree, alone = PAPER[int(one["prefix"])]
+    for record in records:
+        tree, alone = PAPER[int(record["prefix"])]
         paper_ms = NUM_ROWS / tree - ceiling_ms
-        shares.append(one["attention_ms"] / paper_ms)
-        reached.append(alone / one["no_sharing_tok_s"] * 1e3)
+        shares.append(record["attention_ms"] / paper_ms)
+        reached.append(alone / record["no_sharing_tok_s"] * 1e3)
         rows.append(
             [
-                f"{one['prefix']:.0f}",
-                f"{one['attention_ms']:.1f}",
+                f"{record['prefix']:.0f}",
+                f"{record['attention_ms']:.1f}",
                 f"{paper_ms:.1f}",
-                f"{one['on_paper_ceiling_tok_s'] / 1e3:.1f}k",
+                f"{record['on_paper_ceiling_tok_s'] / 1e3:.1f}k",
                 f"{tree}k",
-                f"{one['no_sharing_tok_s'] / 1e3:.1f}k",
+                f"{record['no_sharing_tok_s'] / 1e3:.1f}k",
                 f"{alone}k",
             ]
         )

@@ -37,10 +37,13 @@ def requests_of(args: argparse.Namespace) -> list[object]:
     asked = problems[args.shots :]
     return [
         Instance(
-            "loglikelihood", {}, (f"{shots}Question: {asked[i]['question']}\nAnswer:", f" {one['answer']}"), j
+            "loglikelihood",
+            {},
+            (f"{shots}Question: {asked[i]['question']}\nAnswer:", f" {answered['answer']}"),
+            j,
         )
         for i in range(args.limit)
-        for j, one in enumerate(asked[i : i + 4])
+        for j, answered in enumerate(asked[i : i + 4])
     ]
 
 

@@ -166,21 +166,21 @@ def report(compiled: Sequence[Compiled]) -> str:
         "`tests/attention/test_triton_compiled.py` compiles everything again and compares.\n",
     ]
     header = ["kernel", "dtype", "head_dim", "registers", "spilled", "shared KiB", "warps", "tensor cores"]
-    for capability in sorted({one.capability for one in compiled}):
+    for capability in sorted({record.capability for record in compiled}):
         limit = SHARED_BYTES[capability] / 1024
         rows = [
             [
-                one.kernel,
-                one.dtype,
-                str(one.head_dim),
-                str(one.registers),
-                str(one.stack_bytes),
-                f"{one.shared_bytes / 1024:.1f}",
-                str(one.num_warps),
-                ", ".join(sorted({name.split(".")[0] for name in one.tensor_cores})) or "-",
+                record.kernel,
+                record.dtype,
+                str(record.head_dim),
+                str(record.registers),
+                str(record.stack_bytes),
+                f"{record.shared_bytes / 1024:.1f}",
+                str(record.num_warps),
+                ", ".join(sorted({name.split(".")[0] for name in record.tensor_cores})) or "-",
             ]
-            for one in compiled
-            if one.capability == capability
+            for record in compiled
+            if record.capability == capability
         ]
         parts += [
             f"\n## sm_{capability} (at most {limit:.0f} KiB of shared memory a block)\n",
@@ -201,15 +201,18 @@ def _main(argv: Sequence[str] | None) -> None:
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise ConfigError.of("TRITON_INTERPRET", got="1", expected="0: interpreted kernels do not compile")
     compiled = []
-    for one in compile_all(args.capability, args.dtype, args.head_dim):
+    for record in compile_all(args.capability, args.dtype, args.head_dim):
         print(
-            f"sm_{one.capability} {one.dtype} {one.head_dim} {one.kernel}: {one.registers} registers, "
-            f"{one.stack_bytes} spilled, {one.shared_bytes} shared",
+            f"sm_{record.capability} {record.dtype} {record.head_dim} {record.kernel}: {record.registers} registers, "
+            f"{record.stack_bytes} spilled, {record.shared_bytes} shared",
             file=sys.stderr,
         )
-        compiled.append(one)
+        compiled.append(record)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    records = {"triton": importlib.metadata.version("triton"), "kernels": [asdict(one) for one in compiled]}
+    records = {
+        "triton": importlib.metadata.version("triton"),
+        "kernels": [asdict(record) for record in compiled],
+    }
     args.out.with_suffix(".md").write_text(report(compiled), encoding="utf-8")
     args.out.with_suffix(".json").write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
 

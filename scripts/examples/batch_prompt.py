@@ -62,7 +62,7 @@ class Counter:
         stats = tree.stats([len(output.outputs) for output in outputs])
         self.logical += stats.logical_tokens
         self.unique += stats.unique_tokens
-        self.new += sum(len(one.token_ids) for output in outputs for one in output.outputs)
+        self.new += sum(len(completion.token_ids) for output in outputs for completion in output.outputs)
 
     def row(self, method: str, answers: Sequence[str | None], problems: Sequence[Problem]) -> str:
         """A line of the table."""
@@ -117,7 +117,8 @@ def by_tree(llm: LLM, problems: Sequence[Problem], args: argparse.Namespace) -> 
     counter.add(outputs)
     answers = [
         weighted_majority(
-            [Vote(answer=extract_answer(one.text), confident=True) for one in output.outputs], 1.0
+            [Vote(answer=extract_answer(completion.text), confident=True) for completion in output.outputs],
+            1.0,
         )
         for output in outputs
     ]

@@ -121,7 +121,7 @@ def run_batch_prompt(
             for i, vote in zip(batch, parse_reply(reply, len(batch), extract), strict=True):
                 votes[i].append(vote)
         left = [i for i in left if not is_settled(votes[i], options.num_agreeing)]
-    answers = [weighted_majority(one, options.unsure_weight) for one in votes]
+    answers = [weighted_majority(given, options.unsure_weight) for given in votes]
     return BatchPromptResult(votes=votes, answers=answers, prompts=rounds)
 
 

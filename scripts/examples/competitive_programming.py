@@ -47,9 +47,9 @@ def _main(argv: Sequence[str] | None) -> None:
     )
     outputs = LLM(args.model).generate(prompts, params)
     records = [
-        {"task_id": problem.task_id, "completion_index": one.index, "completion": one.text}
+        {"task_id": problem.task_id, "completion_index": completion.index, "completion": completion.text}
         for problem, output in zip(problems, outputs, strict=True)
-        for one in output.outputs
+        for completion in output.outputs
     ]
     workers = os.cpu_count() or 1
     checked = evaluate_completions(task, problems, records, sandbox, workers=workers, limits=Limits())
@@ -57,13 +57,18 @@ def _main(argv: Sequence[str] | None) -> None:
     print(f"| problem | pass public tests | clusters | right | chance with {SUBMISSIONS} submissions |")
     print("|---|--:|--:|--:|--:|")
     for problem in problems:
-        results = [one.result for one in checked.completions if one.task_id == problem.task_id]
-        candidates = [
-            Candidate(passed=one.passed, passed_public=one.passed_public, signature=one.signature)
-            for one in results
+        results = [
+            completion.result for completion in checked.completions if completion.task_id == problem.task_id
         ]
-        left = [one for one in candidates if one.passed_public is not False]
-        clusters, right = len({one.signature for one in left}), sum(one.passed for one in candidates)
+        candidates = [
+            Candidate(passed=result.passed, passed_public=result.passed_public, signature=result.signature)
+            for result in results
+        ]
+        left = [candidate for candidate in candidates if candidate.passed_public is not False]
+        clusters, right = (
+            len({candidate.signature for candidate in left}),
+            sum(candidate.passed for candidate in candidates),
+        )
         chance = submissions_at_k(candidates, SUBMISSIONS, len(candidates))
         print(f"| {problem.task_id} | {len(left)} of {args.n} | {clusters} | {right} | {chance:.3f} |")
 

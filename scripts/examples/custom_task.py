@@ -19,7 +19,7 @@ class Sums(Task):
         sums = (
             data.read_text().splitlines() if data else [f"{a} + {b}" for a in (7, 16) for b in range(2, 60)]
         )
-        return [Problem(task_id=one, prompt=f"{EXAMPLES}{one} =") for one in sums]
+        return [Problem(task_id=text, prompt=f"{EXAMPLES}{text} =") for text in sums]
 
     def check(self, problem, completion, sandbox, limits):  # noqa: ANN001, ANN201, D102
         right = str(sum(map(int, problem.task_id.split("+"))))

@@ -41,7 +41,9 @@ def _main(argv: Sequence[str] | None) -> None:
     task, llm = get_task("gsm8k"), LLM(args.model)
     problems = task.load(args.data)[: args.limit]
     prompts = build_prompts(task, problems, PromptOptions(data=args.data)).texts()
-    rows = [{"prompt": p, "right": one.data["answer"]} for p, one in zip(prompts, problems, strict=True)]
+    rows = [
+        {"prompt": p, "right": problem.data["answer"]} for p, problem in zip(prompts, problems, strict=True)
+    ]
 
     def reward(completions: list[str], right: list[str], **_: Any) -> list[float]:  # noqa: ANN401
         answers = [task.answer(problems[0], text.split(task.stop[0])[0]) for text in completions]

@@ -45,7 +45,7 @@ def _main(argv: Sequence[str] | None) -> None:
     print("| problem | right answer | answers | single | majority |\n|---|--:|--:|--:|--:|")
     singles, majorities = [], []
     for problem, output in zip(problems, outputs, strict=True):
-        answers = [task.answer(problem, one.text) for one in output.outputs]
+        answers = [task.answer(problem, completion.text) for completion in output.outputs]
         right = problem.data["answer"]
         singles.append(answers.count(right) / args.n)
         majorities.append(majority_at_k(answers, {right}, args.n))

@@ -139,7 +139,7 @@ def choice_sections(majority: Mapping[int, Estimate], filtered: Mapping[int, Est
 
 def verdict_section(run: JudgedRun) -> str:
     """How completions ended."""
-    counts = verdict_counts(one for completions in run.problems.values() for one in completions)
+    counts = verdict_counts(completion for completions in run.problems.values() for completion in completions)
     if not counts:
         return section("Verdicts", "", "There are no completions yet.")
     total = sum(counts.values())

@@ -58,7 +58,7 @@ def make_job(
         if isinstance(body, ChatBody):
             prompts = [_chat_prompt(llm, body.messages, chat_template)]
         else:
-            prompts = [llm.encode(one) if isinstance(one, str) else one for one in body.prompt]
+            prompts = [llm.encode(prompt) if isinstance(prompt, str) else prompt for prompt in body.prompt]
         limit = llm.loaded.max_model_len
         longest = max(map(len, prompts))
         most = _max_tokens(body, llm, longest)
@@ -80,7 +80,7 @@ def make_job(
     echoes = [""] * len(prompts)
     if isinstance(body, CompletionBody) and body.echo:
         tokenizer = llm.get_tokenizer()
-        echoes = [one if isinstance(one, str) else tokenizer.decode(one) for one in body.prompt]
+        echoes = [prompt if isinstance(prompt, str) else tokenizer.decode(prompt) for prompt in body.prompt]
     return Job(body=body, model=model, requests=requests, echoes=echoes)
 
 

@@ -115,7 +115,7 @@ class Reply:
         Args:
             outputs: Every completion, with the number of its prompt.
         """
-        choices = sorted((self._choice(*one) for one in outputs), key=lambda choice: choice["index"])
+        choices = sorted((self._choice(*output) for output in outputs), key=lambda choice: choice["index"])
         kind = "chat.completion" if self._is_chat else "text_completion"
         return self._frame(kind, choices) | {"usage": self.usage()}
 
@@ -125,7 +125,7 @@ class Reply:
         if self._wants_logprobs:
             assert output.logprobs is not None
             rows = [
-                [(token, at[token].logprob), *((i, one.logprob) for i, one in at.items() if i != token)]
+                [(token, at[token].logprob), *((i, entry.logprob) for i, entry in at.items() if i != token)]
                 for token, at in zip(output.token_ids, output.logprobs, strict=True)
             ]
             logprobs = self._logprobs(rows, self._offsets(output.token_ids))
@@ -170,7 +170,7 @@ class Reply:
             )
             return
         if output.logprobs is not None:
-            choice.tokens.append([(one.token_id, one.logprob) for one in output.logprobs])
+            choice.tokens.append([(entry.token_id, entry.logprob) for entry in output.logprobs])
             choice.offsets.append(len(choice.text))
         if output.is_last:
             return
@@ -240,8 +240,8 @@ class Reply:
             return {"token": text, "logprob": _number(value), "bytes": raw}
 
         assert isinstance(self._job.body, ChatBody)
-        top = sorted(row, key=lambda one: -one[1])[: self._job.body.top_logprobs or 0]
-        return entry(*row[0]) | {"top_logprobs": [entry(*one) for one in top]}
+        top = sorted(row, key=lambda entry: -one[1])[: self._job.body.top_logprobs or 0]
+        return entry(*row[0]) | {"top_logprobs": [entry(*pair) for pair in top]}
 
     def _offsets(self, token_ids: Sequence[int]) -> list[int]:
         """Where in the text each token begins; a part of a character begins where the character does."""

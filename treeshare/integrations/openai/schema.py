@@ -100,7 +100,7 @@ def _prompts(value: object) -> list[str | list[int]]:
         raise ValueError(f"expected {_FORMS}, not empty")
     if len(value) > MAX_PROMPTS and not isinstance(value[0], int):
         raise ValueError(f"expected at most {MAX_PROMPTS} prompts")
-    if all(isinstance(one, str) for one in value):
+    if all(isinstance(prompt, str) for prompt in value):
         return value
     rows = value if isinstance(value[0], list) else [value]
     if not all(isinstance(row, list) and all(map(_is_token_id, row)) for row in rows):

@@ -176,7 +176,7 @@ class _Server:
             self._check_queue()
             stack.enter_context(self._held(url, started))
             job = await loop.run_in_executor(self._worker, self._job, url, values)
-            self._metrics.prompt_tokens.inc(sum(len(one.prompt_token_ids) for one in job.requests))
+            self._metrics.prompt_tokens.inc(sum(len(request.prompt_token_ids) for request in job.requests))
             reply = Reply(self._llm.llm, job, self._speller)
             if job.body.stream:
                 return _EventStream(self._events(job, reply, started), stack.pop_all())
