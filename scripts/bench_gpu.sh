@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Measures the Triton backend on a CUDA device in under 8 minutes, correctness first, and writes docs/bench/gpu.md.
-# Where there is no GPU it says so and has measured nothing. Arguments go to scripts/gpu_bench.py.
+# Where there is no GPU it says so and has measured nothing. Arguments go to scripts/bench/gpu_bench.py.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -11,4 +11,4 @@ fi
 python=${PYTHON:-.venv/bin/python}
 export TRITON_INTERPRET=0
 timeout 150 "$python" -m pytest -m gpu tests/attention tests/engine/test_cuda_engine.py
-timeout 310 "$python" scripts/gpu_bench.py --out docs/bench/gpu "$@"
+timeout 310 "$python" scripts/bench/gpu_bench.py --out docs/bench/gpu "$@"

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import AliasChoices, BaseModel, Field
 
-from tasks.reading import distinct, read_hub, read_records
-from tasks.statements import matcher_for
 from treeshare.errors import DataError
 from treeshare.evals.matching import AnyOfMatcher, ValueMatcher
 from treeshare.evals.problem import Problem, ProgramTask
 from treeshare.evals.program_tests import CallCase, ProgramTests, StdinCase
+from treeshare.tasks.reading import distinct, read_hub, read_records
+from treeshare.tasks.statements import matcher_for
 from treeshare.tree import Shot
 
 if TYPE_CHECKING:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, model_validator
 
-from tasks.reading import distinct, read_hub, read_records
-from tasks.statements import matcher_for
 from treeshare.errors import DataError
 from treeshare.evals.problem import CheckResult, Problem, ProgramTask
 from treeshare.evals.program_tests import ProgramTests, StdinCase, check_program, summed_up
+from treeshare.tasks.reading import distinct, read_hub, read_records
+from treeshare.tasks.statements import matcher_for
 from treeshare.tree import Shot
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class CodeContests(ProgramTask):
         """See ``Task.load``."""
         problems = []
         records = _records(data, "test")
-        for task_id, record in zip(distinct([one.name for one in records]), records, strict=True):
+        for task_id, record in zip(distinct([record.name for record in records]), records, strict=True):
             public = record.public_tests.pairs()
             hidden = record.private_tests.pairs() + record.generated_tests.pairs()
             if not public and not hidden:
@@ -141,7 +141,7 @@ class CodeContests(ProgramTask):
         results = check_program(program, tests, sandbox, limits=self.limits(problem, limits))
         result = summed_up(results, tests)
         public = results[: len(problem.data["public"])]
-        passed_public = all(one.passed for one in public) if public else None
+        passed_public = all(result.passed for result in public) if public else None
         signature = None
         if passed_public is not False:
             signature = self._signature(problem, program, sandbox, limits)

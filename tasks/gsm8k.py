@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from tasks.reading import read_hub, read_records
 from treeshare.errors import DataError
 from treeshare.evals.problem import CheckResult, Problem, Task
 from treeshare.evals.sandbox import Verdict
+from treeshare.tasks.reading import read_hub, read_records
 from treeshare.tree import Shot
 
 if TYPE_CHECKING:

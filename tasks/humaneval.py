@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from tasks.reading import read_hub, read_records, require_unique
 from treeshare.evals.problem import CodeTask, Problem
+from treeshare.tasks.reading import read_hub, read_records, require_unique
 from treeshare.tree import Shot
 
 if TYPE_CHECKING:

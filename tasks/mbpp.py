@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import AliasChoices, BaseModel, Field
 
-from tasks.reading import read_hub, read_records, require_unique
 from treeshare.errors import DataError
 from treeshare.evals.problem import CodeTask, Problem
+from treeshare.tasks.reading import read_hub, read_records, require_unique
 from treeshare.tree import Shot
 
 if TYPE_CHECKING:

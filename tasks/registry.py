@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 _TASKS = {
-    "apps": "tasks.apps:Apps",
-    "apps-introductory": "tasks.apps:AppsIntroductory",
-    "apps-interview": "tasks.apps:AppsInterview",
-    "apps-competition": "tasks.apps:AppsCompetition",
-    "code-contests": "tasks.code_contests:CodeContests",
-    "gsm8k": "tasks.gsm8k:Gsm8k",
-    "humaneval": "tasks.humaneval:HumanEval",
-    "mbpp": "tasks.mbpp:Mbpp",
-    "mbpp-test": "tasks.mbpp:MbppTest",
-    "mbpp-sanitized": "tasks.mbpp:MbppSanitized",
-    "mbpp-sanitized-test": "tasks.mbpp:MbppSanitizedTest",
+    "apps": "treeshare.tasks.apps:Apps",
+    "apps-introductory": "treeshare.tasks.apps:AppsIntroductory",
+    "apps-interview": "treeshare.tasks.apps:AppsInterview",
+    "apps-competition": "treeshare.tasks.apps:AppsCompetition",
+    "code-contests": "treeshare.tasks.code_contests:CodeContests",
+    "gsm8k": "treeshare.tasks.gsm8k:Gsm8k",
+    "humaneval": "treeshare.tasks.humaneval:HumanEval",
+    "mbpp": "treeshare.tasks.mbpp:Mbpp",
+    "mbpp-test": "treeshare.tasks.mbpp:MbppTest",
+    "mbpp-sanitized": "treeshare.tasks.mbpp:MbppSanitized",
+    "mbpp-sanitized-test": "treeshare.tasks.mbpp:MbppSanitizedTest",
 }
 
 

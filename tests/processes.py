@@ -7,7 +7,7 @@ from pathlib import Path
 
 forkserver = multiprocessing.get_context("forkserver")
 forkserver.set_forkserver_preload(
-    ["treeshare.cli", "treeshare.engine.llm", "treeshare.runs", "tasks.humaneval", "transformers"]
+    ["treeshare.cli", "treeshare.engine.llm", "treeshare.runs", "treeshare.tasks.humaneval", "transformers"]
 )
 
 

@@ -72,6 +72,3 @@ def test_what_is_named_exists(name):
 def test_lengths():
     assert len((ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").splitlines()) <= 120
     assert len((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").splitlines()) <= 60
-    modules = [*ROOT.glob("treeshare/**/*.py"), *ROOT.glob("tasks/**/*.py")]
-    too_long = [str(path) for path in modules if len(path.read_text(encoding="utf-8").splitlines()) > 400]
-    assert too_long == []

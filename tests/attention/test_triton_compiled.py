@@ -28,7 +28,12 @@ pytest.importorskip("triton", reason="Triton is not installed")
 def compiled(folder, *options):
     """The records of a fresh compilation."""
     environment = os.environ | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(folder / "cache")}
-    words = [sys.executable, str(ROOT / "scripts" / "triton_table.py"), "--out", str(folder / "table")]
+    words = [
+        sys.executable,
+        str(ROOT / "scripts" / "bench" / "triton_table.py"),
+        "--out",
+        str(folder / "table"),
+    ]
     environment["PYTHONPATH"] = str(ROOT)
     subprocess.run([*words, *options], env=environment, check=True, capture_output=True, timeout=1800)
     return json.loads((folder / "table.json").read_text())["kernels"]
@@ -77,4 +82,4 @@ def test_every_kernel_compiles_as_the_table_says(tmp_path):
     check(records)
     committed = json.loads(TABLE.read_text())
     if committed["triton"] == importlib.metadata.version("triton"):
-        assert records == committed["kernels"], "run scripts/triton_table.py"
+        assert records == committed["kernels"], "run scripts/bench/triton_table.py"

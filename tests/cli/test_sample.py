@@ -220,7 +220,7 @@ def test_a_success_ends_a_problem_and_the_journal_says_so(cli, sampling, tmp_pat
         verdict = Verdict.WRONG_ANSWER if problem.task_id == "T/1" else Verdict.PASSED
         return CheckResult(verdict=verdict, detail="")
 
-    monkeypatch.setattr("tasks.humaneval.HumanEval.check", check)
+    monkeypatch.setattr("treeshare.tasks.humaneval.HumanEval.check", check)
     rule = ["--stop-problem-after", "first-success"]
     out = tmp_path / "run"
     assert cli(*sampling, "-n", 4, "--max-num-seqs", 1, *rule, "--out", out).status == 0

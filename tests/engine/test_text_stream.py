@@ -67,6 +67,6 @@ def test_any_bytes(name, raw):
 
 
 def _letter(byte):
-    from treeshare.integrations.openai_reply import _bytes_of_letters
+    from treeshare.integrations.openai.reply import _bytes_of_letters
 
     return next(letter for letter, value in _bytes_of_letters().items() if value == byte)

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from tasks.humaneval import HumanEval
 from tests.processes import child_ids
 from treeshare.errors import DataError
 from treeshare.evals.check_result import CheckResult
@@ -22,6 +21,7 @@ from treeshare.evals.problem import Problem, ProgramTask
 from treeshare.evals.program_tests import ProgramTests, StdinCase
 from treeshare.evals.sandbox import Limits, Verdict
 from treeshare.evals.verdict_cache import VerdictCache
+from treeshare.tasks.humaneval import HumanEval
 
 PROBLEMS = HumanEval().load(None)
 LIMITS = Limits(wall_s=2.0)

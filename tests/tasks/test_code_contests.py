@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from tasks.code_contests import CodeContests
 from treeshare.errors import DataError
 from treeshare.evals import Problem, PromptOptions, build_prompts
 from treeshare.evals.sandbox import Limits, Verdict
+from treeshare.tasks.code_contests import CodeContests
 
 ROW = {
     "name": "1_A. Double",

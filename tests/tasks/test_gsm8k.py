@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from tasks.gsm8k import Gsm8k, extract_answer
 from treeshare.errors import DataError
 from treeshare.evals import PromptOptions, build_prompts, evaluate_completions
 from treeshare.evals.sandbox import Limits, Verdict
+from treeshare.tasks.gsm8k import Gsm8k, extract_answer
 
 
 def check(problem, completion):

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from tasks.humaneval import HumanEval
 from treeshare.errors import DataError
 from treeshare.evals import PromptOptions, build_prompts
 from treeshare.evals.sandbox import Limits, Verdict
+from treeshare.tasks.humaneval import HumanEval
 
 ROWS = [
     {

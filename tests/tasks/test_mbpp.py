@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from tasks.mbpp import Mbpp, MbppSanitized, MbppTest
 from treeshare.errors import DataError
 from treeshare.evals import PromptOptions, build_prompts
 from treeshare.evals.sandbox import Limits, Verdict
+from treeshare.tasks.mbpp import Mbpp, MbppSanitized, MbppTest
 
 FULL = [
     {

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks.registry import get_task
 from treeshare.errors import DataError
 from treeshare.evals import PromptOptions, build_prompts, evaluate_completions
 from treeshare.evals.sandbox import Limits
+from treeshare.tasks.registry import get_task
 
 README = Path(__file__).parents[2] / "tasks" / "README.md"
 ROWS = [

@@ -8,9 +8,9 @@ import types
 import pytest
 from pydantic import BaseModel
 
-from tasks.reading import read_hub, read_records, require_unique
 from treeshare.errors import DataError
 from treeshare.evals import Problem
+from treeshare.tasks.reading import read_hub, read_records, require_unique
 
 
 class Row(BaseModel):

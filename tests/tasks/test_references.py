@@ -9,10 +9,10 @@ from collections import Counter
 
 import pytest
 
-from tasks.registry import get_task
-from tasks.statements import matcher_for
 from treeshare.evals import evaluate_completions
 from treeshare.evals.sandbox import Limits, Verdict
+from treeshare.tasks.registry import get_task
+from treeshare.tasks.statements import matcher_for
 
 LIMITS = Limits(wall_s=20, memory_bytes=2 << 30)
 

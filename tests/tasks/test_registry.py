@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks.registry import canonical_name, get_task, task_names
 from treeshare.errors import ConfigError
 from treeshare.evals import Task
+from treeshare.tasks.registry import canonical_name, get_task, task_names
 
 PAGES = Path(__file__).parents[2] / "tasks"
 
@@ -18,7 +18,7 @@ def test_each_task_is_complete_and_has_its_page(name):
     assert task.name == name
     assert task.stop
     assert task.max_tokens > 0
-    module = type(task).__module__.removeprefix("tasks.")
+    module = type(task).__module__.removeprefix("treeshare.tasks.")
     page = (PAGES / f"{module}.md").read_text()
     for part in (
         "**Variant**",
@@ -35,7 +35,7 @@ def test_each_task_is_complete_and_has_its_page(name):
     assert f"`{name}`" in (PAGES / "README.md").read_text()
 
 
-@pytest.mark.parametrize("name", ["nope", "", "HumanEval", "tasks.gsm8k", ":X", "x:"])
+@pytest.mark.parametrize("name", ["nope", "", "HumanEval", "treeshare.tasks.gsm8k", ":X", "x:"])
 def test_an_unknown_name_lists_what_there_is(name):
     with pytest.raises(ConfigError) as caught:
         get_task(name)
@@ -70,7 +70,7 @@ def test_a_task_of_ones_own(tmp_path, monkeypatch):
     assert get_task("my_task.py:Nameless").name == "nameless"
     assert canonical_name("my_task.py:Nameless") == f"{path}:Nameless"
     assert canonical_name("gsm8k") == "gsm8k"
-    assert get_task("tasks.gsm8k:Gsm8k").name == "gsm8k"
+    assert get_task("treeshare.tasks.gsm8k:Gsm8k").name == "gsm8k"
 
 
 @pytest.mark.parametrize(
@@ -105,6 +105,6 @@ def test_code_that_only_a_run_directory_names_is_not_run(tmp_path):
     with pytest.raises(ConfigError, match=r"only run if you name it; give --task .*evil\.py:Nameless"):
         get_task(f"{path}:Nameless", own_code=False)
     with pytest.raises(ConfigError, match="only run if you name it"):
-        get_task("tasks.gsm8k:Gsm8k", own_code=False)
+        get_task("treeshare.tasks.gsm8k:Gsm8k", own_code=False)
     assert not Path("ran").exists()
     assert get_task("gsm8k", own_code=False).name == "gsm8k"

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tasks.statements import matcher_for, output_section, tolerance_of
+from treeshare.tasks.statements import matcher_for, output_section, tolerance_of
 
 
 def statement(output, body="Find it."):

@@ -32,7 +32,7 @@ def batch(
 
     The same command goes on where an interrupted one ended. A bad line gets an answer with its error.
     """
-    from treeshare.integrations.openai_batch import BatchRun, open_output, read_batch
+    from treeshare.integrations.openai.batch import BatchRun, open_output, read_batch
 
     if out.exists() and requests.exists() and out.samefile(requests):
         raise ConfigError(f"{one_line(out)}: it is the input; name another output")

@@ -52,11 +52,11 @@ def sample(
 
     The same command resumes an interrupted run; a larger -n extends a finished one.
     """
-    from tasks.registry import canonical_name
     from treeshare.evals.early_end import EndRule
     from treeshare.evals.prompts import PromptOptions, build_prompts, completion_end
     from treeshare.runs import RunDirectory, check_place, make_manifest, make_requests, sample_into
     from treeshare.sampling import SamplingParams
+    from treeshare.tasks.registry import canonical_name
 
     check_place(out)
     kv_budget_bytes = options.parse_bytes("--kv-budget", kv_budget)

@@ -50,9 +50,9 @@ def serve(
     template = openai_options.read_template(chat_template)
     openai_options.require_libraries("fastapi", "uvicorn", "prometheus_client")
     from treeshare.engine.async_llm import AsyncLLM
-    from treeshare.integrations.openai_serve import bind
-    from treeshare.integrations.openai_serve import serve as run_server
-    from treeshare.integrations.openai_server import ServerOptions
+    from treeshare.integrations.openai.serve import bind
+    from treeshare.integrations.openai.serve import serve as run_server
+    from treeshare.integrations.openai.server import ServerOptions
 
     bound = bind(host, port)
     with bound:

@@ -2,7 +2,6 @@
 
 from treeshare.evals.check_result import CheckResult
 from treeshare.evals.evaluate import CheckedCompletion, Evaluation, evaluate_completions
-from treeshare.evals.pass_at_k import Estimate, pass_at_each_k, pass_at_k
 from treeshare.evals.problem import CodeTask, Problem, ProgramTask, Task
 from treeshare.evals.prompts import (
     PromptOptions,
@@ -12,6 +11,7 @@ from treeshare.evals.prompts import (
     encode_prompts,
     shot_costs,
 )
+from treeshare.evals.statistics.pass_at_k import Estimate, pass_at_each_k, pass_at_k
 from treeshare.evals.verdict_cache import VerdictCache
 
 __all__ = [

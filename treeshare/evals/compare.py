@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from treeshare.errors import DataError, one_line
 from treeshare.evals.metrics import SUBMISSIONS, fewest_completions, filtered_values, majority_values
-from treeshare.evals.pass_at_k import Estimate, estimates, pass_at_k_matrix, table_ks
+from treeshare.evals.statistics.pass_at_k import Estimate, estimates, pass_at_k_matrix, table_ks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -140,8 +140,8 @@ def compare_runs(first: JudgedRun, second: JudgedRun, *, seed: int = 0) -> Compa
     passing = [pass_at_k_matrix([pair[which] for pair in counts], ks) for which in (0, 1)]
     return Comparison(
         pass_at_k=_paired(ks, passing, seed),
-        majority_at_k=_paired(ks, [majority_values(one, ks) for one in checked], seed),
-        submissions_at_k=_paired(SUBMISSIONS, [filtered_values(one) for one in checked], seed),
+        majority_at_k=_paired(ks, [majority_values(pairs, ks) for pairs in checked], seed),
+        submissions_at_k=_paired(SUBMISSIONS, [filtered_values(pairs) for pairs in checked], seed),
         problems={
             task_id: (x[1] / x[0], y[1] / y[0]) for task_id, (x, y) in zip(task_ids, counts, strict=True)
         },
@@ -151,11 +151,11 @@ def compare_runs(first: JudgedRun, second: JudgedRun, *, seed: int = 0) -> Compa
 
 def _paired(ks: Sequence[int], values: Sequence[Floats | None], seed: int) -> dict[int, PairedEstimate]:
     """Estimates from each run's values ``[num_problems, num_ks]``; empty if one has none."""
-    known = [one for one in values if one is not None]
+    known = [matrix for matrix in values if matrix is not None]
     if len(known) < len(values):
         return {}
     first, second = known
-    columns = [estimates(one, seed) for one in (first, second, second - first)]
+    columns = [estimates(matrix, seed) for matrix in (first, second, second - first)]
     return {
         k: PairedEstimate(first=a, second=b, difference=change)
         for k, a, b, change in zip(ks, *columns, strict=True)

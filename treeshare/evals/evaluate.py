@@ -37,26 +37,26 @@ class Evaluation:
     def counts(self) -> dict[str, tuple[int, int]]:
         """Per problem, completions and right ones."""
         totals, correct = Counter[str](), Counter[str]()
-        for one in self.completions:
-            totals[one.task_id] += 1
-            correct[one.task_id] += one.result.passed
+        for completion in self.completions:
+            totals[completion.task_id] += 1
+            correct[completion.task_id] += completion.result.passed
         return {task_id: (total, correct[task_id]) for task_id, total in totals.items()}
 
     def results_jsonl(self) -> bytes:
         """One JSON line per completion with its verdict, and with what else is known of it."""
         lines = []
-        for one in self.completions:
+        for completion in self.completions:
             line = {
-                "task_id": one.task_id,
-                "completion_index": one.completion_index,
-                "passed": one.result.passed,
-                "verdict": str(one.result.verdict),
-                "detail": one.result.detail,
+                "task_id": completion.task_id,
+                "completion_index": completion.completion_index,
+                "passed": completion.result.passed,
+                "verdict": str(completion.result.verdict),
+                "detail": completion.result.detail,
             }
             optional = {
-                "answer": one.answer,
-                "passed_public": one.result.passed_public,
-                "signature": one.result.signature,
+                "answer": completion.answer,
+                "passed_public": completion.result.passed_public,
+                "signature": completion.result.signature,
             }
             line |= {name: value for name, value in optional.items() if value is not None}
             lines.append(json.dumps(line) + "\n")
@@ -132,5 +132,5 @@ def evaluate_completions(
         )
         for record in records
     ]
-    checked.sort(key=lambda one: (rank[one.task_id], one.completion_index))
+    checked.sort(key=lambda completion: (rank[completion.task_id], completion.completion_index))
     return Evaluation(completions=checked)

@@ -57,10 +57,12 @@ def export_run(run: JudgedRun, kind: Format, out: Path, solution: Solution | Non
     if not run.num_completions:
         raise DataError(f"export: {one_line(run.path)} holds no completion; run `treeshare sample` first")
     if kind == "human-eval":
-        lines = [{"task_id": t, "completion": one.record.completion} for t, one in _all(run)]
+        lines = [{"task_id": t, "completion": completion.record.completion} for t, completion in _all(run)]
         write_atomically(out, b"".join(dump_json(line) + b"\n" for line in lines))
     elif kind == "evalplus":
-        programs = [{"task_id": t, "solution": _program(kind, solution, t, one)} for t, one in _all(run)]
+        programs = [
+            {"task_id": t, "solution": _program(kind, solution, t, completion)} for t, completion in _all(run)
+        ]
         write_atomically(out, b"".join(dump_json(line) + b"\n" for line in programs))
     elif kind == "bigcode":
         write_atomically(out, dump_json(_generations(run, solution)))
@@ -72,11 +74,13 @@ def export_run(run: JudgedRun, kind: Format, out: Path, solution: Solution | Non
 
 
 def _all(run: JudgedRun) -> list[tuple[str, JudgedCompletion]]:
-    return [(task_id, one) for task_id, completions in run.problems.items() for one in completions]
+    return [
+        (task_id, completion) for task_id, completions in run.problems.items() for completion in completions
+    ]
 
 
-def _program(kind: Format, solution: Solution | None, task_id: str, one: JudgedCompletion) -> str:
-    program = None if solution is None else solution(task_id, one.record.completion)
+def _program(kind: Format, solution: Solution | None, task_id: str, completion: JudgedCompletion) -> str:
+    program = None if solution is None else solution(task_id, completion.record.completion)
     if program is None:
         raise ConfigError.of("--format", got=kind, expected="human-eval, parquet or datasets for this task")
     return program
@@ -90,7 +94,7 @@ def _generations(run: JudgedRun, solution: Solution | None) -> list[list[str]]:
                 "finish the run"
             )
     return [
-        [_program("bigcode", solution, task_id, one) for one in completions]
+        [_program("bigcode", solution, task_id, completion) for completion in completions]
         for task_id, completions in run.problems.items()
     ]
 
@@ -119,13 +123,13 @@ def _table(run: JudgedRun) -> Any:  # noqa: ANN401  (pyarrow is untyped)
         metadata={"treeshare": dump_json(run.manifest.model_dump())},
     )
     try:
-        return pa.Table.from_pylist([_row(one) for _, one in _all(run)], schema=schema)
+        return pa.Table.from_pylist([_row(completion) for _, completion in _all(run)], schema=schema)
     except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
         raise DataError(f"export: {one_line(run.path)} does not fit a table: {one_line(error)}") from error
 
 
-def _row(one: JudgedCompletion) -> dict[str, Any]:
-    record, result = one.record, one.result
+def _row(completion: JudgedCompletion) -> dict[str, Any]:
+    record, result = completion.record, completion.result
     logprobs = (record.model_extra or {}).get("logprobs")
     if logprobs is not None:
         logprobs = [

@@ -65,7 +65,11 @@ class JudgedRun:
     def checked(self) -> dict[str, list[tuple[Record, CompletionResult]]]:
         """The problems with checked completions, and these."""
         found = {
-            task_id: [(one.record, one.result) for one in completions if one.result is not None]
+            task_id: [
+                (completion.record, completion.result)
+                for completion in completions
+                if completion.result is not None
+            ]
             for task_id, completions in self.problems.items()
         }
         return {task_id: pairs for task_id, pairs in found.items() if pairs}

@@ -60,7 +60,7 @@ class TokenMatcher(Matcher):
 
     def difference(self, got: Value, expected: Value, given: Value) -> str | None:
         """See ``Matcher.difference``."""
-        return _lines_difference(got, expected, lambda one, other: one == other)
+        return _lines_difference(got, expected, lambda left, other: left == other)
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class ValueMatcher(Matcher):
 
     def difference(self, got: Value, expected: Value, given: Value) -> str | None:
         """See ``Matcher.difference``."""
-        return _value_difference(got, expected, lambda one, other: one == other)
+        return _value_difference(got, expected, lambda left, other: left == other)
 
 
 @dataclass(frozen=True)
@@ -141,8 +141,8 @@ class AnyOfMatcher(Matcher):
     def difference(self, got: Value, expected: Value, given: Value) -> str | None:
         """See ``Matcher.difference``."""
         found = None
-        for one in expected:
-            found = self.each.difference(got, one, given)
+        for answer in expected:
+            found = self.each.difference(got, answer, given)
             if found is None:
                 return None
         return f"none of {len(expected)} right answers; of the last one: {found}"

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, get_args
 import numpy as np
 
 from treeshare.errors import ConfigError, DataError
-from treeshare.evals.calibration import Calibration, Rescaling, calibrate, rescale
-from treeshare.evals.clustering import Candidate, submissions_at_k
-from treeshare.evals.confidence import Confidence, log_confidence
-from treeshare.evals.majority import majority_at_k
-from treeshare.evals.pass_at_k import Estimate, curve_ks, estimates, pass_at_each_k, table_ks
+from treeshare.evals.statistics.calibration import Calibration, Rescaling, calibrate, rescale
+from treeshare.evals.statistics.clustering import Candidate, submissions_at_k
+from treeshare.evals.statistics.confidence import Confidence, log_confidence
+from treeshare.evals.statistics.majority import majority_at_k
+from treeshare.evals.statistics.pass_at_k import Estimate, curve_ks, estimates, pass_at_each_k, table_ks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -64,7 +64,7 @@ def majority_curve(checked: Checked) -> dict[int, Estimate]:
 def majority_values(checked: Checked, ks: Sequence[int]) -> Floats | None:
     """majority@k of each problem, ``[num_problems, num_ks]``; None where no completion has an answer."""
     results = [[result for _, result in pairs] for pairs in checked.values()]
-    if all(result.answer is None for one in results for result in one):
+    if all(result.answer is None for problem in results for result in problem):
         return None
     values = np.empty((len(results), len(ks)))
     for row, problem in enumerate(results):
@@ -89,9 +89,11 @@ def filtered_values(checked: Checked) -> Floats | None:
         [Candidate(passed=r.passed, passed_public=r.passed_public, signature=r.signature) for _, r in pairs]
         for pairs in checked.values()
     ]
-    if all(c.passed_public is None and c.signature is None for one in problems for c in one):
+    if all(c.passed_public is None and c.signature is None for problem in problems for c in problem):
         return None
-    return np.array([[submissions_at_k(one, n, len(one)) for n in SUBMISSIONS] for one in problems])
+    return np.array(
+        [[submissions_at_k(problem, n, len(problem)) for n in SUBMISSIONS] for problem in problems]
+    )
 
 
 def calibration_rows(checked: Checked) -> tuple[list[CalibrationRow], list[str]]:
@@ -99,7 +101,7 @@ def calibration_rows(checked: Checked) -> tuple[list[CalibrationRow], list[str]]
 
     Completions without tokens, which have no confidence, are left out.
     """
-    pairs = [(record, result) for one in checked.values() for record, result in one if record.token_ids]
+    pairs = [(record, result) for pairs in checked.values() for record, result in pairs if record.token_ids]
     if not pairs:
         return [], ["No completion has tokens and a verdict."]
     right = np.array([result.passed for _, result in pairs])

@@ -114,7 +114,7 @@ def summed_up(results: Sequence[CheckResult], tests: ProgramTests) -> CheckResul
 
     The detail says which test it was.
     """
-    failures = [(number, one) for number, one in enumerate(results, start=1) if not one.passed]
+    failures = [(number, result) for number, result in enumerate(results, start=1) if not result.passed]
     decided = [pair for pair in failures if pair[1].verdict is not Verdict.UNDECIDED] or failures
     if not decided:
         return CheckResult(verdict=Verdict.PASSED, detail="")

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from treeshare.evals.metrics import calibration_rows, filtered_table, majority_curve
-from treeshare.evals.pass_at_k import pass_at_each_k
 from treeshare.evals.sandbox import Verdict
+from treeshare.evals.statistics.pass_at_k import pass_at_each_k
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from treeshare.evals.judged import JudgedRun
     from treeshare.evals.metrics import Checked
-    from treeshare.evals.pass_at_k import Estimate
+    from treeshare.evals.statistics.pass_at_k import Estimate
     from treeshare.runs import Manifest
 
 UNDECIDED_NOTE = (

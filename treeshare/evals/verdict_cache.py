@@ -28,7 +28,9 @@ _FORMAT = 2
 
 @functools.cache
 def _package_versions() -> str:
-    found = {one.name: one.version for one in metadata.distributions() if one.name in PACKAGES}
+    found = {
+        package.name: package.version for package in metadata.distributions() if package.name in PACKAGES
+    }
     return json.dumps(found, sort_keys=True)
 
 

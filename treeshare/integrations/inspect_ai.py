@@ -140,7 +140,7 @@ class TreeshareAPI(ModelAPI):  # type: ignore[misc]  # mypy does not follow into
         num_output = sum(len(completion.token_ids) for completion in completions)
         return ModelOutput(
             model=self.model_name,
-            choices=[self._choice(one, len(ids), config) for one in completions],
+            choices=[self._choice(completion, len(ids), config) for completion in completions],
             usage=ModelUsage(
                 input_tokens=len(ids), output_tokens=num_output, total_tokens=len(ids) + num_output
             ),
@@ -165,7 +165,7 @@ class TreeshareAPI(ModelAPI):  # type: ignore[misc]  # mypy does not follow into
                     raise ConfigError.of("input", got=", ".join(sorted(kinds)), expected="text")
             chat.append({"role": message.role, "content": message.text})
         if self._chat_template is None:
-            text = "".join(f"{one['role']}: {one['content']}\n" for one in chat) + "assistant:"
+            text = "".join(f"{message['role']}: {message['content']}\n" for message in chat) + "assistant:"
             return self._llm.llm.encode(text)
         text = self._tokenizer.apply_chat_template(
             chat,
@@ -229,8 +229,14 @@ def _logprobs(completion: CompletionOutput, num_top: int) -> Logprobs | None:
         return None
     content = []
     for token, at in zip(completion.token_ids, completion.logprobs, strict=True):
-        likeliest = sorted((one for one in at.values() if one.rank <= num_top), key=lambda one: one.rank)
-        top = [TopLogprob(token=one.decoded_token, logprob=one.logprob) for one in likeliest[:num_top]]
+        likeliest = sorted(
+            (candidate for candidate in at.values() if candidate.rank <= num_top),
+            key=lambda candidate: candidate.rank,
+        )
+        top = [
+            TopLogprob(token=candidate.decoded_token, logprob=candidate.logprob)
+            for candidate in likeliest[:num_top]
+        ]
         content.append(
             Logprob(
                 token=at[token].decoded_token,

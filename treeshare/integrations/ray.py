@@ -105,7 +105,7 @@ class Worker:
 
     def start(self, requests: Sequence[Request], wanted: Mapping[int, Sequence[int]]) -> Harvest:
         """Begin a part: the completions ``wanted`` by request; then as ``more``."""
-        mine = [replace(one, completion_indices=wanted.get(i, ())) for i, one in enumerate(requests)]
+        mine = [replace(request, completion_indices=wanted.get(i, ())) for i, request in enumerate(requests)]
         self._results = self._engine.run_steps(mine)
         return self.more([])
 
@@ -256,9 +256,11 @@ class RayEngine:
         loaded, config = self._llm.loaded, self._config
         dtype = str(loaded.geometry.dtype).removeprefix("torch.")
         return cut_forest(
-            computed_tree(PromptTree.from_prompts([one.prompt_token_ids for one in requests]), config),
-            [one.completion_indices for one in requests],
-            [max_new_tokens(loaded, i, one) for i, one in enumerate(requests)],
+            computed_tree(
+                PromptTree.from_prompts([request.prompt_token_ids for request in requests]), config
+            ),
+            [request.completion_indices for request in requests],
+            [max_new_tokens(loaded, i, request) for i, request in enumerate(requests)],
             step_cost_here(describe_model(loaded.model_id, dtype)),
             num_workers=self._cluster.num_workers,
             max_num_seqs=config.max_num_seqs,
@@ -370,7 +372,7 @@ class RayEngine:
 
 def _add(total: EngineStats, part: EngineStats) -> None:
     """Add a part's counters to ``total``."""
-    for name in (one.name for one in fields(EngineStats)):
+    for name in (counter.name for counter in fields(EngineStats)):
         if name in ("unique_tokens", "peak_kv_bytes"):
             setattr(total, name, max(getattr(total, name), getattr(part, name)))
         elif name not in ("num_completions", "num_cancelled", "step_s", "step_rows", "wall_s"):

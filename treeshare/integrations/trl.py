@@ -70,7 +70,7 @@ class TreeRollout:
             each = trainer.num_generations if trainer.model.training else trainer.num_generations_eval
         base = sampling_params(trainer, self._seed(trainer))
         params = [SamplingParams(**base | {"n": count * each}) for count in counts.values()]
-        requests = self._llm.requests([list(one) for one in counts], params)
+        requests = self._llm.requests([list(prompt) for prompt in counts], params)
         tokens, logprobs = _generate(self._llm, requests)
         places = {prompt: place for place, prompt in enumerate(counts)}
         seen = Counter[int]()
@@ -124,7 +124,7 @@ def tokenize(prompts: Sequence[Any], trainer: Any) -> list[list[int]]:  # noqa: 
             return_dict=True,
             **trainer.chat_template_kwargs,
         )["input_ids"]
-    return [list(one) for one in ids]
+    return [list(prompt) for prompt in ids]
 
 
 def sampling_params(trainer: Any, seed: int) -> dict[str, Any]:  # noqa: ANN401
@@ -180,4 +180,7 @@ def _generate(llm: LLM, requests: Sequence[Request]) -> tuple[dict[Key, list[int
 def _drawn(result: StepResult) -> Mapping[Key, int]:
     """The token that each completion got in a step."""
     drawn = {(s.request_index, index): s.token_ids[-1] for s in result.drawn for index in s.completions}
-    return drawn | {(one.request_index, one.completion_index): one.token_ids[-1] for one in result.finished}
+    return drawn | {
+        (completion.request_index, completion.completion_index): completion.token_ids[-1]
+        for completion in result.finished
+    }

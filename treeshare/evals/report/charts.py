@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from treeshare.evals.calibration import Calibration
+    from treeshare.evals.statistics.calibration import Calibration
 
 Point = tuple[float, float]
 
@@ -163,24 +163,24 @@ def reliability_diagram(calibration: Calibration, label: str) -> str:
             f'<text class="tick" x="{left - 5}" y="{up(tick) + 4}" text-anchor="end">{tick:g}</text>'
         )
         parts.append(f'<text class="tick" x="{across(tick)}" y="198" text-anchor="middle">{tick:g}</text>')
-    most = max(one.count for one in calibration.bins)
-    for one in calibration.bins:
-        if one.accuracy is None or one.interval is None or one.confidence is None:
+    most = max(bin_.count for bin_ in calibration.bins)
+    for bin_ in calibration.bins:
+        if bin_.accuracy is None or bin_.interval is None or bin_.confidence is None:
             continue
-        x, width = across(one.low) + 0.5, span * (one.high - one.low) - 1
+        x, width = across(bin_.low) + 0.5, span * (bin_.high - bin_.low) - 1
         title = (
-            f"confidence {one.low:.1f} to {one.high:.1f}: {one.count} completions, mean confidence "
-            f"{one.confidence:.3f}, right {one.accuracy:.3f} ({one.interval[0]:.3f} to {one.interval[1]:.3f})"
+            f"confidence {bin_.low:.1f} to {bin_.high:.1f}: {bin_.count} completions, mean confidence "
+            f"{bin_.confidence:.3f}, right {bin_.accuracy:.3f} ({bin_.interval[0]:.3f} to {bin_.interval[1]:.3f})"
         )
-        middle = across(one.confidence)
+        middle = across(bin_.confidence)
         parts.append(
             f"<g><title>{escape(title)}</title>"
-            f'<rect class="bar" x="{x:.1f}" y="{up(one.accuracy):.1f}" width="{width:.1f}" '
-            f'height="{bottom - up(one.accuracy):.1f}"/>'
-            f'<path class="whisker" d="M{middle:.1f},{up(one.interval[0]):.1f}V{up(one.interval[1]):.1f}"/>'
-            f'<circle class="dot one" cx="{middle:.1f}" cy="{up(one.accuracy):.1f}" r="2.5"/>'
+            f'<rect class="bar" x="{x:.1f}" y="{up(bin_.accuracy):.1f}" width="{width:.1f}" '
+            f'height="{bottom - up(bin_.accuracy):.1f}"/>'
+            f'<path class="whisker" d="M{middle:.1f},{up(bin_.interval[0]):.1f}V{up(bin_.interval[1]):.1f}"/>'
+            f'<circle class="dot one" cx="{middle:.1f}" cy="{up(bin_.accuracy):.1f}" r="2.5"/>'
             f'<rect class="count" x="{x:.1f}" y="{bottom + 4}" width="{width:.1f}" '
-            f'height="{max(30 * one.count / most, 0.5):.1f}"/></g>'
+            f'height="{max(30 * bin_.count / most, 0.5):.1f}"/></g>'
         )
     parts.append(f'<path class="ideal" d="M{across(0)},{up(0)}L{across(1)},{up(1)}"/></svg>')
     return "".join(parts)

@@ -68,10 +68,12 @@ def summaries(run: JudgedRun) -> list[dict[str, Any]]:
     return [
         {
             "id": task_id,
-            "checked": sum(one.result is not None for one in completions),
-            "right": sum(one.result is not None and one.result.passed for one in completions),
+            "checked": sum(completion.result is not None for completion in completions),
+            "right": sum(
+                completion.result is not None and completion.result.passed for completion in completions
+            ),
             "n": len(completions),
-            "tokens": sum(len(one.record.token_ids) for one in completions),
+            "tokens": sum(len(completion.record.token_ids) for completion in completions),
             "verdicts": [[name, count, colour(name)] for name, count in verdict_counts(completions).items()],
         }
         for task_id, completions in run.problems.items()
@@ -81,9 +83,9 @@ def summaries(run: JudgedRun) -> list[dict[str, Any]]:
 def completions_of(completions: Sequence[JudgedCompletion]) -> list[dict[str, Any]]:
     """A problem's completions, those with the same text and verdict as one; the right ones first."""
     groups: dict[tuple[str, str, str], list[JudgedCompletion]] = defaultdict(list)
-    for one in completions:
-        detail = "" if one.result is None else one.result.detail
-        groups[one.record.completion, verdict_of(one), detail].append(one)
+    for completion in completions:
+        detail = "" if completion.result is None else completion.result.detail
+        groups[completion.record.completion, verdict_of(completion), detail].append(completion)
     rows = []
     for (text, verdict, detail), members in sorted(groups.items(), key=lambda pair: pair[0][1] != "passed"):
         record = members[0].record
@@ -91,7 +93,7 @@ def completions_of(completions: Sequence[JudgedCompletion]) -> list[dict[str, An
         mean = math.exp(min(record.cumulative_logprob / num_tokens, 0.0)) if num_tokens else None
         rows.append(
             {
-                "indices": [one.record.completion_index for one in members],
+                "indices": [member.record.completion_index for member in members],
                 "text": text,
                 "verdict": verdict,
                 "colour": colour(verdict),
@@ -114,7 +116,9 @@ def tree_nodes(run: JudgedRun, tree: TreeFile, timeline: Timeline | None) -> lis
     problems = list(run.problems.values())
     rows: list[dict[str, Any]] = []
     for node in tree.nodes:
-        here = [one for place in node.problems if place < len(problems) for one in problems[place]]
+        here = [
+            completion for place in node.problems if place < len(problems) for completion in problems[place]
+        ]
         rows.append(
             {
                 "parent": node.parent,
@@ -123,7 +127,7 @@ def tree_nodes(run: JudgedRun, tree: TreeFile, timeline: Timeline | None) -> lis
                 "text": node.text,
                 "problems": node.problems,
                 "completions": len(here),
-                "generated": sum(len(one.record.token_ids) for one in here),
+                "generated": sum(len(completion.record.token_ids) for completion in here),
             }
         )
     for row in reversed(rows[1:]):

@@ -78,7 +78,10 @@ def render_report(run: JudgedRun, tree: TreeFile | None, lines: Sequence[StatsLi
         script_json("problem-rows", summaries(run)),
         script_json("tree-nodes", [] if tree is None else tree_nodes(run, tree, timeline)),
     ]
-    body += [script_json(f"c{i}", completions_of(one)) for i, one in enumerate(run.problems.values())]
+    body += [
+        script_json(f"c{i}", completions_of(completions))
+        for i, completions in enumerate(run.problems.values())
+    ]
     manifest = run.manifest
     title = f"{manifest.task}, {manifest.model}"
     subtitle = f"temperature {manifest.sampling.get('temperature')}, seed {manifest.seed}, {manifest.dtype}; "

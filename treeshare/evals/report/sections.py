@@ -6,10 +6,10 @@ import json
 from html import escape
 from typing import TYPE_CHECKING
 
-from treeshare.evals.pass_at_k import table_ks
 from treeshare.evals.report.charts import Axis, Line, line_chart, number_axis, reliability_diagram
 from treeshare.evals.report.data import colour, verdict_counts
 from treeshare.evals.sandbox import Verdict
+from treeshare.evals.statistics.pass_at_k import table_ks
 from treeshare.evals.summary import UNDECIDED_NOTE
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from treeshare.evals.judged import JudgedRun
     from treeshare.evals.metrics import CalibrationRow
-    from treeshare.evals.pass_at_k import Estimate
     from treeshare.evals.report.timeline import Timeline
+    from treeshare.evals.statistics.pass_at_k import Estimate
     from treeshare.runs import Manifest
 
 _RESCALINGS = {"platt": "Platt", "isotonic": "isotonic"}
@@ -139,7 +139,7 @@ def choice_sections(majority: Mapping[int, Estimate], filtered: Mapping[int, Est
 
 def verdict_section(run: JudgedRun) -> str:
     """How completions ended."""
-    counts = verdict_counts(one for completions in run.problems.values() for one in completions)
+    counts = verdict_counts(completion for completions in run.problems.values() for completion in completions)
     if not counts:
         return section("Verdicts", "", "There are no completions yet.")
     total = sum(counts.values())

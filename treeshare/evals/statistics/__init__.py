@@ -1,0 +1,1 @@
+"""Estimates from verdicts, answers and log-probabilities: what they are, and how far they may be off."""

@@ -1,0 +1,149 @@
+"""From a request in OpenAI's form to what the engine runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from treeshare.errors import BudgetError, ConfigError, one_line
+from treeshare.integrations.openai.schema import COMPLETIONS, ApiError, ChatBody, CompletionBody
+from treeshare.sampling import SamplingParams
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from treeshare.engine.llm import LLM
+    from treeshare.engine.sequence import Request
+    from treeshare.integrations.openai.schema import Message
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A request that can run.
+
+    Attributes:
+        body: As it came.
+        model: Name under which the model answers.
+        requests: For the engine, one for each prompt.
+        echoes: Text in front of each prompt's completions; empty unless ``echo``.
+    """
+
+    body: CompletionBody | ChatBody
+    model: str
+    requests: list[Request]
+    echoes: list[str]
+
+
+def make_job(
+    llm: LLM,
+    body: CompletionBody | ChatBody,
+    *,
+    model: str,
+    seed: int,
+    chat_template: str | None = None,
+) -> Job:
+    """Turn a request into what the engine runs.
+
+    Args:
+        llm: The model; only read.
+        body: The request.
+        model: Name under which the model answers.
+        seed: Where the request has none.
+        chat_template: Instead of the model's own.
+
+    Raises:
+        ApiError: Status 400, if the model cannot run it.
+    """
+    try:
+        if isinstance(body, ChatBody):
+            prompts = [_chat_prompt(llm, body.messages, chat_template)]
+        else:
+            prompts = [llm.encode(prompt) if isinstance(prompt, str) else prompt for prompt in body.prompt]
+        limit = llm.loaded.max_model_len
+        longest = max(map(len, prompts))
+        most = _max_tokens(body, llm, longest)
+        _check_stop_ids(body, llm)
+        if longest + most > limit or most < 1:
+            raise ApiError(
+                400,
+                f"the model's context is {limit} tokens; the prompt has {longest}"
+                + (f" and {most} more were asked for" if most > 0 else ""),
+                param="messages" if isinstance(body, ChatBody) else "prompt",
+                code="context_length_exceeded",
+            )
+        requests = llm.requests(prompts, _sampling_params(body, most, seed))
+        llm.engine.check(requests)
+    except (ConfigError, BudgetError) as error:
+        message = str(error).replace("prompts[", "prompt[")
+        name = message.partition(":")[0].partition("[")[0]
+        raise ApiError(400, message, param=name, code="invalid_value") from error
+    echoes = [""] * len(prompts)
+    if isinstance(body, CompletionBody) and body.echo:
+        tokenizer = llm.get_tokenizer()
+        echoes = [prompt if isinstance(prompt, str) else tokenizer.decode(prompt) for prompt in body.prompt]
+    return Job(body=body, model=model, requests=requests, echoes=echoes)
+
+
+def _max_tokens(body: CompletionBody | ChatBody, llm: LLM, num_prompt_tokens: int) -> int:
+    """Most tokens of a completion; of a chat without a limit, what context and KV budget hold."""
+    if isinstance(body, CompletionBody):
+        return body.max_tokens
+    store = llm.engine.store
+    num_pages = (store.budget_bytes - store.segments.bytes_of(num_prompt_tokens)) // store.page_bytes
+    held = max(num_pages, 0) * store.page_size + 1  # the last token needs no KV
+    most = min(llm.loaded.max_model_len - num_prompt_tokens, held)
+    return body.max_completion_tokens or body.max_tokens or most
+
+
+def _sampling_params(body: CompletionBody | ChatBody, max_tokens: int, seed: int) -> SamplingParams:
+    logprobs = body.logprobs if isinstance(body, CompletionBody) else None
+    if isinstance(body, ChatBody) and body.logprobs:
+        logprobs = body.top_logprobs or 0
+    return SamplingParams(
+        n=body.n,
+        temperature=body.temperature,
+        top_p=body.top_p,
+        top_k=body.top_k,
+        min_p=body.min_p,
+        presence_penalty=body.presence_penalty,
+        frequency_penalty=body.frequency_penalty,
+        repetition_penalty=body.repetition_penalty,
+        seed=seed if body.seed is None else body.seed % 2**64,
+        stop=body.stop,
+        stop_token_ids=body.stop_token_ids,
+        ignore_eos=body.ignore_eos,
+        max_tokens=max_tokens,
+        min_tokens=body.min_tokens,
+        logprobs=logprobs,
+        skip_special_tokens=body.skip_special_tokens,
+        include_stop_str_in_output=body.include_stop_str_in_output,
+    )
+
+
+def _check_stop_ids(body: CompletionBody | ChatBody, llm: LLM) -> None:
+    """Refuse stop tokens that the model does not know, or that before ``min_tokens`` leave none to draw."""
+    size = llm.loaded.vocab_size
+    if not all(0 <= token < size for token in body.stop_token_ids):
+        raise ConfigError(f"stop_token_ids: expected token ids in [0, {size})")
+    if body.min_tokens and len(llm.loaded.eos_token_ids.union(body.stop_token_ids)) >= size:
+        raise ConfigError("stop_token_ids: with min_tokens no token is left to draw")
+
+
+def _chat_prompt(llm: LLM, messages: Sequence[Message], chat_template: str | None) -> list[int]:
+    """Token ids of a conversation, as far as where the assistant answers."""
+    tokenizer = llm.get_tokenizer()
+    if chat_template is None and getattr(tokenizer, "chat_template", None) is None:
+        raise ConfigError(f"messages: the model has no chat template; use {COMPLETIONS}")
+    from jinja2 import TemplateError
+
+    conversation = [message.model_dump(exclude_none=True) for message in messages]
+    for message in conversation:
+        if message["role"] == "developer":  # the newer name of what templates call system
+            message["role"] = "system"
+    try:
+        text = tokenizer.apply_chat_template(
+            conversation, tokenize=False, add_generation_prompt=True, chat_template=chat_template
+        )
+    except (TemplateError, TypeError, ValueError) as error:
+        raise ConfigError(f"messages: the model's chat template refuses them: {one_line(error)}") from error
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -1,0 +1,279 @@
+"""Answers in OpenAI's form, whole or in pieces."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from treeshare.engine.streaming import FinishedOutput, StreamOutput, TextStream, TokenOutput
+from treeshare.integrations.openai.schema import ChatBody
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from treeshare.engine.llm import LLM
+    from treeshare.engine.outputs import CompletionOutput
+    from treeshare.integrations.openai.job import Job
+
+_LOWEST_LOGPROB = -9999.0
+"""Stands for minus infinity, which JSON cannot express."""
+
+TokenLogprobs = list[tuple[int, float]]
+"""The token drawn, then others, each with its log-probability."""
+
+
+class TokenSpeller:
+    """Text and bytes of single tokens.
+
+    Args:
+        llm: The model.
+    """
+
+    def __init__(self, llm: LLM) -> None:
+        self._tokenizer = llm.loaded.tokenizer
+        self._known: dict[int, tuple[str, list[int] | None]] = {}
+        self._byte_of = _bytes_of_letters()
+
+    def spell(self, token_id: int) -> tuple[str, list[int] | None]:
+        r"""A token's text, and its UTF-8 bytes; part of a character reads ``bytes:\xe2\x82``."""
+        if token_id not in self._known:
+            self._known[token_id] = self._look_up(token_id)
+        return self._known[token_id]
+
+    def _look_up(self, token_id: int) -> tuple[str, list[int] | None]:
+        if self._tokenizer is None:
+            return f"token_id:{token_id}", None
+        text = self._tokenizer.decode([token_id])
+        if "\ufffd" not in text:
+            return text, list(text.encode())
+        raw = self._tokenizer.convert_ids_to_tokens(token_id) or ""
+        if found := re.fullmatch("<0x([0-9A-Fa-f]{2})>", raw):
+            part = [int(found[1], 16)]
+        elif raw and all(letter in self._byte_of for letter in raw):
+            part = [self._byte_of[letter] for letter in raw]
+        else:
+            return text, list(text.encode())
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in part), part
+
+
+def _bytes_of_letters() -> dict[str, int]:
+    """Which byte a letter stands for in byte-level vocabularies: as GPT-2's, unprintable ones from 256 on."""
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in plain]
+    return {chr(byte): byte for byte in plain} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+@dataclass(slots=True)
+class _Choice:
+    """How far a choice has been sent.
+
+    Attributes:
+        text: All text so far, with what is still held back.
+        num_sent: Characters sent.
+        tokens: Log-probabilities of tokens that were not sent yet.
+        offsets: Where in the text these begin.
+        is_begun: Whether anything was sent.
+    """
+
+    text: str = ""
+    num_sent: int = 0
+    tokens: list[TokenLogprobs] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)
+    is_begun: bool = False
+
+
+class Reply:
+    """The answer to a request.
+
+    Args:
+        llm: The model.
+        job: The request.
+        speller: Of the model's tokens.
+        key: What makes its id one of a kind; random by default.
+
+    Attributes:
+        num_tokens: Generated so far.
+    """
+
+    def __init__(self, llm: LLM, job: Job, speller: TokenSpeller, key: str | None = None) -> None:
+        self._job, self._speller = job, speller
+        self._is_chat = isinstance(job.body, ChatBody)
+        self._decode = llm.loaded.decoder(skip_special_tokens=job.body.skip_special_tokens)
+        self._choices: dict[int, _Choice] = {}
+        self._id = ("chatcmpl-" if self._is_chat else "cmpl-") + (key or secrets.token_hex(16))
+        self._created = int(time.time())
+        self.num_tokens = 0
+
+    # -- whole --
+
+    def whole(self, outputs: Iterable[tuple[int, CompletionOutput]]) -> dict[str, Any]:
+        """The answer's body.
+
+        Args:
+            outputs: Every completion, with the number of its prompt.
+        """
+        choices = sorted((self._choice(*output) for output in outputs), key=lambda choice: choice["index"])
+        kind = "chat.completion" if self._is_chat else "text_completion"
+        return self._frame(kind, choices) | {"usage": self.usage()}
+
+    def _choice(self, number: int, output: CompletionOutput) -> dict[str, Any]:
+        self.num_tokens += len(output.token_ids)
+        logprobs = None
+        if self._wants_logprobs:
+            assert output.logprobs is not None
+            rows = [
+                [(token, at[token].logprob), *((i, entry.logprob) for i, entry in at.items() if i != token)]
+                for token, at in zip(output.token_ids, output.logprobs, strict=True)
+            ]
+            logprobs = self._logprobs(rows, self._offsets(output.token_ids))
+        if self._is_chat:
+            words: dict[str, Any] = {
+                "message": {"role": "assistant", "content": output.text, "refusal": None}
+            }
+        else:
+            words = {"text": self._job.echoes[number] + output.text}
+        return {"index": number * self._job.body.n + output.index} | words | _ending(output, logprobs)
+
+    # -- in pieces --
+
+    def pieces(self, number: int, output: StreamOutput) -> Iterator[dict[str, Any]]:
+        """What an output adds to the answer, as OpenAI's chunks.
+
+        Text that may turn out to be the beginning of a stop string is held back.
+
+        Args:
+            number: Of the prompt.
+            output: Of it.
+        """
+        index = output.index if isinstance(output, TokenOutput) else output.completion.index
+        index += number * self._job.body.n
+        choice = self._choices.setdefault(index, _Choice())
+        if not choice.is_begun:
+            choice.is_begun = True
+            if self._is_chat:
+                yield self._piece(index, {"delta": {"role": "assistant", "content": ""}})
+            elif self._job.echoes[number]:
+                yield self._piece(index, {"text": self._job.echoes[number]})
+        if isinstance(output, FinishedOutput):
+            completion = output.completion
+            self.num_tokens += len(completion.token_ids)
+            text = completion.text[choice.num_sent :]
+            logprobs = self._take_logprobs(choice)
+            if self._is_chat and (text or logprobs):
+                yield self._piece(index, self._words(text) | {"logprobs": logprobs})
+                logprobs = None
+            yield self._piece(
+                index, self._words("" if self._is_chat else text) | _ending(completion, logprobs)
+            )
+            return
+        if output.logprobs is not None:
+            choice.tokens.append([(entry.token_id, entry.logprob) for entry in output.logprobs])
+            choice.offsets.append(len(choice.text))
+        if output.is_last:
+            return
+        choice.text += output.text
+        end = len(choice.text) - _num_held(choice.text, self._job.body.stop)
+        if text := choice.text[choice.num_sent : end]:
+            choice.num_sent = end
+            logprobs = self._take_logprobs(choice)
+            yield self._piece(index, self._words(text) | {"logprobs": logprobs})
+
+    def last_piece(self) -> dict[str, Any]:
+        """The number of tokens, after all other pieces."""
+        return self._frame(self._chunk_kind, []) | {"usage": self.usage()}
+
+    def _take_logprobs(self, choice: _Choice) -> dict[str, Any] | None:
+        rows, offsets = choice.tokens, choice.offsets
+        choice.tokens, choice.offsets = [], []
+        return self._logprobs(rows, offsets) if rows else None
+
+    def _words(self, text: str) -> dict[str, Any]:
+        if self._is_chat:
+            return {"delta": {"content": text} if text else {}}
+        return {"text": text}
+
+    def _piece(self, index: int, words: dict[str, Any]) -> dict[str, Any]:
+        choice = {"index": index} | words
+        return self._frame(self._chunk_kind, [{"logprobs": None, "finish_reason": None} | choice])
+
+    @property
+    def _chunk_kind(self) -> str:
+        return "chat.completion.chunk" if self._is_chat else "text_completion"
+
+    # -- both --
+
+    def usage(self) -> dict[str, int]:
+        """The number of tokens; a prompt counts once, however many completions it has."""
+        num_prompt = sum(len(request.prompt_token_ids) for request in self._job.requests)
+        return {
+            "prompt_tokens": num_prompt,
+            "completion_tokens": self.num_tokens,
+            "total_tokens": num_prompt + self.num_tokens,
+        }
+
+    def _frame(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        frame = {"id": self._id, "object": kind, "created": self._created, "model": self._job.model}
+        return frame | {"choices": choices}
+
+    @property
+    def _wants_logprobs(self) -> bool:
+        return self._job.requests[0].params.logprobs is not None
+
+    def _logprobs(self, rows: Sequence[TokenLogprobs], offsets: Sequence[int]) -> dict[str, Any]:
+        """Of some tokens, in the endpoint's form; ``rows`` begin with the token drawn."""
+        if self._is_chat:
+            return {"content": [self._chat_token(row) for row in rows], "refusal": None}
+        spelled = [[(self._speller.spell(i)[0], _number(value)) for i, value in row] for row in rows]
+        return {
+            "tokens": [row[0][0] for row in spelled],
+            "token_logprobs": [row[0][1] for row in spelled],
+            "top_logprobs": [dict(row) for row in spelled],
+            "text_offset": list(offsets),
+        }
+
+    def _chat_token(self, row: TokenLogprobs) -> dict[str, Any]:
+        def entry(token_id: int, value: float) -> dict[str, Any]:
+            text, raw = self._speller.spell(token_id)
+            return {"token": text, "logprob": _number(value), "bytes": raw}
+
+        assert isinstance(self._job.body, ChatBody)
+        top = sorted(row, key=lambda entry: -one[1])[: self._job.body.top_logprobs or 0]
+        return entry(*row[0]) | {"top_logprobs": [entry(*pair) for pair in top]}
+
+    def _offsets(self, token_ids: Sequence[int]) -> list[int]:
+        """Where in the text each token begins; a part of a character begins where the character does."""
+        if self._decode is None:
+            return [0] * len(token_ids)
+        stream, place, offsets = TextStream(self._decode), 0, []
+        for end in range(1, len(token_ids) + 1):
+            offsets.append(place)
+            place += len(stream.push(token_ids[:end]))
+        return offsets
+
+
+def _ending(output: CompletionOutput, logprobs: dict[str, Any] | None) -> dict[str, Any]:
+    return {
+        "logprobs": logprobs,
+        "finish_reason": output.finish_reason,
+        "stop_reason": output.stop_reason,
+    }
+
+
+def _number(value: float) -> float:
+    return max(value, _LOWEST_LOGPROB)
+
+
+def _num_held(text: str, stops: Sequence[str]) -> int:
+    """Characters at the end of ``text`` with which a stop string may begin."""
+    return max(
+        (
+            size
+            for stop in stops
+            for size in range(1, min(len(stop), len(text) + 1))
+            if text[-1] == stop[size - 1] and text.endswith(stop[:size])
+        ),
+        default=0,
+    )

@@ -1,0 +1,321 @@
+"""Requests in OpenAI's form: what is accepted, and what is refused and how.
+
+The server and batch files read requests here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, PlainValidator, ValidationError
+
+from treeshare.errors import TreeshareError, one_line
+from treeshare.runs.files import parse_json
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MAX_N = 128
+"""Completions of a prompt, OpenAI's limit."""
+
+MAX_PROMPTS = 2048
+"""Prompts of a request, OpenAI's limit."""
+
+MAX_COMPLETIONS = 4096
+"""Prompts of a request times completions of each."""
+
+MAX_STOPS, MAX_STOP_CHARS = 64, 4096
+"""Stop strings of a request, and their characters together: each is looked for after every token."""
+
+MAX_TOP_LOGPROBS = 20
+
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+
+_IGNORED = (
+    "metadata",
+    "parallel_tool_calls",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "safety_identifier",
+    "service_tier",
+    "store",
+    "user",
+)
+"""Fields that change no token."""
+
+_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+    "audio": (),
+    "function_call": ("none", "auto"),
+    "functions": ([],),
+    "logit_bias": ({},),
+    "modalities": (["text"],),
+    "prediction": (),
+    "prompt_logprobs": (),
+    "reasoning_effort": ("none",),
+    "response_format": ({"type": "text"},),
+    "structured_outputs": (),
+    "suffix": ("",),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "use_beam_search": (False,),
+    "verbosity": (),
+    "web_search_options": (),
+}
+"""Fields that are known and not implemented, each with the values that ask for nothing."""
+
+
+class ApiError(TreeshareError):
+    """A refusal in OpenAI's form.
+
+    Args:
+        status: HTTP status.
+        message: One sentence for the user.
+        param: The field at fault.
+        code: A word for programs.
+    """
+
+    def __init__(
+        self, status: int, message: str, *, param: str | None = None, code: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status, self.param, self.code = status, param, code
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The answer's JSON."""
+        kinds = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+        kind = "server_error" if self.status >= 500 else kinds.get(self.status, "invalid_request_error")
+        return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
+
+
+_FORMS = "text, a list of texts, token ids or a list of lists of token ids"
+
+
+def _prompts(value: object) -> list[str | list[int]]:
+    """A prompt in any of OpenAI's four forms, as a list."""
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, list) or not value:
+        raise ValueError(f"expected {_FORMS}, not empty")
+    if len(value) > MAX_PROMPTS and not isinstance(value[0], int):
+        raise ValueError(f"expected at most {MAX_PROMPTS} prompts")
+    if all(isinstance(prompt, str) for prompt in value):
+        return value
+    rows = value if isinstance(value[0], list) else [value]
+    if not all(isinstance(row, list) and all(map(_is_token_id, row)) for row in rows):
+        raise ValueError(f"expected {_FORMS}")
+    return rows
+
+
+def _is_token_id(value: object) -> bool:
+    return type(value) is int and -(2**31) <= value < 2**31
+
+
+def _stops(value: object) -> list[str]:
+    stops = [value] if isinstance(value, str) else value
+    if not isinstance(stops, list) or not all(isinstance(stop, str) and stop for stop in stops):
+        raise ValueError("expected a non-empty string, or a list of them")
+    if len(stops) > MAX_STOPS or sum(map(len, stops)) > MAX_STOP_CHARS:
+        raise ValueError(f"expected at most {MAX_STOPS} strings of {MAX_STOP_CHARS} characters together")
+    return stops
+
+
+def _content(value: object) -> object:
+    """A message's text; parts of text are joined by newlines, as vLLM does."""
+    if not isinstance(value, list):
+        return value
+    texts = []
+    for part in value:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind != "text" or not isinstance(part.get("text"), str) or set(part) > {"type", "text"}:
+            raise ValueError(f'expected parts like {{"type": "text", "text": ...}}, got the type {kind!r}')
+        texts.append(part["text"])
+    return "\n".join(texts)
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Message(_Model):
+    """A message of a conversation.
+
+    Attributes:
+        role: Who speaks.
+        content: Text, or parts of text.
+        name: Handed to the chat template.
+    """
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Annotated[str, BeforeValidator(_content)]
+    name: str | None = None
+
+
+class StreamOptions(_Model):
+    """How to stream.
+
+    Attributes:
+        include_usage: Send the number of tokens at the end.
+        include_obfuscation: Accepted, and nothing is obfuscated.
+    """
+
+    include_usage: bool = False
+    include_obfuscation: bool = False
+
+
+class _Body(_Model):
+    """What both endpoints take; OpenAI's fields, then vLLM's."""
+
+    model: str | None = None
+    n: int = Field(1, ge=1, le=MAX_N)
+    temperature: float = Field(1.0, ge=0, le=2)
+    top_p: float = Field(1.0, gt=0, le=1)
+    presence_penalty: float = Field(0.0, ge=-2, le=2)
+    frequency_penalty: float = Field(0.0, ge=-2, le=2)
+    seed: int | None = Field(None, ge=-(2**63), lt=2**64)
+    stop: Annotated[list[str], PlainValidator(_stops)] = []
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    top_k: int = Field(0, ge=-1, lt=2**31)
+    min_p: float = Field(0.0, ge=0, le=1)
+    repetition_penalty: float = Field(1.0, ge=0.01, le=100)
+    ignore_eos: bool = False
+    min_tokens: int = Field(0, ge=0)
+    stop_token_ids: Annotated[list[int], FailFast()] = Field([], max_length=256)
+    skip_special_tokens: bool = True
+    include_stop_str_in_output: bool = False
+
+
+class CompletionBody(_Body):
+    """A request to ``/v1/completions``."""
+
+    prompt: Annotated[list[str | list[int]], PlainValidator(_prompts)]
+    max_tokens: int = Field(16, ge=1)
+    logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
+    echo: bool = False
+    best_of: int | None = Field(None, ge=1, le=MAX_N)
+
+
+class ChatBody(_Body):
+    """A request to ``/v1/chat/completions``."""
+
+    messages: Annotated[list[Message], FailFast()] = Field(min_length=1, max_length=4096)
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    logprobs: bool = False
+    top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
+
+
+BODIES: dict[str, type[CompletionBody | ChatBody]] = {COMPLETIONS: CompletionBody, CHAT: ChatBody}
+"""The form of a request to each endpoint."""
+
+
+def read_json(content: bytes) -> object:
+    """Parse a request.
+
+    Raises:
+        ApiError: Status 400, if it is not JSON, or not Unicode: JSON can express halves of characters.
+    """
+    try:
+        values = parse_json(content)
+        if b"\\ud" in content.lower():
+            json.dumps(values, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ApiError(
+            400, "the text is not Unicode: a surrogate stands alone", code="invalid_json"
+        ) from None
+    except ValueError as error:
+        raise ApiError(400, f"not JSON: {one_line(error)}", code="invalid_json") from error
+    return values
+
+
+def parse_body(url: str, values: object) -> CompletionBody | ChatBody:
+    """Read a request.
+
+    Args:
+        url: A key of ``BODIES``.
+        values: Its parsed JSON.
+
+    Raises:
+        ApiError: Status 400, naming the field.
+    """
+    if not isinstance(values, dict):
+        raise ApiError(400, "the body: expected a JSON object")
+    given = {name: value for name, value in values.items() if value is not None and name not in _IGNORED}
+    for name in given.keys() & _UNSUPPORTED.keys():
+        if given.pop(name) not in _UNSUPPORTED[name]:
+            message = f"{name}: treeshare does not support it"
+            raise ApiError(400, message, param=name, code="unsupported_parameter")
+    if isinstance(given.get("messages"), list):
+        given["messages"] = [_without_empty(message) for message in given["messages"]]
+    try:
+        body = BODIES[url].model_validate(given)
+    except ValidationError as error:
+        raise _refusal(error) from error
+    _check_together(body)
+    return body
+
+
+def _without_empty(message: object) -> object:
+    """A message without fields that say nothing, as an answer that is sent back has."""
+    if not isinstance(message, dict):
+        return message
+    return {name: value for name, value in message.items() if value is not None and value != []}
+
+
+def _refusal(error: ValidationError) -> ApiError:
+    """The first fault in OpenAI's form."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
+    where = one_line(where, 100)
+    if first["type"] == "extra_forbidden":
+        return ApiError(400, f"{where}: unknown field", param=where, code="unknown_parameter")
+    if first["type"] == "missing":
+        return ApiError(400, f"{where}: required", param=where, code="missing_required_parameter")
+    got = first["input"]
+    shown = f", got {got!r}" if isinstance(got, (int, float)) and abs(got) < 10**20 else ""
+    shown = f", got {one_line(repr(got), 60)}" if isinstance(got, str) else shown
+    reason = one_line(first["msg"].removeprefix("Value error, "))
+    message = f"{where}: {reason[:1].lower()}{reason[1:]}{shown}"
+    return ApiError(400, message, param=where, code="invalid_value")
+
+
+def _check_together(body: CompletionBody | ChatBody) -> None:
+    """Refuse values that do not go together."""
+
+    def refuse(param: str, message: str) -> ApiError:
+        return ApiError(400, f"{param}: {message}", param=param, code="invalid_value")
+
+    if body.stream_options is not None and not body.stream:
+        raise refuse("stream_options", "only with stream")
+    if isinstance(body, CompletionBody):
+        if body.best_of is not None and body.best_of != body.n:
+            raise refuse("best_of", "only the value of n is supported")
+        if body.echo and body.logprobs is not None:
+            raise refuse("echo", "logprobs of a prompt are not supported; leave out echo or logprobs")
+        if len(body.prompt) * body.n > MAX_COMPLETIONS:
+            raise refuse("n", f"expected at most {MAX_COMPLETIONS} completions of all prompts together")
+        return
+    if body.top_logprobs is not None and not body.logprobs:
+        raise refuse("top_logprobs", "only with logprobs")
+    limits = {body.max_tokens, body.max_completion_tokens} - {None}
+    if len(limits) > 1:
+        raise refuse("max_tokens", "differs from max_completion_tokens; give one of them")
+
+
+def model_name(body: CompletionBody | ChatBody, names: Sequence[str]) -> str:
+    """The name under which the model is asked for; the first of ``names`` where none is given.
+
+    Raises:
+        ApiError: Status 404, if it is not among ``names``.
+    """
+    if body.model is not None and body.model not in names:
+        raise unknown_model(body.model, names)
+    return body.model or names[0]
+
+
+def unknown_model(name: str, names: Sequence[str]) -> ApiError:
+    """The refusal of a model that is not served."""
+    message = f"model: got {one_line(repr(name), 100)}, expected {', '.join(names)}"
+    return ApiError(404, message, param="model", code="model_not_found")

@@ -1,0 +1,107 @@
+"""Runs the server until it is told to end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from treeshare.errors import ConfigError
+from treeshare.integrations.openai.server import create_app
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+    from treeshare.engine.async_llm import AsyncLLM
+    from treeshare.integrations.openai.server import ServerOptions
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket at an address, on which nothing listens yet; clients are refused until the model is loaded.
+
+    Raises:
+        ConfigError: If the address cannot be had.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        bound = socket.socket(family, kind, protocol)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+        except BaseException:
+            bound.close()
+            raise
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"--host {host} --port {port}: cannot listen there: {reason}") from error
+    return bound
+
+
+def serve(
+    llm: AsyncLLM,
+    bound: socket.socket,
+    options: ServerOptions,
+    *,
+    grace_s: int,
+    on_start: Callable[[], None] = lambda: None,
+) -> None:
+    """Answer requests until SIGINT or SIGTERM comes; then no new ones, and the running ones may finish.
+
+    Args:
+        llm: Runs the requests; closed at the end.
+        bound: Where to listen.
+        options: How to answer.
+        grace_s: Longest time for running requests to finish; a second signal ends it.
+        on_start: Called when requests can come.
+
+    Raises:
+        ConfigError: If another server has begun to listen there since ``bind``.
+    """
+    try:
+        bound.listen(2048)
+    except OSError as error:
+        llm.close()
+        raise ConfigError(
+            f"--port {bound.getsockname()[1]}: cannot listen there: {error.strerror}"
+        ) from error
+    app = create_app(llm, options)
+
+    async def until_cancelled(scope: object, receive: object, send: object) -> None:
+        with contextlib.suppress(asyncio.CancelledError):  # the grace is over: no fault of the application
+            await app(scope, receive, send)
+
+    config = uvicorn.Config(
+        until_cancelled,
+        lifespan="off",
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=grace_s,
+        server_header=False,
+        proxy_headers=False,
+    )
+    server = uvicorn.Server(config)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        server.force_exit = server.should_exit
+        server.should_exit = True
+
+    async def run() -> None:
+        # Not uvicorn's own handlers: they raise the signal again at the end, for another exit status than 0.
+        held = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        server.capture_signals = contextlib.nullcontext
+        on_start()
+        try:
+            await server.serve([bound])
+        finally:
+            await asyncio.to_thread(llm.close)
+            for number, handler in held.items():
+                signal.signal(number, handler)
+
+    asyncio.run(run())
