@@ -7,7 +7,7 @@ import importlib.util
 import pytest
 import torch
 
-from treeshare.config import default_kv_budget_bytes, resolve_device
+from treeshare.devices import default_kv_budget_bytes, resolve_device
 from treeshare.errors import ConfigError
 
 

@@ -1,7 +1,5 @@
 """Configuration of the engine: frozen, keyword-only, checked on construction."""
 
-import importlib.util
-import os
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
@@ -9,45 +7,6 @@ from treeshare.errors import ConfigError
 
 Sharing = Literal["tree", "one-level", "none"]
 AttentionMode = Literal["on", "off"]
-
-FREE_MEMORY_SHARE = 0.5
-"""Share of the free memory that KV may take when no budget is given."""
-
-
-def default_kv_budget_bytes(device: str = "cpu") -> int:
-    """Half of the memory that is free on a device, in bytes; of the host what its system calls available."""
-    if device.startswith("cuda"):
-        import torch
-
-        return int(torch.cuda.mem_get_info(device)[0] * FREE_MEMORY_SHARE)
-    try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            available_kib = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-        return int(available_kib * 1024 * FREE_MEMORY_SHARE)
-    except (OSError, StopIteration):
-        return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * FREE_MEMORY_SHARE)
-
-
-def resolve_device(name: str) -> str:
-    """``auto``: ``cuda`` where there is such a device and Triton to use it, else ``cpu``; others unchanged.
-
-    Raises:
-        ConfigError: If the device is not there.
-    """
-    import torch
-
-    has_cuda = torch.cuda.is_available()
-    if name == "auto":
-        return "cuda" if has_cuda and importlib.util.find_spec("triton") is not None else "cpu"
-    kind, _, number = name.partition(":")
-    is_there = (
-        kind == "cuda"
-        and has_cuda
-        and (not number or (number.isdecimal() and int(number) < torch.cuda.device_count()))
-    )
-    if name != "cpu" and not is_there:
-        raise ConfigError.of("device", got=name, expected="auto, cpu, or a CUDA device that is there")
-    return name
 
 
 def require_int(name: str, value: object, *, low: int, high: int | None = None) -> None:

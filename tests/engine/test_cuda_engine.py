@@ -11,8 +11,8 @@ from tests.engine.fake_device import CUDA, FakeDevice, OnDevice, install
 from tests.engine.forests import random_prompts, requests_for
 from treeshare.attention.triton_shape import is_interpreted
 from treeshare.config import EngineConfig
+from treeshare.devices import upload
 from treeshare.engine.engine import Engine
-from treeshare.kv.devices import upload
 from treeshare.models import load_model
 from treeshare.models.cuda import CudaAdapter
 from treeshare.sampling import SamplingParams

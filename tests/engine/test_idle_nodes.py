@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.engine.forests import requests_for
-from treeshare.config import EngineConfig
+from treeshare.config import EngineConfig, FoldCost
 from treeshare.engine import forest as forest_module
 from treeshare.engine.engine import Engine
 from treeshare.engine.forest import Forest, LiveNode
@@ -60,15 +60,15 @@ def test_ten_thousand_siblings_are_not_compared(monkeypatch):
     rng = np.random.default_rng(0)
     prompts = [[i, *rng.integers(0, 9, 40).tolist()] for i in range(10_000)]
     forest = Forest()
-    nodes = forest.graft(PromptTree.from_prompts(prompts), [1] * len(prompts))
+    nodes = forest.graft(PromptTree.from_prompts(prompts), [1] * len(prompts), FoldCost())
     for node in nodes:
         node.segment = type("Written", (), {"num_written": 41, "order": 0})()
     calls = []
     compare = forest_module.common_prefix
     monkeypatch.setattr(forest_module, "common_prefix", lambda *pair: calls.append(1) or compare(*pair))
     assert all(node.copy_source() == (None, 0) for node in nodes)
-    (again,) = forest.graft(PromptTree.from_prompts([prompts[77]]), [1])
-    (beside,) = forest.graft(PromptTree.from_prompts([[*prompts[78][:20], 99, 98]]), [1])
+    (again,) = forest.graft(PromptTree.from_prompts([prompts[77]]), [1], FoldCost())
+    (beside,) = forest.graft(PromptTree.from_prompts([[*prompts[78][:20], 99, 98]]), [1], FoldCost())
     assert again is nodes[77]
     assert len(calls) <= 4
     assert beside.copy_source() == (nodes[78], 20) or beside.parent.num_tokens == 20

@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from treeshare.engine.workload import peak_resident_bytes
+from treeshare.devices import peak_resident_bytes
 from treeshare.errors import BudgetError, ConfigError
 from treeshare.kv import KVGeometry, KVStore, padded_length
 

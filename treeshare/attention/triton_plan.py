@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from treeshare.attention.triton_shape import KernelShape
-from treeshare.kv.devices import upload
+from treeshare.devices import upload
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

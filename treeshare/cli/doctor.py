@@ -217,7 +217,7 @@ def _cpu() -> Finding:
 
 
 def _memory() -> Finding:
-    from treeshare.config import FREE_MEMORY_SHARE, default_kv_budget_bytes
+    from treeshare.devices import FREE_MEMORY_SHARE, default_kv_budget_bytes
 
     budget = default_kv_budget_bytes()
     free = int(budget / FREE_MEMORY_SHARE)

@@ -118,7 +118,7 @@ def _plan_table(
     device: str | None,
 ) -> str:
     """What a run would take, as a table."""
-    from treeshare.config import default_kv_budget_bytes
+    from treeshare.devices import default_kv_budget_bytes
     from treeshare.engine.fold_cost import fold_cost_here
     from treeshare.engine.plan import computed_tree
     from treeshare.engine.step_cost import DeviceCost, step_cost_here

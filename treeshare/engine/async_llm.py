@@ -88,7 +88,7 @@ class AsyncLLM:
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._listeners: dict[int, _Listener] = {}
         self._is_closed = False
-        self._decoders = {skip: self.llm.loaded.decoder(skip_special_tokens=skip) for skip in (True, False)}
+        self._decoders = {skip: self.llm.decoder(skip_special_tokens=skip) for skip in (True, False)}
         self._events = StepEvents(
             self.llm.output,
             None,
@@ -102,6 +102,21 @@ class AsyncLLM:
     def stats(self) -> EngineStats:
         """What the engine measured of itself since it was made."""
         return self.llm.stats
+
+    @property
+    def max_model_len(self) -> int:
+        """Maximum number of tokens of a sequence, prompt and completion together."""
+        return self.llm.max_model_len
+
+    @property
+    def kv_budget_bytes(self) -> int:
+        """Maximum bytes of KV held at once."""
+        return self.llm.kv_budget_bytes
+
+    @property
+    def kv_bytes_in_use(self) -> int:
+        """Bytes of KV held now."""
+        return self.llm.engine.kv_bytes_in_use
 
     @property
     def is_running(self) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from treeshare.attention import DecodeRow, build_layout, make_backend
-from treeshare.config import default_kv_budget_bytes
+from treeshare.devices import default_kv_budget_bytes
 from treeshare.engine.pace import Pace
 from treeshare.engine.plan import computed_tree, max_new_tokens
 from treeshare.engine.scheduler import Scheduler
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from treeshare.attention import BatchLayout, PrefillChunk
-    from treeshare.config import EngineConfig
+    from treeshare.config import EngineConfig, FoldCost
     from treeshare.engine.forest import LiveNode
     from treeshare.engine.sequence import Completion, Request, Sequence
     from treeshare.engine.token_step import Observer
@@ -84,6 +84,7 @@ class Engine:
         self._any_widths = RunWidths(prefill=widths.decode, decode=widths.decode, head=widths.head)
         self.weights_version = 0
         self._num_requests = 0
+        self._fold_cost = config.fold_cost
         self.clear()
 
     def clear(self) -> None:
@@ -103,6 +104,18 @@ class Engine:
         self.widths = self._any_widths
         self._pace = Pace(self.config.prefill_chunk)
         self._mixes = False
+
+    @property
+    def kv_bytes_in_use(self) -> int:
+        """Bytes of KV held now."""
+        return self.store.bytes_in_use
+
+    def longest_completion(self, num_prompt_tokens: int) -> int:
+        """Maximum tokens of a completion of such a prompt within the model's length and the KV budget."""
+        store = self.store
+        num_pages = (store.budget_bytes - store.segment_bytes(num_prompt_tokens)) // store.page_bytes
+        held = max(num_pages, 0) * store.page_size + 1  # the last token needs no KV
+        return min(self.loaded.max_model_len - num_prompt_tokens, held)
 
     # -- requests --
 
@@ -190,7 +203,11 @@ class Engine:
         self._token_step.version = self.weights_version
 
     def run(
-        self, requests: Items[Request], *, observe: Observer | None = None
+        self,
+        requests: Items[Request],
+        *,
+        observe: Observer | None = None,
+        fold_cost: FoldCost | None = None,
     ) -> Generator[Completion, None, None]:
         """Generate; yields each completion as it finishes. Leaving the generator early frees everything.
 
@@ -198,16 +215,21 @@ class Engine:
             requests: What to run; ``Completion.request_index`` refers to it. One without completions still
                 belongs to the tree: a resumed run computes on the same nodes as an undisturbed one.
             observe: Called for every token drawn, with the sequence and its logits ``[vocab_size]``.
+            fold_cost: Which nodes this run folds, instead of by the configuration's: as the run it resumes.
 
         Raises:
             ConfigError: As ``check``; or if other requests are running.
             BudgetError: As ``check``.
         """
-        for result in self.run_steps(requests, observe=observe):
+        for result in self.run_steps(requests, observe=observe, fold_cost=fold_cost):
             yield from result.finished
 
     def run_steps(
-        self, requests: Items[Request], *, observe: Observer | None = None
+        self,
+        requests: Items[Request],
+        *,
+        observe: Observer | None = None,
+        fold_cost: FoldCost | None = None,
     ) -> Generator[StepResult, None, None]:
         """As ``run``, but yields what each step brought."""
         if not self.is_idle:
@@ -217,6 +239,7 @@ class Engine:
         self.stats = EngineStats()
         self.store.peak_bytes = self.store.bytes_in_use
         self._num_requests, self._token_step.observe, self._pace.is_live = 0, observe, False
+        self._fold_cost = fold_cost or self.config.fold_cost
         try:
             self._add(requests)
             self._take_in(fit_widths=not self.config.keep_nodes)
@@ -230,6 +253,7 @@ class Engine:
                 self.store.check_empty()
         finally:  # also where the caller left after the last completion
             self.widths, self._token_step.observe, self._pace.is_live = self._any_widths, None, True
+            self._fold_cost = self.config.fold_cost
             if not self.is_idle:
                 self.clear()
 
@@ -291,7 +315,8 @@ class Engine:
         if fit_widths:
             rows = min(sum(request.params.n for request in requests), self.config.max_num_seqs)
             self.widths = self.adapter.run_widths(num_prompt_tokens=self.stats.unique_tokens, num_rows=rows)
-        nodes = scheduler.place(computed_tree(found, self.config), requests, lengths)
+        tree = computed_tree(found, self.config, self._fold_cost)
+        nodes = scheduler.place(tree, requests, lengths, self._fold_cost)
         in_order = sorted(zip(new.items(), nodes, counts, strict=True), key=lambda item: item[1].order)
         sequences: list[Sequence] = []
         first_rank = self._num_requests - len(new)

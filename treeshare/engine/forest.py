@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from treeshare.config import DEFAULT_FOLD_COST
 from treeshare.tree.radix import common_prefix
 
 if TYPE_CHECKING:
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from treeshare.config import FoldCost
     from treeshare.engine.sequence import Sequence
     from treeshare.kv import Segment
     from treeshare.tree import PromptTree
@@ -142,19 +142,20 @@ class Forest:
             yield node
             stack.extend(reversed(node.children))
 
-    def graft(self, tree: PromptTree, num_completions: Items[int]) -> list[LiveNode]:
+    def graft(self, tree: PromptTree, num_completions: Items[int], fold_cost: FoldCost) -> list[LiveNode]:
         """Add the nodes of a batch's tree, as far as they are not there, and return each prompt's node.
 
         Args:
             tree: The tree to compute on; not changed. Its own siblings are never merged: they may be folded.
             num_completions: Completions of each prompt, for the cost of a node.
+            fold_cost: Whether what a new node has in common with one that is there becomes a node, too.
         """
         batch, self._num_batches = self._num_batches, self._num_batches + 1
         places: list[LiveNode] = []
         rows = tree.sums_below(num_completions)
         for node in tree.nodes:
             parent = places[node.parent] if node.parent >= 0 else self._root
-            places.append(self._attach(parent, node.token_ids, batch, rows[node.node_id]))
+            places.append(self._attach(parent, node.token_ids, batch, rows[node.node_id], fold_cost))
         self._number()
         return [places[node_id] for node_id in tree.prompt_nodes]
 
@@ -190,7 +191,9 @@ class Forest:
             assert node.segment is not None or not node.num_admitted, "a row's prompt has lost its KV"
             assert node.segment is not None or node.num_unfinished or node.children, "a node is for nobody"
 
-    def _attach(self, parent: LiveNode, tokens: TokenArray, batch: int, num_rows: int) -> LiveNode:
+    def _attach(
+        self, parent: LiveNode, tokens: TokenArray, batch: int, num_rows: int, fold_cost: FoldCost
+    ) -> LiveNode:
         """The node at which ``tokens`` below ``parent`` end."""
         while len(tokens):
             best, common = None, 0
@@ -203,7 +206,7 @@ class Forest:
             # Two copies of the overlap against one node more: the cost of folding.
             if (
                 common < len(tokens)
-                and DEFAULT_FOLD_COST.node_cost(common, num_rows) < 2 * DEFAULT_FOLD_COST.token_cost * common
+                and fold_cost.node_cost(common, num_rows) < 2 * fold_cost.token_cost * common
             ):
                 parent, tokens = self._add(parent, tokens[:common], batch), tokens[common:]
             return self._add(parent, tokens, batch)

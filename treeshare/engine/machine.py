@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from pydantic import ValidationError
 
+from treeshare.devices import cpu_name
 from treeshare.models.loading import cache_dir
 from treeshare.native import kernel_level
 
@@ -55,18 +56,8 @@ def _digest(known: Mapping[str, Any]) -> str:
     circumstances = {
         **known,
         "threads": torch.get_num_threads(),
-        "machine": [platform.machine(), platform.processor(), _cpu_name(), os.cpu_count()],
+        "machine": [platform.machine(), platform.processor(), cpu_name(), os.cpu_count()],
         "kernels": kernel_level(),
         "torch": torch.__version__,
     }
     return hashlib.sha256(json.dumps(circumstances, sort_keys=True, default=str).encode()).hexdigest()[:24]
-
-
-def _cpu_name() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            return next(
-                (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), ""
-            )
-    except OSError:
-        return ""

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from html import escape
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from treeshare.engine.sequence import Completion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +81,10 @@ class RequestOutput:
         if self.ended is not None:
             head += f"; ended: {self.ended}"
         rows = "".join(
-            f"<tr><td>{one.index}</td><td>{_preformatted(one.text or str(one.token_ids))}</td>"
-            f"<td>{escape(one.finish_reason)}</td><td>{len(one.token_ids):,}</td>"
-            f"<td>{one.cumulative_logprob:.2f}</td></tr>"
-            for one in self.outputs
+            f"<tr><td>{out.index}</td><td>{_preformatted(out.text or str(out.token_ids))}</td>"
+            f"<td>{escape(out.finish_reason)}</td><td>{len(out.token_ids):,}</td>"
+            f"<td>{out.cumulative_logprob:.2f}</td></tr>"
+            for out in self.outputs
         )
         columns = "".join(
             f"<th>{name}</th>" for name in ("index", "completion", "finished by", "tokens", "log-probability")
@@ -96,3 +100,31 @@ _SHOWN = 400
 
 def _preformatted(text: str) -> str:
     return f'<pre style="white-space:pre-wrap;text-align:left;margin:0">{escape(text)}</pre>'
+
+
+def completion_output(completion: Completion, tokenizer: Any | None) -> CompletionOutput:  # noqa: ANN401
+    """What ``LLM.generate`` returns of a completion; without a tokenizer tokens have no text."""
+    decode = None if tokenizer is None else tokenizer.decode
+    logprobs = None
+    if completion.logprobs is not None:
+        logprobs = [
+            {
+                entry.token_id: Logprob(
+                    logprob=entry.logprob,
+                    rank=entry.rank,
+                    decoded_token=None if decode is None else decode([entry.token_id]),
+                )
+                for entry in entries
+            }
+            for entries in completion.logprobs
+        ]
+    return CompletionOutput(
+        index=completion.completion_index,
+        text=completion.text,
+        token_ids=completion.token_ids,
+        cumulative_logprob=completion.cumulative_logprob,
+        logprobs=logprobs,
+        finish_reason=completion.finish_reason,
+        stop_reason=completion.stop_reason,
+        weight_versions=completion.weight_versions,
+    )

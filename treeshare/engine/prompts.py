@@ -1,4 +1,4 @@
-"""The forms in which prompts and their parameters may be given."""
+"""The forms in which prompts may be given, and the tokens that they are."""
 
 from __future__ import annotations
 
@@ -8,38 +8,103 @@ from typing import Any
 import numpy as np
 
 from treeshare.errors import ConfigError
-from treeshare.sampling import SamplingParams
 from treeshare.tree import PromptTree
 
 Prompt = str | Mapping[str, Any] | Sequence[int]
+Prompts = Prompt | Sequence[Prompt]
 Message = Mapping[str, Any]
 
+ParsedPrompt = tuple[str | None, list[int]]
+"""A prompt's text, if it has one, and its token ids."""
 
-def as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+
+class PromptEncoder:
+    """Turns prompts of every form into token ids.
+
+    Args:
+        tokenizer: The model's, or None.
+        model_id: The model's name, for messages.
+    """
+
+    def __init__(self, tokenizer: Any | None, model_id: str) -> None:  # noqa: ANN401
+        self._tokenizer, self._model_id = tokenizer, model_id
+
+    def require_tokenizer(self) -> Any:  # noqa: ANN401
+        """The tokenizer.
+
+        Raises:
+            ConfigError: If the model came without one.
+        """
+        if self._tokenizer is None:
+            raise ConfigError(
+                f"tokenizer: {self._model_id} has none; give prompt_token_ids, and no stop strings"
+            )
+        return self._tokenizer
+
+    def encode(self, text: str, *, special_tokens: bool = True) -> list[int]:
+        """Token ids of a whole prompt, with the special tokens that the tokenizer adds, or without."""
+        return list(self.require_tokenizer()(text, add_special_tokens=special_tokens)["input_ids"])
+
+    def parse_all(self, prompts: Prompts) -> list[ParsedPrompt]:
+        """One prompt or several, each as ``parse`` returns it."""
+        return [self.parse(i, prompt) for i, prompt in enumerate(as_list(prompts))]
+
+    def parse(self, index: int, prompt: Prompt) -> ParsedPrompt:
+        """The ``index``-th prompt's text, if it has one, and its token ids.
+
+        Raises:
+            ConfigError: If it is in no known form.
+        """
+        if isinstance(prompt, str):
+            return prompt, self.encode(prompt)
+        if isinstance(prompt, Mapping):
+            text = prompt.get("prompt")
+            if "prompt_token_ids" in prompt:
+                return text, token_ids_of(index, prompt["prompt_token_ids"])
+            if isinstance(text, str):
+                return text, self.encode(text)
+        elif isinstance(prompt, (Sequence, np.ndarray)):
+            return None, token_ids_of(index, prompt)
+        raise ConfigError.of(
+            f"prompts[{index}]",
+            got=prompt,
+            expected='text, {"prompt": ...}, {"prompt_token_ids": ...} or token ids',
+        )
+
+    def chat_prompts(
+        self,
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        chat_template: str | None,
+        add_generation_prompt: bool,
+    ) -> list[Prompt]:
+        """A prompt for each conversation, by the model's chat template or the one given.
+
+        Raises:
+            ConfigError: If the model has no tokenizer, or there is no chat template.
+        """
+        tokenizer = self.require_tokenizer()
+        conversations = [messages] if messages and isinstance(messages[0], Mapping) else messages
+        if chat_template is None and getattr(tokenizer, "chat_template", None) is None:
+            raise ConfigError(f"chat_template: {self._model_id} has none; give one, or use generate")
+        prompts: list[Prompt] = []
+        for conversation in conversations:
+            text = tokenizer.apply_chat_template(
+                conversation,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                chat_template=chat_template,
+            )
+            token_ids = self.encode(text, special_tokens=False)
+            prompts.append({"prompt": text, "prompt_token_ids": token_ids})
+        return prompts
+
+
+def as_list(prompts: Prompts) -> list[Prompt]:
     """Several prompts, also where one was given."""
     if isinstance(prompts, (str, Mapping)):
         return [prompts]
     items: list[Any] = list(prompts)
     return [items] if items and isinstance(items[0], (int, np.integer)) else items
-
-
-def per_prompt(
-    params: SamplingParams | Sequence[SamplingParams] | None, num_prompts: int
-) -> list[SamplingParams]:
-    """Parameters of each prompt, also where they were given for all.
-
-    Raises:
-        ConfigError: If there are not as many as prompts.
-    """
-    if params is None or isinstance(params, SamplingParams):
-        return [params or SamplingParams()] * num_prompts
-    if len(params) != num_prompts:
-        raise ConfigError.of(
-            "sampling_params",
-            got=f"{len(params)} for {num_prompts} prompts",
-            expected="one, or one for each prompt",
-        )
-    return list(params)
 
 
 def token_ids_of(index: int, ids: Any) -> list[int]:  # noqa: ANN401

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from treeshare.config import EngineConfig
+    from treeshare.config import EngineConfig, FoldCost
     from treeshare.engine.forest import LiveNode
     from treeshare.engine.sequence import Completion, LiveRequest, Request, Sequence
     from treeshare.kv import KVStore, Segment
@@ -106,13 +106,16 @@ class Scheduler:
             self._prune(node)
         self._displaced = []
 
-    def place(self, tree: PromptTree, requests: Items[Request], most: Items[int]) -> list[LiveNode]:
+    def place(
+        self, tree: PromptTree, requests: Items[Request], most: Items[int], fold_cost: FoldCost
+    ) -> list[LiveNode]:
         """The node of each request, ``tree``'s prompts being theirs.
 
         Each node of a path is padded by itself: where the budget does not hold that with one completion of
         ``most`` tokens, the prompt gets a node of its own.
         """
-        nodes = self.forest.graft(tree, [len(request.completion_indices) for request in requests])
+        counts = [len(request.completion_indices) for request in requests]
+        nodes = self.forest.graft(tree, counts, fold_cost)
         for i, node in enumerate(nodes):
             path_bytes = sum(self.store.segment_bytes(above.num_tokens) for above in node.path())
             if path_bytes + self._pages(most[i]) * self.store.page_bytes > self.store.budget_bytes:

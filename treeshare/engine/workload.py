@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from pydantic import (
     field_validator,
 )
 
+from treeshare.devices import peak_resident_bytes
 from treeshare.errors import DataError
 from treeshare.sampling import SamplingParams
 from treeshare.stopwatch import REST
@@ -77,10 +77,10 @@ def run_workload(llm: LLM, workload: Workload, *, use_tqdm: bool = False) -> dic
     ``tok_s`` is generated tokens per second from submission to the last token, prefill included; model
     loading and a small warm-up are not in it. With ``profile``, ``profile_s`` has the seconds of each part.
     """
-    num_tokens = min(300, llm.loaded.max_model_len - 8)
+    num_tokens = min(300, llm.max_model_len - 8)
     if num_tokens > 0:
         warm_up = SamplingParams(n=8, temperature=0.8, max_tokens=8, ignore_eos=True)
-        ids = [i % min(50, llm.loaded.vocab_size) for i in range(num_tokens)]
+        ids = [i % min(50, llm.vocab_size) for i in range(num_tokens)]
         llm.generate({"prompt_token_ids": ids}, warm_up, use_tqdm=False)
     params = [
         SamplingParams(
@@ -100,7 +100,7 @@ def run_workload(llm: LLM, workload: Workload, *, use_tqdm: bool = False) -> dic
     llm.engine.stopwatch.lap(REST)
     tokens = sum(len(completion.token_ids) for output in outputs for completion in output.outputs)
     stats = llm.stats
-    occupancy = stats.occupancy(llm.engine.config.max_num_seqs)
+    occupancy = stats.occupancy(llm.config.max_num_seqs)
     return {
         "workload": workload.name,
         "tokens": tokens,
@@ -117,23 +117,14 @@ def run_workload(llm: LLM, workload: Workload, *, use_tqdm: bool = False) -> dic
         "longest_step_rows": stats.longest_step_rows,
         "peak_kv_mib": round(stats.peak_kv_bytes / 2**20, 1),
         "peak_kv_bytes": stats.peak_kv_bytes,
-        "kv_budget_bytes": llm.engine.kv_budget_bytes,
+        "kv_budget_bytes": llm.kv_budget_bytes,
         "unique_tokens": stats.unique_tokens,
         "logical_tokens": stats.logical_tokens,
         "num_steps": stats.num_steps,
         "max_rss_mib": peak_resident_bytes() >> 20,
         "load_s": round(llm.loaded.load_s, 3),
-        "sharing": llm.engine.config.sharing,
-        "attention": llm.engine.config.attention,
-        "dtype": str(llm.loaded.geometry.dtype).removeprefix("torch."),
+        "sharing": llm.config.sharing,
+        "attention": llm.config.attention,
+        "dtype": llm.dtype,
         **({"profile_s": llm.engine.stopwatch.as_dict()} if llm.engine.stopwatch.enabled else {}),
     }
-
-
-def peak_resident_bytes() -> int:
-    """Most memory that this process has had; after a fork ``getrusage`` would count the parent's, too."""
-    try:
-        with open("/proc/self/status", encoding="ascii", errors="replace") as lines:
-            return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:"))
-    except (OSError, StopIteration):  # no Linux
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10

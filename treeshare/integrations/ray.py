@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from treeshare.config import default_kv_budget_bytes
+from treeshare.devices import default_kv_budget_bytes
 from treeshare.engine.engine import Engine
 from treeshare.engine.plan import computed_tree, max_new_tokens
 from treeshare.engine.stats import EngineStats
@@ -30,7 +30,7 @@ from treeshare.tree.shards import cut_forest
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping, Sequence
 
-    from treeshare.config import EngineConfig
+    from treeshare.config import EngineConfig, FoldCost
     from treeshare.engine.engine import StepResult
     from treeshare.engine.llm import LLM
     from treeshare.engine.sequence import Completion, Request
@@ -187,6 +187,7 @@ class RayEngine:
 
     def __init__(self, cluster: RayCluster, llm: LLM, model_sha256: str) -> None:
         self._cluster, self._llm, self._model_sha256 = cluster, llm, model_sha256
+        self._config = llm.config
         self._parts: deque[_Part] = deque()
         self._working: dict[Any, _Member] = {}  # by the reference of what it was asked for last
         self._idle: list[_Member] = []
@@ -194,8 +195,14 @@ class RayEngine:
         self._num_hired = self._num_failed_starts = 0
         self._past = self.stats = EngineStats()
 
-    def run(self, requests: Sequence[Request]) -> Generator[Completion, None, None]:
+    def run(
+        self, requests: Sequence[Request], *, fold_cost: FoldCost | None = None
+    ) -> Generator[Completion, None, None]:
         """Generate; yields each completion as it arrives. Leaving the generator early stops the workers.
+
+        Args:
+            requests: What to run.
+            fold_cost: Which nodes are folded, instead of by the configuration's.
 
         Raises:
             WorkerError: If workers end again and again on the same part, or while they start.
@@ -205,6 +212,7 @@ class RayEngine:
         import ray
 
         began = time.perf_counter()
+        self._config = replace(self._llm.config, fold_cost=fold_cost or self._llm.config.fold_cost)
         num_completions = sum(len(request.completion_indices) for request in requests)
         self._past = self.stats = EngineStats(num_completions=num_completions)
         shards = self._cut(requests)
@@ -245,7 +253,7 @@ class RayEngine:
         return total
 
     def _cut(self, requests: Sequence[Request]) -> list[Shard]:
-        loaded, config = self._llm.loaded, self._llm.engine.config
+        loaded, config = self._llm.loaded, self._config
         dtype = str(loaded.geometry.dtype).removeprefix("torch.")
         return cut_forest(
             computed_tree(PromptTree.from_prompts([one.prompt_token_ids for one in requests]), config),
@@ -266,7 +274,7 @@ class RayEngine:
         actor = actor_class.options(num_cpus=threads, scheduling_strategy="SPREAD").remote(
             str(Path(model).absolute()) if os.path.exists(model) else model,
             str(loaded.geometry.dtype).removeprefix("torch."),
-            self._llm.engine.config,
+            self._config,
             threads,
             self._cluster.workers_per_node,
         )

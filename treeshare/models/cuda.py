@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from treeshare.attention import TritonAttention
-from treeshare.kv.devices import upload
+from treeshare.devices import upload
 from treeshare.models.adapter import ModelAdapter, TreeStep
 from treeshare.models.linear import SMALL_OPERATIONS
 from treeshare.models.widths import smallest_width

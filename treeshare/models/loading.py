@@ -80,6 +80,11 @@ class LoadedModel:
         device: torch.device = self.model.device
         return device
 
+    @property
+    def dtype(self) -> str:
+        """Of weights and KV: ``float32`` or ``bfloat16``."""
+        return str(self.geometry.dtype).removeprefix("torch.")
+
     def decoder(self, *, skip_special_tokens: bool) -> Callable[[Sequence[int]], str] | None:
         """A function from token ids to text; None without a tokenizer."""
         if self.tokenizer is None:
@@ -106,7 +111,7 @@ def load_model(model: str | os.PathLike[str], dtype: str = "auto", device: str =
     Args:
         model: An embedded name (``smollm2-135m``), a folder, a ``.gguf`` file or a hub id.
         dtype: ``auto`` (the model's own; float16 becomes float32 on a CPU), ``float32`` or ``bfloat16``.
-        device: Where its weights go, as ``config.resolve_device`` returns it.
+        device: Where its weights go, as ``devices.resolve_device`` returns it.
 
     Raises:
         ConfigError: If ``dtype`` is none of these.

@@ -36,8 +36,10 @@ class CompletionSource(Protocol):
     def stats(self) -> EngineStats:
         """What it measured since ``run`` was called."""
 
-    def run(self, requests: Sequence[Request]) -> Generator[Completion, None, None]:
-        """Generate; yields each completion as it finishes."""
+    def run(
+        self, requests: Sequence[Request], *, fold_cost: FoldCost | None = None
+    ) -> Generator[Completion, None, None]:
+        """Generate; yields each completion as it finishes. ``fold_cost`` is that of the run it resumes."""
 
     def cancel(self, index: int) -> int:
         """Give up a request; returns how many completions will not come."""
@@ -151,10 +153,8 @@ def sample_into(
         prompts = [request.prompt_token_ids for request in requests]
         decode = llm.loaded.decoder(skip_special_tokens=False)
         TreeFile.of_prompts(prompts, decode).write(directory.path / TREE_NAME)
-    own = llm.engine
-    own.config = dataclasses.replace(own.config, fold_cost=FoldCost(**directory.manifest.fold_cost))
-    engine = source or own
-    completions = engine.run(requests)
+    engine = source or llm.engine
+    completions = engine.run(requests, fold_cost=FoldCost(**directory.manifest.fold_cost))
     try:
         with StatsLog(directory.path / STATS_NAME, lambda: engine.stats):
             for completion in completions:

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from treeshare.devices import upload
 from treeshare.errors import ShapeError
-from treeshare.kv.devices import upload
 from treeshare.sampling.filters import BLOCK, has_filters
 from treeshare.sampling.sampler import Sampled, broken_row, sample
 

@@ -1,0 +1,90 @@
+"""What this machine has, and how data reaches its devices: memory, processor, CUDA.
+
+Torch is imported on use: whoever only asks for memory does not wait for it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import resource
+from typing import TYPE_CHECKING, Any
+
+from treeshare.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+FREE_MEMORY_SHARE = 0.5
+"""Share of the free memory that KV may take when no budget is given."""
+
+
+def default_kv_budget_bytes(device: str = "cpu") -> int:
+    """Half of the memory that is free on a device, in bytes; of the host what its system calls available."""
+    if device.startswith("cuda"):
+        import torch
+
+        return int(torch.cuda.mem_get_info(device)[0] * FREE_MEMORY_SHARE)
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            available_kib = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+        return int(available_kib * 1024 * FREE_MEMORY_SHARE)
+    except (OSError, StopIteration):
+        return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * FREE_MEMORY_SHARE)
+
+
+def resolve_device(name: str) -> str:
+    """``auto``: ``cuda`` where there is such a device and Triton to use it, else ``cpu``; others unchanged.
+
+    Raises:
+        ConfigError: If the device is not there.
+    """
+    import torch
+
+    has_cuda = torch.cuda.is_available()
+    if name == "auto":
+        return "cuda" if has_cuda and importlib.util.find_spec("triton") is not None else "cpu"
+    kind, _, number = name.partition(":")
+    is_there = (
+        kind == "cuda"
+        and has_cuda
+        and (not number or (number.isdecimal() and int(number) < torch.cuda.device_count()))
+    )
+    if name != "cpu" and not is_there:
+        raise ConfigError.of("device", got=name, expected="auto, cpu, or a CUDA device that is there")
+    return name
+
+
+def upload(array: NDArray[Any], device: torch.device, out: Tensor | None = None) -> Tensor:
+    """``array`` on ``device``, in ``out`` if that is given; else on a CPU the tensor shares its memory.
+
+    To a CUDA device it is copied from pinned memory in the order of the current stream, and nobody waits.
+    """
+    import torch
+
+    host = torch.from_numpy(array)
+    if device.type == "cuda":
+        host = host.pin_memory()
+    return host.to(device, non_blocking=True) if out is None else out.copy_(host, non_blocking=True)
+
+
+def peak_resident_bytes() -> int:
+    """Most memory that this process has had; after a fork ``getrusage`` would count the parent's, too."""
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as lines:
+            return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):  # no Linux
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+
+
+def cpu_name() -> str:
+    """The processor's name as the system gives it; empty where it gives none."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            return next(
+                (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), ""
+            )
+    except OSError:
+        return ""

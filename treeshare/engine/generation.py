@@ -1,0 +1,110 @@
+"""One call of ``LLM.generate`` or ``LLM.stream``: whose each output is, and which prompts end early."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable
+from typing import TYPE_CHECKING, Any
+
+from treeshare.engine.outputs import CompletionOutput, RequestOutput
+from treeshare.engine.prompts import shared_tokens
+from treeshare.engine.streaming import FinishedOutput, StepEvents, StreamOutput
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from treeshare.engine.engine import Engine, StepResult
+    from treeshare.engine.prompts import ParsedPrompt
+    from treeshare.engine.sequence import Completion, Request
+    from treeshare.engine.streaming import Decode
+
+
+OnCompletion = Callable[[str, CompletionOutput], str | None]
+"""Sees a finished completion and the number of its prompt; a reason in return ends the prompt's others."""
+
+
+class GenerateCall:
+    """The prompts of one call and what has come of them so far.
+
+    Args:
+        prompts: Text, if any, and token ids of each.
+        requests: One for each prompt, in order.
+        output: Makes a completion's output.
+        on_completion: The caller's; see ``OnCompletion``.
+        cancel: Gives up what is left of a request, by its index.
+
+    Attributes:
+        requests: As given.
+    """
+
+    def __init__(
+        self,
+        prompts: Sequence[ParsedPrompt],
+        requests: Sequence[Request],
+        output: Callable[[Completion], CompletionOutput],
+        on_completion: OnCompletion | None,
+        cancel: Callable[[int], object],
+    ) -> None:
+        self.requests = requests
+        self._prompts, self._output = prompts, output
+        self._on_completion, self._cancel = on_completion, cancel
+        self._reasons: dict[int, str] = {}
+
+    def collect(self, completions: Iterable[Completion]) -> list[RequestOutput]:
+        """Take all completions of the run; one output per prompt, in order."""
+        outputs: list[list[CompletionOutput]] = [[] for _ in self.requests]
+        for completion in completions:
+            output = self._output(completion)
+            outputs[completion.request_index].append(output)
+            self._finished(completion.request_index, output)
+        shared = shared_tokens([request.prompt_token_ids for request in self.requests])
+        return [
+            RequestOutput(
+                request_id=str(i),
+                prompt=text,
+                prompt_token_ids=token_ids,
+                outputs=sorted(own, key=lambda output: output.index),
+                finished=True,
+                num_cached_tokens=num_shared,
+                ended=self._reasons.get(i),
+            )
+            for i, ((text, token_ids), own, num_shared) in enumerate(
+                zip(self._prompts, outputs, shared, strict=True)
+            )
+        ]
+
+    def stream(
+        self, steps: Iterable[StepResult], decode: Decode | None, *, tokens: bool
+    ) -> Generator[StreamOutput, None, None]:
+        """What each step brought, as it comes; see ``LLM.stream``."""
+        events = StepEvents(self._output, decode, lambda _: tokens)
+        for result in steps:
+            for index, output in events.of(result):
+                if isinstance(output, FinishedOutput):
+                    self._finished(index, output.completion)
+                yield output
+
+    def _finished(self, index: int, output: CompletionOutput) -> None:
+        """End a request's other completions if the caller gives a reason; the first reason is kept."""
+        reason = self._on_completion(str(index), output) if self._on_completion else None
+        if reason:
+            self._reasons.setdefault(index, reason)
+            self._cancel(index)
+
+
+def progress_bar(description: str, total: int, *, enabled: bool) -> Any:  # noqa: ANN401
+    """A progress bar on stderr, a context manager; it shows nothing unless ``enabled``."""
+    from tqdm.auto import tqdm
+
+    return tqdm(total=total, desc=description, unit="", dynamic_ncols=True, disable=not enabled)
+
+
+def with_progress(
+    completions: Iterable[Completion], requests: Sequence[Request], engine: Engine, *, enabled: bool
+) -> Generator[Completion, None, None]:
+    """Pass ``completions`` on, with a progress bar on stderr if ``enabled``."""
+    total = sum(len(request.completion_indices) for request in requests)
+    with progress_bar("Completions", total, enabled=enabled) as bar:
+        for completion in completions:
+            bar.update()
+            bar.set_postfix_str(f"{engine.stats.tokens_per_s:.0f} tokens/s")
+            yield completion
