@@ -1,16 +1,16 @@
-"""The errors treeshare raises for a user's mistake.
+"""The errors that treeshare raises for a user's mistake.
 
-Every class is also the builtin a caller would expect, so ``except ValueError`` keeps working. Messages are
-one line: what, got, expected, remedy. The command line prints that line and exits with status 2.
+Every class is also the builtin that a caller would expect, so ``except ValueError`` works. A message is one
+line: what, got, expected, remedy. The command line prints that line and exits with status 2.
 """
 
 
 def one_line(text: object, limit: int = 300) -> str:
-    """``text`` for a message: control characters escaped, so that no hostile file writes to the terminal.
+    """``text`` for a message, on one line: control characters, which a terminal would act on, are escaped.
 
     Args:
-        text: Anything; ``str`` of it is taken.
-        limit: Longest result; what is longer ends in an ellipsis.
+        text: Any object; ``str(text)`` is used.
+        limit: Maximum length of the result; what is cut off becomes an ellipsis.
     """
     whole = str(text)
     safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in whole[: limit + 1])
@@ -18,7 +18,7 @@ def one_line(text: object, limit: int = 300) -> str:
 
 
 class TreeshareError(Exception):
-    """Base class of every error that a user can cause and mend."""
+    """Base class of every error that a user can cause and fix."""
 
 
 class ConfigError(TreeshareError, ValueError):
@@ -59,8 +59,8 @@ class RunLockedError(TreeshareError, OSError):
 
 
 class WorkerError(TreeshareError, RuntimeError):
-    """Processes that work on a run's parts end again and again."""
+    """Worker processes of a run ended too many times."""
 
 
 class SandboxUnavailableError(TreeshareError, RuntimeError):
-    """No real isolation is to be had here; the message says which package brings it."""
+    """This machine cannot isolate programs; the message says which package to install."""

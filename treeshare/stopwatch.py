@@ -1,4 +1,4 @@
-"""Where the time of a run goes: every moment is charged to one part, once."""
+"""Where the time of a run goes: every moment is charged to exactly one part."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 REST = "rest"
-"""The part that gets what no other part was charged for."""
+"""The part to which time is charged that belongs to no other part."""
 
 
 class Stopwatch:
-    """Charges the time since its last call to a part of the current phase, so that parts add up to the whole.
+    """Each call charges the time since the previous call to a part of the current phase.
 
-    A stopwatch that is off returns at once: whoever is measured calls it without asking.
+    So the parts add up to the whole time. A disabled stopwatch returns at once; callers need not check.
 
     Args:
         enabled: Whether it measures.
 
     Attributes:
-        enabled: Likewise.
-        phase: What the following laps belong to: ``prefill``, ``decode`` or ``between``.
-        seconds: By phase and part.
+        enabled: Whether it measures.
+        phase: The phase of the following laps: ``prefill``, ``decode`` or ``between``.
+        seconds: Seconds by phase and part.
     """
 
     def __init__(self, *, enabled: bool = True) -> None:
@@ -31,37 +31,37 @@ class Stopwatch:
         self.restart()
 
     def restart(self) -> None:
-        """Forget everything and start now."""
+        """Clear all measurements and start now."""
         self.phase = "between"
         self.seconds: dict[tuple[str, str], float] = {}
         self._last = time.perf_counter()
 
     def lap(self, part: str) -> None:
-        """Charge the time since the last call to ``part``."""
+        """Charge the time since the previous call to ``part``."""
         self.split({part: 1})
 
     def enter(self, phase: str, *, before: str) -> None:
-        """Charge the time since the last call to ``before``, in the phase that ends, and begin ``phase``."""
+        """Charge the time since the previous call to ``before``, in the old phase; then begin ``phase``."""
         self.lap(before)
         self.phase = phase
 
     def split(self, shares: Mapping[str, float]) -> None:
-        """Charge the time since the last call to several parts, in proportion to ``shares``.
+        """Charge the time since the previous call to several parts, in proportion to ``shares``.
 
-        Shares may all be zero: then the first part gets it.
+        If all shares are zero, the first part is charged.
         """
         if not self.enabled:
             return
         now = time.perf_counter()
-        passed, self._last = now - self._last, now
+        elapsed, self._last = now - self._last, now
         total = sum(shares.values())
         for index, (part, share) in enumerate(shares.items()):
             key = self.phase, part
             fraction = share / total if total else float(index == 0)
-            self.seconds[key] = self.seconds.get(key, 0.0) + passed * fraction
+            self.seconds[key] = self.seconds.get(key, 0.0) + elapsed * fraction
 
     def as_dict(self) -> dict[str, dict[str, float]]:
-        """Seconds by phase, then by part, the longest first."""
+        """Seconds by phase, then by part, the longest part first."""
         ordered = sorted(self.seconds.items(), key=lambda item: -item[1])
         phases: dict[str, dict[str, float]] = {"prefill": {}, "decode": {}, "between": {}}
         for (phase, part), seconds in ordered:
@@ -70,4 +70,4 @@ class Stopwatch:
 
 
 OFF = Stopwatch(enabled=False)
-"""For whoever is not measured."""
+"""A stopwatch that never measures."""

@@ -81,7 +81,7 @@ def test_a_pool_without_words():
     [
         ({"num_shots": -1}, "shots: got -1, expected an integer >= 0"),
         ({"num_shots": 1.0}, "shots: got 1.0"),
-        ({"num_shots": 6}, "shots: got 6, expected at most 5, the worked examples there are for x"),
+        ({"num_shots": 6}, "shots: got 6, expected at most 5, the number of worked examples for x"),
         (
             {"num_shots": 1, "choice": "best"},
             "shot_choice: got 'best', expected one of fixed, random, nearest, nearest-shared",

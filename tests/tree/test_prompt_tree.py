@@ -242,7 +242,7 @@ def _with_node(tree, node_id, /, **changes):
         (2, {"prompts": ()}, "a leaf at which no prompt ends"),
         (2, {"prompts": (0, 1)}, "prompts and nodes disagree"),
         (2, {"prompts": (1, 0)}, "prompts out of order"),
-        (0, {"parent": -2}, "the root's place"),
+        (0, {"parent": -2}, "root: not at position and depth 0"),
     ],
 )
 def test_check_invariants_sees_a_seeded_fault(node_id, changes, message):

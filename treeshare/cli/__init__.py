@@ -1,10 +1,10 @@
-"""The command line: ``treeshare`` with a command; ``app.COMMANDS`` lists them.
+"""The command line, ``treeshare COMMAND``; ``app.COMMANDS`` lists the commands.
 
-Results go to stdout, progress to stderr. Exit status 0 when it worked, 1 when ``verify`` found a difference
-or ``doctor`` something missing, 2 for a user's mistake, named in one line on stderr, 130 after Ctrl-C, 141
-when stdout's reader has gone.
+Results go to stdout, progress goes to stderr. Exit status: 0 for success, 1 if ``verify`` found a difference
+or ``doctor`` found something missing, 2 for a user's mistake (with a line on stderr), 130 after Ctrl-C, 141
+if the reader of stdout has closed it.
 
-One module per command; a new one is written beside them and named in ``app.COMMANDS``. Importing this
+There is a module per command; add a new command as a module here and to ``app.COMMANDS``. Importing this
 package loads neither torch nor transformers: commands import what they need when they run.
 """
 

@@ -1,4 +1,4 @@
-"""The commands, and what becomes of their errors."""
+"""The list of commands, and the handling of their errors."""
 
 import errno
 import io
@@ -35,13 +35,13 @@ COMMANDS = (
     batch,
     doctor,
 )
-"""In the order of ``treeshare --help``; a command's name is its function's, its help the docstring."""
+"""In the order of ``treeshare --help``; a function's name is the command's name, its docstring the help."""
 
 _UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
-"""The base of typer's own complaints; typer carries a click of its own and does not export it."""
+"""The base class of typer's own errors; it belongs to a copy of click in typer that is not exported."""
 
 app = typer.Typer(
-    help="Many completions for many problems, as one tree of shared prompt segments.",
+    help="Sample many completions for many problems; prompts that share a prefix share its computation.",
     no_args_is_help=True,
     add_completion=False,
 )
@@ -68,8 +68,8 @@ def _options(
 
 
 def main() -> None:
-    """Entry point: a user's mistake is one line on stderr and exit status 2."""
-    _mend_standard_streams()
+    """Entry point; a user's mistake gives a line on stderr and exit status 2."""
+    _repair_standard_streams()
     try:
         status = _run(sys.argv[1:])
         sys.stdout.flush()
@@ -80,55 +80,56 @@ def main() -> None:
     except TreeshareError as error:
         status = _refuse(str(error))
     except OSError as error:
-        status = _give_up(error)
+        status = _end_after_output_error(error)
     sys.exit(status)
 
 
 def _run(arguments: list[str]) -> int:
-    """Run a command; not by typer's own ``main``, which would hide broken pipes and interrupts from ours."""
+    """Run a command without typer's ``main``, which would handle broken pipes and interrupts itself."""
     command = typer.main.get_command(app)
     try:
         with command.make_context("treeshare", _with_ray_address(arguments)) as context:
             command.invoke(context)
-    except typer.Exit as wish:
-        return wish.exit_code
+    except typer.Exit as request:
+        return request.exit_code
     return 0
 
 
 def _with_ray_address(arguments: list[str]) -> list[str]:
-    """``--ray`` may stand alone, which typer has no words for: then it means a cluster of our own."""
+    """``--ray`` without an address becomes ``--ray=local``; typer has no options with an optional value."""
     return [
-        "--ray=local" if one == "--ray" and after.startswith("-") else one
-        for one, after in zip(arguments, [*arguments[1:], "-"], strict=False)
+        "--ray=local" if argument == "--ray" and following.startswith("-") else argument
+        for argument, following in zip(arguments, [*arguments[1:], "-"], strict=False)
     ]
 
 
 def _refuse(message: str) -> int:
-    if message:  # none where typer has printed the help already
+    if message:  # it is empty if typer has already printed the help
         print(f"treeshare: {one_line(message, 2000)}", file=sys.stderr)
     return 2
 
 
-def _give_up(error: OSError) -> int:
-    """End for what no command has explained: a reader that has gone, a disk full of what we print."""
-    nothing = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, 1)  # what is still buffered goes nowhere, and the interpreter's end finds no fault
+def _end_after_output_error(error: OSError) -> int:
+    """Exit status after an error that no command handles, such as a closed pipe or a full disk on stdout."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)  # so that flushing buffered output at exit does not fail again
     if error.errno == errno.EPIPE:
-        os.dup2(nothing, 2)
+        os.dup2(null, 2)
         return 128 + signal.SIGPIPE
     place = "cannot write output" if error.filename is None else str(error.filename)
     return _refuse(f"{place}: {error.strerror or error}")
 
 
-def _mend_standard_streams() -> None:
-    """Replace what the caller closed, lest a run's file gets its number; show what the terminal cannot."""
+def _repair_standard_streams() -> None:
+    """Reopen closed standard streams, make them blocking, and escape characters that they cannot encode."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, this one
+            # It gets the lowest free descriptor, which is this one; else a run's file would get it.
+            os.open(os.devnull, os.O_RDWR)
     for number in (1, 2):
-        os.set_blocking(number, True)  # a full pipe is waited for
+        os.set_blocking(number, True)  # so that writing waits while a pipe is full
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):

@@ -14,10 +14,10 @@ from treeshare.errors import ConfigError, one_line
 
 
 def batch(
-    requests: Annotated[Path, typer.Argument(help="JSON lines in OpenAI's batch form.")],
+    requests: Annotated[Path, typer.Argument(help="JSON lines in OpenAI's batch format.")],
     out: Annotated[
         Path,
-        typer.Argument(callback=check_output, help="Where answers go; what it holds is not done again."),
+        typer.Argument(callback=check_output, help="Output file; requests answered in it are not run again."),
     ],
     model: options.Model = options.DEFAULT_MODEL,
     name: openai_options.ServedNames = None,
@@ -28,9 +28,9 @@ def batch(
     max_num_seqs: options.MaxNumSeqs = 256,
     kv_budget: options.KvBudget = None,
 ) -> None:
-    """Answer a file of OpenAI's batch requests, all of them as one tree.
+    """Answer a file of OpenAI batch requests; requests that share a prefix share its computation.
 
-    The same command goes on where an interrupted one ended. A bad line gets an answer with its error.
+    The same command resumes an interrupted one. The answer to an invalid line is an error.
     """
     from treeshare.integrations.openai.batch import BatchRun, open_output, read_batch
 
@@ -45,17 +45,17 @@ def batch(
     output = open_output(out)
     try:
         if output.num_torn_bytes:
-            print(f"cut away a torn last line of {output.num_torn_bytes} bytes", file=sys.stderr)
+            print(f"removed an incomplete last line of {output.num_torn_bytes} bytes", file=sys.stderr)
         run = BatchRun(llm, lines, output)
         if run.num_held:
-            print(f"resuming: {run.num_held:,} answers are there already", file=sys.stderr)
+            print(f"resuming: {run.num_held:,} answers already exist", file=sys.stderr)
         try:
             with SamplingProgress(llm.engine, run.requests) as progress:
                 run.run(progress.update)
         except KeyboardInterrupt:
-            print("interrupted: what is finished is kept; the same command goes on", file=sys.stderr)
+            print("interrupted: finished answers are kept; run the same command to resume", file=sys.stderr)
             raise
     finally:
         output.close()
-    num_refused = sum(line.refusal is not None for line in lines)
-    print(f"{len(lines):,} answers, {num_refused:,} of them errors, in {one_line(out)}")
+    num_errors = sum(line.refusal is not None for line in lines)
+    print(f"{len(lines):,} answers, {num_errors:,} of them errors, in {one_line(out)}")

@@ -11,10 +11,10 @@ from treeshare.cli.outputs import write_json
 
 def compare(
     first: Annotated[Path, typer.Argument(help="An evaluated run directory.")],
-    second: Annotated[Path, typer.Argument(help="Another, of the same problems.")],
+    second: Annotated[Path, typer.Argument(help="Another one, of the same problems.")],
     json_out: options.JsonFile = None,
 ) -> None:
-    """Compare two evaluated runs of the same problems: second less first, paired by problem."""
+    """Compare two evaluated runs problem by problem: scores of the second minus scores of the first."""
     from treeshare.evals.compare import compare_runs
     from treeshare.evals.judged import JudgedRun
 

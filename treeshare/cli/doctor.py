@@ -31,14 +31,14 @@ _CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16", 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of a check.
 
     Attributes:
-        name: What.
+        name: What was checked.
         found: What was found, in words; empty if it is missing.
-        required: Whether treeshare's main job fails without it.
-        remedy: How to get it, or to mend it; empty if nothing is to be done.
-        data: The same for programs.
+        required: Whether sampling and evaluating fail without it.
+        remedy: How to get or fix it; empty if there is nothing to do.
+        data: The result for programs.
     """
 
     name: str
@@ -49,23 +49,25 @@ class Finding:
 
     @property
     def fails(self) -> bool:
-        """Whether something required is missing."""
+        """Whether it is required and missing."""
         return self.required and not self.found
 
     def line(self) -> str:
-        """The finding on one line."""
+        """The finding as a line of text."""
         mark = "ok" if not self.remedy else "MISSING" if self.fails else "note"
         text = self.found or "missing"
         return f"{mark:8}{self.name:16}{text}" + (f" -> {self.remedy}" if self.remedy else "")
 
 
 def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of text, to stdout or FILE.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Write JSON instead of text, to stdout or to FILE.")
+    ] = False,
     file: Annotated[
-        Path | None, typer.Argument(callback=check_output, help="With --json: write it there.")
+        Path | None, typer.Argument(callback=check_output, help="With --json: write to this file.")
     ] = None,
 ) -> None:
-    """Say what of treeshare works on this machine, what is missing, and how to get it."""
+    """Check what works on this machine and what is missing, and print how to get it."""
     if file is not None and not as_json:
         raise typer.BadParameter(f"got {file}, expected --json before it")
     findings = []
@@ -108,38 +110,41 @@ def _python() -> Finding:
 
 
 def _requirements(extra: str | None) -> list[tuple[str, str, str | None]]:
-    """Name, wanted versions and found version of the package's dependencies, or of one of its extras."""
+    """The package's dependencies, or those of an extra: name, required versions, installed version.
+
+    The installed version is None if the dependency is missing or has another version than required.
+    """
     from packaging.requirements import Requirement
 
-    found = []
+    requirements = []
     for text in metadata.requires("treeshare") or []:
-        wanted = Requirement(text)
-        in_core = wanted.marker is None or wanted.marker.evaluate({"extra": ""})
-        if in_core if extra is None else not in_core and wanted.marker.evaluate({"extra": extra}):  # type: ignore[union-attr]
+        required = Requirement(text)
+        in_core = required.marker is None or required.marker.evaluate({"extra": ""})
+        if in_core if extra is None else not in_core and required.marker.evaluate({"extra": extra}):  # type: ignore[union-attr]
             try:
-                version: str | None = metadata.version(wanted.name)
+                version: str | None = metadata.version(required.name)
             except metadata.PackageNotFoundError:
                 version = None
-            if version is not None and not wanted.specifier.contains(version, prereleases=True):
+            if version is not None and not required.specifier.contains(version, prereleases=True):
                 version = None
-            found.append((wanted.name, f"{wanted.name}{wanted.specifier}", version))
-    return found
+            requirements.append((required.name, f"{required.name}{required.specifier}", version))
+    return requirements
 
 
 def _packages() -> Finding:
-    """Treeshare itself and what it always needs."""
+    """Treeshare itself and the packages that it always needs."""
     try:
-        own, needed = metadata.version("treeshare"), _requirements(None)
+        own_version, needed = metadata.version("treeshare"), _requirements(None)
     except metadata.PackageNotFoundError:
         return Finding(name="packages", found="", required=True, remedy="pip install treeshare", data={})
     missing = [wanted for _, wanted, version in needed if version is None]
     versions = {name: version for name, _, version in needed}
     return Finding(
         name="packages",
-        found="" if missing else f"treeshare {own} and all {len(needed)} packages it needs",
+        found="" if missing else f"treeshare {own_version} and all {len(needed)} packages it needs",
         required=True,
         remedy=f"pip install {' '.join(map(repr, missing))}" if missing else "",
-        data={"treeshare": own, "versions": versions},
+        data={"treeshare": own_version, "versions": versions},
     )
 
 
@@ -155,8 +160,8 @@ def _extras() -> Iterator[Finding]:
         present = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
         yield Finding(
             name=f"[{extra}]",
-            found=present if not missing else f"without {', '.join(missing)}",
-            remedy=f"pip install 'treeshare[{extra}]', if you want it" if missing else "",
+            found=present if not missing else f"missing: {', '.join(missing)}",
+            remedy=f"pip install 'treeshare[{extra}]', if you need it" if missing else "",
             data={"versions": versions},
         )
 
@@ -192,7 +197,7 @@ def _torch() -> Finding:
 
 
 def _cpu() -> Finding:
-    """Its name, cores that this process may use, and instructions that matter for speed."""
+    """Its name, the cores that this process may use, and the instruction sets that matter for speed."""
     fields: dict[str, str] = {}
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
@@ -205,12 +210,15 @@ def _cpu() -> Finding:
     features = {name: name in flags for name in _CPU_FEATURES}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     name = fields.get("model name") or platform.processor() or platform.machine()
-    present = ", ".join(name for name, there in features.items() if there) or "none of those looked for"
+    present = (
+        ", ".join(name for name, there in features.items() if there)
+        or "none of the instruction sets checked for"
+    )
     slow = "bfloat16 is emulated: --dtype float32 may be faster"
     has_bf16 = any(features[name] for name in ("avx2", "avx512_bf16", "amx_bf16", "bf16"))
     return Finding(
         name="cpu",
-        found=f"{name}, {cores} cores for us; {present}",
+        found=f"{name}, {cores} cores available; {present}",
         remedy="" if has_bf16 else slow,
         data={"name": name, "cores": cores, "features": features},
     )
@@ -225,8 +233,8 @@ def _memory() -> Finding:
     tight = limit is not None and limit < free
     return Finding(
         name="memory",
-        found=f"{free / 2**30:.1f} GiB free; KV takes at most {budget / 2**30:.1f} GiB unless told otherwise",
-        remedy=f"this container is limited to {limit / 2**30:.1f} GiB: give LLM a kv_budget_bytes"
+        found=f"{free / 2**30:.1f} GiB free; KV budget {budget / 2**30:.1f} GiB by default",
+        remedy=f"this container is limited to {limit / 2**30:.1f} GiB: set --kv-budget or kv_budget_bytes"
         if tight and limit is not None
         else "",
         data={"free_bytes": free, "default_kv_budget_bytes": budget, "container_limit_bytes": limit},
@@ -234,7 +242,7 @@ def _memory() -> Finding:
 
 
 def _container_limit_bytes() -> int | None:
-    """The control group's memory limit, if there is one."""
+    """The memory limit of the control group, or None without a limit."""
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:
             return int(Path(path).read_text(encoding="ascii"))
@@ -244,7 +252,7 @@ def _container_limit_bytes() -> int | None:
 
 
 def _sandboxes() -> Iterator[Finding]:
-    """Each kind; one of them is required."""
+    """The kinds of sandbox that work here; at least one is required."""
     from treeshare.errors import SandboxUnavailableError
     from treeshare.evals.sandbox import BACKENDS, working_sandbox
 
@@ -256,9 +264,11 @@ def _sandboxes() -> Iterator[Finding]:
         except SandboxUnavailableError as error:
             reasons[name] = str(error).removeprefix("sandbox: ")
     working = [name for name, reason in reasons.items() if not reason]
-    best = next(iter(BACKENDS))
+    preferred = next(iter(BACKENDS))
     remedy = (
-        "" if best in working else f"{reasons[best]}: apt-get install bubblewrap, and allow user namespaces"
+        ""
+        if preferred in working
+        else f"{reasons[preferred]}: apt-get install bubblewrap, and allow user namespaces"
     )
     also = f" (also: {', '.join(working[1:])})" if working[1:] else ""
     yield Finding(
@@ -281,11 +291,11 @@ def _compiler() -> Finding:
             )
             version = done.stdout.partition("\n")[0]
         except (OSError, subprocess.TimeoutExpired):
-            version = "which does not run"
+            version = "does not run"
     return Finding(
         name="C++ compiler",
         found=f"{path}: {version}" if path else "none",
-        remedy="" if path else "only torch.compile wants one: apt-get install g++",
+        remedy="" if path else "needed only to build the kernels and for torch.compile: apt-get install g++",
         data={"path": path, "version": version},
     )
 
@@ -299,10 +309,10 @@ def _kernels() -> Finding:
     others = ", ".join(level for level in levels if level != used)
     return Finding(
         name="kernels",
-        found=f"{used}" + (f" (TREESHARE_KERNELS may be {others})" if others else ""),
+        found=f"{used}" + (f" (set TREESHARE_KERNELS to choose {others})" if others else ""),
         remedy=""
         if len(levels) > 1
-        else "on a CPU with AVX2 install again where g++ is; without, --dtype float32 may be faster",
+        else "if the CPU has AVX2, install g++ and then treeshare again; else --dtype float32 may be faster",
         data={"used": used, "levels": levels},
     )
 
@@ -323,7 +333,7 @@ def _embedded_model() -> Finding:
 def _model_cache() -> Finding:
     from treeshare.models.loading import cache_dir
 
-    remedy = "set XDG_CACHE_HOME to a folder that you can write to"
+    remedy = "set XDG_CACHE_HOME to a directory that you can write to"
     try:
         folder = cache_dir()
         nearest = next(path for path in (folder, *folder.parents) if path.exists())
@@ -350,11 +360,11 @@ def _model_cache() -> Finding:
 
 
 def _hub() -> Finding:
-    """Whether the hub answers, unless the environment forbids asking."""
-    forbids = next((name for name in _OFFLINE if _is_set(name)), None)
-    if forbids is not None:
-        found = f"not asked: {forbids} is set"
-        return Finding(name="hub", found=found, data={"reachable": None, "offline": forbids})
+    """Whether the hub answers; not asked if the environment says that we are offline."""
+    variable = next((name for name in _OFFLINE if _is_set(name)), None)
+    if variable is not None:
+        found = f"not asked: {variable} is set"
+        return Finding(name="hub", found=found, data={"reachable": None, "offline": variable})
     reason = _reach_hub()
     return Finding(
         name="hub",
@@ -369,10 +379,10 @@ def _is_set(name: str) -> bool:
 
 
 def _reach_hub() -> str:
-    """Why the hub cannot be reached; empty if it can. Ends in time, even if a name server never answers."""
+    """Why the hub cannot be reached, or an empty string; returns even if a name server never answers."""
     from huggingface_hub import constants
 
-    reasons = [f"nothing came in {_HUB_TIMEOUT_S:g} s"]
+    reasons = [f"no answer within {_HUB_TIMEOUT_S:g} s"]
 
     def ask() -> None:
         try:

@@ -26,17 +26,25 @@ def evaluate(
     json_out: options.JsonFile = None,
     data: options.DataFile = None,
     own_task: Annotated[
-        str | None, typer.Option("--task", help="The run's own FILE.py:CLASS, again: only you may name code.")
+        str | None,
+        typer.Option(
+            "--task", help="FILE.py:CLASS again, if the run's task is your own; needed to run its code."
+        ),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option("--workers", min=1, max=256, help="Programs run at once.")
+        int | None,
+        typer.Option(
+            "--workers", min=1, max=256, help="Programs to run at once; by default the number of cores."
+        ),
     ] = None,
     timeout_s: Annotated[
         float,
-        typer.Option("--timeout", min=0.1, max=3600, callback=_check_finite, help="Seconds per program."),
+        typer.Option(
+            "--timeout", min=0.1, max=3600, callback=_check_finite, help="Time limit per program, seconds."
+        ),
     ] = 3.0,
 ) -> None:
-    """Run a run's completions in the sandbox and print pass@k, majority@k or n@k, as the task has them."""
+    """Check a run's completions (programs run in the sandbox) and print the task's metrics, e.g. pass@k."""
     from treeshare.evals.evaluate import evaluate_completions
     from treeshare.evals.judged import JudgedRun
     from treeshare.evals.results import RESULTS_NAME
@@ -52,17 +60,17 @@ def evaluate(
         source,
         own_code=own_task is not None,
     )
-    wanted = set(manifest.task_ids)
-    problems = [problem for problem in problems if problem.task_id in wanted]
+    task_ids = set(manifest.task_ids)
+    problems = [problem for problem in problems if problem.task_id in task_ids]
     if data is None and manifest.problems_sha256 not in ("", problems_sha256(problems)):
         raise DataError(
-            f"data: {one_line(source or manifest.task)} has changed since the run; give its own --data"
+            f"data: {one_line(source or manifest.task)} has changed since the run; give the run's --data"
         )
     if not records:
-        raise DataError(f"run directory: {directory} holds no completion; run `treeshare sample` first")
+        raise DataError(f"run directory: {directory} has no completions; run `treeshare sample` first")
     missing = len(manifest.task_ids) * manifest.n - len(records)
     if missing > 0:
-        print(f"{missing} of {missing + len(records)} completions are still to be made", file=sys.stderr)
+        print(f"{missing} of {missing + len(records)} completions are missing", file=sys.stderr)
     sandbox = default_sandbox() if task.needs_sandbox else None
     with (
         VerdictCache(directory / "verdicts.jsonl") as cache,

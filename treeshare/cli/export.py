@@ -18,13 +18,13 @@ def export(
     kind: Annotated[
         str, typer.Option("--format", help="human-eval, evalplus, bigcode, parquet or datasets.")
     ],
-    out: Annotated[Path, typer.Option("--out", help="The file; for datasets a new folder.")],
+    out: Annotated[Path, typer.Option("--out", help="Output file; for datasets, a new directory.")],
     data: options.DataFile = None,
     task: Annotated[
-        str | None, typer.Option("--task", help="The run's task again, if it is code of your own.")
+        str | None, typer.Option("--task", help="FILE.py:CLASS again, if the run's task is your own.")
     ] = None,
 ) -> None:
-    """Write a run's completions for another tool."""
+    """Write a run's completions in the format of another tool."""
     from treeshare.evals.exports import NEED_SOLUTIONS, export_run
     from treeshare.evals.judged import JudgedRun
 
@@ -33,7 +33,7 @@ def export(
     count = export_run(run, kind, out, solution)  # type: ignore[arg-type]  # it checks the format itself
     missing = len(run.manifest.task_ids) * run.manifest.n - count
     if missing > 0:
-        print(f"{missing} of {missing + count} completions are still to be made", file=sys.stderr)
+        print(f"{missing} of {missing + count} completions are missing", file=sys.stderr)
     print(f"written: {out} ({count} completions)")
 
 
@@ -42,7 +42,7 @@ def _solutions(run: "JudgedRun", data: Path | None, name: str | None) -> Callabl
     from treeshare.errors import DataError, one_line
 
     manifest = run.manifest
-    # A run directory may be somebody else's: a task that is a user's code is run only if named here.
+    # The run directory may come from somebody else, so a task's own code runs only if this command names it.
     task, problems = load_task(
         name or manifest.task,
         data or (Path(manifest.data) if manifest.data else None),
@@ -51,7 +51,7 @@ def _solutions(run: "JudgedRun", data: Path | None, name: str | None) -> Callabl
     by_id = {problem.task_id: problem for problem in problems if problem.task_id in run.problems}
     for task_id in manifest.task_ids:
         if task_id not in by_id:
-            raise DataError(f"{one_line(task_id)}: the task has no such problem; give the run's own --data")
+            raise DataError(f"{one_line(task_id)}: the task has no such problem; give the run's --data")
     if data is None and manifest.problems_sha256 not in ("", problems_sha256(list(by_id.values()))):
-        raise DataError(f"data: {one_line(manifest.task)} has changed since the run; give its own --data")
+        raise DataError(f"data: {one_line(manifest.task)} has changed since the run; give the run's --data")
     return lambda task_id, completion: task.solution(by_id[task_id], completion)

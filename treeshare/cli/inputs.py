@@ -1,4 +1,4 @@
-"""What the commands work on: a task's problems, sampling parameters, a model."""
+"""Loads what the commands work on: a task's problems, prompts, a model."""
 
 from __future__ import annotations
 
@@ -21,20 +21,26 @@ if TYPE_CHECKING:
 def load_task(
     name: str, data: Path | None, limit: int | None = None, *, own_code: bool = True
 ) -> tuple[Task, list[Problem]]:
-    """A task and its first ``limit`` problems, or all.
+    """Load a task and its problems.
+
+    Args:
+        name: A task's name, or ``FILE.py:CLASS``.
+        data: File with the task's data, in place of its usual source.
+        limit: Keep only the first ``limit`` problems.
+        own_code: Whether ``FILE.py:CLASS`` is allowed, which runs the file's code.
 
     Raises:
         ConfigError: If there is no such task.
         DataError: If its data is missing or malformed.
     """
-    from treeshare.tasks.registry import get_task
+    from tasks.registry import get_task
 
     task = get_task(name, own_code=own_code)
     return task, task.load(data)[:limit]
 
 
 def problems_sha256(problems: Sequence[Problem]) -> str:
-    """SHA-256 of all that a task has read: prompts, and what its checker needs."""
+    """SHA-256 of everything that a task has read: prompts, and the data by which completions are checked."""
     digest = hashlib.sha256()
     for problem in problems:
         fields = [problem.task_id, problem.prompt, sorted(problem.data.items())]
@@ -54,32 +60,33 @@ def encode_prompts(
     from treeshare.evals import prompts
 
     if model.tokenizer is None:
-        raise ConfigError("--model: it has no tokenizer, and a task's prompts are text; give one that has")
+        raise ConfigError("--model: it has no tokenizer, but prompts are text; give a model with a tokenizer")
     return prompts.encode_prompts(task, built, model.tokenizer, chat=chat)
 
 
 def load_llm(model: str, **options: Any) -> LLM:  # noqa: ANN401
-    """Load a model, quietly: the libraries' own progress bars would hide ours.
+    """Load a model without the libraries' progress bars, and print a line about it on stderr.
 
     Args:
         model: As for ``LLM``.
-        **options: Likewise.
+        **options: As for ``LLM``.
     """
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
 
     from treeshare.engine.llm import LLM
+    from treeshare.runs.sampling_run import computation
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     hub_logging.set_verbosity_error()
     llm = LLM(model, **options)
-    dtype = str(llm.loaded.geometry.dtype).removeprefix("torch.")
+    facts = computation(llm.engine)
     print(
-        f"{model}: {dtype}, loaded in {llm.loaded.load_s:.1f} s, "
-        f"KV budget {llm.kv_budget_bytes / 2**20:.0f} MiB, attention {llm.engine.backend_name}"
-        + (", fused layers" if llm.loaded.fused else ""),
+        f"{model}: {llm.dtype}, loaded in {llm.loaded.load_s:.1f} s, "
+        f"KV budget {llm.kv_budget_bytes / 2**20:.0f} MiB, attention {facts['attention']}"
+        + (", fused layers" if facts["layers"] == "fused" else ""),
         file=sys.stderr,
     )
     return llm

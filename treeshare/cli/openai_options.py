@@ -1,4 +1,4 @@
-"""What ``treeshare serve`` and ``treeshare batch`` share."""
+"""Options of both ``treeshare serve`` and ``treeshare batch``."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,18 +10,19 @@ from treeshare.errors import ConfigError, one_line
 
 ServedNames = Annotated[
     list[str] | None,
-    typer.Option("--name", help="Name that requests call the model by, instead of MODEL; repeatable."),
+    typer.Option("--name", help="Model name in requests, instead of MODEL; repeatable."),
 ]
 ChatTemplate = Annotated[
-    Path | None, typer.Option("--chat-template", help="A Jinja file instead of the model's own template.")
+    Path | None,
+    typer.Option("--chat-template", help="Jinja file with a chat template, instead of the model's own."),
 ]
 
 
 def read_template(path: Path | None) -> str | None:
-    """A chat template's text.
+    """Read a chat template; None without a path.
 
     Raises:
-        ConfigError: If the file cannot be read, or is no template.
+        ConfigError: If the file cannot be read or is not a Jinja template.
     """
     if path is None:
         return None
@@ -36,10 +37,10 @@ def read_template(path: Path | None) -> str | None:
 
 
 def require_libraries(*names: str) -> None:
-    """Refuse to begin without the libraries of a server.
+    """Check that the libraries of the server are installed.
 
     Raises:
-        ConfigError: If one is missing; with what to install.
+        ConfigError: If a library is missing; the message says how to install it.
     """
     missing = [name for name in names if find_spec(name) is None]
     if missing:

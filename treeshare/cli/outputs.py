@@ -1,4 +1,4 @@
-"""Files that the user names to get a command's results."""
+"""Writes a command's results to the files that the user names."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ import typer
 
 
 def check_output(path: Path | None) -> Path | None:
-    """Refuse, before the work begins, a path to which its result could not be written.
+    """Check before the work begins that its result can be written to ``path``.
 
     Raises:
-        typer.BadParameter: If it is a folder, lies in none, or may not be written.
+        typer.BadParameter: If ``path`` is a directory, its parent is not one, or there is no write
+        permission.
     """
     if path is None:
         return None
     reason = ""
     if path.is_dir():
-        reason = "it is a folder"
+        reason = "it is a directory"
     elif not path.parent.is_dir():
-        reason = f"{path.parent} is no folder"
+        reason = f"{path.parent} is not a directory"
     elif not os.access(path if path.exists() else path.parent, os.W_OK):
         reason = "no permission, or a read-only disk"
     if reason:
@@ -31,16 +32,16 @@ def check_output(path: Path | None) -> Path | None:
 
 
 def write_output(path: Path, content: bytes) -> None:
-    """Write a result: whole or not at all, unless ``path`` is a pipe or a device, which is written to.
+    """Write a result: atomically to a regular file, directly to a pipe or a device.
 
     Raises:
-        DataError: If it cannot be written.
+        DataError: If ``path`` cannot be written.
     """
     from treeshare.errors import DataError, one_line
     from treeshare.runs.files import write_atomically
 
     if path.is_file() or not path.exists():
-        write_atomically(Path(os.path.realpath(path)), content)  # a symbolic link stays one
+        write_atomically(Path(os.path.realpath(path)), content)  # the target is replaced, not the link
         return
     try:
         path.write_bytes(content)

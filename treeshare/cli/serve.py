@@ -13,15 +13,17 @@ from treeshare.errors import ConfigError, one_line
 
 
 def serve(
-    model: Annotated[str, typer.Argument(help="Embedded name, folder, .gguf file or hub id.")],
-    host: Annotated[str, typer.Option("--host", help="Address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8000,
+    model: Annotated[str, typer.Argument(help="Embedded model's name, directory, .gguf file or hub id.")],
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0 takes a free port.")
+    ] = 8000,
     api_key: Annotated[
         str | None,
-        typer.Option("--api-key", envvar="TREESHARE_API_KEY", help="What clients must send, for /v1."),
+        typer.Option("--api-key", envvar="TREESHARE_API_KEY", help="Key that clients must send for /v1."),
     ] = None,
     no_api_key: Annotated[
-        bool, typer.Option("--no-api-key", help="Let everybody who reaches --host use the model.")
+        bool, typer.Option("--no-api-key", help="Allow everybody who can reach --host to use the model.")
     ] = False,
     name: openai_options.ServedNames = None,
     chat_template: openai_options.ChatTemplate = None,
@@ -30,18 +32,30 @@ def serve(
     max_num_seqs: options.MaxNumSeqs = 256,
     kv_budget: options.KvBudget = None,
     max_queue: Annotated[
-        int, typer.Option("--max-queue", min=1, max=100_000, help="Requests held at once; beyond, 429.")
+        int,
+        typer.Option(
+            "--max-queue",
+            min=1,
+            max=100_000,
+            help="Maximum requests accepted at once; others get status 429.",
+        ),
     ] = 1024,
     max_body: Annotated[
-        str, typer.Option("--max-body", metavar="BYTES", help="Longest request; beyond, 413.")
+        str,
+        typer.Option(
+            "--max-body", metavar="BYTES", help="Maximum size of a request; larger ones get status 413."
+        ),
     ] = "4MiB",
     grace: Annotated[
-        int, typer.Option("--grace", min=0, max=86400, help="Seconds for running requests at the end.")
+        int,
+        typer.Option(
+            "--grace", min=0, max=86400, help="Seconds that running requests get to finish at the end."
+        ),
     ] = 30,
 ) -> None:
-    """Serve a model to OpenAI's clients: completions and chat, streamed or whole.
+    """Serve a model to OpenAI's clients: completions and chat, streamed or not.
 
-    Everything that runs at a time is one tree. Ctrl-C or SIGTERM: running requests may finish.
+    Requests that share a prefix share its computation. After Ctrl-C or SIGTERM, running requests may finish.
     """
     _check_exposure(host, api_key, no_api_key)
     max_body_bytes = options.parse_bytes("--max-body", max_body)
@@ -81,16 +95,16 @@ def serve(
 
 
 def _check_exposure(host: str, api_key: str | None, no_api_key: bool) -> None:
-    """Refuse a key that cannot be one, and to lie open to other machines without saying so."""
+    """Refuse an invalid key, and a host that other machines can reach without a key unless asked for."""
     if api_key is not None and no_api_key:
-        raise ConfigError("--no-api-key: there is a key, of --api-key or TREESHARE_API_KEY; give one of both")
+        raise ConfigError("--no-api-key: got a key too, from --api-key or TREESHARE_API_KEY; remove either")
     if api_key is not None and not (api_key.isascii() and api_key.isprintable() and api_key.strip()):
-        raise ConfigError("--api-key: expected printable ASCII, not empty")
+        raise ConfigError("--api-key: expected printable ASCII characters, at least one of them not a space")
     is_local = host == "localhost"
     with contextlib.suppress(ValueError):
         is_local = ipaddress.ip_address(host).is_loopback
     if api_key is None and not no_api_key and not is_local:
         raise ConfigError(
-            f"--host: got {host}, which other machines may reach, without a key; "
-            "give --api-key (better: TREESHARE_API_KEY), or --no-api-key"
+            f"--host: got {host}, which other machines may reach, but no key; "
+            "set TREESHARE_API_KEY, or give --api-key or --no-api-key"
         )

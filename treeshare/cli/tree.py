@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
 
 def tree(
-    workload: Annotated[Path | None, typer.Argument(help="Workload file; or give --task.")] = None,
-    task: Annotated[str | None, typer.Option("--task", help="Task, e.g. humaneval.")] = None,
+    workload: Annotated[Path | None, typer.Argument(help="Workload file, unless --task is given.")] = None,
+    task: Annotated[
+        str | None, typer.Option("--task", help="Task, e.g. humaneval, or your own as FILE.py:CLASS.")
+    ] = None,
     data: options.DataFile = None,
     limit: options.Limit = None,
     shots: options.Shots = None,
@@ -31,17 +33,20 @@ def tree(
     n: options.NumCompletions = 1,
     model: options.Model = options.DEFAULT_MODEL,
     plan: Annotated[
-        bool, typer.Option("--plan", help="Tell what a run would take, before any runs.")
+        bool, typer.Option("--plan", help="Predict the steps, time and memory of a run, without running it.")
     ] = False,
     tokens: Annotated[
-        int | None, typer.Option("--tokens", min=1, help="New tokens of a completion; the most, by default.")
+        int | None,
+        typer.Option("--tokens", min=1, help="For --plan: tokens of a completion; by default the maximum."),
     ] = None,
     max_num_seqs: options.MaxNumSeqs = 256,
     kv_budget: options.KvBudget = None,
     device: Annotated[
         str | None,
         typer.Option(
-            "--device", metavar="TFLOPS,GB/S,BYTES", help="Plan for a device like this, e.g. 400,3350,70GiB."
+            "--device",
+            metavar="TFLOPS,GB/S,BYTES",
+            help="For --plan: a device's speed, memory bandwidth and memory for KV, e.g. 400,3350,70GiB.",
         ),
     ] = None,
     json_out: Annotated[
@@ -52,9 +57,9 @@ def tree(
         Path | None, typer.Option("--graphml", callback=check_output, help="Write the tree as GraphML.")
     ] = None,
 ) -> None:
-    """Draw the tree of a task's or a workload's prompts; loads no weights."""
+    """Draw the prompt tree of a task or a workload, without loading the model's weights."""
     if (workload is None) == (task is None):
-        raise ConfigError("tree: got both or neither, expected a workload file or --task")
+        raise ConfigError("tree: got both or neither, expected either a workload file or --task")
     budget = options.parse_bytes("--kv-budget", kv_budget)
     if device is not None:
         _parse_device(device)
@@ -65,10 +70,10 @@ def tree(
     from treeshare.tree import PromptTree, render_tree
 
     counts: int | list[int] = n
-    most = tokens
+    new_tokens = tokens
     if workload is not None:
         read = Workload.read(workload)
-        problems, most = read.problems, tokens or read.new_tokens
+        problems, new_tokens = read.problems, tokens or read.new_tokens
         prompts = [problem.prompt_ids for problem in problems]
         counts = [problem.samples for problem in problems]
         description = describe_model(model)
@@ -78,23 +83,23 @@ def tree(
             num_shots=shots, shot_choice=shot_choice, seed=seed, chat=chat, data=data, shot_data=shot_data
         )
         built = build_prompts(chosen, texts, prompting)
-        most = tokens or chosen.max_tokens
+        new_tokens = tokens or chosen.max_tokens
         description = describe_model(model)
         prompts = encode_prompts(chosen, built, description, chat=chat)
         if prompting.record(chosen)["shots"]:
             costs = shot_costs(chosen, texts, prompting, description.tokenizer, n)
             print(cost_table(costs), end="\n\n")
-    found = PromptTree.from_prompts(prompts)
+    prompt_tree = PromptTree.from_prompts(prompts)
     bytes_per_token = description.geometry.bytes_per_token
-    print(render_tree(found, counts, decode=description.decode, bytes_per_token=bytes_per_token))
+    print(render_tree(prompt_tree, counts, decode=description.decode, bytes_per_token=bytes_per_token))
     if plan:
         each = counts if isinstance(counts, list) else [counts] * len(prompts)
         config = EngineConfig(max_num_seqs=max_num_seqs, kv_budget_bytes=budget)
-        print("\n" + _plan_table(found, each, most or 1, config, description, device))
+        print("\n" + _plan_table(prompt_tree, each, new_tokens or 1, config, description, device))
     if json_out is not None:
-        write_json(json_out, node_link(found), indent=None)  # one line per token would be long
+        write_json(json_out, node_link(prompt_tree), indent=None)  # indented, each token id takes a line
     if graphml_out is not None:
-        write_output(graphml_out, graphml(found))
+        write_output(graphml_out, graphml(prompt_tree))
 
 
 def _parse_device(text: str) -> tuple[float, float, int]:
@@ -110,14 +115,14 @@ def _parse_device(text: str) -> tuple[float, float, int]:
 
 
 def _plan_table(
-    found: "PromptTree",
+    prompt_tree: "PromptTree",
     counts: list[int],
     new_tokens: int,
     config: "EngineConfig",
     description: "ModelDescription",
     device: str | None,
 ) -> str:
-    """What a run would take, as a table."""
+    """What a run is predicted to take, as a table."""
     from treeshare.devices import default_kv_budget_bytes
     from treeshare.engine.fold_cost import fold_cost_here
     from treeshare.engine.plan import computed_tree
@@ -139,32 +144,32 @@ def _plan_table(
         page_size=config.page_size,
     )
     config = replace(config, fold_cost=fold_cost_here(description.geometry, description.config, config))
-    told = forecast(computed_tree(found, config), counts, [new_tokens] * len(counts), limits, cost)
+    predicted = forecast(computed_tree(prompt_tree, config), counts, [new_tokens] * len(counts), limits, cost)
     rows = {
-        "unique prompt tokens": f"{told.unique_tokens:,}",
-        "logical prompt tokens": f"{told.logical_tokens:,}",
-        f"new tokens, {new_tokens:,} each": f"{told.generated_tokens:,}",
-        "waves of admission": f"{told.num_waves:,}",
-        "decoding steps": f"{told.num_steps:,}",
-        f"peak KV, MiB of {budget / 2**20:,.0f}": f"{told.peak_kv_bytes / 2**20:,.1f}",
-        "prompts, s": f"{told.prefill_s:,.2f}",
-        "decoding, s": f"{told.decode_s:,.2f}",
-        "predicted, s": f"{told.wall_s:,.2f}",
-        "predicted, tokens/s": f"{told.generated_tokens / told.wall_s:,.0f}",
+        "unique prompt tokens": f"{predicted.unique_tokens:,}",
+        "logical prompt tokens": f"{predicted.logical_tokens:,}",
+        f"new tokens, {new_tokens:,} each": f"{predicted.generated_tokens:,}",
+        "waves of admission": f"{predicted.num_waves:,}",
+        "decoding steps": f"{predicted.num_steps:,}",
+        f"peak KV, MiB of {budget / 2**20:,.0f}": f"{predicted.peak_kv_bytes / 2**20:,.1f}",
+        "prompts, s": f"{predicted.prefill_s:,.2f}",
+        "decoding, s": f"{predicted.decode_s:,.2f}",
+        "predicted, s": f"{predicted.wall_s:,.2f}",
+        "predicted, tokens/s": f"{predicted.generated_tokens / predicted.wall_s:,.0f}",
     }
     lines = ["| plan | |", "|---|--:|", *(f"| {name} | {value} |" for name, value in rows.items())]
     return "\n".join(lines)
 
 
 def node_link(tree: Any) -> Any:  # noqa: ANN401
-    """A prompt tree as networkx's node-link data; ``PromptTree.from_networkx`` takes its graph back."""
+    """A prompt tree as networkx's node-link data; ``PromptTree.from_networkx`` reads its graph."""
     import networkx as nx
 
     return nx.node_link_data(tree.to_networkx(), edges="edges")
 
 
 def graphml(tree: Any) -> bytes:  # noqa: ANN401
-    """A prompt tree as GraphML; token ids and prompts are JSON text there, GraphML has no lists."""
+    """A prompt tree as GraphML, with token ids and prompts as JSON text because GraphML has no lists."""
     import networkx as nx
 
     graph = tree.to_networkx()

@@ -1,6 +1,7 @@
 """``treeshare verify``."""
 
 import sys
+from typing import Annotated
 
 import typer
 
@@ -14,29 +15,31 @@ def verify(
     limit: options.Limit = 8,
     n: options.NumCompletions = 2,
     temperature: options.Temperature = 0.8,
-    max_tokens: options.MaxTokens = 32,
+    max_tokens: Annotated[
+        int, typer.Option("--max-tokens", min=1, help="Maximum number of tokens of a completion.")
+    ] = 32,
     seed: options.Seed = 0,
     model: options.Model = options.DEFAULT_MODEL,
     dtype: options.Dtype = "float32",
     threads: options.Threads = None,
 ) -> None:
-    """Check on your own machine that completions depend neither on sharing nor on their company."""
+    """Check on this machine that a completion depends neither on sharing nor on the other completions."""
     from treeshare.engine.verify import compare_company, compare_sharing
     from treeshare.evals.prompts import PromptOptions, build_prompts
     from treeshare.sampling import SamplingParams
 
     chosen, problems = load_task(task, data, limit)
     built = build_prompts(chosen, problems, PromptOptions(data=data))
-    params = SamplingParams(n=n, temperature=temperature, seed=seed, max_tokens=max_tokens or 32)
+    params = SamplingParams(n=n, temperature=temperature, seed=seed, max_tokens=max_tokens)
     llm = load_llm(model, dtype=dtype, threads=threads, seed=seed)
     requests = llm.requests(encode_prompts(chosen, built, llm.loaded), params)
-    exact = llm.loaded.geometry.dtype.itemsize == 4
+    exact = llm.dtype == "float32"
     ok = True
     print("| compared | same tokens | same bits | largest logit difference |")
     print("|---|--:|--:|--:|")
     comparisons = {"tree / every sequence alone": compare_sharing, "all / half of them": compare_company}
     for name, compare in comparisons.items():
-        result = compare(llm.loaded, llm.engine.config, requests)
+        result = compare(llm.loaded, llm.config, requests)
         ok &= result.num_same == result.num_completions or not exact
         print(
             f"| {name} | {result.num_same} of {result.num_completions} "

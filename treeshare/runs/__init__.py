@@ -1,4 +1,4 @@
-"""Resumable run directories: the manifest, the journal, and the run that fills them."""
+"""Run directories that can be resumed: the manifest, the journal, and the sampling that fills them."""
 
 from treeshare.runs.directory import RunDirectory, check_place, read_run
 from treeshare.runs.journal import Journal, iter_records, read_records

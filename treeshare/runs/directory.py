@@ -1,4 +1,4 @@
-"""A run's directory: its manifest, its journal, and one writer at a time."""
+"""A run directory: its manifest, its journal, and a lock that admits one writer at a time."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ _PARTIAL_MANIFEST = re.compile(rf"\.{re.escape(MANIFEST_NAME)}-[0-9a-f]{{8}}")
 class RunDirectory:
     """A run open for writing; a context manager.
 
-    A directory that holds a run with the same parameters is resumed; one with a larger ``n`` is extended.
-    Asked for a smaller ``n`` than it has, a run stays what it is, and only completions below the smaller
-    ``n`` are asked for: none, if they are all there.
+    If the directory holds a run with the same parameters, that run is resumed; a larger ``n`` extends it.
+    With a smaller ``n`` the run keeps its own ``n``, and only the missing completions with an index below the
+    smaller ``n`` are made.
 
     Args:
-        path: Made if missing, with its parents.
-        manifest: What the run is to be.
+        path: The directory; made if missing, with its parents.
+        manifest: The parameters asked for.
         fsync_interval_s: See ``Journal``.
 
     Attributes:
-        path: As given.
-        manifest: What the run is: its ``n`` is the larger of the two.
-        n: Completions per problem that this opening asks for.
-        version_warning: One line if the run began under other versions, or the empty string.
+        path: The directory.
+        manifest: The run's parameters; ``n`` is the larger of the stored ``n`` and the one asked for.
+        n: Completions per problem asked for.
+        version_warning: A line of text if the run began with other versions, else the empty string.
 
     Raises:
         RunMismatchError: If it holds a run with other parameters; the message says what differs.
-        RunLockedError: If another process is writing to it; the message gives its id.
-        DataError: If it holds somebody's files but no run, or cannot be read or written.
+        RunLockedError: If another process is writing to it; the message gives the process id.
+        DataError: If it holds other files but no run, or cannot be read or written.
     """
 
     def __init__(
@@ -73,22 +73,22 @@ class RunDirectory:
 
     @property
     def finished(self) -> set[tuple[str, int]]:
-        """``(task_id, completion_index)`` of what the journal holds; not to be changed."""
+        """``(task_id, completion_index)`` of every record in the journal; read only."""
         return self._journal.keys
 
     @property
     def num_torn_bytes(self) -> int:
-        """Length of the torn last line that was cut away on opening."""
+        """Bytes of an incomplete last line that was removed on opening."""
         return self._journal.num_torn_bytes
 
     def remaining(self, task_id: str) -> list[int]:
-        """Completion indices of a problem that are still to be made, ascending; none where it was ended."""
+        """Indices of a problem's missing completions, ascending; empty if the problem was ended early."""
         if task_id in self._journal.ended:
             return []
         return [index for index in range(self.n) if (task_id, index) not in self.finished]
 
     def records(self) -> Iterator[Record]:
-        """What the journal holds, in the order of writing, read from the file one by one."""
+        """The journal's records in the order of writing, read from the file one by one."""
         return self._journal.records()
 
     def append(self, record: Record) -> None:
@@ -96,7 +96,7 @@ class RunDirectory:
         self._journal.append(record)
 
     def close(self) -> None:
-        """Make everything durable and let go of the directory; a second call does nothing."""
+        """Make everything durable and release the lock; a second call does nothing."""
         with SignalsHeld():
             try:
                 self._journal.close()
@@ -115,7 +115,7 @@ class RunDirectory:
 
 
 def read_run(path: str | Path) -> tuple[Manifest, list[Record]]:
-    """Read a run without touching it; also while another process writes to it.
+    """Read a run without changing it; allowed while another process writes to it.
 
     Raises:
         DataError: If there is no run, or it cannot be read.
@@ -125,7 +125,7 @@ def read_run(path: str | Path) -> tuple[Manifest, list[Record]]:
         raise DataError(f"run directory: got {one_line(path)}, expected an existing folder")
     if not os.path.lexists(path / MANIFEST_NAME):
         raise DataError(
-            f"run directory: {one_line(path)} holds no {MANIFEST_NAME}; `treeshare sample --out` makes one"
+            f"run directory: {one_line(path)} has no {MANIFEST_NAME}; `treeshare sample --out` makes a run"
         )
     Manifest.read(path / MANIFEST_NAME)
     records, _ = read_records(path / JOURNAL_NAME)
@@ -139,16 +139,16 @@ def _check_belongs(path: Path, manifest: Manifest, keys: set[tuple[str, int]]) -
     for task_id, index in keys:
         if task_id not in known or index >= manifest.n:
             raise DataError(
-                f"journal: {one_line(path / JOURNAL_NAME)}: {one_line(task_id)} completion {index} is none "
-                f"of the run's {len(known)} problems with n = {manifest.n}; remove the line"
+                f"journal: {one_line(path / JOURNAL_NAME)}: {one_line(task_id)} completion {index} does not "
+                f"belong to the run ({len(known)} problems, n = {manifest.n}); remove the line"
             )
 
 
 def check_place(path: str | Path) -> None:
-    """Refuse a place where no run can be or become; touches nothing, so that it can be asked early.
+    """Refuse a path that neither holds a run nor can get one. Changes nothing, so it can be called early.
 
     Raises:
-        DataError: If it is not a folder, or holds somebody's files but no run, or a broken manifest.
+        DataError: If it is not a directory, holds other files but no run, or has a broken manifest.
     """
     path = Path(path)
     try:
@@ -163,16 +163,16 @@ def check_place(path: str | Path) -> None:
         )
     except OSError as error:
         raise DataError(f"--out: cannot use {one_line(path)}: {error.strerror}") from error
-    # Looked for second: a run that another process begins right now has its manifest before other files.
+    # Checked after listing the files: if another process is beginning a run, its manifest exists before them.
     if os.path.lexists(path / MANIFEST_NAME):
         Manifest.read(path / MANIFEST_NAME)
     elif extra:
-        raise DataError(f"--out: {one_line(path)} is not empty and holds no run; give a new folder")
+        raise DataError(f"--out: {one_line(path)} is not empty and holds no run; give a new directory")
 
 
 def _lock(path: Path) -> int:
-    """Make the directory and take its lock; the kernel gives it back however the process ends."""
-    check_place(path)  # if a manifest is not ours, nothing is put beside it
+    """Make the directory and take its lock, which the kernel releases however the process ends."""
+    check_place(path)  # nothing is written next to a manifest that is not ours
     try:
         make_folders(path)
         lock = open_regular(path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
@@ -187,7 +187,7 @@ def _lock(path: Path) -> int:
     except OSError as error:
         os.close(lock)
         raise DataError(f"--out: cannot lock {one_line(path)}: {error.strerror}") from error
-    with contextlib.suppress(OSError):  # the id only informs: a full disk does not prevent a look at a run
+    with contextlib.suppress(OSError):  # the id is only for messages: go on if the disk is full
         os.ftruncate(lock, 0)
         os.pwrite(lock, str(os.getpid()).encode(), 0)
     return lock
@@ -204,23 +204,23 @@ def _holder(lock: int) -> str:
 
 
 def _agree(path: Path, wanted: Manifest) -> tuple[Manifest, str]:
-    """The run's manifest, written or extended as needed, and a warning about versions."""
+    """The run's manifest, written or extended as needed, and a warning if versions differ."""
     with contextlib.suppress(OSError):
         for name in os.listdir(path):
-            if _PARTIAL_MANIFEST.fullmatch(name):  # a process was killed while it wrote one
+            if _PARTIAL_MANIFEST.fullmatch(name):  # left by a process that was killed while writing it
                 (path / name).unlink()
     target = path / MANIFEST_NAME
     if not os.path.lexists(target):
         wanted.write(target)
         return wanted, ""
-    held = Manifest.read(target)
-    differences = held.differences(wanted)
+    stored = Manifest.read(target)
+    differences = stored.differences(wanted)
     if differences:
         raise RunMismatchError(
-            f"--out: {one_line(path)} holds another run: {'; '.join(differences)}; give a new folder"
+            f"--out: {one_line(path)} holds another run: {'; '.join(differences)}; give a new directory"
         )
-    warning = held.version_warning(wanted)
-    if wanted.n > held.n:
-        held = held.model_copy(update={"n": wanted.n})
-        held.write(target)
-    return held, warning
+    warning = stored.version_warning(wanted)
+    if wanted.n > stored.n:
+        stored = stored.model_copy(update={"n": wanted.n})
+        stored.write(target)
+    return stored, warning

@@ -1,4 +1,4 @@
-"""Files as a run needs them: regular ones only, replaced whole, and durable."""
+"""File operations of a run: open regular files only, replace files atomically, make them durable."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.EACCES, errno.EPERM, errno.ENOTSUP)
-"""Folders that cannot be synced: network file systems, folders that we may not read."""
+"""Errors of directories that cannot be synced: on network file systems, or without permission to read."""
 
 
 def open_regular(path: Path, flags: int) -> int:
-    """Open a regular file; a pipe, a device or a folder in its place is refused without waiting for it.
+    """Open a regular file; refuse a pipe, a device or a directory without blocking on it.
 
     Args:
-        path: The file. With ``os.O_NOFOLLOW`` among the flags it may not be a symbolic link either.
+        path: The file. With ``os.O_NOFOLLOW`` in ``flags``, a symbolic link is refused too.
         flags: As for ``os.open``.
 
     Returns:
-        A descriptor, not inherited by programs that are started.
+        A file descriptor that child processes do not inherit.
 
     Raises:
-        OSError: If it cannot be opened or is not a regular file.
+        OSError: If ``path`` cannot be opened or is not a regular file.
     """
     try:
         descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY, 0o666)
@@ -48,12 +48,12 @@ def open_regular(path: Path, flags: int) -> int:
 
 
 def parse_json(content: bytes) -> Any:  # noqa: ANN401
-    """Parse one JSON value, strictly: UTF-8, no NaN, no infinity.
+    """Parse a JSON value, strictly: UTF-8, no NaN, no infinity.
 
-    Unlike pydantic's parser it takes escaped lone surrogates, which ``dump_json`` writes.
+    Unlike pydantic's parser it accepts escaped lone surrogates, which ``dump_json`` writes.
 
     Raises:
-        ValueError: If it is not JSON, or too deeply nested.
+        ValueError: If ``content`` is not JSON or is nested too deeply.
     """
     try:
         return json.loads(content.decode(), parse_constant=_refuse_constant)
@@ -62,12 +62,13 @@ def parse_json(content: bytes) -> Any:  # noqa: ANN401
 
 
 def dump_json(value: object, indent: int | None = None) -> bytes:
-    """Write a JSON value; the same value always gives the same bytes.
+    """Return a value as JSON; the same value always gives the same bytes.
 
-    Text stays readable UTF-8. A value with a lone surrogate, which UTF-8 cannot express, is escaped to ASCII.
+    Text is written as UTF-8. If a string has a lone surrogate, which UTF-8 cannot encode, all text is escaped
+    to ASCII.
 
     Raises:
-        ValueError: If it holds a number that is not finite, or what JSON cannot express.
+        ValueError: If JSON cannot express ``value``, or a number is not finite.
     """
     try:
         try:
@@ -79,14 +80,14 @@ def dump_json(value: object, indent: int | None = None) -> bytes:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a number")
+    raise ValueError(f"{name} is not a finite number")
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace ``path`` by ``content`` on disk, whole or not at all, durably.
+    """Replace the file at ``path`` by ``content``, completely or not at all, and make it durable.
 
     Raises:
-        DataError: If it cannot be written; what was there before is still there.
+        DataError: If ``path`` cannot be written; its old content is still there.
     """
     partial = path.parent / f".{path.name}-{secrets.token_hex(4)}"
     try:
@@ -107,7 +108,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a folder's entries durable, where its file system can do that.
+    """Make a directory's entries durable, if its file system can do that.
 
     Raises:
         OSError: If the disk fails.
@@ -124,10 +125,10 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_folders(path: Path) -> None:
-    """Make a folder and its missing parents, durably.
+    """Make a directory and its missing parents, and make them durable.
 
     Raises:
-        OSError: If that cannot be done.
+        OSError: If a directory cannot be made.
     """
     missing = []
     while not path.is_dir():

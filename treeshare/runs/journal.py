@@ -1,9 +1,9 @@
-"""The journal: one JSON line per finished completion, appended, never rewritten.
+"""The journal: one JSON line per finished completion, only ever appended.
 
-A line goes to a file opened for appending, by one ``write`` call (more only where the system writes less
-than asked). So ``kill -9`` loses nothing that was handed over: at worst the last line is torn, and is cut
-away when the run is resumed. ``fsync`` runs at the end, and half a second after a write, on a thread of its
-own: a power cut costs at most that half second and what ``fsync`` itself takes.
+Each line is written by a single ``write`` call to a file opened for appending (by more calls only if the
+system writes less than asked). So ``kill -9`` loses no line that was written; at worst the last line is
+incomplete ("torn"), and is removed when the run is resumed. ``fsync`` runs on closing and, on a thread, half
+a second after a write: a power failure loses at most the lines of that half second and of the ``fsync``.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ FSYNC_INTERVAL_S = 0.5
 
 
 class Keyed(Protocol):
-    """What stands in a line: one of a kind in its file by its key, called by its name in messages."""
+    """A record of a ``LineFile``."""
 
     @property
     def key(self) -> Any:  # noqa: ANN401
-        """Hashable."""
+        """Hashable; no two records of a file have the same key."""
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """How messages name the record."""
 
     def line(self) -> bytes:
-        """Its line, newline included."""
+        """The record's line, newline included."""
 
 
 K = TypeVar("K", bound=Keyed)
@@ -50,19 +50,20 @@ def iter_records(path: Path) -> Iterator[tuple[Record, int]]:
 
 
 def iter_lines(path: Path, parse: Callable[[bytes], K]) -> Iterator[tuple[K, int]]:
-    r"""Read a file line by line; a torn last line is passed over. Safe while another process appends.
+    r"""Read a file record by record; skips a torn last line. Allowed while another process appends.
 
-    A last line is torn if it has no newline or is not JSON. Lines end at ``\n`` only.
+    The last line is torn if it has no newline or is not JSON. Only ``\n`` ends a line.
 
     Args:
         path: The file.
-        parse: Reads a line; raises ``TornLineError`` where it is not JSON, ``DataError`` for other faults.
+        parse: Reads a line; raises ``TornLineError`` if it is not JSON, ``DataError`` for other faults.
 
     Yields:
         A record, and the offset at which its line ends.
 
     Raises:
-        DataError: If the file cannot be read, or a line is not a record or comes twice; with its number.
+        DataError: If the file cannot be read, a line is not a record, or two records have the same key. The
+            message gives the line number.
     """
     seen: dict[Any, int] = {}
     torn: DataError | None = None
@@ -72,28 +73,30 @@ def iter_lines(path: Path, parse: Callable[[bytes], K]) -> Iterator[tuple[K, int
             raise torn
         where = f"journal: {one_line(path)}, line {number}"
         if len(line) > MAX_LINE_BYTES:
-            raise DataError(f"{where}: longer than {MAX_LINE_BYTES} bytes, this is not a journal")
+            raise DataError(f"{where}: longer than {MAX_LINE_BYTES} bytes, so this is not a journal")
         if not line.endswith(b"\n"):
             return
         end += len(line)
         try:
             record = parse(line)
         except TornLineError as error:
-            torn = DataError(f"{where}: {error}; mend or remove the line")
+            torn = DataError(f"{where}: {error}; correct or remove the line")
             continue
         except DataError as error:
-            raise DataError(f"{where}: {error}; mend or remove the line") from error
+            raise DataError(f"{where}: {error}; correct or remove the line") from error
         if record.key in seen:
-            raise DataError(f"{where}: {record.name} stands in line {seen[record.key]} too; remove one")
+            raise DataError(
+                f"{where}: {record.name} is also in line {seen[record.key]}; remove one of the two lines"
+            )
         seen[record.key] = number
         yield record, end
 
 
 def read_records(path: Path) -> tuple[list[Record], int]:
-    """Read a journal whole; see ``iter_records``.
+    """Read all records of a journal; see ``iter_records``.
 
     Returns:
-        The records, and the number of bytes that their lines take.
+        The records, and the number of bytes of their lines.
     """
     records, size = [], 0
     for record, end in iter_records(path):
@@ -112,20 +115,20 @@ def _lines(path: Path) -> Iterator[bytes]:
 
 
 class LineFile(Generic[K]):
-    """Appends records to a file; the only writer of that file.
+    """A file of records open for appending, by a single process at a time.
 
     Args:
-        path: Made if missing; not a symbolic link. A torn last line is cut away.
+        path: The file; made if missing, refused if it is a symbolic link. A torn last line is removed.
         parse: As for ``iter_lines``.
-        fsync_interval_s: Longest time between a write and the beginning of its ``fsync``; 0 makes each
-            record durable before ``append`` returns.
+        fsync_interval_s: Maximum time between a write and the beginning of its ``fsync``; 0 makes each record
+            durable before ``append`` returns.
 
     Attributes:
-        keys: Of what it holds.
-        num_torn_bytes: Length of the torn line that was cut away.
+        keys: The keys of all records.
+        num_torn_bytes: Bytes of the torn line that was removed.
 
     Raises:
-        DataError: If it cannot be read or written, or holds a broken line.
+        DataError: If the file cannot be read or written, or has a broken line.
         RunLockedError: If another process is writing to it.
     """
 
@@ -171,13 +174,13 @@ class LineFile(Generic[K]):
         return num_torn_bytes
 
     def append(self, record: K) -> None:
-        """Write a record; when this returns, no end of the process can lose it.
+        """Write a record; once this has returned, the record survives any end of the process.
 
-        Python's signal handlers, Ctrl-C first of all, run before or after, never between. If this raises,
-        the file holds whole lines only and the run can be resumed.
+        Python's signal handlers, such as that of Ctrl-C, run before or after the write, not during it. If
+        this raises, the run can be resumed: the file has complete lines, with at most a torn one after them.
 
         Raises:
-            DataError: If the disk is full or fails, or the record cannot be expressed.
+            DataError: If the disk is full or fails, or the record cannot be written as JSON.
         """
         line = record.line()
         with SignalsHeld():
@@ -202,7 +205,7 @@ class LineFile(Generic[K]):
         self.keys.add(record.key)
 
     def records(self) -> Iterator[K]:
-        """What it holds, read from the file."""
+        """All records, read from the file."""
         return (record for record, _ in iter_lines(self.path, self._parse))
 
     def close(self) -> None:
@@ -231,7 +234,7 @@ class LineFile(Generic[K]):
             written += os.write(self._descriptor, line[written:])
 
     def _cut(self) -> None:
-        """Cut away what an append that failed left behind."""
+        """Remove what a failed append left behind."""
         if not self._is_whole:
             os.ftruncate(self._descriptor, self._size)
             self._is_whole = True
@@ -249,7 +252,7 @@ class LineFile(Generic[K]):
                 timer.daemon = True
                 try:
                     timer.start()
-                except RuntimeError:  # no more threads: sync here
+                except RuntimeError:  # no thread can be started: sync on this one
                     pass
                 else:
                     self._timer = timer
@@ -264,7 +267,7 @@ class LineFile(Generic[K]):
         self._sync()
 
     def _sync(self) -> None:
-        """Make what was written durable; after a failure, when it may be lost, nothing more is taken."""
+        """Make all writes durable. After a failure they may be lost, and further records are refused."""
         with self._sync_lock:
             if self._descriptor < 0:
                 return
@@ -274,7 +277,7 @@ class LineFile(Generic[K]):
                 self._failure = self._explain(error)
 
     def _explain(self, error: OSError) -> str:
-        return f"journal: cannot write {one_line(self.path)}: {error.strerror}; free space and resume"
+        return f"journal: cannot write {one_line(self.path)}: {error.strerror}; free disk space and resume"
 
 
 class Journal(LineFile[Record]):
@@ -282,11 +285,11 @@ class Journal(LineFile[Record]):
 
     Args:
         path: As for ``LineFile``.
-        fsync_interval_s: Likewise.
+        fsync_interval_s: As for ``LineFile``.
 
     Attributes:
-        keys: ``(task_id, completion_index)`` of what it holds.
-        ended: Task ids of problems that a completion ended.
+        keys: ``(task_id, completion_index)`` of all records.
+        ended: Task ids of the problems that were ended early (``ended_problem``).
     """
 
     def __init__(self, path: Path, fsync_interval_s: float = FSYNC_INTERVAL_S) -> None:

@@ -1,4 +1,4 @@
-"""The manifest: everything that decides a run's tokens, and what it was run with."""
+"""The manifest: everything that determines a run's tokens, and what the run was made with."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_BYTES = 16 << 20
-"""A manifest larger than this is not ours."""
+"""A larger file is not a manifest."""
 
 _INFORMATIVE = ("data", "model", "n", "fold_cost", "versions", "workers", "created")
 _MAX_DIFFERENCES = 8
@@ -28,26 +28,28 @@ _MAX_DIFFERENCES = 8
 class Manifest(BaseModel):
     """A run's parameters.
 
+    Fields marked "informative" may differ when a run is resumed; all others must be equal, except ``n``.
+
     Attributes:
-        format: Version of this file's layout.
+        format: Version of the file format.
         task: Name of the task.
-        data: Where its problems came from; informative, the prompts decide.
-        problems_sha256: Of the problems as the task read them, where the caller gives it.
-        prompting: How prompts were made around the problems: worked examples, their choice, chat template.
-        task_ids: The problems, in order; ``--limit`` is their number.
-        prompts_sha256: Of all prompts' token ids.
-        model: What the user named; informative, the weights decide.
-        model_sha256: Of the weights' names, shapes, dtypes and bytes.
-        dtype: Of the computation.
-        sharing: ``tree``, ``one-level`` or ``none``; changes bfloat16 roundings.
-        fold_cost: What decided which shared segments are nodes, ``config.FoldCost`` by its fields: a run that
-            goes on keeps it, and so its tree. Empty for the defaults.
+        data: Where the problems came from; informative, as ``prompts_sha256`` identifies the prompts.
+        problems_sha256: SHA-256 of the problems as the task read them; empty if not known.
+        prompting: How prompts were made from the problems: worked examples, their choice, chat template.
+        task_ids: Task ids of the problems, in order; ``--limit`` is their number.
+        prompts_sha256: SHA-256 of all prompts' token ids.
+        model: The model's name as the user gave it; informative, as ``model_sha256`` identifies the weights.
+        model_sha256: SHA-256 of the weights' names, shapes, dtypes and bytes.
+        dtype: Dtype of the computation.
+        sharing: ``tree``, ``one-level`` or ``none``; changes roundings in bfloat16.
+        fold_cost: The fields of the ``config.FoldCost`` by which the tree is folded; empty for the defaults.
+            A resumed run uses it in place of the machine's own, so that it has the same tree.
         sampling: ``SamplingParams`` without ``n`` and ``seed``.
-        n: Completions per problem; the only thing that may grow.
+        n: Completions per problem; may grow.
         seed: Run seed.
-        versions: Of Python and the packages that compute, and which kernels and how many threads;
+        versions: Versions of Python and of the packages that compute, the kernels and the number of threads;
             informative.
-        workers: Which processes computed, where the run was begun on several; informative.
+        workers: The worker processes, if the run was begun with several; informative.
         created: When the run began, UTC; informative.
     """
 
@@ -77,7 +79,8 @@ class Manifest(BaseModel):
         """Read a manifest.
 
         Raises:
-            DataError: If it is missing, unreadable or not a manifest; the message says where.
+            DataError: If it is missing, unreadable or not a manifest; the message names the file and the
+                field.
         """
         where = f"manifest: {one_line(path)}"
         try:
@@ -86,7 +89,7 @@ class Manifest(BaseModel):
         except OSError as error:
             raise DataError(f"manifest: cannot read {one_line(path)}: {error.strerror}") from error
         if len(content) > MAX_BYTES:
-            raise DataError(f"{where}: larger than {MAX_BYTES} bytes, this is not a manifest")
+            raise DataError(f"{where}: larger than {MAX_BYTES} bytes, so this is not a manifest")
         try:
             return cls.model_validate(parse_json(content), strict=True)
         except ValidationError as error:
@@ -97,20 +100,20 @@ class Manifest(BaseModel):
             raise DataError(f"{where}: not JSON: {one_line(error)}") from error
 
     def write(self, path: Path) -> None:
-        """Write atomically: the file is the old one or the new one, whole, whatever happens.
+        """Write atomically: whatever happens, the file has either the old or the new content.
 
         Raises:
-            DataError: If the folder cannot be written.
+            DataError: If the directory cannot be written.
         """
         write_atomically(path, dump_json(self.model_dump(), indent=2) + b"\n")
 
     def differences(self, other: Manifest) -> list[str]:
-        """What decides tokens and differs, one line each: ``temperature: run has 0.8, command has 0.7``.
+        """The parameters that differ, as texts such as ``temperature: run has 0.8, command has 0.7``.
 
-        ``n`` and what is informative are left out; after eight entries the rest is only counted.
+        ``n`` and informative fields are not compared. After eight differences the others are only counted.
 
         Args:
-            other: The command's; this is the run's.
+            other: The command's manifest; ``self`` is the run's.
         """
         found = []
         for name in type(self).model_fields:
@@ -128,13 +131,13 @@ class Manifest(BaseModel):
         return found
 
     def version_warning(self, other: Manifest) -> str:
-        """One line on versions that differ, or the empty string; other versions may round differently.
+        """A line that names the versions that differ, or the empty string.
 
         Args:
-            other: The command's; this is the run's.
+            other: The command's manifest; ``self`` is the run's.
         """
         found = _differing_keys(self.versions, other.versions)
-        return f"versions differ, new completions may too: {'; '.join(found[:8])}" if found else ""
+        return f"versions differ, so new completions may differ too: {'; '.join(found[:8])}" if found else ""
 
 
 def _differing_keys(mine: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
@@ -151,7 +154,7 @@ def _short(value: object) -> str:
 
 
 def prompts_sha256(prompts: Iterable[Sequence[int]]) -> str:
-    """SHA-256 over all prompts' lengths and token ids."""
+    """SHA-256 of all prompts' lengths and token ids."""
     digest = hashlib.sha256()
     for ids in prompts:
         tokens = np.asarray(ids, dtype="<i8")
@@ -160,7 +163,7 @@ def prompts_sha256(prompts: Iterable[Sequence[int]]) -> str:
 
 
 def current_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that compute; ``unknown`` for what is not installed."""
+    """Versions of Python and of the packages that compute; ``unknown`` if a package is not installed."""
     versions = {"python": platform.python_version()}
     for name in ("treeshare", "torch", "transformers", "numpy"):
         try:

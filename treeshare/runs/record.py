@@ -14,30 +14,31 @@ if TYPE_CHECKING:
     from typing import Self
 
 MAX_LINE_BYTES = 256 << 20
-"""A longer line is not ours."""
-
+"""A longer line is not a record."""
 
 ENDED_KEY = "ended_problem"
-"""Further key of a record: why it ended its problem."""
+"""Additional key of a record after which its problem was ended early: the reason."""
 
 
 class TornLineError(DataError):
-    """A line is not JSON: what a write that was cut short leaves, when it is the last one."""
+    """A line is not JSON; a killed process may leave such a line at the end of the file."""
 
 
 class Record(BaseModel):
-    """One finished completion.
+    """A finished completion.
 
-    Further keys are kept, in alphabetical order after these; their values must be what JSON can express.
+    Additional keys are allowed if JSON can express their values; they are written in alphabetical order after
+    the fields below.
 
     Attributes:
-        task_id: Its problem.
-        completion_index: Which of the problem's completions.
-        completion: Its text, cut at the stop string.
-        token_ids: Everything generated.
+        task_id: Task id of the problem.
+        completion_index: Index among the problem's completions.
+        completion: The text, cut at the stop string.
+        token_ids: All generated tokens.
         finish_reason: ``stop`` or ``length``.
         stop_reason: The stop string or stop token id, or None.
-        cumulative_logprob: Natural log of the model's probability, before temperature; finite.
+        cumulative_logprob: Natural log of the probability that the model gives the tokens, before
+            temperature; finite.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -52,16 +53,16 @@ class Record(BaseModel):
 
     @property
     def key(self) -> tuple[str, int]:
-        """What makes it one of a kind in a run."""
+        """Identifies the completion within a run."""
         return self.task_id, self.completion_index
 
     def line(self) -> bytes:
-        """Its line, newline included; the same record always gives the same bytes.
+        """The record as a line, newline included; the same record always gives the same bytes.
 
-        ``Record.parse`` gives the same record back, floats to the last bit.
+        ``Record.parse`` returns an equal record, floats equal to the last bit.
 
         Raises:
-            DataError: If a number is not finite, a value is not JSON's, or the line is longer than
+            DataError: If a number is not finite, JSON cannot express a value, or the line is longer than
                 ``MAX_LINE_BYTES``.
         """
         self._check_finite()
@@ -77,11 +78,11 @@ class Record(BaseModel):
 
     @classmethod
     def parse(cls, line: bytes) -> Self:
-        """Read a line, strictly: no number from a string, no NaN.
+        """Read a line, strictly: no strings in place of numbers, no NaN.
 
         Raises:
-            TornLineError: If it is not JSON.
-            DataError: If it is JSON but not a record.
+            TornLineError: If ``line`` is not JSON.
+            DataError: If ``line`` is JSON but not a record.
         """
         try:
             values = parse_json(line)
@@ -104,5 +105,5 @@ class Record(BaseModel):
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """How messages name the record."""
         return f"{one_line(self.task_id)} completion {self.completion_index}"

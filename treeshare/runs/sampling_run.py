@@ -1,4 +1,4 @@
-"""A sampling run: the problems' prompts go to the engine, each finished completion to the journal at once."""
+"""A sampling run: prompts go to the engine, and each finished completion goes to the journal at once."""
 
 from __future__ import annotations
 
@@ -30,19 +30,24 @@ if TYPE_CHECKING:
 
 
 class CompletionSource(Protocol):
-    """What makes completions: an ``Engine``, or several somewhere else."""
+    """What generates completions: an ``Engine``, or several on other processes."""
 
     @property
     def stats(self) -> EngineStats:
-        """What it measured since ``run`` was called."""
+        """Counters since ``run`` was called."""
 
     def run(
         self, requests: Sequence[Request], *, fold_cost: FoldCost | None = None
     ) -> Generator[Completion, None, None]:
-        """Generate; yields each completion as it finishes. ``fold_cost`` is that of the run it resumes."""
+        """Generate; yields each completion as it finishes.
+
+        Args:
+            requests: What to generate.
+            fold_cost: How to fold the prompt tree; by default as the source is configured.
+        """
 
     def cancel(self, index: int) -> int:
-        """Give up a request; returns how many completions will not come."""
+        """Cancel the remaining completions of a request; returns their number."""
 
 
 def make_manifest(
@@ -57,19 +62,19 @@ def make_manifest(
     problems_sha256: str = "",
     workers: str = "",
 ) -> Manifest:
-    """The manifest of a run of ``params.n`` completions for each prompt.
+    """The manifest of a run of ``params.n`` completions for each prompt; see ``Manifest`` for the arguments.
 
     Raises:
-        DataError: If a task id comes twice, or a prompt does not fit into the model.
+        DataError: If two problems have the same task id, or a prompt is empty or too long for the model.
     """
-    twice = next((task_id for task_id, count in Counter(task_ids).items() if count > 1), None)
-    if twice is not None:
-        raise DataError(f"{task}: problem {one_line(twice)} comes twice, expected different task ids")
+    repeated = next((task_id for task_id, count in Counter(task_ids).items() if count > 1), None)
+    if repeated is not None:
+        raise DataError(f"{task}: two problems have the task id {one_line(repeated)}, expected unique ids")
     for task_id, ids in zip(task_ids, prompts, strict=True):
-        if not 0 < len(ids) < llm.loaded.max_model_len:
+        if not 0 < len(ids) < llm.max_model_len:
             raise DataError(
-                f"{task}: the prompt of {one_line(task_id)} has {len(ids)} tokens, expected at least one and "
-                f"fewer than the model's {llm.loaded.max_model_len}"
+                f"{task}: the prompt of {one_line(task_id)} has {len(ids)} tokens, expected at least 1 and "
+                f"fewer than the model's maximum of {llm.max_model_len}"
             )
     sampling = params.to_dict()
     n, seed = sampling.pop("n"), sampling.pop("seed")
@@ -80,11 +85,11 @@ def make_manifest(
         prompting=dict(prompting or {}),
         task_ids=list(task_ids),
         prompts_sha256=prompts_sha256(prompts),
-        model=llm.loaded.model_id,
+        model=llm.model_id,
         model_sha256=llm.loaded.fingerprint(),
-        dtype=str(llm.loaded.geometry.dtype).removeprefix("torch."),
-        sharing=llm.engine.config.sharing,
-        fold_cost=cast("dict[Any, int]", dataclasses.asdict(llm.engine.config.fold_cost)),
+        dtype=llm.dtype,
+        sharing=llm.config.sharing,
+        fold_cost=cast("dict[Any, int]", dataclasses.asdict(llm.config.fold_cost)),
         sampling=sampling,
         n=n,
         seed=llm.seed if seed is None else seed,
@@ -95,7 +100,7 @@ def make_manifest(
 
 
 def computation(engine: Engine) -> dict[str, str]:
-    """What may round differently besides versions: the kernels, the threads, the widths of matmuls."""
+    """What may change roundings besides versions: kernels, threads, the number of rows in a matmul."""
     import torch
 
     return {
@@ -110,10 +115,11 @@ def computation(engine: Engine) -> dict[str, str]:
 def make_requests(
     task_ids: Sequence[str], prompts: Sequence[Sequence[int]], params: SamplingParams, directory: RunDirectory
 ) -> list[Request]:
-    """What is left of a run.
+    """Requests for a run's missing completions.
 
-    Finished problems stay in, without completions: they belong to the tree. ``n`` is the run's, also where
-    fewer are asked for: the engine's choices may depend on it, and so a bfloat16 rounding.
+    A finished problem gets a request without completions, because its prompt belongs to the tree.
+    ``params.n`` becomes the run's ``n`` even if the command asks for fewer: how the tree is folded may depend
+    on ``n``, and so may roundings in bfloat16.
     """
     params = dataclasses.replace(params, n=directory.manifest.n)
     return [
@@ -139,19 +145,26 @@ def sample_into(
     text_of: Callable[[str, str], str] = lambda _, text: text,
     ends_problem: Callable[[Record], str | None] = lambda _: None,
 ) -> None:
-    """Generate what is left and journal each completion as it finishes.
+    """Generate a run's missing completions and append each to the journal as it finishes.
 
-    Whatever ends this early, an interrupt included, leaves a run that the same command resumes. Beside the
-    journal it writes what a report shows: the prompts' tree, once, and the counters over time. The engine
-    folds as the run's manifest says. ``source`` generates instead of the model's own engine, as that one is
-    configured.
-    ``text_of`` turns a problem's id and generated text into its completion; the text is kept as ``reply``
-    where it differs. ``ends_problem`` sees each finished completion; a reason in return gives up the
-    problem's others, and its line keeps the reason as ``ended_problem``: a resumed run asks for no more.
+    Whatever ends this early, even Ctrl-C, the same command resumes the run. Next to the journal this writes
+    what a report shows: the prompt tree, once, and the counters over time.
+
+    Args:
+        directory: The run. Its manifest's fold cost decides how the prompt tree is folded.
+        llm: The model.
+        task_ids: Task id of each request.
+        requests: See ``make_requests``.
+        on_completion: Called with each finished completion.
+        source: Generates in place of ``llm.engine``.
+        text_of: From task id and generated text to the record's completion. If they differ, the record keeps
+            the generated text as ``reply``.
+        ends_problem: Called with each record. If it returns a reason, the problem's other completions are
+            cancelled, also in a resumed run; the record keeps the reason as ``ended_problem``.
     """
     if not os.path.lexists(directory.path / TREE_NAME):
         prompts = [request.prompt_token_ids for request in requests]
-        decode = llm.loaded.decoder(skip_special_tokens=False)
+        decode = llm.decoder(skip_special_tokens=False)
         TreeFile.of_prompts(prompts, decode).write(directory.path / TREE_NAME)
     engine = source or llm.engine
     completions = engine.run(requests, fold_cost=FoldCost(**directory.manifest.fold_cost))
@@ -184,7 +197,12 @@ def sample_into(
 
 
 def _extra(completion: Completion) -> dict[str, Any]:
-    """``logprobs``, when asked for: per token ``[token_id, logprob, rank]`` of each reported token."""
+    """``logprobs``, if asked for: by position, ``[token_id, logprob, rank]`` of each reported token."""
     if completion.logprobs is None:
         return {}
-    return {"logprobs": [[[one.token_id, one.logprob, one.rank] for one in at] for at in completion.logprobs]}
+    return {
+        "logprobs": [
+            [[entry.token_id, entry.logprob, entry.rank] for entry in entries]
+            for entries in completion.logprobs
+        ]
+    }

@@ -1,4 +1,4 @@
-"""Ctrl-C waits until a line is written."""
+"""Delays signal handlers, so that Ctrl-C does not interrupt the writing of a line."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _HELD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class SignalsHeld:
-    """A context in which Python's signal handlers do not run; they run, in order, when it ends.
+    """A context in which Python's signal handlers do not run; they run, in order of arrival, when it ends.
 
-    Only the main thread runs signal handlers, so elsewhere this does nothing. Signals that end the process
-    without a Python handler, ``SIGKILL`` first of all, are not held. Keep the body short. Held by
+    Only the main thread runs signal handlers, so on other threads this does nothing. Signals that have no
+    Python handler, such as ``SIGKILL``, are not delayed. Keep the body short. Tested by
     ``tests/runs/test_signals.py``.
     """
 
@@ -33,7 +33,7 @@ class SignalsHeld:
                 if callable(handler):
                     self._handlers[number] = handler
                     signal.signal(number, self._hold)
-        except BaseException:  # a handler that is not held yet raised: the body does not begin
+        except BaseException:  # a handler that was not replaced yet raised: the body does not run
             self._restore()
             raise
 
@@ -48,7 +48,7 @@ class SignalsHeld:
                 signal.signal(number, self._handlers[number])
                 del self._handlers[number]
         finally:
-            if self._handlers:  # a handler that is back already raised
+            if self._handlers:  # a handler that was already restored raised: restore the others
                 self._restore()
 
     def _hold(self, number: int, frame: FrameType | None) -> None:

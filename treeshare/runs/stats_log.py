@@ -1,7 +1,7 @@
-"""Speed and memory over time: a line of counters about every second, beside the journal.
+"""Speed and memory over time: a line of counters about every second, in a file next to the journal.
 
-It informs and decides nothing: a run whose log cannot be written goes on, and a reader passes over what a
-killed process left half-written. Times are of a clock that does not jump.
+The log is only informative: if it cannot be written, the run continues, and readers skip lines that a killed
+process left incomplete. Times are those of a monotonic clock.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ STATS_NAME = "stats.jsonl"
 
 INTERVAL_S = 1.0
 _SLOWDOWN = 500
-"""A session of t seconds notes every max(1, t / this) seconds: its lines grow with the logarithm of t."""
+"""After t seconds the interval is max(1, t / this) seconds, so the lines grow with the logarithm of t."""
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class StatsLine(BaseModel):
-    """The counters of one moment; all but ``session`` and ``rss_bytes`` count from the session's beginning.
+    """The counters at a moment; all but ``session`` and ``rss_bytes`` count from the session's beginning.
 
     Attributes:
-        session: Which run of ``treeshare sample`` on this directory, from 0.
+        session: Number of the ``treeshare sample`` process among those that worked on this directory, from 0.
         t_s: Seconds since the session began.
-        num_finished: Completions made.
-        num_tokens: Tokens generated.
+        num_finished: Finished completions.
+        num_tokens: Generated tokens.
         num_steps: Model calls.
-        num_rows: Decoding rows summed over steps.
+        num_rows: Decoding rows, summed over steps.
         prefilled_tokens: Prompt tokens computed.
         prefill_s: Seconds of model calls for prompts.
         decode_s: Seconds of model calls for generated tokens.
-        sampling_s: Seconds of drawing tokens and checking stop conditions.
-        peak_kv_bytes: Most bytes of KV held at once, so far.
-        rss_bytes: Memory of the process at that moment; 0 where the system does not say.
+        sampling_s: Seconds of sampling tokens and checking stop conditions.
+        peak_kv_bytes: Maximum bytes of KV held at once, so far.
+        rss_bytes: Resident memory of the process at that moment; 0 if the system does not report it.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -68,12 +68,12 @@ class StatsLine(BaseModel):
 
 
 class StatsLog:
-    """A context in which a thread notes the counters; the last line is written when it ends.
+    """A context in which a thread logs the counters; it ends with a last line.
 
     Args:
-        path: Appended to; made if missing.
-        stats: Gives the counters; called on the thread.
-        interval_s: Between lines, at first.
+        path: The file; made if missing, else appended to.
+        stats: Returns the counters; called on the thread.
+        interval_s: Seconds between lines, in the beginning.
     """
 
     def __init__(
@@ -90,11 +90,11 @@ class StatsLog:
             lines = read_stats(path)
             self._session = lines[-1].session + 1 if lines else 0
             self._descriptor = open_regular(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW)
-            self._write(b"\n" if lines else b"")  # what a killed process left gets a line of its own
+            self._write(b"\n" if lines else b"")  # ends a line that a killed process left incomplete
 
     def __enter__(self) -> Self:
         self._note()
-        with contextlib.suppress(RuntimeError):  # no more threads: the first and the last line must do
+        with contextlib.suppress(RuntimeError):  # no thread can be started: log only the first and last line
             self._thread.start()
         return self
 
@@ -131,16 +131,16 @@ class StatsLog:
             return
         try:
             os.write(self._descriptor, content)
-        except OSError:  # a full disk, first of all; the journal is who tells the user
+        except OSError:  # e.g. a full disk; the journal's error will tell the user
             os.close(self._descriptor)
             self._descriptor = -1
 
 
 def read_stats(path: Path) -> list[StatsLine]:
-    """Read a log; passes over what is no line of it. Empty if there is none.
+    """Read a log and skip broken lines; the list is empty if there is no file.
 
     Raises:
-        DataError: If it cannot be read.
+        DataError: If the file cannot be read.
     """
     if not os.path.lexists(path):
         return []

@@ -1,4 +1,4 @@
-"""The run's prompt tree as a file: what a report draws, without the model and the task's data."""
+"""The run's prompt tree as a file, so that a report can draw it without the model and the task's data."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ TREE_NAME = "tree.json"
 
 
 class TreeNode(BaseModel):
-    """A node of the prompts' tree.
+    """A node of the prompt tree.
 
     Attributes:
-        parent: Its place in ``TreeFile.nodes``; -1 for the root, which comes first.
+        parent: Index of the parent in ``TreeFile.nodes``; -1 for the root, which is first.
         start: Position in the prompt of the segment's first token.
         num_tokens: Length of the segment.
-        text: The segment; None if the model came without a tokenizer. A character whose bytes two segments
-            share is a replacement character in both.
-        problems: Problems whose prompt ends here, as places in the manifest's ``task_ids``.
+        text: Text of the segment; None if the model has no tokenizer. A character whose bytes are split
+            between two segments appears as a replacement character in both.
+        problems: Indices in the manifest's ``task_ids`` of the problems whose prompt ends here.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -41,7 +41,7 @@ class TreeNode(BaseModel):
 
 
 class TreeFile(BaseModel):
-    """All nodes, depth-first: a parent comes before its children."""
+    """All nodes, depth-first: parents come before their children."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -52,7 +52,7 @@ class TreeFile(BaseModel):
     def of_prompts(
         cls, prompts: Sequence[Sequence[int]], decode: Callable[[Sequence[int]], str] | None
     ) -> TreeFile:
-        """The tree of prompts' token ids."""
+        """Make the tree of ``prompts``; ``decode`` turns token ids into text."""
         return cls(
             nodes=[
                 TreeNode(
@@ -71,7 +71,7 @@ class TreeFile(BaseModel):
         """Read a tree; None if there is no file, as in runs of older versions.
 
         Raises:
-            DataError: If it cannot be read or is no tree.
+            DataError: If the file cannot be read or is not a tree.
         """
         if not os.path.lexists(path):
             return None
@@ -93,10 +93,10 @@ class TreeFile(BaseModel):
         return tree
 
     def write(self, path: Path) -> None:
-        """Write atomically; what a process that was killed in the middle of it left behind goes away.
+        """Write atomically; removes what a process that was killed while writing left behind.
 
         Raises:
-            DataError: If the folder cannot be written.
+            DataError: If the directory cannot be written.
         """
         with contextlib.suppress(OSError):
             for partial in path.parent.glob(f".{path.name}-{'[0-9a-f]' * 8}"):

@@ -1,13 +1,15 @@
-"""Prompt trees: discovery, few-shot construction, statistics and views. No torch here.
+"""Prompt trees: finding shared prefixes, few-shot prompts, statistics and drawing, all without torch.
 
-Reading order: ``prompt_tree`` (nodes and the tree), ``radix`` (how shared prefixes are found), ``planner``
-(which are worth a node), ``fewshot``, ``stats``, ``view``, ``graph`` (networkx).
+Reading order: ``node`` and ``prompt_tree``, ``radix`` (how shared prefixes are found), ``planner`` (which
+shared prefixes are worth a node), ``fewshot``, ``stats``, ``forecast`` (what a run will take), ``shards``
+(how workers divide it), ``view``, ``html``, ``graph`` (networkx).
 """
 
 from treeshare.config import FoldCost
 from treeshare.tree.fewshot import SHOT_CHOICES, FewShotPrompts, Shot, ShotChoice, choose_shots
+from treeshare.tree.node import Node
 from treeshare.tree.planner import fold_tree, step_cost, truncate_sharing
-from treeshare.tree.prompt_tree import Node, PromptTree
+from treeshare.tree.prompt_tree import PromptTree
 from treeshare.tree.stats import KvBytes, TreeStats, kv_bytes_per_token
 from treeshare.tree.view import render_tree
 

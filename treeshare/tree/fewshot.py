@@ -1,11 +1,10 @@
-"""Few-shot prompts, built explicitly: preamble, shots, problem.
+"""Few-shot prompts: preamble, shots (worked examples), problem.
 
-The parts only make the text. Whole prompts are tokenised and the sharing is found in their tokens: tokenisers
-merge across the borders of parts, so parts tokenised one by one would give other tokens than the plain
-prompt.
+Whole prompts are tokenised, and sharing is found in their tokens. Tokenising the parts one by one would give
+other tokens, because a tokeniser merges characters across the parts' borders.
 
-Which shots stand in front is a choice with a price: ``fixed`` and ``random`` give all problems the same ones,
-stored once; ``nearest`` gives each problem its own.
+The choice of shots has a price: with ``fixed`` and ``random`` all problems have the same shots, which are
+stored once; with ``nearest`` each problem has its own.
 """
 
 from __future__ import annotations
@@ -32,9 +31,10 @@ class Shot:
     """A worked example.
 
     Attributes:
-        prompt: The example's question, in the form that a problem's prompt has.
-        answer: What a right completion of it would be, up to where the next part may begin.
-        task_id: Of the problem that it was made from, which never gets it; None if it is none of the task's.
+        prompt: The example's question, in the form of a problem's prompt.
+        answer: A correct completion of ``prompt``; the separator and the next part follow it directly.
+        task_id: Task id of the problem that the example was made from; that problem never gets it as a shot.
+            None if the example is not from the task.
     """
 
     prompt: str
@@ -43,7 +43,7 @@ class Shot:
 
     @property
     def text(self) -> str:
-        """As it stands in a prompt."""
+        """The example as it appears in a prompt."""
         return self.prompt + self.answer
 
 
@@ -52,16 +52,16 @@ class FewShotPrompts:
     """Problems with a preamble and worked examples in front.
 
     Attributes:
-        problems: The text of each problem, the end of its prompt.
-        preamble: Text at the very front; left out (with its separator) if empty.
-        shots: Worked examples in front of every problem, in order.
-        shots_by_problem: Instead of ``shots``, a list of its own for each problem; equal beginnings are still
-            shared.
-        separator: Text between any two parts.
+        problems: The text of each problem, with which its prompt ends.
+        preamble: Text with which every prompt begins; left out, with its separator, if empty.
+        shots: Worked examples for all problems, in order.
+        shots_by_problem: A list of worked examples for each problem, instead of ``shots``. Equal beginnings
+            are still shared.
+        separator: Text between two parts.
 
     Raises:
-        ConfigError: If both kinds of shots are given, a list of texts is one string, or ``shots_by_problem``
-            has not one list per problem.
+        ConfigError: If both ``shots`` and ``shots_by_problem`` are given, a list of texts is a plain string,
+            or ``shots_by_problem`` does not have a list for each problem.
     """
 
     problems: Sequence[str]
@@ -76,7 +76,7 @@ class FewShotPrompts:
         if self.shots_by_problem is None:
             return
         if self.shots:
-            raise ConfigError("shots: got both shots and shots_by_problem, expected one of them")
+            raise ConfigError("shots: got both shots and shots_by_problem, expected only one of the two")
         if len(self.shots_by_problem) != len(self.problems):
             raise ConfigError.of(
                 "shots_by_problem",
@@ -96,13 +96,13 @@ class FewShotPrompts:
         ]
 
     def tree(self, encode: Callable[[str], Sequence[int]]) -> PromptTree:
-        """Tokenise the whole prompts and find what they share.
+        """Tokenise the whole prompts and find the prefixes that they share.
 
         Args:
-            encode: Text to token ids, special tokens included if the model wants them.
+            encode: Turns text into token ids, including the special tokens that the model expects.
 
         Raises:
-            DataError: If ``encode`` gives something other than token ids.
+            DataError: If ``encode`` returns something other than token ids.
         """
         return PromptTree.from_prompts([encode(text) for text in self.texts()])
 
@@ -120,22 +120,25 @@ def choose_shots(
     choice: ShotChoice = "fixed",
     seed: int = 0,
 ) -> list[list[Shot]]:
-    """Worked examples for each problem.
+    """Choose worked examples for each problem.
 
-    A problem never gets the example made from itself, nor one with its own prompt: the next one stands in.
+    A problem never gets an example that was made from it or that has the same prompt; it gets the next
+    example instead.
 
     Args:
-        problems: Task id and prompt of each.
-        pool: What there is to choose from; the first ones are the fixed ones.
-        num_shots: Examples for each problem.
-        choice: ``fixed``: the pool's first. ``random``: one draw for all problems, decided by ``seed`` alone.
-            ``nearest``: for each problem those whose prompts are most like its own (cosine of TF-IDF over
-            words), the nearest last, next to the problem. ``nearest-shared``: the same ones, but those that
-            many problems have come first, so that more of the prompts is shared.
+        problems: Task id and prompt of each problem.
+        pool: The examples to choose from.
+        num_shots: Number of examples for each problem.
+        choice: ``fixed``: the first of the pool. ``random``: the same random examples for all problems,
+            determined by ``seed`` alone. ``nearest``: for each problem the examples whose prompts are most
+            similar to its own (cosine of TF-IDF over words), the most similar last. ``nearest-shared``: the
+            same examples as ``nearest``, but those that many problems have come first, so that prompts share
+            longer prefixes.
         seed: For ``random``.
 
     Raises:
-        ConfigError: If the pool is too small, the choice is unknown, or a nearest one lacks its package.
+        ConfigError: If the pool is too small, ``choice`` is unknown, or scikit-learn is missing for
+            ``nearest``.
     """
     require_int("shots", num_shots, low=0)
     require_choice("shot_choice", choice, SHOT_CHOICES)
@@ -150,10 +153,10 @@ def choose_shots(
         rankings = [ranking] * len(problems)
     chosen: list[list[int]] = []
     for (task_id, prompt), ranking in zip(problems, rankings, strict=True):
-        others = (i for i in ranking if pool[i].task_id != task_id and pool[i].prompt != prompt)
-        shots = list(islice(others, num_shots))
+        allowed = (i for i in ranking if pool[i].task_id != task_id and pool[i].prompt != prompt)
+        shots = list(islice(allowed, num_shots))
         if len(shots) < num_shots:
-            expected = f"at most {len(shots)}, the worked examples there are for {task_id}"
+            expected = f"at most {len(shots)}, the number of worked examples for {task_id}"
             raise ConfigError.of("shots", got=num_shots, expected=expected)
         chosen.append(shots[::-1] if choice == "nearest" else shots)
     if choice == "nearest-shared":
@@ -162,19 +165,19 @@ def choose_shots(
 
 
 def _by_similarity(prompts: Sequence[str], pool: Sequence[Shot]) -> Iterable[list[int]]:
-    """For each prompt the pool's places, most similar first, the lower place on a tie."""
+    """For each prompt the indices of the pool, most similar first, the lower index on a tie."""
     if not prompts or not pool:
         return [[] for _ in prompts]
     try:
         from sklearn.feature_extraction.text import TfidfVectorizer
     except ImportError as error:
         raise ConfigError(
-            "shot_choice: nearest needs scikit-learn; pip install treeshare[evals], or take fixed or random"
+            "shot_choice: nearest needs scikit-learn; pip install treeshare[evals], or use fixed or random"
         ) from error
     vectorizer = TfidfVectorizer(token_pattern=r"\w+|[^\w\s]", sublinear_tf=True)
     try:
-        in_pool = vectorizer.fit_transform([shot.prompt for shot in pool])
-    except ValueError:  # not a single word in the pool: everything is as near
+        pool_vectors = vectorizer.fit_transform([shot.prompt for shot in pool])
+    except ValueError:  # the pool has no words: all examples are equally similar
         return [list(range(len(pool))) for _ in prompts]
-    similarities = vectorizer.transform(prompts) @ in_pool.T
+    similarities = vectorizer.transform(prompts) @ pool_vectors.T
     return ((-row.toarray()[0]).argsort(kind="stable").tolist() for row in similarities)

@@ -1,8 +1,9 @@
-"""What a run will take, before anything runs: the schedule of a whole forest, simulated.
+"""Predicts what a run will take by simulating the schedule of a whole forest.
 
-The simulation admits as the engine does: depth-first, by rows and bytes, each row with what it is expected to
-need; a node is computed once and freed when its last completion ends. It jumps from one end of completions
-to the next, so its cost grows with the number of problems, not of tokens.
+The simulation admits completions as the engine does: depth-first, limited by rows and by the bytes that each
+row is expected to need. A node is computed once and freed when the last completion below it ends. The
+simulation jumps from one end of completions to the next, so its cost grows with the number of problems, not
+of tokens.
 """
 
 from __future__ import annotations
@@ -21,28 +22,34 @@ if TYPE_CHECKING:
 
 
 class StepCost(Protocol):
-    """Seconds of the parts of a run on some device.
+    """Seconds that parts of a run take on some device.
 
-    A pair is a row and a key that it attends to.
+    A pair is a row together with a key that it attends to.
     """
 
     def prefill_s(self, num_tokens: int, num_pairs: int) -> float:
-        """Seconds to compute ``num_tokens`` of prompts."""
+        """Seconds to compute ``num_tokens`` prompt tokens."""
 
     def decode_s(self, num_rows: int, shared_pairs: float, private_pairs: float) -> float:
-        """Seconds of a step of ``num_rows``, drawing included."""
+        """Seconds of a decoding step of ``num_rows`` rows, sampling included.
+
+        Args:
+            num_rows: Rows of the step.
+            shared_pairs: Pairs with keys of prompts.
+            private_pairs: Pairs with keys of generated tokens.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What bounds a run.
+    """Limits of a run, and the sizes in which KV is allocated.
 
     Attributes:
-        max_num_seqs: Most completions decoded at once.
-        kv_budget_bytes: Most bytes of KV.
-        bytes_per_token: Of KV.
+        max_num_seqs: Maximum number of completions decoded at once.
+        kv_budget_bytes: Maximum bytes of KV.
+        bytes_per_token: KV bytes of a token.
         page_size: Tokens of a private page.
-        alignment: Tokens to which a segment is padded.
+        alignment: Tokens to a multiple of which a segment is padded.
     """
 
     max_num_seqs: int
@@ -54,17 +61,18 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """A run as it is expected to go.
+    """What a run is predicted to take.
 
     Attributes:
         logical_tokens: Prompt tokens counted once per completion.
-        unique_tokens: Prompt tokens counted once per node of the tree that is computed.
-        generated_tokens: Tokens to be generated.
-        num_waves: How often completions were admitted.
+        unique_tokens: Prompt tokens counted once per node of the folded tree, and again if a freed node is
+            computed anew.
+        generated_tokens: Tokens to generate.
+        num_waves: How many times completions are admitted.
         num_steps: Decoding steps.
-        peak_kv_bytes: Most bytes of KV held at once.
-        prefill_s: Seconds of prompts.
-        decode_s: Seconds of decoding and drawing.
+        peak_kv_bytes: Maximum bytes of KV held at once.
+        prefill_s: Seconds of computing prompts.
+        decode_s: Seconds of decoding and sampling.
     """
 
     logical_tokens: int
@@ -88,20 +96,20 @@ def forecast(
     """Simulate a run.
 
     Args:
-        tree: The tree that is computed on, folded as the engine folds it.
+        tree: The prompt tree, folded as the engine folds it.
         counts: Completions of each prompt.
-        new_tokens: Tokens of a completion of each prompt, at least 1.
+        new_tokens: Tokens of each of a prompt's completions, by prompt; at least 1.
         limits: See ``Limits``.
-        cost: What steps cost.
+        cost: What the parts of a run cost.
 
     Raises:
-        BudgetError: If the budget does not hold a prompt with one completion.
+        BudgetError: If the budget does not hold a prompt with a single completion.
     """
     return _Simulation(tree, counts, new_tokens, limits, cost).run()
 
 
 class _Simulation:
-    """The state of a simulated run; ``now`` counts decoding steps."""
+    """The state of a simulated run; ``now`` is the number of decoding steps so far."""
 
     def __init__(
         self,
@@ -113,22 +121,25 @@ class _Simulation:
     ) -> None:
         self.tree, self.counts, self.new_tokens = tree, counts, new_tokens
         self.limits, self.cost = limits, cost
-        self.left = list(counts)
-        self.waiting = sorted(range(len(counts)), key=lambda i: -tree.prompt_nodes[i])
+        self.not_admitted = list(counts)  # completions, by prompt
+        self.waiting = sorted(
+            range(len(counts)), key=lambda i: -tree.prompt_nodes[i]
+        )  # the next prompt is last
         self.unfinished = [0] * len(tree.nodes)
         for node in reversed(tree.nodes):
             self.unfinished[node.node_id] += sum(counts[prompt] for prompt in node.prompts)
             if node.parent >= 0:
                 self.unfinished[node.parent] += self.unfinished[node.node_id]
         self.live = [False] * len(tree.nodes)
-        self.running: list[tuple[int, int, int, int]] = []  # end, prompt, completions, begin
-        self.now = self.num_rows = self.shared_pairs = self.begins = 0
-        self.node_bytes = self.promised_bytes = self.peak_bytes = 0
+        self.running: list[tuple[int, int, int, int]] = []  # last step, prompt, completions, first step
+        self.now = self.num_rows = self.shared_pairs = 0
+        self.sum_of_first_steps = 0  # over running rows
+        self.node_bytes = self.reserved_bytes = self.peak_bytes = 0
         self.prefill_s = self.decode_s = 0.0
         self.num_waves = self.unique_tokens = 0
 
     def run(self) -> Forecast:
-        """Go from one end of completions to the next."""
+        """Go from one end of completions to the next until all have ended."""
         while self.waiting or self.running:
             self._admit()
             self._decode_until_an_end()
@@ -162,18 +173,18 @@ class _Simulation:
             missing = [self.tree.nodes[i] for i in self.tree.path(node_id) if not self.live[i]]
             node_bytes = sum(self._segment_bytes(node.num_tokens) for node in missing)
             row_bytes = self._pages_bytes(self.new_tokens[prompt] - 1)
-            free = self.limits.kv_budget_bytes - self.node_bytes - self.promised_bytes - node_bytes
-            rows = min(self.left[prompt], self.limits.max_num_seqs - self.num_rows)
+            free = self.limits.kv_budget_bytes - self.node_bytes - self.reserved_bytes - node_bytes
+            rows = min(self.not_admitted[prompt], self.limits.max_num_seqs - self.num_rows)
             count = min(rows, free // row_bytes) if row_bytes else rows * (free >= 0)
-            if count < 1 and self.left[prompt]:
+            if count < 1 and self.not_admitted[prompt]:
                 if not self.running:
                     raise BudgetError(
                         f"kv_budget_bytes: got {self.limits.kv_budget_bytes}, expected at least "
-                        f"{node_bytes + row_bytes} (prompt {prompt} with one completion)"
+                        f"{node_bytes + row_bytes} (prompt {prompt} with a single completion)"
                     )
                 break
-            self.left[prompt] -= count
-            if not self.left[prompt]:
+            self.not_admitted[prompt] -= count
+            if not self.not_admitted[prompt]:
                 self.waiting.pop()
             if not count:
                 continue
@@ -182,10 +193,10 @@ class _Simulation:
                 num_tokens += node.num_tokens
                 num_pairs += node.num_tokens * (node.start + node.num_tokens // 2)
             self.node_bytes += node_bytes
-            self.promised_bytes += count * row_bytes
+            self.reserved_bytes += count * row_bytes
             self.num_rows += count
             self.shared_pairs += count * self.tree.nodes[node_id].end
-            self.begins += count * self.now
+            self.sum_of_first_steps += count * self.now
             end = self.now + self.new_tokens[prompt] - 1
             heapq.heappush(self.running, (end, prompt, count, self.now))
             has_admitted = True
@@ -199,20 +210,20 @@ class _Simulation:
             return
         end = self.running[0][0]
         num_steps = end - self.now
-        mean_pairs = (self.now + end + 1) / 2 * self.num_rows - self.begins
+        mean_pairs = (self.now + end + 1) / 2 * self.num_rows - self.sum_of_first_steps
         if num_steps:
             step_s = self.cost.decode_s(self.num_rows, self.shared_pairs, mean_pairs)
             self.decode_s += num_steps * step_s
         self.now = end
-        held = sum(count * self._pages_bytes(self.now - begin) for _, _, count, begin in self.running)
-        self.peak_bytes = max(self.peak_bytes, self.node_bytes + held)
+        page_bytes = sum(count * self._pages_bytes(self.now - first) for _, _, count, first in self.running)
+        self.peak_bytes = max(self.peak_bytes, self.node_bytes + page_bytes)
         while self.running and self.running[0][0] == self.now:
-            _, prompt, count, begin = heapq.heappop(self.running)
+            _, prompt, count, first = heapq.heappop(self.running)
             node_id = self.tree.prompt_nodes[prompt]
             self.num_rows -= count
             self.shared_pairs -= count * self.tree.nodes[node_id].end
-            self.begins -= count * begin
-            self.promised_bytes -= count * self._pages_bytes(self.new_tokens[prompt] - 1)
+            self.sum_of_first_steps -= count * first
+            self.reserved_bytes -= count * self._pages_bytes(self.new_tokens[prompt] - 1)
             for i in self.tree.path(node_id):
                 self.unfinished[i] -= count
                 if not self.unfinished[i] and self.live[i]:

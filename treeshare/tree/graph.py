@@ -1,4 +1,4 @@
-"""Prompt trees as networkx graphs, out and in. networkx is imported on first use."""
+"""Prompt trees to networkx graphs and back. networkx is imported on first use."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from treeshare.tree.radix import Skeleton
 from treeshare.tree.tokens import as_token_array
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Hashable, Iterable
 
-    from treeshare.tree.prompt_tree import PromptTree
+    from treeshare.tree.node import Node
 
 
-def graph_of_tree(tree: PromptTree) -> Any:  # noqa: ANN401  (networkx is untyped)
-    """Return ``tree`` as a ``networkx.DiGraph``; see ``PromptTree.to_networkx``."""
+def graph_of_nodes(nodes: Iterable[Node]) -> Any:  # noqa: ANN401  (networkx is untyped)
+    """Return a tree's nodes as a ``networkx.DiGraph``; see ``PromptTree.to_networkx``."""
     import networkx as nx
 
     graph = nx.DiGraph()
-    for node in tree.nodes:
+    for node in nodes:
         graph.add_node(
             node.node_id, start=node.start, token_ids=node.token_ids.tolist(), prompts=list(node.prompts)
         )
@@ -29,10 +29,10 @@ def graph_of_tree(tree: PromptTree) -> Any:  # noqa: ANN401  (networkx is untype
 
 
 def skeleton_of_graph(graph: Any) -> Skeleton:  # noqa: ANN401
-    """Check a foreign graph and return its skeleton; see ``PromptTree.from_networkx``.
+    """Check a graph from outside and return its skeleton; see ``PromptTree.from_networkx``.
 
     Raises:
-        DataError: If the graph is not a tree of prompts.
+        DataError: If the graph is not a prompt tree.
     """
     import networkx as nx
 
@@ -54,7 +54,7 @@ def skeleton_of_graph(graph: Any) -> Skeleton:  # noqa: ANN401
             raise DataError(f"node {name!r}: no token_ids; every node needs a list of token ids")
         segment = as_token_array(attributes["token_ids"], f"node {name!r}")
         if parent >= 0 and not len(segment):
-            raise DataError(f"node {name!r}: token_ids is empty; only the root's may be")
+            raise DataError(f"node {name!r}: token_ids is empty, which is allowed for the root only")
         index[name] = skeleton.add(parent, segment)
         ends.append(start + len(segment))
     skeleton.prompt_nodes = _prompt_nodes(graph, index)
@@ -62,7 +62,7 @@ def skeleton_of_graph(graph: Any) -> Skeleton:  # noqa: ANN401
 
 
 def _top_down(graph: Any) -> list[Hashable]:  # noqa: ANN401
-    """Names of all nodes, parents first, of a graph that is one rooted tree."""
+    """Names of all nodes, parents first, after checking that the graph is a tree with one root."""
     roots = [name for name, degree in graph.in_degree() if degree == 0]
     if len(roots) != 1:
         raise DataError(f"graph: got {len(roots)} nodes without a parent, expected one root")
@@ -75,12 +75,13 @@ def _top_down(graph: Any) -> list[Hashable]:  # noqa: ANN401
         names.append(stack.pop())
         stack.extend(graph.successors(names[-1]))
     if len(names) != len(graph):
-        raise DataError(f"graph: {len(graph) - len(names)} nodes are on a cycle, not below the root")
+        num_unreached = len(graph) - len(names)
+        raise DataError(f"graph: {num_unreached} nodes are on a cycle or below one, not below the root")
     return names
 
 
 def _prompt_nodes(graph: Any, index: dict[Hashable, int]) -> list[int]:  # noqa: ANN401
-    """The node at which each prompt ends, if every prompt ends once and no leaf is without one."""
+    """The node at which each prompt ends, after checking that each ends once and some end at every leaf."""
     ends_at: dict[int, Hashable] = {}
     for name in index:
         prompts = as_token_array(graph.nodes[name].get("prompts", []), f"node {name!r}, prompts").tolist()
@@ -89,11 +90,11 @@ def _prompt_nodes(graph: Any, index: dict[Hashable, int]) -> list[int]:  # noqa:
                 raise DataError(f"node {name!r}: prompt {prompt} already ends at node {ends_at[prompt]!r}")
             ends_at[prompt] = name
         if not prompts and not graph.out_degree(name) and not _is_empty_tree(graph):
-            raise DataError(f"node {name!r}: a leaf at which no prompt ends; give it prompts")
+            raise DataError(f"node {name!r}: a leaf at which no prompt ends; give it prompts, or remove it")
     missing = next((i for i in range(len(ends_at)) if i not in ends_at), None)
     if missing is not None:
         raise DataError(
-            f"graph: prompt {missing} is missing of {len(ends_at)}; expected indices from 0 without gaps"
+            f"graph: prompt {missing} is missing; expected the {len(ends_at)} prompts to be 0, 1, 2, ..."
         )
     return [index[ends_at[prompt]] for prompt in range(len(ends_at))]
 

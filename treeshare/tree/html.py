@@ -11,13 +11,13 @@ from treeshare.tree.view import count, items_below, snippet_of, subtree_sums, to
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from treeshare.tree.prompt_tree import PromptTree
+    from treeshare.tree.view import Drawable
 
 _INDENT = 'style="margin-left:1.1em"'
 
 
 def tree_html(
-    tree: PromptTree,
+    tree: Drawable,
     num_completions: int | Sequence[int] = 1,
     *,
     decode: Callable[[Sequence[int]], str] | None = None,
@@ -26,19 +26,19 @@ def tree_html(
     max_depth: int = 8,
     max_snippet: int = 80,
 ) -> str:
-    """The tree as nested lists that open and close; no script, no style sheet, nothing from elsewhere.
+    """The tree as nested lists that open and close, without scripts, style sheets or external files.
 
     Args:
-        tree: What to draw.
-        num_completions: Completions of every prompt, or of each.
-        decode: As for ``render_tree``, and so are the following.
+        tree: A ``PromptTree``.
+        num_completions: As for ``render_tree``, like all that follow.
+        decode: Turns token ids into text.
         bytes_per_token: KV bytes of a token.
-        max_children: Children drawn of the root.
-        max_depth: Levels drawn below it.
-        max_snippet: Characters of text drawn of a segment.
+        max_children: Maximum number of the root's children to draw.
+        max_depth: Maximum number of levels to draw below the root.
+        max_snippet: Maximum number of characters to draw of a segment.
 
     Returns:
-        One ``div``; a bar's length is a node's share of all unique tokens.
+        A ``div`` element; the length of a bar is a node's share of all unique tokens.
     """
     below = tree.completions_below(num_completions)
     stats = tree.stats(num_completions)
@@ -47,7 +47,7 @@ def tree_html(
     stack: list[int | str] = [0]
     while stack:
         item = stack.pop()
-        if isinstance(item, str):  # a closing tag, or a line that stands for nodes left out
+        if isinstance(item, str):  # a closing tag, or the line that counts the nodes that are not drawn
             parts.append(item)
             continue
         node = tree.nodes[item]
@@ -71,7 +71,7 @@ def tree_html(
 
 
 def in_notebook() -> bool:
-    """Whether output goes to a Jupyter notebook."""
+    """Whether this process is the kernel of a Jupyter notebook."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     return hasattr(shell, "kernel")
 

@@ -1,8 +1,8 @@
-"""Which shared segments are worth a node of their own.
+"""Which shared segments are worth a node.
 
-A radix tree finds every shared prefix, also ``"def "``. Attending to a node separately is worth it only if it
-saves more than the additional launch and merge cost; ``fold_tree`` decides that, with the one cost model in
-``FoldCost``. ``truncate_sharing`` gives up sharing on purpose, to measure what it brings.
+A radix tree finds every shared prefix, even one as short as ``"def "``. A node of its own is worth it only if
+sharing saves more than the node's launch and merge cost. ``fold_tree`` decides this by ``FoldCost``.
+``truncate_sharing`` removes sharing on purpose, to measure what sharing brings.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 
 def step_cost(tree: PromptTree, num_rows: int | Sequence[int], cost: FoldCost = DEFAULT_FOLD_COST) -> int:
-    """Cost per decoding step of all nodes of ``tree``: what ``fold_tree`` lowers.
+    """Cost of all nodes of ``tree`` per decoding step, which ``fold_tree`` lowers.
 
     Args:
         tree: Any prompt tree.
-        num_rows: Completions of every prompt, or of each.
+        num_rows: Completions per prompt, as for ``PromptTree.completions_below``.
         cost: The cost of a node.
     """
     below = tree.completions_below(num_rows)
@@ -38,42 +38,41 @@ def step_cost(tree: PromptTree, num_rows: int | Sequence[int], cost: FoldCost = 
 def fold_tree(
     tree: PromptTree, num_rows: int | Sequence[int], cost: FoldCost = DEFAULT_FOLD_COST
 ) -> PromptTree:
-    """Fold the nodes that cost more than they save into their children.
+    """Fold nodes that cost more than they save into their children.
 
-    Folding a node prepends its tokens to each child's segment; prompts that end at it get a leaf of their
-    own, and folding the root leaves an empty root. Decided bottom-up (children before parents, each node
-    once), when the number of copies that folding would make is known: a node is folded if that strictly
-    lowers ``step_cost``. So the result never costs more than ``tree``, and folding it again changes nothing.
-    It is not always the least possible: no decision is taken back for the sake of a node further up.
+    Folding a node prepends its tokens to each child's segment. Prompts that end at the node get a leaf of
+    their own, and a folded root leaves an empty root. Children are decided before their parents and each node
+    is decided once: it is folded if that strictly lowers ``step_cost``, given what is folded below it. So the
+    result never costs more than ``tree``, and folding it again changes nothing. Its cost is not always the
+    minimum, because no decision is revised for a node further up.
 
-    A pure function of its arguments; what is running when plays no part. Note that ``num_rows`` is among
-    them: with other numbers of completions, other nodes may fold, and bfloat16 attention then rounds
-    differently.
+    The result depends on the arguments alone, not on what is running. With another ``num_rows`` other nodes
+    may be folded, and then attention in bfloat16 rounds differently.
 
     Args:
         tree: The tree to fold; not changed.
-        num_rows: Completions of every prompt, or of each.
+        num_rows: Completions per prompt, as for ``PromptTree.completions_below``.
         cost: The cost of a node.
 
     Returns:
-        A tree with exactly the same prompts, in general no longer canonical (siblings may start with the same
-        tokens).
+        A tree with the same prompts. In general it is not in canonical radix form: siblings may start with
+        the same tokens.
 
     Raises:
-        ShapeError: If there are not as many ``num_rows`` as prompts.
-        ConfigError: If one of them is below 1.
+        ShapeError: If the number of ``num_rows`` is not the number of prompts.
+        ConfigError: If a number of rows is below 1.
     """
     return _without(tree, _nodes_to_fold(tree, tree.completions_below(num_rows), cost))
 
 
 def truncate_sharing(tree: PromptTree, mode: Sharing) -> PromptTree:
-    """Give up a part of the sharing, for measurements.
+    """Remove sharing from a tree, for measurements.
 
     Args:
         tree: The tree to truncate; not changed.
-        mode: ``"tree"``: ``tree`` itself. ``"one-level"``: only the root is shared, each prompt is a leaf of
-            its own under it (a prompt that ends at the root stays there). ``"none"``: the root is empty and
-            each prompt is a leaf of its own, duplicates too.
+        mode: ``"tree"``: return ``tree`` itself. ``"one-level"``: share only the root; each prompt gets its
+            own leaf under it, unless it ends at the root. ``"none"``: share nothing; the root is empty and
+            each prompt gets its own leaf, even where prompts are equal.
 
     Raises:
         ConfigError: If ``mode`` is none of these.
@@ -92,40 +91,41 @@ def truncate_sharing(tree: PromptTree, mode: Sharing) -> PromptTree:
 
 
 def shared_first(lists: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Reorder each list so that what many lists have comes first: as prefixes, they then share more.
+    """Reorder each list so that items that many lists have come first: the lists then share longer prefixes.
 
-    Among lists with the same beginning so far, each continues with that of its items that most of them still
-    have (the lowest on a tie); what a list alone has keeps its order at the end. A pure function of the
-    lists, in time that grows with all items times the longest list.
+    Greedy: among lists with the same beginning so far, each list continues with the item that occurs in the
+    largest number of them (the lowest such item on a tie). Items that no other list of this group has stay in
+    their order at the end. Takes time proportional to the number of all items times the longest list.
 
     Args:
-        lists: Items of each list, none twice in one list.
+        lists: Items of each list; no item twice in a list.
     """
     ordered: list[list[int]] = [[] for _ in lists]
-    left = [list(items) for items in lists]
+    remaining = [list(items) for items in lists]
     groups = [list(range(len(lists)))]
     while groups:
         group = groups.pop()
-        counts = Counter(item for index in group for item in left[index])
-        by_next: dict[int, list[int]] = {}
+        counts = Counter(item for index in group for item in remaining[index])
+        by_next_item: dict[int, list[int]] = {}
         for index in group:
-            item = min(left[index], key=lambda one: (-counts[one], one), default=None)
-            if item is None or counts[item] < 2:
-                ordered[index] += left[index]
+            next_item = min(remaining[index], key=lambda item: (-counts[item], item), default=None)
+            if next_item is None or counts[next_item] < 2:
+                ordered[index] += remaining[index]
             else:
-                by_next.setdefault(item, []).append(index)
-        for item, having in by_next.items():
-            for index in having:
-                left[index].remove(item)
+                by_next_item.setdefault(next_item, []).append(index)
+        for item, subgroup in by_next_item.items():
+            for index in subgroup:
+                remaining[index].remove(item)
                 ordered[index].append(item)
-            groups.append(having)
+            groups.append(subgroup)
     return ordered
 
 
 def _nodes_to_fold(tree: PromptTree, below: Sequence[int], cost: FoldCost) -> set[int]:
     """Ids of the nodes whose folding lowers the step cost, given what is folded below them."""
     folded: set[int] = set()
-    copies = [1] * len(tree.nodes)  # nodes that would receive the tokens of a folded parent, by child
+    # By child: how many nodes receive the tokens of its parent, if that is folded.
+    copies = [1] * len(tree.nodes)
     for node in reversed(tree.nodes):
         if not node.children or not node.num_tokens:
             continue
@@ -146,19 +146,19 @@ def _without(tree: PromptTree, folded: set[int]) -> PromptTree:
     if not folded:
         return tree
     skeleton = Skeleton(prompt_nodes=[0] * tree.num_prompts)
-    places: list[tuple[int, TokenArray]] = []  # for each node's children: their parent, the tokens to prepend
-    nothing = np.empty(0, np.int32)
+    for_children: list[tuple[int, TokenArray]] = []  # by node: its children's new parent, tokens to prepend
+    no_tokens = np.empty(0, np.int32)
     for node in tree.nodes:
-        parent, prepended = places[node.parent] if node.parent >= 0 else (-1, nothing)
+        parent, prepended = for_children[node.parent] if node.parent >= 0 else (-1, no_tokens)
         segment = np.concatenate([prepended, node.token_ids]) if len(prepended) else node.token_ids
         if node.node_id not in folded:
-            home = skeleton.add(parent, segment)
-            places.append((home, nothing))
+            end_node = skeleton.add(parent, segment)
+            for_children.append((end_node, no_tokens))
         else:
             if parent < 0:
-                parent = skeleton.add(-1, nothing)
-            places.append((parent, segment))
-            home = skeleton.add(parent, segment.copy()) if node.prompts else parent
+                parent = skeleton.add(-1, no_tokens)
+            for_children.append((parent, segment))
+            end_node = skeleton.add(parent, segment.copy()) if node.prompts else parent
         for prompt in node.prompts:
-            skeleton.prompt_nodes[prompt] = home
+            skeleton.prompt_nodes[prompt] = end_node
     return PromptTree.from_skeleton(skeleton)

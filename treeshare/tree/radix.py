@@ -1,7 +1,8 @@
-"""Discovery of shared prefixes: token rows in, the shape of their compressed radix tree out.
+"""Finding shared prefixes: from token rows to the structure of their compressed radix tree.
 
-Sorted, the prompts below any node are neighbours, so the whole tree is in the sorted order and the common
-prefix lengths of neighbours. One pass with a stack of open nodes builds it; nothing recurses.
+In sorted order the prompts below any node are neighbours, so the sorted order and the common prefix lengths
+of neighbours determine the whole tree. One pass over them with a stack of open nodes builds it, without
+recursion.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Skeleton:
-    """A tree in parallel lists, nodes in any order: what every way of making a ``PromptTree`` produces.
+    """A tree as parallel lists, nodes in any order; every ``PromptTree`` is made from one.
 
     Attributes:
-        parents: The parent of each node, -1 for the root (exactly one).
+        parents: The parent of each node, -1 for the root, of which there is exactly one.
         segments: The token ids of each node, int32.
         prompt_nodes: The node at which each prompt ends.
     """
@@ -41,18 +42,18 @@ class Skeleton:
 def discover(prompts: Sequence[TokenArray]) -> Skeleton:
     """Find every maximal shared prefix of ``prompts``.
 
-    Costs one sort of the prompts as byte strings and one comparison of each neighbouring pair:
-    ``O(total tokens * log(num_prompts))`` at worst, in C.
+    Sorts the prompts as byte strings and compares each with its neighbour, both in C:
+    ``O(total tokens * log(num_prompts))`` in the worst case.
 
     Args:
-        prompts: int32 rows, any lengths, duplicates and empty rows allowed.
+        prompts: int32 rows of any lengths, which may be equal or empty.
 
     Returns:
         A skeleton in canonical radix form: the root (node 0) is the prefix common to all prompts, the
         children of a node begin with distinct tokens, and a node below the root at which no prompt ends has
         at least two children.
     """
-    # As bytes, not as numbers: any order that compares four bytes at a time keeps equal prefixes together.
+    # Byte strings do not sort as numbers do, but any order in which equal prefixes are neighbours is enough.
     keys = [tokens.tobytes() for tokens in prompts]
     order = sorted(range(len(prompts)), key=keys.__getitem__)
     del keys
@@ -60,7 +61,7 @@ def discover(prompts: Sequence[TokenArray]) -> Skeleton:
     root_end = common_prefix(prompts[order[0]], prompts[order[-1]]) if order else 0
     ends, owners, parents = [root_end], [order[0] if order else -1], [-1]
     prompt_nodes = [0] * len(prompts)
-    open_nodes = [0]  # the path of the prompt before, root first
+    open_nodes = [0]  # the path of the previous prompt, root first
 
     def open_node(end: int, owner: int) -> None:
         ends.append(end)
@@ -74,7 +75,7 @@ def discover(prompts: Sequence[TokenArray]) -> Skeleton:
         while ends[open_nodes[-1]] > shared:
             closed = open_nodes.pop()
             if ends[open_nodes[-1]] < shared:
-                open_node(shared, previous)  # the two part in the middle of a segment: split it
+                open_node(shared, previous)  # the two prompts diverge inside a segment: split it
             parents[closed] = open_nodes[-1]
         if len(prompts[index]) > ends[open_nodes[-1]]:
             open_node(len(prompts[index]), index)
@@ -92,12 +93,12 @@ def discover(prompts: Sequence[TokenArray]) -> Skeleton:
 
 
 def _slice(tokens: TokenArray, start: int, end: int) -> TokenArray:
-    """Copy, so that a node does not keep its whole prompt alive."""
+    """A copy, so that a node does not keep its whole prompt in memory."""
     return tokens[start:end].copy()
 
 
 def common_prefix(a: TokenArray, b: TokenArray) -> int:
-    """Leading tokens that ``a`` and ``b`` have in common."""
+    """Number of leading tokens that ``a`` and ``b`` have in common."""
     length = min(len(a), len(b))
     if not length or a[0] != b[0]:
         return 0

@@ -1,8 +1,8 @@
-"""A forest cut into parts for several workers, by what each part is predicted to take.
+"""Divides a forest into shards for several workers, by the predicted time of each shard.
 
-A part is a run of problems in depth-first order, so it shares all but the nodes at its two ends with nobody,
-and each of those costs one more prefill. A problem's completions stay together: only a problem that alone
-decodes longer than a worker's share of everything may be cut.
+A shard is a range of problems in depth-first order. So two shards have nodes in common only along the paths
+where they meet, and each of those nodes is computed once more. The completions of a problem stay together,
+unless decoding them takes longer than a worker's share of the whole run.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from treeshare.tree.prompt_tree import PromptTree
 
 MAX_SHARDS_PER_WORKER = 4
-"""More even out completions that end early; each computes again the nodes above it."""
+"""More shards balance completions that end early, but each shard computes the nodes above it again."""
 
 _PIECES_PER_SHARE = 16
-"""How finely a problem may be cut that is more than a worker's share."""
+"""Into how many pieces a worker's share is cut, where a problem takes longer than that share."""
 
-_MANY = 512
+_NODE_COPIES = 512
+"""A node's prefill time is that of this many copies, divided by their number: prompts share full steps."""
+
 _BISECTIONS = 40
 
 
@@ -31,8 +33,8 @@ class Shard:
     """A part of a run.
 
     Attributes:
-        wanted: Completion indices by prompt, each ascending.
-        predicted_s: Seconds that it is predicted to take a worker.
+        wanted: Completion indices by prompt, each list ascending.
+        predicted_s: Seconds that a worker is predicted to take.
     """
 
     wanted: dict[int, list[int]]
@@ -41,14 +43,14 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Piece:
-    """Completions of one prompt that are not cut any further.
+    """Completions of a prompt that stay together.
 
     Attributes:
-        prompt: The prompt.
-        indices: Its completions.
-        decode_s: Seconds of their decoding.
+        prompt: Prompt index.
+        indices: Completion indices.
+        decode_s: Seconds to decode them.
         path_s: Seconds to compute the whole prompt.
-        own_path_s: Seconds to compute what the piece before does not share.
+        own_path_s: Seconds to compute the part of the prompt that the previous piece does not share.
     """
 
     prompt: int
@@ -67,21 +69,21 @@ def cut_forest(
     num_workers: int,
     max_num_seqs: int,
 ) -> list[Shard]:
-    """Cut what is wanted of a forest so that the longest part is as short as can be.
+    """Divide the wanted completions into shards so that the longest shard is as short as possible.
 
-    There are as many parts as workers, or a few times as many where each still fills a worker's rows: then
-    whoever is done early takes another.
+    There are at most as many shards as workers, or a few times as many where each shard still fills a
+    worker's rows: then a worker that finishes early takes another shard.
 
     Args:
-        tree: The tree that is computed on, folded as the engine folds it.
+        tree: The prompt tree, folded as the engine folds it.
         wanted: Completion indices of each prompt, ascending; may be empty.
-        new_tokens: Tokens of a completion of each prompt, at least 1.
-        cost: What steps cost a worker.
+        new_tokens: Tokens of each of a prompt's completions, by prompt; at least 1.
+        cost: What the parts of a run cost a worker.
         num_workers: At least 1.
-        max_num_seqs: Most completions that a worker decodes at once.
+        max_num_seqs: Maximum number of completions that a worker decodes at once.
 
     Returns:
-        The parts, longest first; none is empty.
+        Non-empty shards, the longest first.
     """
     num_rows = sum(map(len, wanted))
     if not num_rows:
@@ -90,15 +92,15 @@ def cut_forest(
     pieces = _pieces(
         tree, wanted, _decode_seconds(tree, wanted, new_tokens, cost, rows_each), cost, num_workers
     )
-    times = min(max(num_rows // (num_workers * max_num_seqs), 1), MAX_SHARDS_PER_WORKER)
+    shards_per_worker = min(max(num_rows // (num_workers * max_num_seqs), 1), MAX_SHARDS_PER_WORKER)
     low, high = 0.0, sum(piece.decode_s + piece.path_s for piece in pieces)
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        if len(_runs(pieces, middle)) <= num_workers * times:
+        if len(_group(pieces, middle)) <= num_workers * shards_per_worker:
             high = middle
         else:
             low = middle
-    return sorted(map(_shard, _runs(pieces, high)), key=lambda shard: -shard.predicted_s)
+    return sorted(map(_shard, _group(pieces, high)), key=lambda shard: -shard.predicted_s)
 
 
 def _decode_seconds(
@@ -108,7 +110,7 @@ def _decode_seconds(
     cost: StepCost,
     num_rows: int,
 ) -> list[float]:
-    """Of each prompt's completions: their part of steps with ``num_rows`` rows like them."""
+    """Seconds to decode each prompt's completions in steps of ``num_rows`` rows of that prompt; by prompt."""
     seconds = []
     for indices, tokens, node_id in zip(wanted, new_tokens, tree.prompt_nodes, strict=True):
         shared, private = num_rows * tree.nodes[node_id].end, num_rows * tokens / 2
@@ -123,23 +125,23 @@ def _pieces(
     cost: StepCost,
     num_workers: int,
 ) -> list[_Piece]:
-    """What is wanted, depth-first: whole problems, but for those above a worker's share."""
+    """The wanted completions depth-first: one piece per prompt, several if it exceeds a worker's share."""
     below = tree.sums_below([len(indices) for indices in wanted])
     path_s: list[float] = []  # from the root to the end of each node
     total_s = sum(decode_s)
     for node in tree.nodes:
-        # Prompts are packed into steps: many times as much has no step that is not full.
         pairs = node.num_tokens * (node.start + node.num_tokens // 2)
-        node_s = cost.prefill_s(_MANY * node.num_tokens, _MANY * pairs) / _MANY
+        node_s = cost.prefill_s(_NODE_COPIES * node.num_tokens, _NODE_COPIES * pairs) / _NODE_COPIES
         path_s.append(node_s + (path_s[node.parent] if node.parent >= 0 else 0.0))
         total_s += node_s * (below[node.node_id] > 0)
     share_s = total_s / num_workers
     pieces: list[_Piece] = []
-    before: tuple[int, ...] = ()
+    previous_path: tuple[int, ...] = ()
     for prompt in (prompt for node in tree.nodes for prompt in node.prompts if wanted[prompt]):
         path = tree.path(tree.prompt_nodes[prompt])
-        common = [path_s[one] for one, other in zip(path, before, strict=False) if one == other]
-        whole_s, own_s = path_s[path[-1]], path_s[path[-1]] - (common[-1] if common else 0.0)
+        shared_s = [path_s[i] for i, j in zip(path, previous_path, strict=False) if i == j]
+        whole_s = path_s[path[-1]]
+        own_s = whole_s - (shared_s[-1] if shared_s else 0.0)
         indices, size = wanted[prompt], len(wanted[prompt])
         if decode_s[prompt] > share_s:
             size = max(1, int(size * share_s / decode_s[prompt] / _PIECES_PER_SHARE))
@@ -150,27 +152,29 @@ def _pieces(
                 _Piece(prompt=prompt, indices=part, decode_s=part_s, path_s=whole_s, own_path_s=own_s)
             )
             own_s = 0.0
-        before = path
+        previous_path = path
     return pieces
 
 
-def _runs(pieces: Sequence[_Piece], limit_s: float) -> list[list[_Piece]]:
-    """Pieces in order, in runs of at most ``limit_s``, or of a single piece where that is longer."""
-    runs: list[list[_Piece]] = []
-    run_s = 0.0
+def _group(pieces: Sequence[_Piece], limit_s: float) -> list[list[_Piece]]:
+    """Consecutive pieces in groups of at most ``limit_s``; a longer piece is a group of its own."""
+    groups: list[list[_Piece]] = []
+    group_s = 0.0
     for piece in pieces:
-        if runs and run_s + piece.decode_s + piece.own_path_s <= limit_s:
-            runs[-1].append(piece)
-            run_s += piece.decode_s + piece.own_path_s
+        if groups and group_s + piece.decode_s + piece.own_path_s <= limit_s:
+            groups[-1].append(piece)
+            group_s += piece.decode_s + piece.own_path_s
         else:
-            runs.append([piece])
-            run_s = piece.decode_s + piece.path_s
-    return runs
+            groups.append([piece])
+            group_s = piece.decode_s + piece.path_s
+    return groups
 
 
-def _shard(run: Sequence[_Piece]) -> Shard:
+def _shard(group: Sequence[_Piece]) -> Shard:
     wanted: dict[int, list[int]] = {}
-    for piece in run:
+    for piece in group:
         wanted.setdefault(piece.prompt, []).extend(piece.indices)
-    seconds = run[0].path_s - run[0].own_path_s + sum(piece.decode_s + piece.own_path_s for piece in run)
+    seconds = (
+        group[0].path_s - group[0].own_path_s + sum(piece.decode_s + piece.own_path_s for piece in group)
+    )
     return Shard(wanted=wanted, predicted_s=seconds)

@@ -1,4 +1,4 @@
-"""What a prompt tree saves, in tokens and in bytes of KV."""
+"""What a prompt tree saves, in tokens and in KV bytes."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import NamedTuple
 
 
 def kv_bytes_per_token(num_layers: int, num_kv_heads: int, head_dim: int, dtype_bytes: int) -> int:
-    """Bytes of keys and values that one token holds in all layers.
+    """Bytes of a token's keys and values, all layers together.
 
     Args:
         num_layers: Attention layers of the model.
         num_kv_heads: KV heads of a layer (not query heads).
-        head_dim: Width of a head; keys and values alike.
+        head_dim: Width of a head, the same for keys and values.
         dtype_bytes: Bytes of an element: 2 for bfloat16, 4 for float32.
     """
     return 2 * num_layers * num_kv_heads * head_dim * dtype_bytes
 
 
 class KvBytes(NamedTuple):
-    """Bytes of prompt KV: stored once per node, and as it would be stored once per completion."""
+    """Bytes of prompt KV: ``unique`` if stored once per node, ``logical`` if stored once per completion."""
 
     unique: int
     logical: int
@@ -27,13 +27,13 @@ class KvBytes(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TreeStats:
-    """Counts of a prompt tree; prompt tokens only, the completions' own tokens are not in it.
+    """Counts of a prompt tree. Generated tokens are not counted.
 
     Attributes:
         num_prompts: Prompts in the tree.
         num_completions: Completions of all prompts together.
         num_nodes: Nodes, an empty root included.
-        depth: Non-empty segments on the longest path.
+        depth: Maximum number of non-empty segments on a path.
         logical_tokens: Prompt tokens counted once per completion.
         unique_tokens: Prompt tokens counted once per node.
     """

@@ -1,4 +1,4 @@
-"""Token ids from outside, checked once and made int32."""
+"""Checks token ids from outside and converts them to int32."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ MAX_TOKEN_ID = 2**31 - 1
 
 
 def as_token_array(token_ids: Sequence[int] | NDArray[np.integer], where: str) -> TokenArray:
-    """Return ``token_ids`` as a fresh int32 array that nothing else can write to.
+    """Copy ``token_ids`` to a read-only int32 array.
 
     Args:
-        token_ids: Any flat sequence or 1-D array of integers in ``[0, 2**31)``; it is copied.
-        where: What the ids belong to (``"prompt 3"``), the start of the error message.
+        token_ids: Any flat sequence or 1-D array of integers in ``[0, 2**31)``.
+        where: What the ids belong to, e.g. ``"prompt 3"``: the error message begins with it.
 
     Returns:
         int32 ``[num_tokens]``, read-only.
 
     Raises:
-        DataError: If the ids are not one flat row of integers in range; the message gives ``where``.
+        DataError: If the ids are not a flat list of integers in range.
     """
     try:
         array = np.asarray(token_ids)

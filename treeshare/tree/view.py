@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from treeshare.tree.prompt_tree import Node, PromptTree
+    from treeshare.tree.node import Node
     from treeshare.tree.stats import TreeStats
 
 
+class Drawable(Protocol):
+    """The part of ``PromptTree`` that drawing needs: with it, drawing does not import ``prompt_tree``."""
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """All nodes, depth-first."""
+
+    def completions_below(self, num_completions: int | Sequence[int] = 1) -> tuple[int, ...]:
+        """See ``PromptTree.completions_below``."""
+
+    def stats(self, num_completions: int | Sequence[int] = 1) -> TreeStats:
+        """See ``PromptTree.stats``."""
+
+
 def render_tree(
-    tree: PromptTree,
+    tree: Drawable,
     num_completions: int | Sequence[int] = 1,
     *,
     decode: Callable[[Sequence[int]], str] | None = None,
@@ -21,20 +35,20 @@ def render_tree(
     max_depth: int = 8,
     max_snippet: int = 48,
 ) -> str:
-    """Draw the tree, one line a node, and the totals below it.
+    """Draw the tree with one line per node, and the totals below it.
 
     Args:
-        tree: What to draw.
-        num_completions: Completions of every prompt, or of each.
-        decode: Token ids to text, for the snippets; without it they show token ids.
+        tree: A ``PromptTree``.
+        num_completions: Completions per prompt: an integer for all prompts, or a list with one for each.
+        decode: Turns token ids into text; without it, token ids are shown.
         bytes_per_token: KV bytes of a token (``kv_bytes_per_token``); adds KV bytes to the totals.
-        max_children: Children drawn of the root; half as many a level further down, but at least one. The
-            others are counted in one line.
-        max_depth: Levels drawn below the root; deeper nodes are counted in one line.
-        max_snippet: Characters of text drawn of a segment.
+        max_children: Maximum number of the root's children to draw. It halves with every level, but is at
+            least 1. A last line counts the nodes that are not drawn.
+        max_depth: Maximum number of levels to draw below the root.
+        max_snippet: Maximum number of characters to draw of a segment.
 
     Returns:
-        Lines joined by newlines, without one at the end.
+        The lines, without a newline at the end.
     """
     below = tree.completions_below(num_completions)
     prompts = tree.completions_below(1)
@@ -62,24 +76,24 @@ def render_tree(
 
 class _Line(NamedTuple):
     prefix: str
-    indent: str  # of the lines below it
+    indent: str  # for the lines of the subtree
     item: Node | str
 
 
 class SubtreeSums(NamedTuple):
-    """What a node and all below it have together."""
+    """Sums over a node's subtree, the node included."""
 
     num_nodes: int
     num_tokens: int
     num_prompts: int
 
 
-def subtree_sums(tree: PromptTree) -> list[SubtreeSums]:
-    """The sums of each node's subtree."""
-    found = [SubtreeSums(1, node.num_tokens, len(node.prompts)) for node in tree.nodes]
+def subtree_sums(tree: Drawable) -> list[SubtreeSums]:
+    """The sums over each node's subtree, by node id."""
+    sums = [SubtreeSums(1, node.num_tokens, len(node.prompts)) for node in tree.nodes]
     for node in reversed(tree.nodes[1:]):
-        found[node.parent] = _add(found[node.parent], found[node.node_id])
-    return found
+        sums[node.parent] = _add(sums[node.parent], sums[node.node_id])
+    return sums
 
 
 def _add(a: SubtreeSums, b: SubtreeSums) -> SubtreeSums:
@@ -87,27 +101,27 @@ def _add(a: SubtreeSums, b: SubtreeSums) -> SubtreeSums:
 
 
 def items_below(
-    tree: PromptTree, node: Node, subtrees: list[SubtreeSums], max_children: int, max_depth: int
+    tree: Drawable, node: Node, subtrees: list[SubtreeSums], max_children: int, max_depth: int
 ) -> list[Node | str]:
-    """The children to draw, and a line that stands for those left out."""
+    """The children to draw, and a line that counts the nodes that are not drawn."""
     if not node.children:
         return []
     num_drawn = max(max_children >> node.depth, 1) if node.depth < max_depth else 0
     if len(node.children) == num_drawn + 1 and num_drawn:
-        num_drawn += 1  # a line for one child left out would save nothing
+        num_drawn += 1  # the line that counts a single child would take as much space as the child
     drawn: list[Node | str] = [tree.nodes[child] for child in node.children[:num_drawn]]
     rest = SubtreeSums(0, 0, 0)
     for child in node.children[num_drawn:]:
         rest = _add(rest, subtrees[child])
     if rest.num_nodes:
-        left_out = f"{len(node.children) - num_drawn:,} more" if num_drawn else "deeper"
+        not_drawn = f"{len(node.children) - num_drawn:,} more" if num_drawn else "deeper"
         facts = f"{count(rest.num_nodes, 'node')}, {count(rest.num_tokens, 'token')}"
-        drawn.append(f"… {left_out}: {facts}, {count(rest.num_prompts, 'prompt')}")
+        drawn.append(f"… {not_drawn}: {facts}, {count(rest.num_prompts, 'prompt')}")
     return drawn
 
 
 def snippet_of(node: Node, decode: Callable[[Sequence[int]], str] | None, max_snippet: int) -> str:
-    """The segment in at most about ``max_snippet`` characters, its beginning and its end, on one line."""
+    """The segment on one line; a longer text is cut in the middle to about ``max_snippet`` characters."""
     ids = node.token_ids.tolist()
     if not ids:
         return ""
@@ -119,12 +133,12 @@ def snippet_of(node: Node, decode: Callable[[Sequence[int]], str] | None, max_sn
         tail = max_snippet // 3
         head = max(max_snippet - tail - 1, 1)
         text = text[:head] + "…" + (text[-tail:] if tail else "")
-    # repr escapes newlines and everything else that could move a terminal's cursor.
+    # repr escapes newlines and all control characters that a terminal would act on.
     return repr(text)
 
 
 def totals(stats: TreeStats, bytes_per_token: int | None) -> list[str]:
-    """Lines that say what the whole tree has."""
+    """Lines with the counts of the whole tree."""
     lines = [
         f"{count(stats.num_prompts, 'prompt')}, {count(stats.num_completions, 'completion')}, "
         f"{count(stats.num_nodes, 'node')}, depth {stats.depth}",
@@ -138,7 +152,7 @@ def totals(stats: TreeStats, bytes_per_token: int | None) -> list[str]:
 
 
 def count(number: int, noun: str) -> str:
-    """The number and its noun, in the plural where it must be."""
+    """The number and its noun, in the plural where needed: ``1 node``, ``2 nodes``."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
