@@ -66,7 +66,9 @@ class AttentionInputs:
 
     def attend(self, backend: AttentionBackend) -> None:
         """One layer of one step."""
-        backend.attend(self.query, self.key, self.key, layer=0, layout=self.layout, spec=AttentionSpec(scale=DIM**-0.5))
+        backend.attend(
+            self.query, self.key, self.key, layer=0, layout=self.layout, spec=AttentionSpec(scale=DIM**-0.5)
+        )
 
 
 def yardsticks(case: Case) -> tuple[Callable[[], None], Callable[[], None]]:

@@ -164,15 +164,15 @@ def native_plan_with(change):
 
 
 def drop_first_slice(plan):
-    plan._slices[0, 1] = plan._slices[0, 0]
+    plan._slices["last_row"][0] = plan._slices["first_row"][0]
 
 
 def shift_slice(plan):
-    plan._slices[0, 1] -= 1
+    plan._slices["last_row"][0] -= 1
 
 
 def see_one_key_less(plan):
-    plan._slices[0, 2] -= 1
+    plan._slices["num_keys"][0] -= 1
 
 
 def forget_a_private_token(plan):
@@ -184,7 +184,16 @@ def swap_pages(plan):
 
 
 def write_one_place_early(plan):
-    plan._slices[plan._slices[:, 3] > 0, 3] -= 1
+    own = plan._slices["first_own_token"]
+    own[own > 0] -= 1
+
+
+def take_another_heads_keys(plan):
+    plan._slices["padded_tokens"] //= 2
+
+
+def forget_the_causal_mask(plan):
+    plan._slices["causal"] = 0
 
 
 NATIVE_FAULTS = [
@@ -194,6 +203,8 @@ NATIVE_FAULTS = [
     forget_a_private_token,
     swap_pages,
     write_one_place_early,
+    forget_the_causal_mask,
+    take_another_heads_keys,
 ]
 
 

@@ -8,10 +8,13 @@ import time
 import urllib.error
 import urllib.request
 
+import numpy as np
 import pytest
 
+from tests.kernel_levels import using_kernels
 from treeshare.cli import doctor as module
 from treeshare.evals.sandbox import landlock
+from treeshare.native import kernel_level, library, structs
 
 
 @pytest.fixture(autouse=True)
@@ -112,3 +115,16 @@ def test_a_model_cache_that_cannot_be_written(monkeypatch):
 
 def test_a_file_without_json_is_a_mistake(cli, tmp_path):
     assert "expected --json before it" in cli("doctor", str(tmp_path / "x")).refusal
+
+
+def test_kernels_that_are_not_used_are_named_with_the_reason(monkeypatch):
+    if kernel_level() == "none":
+        pytest.skip("no kernels for this CPU")
+    changed = np.dtype([*structs.SLICE.descr, ("new", np.int64)])
+    monkeypatch.setitem(structs.STRUCTS, "Slice", changed)
+    library._load.cache_clear()
+    with using_kernels("auto"):
+        found = module._kernels()
+    library._load.cache_clear()
+    assert found.found == "none (built from other sources: Slice has 48 bytes there and 56 here)"
+    assert found.remedy.startswith("on a CPU with AVX2 install again")

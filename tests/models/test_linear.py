@@ -10,7 +10,7 @@ from torch import nn
 
 from tests.models.tiny import CONFIGS, make_model
 from treeshare.models import ModelAdapter
-from treeshare.models.linear import KernelLinear, LinearWeights, bind_linears, has_kernel, unbind_linears
+from treeshare.models.linear import KernelLinear, bind_linears, has_kernel, unbind_linears, weights_of
 from treeshare.models.loading import bind_model
 from treeshare.native import kernels
 
@@ -67,7 +67,7 @@ def test_writes_nothing_beside_its_output():
     linear = layer(34, 49, bias=False)
     x = rows_for(linear, 9)
     memory = torch.full((11, 49), 7.0).bfloat16()
-    weights = LinearWeights.of(linear)
+    weights = weights_of(linear)
     kernels().treeshare_linear(ctypes.byref(weights), x.data_ptr(), memory[1].data_ptr(), 9)
     assert torch.all(memory[0] == 7)
     assert torch.all(memory[-1] == 7)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +16,7 @@ from treeshare.native import kernel_level, kernel_levels, kernels, library
 from treeshare.sampling import SamplingParams
 from treeshare.sampling.compiled import draw_compiled
 
+needs_kernels = pytest.mark.skipif(not LEVELS, reason="no kernels, or none for this CPU")
 needs_two_levels = pytest.mark.skipif(len(LEVELS) < 2, reason="this CPU has one level of kernels or none")
 
 PARAMS = [
@@ -46,23 +48,38 @@ def test_no_such_level():
 
 
 @pytest.mark.parametrize(
-    ("best", "wish", "expected"),
+    ("there", "wish", "expected"),
     [
-        (0, "avx2", "a level that was built and this CPU has: none; take auto"),
-        (1, "avx512", "a level that this CPU has: avx2, none; take auto"),
+        (set(), "avx2", "a level that was built and this CPU has: none; take auto"),
+        ({"avx2"}, "avx512", "a level that this CPU has: avx2, none; take auto"),
+        ({"avx512"}, "avx2", "a level that this CPU has: avx512, none; take auto"),
         (None, "avx512", "a level that was built and this CPU has: none; take auto"),
     ],
 )
-def test_a_level_that_is_not_there(best, wish, expected, monkeypatch):
-    """On a CPU without AVX2, on one without AVX-512 BF16, and where nothing was built."""
-    built = None if best is None else SimpleNamespace(treeshare_level=lambda: best)
-    monkeypatch.setattr(library, "_library", lambda: built)
+def test_a_level_that_is_not_there(there, wish, expected, monkeypatch):
+    """On a CPU without any, with one of them (none implies another), and where nothing was built."""
+    built = None
+    if there is not None:
+        built = SimpleNamespace(treeshare_has_level=lambda name: int(name.decode() in there))
+    monkeypatch.setattr(library, "_load", lambda: SimpleNamespace(library=built))
     with using_kernels(wish), pytest.raises(ConfigError, match=f"got '{wish}', expected {expected}$"):
         kernels()
 
 
+def test_the_best_level_comes_first(monkeypatch):
+    built = SimpleNamespace(treeshare_has_level=lambda name: 1)
+    monkeypatch.setattr(library, "_load", lambda: SimpleNamespace(library=built))
+    assert kernel_levels() == ("avx512", "avx2", "none")
+
+
+@needs_kernels
+def test_the_library_knows_no_other_level():
+    has_level = library._load().library.treeshare_has_level
+    assert {name: has_level(name) for name in (b"sse", b"", b"none")} == {b"sse": 0, b"": 0, b"none": 0}
+
+
 def test_a_library_that_does_not_load(monkeypatch):
-    """As one that clang built, whose OpenMP is not torch's: the kernels are not there."""
+    """As one that clang built, whose OpenMP is not torch's: the kernels are not there, and it is said why."""
     load = ctypes.CDLL
 
     def fail(path, **options):
@@ -71,7 +88,14 @@ def test_a_library_that_does_not_load(monkeypatch):
         return load(path, **options)
 
     monkeypatch.setattr(ctypes, "CDLL", fail)
-    assert library._library.__wrapped__() is None
+    if importlib.util.find_spec("treeshare.native._kernels") is None:
+        pytest.skip("nothing was built")
+    assert library._load.__wrapped__() == (None, "does not load: undefined symbol: __kmpc_fork_call")
+
+
+def test_a_library_that_was_not_built(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert library._load.__wrapped__() == (None, "not built")
 
 
 def every_bfloat16():

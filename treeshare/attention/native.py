@@ -15,7 +15,8 @@ from torch import Tensor
 from treeshare.attention.api import AttentionBackend
 from treeshare.attention.state import AttentionState
 from treeshare.errors import ConfigError
-from treeshare.native import kernels
+from treeshare.native import kernels, unused_reason
+from treeshare.native.structs import SLICE, Projections, TreeStep
 from treeshare.stopwatch import OFF, Stopwatch
 
 if TYPE_CHECKING:
@@ -30,34 +31,6 @@ if TYPE_CHECKING:
 
 _KINDS = tuple(f"attention: {kind}" for kind in ("shared", "causal", "private", "merge", "store"))
 """``Kind`` in ``attention.h``."""
-
-
-class _TreeStep(ctypes.Structure):
-    """The step as the kernel sees it; the field names are those of ``attention.h``."""
-
-    _fields_ = (
-        *(
-            (name, ctypes.c_int64)
-            for name in ("num_rows", "num_heads", "group_size", "head_dim", "value_width", "page_size")
-        ),
-        ("num_slices", ctypes.c_int64),
-        *(
-            (name, ctypes.c_void_p)
-            for name in ("slices", "keys", "values", "page_indptr", "pages", "private_tokens")
-        ),
-        ("pool_keys", ctypes.c_uint64),
-        ("pool_values", ctypes.c_uint64),
-        ("nanoseconds", ctypes.c_void_p),
-    )
-
-
-class _Projections(ctypes.Structure):
-    """A layer's queries, keys and values; the field names are those of ``attention.h``."""
-
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("query", "key", "value")),
-        *((name, ctypes.c_int64) for name in ("query_stride", "key_stride", "value_stride")),
-    )
 
 
 class NativeAttention(AttentionBackend):
@@ -76,9 +49,8 @@ class NativeAttention(AttentionBackend):
     def __init__(self, stopwatch: Stopwatch = OFF) -> None:
         library = kernels()
         if library is None:
-            raise ConfigError(
-                "attention: the compiled kernels were not built, are switched off, or this CPU lacks AVX2"
-            )
+            reason = unused_reason() or "switched off, or this CPU lacks AVX2"
+            raise ConfigError(f"attention: no compiled kernels: {reason}")
         self._kernel = library
         self._plan: _Plan | None = None
         self._stopwatch = stopwatch
@@ -112,7 +84,7 @@ class NativeAttention(AttentionBackend):
         lse = torch.empty(query.shape[:2])
         out[layout.num_rows :] = 0
         lse[layout.num_rows :] = -torch.inf
-        projections = _Projections(*(t.data_ptr() for t in dense), *(t.stride(0) for t in dense))
+        projections = Projections(*(t.data_ptr() for t in dense), *(t.stride(0) for t in dense))
         self._kernel.treeshare_attend(
             ctypes.byref(fields), ctypes.byref(projections), spec.scale, out.data_ptr(), lse.data_ptr()
         )
@@ -127,16 +99,19 @@ class _Plan:
     def __init__(self, layout: BatchLayout, num_q_heads: int) -> None:
         self.layout = layout
         geometry, store = layout.store.geometry, layout.store
-        slices = [
-            (segment, (first, last, segment.num_tokens, -1, segment.block.padded_tokens))
-            for segment, first, last in layout.slices
-        ]
-        slices += [
-            (c.segment, (c.first_row, c.last_row, c.end, c.start, c.segment.block.padded_tokens))
-            for c in layout.causal
-        ]
-        self._segments = [segment for segment, _ in slices]
-        self._slices = _int64([numbers for _, numbers in slices])
+        causal = layout.causal
+        self._segments = [s for s, _, _ in layout.slices] + [chunk.segment for chunk in causal]
+        self._slices = np.zeros(len(self._segments), SLICE)
+        shared, own = np.split(self._slices, [len(layout.slices)])
+        shared["first_row"] = [first for _, first, _ in layout.slices]
+        shared["last_row"] = [last for _, _, last in layout.slices]
+        shared["num_keys"] = [segment.num_tokens for segment, _, _ in layout.slices]
+        own["first_row"] = [chunk.first_row for chunk in causal]
+        own["last_row"] = [chunk.last_row for chunk in causal]
+        own["num_keys"] = [chunk.end for chunk in causal]
+        own["first_own_token"] = [chunk.start for chunk in causal]
+        own["causal"] = 1
+        self._slices["padded_tokens"] = [segment.block.padded_tokens for segment in self._segments]
         num_pages, self._tokens = np.zeros((2, layout.num_rows), np.int64)
         pages: list[int] = []
         for row, source in zip(layout.decode_rows.tolist(), layout.decodes, strict=True):
@@ -145,14 +120,14 @@ class _Plan:
             pages += [page.index for page in used]
         self._page_indptr = np.concatenate([[0], num_pages.cumsum()])
         self._pages = _int64(pages)
-        self._step = _TreeStep(
+        self._step = TreeStep(
             layout.num_rows,
             geometry.num_kv_heads,
             num_q_heads // geometry.num_kv_heads,
             geometry.head_dim,
             geometry.value_width,
             store.page_size,
-            len(slices),
+            len(self._slices),
             self._slices.ctypes.data,
             0,
             0,
@@ -161,7 +136,7 @@ class _Plan:
             self._tokens.ctypes.data,
         )
 
-    def step(self, layer: int) -> _TreeStep:
+    def step(self, layer: int) -> TreeStep:
         """The step with the addresses of one layer."""
         store, step = self.layout.store, self._step
         self._keys = _addresses(self._segments, [segment.block.keys_t[layer] for segment in self._segments])

@@ -302,18 +302,20 @@ def _compiler() -> Finding:
 
 def _kernels() -> Finding:
     try:
-        from treeshare.native import kernel_level, kernel_levels
+        from treeshare.native import kernel_level, kernel_levels, unused_reason
     except (ImportError, OSError):
         return Finding(name="kernels", found="none", remedy="they need torch", data={"used": "none"})
-    used, levels = kernel_level(), kernel_levels()
+    used, levels, reason = kernel_level(), kernel_levels(), unused_reason()
     others = ", ".join(level for level in levels if level != used)
     return Finding(
         name="kernels",
-        found=f"{used}" + (f" (set TREESHARE_KERNELS to choose {others})" if others else ""),
+        found=used
+        + (f" (set TREESHARE_KERNELS to choose {others})" if others else "")
+        + (f" ({reason})" if reason else ""),
         remedy=""
         if len(levels) > 1
         else "if the CPU has AVX2, install g++ and then treeshare again; else --dtype float32 may be faster",
-        data={"used": used, "levels": levels},
+        data={"used": used, "levels": levels, "unused_reason": reason},
     )
 
 

@@ -17,8 +17,8 @@ from torch import nn
 from transformers.activations import SiLUActivation
 
 from treeshare.attention import AttentionSpec
-from treeshare.models.linear import LINEAR, SMALL_OPERATIONS, LinearWeights, has_kernel
-from treeshare.native import kernels
+from treeshare.models.linear import LINEAR, SMALL_OPERATIONS, has_kernel, weights_of
+from treeshare.native import kernels, structs
 from treeshare.stopwatch import OFF
 
 if TYPE_CHECKING:
@@ -36,29 +36,6 @@ _PARTS = {
     "mlp": {"gate_proj", "up_proj", "down_proj", "act_fn"},
 }
 """Children that a layer must have, and no others."""
-
-
-class _Norm(ctypes.Structure):
-    """An RMS norm; the field names of this and the following are those of ``native/layers.h``."""
-
-    _fields_ = (("weight", ctypes.c_void_p), ("epsilon", ctypes.c_double))
-
-
-class _Layer(ctypes.Structure):
-    _fields_ = (
-        *((name, LinearWeights) for name in ("qkv", "out", "gate_up", "down")),
-        *((name, _Norm) for name in ("first", "second")),
-        *((name, ctypes.c_int64) for name in ("num_rotated_heads", "head_dim")),
-        ("nanoseconds", ctypes.c_void_p),
-    )
-
-
-class _Activations(ctypes.Structure):
-    _fields_ = (
-        ("num_rows", ctypes.c_int64),
-        *((name, ctypes.c_void_p) for name in ("cosine", "sine", "attended", "x")),
-        *((name, ctypes.c_void_p) for name in ("normal", "qkv", "gate_up", "gated", "delta")),
-    )
 
 
 class FusedLayer:
@@ -92,9 +69,9 @@ class FusedLayer:
         self._workspace = workspace
         self._nanoseconds = np.zeros(2, np.int64)
         self.stopwatch = OFF
-        self._layer = _Layer(
-            *map(LinearWeights.of, self._linears),
-            *(_Norm(norm.weight.data_ptr(), norm.variance_epsilon) for norm in norms),
+        self._layer = structs.Layer(
+            *map(weights_of, self._linears),
+            *(structs.Norm(norm.weight.data_ptr(), norm.variance_epsilon) for norm in norms),
             sum(self._num_heads[:2]),
             self._head_dim,
             None,
@@ -112,7 +89,7 @@ class FusedLayer:
         x = hidden_states[0]
         cosine, sine = (turn[0].contiguous() for turn in position_embeddings)
         qkv, pointers = self._workspace.reserve(len(x), self._linears)
-        flow = _Activations(len(x), cosine.data_ptr(), sine.data_ptr(), None, x.data_ptr(), *pointers)
+        flow = structs.Activations(len(x), cosine.data_ptr(), sine.data_ptr(), None, x.data_ptr(), *pointers)
         self._run(self._kernels.treeshare_before_attention, flow)
         query, key, value = torch.split(qkv.view(len(x), -1, self._head_dim), self._num_heads, dim=1)
         attended = treeshare_step.attend(self._index, query, key, value, self._spec).contiguous()
@@ -120,7 +97,7 @@ class FusedLayer:
         self._run(self._kernels.treeshare_after_attention, flow)
         return hidden_states
 
-    def _run(self, kernel: Any, flow: _Activations) -> None:  # noqa: ANN401
+    def _run(self, kernel: Any, flow: structs.Activations) -> None:  # noqa: ANN401
         """Half a layer; its time is split as the threads spent theirs."""
         if self.stopwatch.enabled:
             self.stopwatch.lap(SMALL_OPERATIONS)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from treeshare.native import kernels
+from treeshare.native import kernels, structs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,19 +27,10 @@ SMALL_OPERATIONS = "norms and other small operations"
 """The part of a step between a model's matmuls and attention."""
 
 
-class LinearWeights(ctypes.Structure):
-    """A linear layer as the kernels see it; the field names are those of ``native/common.h``."""
-
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("weight", "bias")),
-        *((name, ctypes.c_int64) for name in ("num_inputs", "num_outputs")),
-    )
-
-    @classmethod
-    def of(cls, linear: nn.Linear) -> LinearWeights:
-        """Where the layer's weights lie now."""
-        bias = None if linear.bias is None else linear.bias.data_ptr()
-        return cls(linear.weight.data_ptr(), bias, *reversed(linear.weight.shape))
+def weights_of(linear: nn.Linear) -> structs.Linear:
+    """A linear layer as the kernels take it: where its weights lie now."""
+    bias = None if linear.bias is None else linear.bias.data_ptr()
+    return structs.Linear(linear.weight.data_ptr(), bias, *reversed(linear.weight.shape))
 
 
 class KernelLinear:
@@ -60,7 +51,7 @@ class KernelLinear:
             return nn.functional.linear(x, linear.weight, linear.bias)
         rows = x.reshape(-1, linear.in_features).contiguous()
         out = torch.empty(len(rows), linear.out_features, dtype=x.dtype)
-        weights = LinearWeights.of(linear)
+        weights = weights_of(linear)
         self._kernel(ctypes.byref(weights), rows.data_ptr(), out.data_ptr(), len(rows))
         return out.view(*x.shape[:-1], linear.out_features)
 

@@ -9,8 +9,7 @@
 // Nothing here knows about Python or torch; its callers hand over addresses. Built without linking an OpenMP library:
 // torch's own is already loaded, and two of them would fight for the cores.
 //
-// Shapes: T packed rows, H KV heads, G query heads per KV head, D head_dim, E stored value width, N padded
-// tokens of a segment, C tokens of a page. Elements are bfloat16 unless said otherwise.
+// Shapes are named as in structs.h: T, H, G, D, E, N, C. Elements are bfloat16 unless said otherwise.
 
 #pragma once
 
@@ -25,28 +24,10 @@
 
 namespace attention {
 
-struct TreeStep {
-    int64_t num_rows, num_heads, group_size, head_dim, value_width, page_size;
-    int64_t num_slices;
-    const int64_t *slices;         // [num_slices][5]: first row, last row, keys, first own token or -1, N
-    const uint64_t *keys, *values; // [num_slices]: address of [H][D][N] and [H][N][E]
-    const int64_t *page_indptr;    // [num_rows + 1]
-    const int64_t *pages;          // page numbers of each row, oldest first
-    const int64_t *private_tokens; // [num_rows]: tokens on a row's pages, this step's included; 0: prefill
-    uint64_t pool_keys, pool_values; // [pages][H][D][C] and [pages][H][C][E]
-    int64_t *nanoseconds;            // [5], added to: of all threads, by Kind; or null: not measured
-};
-
-// What a layer's projections give: strides count elements from row to row, heads lie side by side.
-struct Projections {
-    const uint16_t *query, *key, *value; // [T][H * G][D], [T][H][D], [T][H][D]
-    int64_t query_stride, key_stride, value_stride;
-};
-
 namespace {
 
-constexpr int ROWS = 64;   // most packed rows of a task
-constexpr int TASKS = 3;   // least for each thread, if there are rows enough, so that none waits for long
+constexpr int ROWS = 64;   // maximum of packed rows of a task
+constexpr int TASKS = 3;   // minimum for each thread, if there are rows enough, so that none waits for long
 constexpr int KEYS = 256;  // keys of a block; its packed keys and values fit into L2 beside the rows
 constexpr int GROUP = 16 * ATTENTION_VECTORS; // keys of a register tile
 constexpr int QUERIES = 6; // query rows of a register tile
@@ -58,16 +39,16 @@ enum Kind { SHARED, CAUSAL, PRIVATE, MERGE, STORE }; // MERGE: gathering the que
 
 // One task's working set.
 struct Work {
-    Operand *query;    // [ROWS * G][D]
-    uint16_t *keys;    // [KEYS / GROUP][D / 2][GROUP][2]
-    uint16_t *values;  // [KEYS / 2][D][2]
-    float *scores;     // [QUERIES][KEYS]
-    Operand *weights;  // [QUERIES][KEYS]
-    float *numerator;  // [ROWS * G][D]
-    float *high;       // [ROWS * G]: running maximum, in units of log 2
-    float *total;      // [ROWS * G]: running denominator
+    Operand *query;     // [ROWS * G][D]
+    uint16_t *keys;     // [KEYS / GROUP][D / 2][GROUP][2]
+    uint16_t *values;   // [KEYS / 2][D][2]
+    float *scores;      // [QUERIES][KEYS]
+    Operand *weights;   // [QUERIES][KEYS]
+    float *numerator;   // [ROWS * G][D]
+    float *maximum;     // [ROWS * G]: of the scores so far, in units of log 2
+    float *denominator; // [ROWS * G]
     int head_dim;
-    float scale;       // of scores, times log2(e)
+    float scale;        // of scores, times log2(e)
 
     Work(Scratch &scratch, int num_queries, int head_dim, float scale) : head_dim(head_dim), scale(scale) {
         const size_t sizes[] = {size_t(num_queries) * head_dim * sizeof(Operand),
@@ -87,11 +68,11 @@ struct Work {
         scores = reinterpret_cast<float *>(memory + offsets[3]);
         weights = reinterpret_cast<Operand *>(memory + offsets[4]);
         numerator = reinterpret_cast<float *>(memory + offsets[5]);
-        high = reinterpret_cast<float *>(memory + offsets[6]);
-        total = reinterpret_cast<float *>(memory + offsets[7]);
+        maximum = reinterpret_cast<float *>(memory + offsets[6]);
+        denominator = reinterpret_cast<float *>(memory + offsets[7]);
         std::fill_n(numerator, size_t(num_queries) * head_dim, 0.0f);
-        std::fill_n(high, num_queries, -std::numeric_limits<float>::infinity());
-        std::fill_n(total, num_queries, 0.0f);
+        std::fill_n(maximum, num_queries, -std::numeric_limits<float>::infinity());
+        std::fill_n(denominator, num_queries, 0.0f);
     }
 };
 
@@ -132,13 +113,14 @@ TARGET void score(const Operand *query, const uint16_t *keys, int head_dim, int 
     }
 }
 
-// Turn one row of scores into weights below its new maximum; returns the factor of what was added before.
-TARGET float soften(const float *scores, Operand *weights, int seen, int count, float scale, float *high,
-                    float *total) {
-    Floats top = all(-std::numeric_limits<float>::infinity());
-    for (int n = 0; n < seen; n += 16) top = max_where(first16(seen - n), top, load(scores + n));
-    const float old_high = *high, new_high = std::max(old_high, max_lanes(top) * scale);
-    const Floats shift = all(new_high), factor = all(scale);
+// One step of online softmax: a row of scores becomes weights below the row's new maximum. Of `count` keys the row sees
+// the first `seen`. Returns the factor that corrects what was added below the old maximum.
+TARGET float online_softmax(const float *scores, Operand *weights, int seen, int count, float scale, float *maximum,
+                            float *denominator) {
+    Floats largest = all(-std::numeric_limits<float>::infinity());
+    for (int n = 0; n < seen; n += 16) largest = max_where(first16(seen - n), largest, load(scores + n));
+    const float old_maximum = *maximum, new_maximum = std::max(old_maximum, max_lanes(largest) * scale);
+    const Floats shift = all(new_maximum), factor = all(scale);
     Floats sum = all(0.0f);
     for (int n = 0; n < count; n += 16) {
         const Floats power = mul_sub(load(scores + n), factor, shift);
@@ -146,9 +128,9 @@ TARGET float soften(const float *scores, Operand *weights, int seen, int count, 
         sum = add(sum, weight);
         store_operands(weights + n, weight);
     }
-    const float correction = std::exp2(old_high - new_high);
-    *high = new_high;
-    *total = *total * correction + sum_lanes(sum);
+    const float correction = std::exp2(old_maximum - new_maximum);
+    *maximum = new_maximum;
+    *denominator = *denominator * correction + sum_lanes(sum);
     return correction;
 }
 
@@ -176,8 +158,8 @@ TARGET void attend_tile(Work &work, int query, const int *seen, int count) {
     float corrections[M];
     score<M>(work.query + query * dim, work.keys, dim, count, work.scores);
     for (int m = 0; m < M; ++m)
-        corrections[m] = soften(work.scores + m * KEYS, work.weights + m * KEYS, seen[m], count, work.scale,
-                                work.high + query + m, work.total + query + m);
+        corrections[m] = online_softmax(work.scores + m * KEYS, work.weights + m * KEYS, seen[m], count, work.scale,
+                                        work.maximum + query + m, work.denominator + query + m);
     const int num_pairs = (count + 1) / 2;
     for (int column = 0; column < dim; column += 16 * ATTENTION_VECTORS) {
         const uint16_t *values = work.values + 2 * column;
@@ -201,19 +183,19 @@ TARGET void attend_keys(Work &work, int first, int last, int group, const uint16
         pack_values(values + start * value_width, value_width, work.head_dim, count, work.values);
         for (int query = first; query < last; query += QUERIES) {
             const int m = std::min(QUERIES, last - query);
-            int seen[QUERIES], most = 0;
+            int seen[QUERIES], max_seen = 0;
             for (int i = 0; i < m; ++i) {
                 seen[i] = std::max(0, std::min(count, limit + (query + i - first) / group * step - start));
-                most = std::max(most, seen[i]);
+                max_seen = std::max(max_seen, seen[i]);
             }
-            if (most == 0) continue;
+            if (max_seen == 0) continue;
             switch (m) {
-            case 6: attend_tile<6>(work, query, seen, most); break;
-            case 5: attend_tile<5>(work, query, seen, most); break;
-            case 4: attend_tile<4>(work, query, seen, most); break;
-            case 3: attend_tile<3>(work, query, seen, most); break;
-            case 2: attend_tile<2>(work, query, seen, most); break;
-            default: attend_tile<1>(work, query, seen, most);
+            case 6: attend_tile<6>(work, query, seen, max_seen); break;
+            case 5: attend_tile<5>(work, query, seen, max_seen); break;
+            case 4: attend_tile<4>(work, query, seen, max_seen); break;
+            case 3: attend_tile<3>(work, query, seen, max_seen); break;
+            case 2: attend_tile<2>(work, query, seen, max_seen); break;
+            default: attend_tile<1>(work, query, seen, max_seen);
             }
         }
     }
@@ -233,15 +215,16 @@ TARGET void store_pair(const TreeStep &step, const Projections &from, int64_t ro
 // Store the prompt tokens of a step, by every thread of a parallel region.
 void store_prompts(const TreeStep &step, const Projections &from) {
     for (int64_t i = 0; i < step.num_slices; ++i) {
-        const int64_t *slice = step.slices + 5 * i, first = slice[0], start = slice[3], padded = slice[4];
-        if (start < 0) continue;
+        const Slice &slice = step.slices[i];
+        if (!slice.causal) continue;
+        const int64_t padded = slice.padded_tokens;
 #pragma omp for schedule(static)
-        for (int64_t task = 0; task < step.num_heads * (slice[1] - first); ++task) {
-            const int64_t head = task % step.num_heads, row = first + task / step.num_heads;
+        for (int64_t task = 0; task < step.num_kv_heads * (slice.last_row - slice.first_row); ++task) {
+            const int64_t head = task % step.num_kv_heads, row = slice.first_row + task / step.num_kv_heads;
             store_pair(step, from, row, head,
                        reinterpret_cast<uint16_t *>(step.keys[i]) + head * step.head_dim * padded,
                        reinterpret_cast<uint16_t *>(step.values[i]) + head * padded * step.value_width, padded,
-                       start + row - first);
+                       slice.first_own_token + row - slice.first_row);
         }
     }
 }
@@ -250,7 +233,7 @@ void store_prompts(const TreeStep &step, const Projections &from) {
 TARGET void store_token(const TreeStep &step, const Projections &from, int64_t row, int64_t head) {
     const int64_t last = step.private_tokens[row] - 1, size = step.page_size;
     if (last < 0) return;
-    const int64_t place = step.pages[step.page_indptr[row] + last / size] * step.num_heads + head;
+    const int64_t place = step.pages[step.page_indptr[row] + last / size] * step.num_kv_heads + head;
     store_pair(step, from, row, head, reinterpret_cast<uint16_t *>(step.pool_keys) + place * step.head_dim * size,
                reinterpret_cast<uint16_t *>(step.pool_values) + place * size * step.value_width, size, last % size);
 }
@@ -258,7 +241,7 @@ TARGET void store_token(const TreeStep &step, const Projections &from, int64_t r
 // Attend rows [first_row, last_row) of one KV head to all they see.
 TARGET void attend_task(const TreeStep &step, const Projections &from, Scratch &scratch, int64_t first_row,
                         int64_t last_row, int head, float scale, uint16_t *out, float *lse) {
-    const int group = step.group_size, dim = step.head_dim, num_heads = step.num_heads;
+    const int group = step.group_size, dim = step.head_dim, num_kv_heads = step.num_kv_heads;
     const int num_queries = (last_row - first_row) * group;
     Laps laps(step.nanoseconds);
     Work work(scratch, num_queries, dim, scale * 1.44269504f);
@@ -269,13 +252,13 @@ TARGET void attend_task(const TreeStep &step, const Projections &from, Scratch &
     for (int64_t row = first_row; row < last_row; ++row) store_token(step, from, row, head);
     laps.lap(STORE);
     for (int64_t i = 0; i < step.num_slices; ++i) {
-        const int64_t *slice = step.slices + 5 * i;
-        const int64_t a = std::max(slice[0], first_row), b = std::min(slice[1], last_row);
+        const Slice &slice = step.slices[i];
+        const int64_t a = std::max(slice.first_row, first_row), b = std::min(slice.last_row, last_row);
         if (a >= b) continue;
-        const int64_t padded = slice[4];
-        const bool causal = slice[3] >= 0;
-        const int limit = causal ? slice[3] + (a - slice[0]) + 1 : slice[2];
-        const int num_keys = causal ? slice[3] + (b - slice[0]) : slice[2];
+        const int64_t padded = slice.padded_tokens;
+        const bool causal = slice.causal;
+        const int limit = causal ? slice.first_own_token + (a - slice.first_row) + 1 : slice.num_keys;
+        const int num_keys = causal ? slice.first_own_token + (b - slice.first_row) : slice.num_keys;
         attend_keys(work, (a - first_row) * group, (b - first_row) * group, group,
                     reinterpret_cast<const uint16_t *>(step.keys[i]) + head * dim * padded, padded,
                     reinterpret_cast<const uint16_t *>(step.values[i]) + head * padded * step.value_width,
@@ -286,7 +269,7 @@ TARGET void attend_task(const TreeStep &step, const Projections &from, Scratch &
     for (int64_t row = first_row; row < last_row; ++row) {
         int64_t left = step.private_tokens[row];
         for (int64_t i = step.page_indptr[row]; left > 0; ++i, left -= page_size) {
-            const int64_t place = step.pages[i] * num_heads + head;
+            const int64_t place = step.pages[i] * num_kv_heads + head;
             const int count = std::min(left, page_size);
             attend_keys(work, (row - first_row) * group, (row - first_row + 1) * group, group,
                         reinterpret_cast<const uint16_t *>(step.pool_keys) + place * dim * page_size, page_size,
@@ -296,21 +279,20 @@ TARGET void attend_task(const TreeStep &step, const Projections &from, Scratch &
     }
     laps.lap(PRIVATE);
     for (int q = 0; q < num_queries; ++q) {
-        const int64_t place = (first_row + q / group) * num_heads * group + head * group + q % group;
-        const Floats share = all(1.0f / work.total[q]);
+        const int64_t place = (first_row + q / group) * num_kv_heads * group + head * group + q % group;
+        const Floats share = all(1.0f / work.denominator[q]);
         for (int column = 0; column < dim; column += 16)
             store_bf16(16, out + place * dim + column, mul(load(work.numerator + q * dim + column), share));
-        lse[place] = (work.high[q] + std::log2(work.total[q])) * 0.69314718f;
+        lse[place] = (work.maximum[q] + std::log2(work.denominator[q])) * 0.69314718f;
     }
     laps.lap(MERGE);
 }
 
 } // namespace
 
-// Store the step's keys and values, then attend every row to its path: out [T][H * G][D], lse [T][H * G] float32.
 extern "C" void EXPORT(attend)(const TreeStep *step, const Projections *from, float scale, uint16_t *out, float *lse) {
-    const int64_t num_rows = step->num_rows, num_heads = step->num_heads;
-    const int64_t fair_blocks = (TASKS * omp_get_max_threads() + num_heads - 1) / num_heads;
+    const int64_t num_rows = step->num_rows, num_kv_heads = step->num_kv_heads;
+    const int64_t fair_blocks = (TASKS * omp_get_max_threads() + num_kv_heads - 1) / num_kv_heads;
     const int64_t rows = std::min<int64_t>(ROWS, (num_rows + fair_blocks - 1) / fair_blocks);
     const int64_t num_blocks = rows ? (num_rows + rows - 1) / rows : 0;
 #pragma omp parallel
@@ -320,7 +302,7 @@ extern "C" void EXPORT(attend)(const TreeStep *step, const Projections *from, fl
         store_prompts(*step, *from);
         laps.lap(STORE);
 #pragma omp for schedule(dynamic, 1)
-        for (int64_t task = 0; task < num_blocks * num_heads; ++task) {
+        for (int64_t task = 0; task < num_blocks * num_kv_heads; ++task) {
             const int64_t first = task % num_blocks * rows, last = std::min(first + rows, num_rows);
             attend_task(*step, *from, scratch, first, last, task / num_blocks, scale, out, lse);
         }

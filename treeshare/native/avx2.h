@@ -23,7 +23,8 @@ using Operand = float; // of a dot product's left side
 constexpr int ATTENTION_VECTORS = 1; // of sixteen columns
 constexpr int LINEAR_ROWS = 6;
 constexpr int LINEAR_PANEL = 32; // columns
-constexpr int linear_vectors(int num_rows) { return num_rows <= 3 ? 2 : 1; } // of sixteen columns, for so many rows
+// Of sixteen columns, for so many rows.
+static constexpr int linear_vectors(int num_rows) { return num_rows <= 3 ? 2 : 1; }
 constexpr int STRIP = 16; // numbers that `interleave` takes of each row
 
 INLINE __m256i lanes(int first) { // their numbers

@@ -1,5 +1,5 @@
-// Sixteen floats as AVX-512 has them, in one register, with its instructions for bfloat16. avx2.h gives the same
-// names; the kernels are written in them and compiled for both.
+// Sixteen floats as AVX-512 has them, in one register, with its instructions for bfloat16. level.h lists the
+// names that the kernels are written in.
 
 #pragma once
 
@@ -20,7 +20,8 @@ using Operand = uint16_t; // of a dot product's left side: bfloat16
 constexpr int ATTENTION_VECTORS = 4; // of sixteen columns
 constexpr int LINEAR_ROWS = 8;
 constexpr int LINEAR_PANEL = 48; // columns
-constexpr int linear_vectors(int /*num_rows*/) { return 3; } // of sixteen columns, for so many rows
+// Of sixteen columns, for so many rows.
+static constexpr int linear_vectors(int /*num_rows*/) { return 3; }
 constexpr int STRIP = 32; // numbers that `interleave` takes of each row
 
 INLINE Mask first16(int64_t count) { return count >= 16 ? 0xffff : count <= 0 ? 0 : (1 << count) - 1; }

@@ -1,10 +1,16 @@
-// What the kernels share beside their vectors: an exponential, memory, a clock, the linear layer.
+// What the kernels share beside their vectors: an exponential, memory, a clock.
+//
+// All but the exported functions is local to a level's source (static, or in a namespace without a name): the same
+// names are compiled for other instructions elsewhere in the library, and a linker would take any of them.
 
 #pragma once
 
 #include <chrono>
 #include <cstdint>
 #include <cstdlib>
+
+#include "exports.h"
+#include "level.h"
 
 // 2 ** x for finite x; relative error below 3e-7; about 0 from -150 down, infinite from 128 up.
 INLINE Floats exp2_lanes(Floats x) {
@@ -24,6 +30,8 @@ INLINE void clear(Floats (&sums)[M][J]) {
     for (int m = 0; m < M; ++m)
         for (int j = 0; j < J; ++j) sums[m][j] = all(0.0f);
 }
+
+namespace {
 
 // Memory of one thread that is kept from call to call.
 struct Scratch {
@@ -57,8 +65,4 @@ struct Laps {
     }
 };
 
-// A linear layer: weight [num_outputs][num_inputs], an even number of inputs; bias [num_outputs] or null.
-struct Linear {
-    const uint16_t *weight, *bias;
-    int64_t num_inputs, num_outputs;
-};
+} // namespace

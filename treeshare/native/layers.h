@@ -13,25 +13,6 @@
 
 namespace layers {
 
-struct Norm {
-    const uint16_t *weight;
-    double epsilon;
-};
-
-struct Layer {
-    Linear qkv, out, gate_up, down; // q, k, v and gate, up side by side
-    Norm first, second;
-    int64_t num_rotated_heads, head_dim; // q and k
-    int64_t *nanoseconds;                // [2], added to: matmuls, the rest; or null: not measured
-};
-
-// What flows through a layer; [num_rows][.] each, `x` in and out.
-struct Activations {
-    int64_t num_rows;
-    const uint16_t *cosine, *sine, *attended;
-    uint16_t *x, *normal, *qkv, *gate_up, *gated, *delta;
-};
-
 namespace {
 
 enum Part { MATMUL, REST };
@@ -132,7 +113,6 @@ void linear_timed(const Linear &layer, const uint16_t *x, uint16_t *out, int64_t
 
 } // namespace
 
-// From a layer's input to rotated queries and keys.
 extern "C" void EXPORT(before_attention)(const Layer *layer, const Activations *activations) {
     const Layer &l = *layer;
     const Activations &a = *activations;
@@ -146,7 +126,6 @@ extern "C" void EXPORT(before_attention)(const Layer *layer, const Activations *
     }
 }
 
-// From attention's result to the layer's output, over its input.
 extern "C" void EXPORT(after_attention)(const Layer *layer, const Activations *activations) {
     const Layer &l = *layer;
     const Activations &a = *activations;
@@ -164,7 +143,6 @@ extern "C" void EXPORT(after_attention)(const Layer *layer, const Activations *a
     }
 }
 
-// The parts alone, for tests and benchmarks.
 extern "C" void EXPORT(rms_norm)(const uint16_t *x, const uint16_t *weight, uint16_t *out, int64_t num_rows,
                                  int64_t width, float epsilon) {
 #pragma omp parallel

@@ -1,20 +1,35 @@
-// Which of the kernels this CPU can run. Each is there once for every level of instructions, its name ends in it.
+// Which levels of instructions this CPU can run. Each kernel is there once for every level, its name ends in it.
 
-extern "C" {
+#include <cstring>
 
-// Of the functions' arguments.
-int treeshare_version() { return 8; }
+namespace {
 
-// The best level: 2 for AVX-512 BF16, 1 for AVX2, 0 for none; each includes those below it.
-int treeshare_level() {
+// Every instruction that the level's TARGET names. Levels are a set: none implies another, and which is best is
+// library.py's to say.
 #if defined(__x86_64__) && defined(__GNUC__)
-    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return 0;
-    const bool has_512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-                         __builtin_cpu_supports("avx512bf16");
-    return has_512 ? 2 : 1;
-#else
-    return 0;
-#endif
+bool has_avx512() {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("fma");
 }
+bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+#else
+bool has_avx512() { return false; }
+bool has_avx2() { return false; }
+#endif
+
+struct Level {
+    const char *name;
+    bool (*is_there)();
+};
+
+constexpr Level LEVELS[] = {{"avx512", has_avx512}, {"avx2", has_avx2}};
+
+} // namespace
+
+// 1 where the kernels of a level were built and this CPU runs them, else 0.
+extern "C" int treeshare_has_level(const char *name) {
+    for (const Level &level : LEVELS)
+        if (!std::strcmp(level.name, name)) return level.is_there();
+    return 0;
 }

@@ -4,7 +4,7 @@ They know nothing of Python or torch: their callers hand over addresses. They ru
 threads, by torch's own OpenMP library, which is why it is made visible to them first.
 
 The library holds every kernel once for each level of instructions; the best that this CPU has is taken,
-unless ``TREESHARE_KERNELS`` names one.
+unless ``TREESHARE_KERNELS`` names another.
 """
 
 from __future__ import annotations
@@ -15,60 +15,64 @@ import importlib.util
 import os
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from treeshare.errors import ConfigError
+from treeshare.native import structs
 
 VARIABLE = "TREESHARE_KERNELS"
 """The environment variable that names a level: ``none`` for torch's matmuls, ``auto`` or empty for the best
 that is there."""
 
-_LEVELS = ("none", "avx2", "avx512")
-"""By their numbers in ``levels.cpp``: AVX2 with FMA; AVX-512 with BF16."""
+LEVELS = ("avx512", "avx2")
+"""All levels, best first: AVX-512 with BF16; AVX2 with FMA. A CPU may have any of them; ``levels.cpp`` knows
+which instructions each needs."""
 
-_VERSION = 8
-"""Of the functions' arguments; a library built from other sources is not used."""
+_NONE = "none"
 
 _POINTER, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
 _ARGUMENTS = {
-    "treeshare_attend": (_POINTER, _POINTER, _FLOAT, _POINTER, _POINTER),
-    "treeshare_before_attention": (_POINTER, _POINTER),
-    "treeshare_after_attention": (_POINTER, _POINTER),
-    "treeshare_rms_norm": (_POINTER, _POINTER, _POINTER, _INT, _INT, _FLOAT),
-    "treeshare_add_rms_norm": (_POINTER, _POINTER, _POINTER, _POINTER, _INT, _INT, _FLOAT),
-    "treeshare_rotate": (_POINTER, _POINTER, _POINTER, _INT, _INT, _INT, _INT),
-    "treeshare_silu_mul": (_POINTER, _POINTER, _INT, _INT),
-    "treeshare_linear": (_POINTER, _POINTER, _POINTER, _INT),
-    "treeshare_draw": (_POINTER,),
+    "attend": (_POINTER, _POINTER, _FLOAT, _POINTER, _POINTER),
+    "before_attention": (_POINTER, _POINTER),
+    "after_attention": (_POINTER, _POINTER),
+    "rms_norm": (_POINTER, _POINTER, _POINTER, _INT, _INT, _FLOAT),
+    "add_rms_norm": (_POINTER, _POINTER, _POINTER, _POINTER, _INT, _INT, _FLOAT),
+    "rotate": (_POINTER, _POINTER, _POINTER, _INT, _INT, _INT, _INT),
+    "silu_mul": (_POINTER, _POINTER, _INT, _INT),
+    "linear": (_POINTER, _POINTER, _POINTER, _INT),
+    "draw": (_POINTER,),
 }
+"""Of every kernel, as ``native/exports.h`` declares it."""
+
+_LETTERS = {_POINTER: "p", _INT: "i", _FLOAT: "f"}
 
 
 @functools.cache
 def kernels() -> Any | None:  # noqa: ANN401
     """The kernels of ``kernel_level()`` by their names, such as ``treeshare_attend``; None without any."""
     level = kernel_level()
-    if level == "none":
+    if level == _NONE:
         return None
     functions = {}
     for name, arguments in _ARGUMENTS.items():
-        function = functions[name] = getattr(_library(), f"{name}_{level}")
+        function = functions[f"treeshare_{name}"] = getattr(_load().library, f"treeshare_{name}_{level}")
         function.argtypes, function.restype = arguments, None
     return SimpleNamespace(**functions)
 
 
 @functools.cache
 def kernel_level() -> str:
-    """Which kernels are used: ``avx512``, ``avx2`` or ``none``.
+    """Which kernels are used: one of ``LEVELS``, or ``none``.
 
     Raises:
         ConfigError: If ``TREESHARE_KERNELS`` names no level, or one that was not built or this CPU lacks.
     """
     wanted, levels = os.environ.get(VARIABLE) or "auto", kernel_levels()
-    if wanted not in ("auto", *_LEVELS):
-        raise ConfigError.of(VARIABLE, got=wanted, expected=f"one of auto, {', '.join(reversed(_LEVELS))}")
+    if wanted not in ("auto", *LEVELS, _NONE):
+        raise ConfigError.of(VARIABLE, got=wanted, expected=f"one of auto, {', '.join((*LEVELS, _NONE))}")
     if wanted not in ("auto", *levels):
         reason = "this CPU has" if len(levels) > 1 else "was built and this CPU has"
         raise ConfigError.of(
@@ -79,21 +83,57 @@ def kernel_level() -> str:
 
 def kernel_levels() -> tuple[str, ...]:
     """The levels that were built and this CPU has, best first; the last is ``none``."""
-    library = _library()
-    best = 0 if library is None else library.treeshare_level()
-    return _LEVELS[best::-1]
+    library = _load().library
+    if library is None:
+        return (_NONE,)
+    return (*(level for level in LEVELS if library.treeshare_has_level(level.encode())), _NONE)
+
+
+def unused_reason() -> str | None:
+    """Why a library that was perhaps built is not used; None if it is."""
+    return _load().reason
+
+
+class _Loaded(NamedTuple):
+    """The library as it was built, or None and why it is not used."""
+
+    library: Any | None
+    reason: str | None = None
 
 
 @functools.cache
-def _library() -> Any | None:  # noqa: ANN401
-    """The library as it was built; None if it was not, or from other sources, or for another OpenMP."""
+def _load() -> _Loaded:
+    """Load the library, if it was built, of these sources and for torch's OpenMP."""
     spec = importlib.util.find_spec("treeshare.native._kernels")
+    if spec is None or spec.origin is None:
+        return _Loaded(None, "not built")
     runtime = Path(torch.__file__).parent / "lib" / "libgomp.so.1"
-    if spec is None or spec.origin is None or not runtime.is_file():
-        return None
+    if not runtime.is_file():
+        return _Loaded(None, "torch brings no libgomp, whose threads they run on")
     ctypes.CDLL(str(runtime), mode=ctypes.RTLD_GLOBAL)
     try:
         library = ctypes.CDLL(spec.origin)
-    except OSError:  # clang's code asks for an OpenMP library of its own, and two would fight for the cores
-        return None
-    return library if library.treeshare_version() == _VERSION else None
+    except OSError as error:  # clang's code wants an OpenMP library of its own; two would fight for the cores
+        return _Loaded(None, f"does not load: {error}")
+    difference = _difference(library)
+    if difference is not None:
+        return _Loaded(None, f"built from other sources: {difference}")
+    return _Loaded(library)
+
+
+def _difference(library: Any) -> str | None:  # noqa: ANN401
+    """How what the library takes differs from what is handed over here; None if it does not."""
+    try:
+        found = structs.mismatch(library)
+        if found is not None:
+            return found
+        describe = library.treeshare_arguments
+        describe.argtypes, describe.restype = (ctypes.c_char_p,), ctypes.c_char_p
+        for name, arguments in _ARGUMENTS.items():
+            expected = "".join(_LETTERS[kind] for kind in arguments)
+            if describe(name.encode()) != expected.encode():
+                return f"{name} takes other arguments there"
+        library.treeshare_has_level.argtypes = (ctypes.c_char_p,)
+    except AttributeError as error:
+        return f"it lacks a function ({error})"
+    return None

@@ -15,21 +15,6 @@
 
 namespace sampling {
 
-struct Draws {
-    int64_t num_rows, vocab_size, stride, is_bfloat16;
-    const void *logits;        // [.][stride] bfloat16 or float32
-    const int64_t *rows;       // [num_rows]: which rows of logits
-    const float *temperatures; // [num_rows]; 0 takes the likeliest token, the lowest id on a tie
-    const int64_t *top_k;      // [num_rows]; 0: all
-    const double *top_p;       // [num_rows]; 1: all
-    const float *min_p;        // [num_rows]; 0: all
-    const int64_t *indptr;     // [num_rows + 1]: draws of each row
-    const double *uniforms;    // [num_draws]
-    int64_t *tokens;           // [num_draws]
-    double *logprobs;          // [num_draws]: before temperature
-    int64_t *broken;           // [num_rows]: 1 where a row holds NaN, infinity or nothing finite
-};
-
 namespace {
 
 constexpr int64_t BLOCK = 256;
@@ -48,21 +33,21 @@ TARGET float logit(const Draws &draws, int64_t row, int64_t token) {
     return first_lane(logits_at(draws, row, token));
 }
 
-// exp((x - high) * scale), zero for minus infinity
-INLINE Floats weigh(Floats x, Floats high, Floats scale) {
-    const Floats power = mul(sub(x, high), scale);
+// exp((x - maximum) * scale), zero for minus infinity
+INLINE Floats weigh(Floats x, Floats maximum, Floats scale) {
+    const Floats power = mul(sub(x, maximum), scale);
     return only(greater(power, all(-149.0f)), exp2_lanes(power));
 }
 
-TARGET float highest(const Draws &draws, int64_t row, bool *broken) {
-    Floats high = all(-std::numeric_limits<float>::infinity());
+TARGET float max_logit(const Draws &draws, int64_t row, bool *broken) {
+    Floats maximum = all(-std::numeric_limits<float>::infinity());
     int not_numbers = 0;
     for (int64_t at = 0; at < draws.vocab_size; at += 16) {
         const Floats x = logits_at(draws, row, at);
         not_numbers |= bits(not_a_number(x));
-        high = max(high, x);
+        maximum = max(maximum, x);
     }
-    const float result = max_lanes(high);
+    const float result = max_lanes(maximum);
     *broken = not_numbers || !std::isfinite(result);
     return result;
 }
@@ -97,10 +82,10 @@ TARGET double sum_blocks(const Weights &weights, Sums &sums) {
 }
 
 // Fill in the weights at `scale`, the largest of which is 1.
-TARGET void weigh_row(const Draws &draws, int64_t row, float high, float scale, Weights &weights) {
-    const Floats highs = all(high), scales = all(scale);
+TARGET void weigh_row(const Draws &draws, int64_t row, float maximum, float scale, Weights &weights) {
+    const Floats maxima = all(maximum), scales = all(scale);
     for (size_t at = 0; at < weights.size(); at += 16)
-        store(&weights[at], weigh(logits_at(draws, row, at), highs, scales));
+        store(&weights[at], weigh(logits_at(draws, row, at), maxima, scales));
 }
 
 // The weights of at least `floor`, in any order; returns how many.
@@ -123,13 +108,13 @@ TARGET void drop_below(Weights &weights, float floor) {
 
 // Of tied tokens all are kept.
 void keep_top_k(Weights &weights, int64_t k, Weights &candidates) {
-    std::vector<float> highs;
+    std::vector<float> block_maxima;
     for (size_t at = 0; at < weights.size(); at += BLOCK)
-        highs.push_back(*std::max_element(&weights[at], &weights[at] + BLOCK));
+        block_maxima.push_back(*std::max_element(&weights[at], &weights[at] + BLOCK));
     float floor = 0;
-    if (k <= int64_t(highs.size())) { // k blocks hold a weight of at least `floor`: no smaller one is the k-th
-        std::nth_element(highs.begin(), highs.begin() + k - 1, highs.end(), std::greater<float>());
-        floor = highs[k - 1];
+    if (k <= int64_t(block_maxima.size())) { // k blocks hold a weight of at least `floor`: no smaller one is the k-th
+        std::nth_element(block_maxima.begin(), block_maxima.begin() + k - 1, block_maxima.end(), std::greater<float>());
+        floor = block_maxima[k - 1];
     }
     const int64_t count = collect(weights, floor, candidates);
     std::nth_element(candidates.begin(), candidates.begin() + k - 1, candidates.begin() + count,
@@ -184,15 +169,16 @@ int64_t draw_token(const Work &work, double target) {
 TARGET void draw_row(const Draws &draws, int64_t i, Work &work) {
     const int64_t row = draws.rows[i], top_k = draws.top_k[i];
     bool broken = false;
-    const float high = highest(draws, row, &broken), temperature = draws.temperatures[i];
+    const float maximum = max_logit(draws, row, &broken), temperature = draws.temperatures[i];
     draws.broken[i] = broken;
     if (broken) return;
-    weigh_row(draws, row, high, LOG2E, work.weights);
+    weigh_row(draws, row, maximum, LOG2E, work.weights);
     double total = sum_blocks(work.weights, work.sums);
-    const double log_total = double(high) + std::log(total);
+    const double log_total = double(maximum) + std::log(total);
     if (temperature > 0) {
         if (temperature != 1.0f)
-            weigh_row(draws, row, high, std::min(LOG2E / temperature, std::numeric_limits<float>::max()), work.weights);
+            weigh_row(draws, row, maximum, std::min(LOG2E / temperature, std::numeric_limits<float>::max()),
+                      work.weights);
         if (top_k > 0 && top_k < draws.vocab_size) keep_top_k(work.weights, top_k, work.candidates);
         if (draws.top_p[i] < 1)
             keep_top_p(work.weights, draws.top_p[i], sum_blocks(work.weights, work.sums), work.candidates);
@@ -201,7 +187,7 @@ TARGET void draw_row(const Draws &draws, int64_t i, Work &work) {
     }
     for (int64_t draw = draws.indptr[i]; draw < draws.indptr[i + 1]; ++draw) {
         draws.tokens[draw] =
-            temperature > 0 ? draw_token(work, draws.uniforms[draw] * total) : first_equal(draws, row, high);
+            temperature > 0 ? draw_token(work, draws.uniforms[draw] * total) : first_equal(draws, row, maximum);
         draws.logprobs[draw] = double(logit(draws, row, draws.tokens[draw])) - log_total;
     }
 }

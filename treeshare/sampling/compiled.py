@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from treeshare.native import kernels
+from treeshare.native.structs import Draws
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,16 +18,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from treeshare.sampling.params import SamplingParams
-
-
-class _Draws(ctypes.Structure):
-    """A batch of draws as the kernel sees it; the field names are those of ``native/sampling.h``."""
-
-    _fields_ = (
-        *((name, ctypes.c_int64) for name in ("num_rows", "vocab_size", "stride", "is_bfloat16")),
-        *((name, ctypes.c_void_p) for name in ("logits", "rows", "temperatures", "top_k", "top_p", "min_p")),
-        *((name, ctypes.c_void_p) for name in ("indptr", "uniforms", "tokens", "logprobs", "broken")),
-    )
 
 
 def can_draw(params: SamplingParams) -> bool:
@@ -73,7 +64,7 @@ def draw_compiled(
             (uniforms, "f8"),
         )
     ]
-    draws = _Draws(
+    draws = Draws(
         len(rows),
         logits.shape[1],
         logits.stride(0),

@@ -1,0 +1,183 @@
+// What a caller compares before it uses the library: where the fields of the structs lie, and the kernels' arguments.
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#define EXPORT(name) treeshare_##name##_any // declared only: the arguments are the same on every level
+#include "exports.h"
+
+namespace {
+
+struct Field {
+    const char *name;
+    size_t struct_size, offset, size;
+};
+
+#define FIELD(Struct, field) {#Struct "." #field, sizeof(Struct), offsetof(Struct, field), sizeof(Struct::field)}
+
+// Every field of every struct, in order.
+constexpr Field FIELDS[] = {
+    FIELD(Slice, first_row),
+    FIELD(Slice, last_row),
+    FIELD(Slice, num_keys),
+    FIELD(Slice, first_own_token),
+    FIELD(Slice, padded_tokens),
+    FIELD(Slice, causal),
+
+    FIELD(TreeStep, num_rows),
+    FIELD(TreeStep, num_kv_heads),
+    FIELD(TreeStep, group_size),
+    FIELD(TreeStep, head_dim),
+    FIELD(TreeStep, value_width),
+    FIELD(TreeStep, page_size),
+    FIELD(TreeStep, num_slices),
+    FIELD(TreeStep, slices),
+    FIELD(TreeStep, keys),
+    FIELD(TreeStep, values),
+    FIELD(TreeStep, page_indptr),
+    FIELD(TreeStep, pages),
+    FIELD(TreeStep, private_tokens),
+    FIELD(TreeStep, pool_keys),
+    FIELD(TreeStep, pool_values),
+    FIELD(TreeStep, nanoseconds),
+
+    FIELD(Projections, query),
+    FIELD(Projections, key),
+    FIELD(Projections, value),
+    FIELD(Projections, query_stride),
+    FIELD(Projections, key_stride),
+    FIELD(Projections, value_stride),
+
+    FIELD(Linear, weight),
+    FIELD(Linear, bias),
+    FIELD(Linear, num_inputs),
+    FIELD(Linear, num_outputs),
+
+    FIELD(Norm, weight),
+    FIELD(Norm, epsilon),
+
+    FIELD(Layer, qkv),
+    FIELD(Layer, out),
+    FIELD(Layer, gate_up),
+    FIELD(Layer, down),
+    FIELD(Layer, first),
+    FIELD(Layer, second),
+    FIELD(Layer, num_rotated_heads),
+    FIELD(Layer, head_dim),
+    FIELD(Layer, nanoseconds),
+
+    FIELD(Activations, num_rows),
+    FIELD(Activations, cosine),
+    FIELD(Activations, sine),
+    FIELD(Activations, attended),
+    FIELD(Activations, x),
+    FIELD(Activations, normal),
+    FIELD(Activations, qkv),
+    FIELD(Activations, gate_up),
+    FIELD(Activations, gated),
+    FIELD(Activations, delta),
+
+    FIELD(Draws, num_rows),
+    FIELD(Draws, vocab_size),
+    FIELD(Draws, stride),
+    FIELD(Draws, is_bfloat16),
+    FIELD(Draws, logits),
+    FIELD(Draws, rows),
+    FIELD(Draws, temperatures),
+    FIELD(Draws, top_k),
+    FIELD(Draws, top_p),
+    FIELD(Draws, min_p),
+    FIELD(Draws, indptr),
+    FIELD(Draws, uniforms),
+    FIELD(Draws, tokens),
+    FIELD(Draws, logprobs),
+    FIELD(Draws, broken),
+};
+
+// Fields follow one another from a struct's beginning to its end: none is left out here, and there is no padding.
+constexpr bool is_complete() {
+    size_t end = 0, struct_size = 0;
+    for (const Field &field : FIELDS) {
+        if (end == struct_size) {
+            end = 0;
+            struct_size = field.struct_size;
+        }
+        if (field.offset != end || field.struct_size != struct_size) return false;
+        end += field.size;
+    }
+    return end == struct_size;
+}
+static_assert(is_complete(), "FIELDS must list all fields of each struct in order, and no struct may have padding");
+
+// A function's arguments, a letter each: p a pointer, i int64_t, f float.
+template <class T>
+struct Letter;
+template <class T>
+struct Letter<T *> {
+    static constexpr char letter = 'p';
+};
+template <>
+struct Letter<int64_t> {
+    static constexpr char letter = 'i';
+};
+template <>
+struct Letter<float> {
+    static constexpr char letter = 'f';
+};
+
+template <class Function>
+struct Arguments;
+template <class... Types>
+struct Arguments<void(Types...)> {
+    static constexpr char letters[] = {Letter<Types>::letter..., 0};
+};
+template <class... Types>
+constexpr char Arguments<void(Types...)>::letters[];
+
+struct Kernel {
+    const char *name, *arguments;
+};
+
+#define KERNEL(name) {#name, Arguments<decltype(EXPORT(name))>::letters}
+
+constexpr Kernel KERNELS[] = {
+    KERNEL(attend),       KERNEL(linear), KERNEL(before_attention), KERNEL(after_attention), KERNEL(rms_norm),
+    KERNEL(add_rms_norm), KERNEL(rotate), KERNEL(silu_mul),         KERNEL(draw),
+};
+
+const Field *find_field(const char *name) {
+    for (const Field &field : FIELDS)
+        if (!std::strcmp(field.name, name)) return &field;
+    return nullptr;
+}
+
+} // namespace
+
+extern "C" {
+
+// Bytes of a struct, such as "Slice"; -1 if there is none.
+int64_t treeshare_struct_size(const char *name) {
+    const size_t length = std::strlen(name);
+    for (const Field &field : FIELDS)
+        if (!std::strncmp(field.name, name, length) && field.name[length] == '.') return field.struct_size;
+    return -1;
+}
+
+// Where a field such as "Slice.causal" begins, and its bytes; -1 if there is none.
+int64_t treeshare_field_offset(const char *name) {
+    const Field *field = find_field(name);
+    return field ? int64_t(field->offset) : -1;
+}
+int64_t treeshare_field_size(const char *name) {
+    const Field *field = find_field(name);
+    return field ? int64_t(field->size) : -1;
+}
+
+// The arguments of a kernel, such as "attend", a letter each; null if there is none.
+const char *treeshare_arguments(const char *name) {
+    for (const Kernel &kernel : KERNELS)
+        if (!std::strcmp(kernel.name, name)) return kernel.arguments;
+    return nullptr;
+}
+}

@@ -1,0 +1,80 @@
+// The structs that callers fill in: plain memory, eight bytes a field. Their mirrors in Python are in structs.py;
+// structs.cpp tells it where every field lies, and a library that disagrees is not used.
+//
+// Shapes: T packed rows, H KV heads, G query heads per KV head, D head_dim, E stored value width, N padded tokens of a
+// segment, C tokens of a page. Elements are bfloat16 unless said otherwise.
+
+#pragma once
+
+#include <cstdint>
+
+// Rows [first_row, last_row) of a step and a segment whose keys they see.
+struct Slice {
+    int64_t first_row, last_row;
+    int64_t num_keys;        // of the segment, those that the step stores included
+    int64_t first_own_token; // causal: the place in the segment of the first row's own token; else 0
+    int64_t padded_tokens;   // N
+    int64_t causal;          // 1: a row is a token of the segment and sees it up to itself; 0: rows see num_keys keys
+};
+
+// One step, for one layer.
+struct TreeStep {
+    int64_t num_rows, num_kv_heads, group_size, head_dim, value_width, page_size;
+    int64_t num_slices;
+    const Slice *slices;             // [num_slices], segments nearer to the root first
+    const uint64_t *keys, *values;   // [num_slices]: address of [H][D][N] and [H][N][E]
+    const int64_t *page_indptr;      // [num_rows + 1]
+    const int64_t *pages;            // page numbers of each row, oldest first
+    const int64_t *private_tokens;   // [num_rows]: tokens on a row's pages, this step's included; 0: prefill
+    uint64_t pool_keys, pool_values; // addresses of [pages][H][D][C] and [pages][H][C][E]
+    int64_t *nanoseconds;            // [5], added to: of all threads, by attention's Kind; or null: not measured
+};
+
+// What a layer's projections give: strides count elements from row to row, heads lie side by side.
+struct Projections {
+    const uint16_t *query, *key, *value; // [T][H * G][D], [T][H][D], [T][H][D]
+    int64_t query_stride, key_stride, value_stride;
+};
+
+// A linear layer: weight [num_outputs][num_inputs], an even number of inputs; bias [num_outputs] or null.
+struct Linear {
+    const uint16_t *weight, *bias;
+    int64_t num_inputs, num_outputs;
+};
+
+// An RMS norm.
+struct Norm {
+    const uint16_t *weight;
+    double epsilon;
+};
+
+// A decoder layer without its attention.
+struct Layer {
+    Linear qkv, out, gate_up, down; // q, k, v and gate, up side by side
+    Norm first, second;
+    int64_t num_rotated_heads, head_dim; // q and k
+    int64_t *nanoseconds;                // [2], added to: matmuls, the rest; or null: not measured
+};
+
+// What flows through a layer; [num_rows][.] each, `x` in and out.
+struct Activations {
+    int64_t num_rows;
+    const uint16_t *cosine, *sine, *attended;
+    uint16_t *x, *normal, *qkv, *gate_up, *gated, *delta;
+};
+
+// Tokens to be drawn from rows of logits.
+struct Draws {
+    int64_t num_rows, vocab_size, stride, is_bfloat16;
+    const void *logits;        // [.][stride] bfloat16 or float32
+    const int64_t *rows;       // [num_rows]: which rows of logits
+    const float *temperatures; // [num_rows]; 0 takes the likeliest token, the lowest id on a tie
+    const int64_t *top_k;      // [num_rows]; 0: all
+    const double *top_p;       // [num_rows]; 1: all
+    const float *min_p;        // [num_rows]; 0: all
+    const int64_t *indptr;     // [num_rows + 1]: draws of each row
+    const double *uniforms;    // [num_draws]
+    int64_t *tokens;           // [num_draws]
+    double *logprobs;          // [num_draws]: before temperature
+    int64_t *broken;           // [num_rows]: 1 where a row holds NaN, infinity or nothing finite
+};

@@ -1,0 +1,148 @@
+"""The kernels' structs, as ``native/structs.h`` has them: every mirror of one is here.
+
+``mismatch`` compares them with those that a library was built with, field by field.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_POINTER, _INT, _ADDRESS = ctypes.c_void_p, ctypes.c_int64, ctypes.c_uint64
+
+SLICE = np.dtype(
+    [
+        (name, np.int64)
+        for name in ("first_row", "last_row", "num_keys", "first_own_token", "padded_tokens", "causal")
+    ]
+)
+"""``Slice``: rows of a step and a segment whose keys they see."""
+
+
+def _fields(kind: Any, *names: str) -> list[tuple[str, Any]]:  # noqa: ANN401
+    return [(name, kind) for name in names]
+
+
+class TreeStep(ctypes.Structure):
+    """One step, for one layer."""
+
+    _fields_ = (
+        *_fields(_INT, "num_rows", "num_kv_heads", "group_size", "head_dim", "value_width", "page_size"),
+        ("num_slices", _INT),
+        *_fields(_POINTER, "slices", "keys", "values", "page_indptr", "pages", "private_tokens"),
+        *_fields(_ADDRESS, "pool_keys", "pool_values"),
+        ("nanoseconds", _POINTER),
+    )
+
+
+class Projections(ctypes.Structure):
+    """A layer's queries, keys and values."""
+
+    _fields_ = (
+        *_fields(_POINTER, "query", "key", "value"),
+        *_fields(_INT, "query_stride", "key_stride", "value_stride"),
+    )
+
+
+class Linear(ctypes.Structure):
+    """A linear layer."""
+
+    _fields_ = (*_fields(_POINTER, "weight", "bias"), *_fields(_INT, "num_inputs", "num_outputs"))
+
+
+class Norm(ctypes.Structure):
+    """An RMS norm."""
+
+    _fields_ = (("weight", _POINTER), ("epsilon", ctypes.c_double))
+
+
+class Layer(ctypes.Structure):
+    """A decoder layer without its attention."""
+
+    _fields_ = (
+        *_fields(Linear, "qkv", "out", "gate_up", "down"),
+        *_fields(Norm, "first", "second"),
+        *_fields(_INT, "num_rotated_heads", "head_dim"),
+        ("nanoseconds", _POINTER),
+    )
+
+
+class Activations(ctypes.Structure):
+    """What flows through a layer."""
+
+    _fields_ = (
+        ("num_rows", _INT),
+        *_fields(_POINTER, "cosine", "sine", "attended"),
+        *_fields(_POINTER, "x", "normal", "qkv", "gate_up", "gated", "delta"),
+    )
+
+
+class Draws(ctypes.Structure):
+    """Tokens to be drawn from rows of logits."""
+
+    _fields_ = (
+        *_fields(_INT, "num_rows", "vocab_size", "stride", "is_bfloat16"),
+        *_fields(_POINTER, "logits", "rows", "temperatures", "top_k", "top_p", "min_p"),
+        *_fields(_POINTER, "indptr", "uniforms", "tokens", "logprobs", "broken"),
+    )
+
+
+STRUCTS: dict[str, Any] = {
+    "Slice": SLICE,
+    **{
+        struct.__name__: struct for struct in (TreeStep, Projections, Linear, Norm, Layer, Activations, Draws)
+    },
+}
+"""All of them by their names in C++."""
+
+
+class _Place(NamedTuple):
+    """Where a field lies, in bytes."""
+
+    name: str
+    offset: int
+    size: int
+
+
+def mismatch(library: Any) -> str | None:  # noqa: ANN401
+    """How a library's structs differ from those here; None if they are the same.
+
+    Args:
+        library: With the functions of ``structs.cpp``.
+
+    Raises:
+        AttributeError: If the library has no such functions.
+    """
+    size_of, offset_of, field_size_of = (
+        library.treeshare_struct_size,
+        library.treeshare_field_offset,
+        library.treeshare_field_size,
+    )
+    for function in (size_of, offset_of, field_size_of):
+        function.argtypes, function.restype = (ctypes.c_char_p,), _INT
+    for name, struct in STRUCTS.items():
+        own = struct.itemsize if isinstance(struct, np.dtype) else ctypes.sizeof(struct)
+        built = size_of(name.encode())
+        if built != own:
+            return f"{name} has {built} bytes there and {own} here"
+        for place in _places(struct):
+            field = f"{name}.{place.name}".encode()
+            found = offset_of(field), field_size_of(field)
+            if found != (place.offset, place.size):
+                return f"{name}.{place.name} lies elsewhere there, or is of another size"
+    return None
+
+
+def _places(struct: Any) -> Iterator[_Place]:  # noqa: ANN401
+    if isinstance(struct, np.dtype):
+        for name, place in (struct.fields or {}).items():
+            yield _Place(name, place[1], place[0].itemsize)
+    else:
+        for name, _ in struct._fields_:
+            descriptor = getattr(struct, name)
+            yield _Place(name, descriptor.offset, descriptor.size)
