@@ -39,8 +39,10 @@ def read_records(path: Path, kind: type[Fields]) -> list[Fields]:
         records: list[Fields] = _checked(content, TypeAdapter(list[kind]), str(path))  # type: ignore[valid-type]
     else:
         lines = enumerate(content.split(b"\n"), start=1)
-        one = TypeAdapter(kind)
-        records = [_checked(line, one, f"{path}, line {number}") for number, line in lines if line.strip()]
+        adapter = TypeAdapter(kind)
+        records = [
+            _checked(line, adapter, f"{path}, line {number}") for number, line in lines if line.strip()
+        ]
     if not records:
         raise DataError(
             f"data: {path} holds no record, expected one JSON object per line, or a JSON list of them"

@@ -37,7 +37,7 @@ def run(llm: LLM, workload: Workload, *, rate: float, seconds: float, seed: int)
 
     def add(number: int) -> None:
         problem = workload.problems[number % num_problems]
-        own = rng.integers(0, llm.loaded.vocab_size, 16).tolist() if number >= num_problems else []
+        own = rng.integers(0, llm.vocab_size, 16).tolist() if number >= num_problems else []
         params = SamplingParams(
             n=problem.samples,
             temperature=workload.temperature,
@@ -94,7 +94,7 @@ def figures(step_s: Sequence[float], step_rows: Sequence[tuple[int, int]]) -> di
         "p99_by_median": round(float(np.quantile(step_s, 0.99)) / statistics.median(step_s), 2),
         "longest_step_rows": list(step_rows[longest]),
         "median_rows": statistics.median(sum(rows) for rows in step_rows),
-        "most_rows": max(sum(rows) for rows in step_rows),
+        "max_rows": max(sum(rows) for rows in step_rows),
     }
 
 

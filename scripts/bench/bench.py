@@ -255,22 +255,31 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--only", action="append", default=[], metavar="NAME", help="run only this series")
     peers = argparse.ArgumentParser(add_help=False)
     peers.add_argument("--peer", action="append", default=[], metavar="NAME=COMMAND")
-    one = commands.add_parser("compare", parents=[common, peers], help=compare.__doc__)
-    one.add_argument("workloads", nargs="+", type=Path)
-    one.set_defaults(run=compare)
+    comparison = commands.add_parser("compare", parents=[common, peers], help=compare.__doc__)
+    comparison.add_argument("workloads", nargs="+", type=Path)
+    comparison.set_defaults(run=compare)
 
     def add_shape(command: argparse.ArgumentParser, **defaults: int | None) -> None:
         for name, value in defaults.items():
             command.add_argument(f"--{name.replace('_', '-')}", type=int, default=value)
 
-    two = commands.add_parser("hydragen", parents=[common], help=hydragen.__doc__)
-    add_shape(two, prefix=2048, own=256, problems=8, samples=16, new_tokens=32, batch=32, vocabulary=40_000)
-    two.set_defaults(run=hydragen)
-    three = commands.add_parser("sweep", parents=[common, peers], help=sweep.__doc__)
-    three.add_argument("--over", choices=SWEEPS, required=True)
-    three.add_argument("--values", type=_points, help="comma-separated")
-    add_shape(three, prefix=2048, own=64, problems=None, samples=None, new_tokens=32, vocabulary=40_000)
-    three.set_defaults(run=sweep)
+    hydragen_table = commands.add_parser("hydragen", parents=[common], help=hydragen.__doc__)
+    add_shape(
+        hydragen_table,
+        prefix=2048,
+        own=256,
+        problems=8,
+        samples=16,
+        new_tokens=32,
+        batch=32,
+        vocabulary=40_000,
+    )
+    hydragen_table.set_defaults(run=hydragen)
+    sweeping = commands.add_parser("sweep", parents=[common, peers], help=sweep.__doc__)
+    sweeping.add_argument("--over", choices=SWEEPS, required=True)
+    sweeping.add_argument("--values", type=_points, help="comma-separated")
+    add_shape(sweeping, prefix=2048, own=64, problems=None, samples=None, new_tokens=32, vocabulary=40_000)
+    sweeping.set_defaults(run=sweep)
     return parser
 
 

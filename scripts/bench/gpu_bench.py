@@ -295,7 +295,7 @@ def _main(argv: Sequence[str] | None) -> None:
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=180, help="no new shape is begun after that")
     parser.add_argument("--model", default="smollm2-135m", help="of whole runs; as LLM takes it")
-    parser.add_argument("--leaves", type=int, default=1024, help="most leaves of a tree")
+    parser.add_argument("--leaves", type=int, default=1024, help="maximum number of leaves of a tree")
     parser.add_argument(
         "--heads", type=int, choices=range(len(HEADS)), help="only these of tree_shapes.HEADS"
     )

@@ -58,7 +58,7 @@ def measure_linear(num_layers: int, rows: Sequence[int], roof: Roof, repeats: in
             for call, layer in zip(calls, layers, strict=True):
                 call(inputs[layer.in_features])
 
-        took, other = median_seconds([partial(run, forwards), partial(run, layers)], repeats)
+        took, torch_took = median_seconds([partial(run, forwards), partial(run, layers)], repeats)
         flops = float(num_bytes * num_rows)
         table_rows.append(
             [
@@ -67,7 +67,7 @@ def measure_linear(num_layers: int, rows: Sequence[int], roof: Roof, repeats: in
                 f"{flops / took / 1e9:.0f}",
                 f"{num_bytes / took / 1e9:.1f}",
                 f"{roof.seconds(flops, num_bytes) / took:.2f}",
-                f"{other / took:.2f}",
+                f"{torch_took / took:.2f}",
             ]
         )
     return table_rows
@@ -94,23 +94,23 @@ def measure_small(rows: int, vocabulary: int, roof: Roof, repeats: int) -> list[
             library.treeshare_rotate,
             library.treeshare_silu_mul,
         )
-        norm_of = [tensor.data_ptr() for tensor in (x, delta, weight, out)]
-        rotate_of = [tensor.data_ptr() for tensor in (qk, turn, turn)]
-        silu_of = [tensor.data_ptr() for tensor in (gate_up, gated)]
+        norm_addresses = [tensor.data_ptr() for tensor in (x, delta, weight, out)]
+        rotate_addresses = [tensor.data_ptr() for tensor in (qk, turn, turn)]
+        silu_addresses = [tensor.data_ptr() for tensor in (gate_up, gated)]
         work = {
             "residual + RMS norm": (
                 4 * x.nbytes,
-                lambda: norm(*norm_of, rows, width, 1e-5),
+                lambda: norm(*norm_addresses, rows, width, 1e-5),
                 lambda: functional.rms_norm(x + delta, (width,), weight, 1e-5),
             ),
             "rotary positions": (
                 2 * qk.nbytes + 2 * turn.nbytes,
-                lambda: rotate(*rotate_of, rows, heads * DIM, heads, DIM),
+                lambda: rotate(*rotate_addresses, rows, heads * DIM, heads, DIM),
                 turned,
             ),
             "gated activation": (
                 gate_up.nbytes + gated.nbytes,
-                lambda: silu(*silu_of, rows, inner),
+                lambda: silu(*silu_addresses, rows, inner),
                 lambda: functional.silu(gate) * up,
             ),
         }
@@ -127,15 +127,15 @@ def measure_small(rows: int, vocabulary: int, roof: Roof, repeats: int) -> list[
         )
     table_rows = []
     for name, (num_bytes, ours, theirs) in work.items():
-        took, other = median_seconds([ours, theirs], repeats)
-        least = roof.seconds(0, num_bytes)
+        took, torch_took = median_seconds([ours, theirs], repeats)
+        min_s = roof.seconds(0, num_bytes)
         table_rows.append(
             [
                 name,
                 f"{took * 1e3:.3f}",
                 f"{num_bytes / took / 1e9:.1f}",
-                f"{least / took:.2f}",
-                f"{other / took:.1f}",
+                f"{min_s / took:.2f}",
+                f"{torch_took / took:.1f}",
             ]
         )
     return table_rows

@@ -1,4 +1,4 @@
-"""What this machine can do at most, measured: the roof over a kernel's speed."""
+"""The highest rates that this machine reaches, measured: the roof over a kernel's speed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Roof:
     """What the machine does when nothing else limits it.
 
     Attributes:
-        flops: Most floating-point operations per second of the bfloat16 matmuls.
+        flops: Maximum floating-point operations per second of the bfloat16 matmuls.
         bandwidth: Bytes per second, read and written together.
     """
 
@@ -30,7 +30,7 @@ class Roof:
     bandwidth: float
 
     def seconds(self, flops: float, num_bytes: float) -> float:
-        """The least time that the roof allows."""
+        """The minimum time that the roof allows."""
         return max(flops / self.flops, num_bytes / self.bandwidth)
 
 

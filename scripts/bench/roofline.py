@@ -67,7 +67,7 @@ class Cost:
     num_bytes: float = 0.0
 
     def seconds(self, gpu: Gpu) -> float:
-        """The least time that the roofline allows."""
+        """The minimum time that the roofline allows."""
         return max(self.flops / gpu.flops, self.num_bytes / gpu.bandwidth)
 
 

@@ -27,7 +27,7 @@ def main() -> None:
     print(json.dumps(compare(args)))
 
 
-def requests_of(args: argparse.Namespace) -> list[object]:
+def make_requests(args: argparse.Namespace) -> list[object]:
     """One instance for each choice, as lm-eval makes them."""
     from lm_eval.api.instance import Instance
 
@@ -54,7 +54,7 @@ def compare(args: argparse.Namespace) -> dict[str, object]:
     from treeshare.integrations.lm_eval import TreeshareLM
     from treeshare.models.loading import _resolve
 
-    requests = requests_of(args)
+    requests = make_requests(args)
     ours = TreeshareLM(pretrained=args.model, dtype=args.dtype)
     hf = HFLM(pretrained=_resolve(args.model), dtype=args.dtype, device="cpu", batch_size=args.batch_size)
     found = {}
@@ -72,7 +72,7 @@ def compare(args: argparse.Namespace) -> dict[str, object]:
         "logical_tokens": stats.logical_tokens,
         "unique_tokens": stats.unique_tokens,
         "computed_tokens": stats.prefilled_tokens,
-        "most_relative_difference": max(abs(mine[0] / theirs[0] - 1) for mine, theirs in pairs),
+        "max_relative_difference": max(abs(mine[0] / theirs[0] - 1) for mine, theirs in pairs),
     }
 
 

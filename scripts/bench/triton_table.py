@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 SHARED_BYTES = {80: 166_912, 90: 232_448, 100: 232_448}
-"""Most shared memory of a block by compute capability: 163 and 227 KiB (CUDA C++ Programming Guide)."""
+"""Maximum shared memory of a block by compute capability: 163 and 227 KiB (CUDA C++ Programming Guide)."""
 
 DTYPES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32"}
 HEAD_DIMS = (64, 80, 96, 128, 256)
@@ -95,7 +95,7 @@ def compile_kernel(kernel: str, dtype: str, head_dim: int, capability: int, grou
     fixed = constants(kernel, KernelShape(geometry=geometry, group_size=group, page_size=PAGE_SIZE))
     options = {name: fixed.pop(name) for name in _OPTIONS if name in fixed}
     function = getattr(load_kernels(), kernel.split()[0])
-    signature = {name: _type_of(name, fixed, DTYPES[dtype]) for name in function.arg_names}
+    signature = {name: _triton_type(name, fixed, DTYPES[dtype]) for name in function.arg_names}
     divisible = [i for i, kind in enumerate(signature.values()) if kind.startswith("*") or kind == "i32"]
     source = ASTSource(
         function,
@@ -122,7 +122,7 @@ def compile_kernel(kernel: str, dtype: str, head_dim: int, capability: int, grou
     )
 
 
-def _type_of(name: str, fixed: dict[str, Any], dtype: str) -> str:
+def _triton_type(name: str, fixed: dict[str, Any], dtype: str) -> str:
     if name in fixed:
         return "constexpr"
     if name.endswith("_stride"):
@@ -203,8 +203,8 @@ def _main(argv: Sequence[str] | None) -> None:
     compiled = []
     for record in compile_all(args.capability, args.dtype, args.head_dim):
         print(
-            f"sm_{record.capability} {record.dtype} {record.head_dim} {record.kernel}: {record.registers} registers, "
-            f"{record.stack_bytes} spilled, {record.shared_bytes} shared",
+            f"sm_{record.capability} {record.dtype} {record.head_dim} {record.kernel}: "
+            f"{record.registers} registers, {record.stack_bytes} spilled, {record.shared_bytes} shared",
             file=sys.stderr,
         )
         compiled.append(record)

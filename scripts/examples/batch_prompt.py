@@ -133,8 +133,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help="GSM8K's test split, JSON lines")
     parser.add_argument("--limit", type=int, default=32, help="only the first N questions")
     parser.add_argument("--batch-size", type=int, default=8, help="questions in one prompt")
-    parser.add_argument("--rounds", type=int, default=5, help="votes for a question at most")
-    parser.add_argument("--max-tokens", type=int, default=128, help="new tokens for one question at most")
+    parser.add_argument("--rounds", type=int, default=5, help="maximum number of votes for a question")
+    parser.add_argument(
+        "--max-tokens", type=int, default=128, help="maximum number of new tokens for one question"
+    )
     parser.add_argument("--temperature", type=float, default=0.5, help="of the tree's completions")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", default="smollm2-135m")

@@ -37,8 +37,8 @@ class BatchPromptOptions:
     """How questions are batched and votes are counted.
 
     Attributes:
-        batch_size: Most questions in one prompt.
-        num_rounds: Most votes for a question.
+        batch_size: Maximum number of questions in one prompt.
+        num_rounds: Maximum number of votes for a question.
         num_agreeing: A question is retired when this many votes in a row agree and are confident.
         unsure_weight: What a vote without confidence counts; one with confidence counts 1.
         seed: Of the permutations.
@@ -121,7 +121,7 @@ def run_batch_prompt(
             for i, vote in zip(batch, parse_reply(reply, len(batch), extract), strict=True):
                 votes[i].append(vote)
         left = [i for i in left if not is_settled(votes[i], options.num_agreeing)]
-    answers = [weighted_majority(given, options.unsure_weight) for given in votes]
+    answers = [weighted_majority(own, options.unsure_weight) for own in votes]
     return BatchPromptResult(votes=votes, answers=answers, prompts=rounds)
 
 

@@ -63,7 +63,7 @@ def _main(argv: Sequence[str] | None) -> None:
             bf16=False,
         )
         trainer = GRPOTrainer(
-            model=llm.loaded.model.name_or_path,
+            model=llm.model.name_or_path,
             reward_funcs=reward,
             args=config,
             train_dataset=Dataset.from_list(rows),

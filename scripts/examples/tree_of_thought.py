@@ -128,13 +128,13 @@ def _main(argv: Sequence[str] | None) -> None:
     problems = get_task("gsm8k").load(options.data)[: options.limit]
     llm = LLM(options.model)
     tokenizer = llm.get_tokenizer()
-    most = options.depth * options.max_line
+    max_tokens = options.depth * options.max_line
     print("| problem | tree of thought | greedy | tokens of the answer |\n|---|--:|--:|--:|")
     for problem in problems:
         prompt = f"{problem.prompt}"
-        with llm.search(prompt, max_tokens=most) as search:
-            best = think(search, tokenizer.decode, llm.loaded.eos_token_ids, options)
-        greedy = llm.generate(prompt, SamplingParams(temperature=0, max_tokens=most), use_tqdm=False)
+        with llm.search(prompt, max_tokens=max_tokens) as search:
+            best = think(search, tokenizer.decode, llm.eos_token_ids, options)
+        greedy = llm.generate(prompt, SamplingParams(temperature=0, max_tokens=max_tokens), use_tqdm=False)
         answers = [
             last_number(text) for text in (tokenizer.decode(best.token_ids), greedy[0].outputs[0].text)
         ]

@@ -52,7 +52,9 @@ def workers(pid):
         except OSError:
             continue
     return [
-        one for one, title in titles.items() if title.startswith((b"ray::Worker.start", b"ray::Worker.more"))
+        one
+        for one, title in titles.items()
+        if title.startswith((b"ray::Worker.start", b"ray::Worker.advance"))
     ]
 
 

@@ -93,7 +93,7 @@ def test_a_few_steps(folder, llm, tmp_path):
 
     def checked(prompts, trainer):
         output = rollout(prompts, trainer)
-        weights = {name: value.clone() for name, value in llm.loaded.model.state_dict().items()}
+        weights = {name: value.clone() for name, value in llm.model.state_dict().items()}
         assert all(torch.equal(weights[name], value) for name, value in trainer.model.state_dict().items())
         assert len(prompts) == 8 == len(output["completion_ids"])  # a prompt comes once for each completion
         tokens = [trainer.processing_class(text=prompt)["input_ids"] for prompt in prompts]
@@ -127,7 +127,7 @@ def stub(llm, **changes):
     accelerator = types.SimpleNamespace(
         num_processes=1, process_index=0, distributed_type="NO", unwrap_model=lambda model, **_: model
     )
-    model = types.SimpleNamespace(training=True, state_dict=llm.loaded.model.state_dict)
+    model = types.SimpleNamespace(training=True, state_dict=llm.model.state_dict)
     values = {
         "accelerator": accelerator,
         "args": types.SimpleNamespace(seed=1, generation_kwargs=None),

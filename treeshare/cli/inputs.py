@@ -33,7 +33,7 @@ def load_task(
         ConfigError: If there is no such task.
         DataError: If its data is missing or malformed.
     """
-    from tasks.registry import get_task
+    from treeshare.tasks.registry import get_task
 
     task = get_task(name, own_code=own_code)
     return task, task.load(data)[:limit]

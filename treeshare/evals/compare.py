@@ -166,8 +166,8 @@ def _check_comparable(first: JudgedRun, second: JudgedRun) -> None:
     a, b = first.manifest, second.manifest
     if a.task != b.task:
         raise DataError(f"compare: got runs of {one_line(a.task)} and {one_line(b.task)}, expected one task")
-    for one, other, path in ((a, b, second.path), (b, a, first.path)):
-        missing = [task_id for task_id in one.task_ids if task_id not in set(other.task_ids)]
+    for wanted, given, path in ((a, b, second.path), (b, a, first.path)):
+        missing = [task_id for task_id in wanted.task_ids if task_id not in set(given.task_ids)]
         if missing:
             raise DataError(
                 f"compare: {one_line(path)} has no {_named(missing)}; expected the same problems: "

@@ -6,6 +6,7 @@ Matchers are trusted code of a task's author; they see only text and JSON values
 from __future__ import annotations
 
 import math
+import operator
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -60,7 +61,7 @@ class TokenMatcher(Matcher):
 
     def difference(self, got: Value, expected: Value, given: Value) -> str | None:
         """See ``Matcher.difference``."""
-        return _lines_difference(got, expected, lambda left, other: left == other)
+        return _lines_difference(got, expected, operator.eq)
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ class ValueMatcher(Matcher):
 
     def difference(self, got: Value, expected: Value, given: Value) -> str | None:
         """See ``Matcher.difference``."""
-        return _value_difference(got, expected, lambda left, other: left == other)
+        return _value_difference(got, expected, operator.eq)
 
 
 @dataclass(frozen=True)
@@ -198,9 +199,9 @@ def _lines_difference(got: str, expected: str, match: Callable[[str, str], bool]
             return f"line {number}: nothing, expected {_shown(' '.join(theirs))}"
         if theirs is None:
             return f"line {number}: {_shown(' '.join(ours))}, expected nothing"
-        for place, (one, other) in enumerate(zip_longest(ours, theirs), start=1):
-            if one is None or other is None or not match(one, other):
-                return f"line {number}, token {place}: {_shown(one)}, expected {_shown(other)}"
+        for place, (our, their) in enumerate(zip_longest(ours, theirs), start=1):
+            if our is None or their is None or not match(our, their):
+                return f"line {number}, token {place}: {_shown(our)}, expected {_shown(their)}"
     return None
 
 
@@ -208,21 +209,21 @@ def _value_difference(got: Value, expected: Value, match: Callable[[float, float
     """Compare nested JSON values without recursion; numbers by ``match``."""
     left = [(got, expected)]
     while left:
-        one, other = left.pop()
-        if isinstance(one, bool) or isinstance(other, bool):
-            same = one is other
-        elif isinstance(one, (int, float)) and isinstance(other, (int, float)):
-            same = match(one, other)
-        elif isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
-            same = len(one) == len(other)
-            left += zip(one, other, strict=False)
-        elif isinstance(one, dict) and isinstance(other, dict):
-            same = one.keys() == other.keys()
-            left += [(one[key], other[key]) for key in one.keys() & other.keys()]
+        our, their = left.pop()
+        if isinstance(our, bool) or isinstance(their, bool):
+            same = our is their
+        elif isinstance(our, (int, float)) and isinstance(their, (int, float)):
+            same = match(our, their)
+        elif isinstance(our, (list, tuple)) and isinstance(their, (list, tuple)):
+            same = len(our) == len(their)
+            left += zip(our, their, strict=False)
+        elif isinstance(our, dict) and isinstance(their, dict):
+            same = our.keys() == their.keys()
+            left += [(our[key], their[key]) for key in our.keys() & their.keys()]
         else:
-            same = type(one) is type(other) and one == other
+            same = type(our) is type(their) and our == their
         if not same:
-            return f"{_shown(one)}, expected {_shown(other)}"
+            return f"{_shown(our)}, expected {_shown(their)}"
     return None
 
 

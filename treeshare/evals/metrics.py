@@ -101,7 +101,9 @@ def calibration_rows(checked: Checked) -> tuple[list[CalibrationRow], list[str]]
 
     Completions without tokens, which have no confidence, are left out.
     """
-    pairs = [(record, result) for pairs in checked.values() for record, result in pairs if record.token_ids]
+    pairs = [
+        (record, result) for problem in checked.values() for record, result in problem if record.token_ids
+    ]
     if not pairs:
         return [], ["No completion has tokens and a verdict."]
     right = np.array([result.passed for _, result in pairs])

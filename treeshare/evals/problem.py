@@ -46,7 +46,7 @@ class Task(ABC):
     Attributes:
         name: As on the command line.
         stop: Strings that end a completion.
-        max_tokens: Most tokens of a completion, unless the user says otherwise.
+        max_tokens: Maximum number of tokens of a completion, unless the user says otherwise.
         num_shots: Worked examples in front of each problem, as published.
         separator: Text between two worked examples and before the problem.
         chat_instruction: What a chat model is told in front of the prompt; says what ``from_chat`` looks for.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from treeshare.tree import Shot, TreeStats
 
 CHAT_MAX_TOKENS = 1024
-"""Most tokens of a reply, where the task asks for fewer: a chat model explains before it answers."""
+"""Maximum number of tokens of a reply, where the task asks for fewer: chat models explain first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +134,7 @@ def encode_prompts(
 
 
 def completion_end(task: Task, *, chat: bool = False) -> tuple[tuple[str, ...], int]:
-    """Where completions end: the task's stop strings, and most tokens.
+    """Where completions end: the task's stop strings, and the maximum number of tokens.
 
     A chat model ends its reply by its own will, so no string does, and explains before it answers, so there
     are at least ``CHAT_MAX_TOKENS``. What of a reply is the completion, ``Task.from_chat`` says.

@@ -182,7 +182,7 @@ class TreeshareAPI(ModelAPI):  # type: ignore[misc]  # mypy does not follow into
         stop_reason = "stop"
         if completion.finish_reason == "length":
             total = num_input + len(completion.token_ids)
-            stop_reason = "model_length" if total >= self._llm.llm.loaded.max_model_len else "max_tokens"
+            stop_reason = "model_length" if total >= self._llm.max_model_len else "max_tokens"
         return ChatCompletionChoice(
             message=ChatMessageAssistant(content=completion.text, model=self.model_name, source="generate"),
             stop_reason=stop_reason,
@@ -195,11 +195,11 @@ class TreeshareAPI(ModelAPI):  # type: ignore[misc]  # mypy does not follow into
             self._llm.close()
 
     def max_tokens(self) -> int:
-        """Most tokens of an answer where a task does not say."""
+        """Maximum number of tokens of an answer where a task does not say."""
         return _MAX_TOKENS
 
     def max_connections(self) -> int:
-        """Most calls at once where the user does not say: as many rows as a step has by default."""
+        """Maximum number of calls at once where the user does not say: the default for a step's rows."""
         return _MAX_CONNECTIONS
 
 

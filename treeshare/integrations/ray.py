@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 MAX_FAILURES = 3
 """Workers that may end one after the other on the same part without a completion, or while starting."""
 
-HARVEST_S = 1.0
-"""A worker answers after this long at most: for progress, and to hear of what is given up."""
+POLL_S = 1.0
+"""Maximum seconds until a worker answers: for progress, and to learn what is cancelled."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class WorkerFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Harvest:
+class Progress:
     """What a worker has done since it was last asked.
 
     Attributes:
@@ -103,22 +103,22 @@ class Worker:
             model_sha256=self._engine.loaded.fingerprint(), computation=computation(self._engine)
         )
 
-    def start(self, requests: Sequence[Request], wanted: Mapping[int, Sequence[int]]) -> Harvest:
-        """Begin a part: the completions ``wanted`` by request; then as ``more``."""
+    def start(self, requests: Sequence[Request], wanted: Mapping[int, Sequence[int]]) -> Progress:
+        """Begin a part: the completions ``wanted`` by request; then as ``advance``."""
         mine = [replace(request, completion_indices=wanted.get(i, ())) for i, request in enumerate(requests)]
         self._results = self._engine.run_steps(mine)
-        return self.more([])
+        return self.advance([])
 
-    def more(self, cancelled: Iterable[int]) -> Harvest:
-        """Go on until a completion has finished, or for ``HARVEST_S`` seconds.
+    def advance(self, cancelled: Iterable[int]) -> Progress:
+        """Step until a completion has finished, or for ``POLL_S`` seconds.
 
         Args:
-            cancelled: Requests to give up first.
+            cancelled: Requests to cancel first.
         """
         assert self._results is not None, "a part was begun"
         for index in cancelled:
             self._engine.cancel(index)
-        until = time.monotonic() + HARVEST_S
+        until = time.monotonic() + POLL_S
         finished: list[Completion] = []
         is_over = False
         while not finished and not is_over and time.monotonic() < until:
@@ -126,7 +126,7 @@ class Worker:
             is_over = result is None
             finished = result.finished if result else []
         stats = replace(self._engine.stats, step_s=[], step_rows=[])  # these grow with every step
-        return Harvest(finished=finished, is_over=is_over, stats=stats)
+        return Progress(finished=finished, is_over=is_over, stats=stats)
 
 
 @dataclass(eq=False, kw_only=True, slots=True)
@@ -144,7 +144,7 @@ class _Part:
     def take(self, completion: Completion) -> bool:
         """Whether a completion is wanted; from now on it is not."""
         left = self.wanted.get(completion.request_index, set())
-        if completion.completion_index not in left:  # given up while it was on its way
+        if completion.completion_index not in left:  # cancelled while it was on its way
             return False
         left.remove(completion.completion_index)
         self.num_failures = 0
@@ -152,15 +152,15 @@ class _Part:
 
 
 @dataclass(eq=False, kw_only=True, slots=True)
-class _Member:
-    """A worker as the driver sees it.
+class _WorkerHandle:
+    """The driver's handle of a worker.
 
     Attributes:
         name: For messages.
-        actor: Ray's handle of it.
+        actor: Ray's handle of its process.
         part: What it works on; None while it starts or waits.
         stats: Its counters for that part.
-        cancelled: Requests that it does not know yet to be given up.
+        cancelled: Requests that were cancelled since it was last asked.
     """
 
     name: str
@@ -182,17 +182,17 @@ class RayEngine:
         model_sha256: What the workers' weights must be.
 
     Attributes:
-        stats: All workers' counters: seconds are summed, peaks are of the worker that has most.
+        stats: All workers' counters: seconds are summed, peaks are the highest of any worker.
     """
 
     def __init__(self, cluster: RayCluster, llm: LLM, model_sha256: str) -> None:
         self._cluster, self._llm, self._model_sha256 = cluster, llm, model_sha256
         self._config = llm.config
         self._parts: deque[_Part] = deque()
-        self._working: dict[Any, _Member] = {}  # by the reference of what it was asked for last
-        self._idle: list[_Member] = []
+        self._working: dict[Any, _WorkerHandle] = {}  # by the reference of what it was asked for last
+        self._idle: list[_WorkerHandle] = []
         self._requests: Any = None
-        self._num_hired = self._num_failed_starts = 0
+        self._num_started = self._num_failed_starts = 0
         self._past = self.stats = EngineStats()
 
     def run(
@@ -215,7 +215,7 @@ class RayEngine:
         self._config = replace(self._llm.config, fold_cost=fold_cost or self._llm.config.fold_cost)
         num_completions = sum(len(request.completion_indices) for request in requests)
         self._past = self.stats = EngineStats(num_completions=num_completions)
-        shards = self._cut(requests)
+        shards = self._make_shards(requests)
         self._parts = deque(
             _Part(wanted={request: set(indices) for request, indices in shard.wanted.items()})
             for shard in shards
@@ -223,69 +223,67 @@ class RayEngine:
         try:
             self._requests = ray.put([replace(request, completion_indices=()) for request in requests])
             for _ in range(min(self._cluster.num_workers, len(shards))):
-                self._hire()
-            while self._parts or any(member.part for member in self._working.values()):
+                self._start_worker()
+            while self._parts or any(worker.part for worker in self._working.values()):
                 (ready, *_), _ = ray.wait(list(self._working), num_returns=1)
-                finished = self._hear(self._working.pop(ready), ready)
+                finished = self._receive(self._working.pop(ready), ready)
                 self.stats = self._sum(time.perf_counter() - began)
                 yield from finished
         finally:
-            for member in (*self._working.values(), *self._idle):
-                ray.kill(member.actor)
+            for worker in (*self._working.values(), *self._idle):
+                ray.kill(worker.actor)
             self._working, self._idle = {}, []
 
     def cancel(self, index: int) -> int:
-        """Give up a request; returns how many completions will not come."""
+        """Cancel a request; returns how many completions will not come."""
         count = 0
         for part in self._parts:
             count += len(part.wanted.pop(index, ()))
-        for member in self._working.values():
-            if member.part is not None and index in member.part.wanted:
-                count += len(member.part.wanted.pop(index))
-                member.cancelled.append(index)
+        for worker in self._working.values():
+            if worker.part is not None and index in worker.part.wanted:
+                count += len(worker.part.wanted.pop(index))
+                worker.cancelled.append(index)
         self._past.num_cancelled += count
         return count
 
     def _sum(self, wall_s: float) -> EngineStats:
         total = replace(self._past, wall_s=wall_s)
-        for member in self._working.values():
-            _add(total, member.stats)
+        for worker in self._working.values():
+            _add(total, worker.stats)
         return total
 
-    def _cut(self, requests: Sequence[Request]) -> list[Shard]:
-        loaded, config = self._llm.loaded, self._config
-        dtype = str(loaded.geometry.dtype).removeprefix("torch.")
+    def _make_shards(self, requests: Sequence[Request]) -> list[Shard]:
+        llm, config = self._llm, self._config
         return cut_forest(
             computed_tree(
                 PromptTree.from_prompts([request.prompt_token_ids for request in requests]), config
             ),
             [request.completion_indices for request in requests],
-            [max_new_tokens(loaded, i, request) for i, request in enumerate(requests)],
-            step_cost_here(describe_model(loaded.model_id, dtype)),
+            [max_new_tokens(llm.loaded, i, request) for i, request in enumerate(requests)],
+            step_cost_here(describe_model(llm.model_id, llm.dtype)),
             num_workers=self._cluster.num_workers,
             max_num_seqs=config.max_num_seqs,
         )
 
-    def _hire(self) -> None:
+    def _start_worker(self) -> None:
         """Start a worker."""
         import ray
 
-        loaded, threads = self._llm.loaded, self._cluster.threads
-        model = loaded.model_id
+        model, threads = self._llm.model_id, self._cluster.threads
         actor_class: Any = ray.remote(Worker)
         actor = actor_class.options(num_cpus=threads, scheduling_strategy="SPREAD").remote(
             str(Path(model).absolute()) if os.path.exists(model) else model,
-            str(loaded.geometry.dtype).removeprefix("torch."),
+            self._llm.dtype,
             self._config,
             threads,
             self._cluster.workers_per_node,
         )
-        member = _Member(name=f"worker {self._num_hired}", actor=actor)
-        self._num_hired += 1
-        self._working[actor.load.remote()] = member
+        worker = _WorkerHandle(name=f"worker {self._num_started}", actor=actor)
+        self._num_started += 1
+        self._working[actor.load.remote()] = worker
 
-    def _hear(self, member: _Member, ready: Any) -> list[Completion]:  # noqa: ANN401
-        """Take a worker's answer and give it more to do."""
+    def _receive(self, worker: _WorkerHandle, ready: Any) -> list[Completion]:  # noqa: ANN401
+        """Take a worker's answer and assign it what to do next."""
         import ray
         from ray.exceptions import RayError, RayTaskError
 
@@ -296,68 +294,68 @@ class RayEngine:
                 raise error.cause from None
             raise
         except RayError as error:
-            self._bury(member, error)
+            self._replace_worker(worker, error)
             return []
         if isinstance(answer, WorkerFacts):
-            self._check(member, answer)
+            self._check(worker, answer)
             self._num_failed_starts = 0
-            self._give_part(member)
+            self._assign_part(worker)
             return []
-        assert member.part is not None, "a harvest is of a part"
-        finished = [completion for completion in answer.finished if member.part.take(completion)]
-        member.stats = answer.stats
+        assert worker.part is not None, "progress is made on a part"
+        finished = [completion for completion in answer.finished if worker.part.take(completion)]
+        worker.stats = answer.stats
         if answer.is_over:
-            _add(self._past, member.stats)
-            self._give_part(member)
+            _add(self._past, worker.stats)
+            self._assign_part(worker)
         else:
-            self._working[member.actor.more.remote(member.cancelled)] = member
-            member.cancelled = []
+            self._working[worker.actor.advance.remote(worker.cancelled)] = worker
+            worker.cancelled = []
         return finished
 
-    def _give_part(self, member: _Member) -> None:
+    def _assign_part(self, worker: _WorkerHandle) -> None:
         """Let a worker begin the next part; without one it waits."""
-        member.part, member.stats, member.cancelled = None, EngineStats(), []
-        while self._parts and member.part is None:
+        worker.part, worker.stats, worker.cancelled = None, EngineStats(), []
+        while self._parts and worker.part is None:
             part = self._parts.popleft()
             part.wanted = {request: indices for request, indices in part.wanted.items() if indices}
-            member.part = part if part.wanted else None
-        if member.part is None:
-            self._idle.append(member)
+            worker.part = part if part.wanted else None
+        if worker.part is None:
+            self._idle.append(worker)
             return
-        wanted = {request: sorted(indices) for request, indices in member.part.wanted.items()}
-        self._working[member.actor.start.remote(self._requests, wanted)] = member
+        wanted = {request: sorted(indices) for request, indices in worker.part.wanted.items()}
+        self._working[worker.actor.start.remote(self._requests, wanted)] = worker
 
-    def _bury(self, member: _Member, error: Exception) -> None:
-        """A worker is lost: another takes over what had not arrived of its part."""
+    def _replace_worker(self, worker: _WorkerHandle, error: Exception) -> None:
+        """Replace a worker that has ended: another takes over what had not arrived of its part."""
         import ray
 
-        ray.kill(member.actor)  # it may only have been out of reach
-        _add(self._past, member.stats)
+        ray.kill(worker.actor)  # it may only have been out of reach
+        _add(self._past, worker.stats)
         reason = one_line(" ".join(str(error).split()), 160)
-        if member.part is None:
+        if worker.part is None:
             self._num_failed_starts += 1
             num_failures = self._num_failed_starts
         else:
-            member.part.num_failures += 1
-            num_failures = member.part.num_failures
-            self._parts.appendleft(member.part)
+            worker.part.num_failures += 1
+            num_failures = worker.part.num_failures
+            self._parts.appendleft(worker.part)
         if num_failures >= MAX_FAILURES:
             raise WorkerError(
                 f"--ray: {num_failures} workers ended one after the other "
-                f"{'while they started' if member.part is None else 'on the same problems'}, the last one: "
+                f"{'while they started' if worker.part is None else 'on the same problems'}, the last one: "
                 f"{reason}; what is finished is kept, mend the cause and resume"
             )
-        print(f"{member.name} has ended ({reason}); another goes on in its place", file=sys.stderr)
+        print(f"{worker.name} has ended ({reason}); another goes on in its place", file=sys.stderr)
         if self._idle:
-            self._give_part(self._idle.pop())
+            self._assign_part(self._idle.pop())
         else:
-            self._hire()
+            self._start_worker()
 
-    def _check(self, member: _Member, facts: WorkerFacts) -> None:
+    def _check(self, worker: _WorkerHandle, facts: WorkerFacts) -> None:
         """Refuse other weights; tell what may round differently."""
         if facts.model_sha256 != self._model_sha256:
             raise RunMismatchError(
-                f"--ray: {member.name} has other weights for {one_line(self._llm.loaded.model_id)} than the "
+                f"--ray: {worker.name} has other weights for {one_line(self._llm.model_id)} than the "
                 "driver; give all nodes the same model"
             )
         mine = computation(self._llm.engine)
@@ -367,7 +365,7 @@ class RayEngine:
             if facts.computation.get(name) != mine[name]
         ]
         if different:
-            print(f"{member.name} may round differently: {', '.join(different)}", file=sys.stderr)
+            print(f"{worker.name} may round differently: {', '.join(different)}", file=sys.stderr)
 
 
 def _add(total: EngineStats, part: EngineStats) -> None:

@@ -74,7 +74,7 @@ def test_many_clients(chat_model, llm):
 
     def watch():
         while not is_over.wait(0.05):
-            highest.append((served_llm.llm.engine.store.bytes_in_use, rss_bytes(), served_llm.num_running))
+            highest.append((served_llm.kv_bytes_in_use, rss_bytes(), served_llm.num_running))
 
     try:
         with serving(served_llm) as served:

@@ -12,7 +12,7 @@ def test_figures_by_hand():
     found = load_script(BENCH, "arrivals").figures(step_s, step_rows)
     assert found["longest_by_median"] == 2.67
     assert found["longest_step_rows"] == [8, 16]
-    assert found["most_rows"] == 64
+    assert found["max_rows"] == 64
     assert {kind: steps["count"] for kind, steps in found["steps"].items()} == {
         "all": 4,
         "prompts alone": 1,

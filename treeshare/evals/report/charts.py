@@ -163,24 +163,25 @@ def reliability_diagram(calibration: Calibration, label: str) -> str:
             f'<text class="tick" x="{left - 5}" y="{up(tick) + 4}" text-anchor="end">{tick:g}</text>'
         )
         parts.append(f'<text class="tick" x="{across(tick)}" y="198" text-anchor="middle">{tick:g}</text>')
-    most = max(bin_.count for bin_ in calibration.bins)
-    for bin_ in calibration.bins:
-        if bin_.accuracy is None or bin_.interval is None or bin_.confidence is None:
+    max_count = max(group.count for group in calibration.bins)
+    for group in calibration.bins:
+        if group.accuracy is None or group.interval is None or group.confidence is None:
             continue
-        x, width = across(bin_.low) + 0.5, span * (bin_.high - bin_.low) - 1
+        low, high = group.interval
+        x, width = across(group.low) + 0.5, span * (group.high - group.low) - 1
         title = (
-            f"confidence {bin_.low:.1f} to {bin_.high:.1f}: {bin_.count} completions, mean confidence "
-            f"{bin_.confidence:.3f}, right {bin_.accuracy:.3f} ({bin_.interval[0]:.3f} to {bin_.interval[1]:.3f})"
+            f"confidence {group.low:.1f} to {group.high:.1f}: {group.count} completions, mean confidence "
+            f"{group.confidence:.3f}, right {group.accuracy:.3f} ({low:.3f} to {high:.3f})"
         )
-        middle = across(bin_.confidence)
+        middle = across(group.confidence)
         parts.append(
             f"<g><title>{escape(title)}</title>"
-            f'<rect class="bar" x="{x:.1f}" y="{up(bin_.accuracy):.1f}" width="{width:.1f}" '
-            f'height="{bottom - up(bin_.accuracy):.1f}"/>'
-            f'<path class="whisker" d="M{middle:.1f},{up(bin_.interval[0]):.1f}V{up(bin_.interval[1]):.1f}"/>'
-            f'<circle class="dot one" cx="{middle:.1f}" cy="{up(bin_.accuracy):.1f}" r="2.5"/>'
+            f'<rect class="bar" x="{x:.1f}" y="{up(group.accuracy):.1f}" width="{width:.1f}" '
+            f'height="{bottom - up(group.accuracy):.1f}"/>'
+            f'<path class="whisker" d="M{middle:.1f},{up(low):.1f}V{up(high):.1f}"/>'
+            f'<circle class="dot one" cx="{middle:.1f}" cy="{up(group.accuracy):.1f}" r="2.5"/>'
             f'<rect class="count" x="{x:.1f}" y="{bottom + 4}" width="{width:.1f}" '
-            f'height="{max(30 * bin_.count / most, 0.5):.1f}"/></g>'
+            f'height="{max(30 * group.count / max_count, 0.5):.1f}"/></g>'
         )
     parts.append(f'<path class="ideal" d="M{across(0)},{up(0)}L{across(1)},{up(1)}"/></svg>')
     return "".join(parts)

@@ -119,9 +119,9 @@
     if (children[i].length) weights[i] = Math.max(weights[i], children[i].reduce((sum, c) => sum + weights[c], 0));
   }
   weights[0] = Math.max(weights[0], children[0].reduce((sum, c) => sum + weights[c], 0), 0.5);
-  const mostTokens = nodes.reduce((most, node) => Math.max(most, node.tokens), 1);
+  const maxTokens = nodes.reduce((highest, node) => Math.max(highest, node.tokens), 1);
   const ROW = 30;
-  const LEAST = 3;
+  const MIN_WIDTH = 3;
   const svgMake = (tag, attributes, parent) => {
     const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
     for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
@@ -148,7 +148,7 @@
 
   let focus = 0;
   const drawBox = (svg, i, x, y, width) => {
-    const strength = 0.15 + 0.6 * Math.sqrt(nodes[i].tokens / mostTokens);
+    const strength = 0.15 + 0.6 * Math.sqrt(nodes[i].tokens / maxTokens);
     const rect = svgMake("rect", { x, y, width, height: ROW, "fill-opacity": strength.toFixed(3), tabindex: 0 }, svg);
     svgMake("title", {}, rect).textContent = describe(i);
     rect.addEventListener("pointerenter", () => showNode(i));
@@ -189,7 +189,7 @@
       };
       for (const child of children[i]) {
         const own = width * weights[child] / weights[i];
-        if (own < LEAST) { if (!small.length) smallAt = at; small.push(child); at += own; continue; }
+        if (own < MIN_WIDTH) { if (!small.length) smallAt = at; small.push(child); at += own; continue; }
         flush();
         stack.push([child, depth + 1, at, own]);
         at += own;

@@ -208,7 +208,7 @@ def time_section(timeline: Timeline | None) -> str:
         number_axis(max(timeline.peak_rss_bytes / mib, 1.0), "{:,.0f}".format),
         [
             Line(points=[(t, v / mib) for t, v in timeline.rss_bytes], name="memory of the process"),
-            Line(points=[(t, v / mib) for t, v in timeline.kv_bytes], name="most KV so far", style="two"),
+            Line(points=[(t, v / mib) for t, v in timeline.kv_bytes], name="peak KV so far", style="two"),
         ],
         marks=timeline.starts,
         label="Memory over time",
@@ -265,5 +265,5 @@ def _name(row: CalibrationRow) -> str:
     return row.confidence if row.rescaling is None else f"{row.confidence}, {_RESCALINGS[row.rescaling]}"
 
 
-def _few(values: Sequence[int], most: int) -> Sequence[int]:
-    return values[:: -(-len(values) // most)]
+def _few(values: Sequence[int], max_values: int) -> Sequence[int]:
+    return values[:: -(-len(values) // max_values)]

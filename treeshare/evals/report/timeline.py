@@ -26,7 +26,7 @@ class Timeline:
         num_tokens: Tokens generated, also those of completions that an interrupt cut short.
         speed: Points of seconds and tokens per second, at the middle of what they are the mean of.
         rss_bytes: Points of seconds and bytes.
-        kv_bytes: Points of seconds and the most bytes of KV so far in the session.
+        kv_bytes: Points of seconds and the peak of KV bytes so far in the session.
         starts: Seconds at which sessions but the first begin.
     """
 
@@ -42,7 +42,7 @@ class Timeline:
 
     @property
     def peak_rss_bytes(self) -> float:
-        """The most memory that was noted."""
+        """The peak memory that was noted."""
         return max((value for _, value in self.rss_bytes), default=0.0)
 
     @classmethod

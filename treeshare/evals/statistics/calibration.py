@@ -33,7 +33,7 @@ class Bin:
     """A column of a reliability diagram.
 
     Attributes:
-        low: Its least confidence.
+        low: Its lowest confidence.
         high: Its greatest confidence.
         count: Completions in it.
         confidence: Their mean confidence; None if there are none.

@@ -63,7 +63,7 @@ def submissions_at_k(
 
     Args:
         candidates: All of a problem's completions.
-        num_submissions: Most submissions; fewer where the filter leaves fewer.
+        num_submissions: Maximum number of submissions; fewer where the filter leaves fewer.
         k: Completions drawn without replacement; with all of them there is one draw, and the value is exact.
         seed: Of the draws.
         num_draws: Draws averaged when ``k`` is smaller.

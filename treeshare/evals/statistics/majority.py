@@ -1,7 +1,7 @@
 """majority@k: the answer that most of k completions give.
 
 Definition. ``k`` of a problem's ``n`` completions are drawn without replacement. Each that has an answer
-votes for it; one without (None) does not vote. The answer with most votes is given; among several with
+votes for it; one without (None) does not vote. The answer with the most votes is given; among several with
 equally many, one is taken at random, each with the same chance; with no vote at all nothing is given, which
 is wrong. The value is the chance of giving a right answer, over draws and ties: it is computed exactly, so it
 is unbiased over draws and needs no seed. ``k = n`` is the usual self-consistency.

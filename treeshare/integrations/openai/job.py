@@ -59,19 +59,19 @@ def make_job(
             prompts = [_chat_prompt(llm, body.messages, chat_template)]
         else:
             prompts = [llm.encode(prompt) if isinstance(prompt, str) else prompt for prompt in body.prompt]
-        limit = llm.loaded.max_model_len
+        limit = llm.max_model_len
         longest = max(map(len, prompts))
-        most = _max_tokens(body, llm, longest)
+        max_tokens = _max_tokens(body, llm, longest)
         _check_stop_ids(body, llm)
-        if longest + most > limit or most < 1:
+        if longest + max_tokens > limit or max_tokens < 1:
             raise ApiError(
                 400,
                 f"the model's context is {limit} tokens; the prompt has {longest}"
-                + (f" and {most} more were asked for" if most > 0 else ""),
+                + (f" and {max_tokens} more were asked for" if max_tokens > 0 else ""),
                 param="messages" if isinstance(body, ChatBody) else "prompt",
                 code="context_length_exceeded",
             )
-        requests = llm.requests(prompts, _sampling_params(body, most, seed))
+        requests = llm.requests(prompts, _sampling_params(body, max_tokens, seed))
         llm.engine.check(requests)
     except (ConfigError, BudgetError) as error:
         message = str(error).replace("prompts[", "prompt[")
@@ -85,14 +85,11 @@ def make_job(
 
 
 def _max_tokens(body: CompletionBody | ChatBody, llm: LLM, num_prompt_tokens: int) -> int:
-    """Most tokens of a completion; of a chat without a limit, what context and KV budget hold."""
+    """Maximum number of new tokens; of a chat without a limit, what context and KV budget hold."""
     if isinstance(body, CompletionBody):
         return body.max_tokens
-    store = llm.engine.store
-    num_pages = (store.budget_bytes - store.segments.bytes_of(num_prompt_tokens)) // store.page_bytes
-    held = max(num_pages, 0) * store.page_size + 1  # the last token needs no KV
-    most = min(llm.loaded.max_model_len - num_prompt_tokens, held)
-    return body.max_completion_tokens or body.max_tokens or most
+    asked = body.max_completion_tokens or body.max_tokens
+    return asked or llm.engine.longest_completion(num_prompt_tokens)
 
 
 def _sampling_params(body: CompletionBody | ChatBody, max_tokens: int, seed: int) -> SamplingParams:
@@ -122,10 +119,10 @@ def _sampling_params(body: CompletionBody | ChatBody, max_tokens: int, seed: int
 
 def _check_stop_ids(body: CompletionBody | ChatBody, llm: LLM) -> None:
     """Refuse stop tokens that the model does not know, or that before ``min_tokens`` leave none to draw."""
-    size = llm.loaded.vocab_size
+    size = llm.vocab_size
     if not all(0 <= token < size for token in body.stop_token_ids):
         raise ConfigError(f"stop_token_ids: expected token ids in [0, {size})")
-    if body.min_tokens and len(llm.loaded.eos_token_ids.union(body.stop_token_ids)) >= size:
+    if body.min_tokens and len(llm.eos_token_ids.union(body.stop_token_ids)) >= size:
         raise ConfigError("stop_token_ids: with min_tokens no token is left to draw")
 
 

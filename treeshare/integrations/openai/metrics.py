@@ -64,7 +64,7 @@ class Metrics:
             "treeshare_completions_running": ("Completions that decode.", running),
             "treeshare_completions_waiting": ("Completions that wait.", llm.num_unfinished - running),
             "treeshare_kv_bytes": ("KV bytes in use.", llm.kv_bytes_in_use),
-            "treeshare_kv_budget_bytes": ("Most KV bytes held at once.", llm.kv_budget_bytes),
+            "treeshare_kv_budget_bytes": ("Maximum KV bytes held at once.", llm.kv_budget_bytes),
         }
         for name, (text, value) in gauges.items():
             yield GaugeMetricFamily(name, text, value=value)

@@ -101,7 +101,7 @@ class Reply:
     def __init__(self, llm: LLM, job: Job, speller: TokenSpeller, key: str | None = None) -> None:
         self._job, self._speller = job, speller
         self._is_chat = isinstance(job.body, ChatBody)
-        self._decode = llm.loaded.decoder(skip_special_tokens=job.body.skip_special_tokens)
+        self._decode = llm.decoder(skip_special_tokens=job.body.skip_special_tokens)
         self._choices: dict[int, _Choice] = {}
         self._id = ("chatcmpl-" if self._is_chat else "cmpl-") + (key or secrets.token_hex(16))
         self._created = int(time.time())
@@ -240,7 +240,7 @@ class Reply:
             return {"token": text, "logprob": _number(value), "bytes": raw}
 
         assert isinstance(self._job.body, ChatBody)
-        top = sorted(row, key=lambda entry: -one[1])[: self._job.body.top_logprobs or 0]
+        top = sorted(row, key=lambda pair: -pair[1])[: self._job.body.top_logprobs or 0]
         return entry(*row[0]) | {"top_logprobs": [entry(*pair) for pair in top]}
 
     def _offsets(self, token_ids: Sequence[int]) -> list[int]:

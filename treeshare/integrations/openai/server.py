@@ -34,7 +34,7 @@ from treeshare.integrations.openai.schema import (
 from treeshare.runs.files import dump_json
 
 _DRAINED_BYTES, _DRAIN_S = 256 << 20, 10.0
-"""Most of a refused body that is read, and for how long."""
+"""Maximum of a refused body that is read: bytes, and seconds."""
 
 _LOG = logging.getLogger("treeshare.server")
 
@@ -132,7 +132,7 @@ class _Server:
             "object": "model",
             "created": self._started,
             "owned_by": "treeshare",
-            "max_model_len": self._llm.llm.loaded.max_model_len,
+            "max_model_len": self._llm.max_model_len,
         }
 
     def _authorise(self, request: Any) -> None:  # noqa: ANN401
