@@ -64,7 +64,7 @@ def read_hub(
             with a loading script, which ``datasets`` does not run.
 
     Raises:
-        DataError: If it cannot be had, or a record is not as ``kind`` asks.
+        DataError: If it cannot be loaded, or a record does not fit ``kind``.
     """
     from datasets import load_dataset
 

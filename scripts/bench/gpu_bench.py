@@ -303,7 +303,7 @@ def _main(argv: Sequence[str] | None) -> None:
     device = torch.device(args.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError.of(
-            "--device", got=args.device, expected="a device that is there", remedy="see nvidia-smi"
+            "--device", got=args.device, expected="a device of this machine", remedy="see nvidia-smi"
         )
     torch.manual_seed(0)
     started, rows = time.perf_counter(), []

@@ -107,7 +107,7 @@ def run_batch_prompt(
         questions: Their texts.
         ask: Prompts to replies, one round at a time; replies end at ``STOP``.
         extract: The canonical answer in the text of one question's reply, or None.
-        options: See there.
+        options: How questions are batched and votes are counted.
         preamble: In front of each batch: the instruction, and worked examples in the form of ``batch_text``.
     """
     votes: list[list[Vote]] = [[] for _ in questions]

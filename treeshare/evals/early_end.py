@@ -1,7 +1,7 @@
-"""When a problem has completions enough: its others are given up, and the journal says why.
+"""When a problem has enough completions: its others are cancelled, and the journal says why.
 
-What stays is no plain sample: a problem ended by its first success looks better than it is. Fit for getting
-answers, not for measuring pass@k.
+The completions that remain are a biased sample: a problem ended by its first success looks better than it is.
+Use this to get answers, not to measure pass@k.
 """
 
 from __future__ import annotations

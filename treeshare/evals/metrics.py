@@ -75,7 +75,7 @@ def majority_values(checked: Checked, ks: Sequence[int]) -> Floats | None:
 
 
 def filtered_table(checked: Checked) -> dict[int, Estimate]:
-    """Filtered n@k for n in ``SUBMISSIONS``, from all completions of each problem; empty if not to be had."""
+    """Filtered n@k for n in ``SUBMISSIONS``, from all completions of each problem; may be empty."""
     values = filtered_values(checked)
     return {} if values is None else dict(zip(SUBMISSIONS, estimates(values), strict=True))
 

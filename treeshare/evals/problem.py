@@ -90,7 +90,7 @@ class Task(ABC):
             shot_data: A file to take them from instead, in the same field names.
 
         Raises:
-            DataError: If they cannot be had.
+            DataError: If they cannot be loaded.
         """
         return []
 

@@ -65,7 +65,7 @@ def build_prompts(task: Task, problems: Sequence[Problem], options: PromptOption
 
     Raises:
         ConfigError: If there are too few worked examples.
-        DataError: If they cannot be had.
+        DataError: If they cannot be loaded.
     """
     return _with_shots(task, problems, _pool(task, options), options)
 
@@ -80,7 +80,7 @@ def shot_costs(
     """What each choice of ``options.num_shots`` worked examples costs, ``n`` completions for each problem.
 
     Returns:
-        Counts of the tree, or why that choice cannot be had.
+        Counts of the tree, or why that choice is not possible.
 
     Raises:
         ConfigError: If the tokenizer has no chat template but needs one.

@@ -61,9 +61,9 @@ class TreeshareAPI(ModelAPI):  # type: ignore[misc]  # mypy does not follow into
 
     Args:
         model_name: The model, as ``LLM`` takes it.
-        base_url: Means nothing here.
-        api_key: Likewise.
-        config: Likewise: Inspect merges it into each call's.
+        base_url: Ignored.
+        api_key: Ignored.
+        config: Ignored: Inspect merges it into the configuration of each call.
         model_path: Instead of ``model_name``, for a folder.
         chat_template: Instead of the model's own.
         enable_thinking: Passed to the chat template.
@@ -148,7 +148,7 @@ class TreeshareAPI(ModelAPI):  # type: ignore[misc]  # mypy does not follow into
         )
 
     async def _others(self) -> None:
-        """Wait until calls that come at about the same time are there too."""
+        """Wait for other calls that come at about the same time."""
         loop = asyncio.get_running_loop()
         if self._gate is None or self._gate[0] is not loop or self._gate[1].is_set():
             self._gate = loop, asyncio.Event()

@@ -77,7 +77,7 @@ class Worker:
 
     Args:
         model: As for ``LLM``.
-        dtype: Likewise.
+        dtype: As for ``LLM``.
         config: Of the engine.
         threads: Torch threads.
         workers_per_node: How many share the memory; without a budget in ``config`` each takes its part.
@@ -343,7 +343,7 @@ class RayEngine:
             raise WorkerError(
                 f"--ray: {num_failures} workers ended one after the other "
                 f"{'while they started' if worker.part is None else 'on the same problems'}, the last one: "
-                f"{reason}; what is finished is kept, mend the cause and resume"
+                f"{reason}; what is finished is kept; remove the cause and resume"
             )
         print(f"{worker.name} has ended ({reason}); another goes on in its place", file=sys.stderr)
         if self._idle:

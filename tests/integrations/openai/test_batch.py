@@ -178,7 +178,7 @@ def test_the_command(cli, chat_model, tmp_path):  # noqa: F811
     (tmp_path / "out").write_bytes(held[:-3])
     again = cli(*arguments)
     assert "removed an incomplete last line of" in again.err
-    assert "resuming: 3 answers are there already" in again.err
+    assert "resuming: 3 answers already exist" in again.err
     assert answers(tmp_path / "out")["text 0"]["response"]["status_code"] == 200
 
 

@@ -99,7 +99,7 @@ class Execution:
 
 
 class Sandbox(ABC):
-    """Runs a Python program that nobody trusts.
+    """Runs an untrusted Python program.
 
     The program is one process that sees a Python interpreter, the standard library, ``PACKAGES`` and its
     input; no network, no file of the user's, no environment variable, no process of the host. What a backend

@@ -75,7 +75,7 @@ def this_interpreter() -> Interpreter:
 
 
 def spare_uid(choice: int) -> int:
-    """A user id that nobody has and that this user namespace knows.
+    """An unused user id of this user namespace.
 
     Args:
         choice: A random number of at least 28 bits; the same one gives the same id.

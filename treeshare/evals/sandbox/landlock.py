@@ -22,7 +22,7 @@ _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
 
 
 class LandlockSandbox(ProcessSandbox):
-    """Runs each program as a process that has given up nearly everything, where namespaces are not to be had.
+    """Runs each program as a process without nearly all rights, where namespaces are not available.
 
     Weaker than bubblewrap where the kernel offers no better: a program has no scratch folder (nothing counts
     how much it would write), can ask whether a path or a process exists, how old it is and where a link

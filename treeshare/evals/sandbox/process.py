@@ -71,7 +71,7 @@ class Files:
 class ProcessSandbox(Sandbox):
     """A sandbox that starts one process for each program; a backend says how.
 
-    As root, the program gets a user id that nobody has, another one for each run.
+    As root, the program gets an unused user id, a different one for each run.
     """
 
     def __init__(self) -> None:
@@ -291,7 +291,7 @@ def _memory_file(content: bytes | None = None) -> Iterator[int]:
 
 @contextlib.contextmanager
 def _pipe() -> Iterator[tuple[int, int]]:
-    """A pipe; its reading end is closed at the end, its writing end by whoever hands it on."""
+    """A pipe; its reading end is closed at the end, its writing end by the caller."""
     read_fd, write_fd = os.pipe()
     try:
         yield read_fd, write_fd

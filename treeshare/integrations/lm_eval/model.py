@@ -69,8 +69,8 @@ class TreeshareLM(TemplateLM):  # type: ignore[misc]  # lm-eval is untyped
         enable_thinking: Passed to the chat template.
         think_end_token: What comes before it, text or a token id, is cut from answers.
         chat_template_args: Further arguments of the chat template.
-        batch_size: Means nothing here, as ``max_batch_size``: batches are made by rows and memory.
-        max_batch_size: See there.
+        batch_size: Ignored: rows and memory decide how many requests run at once.
+        max_batch_size: Ignored.
         device: As for ``LLM``, but ``cuda:0``, which lm-eval's command line says when its user does not, is
             the CPU where no CUDA device can be used.
         **options: ``dtype``, ``seed``, ``max_num_seqs``, ``kv_budget_bytes``, ``threads``, ``backend``,

@@ -166,9 +166,9 @@ class BatchRun:
 
     def __init__(self, llm: LLM, lines: Sequence[InputLine], output: LineFile[OutputLine]) -> None:
         self._llm, self._lines, self._output = llm, lines, output
-        strangers = output.keys - {line.id for line in lines}
-        if strangers:
-            first = next(held.name for held in output.records() if held.id in strangers)
+        unknown_ids = output.keys - {line.id for line in lines}
+        if unknown_ids:
+            first = next(held.name for held in output.records() if held.id in unknown_ids)
             raise DataError(
                 f"{one_line(output.path)}: the answer to {first} belongs to no line of the input as it is "
                 "now; the input, the model's name or --seed has changed: name another output"

@@ -25,7 +25,7 @@ def bind(host: str, port: int) -> socket.socket:
     """A socket at an address, on which nothing listens yet; clients are refused until the model is loaded.
 
     Raises:
-        ConfigError: If the address cannot be had.
+        ConfigError: If the address is not available.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(

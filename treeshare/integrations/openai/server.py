@@ -71,7 +71,7 @@ class ServerOptions:
 
 
 def create_app(llm: AsyncLLM, options: ServerOptions) -> Any:  # noqa: ANN401
-    """The application; whoever serves it closes ``llm``."""
+    """The application; the caller closes ``llm``."""
     return _Server(llm, options).app
 
 
@@ -80,7 +80,7 @@ class _Server:
 
     Args:
         llm: Runs the requests.
-        options: See there.
+        options: How to answer.
     """
 
     def __init__(self, llm: AsyncLLM, options: ServerOptions) -> None:
