@@ -203,8 +203,8 @@ def _main(argv: Sequence[str] | None) -> None:
     compiled = []
     for record in compile_all(args.capability, args.dtype, args.head_dim):
         print(
-            f"sm_{record.capability} {record.dtype} {record.head_dim} {record.kernel}: {record.registers} registers, "
-            f"{record.stack_bytes} spilled, {record.shared_bytes} shared",
+            f"sm_{record.capability} {record.dtype} {record.head_dim} {record.kernel}: {record.registers} "
+            f"registers, {record.stack_bytes} spilled, {record.shared_bytes} shared",
             file=sys.stderr,
         )
         compiled.append(record)

@@ -240,7 +240,7 @@ class Reply:
             return {"token": text, "logprob": _number(value), "bytes": raw}
 
         assert isinstance(self._job.body, ChatBody)
-        top = sorted(row, key=lambda entry: -one[1])[: self._job.body.top_logprobs or 0]
+        top = sorted(row, key=lambda entry: -entry[1])[: self._job.body.top_logprobs or 0]
         return entry(*row[0]) | {"top_logprobs": [entry(*pair) for pair in top]}
 
     def _offsets(self, token_ids: Sequence[int]) -> list[int]:
