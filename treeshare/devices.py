@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import resource
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from treeshare.errors import ConfigError
@@ -33,6 +34,16 @@ def default_kv_budget_bytes(device: str = "cpu") -> int:
         return int(available_kib * 1024 * FREE_MEMORY_SHARE)
     except (OSError, StopIteration):
         return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * FREE_MEMORY_SHARE)
+
+
+def container_limit_bytes() -> int | None:
+    """The memory limit of the control group, or None without a limit."""
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            return int(Path(path).read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            continue
+    return None
 
 
 def resolve_device(name: str) -> str:

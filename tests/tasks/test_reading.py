@@ -28,8 +28,8 @@ LIST = json.dumps(ROWS, indent=2).encode()
     [
         LINES,
         LIST,
-        gzip.compress(LINES),
-        gzip.compress(LIST),
+        gzip.compress(LINES, mtime=0),
+        gzip.compress(LIST, mtime=0),
         LINES.replace(b"\n", b"\r\n\n"),
         b"\xef\xbb\xbf" + LINES,
         b"\n" + LIST,
@@ -55,7 +55,7 @@ def test_lines_and_lists_plain_and_gzipped(tmp_path, content):
         (b'{"id": 1', "line 1: Invalid JSON"),
         (b'{"id": 1}\n\xff\n', "line 2: Invalid JSON"),
         (b"\x1f\x8b\x00\x00", "cannot read"),
-        (gzip.compress(LINES)[:-9], "cannot read"),
+        (gzip.compress(LINES, mtime=0)[:-9], "cannot read"),
     ],
 )
 def test_bad_files_are_named_in_one_line(tmp_path, content, message):

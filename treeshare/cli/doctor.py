@@ -225,11 +225,11 @@ def _cpu() -> Finding:
 
 
 def _memory() -> Finding:
-    from treeshare.devices import FREE_MEMORY_SHARE, default_kv_budget_bytes
+    from treeshare.devices import FREE_MEMORY_SHARE, container_limit_bytes, default_kv_budget_bytes
 
     budget = default_kv_budget_bytes()
     free = int(budget / FREE_MEMORY_SHARE)
-    limit = _container_limit_bytes()
+    limit = container_limit_bytes()
     tight = limit is not None and limit < free
     return Finding(
         name="memory",
@@ -239,16 +239,6 @@ def _memory() -> Finding:
         else "",
         data={"free_bytes": free, "default_kv_budget_bytes": budget, "container_limit_bytes": limit},
     )
-
-
-def _container_limit_bytes() -> int | None:
-    """The memory limit of the control group, or None without a limit."""
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            return int(Path(path).read_text(encoding="ascii"))
-        except (OSError, ValueError):
-            continue
-    return None
 
 
 def _sandboxes() -> Iterator[Finding]:
