@@ -177,8 +177,8 @@ def test_the_command(cli, chat_model, tmp_path):  # noqa: F811
     held = (tmp_path / "out").read_bytes()
     (tmp_path / "out").write_bytes(held[:-3])
     again = cli(*arguments)
-    assert "cut away a torn last line of" in again.err
-    assert "resuming: 3 answers are there already" in again.err
+    assert "removed an incomplete last line of" in again.err
+    assert "resuming: 3 answers already exist" in again.err
     assert answers(tmp_path / "out")["text 0"]["response"]["status_code"] == 200
 
 

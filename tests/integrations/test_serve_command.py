@@ -82,13 +82,13 @@ def test_the_key_of_the_environment(chat_model, tmp_path, monkeypatch, cli):  # 
         body["user"] = "x" * 2048
         assert client.post("/v1/chat/completions", json=body).status_code == 413
     monkeypatch.setenv("TREESHARE_API_KEY", "sesame")
-    assert "--no-api-key: there is a key" in cli("serve", chat_model, "--no-api-key").refusal
+    assert "--no-api-key: got a key too" in cli("serve", chat_model, "--no-api-key").refusal
 
 
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--host", "0.0.0.0"], "--host: got 0.0.0.0, which other machines may reach, without a key"),
+        (["--host", "0.0.0.0"], "--host: got 0.0.0.0, which other machines may reach, but no key"),
         (["--host", "::"], "--host: got ::, which other machines may reach"),
         (["--host", "example.org"], "--host: got example.org"),
         (["--host", "no such host", "--no-api-key"], "cannot listen there"),
