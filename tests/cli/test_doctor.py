@@ -23,13 +23,13 @@ def offline(monkeypatch):
 
 
 def finding(content, name):
-    return next(one for one in content["findings"] if one["name"] == name)
+    return next(entry for entry in content["findings"] if entry["name"] == name)
 
 
 def test_lines_and_json_say_the_same(cli, tmp_path):
     text, to_file = cli("doctor"), cli("doctor", "--json", str(tmp_path / "out.json"))
     content = json.loads((tmp_path / "out.json").read_text())
-    names = [one["name"] for one in content["findings"]]
+    names = [entry["name"] for entry in content["findings"]]
     assert [line[8:24].strip() for line in text.out.splitlines()] == names
     assert {"python", "torch", "cpu", "memory", "sandbox", "C++ compiler", "model cache", "hub"} <= set(names)
     assert (text.status, to_file.status) == ((0 if content["works"] else 1),) * 2
@@ -110,7 +110,7 @@ def test_a_model_cache_that_cannot_be_written(monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
     found = module._model_cache()
     assert not found.fails
-    assert found.remedy.startswith("set XDG_CACHE_HOME to a folder that you can write to")
+    assert found.remedy.startswith("set XDG_CACHE_HOME to a directory that you can write to")
 
 
 def test_a_file_without_json_is_a_mistake(cli, tmp_path):

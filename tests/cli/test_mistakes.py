@@ -146,8 +146,8 @@ def test_a_broken_journal_line_is_named(cli, sampling, tmp_path):
     for lines, named in {
         (first, "{", third): "line 2: not JSON",
         (first, '{"task_id": "T/1"}', third): "line 2",
-        (first, second, first): "line 3: T/0 completion 0 stands in line 1 too",
-        (first, second, third.replace("T/", "U/")): "is none of the run's",
+        (first, second, first): "line 3: T/0 completion 0 is also in line 1",
+        (first, second, third.replace("T/", "U/")): "does not belong to the run",
     }.items():
         (out / "samples.jsonl").write_text("\n".join(lines) + "\n")
         before = run_text(out)
@@ -169,12 +169,12 @@ def test_a_run_that_another_process_writes(cli, sampling, tmp_path):
 def test_evaluate_without_a_run(cli, sampling, tmp_path):
     (tmp_path / "file").write_text("x")
     (tmp_path / "empty").mkdir()
-    assert "expected an existing folder" in cli("evaluate", tmp_path / "nowhere").refusal
-    assert "expected an existing folder" in cli("evaluate", tmp_path / "file").refusal
-    assert "holds no manifest.json" in cli("evaluate", tmp_path / "empty").refusal
+    assert "expected an existing directory" in cli("evaluate", tmp_path / "nowhere").refusal
+    assert "expected an existing directory" in cli("evaluate", tmp_path / "file").refusal
+    assert "has no manifest.json" in cli("evaluate", tmp_path / "empty").refusal
     cli(*sampling, "--out", tmp_path / "run")
     (tmp_path / "run" / "samples.jsonl").write_text("")
-    assert "holds no completion" in cli("evaluate", tmp_path / "run").refusal
+    assert "has no completions" in cli("evaluate", tmp_path / "run").refusal
 
 
 @pytest.mark.parametrize(
@@ -185,8 +185,8 @@ def test_evaluate_without_a_run(cli, sampling, tmp_path):
         (["--timeout", 0], "--timeout"),
         (["--workers", 0], "--workers"),
         (["--workers", 10**9], "--workers"),
-        (["--json", "nowhere/out.json"], "cannot write nowhere/out.json: nowhere is no folder"),
-        (["--json", "."], "cannot write .: it is a folder"),
+        (["--json", "nowhere/out.json"], "cannot write nowhere/out.json: nowhere is not a directory"),
+        (["--json", "."], "cannot write .: it is a directory"),
         (["--data", "nowhere"], "data: cannot read nowhere"),
         (["--data", "others.jsonl"], "T/2: the task has no such problem"),
     ],
@@ -257,7 +257,7 @@ def test_files_that_are_no_workload(cli, text_model, tmp_path, content):
         (["--attention", "maybe"], "attention: got 'maybe', expected one of on, off"),
         (["--kv-budget", "1 elephant"], "--kv-budget: got '1 elephant', expected a number of bytes"),
         (["--kv-budget", "1KiB"], "kv_budget_bytes: got 1024, expected at least"),
-        (["--json", "/nowhere/x.json"], "/nowhere is no folder"),
+        (["--json", "/nowhere/x.json"], "/nowhere is not a directory"),
         (["nowhere.json"], "workload: cannot read nowhere.json: No such file"),
         (["."], "workload: cannot read .: Is a directory"),
     ],

@@ -37,7 +37,7 @@ def test_an_interrupt_leaves_a_run_that_goes_on(sampling, tmp_path, number):
     os.kill(child.pid, number)
     if number == signal.SIGINT:
         assert finished(child) == 130
-        assert "interrupted: what is finished is kept; the same command goes on" in err.read_text()
+        assert "interrupted: finished completions are kept; run the same command to resume" in err.read_text()
     else:
         assert finished(child) == -number
     assert "Traceback" not in err.read_text()
@@ -121,7 +121,7 @@ def test_a_full_disk_and_then_a_larger_one(sampling, tmp_path, tiny_disk):  # no
     assert finished(forked(*arguments, stderr=err)) == 2
     assert "Traceback" not in err.read_text()
     refusal = err.read_text().splitlines()[-1]
-    assert re.fullmatch(r"treeshare: journal: .*No space left on device; free space and resume", refusal)
+    assert re.fullmatch(r"treeshare: journal: .*No space left on device; free disk space and resume", refusal)
     held = lines_of(tiny_disk / "run")
     assert len(held) > 50
     subprocess.run(["mount", "-o", "remount,size=4m", str(tiny_disk)], check=True)

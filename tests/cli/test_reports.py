@@ -41,7 +41,7 @@ def test_an_export_is_written(cli, run, tmp_path, kind):
 def test_an_export_of_programs_needs_the_problems(cli, run, tmp_path):
     for kind in ("evalplus", "bigcode"):
         refusal = cli("export", run, "--format", kind, "--out", tmp_path / "x").refusal
-        assert "Made/0: the task has no such problem; give the run's own --data" in refusal
+        assert "Made/0: the task has no such problem; give the run's --data" in refusal
     few = write_run(
         tmp_path / "few", {"HumanEval/0": ["    pass\n"]}, results=[result("HumanEval/0", 0, False)]
     )
@@ -54,8 +54,8 @@ def test_an_export_of_programs_needs_the_problems(cli, run, tmp_path):
 
 def test_mistakes_are_one_line(cli, run, tmp_path):
     assert "--format: got 'csv'" in cli("export", run, "--format", "csv", "--out", tmp_path / "x").refusal
-    assert "expected an existing folder" in cli("report", tmp_path / "none").refusal
-    assert "expected an existing folder" in cli("compare", run, tmp_path / "none").refusal
+    assert "expected an existing directory" in cli("report", tmp_path / "none").refusal
+    assert "expected an existing directory" in cli("compare", run, tmp_path / "none").refusal
     assert "cannot write" in cli("report", run, "--out", tmp_path).refusal
     assert "cannot write" in cli("report", run, "--out", tmp_path / "no" / "x.html").refusal
     (run / "results.jsonl").write_bytes(b"\xff\n")

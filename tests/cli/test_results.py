@@ -44,8 +44,8 @@ def test_evaluate(cli, evaluated, tmp_path):
     assert (summary["num_problems"], summary["num_completions"]) == (3, 12)
     assert summary["k"]["4"]["value"] == pytest.approx(2 / 3)
     verdicts = [json.loads(line) for line in (evaluated / "results.jsonl").read_text().splitlines()]
-    assert sum(one["passed"] for one in verdicts) == 5
-    assert [one["task_id"] for one in verdicts] == ["T/0"] * 4 + ["T/1"] * 4 + ["T/2"] * 4
+    assert sum(verdict["passed"] for verdict in verdicts) == 5
+    assert [verdict["task_id"] for verdict in verdicts] == ["T/0"] * 4 + ["T/1"] * 4 + ["T/2"] * 4
 
 
 def test_evaluate_says_what_is_missing(cli, evaluated):
@@ -53,7 +53,7 @@ def test_evaluate_says_what_is_missing(cli, evaluated):
     (evaluated / "samples.jsonl").write_text("\n".join(lines[:-2]) + "\n")
     result = cli("evaluate", evaluated)
     assert result.status == 0
-    assert "2 of 12 completions are still to be made" in result.err
+    assert "2 of 12 completions are missing" in result.err
 
 
 def test_evaluate_into_a_device_and_through_a_link(cli, evaluated, tmp_path):
@@ -155,11 +155,11 @@ def test_bench(cli, workload, text_model, tmp_path, sharing):
     assert result.out.count("| W | 20 | ") == 2
     figures = json.loads((tmp_path / "b.json").read_text())
     assert len(figures) == 2
-    for one in figures:
-        assert one.keys() >= set(KEYS.split())
-        assert (one["workload"], one["tokens"], one["logical_tokens"]) == ("W", 20, 18)
-        assert one["unique_tokens"] == 5
-        assert one["tok_s"] == pytest.approx(20 / one["wall_s"], rel=0.5)
+    for result in figures:
+        assert result.keys() >= set(KEYS.split())
+        assert (result["workload"], result["tokens"], result["logical_tokens"]) == ("W", 20, 18)
+        assert result["unique_tokens"] == 5
+        assert result["tok_s"] == pytest.approx(20 / result["wall_s"], rel=0.5)
 
 
 def test_bench_within_a_budget(cli, tmp_path, text_model):

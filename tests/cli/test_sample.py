@@ -58,14 +58,14 @@ def test_the_same_command_resumes_and_the_file_is_that_of_an_undisturbed_run(cli
     (cut / "samples.jsonl").write_text("\n".join(kept) + '\n{"task_id": "T/')
     result = cli(*sampling, "-n", 4, "--out", cut)
     assert result.status == 0
-    assert "cut away a torn last line of 15 bytes" in result.err
-    assert "resuming: 5 completions are there already" in result.err
+    assert "removed an incomplete last line of 15 bytes" in result.err
+    assert "resuming: 5 completions already exist" in result.err
     assert "completions: 7 of 7" in result.err
     assert lines_of(cut)[:5] == kept
     assert sorted(lines_of(cut)) == sorted(lines_of(whole))
     again = cli(*sampling, "-n", 4, "--out", cut)
     assert again.status == 0
-    assert "nothing was left to do" in again.out
+    assert "nothing to do" in again.out
     assert sorted(lines_of(cut)) == sorted(lines_of(whole))
 
 
@@ -146,7 +146,7 @@ def test_prompts_that_do_not_fit_are_refused_by_name(cli, sampling, tmp_path, pr
     for prompt, length in (("x" * MAX_MODEL_LEN, MAX_MODEL_LEN), ("", 0)):
         write_lines(tmp_path / "problems.jsonl", [*problems[:2], problems[2] | {"prompt": prompt}])
         refusal = cli(*sampling, "-n", 2, "--out", tmp_path / "run").refusal
-        assert f"the prompt of T/2 has {length} tokens, expected at least one and fewer than" in refusal
+        assert f"the prompt of T/2 has {length} tokens, expected at least 1 and fewer than" in refusal
         assert not (tmp_path / "run").exists()
 
 
@@ -230,7 +230,7 @@ def test_a_success_ends_a_problem_and_the_journal_says_so(cli, sampling, tmp_pat
         ("T/0", "first success"),
         ("T/2", "first success"),
     }
-    assert "nothing was left to do" in cli(*sampling, "-n", 4, "--max-num-seqs", 1, *rule, "--out", out).out
+    assert "nothing to do" in cli(*sampling, "-n", 4, "--max-num-seqs", 1, *rule, "--out", out).out
 
 
 @pytest.mark.parametrize(

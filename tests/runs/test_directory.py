@@ -132,9 +132,9 @@ def test_a_broken_manifest_is_one_line(tmp_path, content):
 
 
 def test_reading_what_is_not_there(tmp_path):
-    with pytest.raises(DataError, match="expected an existing folder"):
+    with pytest.raises(DataError, match="expected an existing directory"):
         read_run(tmp_path / "none")
-    with pytest.raises(DataError, match=r"holds no manifest\.json"):
+    with pytest.raises(DataError, match=r"has no manifest\.json"):
         read_run(tmp_path)
     with RunDirectory(tmp_path / "run", manifest()):
         pass

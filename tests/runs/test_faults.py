@@ -47,7 +47,7 @@ def append_all(run):
 def test_a_full_disk_leaves_a_run_that_can_be_resumed(tiny_disk):
     out = tiny_disk / "run"
     with RunDirectory(out, manifest(n=1000)) as run:
-        with pytest.raises(DataError, match="No space left on device; free space and resume"):
+        with pytest.raises(DataError, match="No space left on device; free disk space and resume"):
             append_all(run)
         num_written = len(run.finished)
         with pytest.raises(DataError, match="No space left"):
@@ -85,7 +85,7 @@ journal.close()
 def test_a_file_size_limit_leaves_whole_lines(tmp_path):
     path = tmp_path / "samples.jsonl"
     child = in_child(_LIMITED, path, stdout=subprocess.PIPE)
-    assert "File too large; free space and resume" in child.communicate()[0]
+    assert "File too large; free disk space and resume" in child.communicate()[0]
     assert child.returncode == 0
     records, size = read_records(path)
     assert size == path.stat().st_size <= 5000

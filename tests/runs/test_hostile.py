@@ -45,7 +45,7 @@ def test_what_is_not_a_file_is_refused(out, tmp_path, name, how):
     replaced(out / name, how, victim)
     refused(lambda: RunDirectory(out, manifest()), "cannot|not JSON")
     if name != ".lock":
-        refused(lambda: read_run(out), "cannot|not JSON|line 1|holds no") if how != "file" else None
+        refused(lambda: read_run(out), "cannot|not JSON|line 1|has no manifest") if how != "file" else None
     assert victim.read_text() == "precious"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "victim"]
 
@@ -107,12 +107,12 @@ def test_a_manifest_that_parsers_dislike(out, content):
     refused(lambda: RunDirectory(out, manifest()), r"manifest\.json: not JSON")
 
 
-@pytest.mark.parametrize("one", [record(2), record(0, task_id="T/9"), record(0, task_id="\x1b\n" * 999)])
-def test_a_completion_of_another_run(out, one):
+@pytest.mark.parametrize("foreign", [record(2), record(0, task_id="T/9"), record(0, task_id="\x1b\n" * 999)])
+def test_a_completion_of_another_run(out, foreign):
     with (out / "samples.jsonl").open("ab") as file:
-        file.write(one.line())
-    refused(lambda: RunDirectory(out, manifest()), "is none of the run's 2 problems with n = 2")
-    refused(lambda: read_run(out), "is none of the run's 2 problems with n = 2")
+        file.write(foreign.line())
+    refused(lambda: RunDirectory(out, manifest()), r"does not belong to the run \(2 problems, n = 2\)")
+    refused(lambda: read_run(out), r"does not belong to the run \(2 problems, n = 2\)")
 
 
 def test_names_that_are_not_utf8(tmp_path):
@@ -138,5 +138,5 @@ def test_a_folder_that_may_not_be_written(out):
 
 
 def test_a_task_id_that_comes_twice():
-    with pytest.raises(DataError, match="problem a comes twice"):
+    with pytest.raises(DataError, match="two problems have the task id a"):
         make_manifest(None, task="t", data="", task_ids=["a", "b", "a"], prompts=[], params=None)

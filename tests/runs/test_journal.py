@@ -33,8 +33,8 @@ def record(index=0, text="x", task_id="T/0", logprob=-1.5):
 
 def write(path, records):
     journal = Journal(path)
-    for one in records:
-        journal.append(one)
+    for item in records:
+        journal.append(item)
     journal.close()
 
 
@@ -50,11 +50,13 @@ def write(path, records):
 )
 def test_round_trip(tmp_path_factory, text, logprob, stop_reason, extra):
     path = tmp_path_factory.mktemp("journal") / "samples.jsonl"
-    one = Record(**(record(text=text, logprob=logprob).model_dump() | {"stop_reason": stop_reason} | extra))
-    write(path, [one])
+    written = Record(
+        **(record(text=text, logprob=logprob).model_dump() | {"stop_reason": stop_reason} | extra)
+    )
+    write(path, [written])
     records, size = read_records(path)
-    assert records == [one]
-    assert records[0].line() == one.line()
+    assert records == [written]
+    assert records[0].line() == written.line()
     assert math.copysign(1, records[0].cumulative_logprob) == math.copysign(1, logprob)
     assert size == path.stat().st_size
     assert path.read_bytes().count(b"\n") == 1
@@ -76,7 +78,7 @@ def test_not_a_number_is_refused(logprob):
 def test_a_torn_last_line_is_cut_away_wherever_it_is_torn(tmp_path):
     path = tmp_path / "samples.jsonl"
     records = [record(i, "é\n" * i) for i in range(3)]
-    whole = b"".join(one.line() for one in records)
+    whole = b"".join(item.line() for item in records)
     kept = len(whole) - len(records[-1].line())
     for size in range(kept, len(whole)):
         path.write_bytes(whole[:size])
@@ -93,7 +95,7 @@ def test_a_torn_last_line_is_cut_away_wherever_it_is_torn(tmp_path):
     [
         (b"not json\n", "line 2: not JSON"),
         (b'{"task_id": "T/1"}\n', "line 2: completion_index: Field required"),
-        (record(0).line(), "line 2: T/0 completion 0 stands in line 1 too"),
+        (record(0).line(), "line 2: T/0 completion 0 is also in line 1"),
         (b"\x00\xff\n", "line 2"),
     ],
 )
@@ -116,7 +118,7 @@ def test_a_last_line_that_is_json_but_no_record_is_not_cut_away(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        (b"-1.5", b"NaN", "NaN is not a number"),
+        (b"-1.5", b"NaN", "NaN is not a finite number"),
         (b"-1.5", b"1e999", "expected a finite number"),
         (b"-1.5", b'"-1.5"', "cumulative_logprob"),
         (b"[1, 2]", b'["1"]', r"token_ids\.0"),
@@ -146,7 +148,7 @@ def test_extra_keys_have_one_order():
 def test_a_duplicate_in_the_last_line_is_named(tmp_path):
     path = tmp_path / "samples.jsonl"
     path.write_bytes(record(0).line() * 2)
-    with pytest.raises(DataError, match="stands in line 1 too"):
+    with pytest.raises(DataError, match="is also in line 1"):
         read_records(path)
 
 
@@ -166,7 +168,7 @@ def test_a_full_disk_leaves_whole_lines(tmp_path, monkeypatch, num_bytes):
     write_bytes = os.write
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", full)
-        with pytest.raises(DataError, match="No space left on device; free space and resume"):
+        with pytest.raises(DataError, match="No space left on device; free disk space and resume"):
             journal.append(record(1))
     assert path.read_bytes() == record(0).line()
     journal.append(record(1))

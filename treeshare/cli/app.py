@@ -41,7 +41,7 @@ _UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__na
 """The base class of typer's own errors; it belongs to a copy of click in typer that is not exported."""
 
 app = typer.Typer(
-    help="Sample many completions for many problems; prompts that share a prefix share its computation.",
+    help="Sample many completions for many problems; prefixes that prompts share are computed once.",
     no_args_is_help=True,
     add_completion=False,
 )

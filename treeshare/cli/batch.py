@@ -28,7 +28,7 @@ def batch(
     max_num_seqs: options.MaxNumSeqs = 256,
     kv_budget: options.KvBudget = None,
 ) -> None:
-    """Answer a file of OpenAI batch requests; requests that share a prefix share its computation.
+    """Answer a file of OpenAI batch requests; prefixes that requests share are computed once.
 
     The same command resumes an interrupted one. The answer to an invalid line is an error.
     """

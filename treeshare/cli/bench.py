@@ -38,9 +38,7 @@ def bench(
     dtype: options.Dtype = "auto",
     sharing: Annotated[
         str,
-        typer.Option(
-            "--sharing", help="Share the whole prompt tree, only the root or nothing: tree, one-level, none."
-        ),
+        typer.Option("--sharing", help="What prompts share: tree (all), one-level (only the root) or none."),
     ] = "tree",
     attention: Annotated[
         str, typer.Option("--attention", help="on, or off to measure the speed without any attention.")

@@ -34,7 +34,9 @@ DataFile = Annotated[Path | None, typer.Option("--data", help="Read the task's d
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use only the first N problems.")]
 Shots = Annotated[
     int | None,
-    typer.Option("--shots", min=0, help="Worked examples in each prompt; by default the task's number."),
+    typer.Option(
+        "--shots", min=0, help="Worked examples in each prompt; by default as many as the task uses."
+    ),
 ]
 ShotChoice = Annotated[
     Literal["fixed", "random", "nearest", "nearest-shared"],
@@ -112,7 +114,7 @@ RayThreads = Annotated[
         "--ray-threads",
         min=1,
         max=1024,
-        help="Threads per process; by default a node's processors are shared.",
+        help="Threads per process; by default processors of a node divided by its processes.",
     ),
 ]
 RunFolder = Annotated[Path, typer.Argument(help="Run directory made by `treeshare sample`.")]

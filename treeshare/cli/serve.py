@@ -49,13 +49,13 @@ def serve(
     grace: Annotated[
         int,
         typer.Option(
-            "--grace", min=0, max=86400, help="Seconds that running requests get to finish at the end."
+            "--grace", min=0, max=86400, help="Seconds that running requests get to finish on shutdown."
         ),
     ] = 30,
 ) -> None:
     """Serve a model to OpenAI's clients: completions and chat, streamed or not.
 
-    Requests that share a prefix share its computation. After Ctrl-C or SIGTERM, running requests may finish.
+    Prefixes that requests share are computed once. After Ctrl-C or SIGTERM, running requests may finish.
     """
     _check_exposure(host, api_key, no_api_key)
     max_body_bytes = options.parse_bytes("--max-body", max_body)
@@ -99,7 +99,7 @@ def _check_exposure(host: str, api_key: str | None, no_api_key: bool) -> None:
     if api_key is not None and no_api_key:
         raise ConfigError("--no-api-key: got a key too, from --api-key or TREESHARE_API_KEY; remove either")
     if api_key is not None and not (api_key.isascii() and api_key.isprintable() and api_key.strip()):
-        raise ConfigError("--api-key: expected printable ASCII characters, at least one of them not a space")
+        raise ConfigError("--api-key: expected printable ASCII, not empty")
     is_local = host == "localhost"
     with contextlib.suppress(ValueError):
         is_local = ipaddress.ip_address(host).is_loopback

@@ -122,7 +122,7 @@ def read_run(path: str | Path) -> tuple[Manifest, list[Record]]:
     """
     path = Path(path)
     if not os.path.isdir(path):
-        raise DataError(f"run directory: got {one_line(path)}, expected an existing folder")
+        raise DataError(f"run directory: got {one_line(path)}, expected an existing directory")
     if not os.path.lexists(path / MANIFEST_NAME):
         raise DataError(
             f"run directory: {one_line(path)} has no {MANIFEST_NAME}; `treeshare sample --out` makes a run"
