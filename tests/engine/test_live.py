@@ -70,7 +70,7 @@ def test_arrivals_change_no_token(engine, model_dir, forest, keep_nodes):
     expected = tokens_of(collect(engine, requests))
     live = make_engine(model_dir("llama"), keep_nodes=keep_nodes, max_num_seqs=11)
     for _ in range(2):
-        first = live._num_requests
+        first = live._intake.num_requests
         assert as_of_run(drain(live, later(live, requests)), first) == expected
     if not keep_nodes:
         live.store.check_empty()
@@ -111,7 +111,7 @@ def test_cancel(engine):
     requests = requests_for(FORESTS["depth 2"], LONG)
     expected = tokens_of(collect(engine, requests))
     for step in (0, 1, 2, 9):
-        first = engine._num_requests
+        first = engine._intake.num_requests
         for request in requests:
             engine.add_request(request)
         cancel = [partial(engine.cancel, first), partial(engine.cancel, first + 1, [0, 5])]
@@ -170,7 +170,7 @@ def test_a_preempted_row_has_the_same_bits(model_dir, monkeypatch):
     for dtype in ("float32", "bfloat16"):
         engine = make_engine(model_dir("qwen2"), dtype)
         expected = collect(engine, requests)
-        make_room, calls = Scheduler.make_room, []
+        make_room, calls = Scheduler._make_room, []
 
         def rude(self, make_room=make_room, calls=calls):
             calls.append(None)
@@ -179,7 +179,7 @@ def test_a_preempted_row_has_the_same_bits(model_dir, monkeypatch):
             make_room(self)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Scheduler, "make_room", rude)
+            patch.setattr(Scheduler, "_make_room", rude)
             got = collect(engine, requests)
         assert engine.stats.num_preemptions > 10
         assert got == expected

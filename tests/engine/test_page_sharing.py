@@ -7,7 +7,7 @@ import pytest
 from tests.engine.forests import FORESTS, collect, requests_for
 from treeshare.config import EngineConfig
 from treeshare.engine.engine import Engine
-from treeshare.kv import KVStore
+from treeshare.kv import PagePool
 from treeshare.models import load_model
 from treeshare.sampling import SamplingParams
 
@@ -38,7 +38,7 @@ def test_sharing_full_pages_changes_no_bit(model_dir, monkeypatch, dtype):
     shared, engine, most_users = run(model_dir("llama"), requests, dtype=dtype)
     assert most_users > 16
     with monkeypatch.context() as patch:
-        patch.setattr(KVStore, "fork_pages", copy_all)
+        patch.setattr(PagePool, "fork", copy_all)
         copied, other, no_users = run(model_dir("llama"), requests, dtype=dtype)
     assert no_users == 1
     assert shared == copied

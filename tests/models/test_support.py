@@ -15,7 +15,7 @@ from treeshare.models.loading import bind_model
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_supported(architecture, dtype):
-    geometry, _ = bind_model(make_model(CONFIGS[architecture](), dtype))
+    geometry = bind_model(make_model(CONFIGS[architecture](), dtype)).geometry
     assert geometry.num_layers == 3
     assert geometry.head_dim == 16
     assert geometry.num_kv_heads == (4 if architecture in ("gpt2", "gpt_neox") else 2)

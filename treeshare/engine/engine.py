@@ -258,9 +258,10 @@ class Engine:
         starting = self._scheduler.take_starting() if plan.starts else []
         if not starting:
             return []
+        counts = [(sequence.live.node, len(sequence.completions)) for sequence in starting]
         batch = starting_batch(starting, is_lazy=self.config.lazy_divergence)
-        for sequence in starting:
-            self._residency.note_started(sequence.live.node, len(sequence.completions))
+        for node, count in counts:
+            self._residency.note_started(node, count)
         return [batch]
 
     def _sample(self, batches: list[RowBatch]) -> StepResult:
