@@ -127,4 +127,4 @@ def test_kernels_that_are_not_used_are_named_with_the_reason(monkeypatch):
         found = module._kernels()
     library._load.cache_clear()
     assert found.found == "none (built from other sources: Slice has 48 bytes there and 56 here)"
-    assert found.remedy.startswith("on a CPU with AVX2 install again")
+    assert found.remedy.startswith("if the CPU has AVX2, install g++")

@@ -28,8 +28,8 @@ def run(folder, requests, **config):
     return found, engine, most_users
 
 
-def copy_all(store, pages, _):
-    return [store.pool.copy(page) for page in pages]
+def copy_all(pool, pages, _):
+    return [pool.copy(page) for page in pages]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
