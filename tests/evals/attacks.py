@@ -100,7 +100,7 @@ FAST: dict[str, tuple[str, set[V]]] = {
     "links through the parent": ("import os\nopen(f'/proc/{os.getppid()}/root/etc/shadow')", {V.FILE_ACCESS}),
     "memory of the parent": ("import os\nopen(f'/proc/{os.getppid()}/mem', 'rb')", {V.FILE_ACCESS}),
     "block device": (
-        "import os\nos.mknod('/tmp/d', 0o60600, os.makedev(254, 0))",
+        "import os\nos.mknod(f'/tmp/treeshare-attack-{os.getpid()}', 0o60600, os.makedev(254, 0))",
         {V.FILE_ACCESS, V.FORBIDDEN},
     ),
     "raw memory": ("open('/dev/mem', 'rb')", {V.FILE_ACCESS}),

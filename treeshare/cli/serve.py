@@ -99,7 +99,7 @@ def _check_exposure(host: str, api_key: str | None, no_api_key: bool) -> None:
     if api_key is not None and no_api_key:
         raise ConfigError("--no-api-key: got a key too, from --api-key or TREESHARE_API_KEY; remove either")
     if api_key is not None and not (api_key.isascii() and api_key.isprintable() and api_key.strip()):
-        raise ConfigError("--api-key: expected printable ASCII, not empty")
+        raise ConfigError("--api-key: expected printable ASCII characters, at least one of them not a space")
     is_local = host == "localhost"
     with contextlib.suppress(ValueError):
         is_local = ipaddress.ip_address(host).is_loopback
