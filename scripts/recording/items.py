@@ -102,7 +102,7 @@ def make_llm(model: Path | str, **options: Any) -> Any:  # noqa: ANN401
 
 def make_tiny(model: Path, **options: Any) -> Any:  # noqa: ANN401
     """As ``make_llm``, with nodes so cheap that even small segments are shared."""
-    return make_llm(model, **({"fold_cost": fold_cost(launch_cost=8, merge_cost=1)} | options))
+    return make_llm(model, **({"fold_cost": fold_cost(launch_cost=8, merge_cost=0)} | options))
 
 
 def fold_cost(**costs: int) -> Any:  # noqa: ANN401
