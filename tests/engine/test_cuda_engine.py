@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +14,8 @@ from treeshare.attention.triton_shape import is_interpreted
 from treeshare.config import EngineConfig
 from treeshare.devices import upload
 from treeshare.engine.engine import Engine
+from treeshare.engine.scoring import score
+from treeshare.engine.search import TokenSearch
 from treeshare.models import load_model
 from treeshare.models.cuda import CudaAdapter
 from treeshare.sampling import SamplingParams
@@ -91,6 +94,25 @@ def test_a_graph_is_not_the_step_it_was_captured_in(model_dir, device, monkeypat
     monkeypatch.setattr(CudaAdapter, "_replay", forgets_its_inputs)
     tokens, _ = run(engine_on(folder, "cuda"), PARAMS, device)
     assert tokens != expected
+
+
+def test_scores_and_branches_are_the_hosts(model_dir, device):
+    """Scoring and search hand their logits to the host, too."""
+    folder = model_dir("llama")
+    pairs = [(PROMPTS[0], [3, 5, 7]), ([*PROMPTS[0], 9], [5])]
+    found = []
+    for name in ("cpu", "cuda"):
+        engine = engine_on(folder, name)
+        scores = score(engine, pairs, lambda _: None)
+        with TokenSearch(engine, PROMPTS[1], max_tokens=3) as search:
+            (branch,) = search.extend([(search.root, 4)])
+            found.append((scores, search.root.logprobs, branch.logprobs))
+    (expected, *expected_logprobs), (got, *got_logprobs) = found
+    assert [one.is_greedy for one in got] == [one.is_greedy for one in expected]
+    for ours, theirs in zip(got, expected, strict=True):
+        np.testing.assert_array_almost_equal_nulp(np.float32(ours.logprobs), np.float32(theirs.logprobs), 64)
+    for ours, theirs in zip(got_logprobs, expected_logprobs, strict=True):
+        np.testing.assert_array_almost_equal_nulp(ours, theirs, 64)
 
 
 def test_what_the_device_catches(device):

@@ -70,3 +70,35 @@ def test_mixing_along_the_row_is_found():
     model.model.layers[1].mlp = _MixesNeighbours(model.model.layers[1].mlp)
     with pytest.raises(UnsupportedModelError, match="not plain causal attention"):
         bind_model(model)
+
+
+@pytest.mark.parametrize(
+    ("asked", "named"),
+    [
+        ({"sliding_window": 16}, "sliding-window attention"),
+        ({"softcap": 30.0}, "attention soft-capping"),
+        ({"s_aux": torch.zeros(4)}, "attention sinks"),
+        ({"output_router_logits": True}, "a mixture of experts"),
+    ],
+)
+def test_what_a_layers_code_asks_for_is_refused_by_name(monkeypatch, asked, named):
+    """Whatever the configuration says: the keywords that reach attention decide."""
+    model = make_model(CONFIGS["llama"]())
+    for layer in model.model.layers:
+        forward = layer.self_attn.forward
+        monkeypatch.setattr(
+            layer.self_attn, "forward", lambda *a, forward=forward, **k: forward(*a, **(k | asked))
+        )
+    with pytest.raises(UnsupportedModelError, match=named):
+        bind_model(model)
+
+
+def test_a_window_that_no_sequence_outgrows_is_none(monkeypatch):
+    model = make_model(CONFIGS["llama"]())
+    window = {"sliding_window": model.config.max_position_embeddings}
+    for layer in model.model.layers:
+        forward = layer.self_attn.forward
+        monkeypatch.setattr(
+            layer.self_attn, "forward", lambda *a, forward=forward, **k: forward(*a, **(k | window))
+        )
+    assert all(spec.window is None for spec in bind_model(model).specs)
