@@ -40,7 +40,7 @@ def test_lines_and_json_say_the_same(cli, tmp_path):
 
 
 def test_json_to_stdout_is_nothing_else(cli, monkeypatch):
-    monkeypatch.setattr(module, "_findings", lambda: iter([module._python()]))
+    monkeypatch.setattr(module, "_findings", lambda _: iter([module._python()]))
     result = cli("doctor", "--json")
     assert json.loads(result.out)["works"] is True
     assert result.status == 0
@@ -128,3 +128,15 @@ def test_kernels_that_are_not_used_are_named_with_the_reason(monkeypatch):
     library._load.cache_clear()
     assert found.found == "none (built from other sources: Slice has 48 bytes there and 56 here)"
     assert found.remedy.startswith("if the CPU has AVX2, install g++")
+
+
+def test_a_model_says_why_its_layers_are_not_fused(cli, text_model):
+    """And one that is not there fails the check in one line."""
+    result = cli("doctor", "--model", str(text_model), "--json")
+    found = finding(json.loads(result.out), "model")
+    assert found["data"]["unfused_reason"] in found["found"]
+    assert "layers not fused: its weights are not bfloat16" in found["found"]
+    missing = cli("doctor", "--model", "/nowhere/at/all")
+    (line,) = [line for line in missing.out.splitlines() if line.startswith("MISSING")]
+    assert "got '/nowhere/at/all', expected a folder" in line
+    assert missing.status == 1

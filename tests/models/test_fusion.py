@@ -7,6 +7,7 @@ import torch
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
 
 from tests.models.tiny import CONFIGS, make_model
+from treeshare.models import loading
 from treeshare.models.fusion import fuse_layers, unfuse_layers
 from treeshare.models.loading import bind_model
 from treeshare.models.support import SelfCheck
@@ -101,31 +102,41 @@ def test_a_model(architecture):
     unfuse_layers(model)
     check = SelfCheck(model, geometry)
     unfused_error = check.error()
-    assert len(fuse_layers(model)) == 3
+    assert len(fuse_layers(model)[0]) == 3
     assert check.error() <= 2 * unfused_error
     unfuse_layers(model)
     assert check.error() == unfused_error
 
 
 @pytest.mark.parametrize(
-    ("architecture", "dtype"),
+    ("architecture", "dtype", "reason"),
     [
-        ("llama", torch.float32),
-        ("qwen3", torch.bfloat16),
-        ("gpt2", torch.bfloat16),
-        ("olmo2", torch.bfloat16),
+        ("llama", torch.float32, "its weights are not bfloat16"),
+        ("qwen3", torch.bfloat16, "Qwen3DecoderLayer is none of LlamaDecoderLayer, "),
+        ("gpt2", torch.bfloat16, "GPT2Block is none of"),
+        ("olmo2", torch.bfloat16, "Olmo2DecoderLayer is none of"),
     ],
 )
-def test_what_stays_as_it_is(architecture, dtype):
-    model = make_model(CONFIGS[architecture](), dtype)
-    assert bind_model(model).fused == ()
+def test_what_stays_as_it_is_says_why(architecture, dtype, reason):
+    bound = bind_model(make_model(CONFIGS[architecture](), dtype))
+    assert bound.fused == ()
+    assert bound.unfused_reason.startswith(reason)
+
+
+def test_layers_that_only_a_check_finds_wrong_say_so(monkeypatch):
+    monkeypatch.setattr(loading, "_KERNEL_ERROR", 0.0)
+    monkeypatch.setattr(loading.SelfCheck, "error", lambda self: 1.0)
+    monkeypatch.setattr(loading.SelfCheck, "check", lambda self: 0.0)
+    bound = bind_model(make_model(CONFIGS["llama"](), torch.bfloat16))
+    assert bound.unfused_reason == "compiled layers are too far from the model's own logits"
+    assert bind_model(make_model(CONFIGS["llama"]()), use_kernels=False).unfused_reason
 
 
 def test_a_layer_that_computes_something_else_is_not_fused():
     """A known class with a changed activation, or an extra part."""
     model = make_model(CONFIGS["llama"](), torch.bfloat16)
     model.model.layers[1].mlp.act_fn = torch.nn.GELU()
-    assert fuse_layers(model) == []
+    assert fuse_layers(model) == ([], "LlamaDecoderLayer has another activation than SiLU")
     model = make_model(CONFIGS["llama"](), torch.bfloat16)
     model.model.layers[2].self_attn.q_norm = torch.nn.Identity()
-    assert fuse_layers(model) == []
+    assert fuse_layers(model) == ([], "LlamaDecoderLayer has other parts: q_norm")

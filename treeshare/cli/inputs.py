@@ -64,6 +64,17 @@ def encode_prompts(
     return prompts.encode_prompts(task, built, model.tokenizer, chat=chat)
 
 
+def quiet_libraries() -> None:
+    """Keep progress bars and warnings of the libraries that load models off stderr."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from huggingface_hub.utils import logging as hub_logging
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    hub_logging.set_verbosity_error()
+
+
 def load_llm(model: str, **options: Any) -> LLM:  # noqa: ANN401
     """Load a model without the libraries' progress bars, and print a line about it on stderr.
 
@@ -71,22 +82,16 @@ def load_llm(model: str, **options: Any) -> LLM:  # noqa: ANN401
         model: As for ``LLM``.
         **options: As for ``LLM``.
     """
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    from huggingface_hub.utils import logging as hub_logging
-    from transformers.utils import logging
-
     from treeshare.engine.llm import LLM
     from treeshare.runs.sampling_run import computation
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    hub_logging.set_verbosity_error()
+    quiet_libraries()
     llm = LLM(model, **options)
     facts = computation(llm.engine)
     print(
         f"{model}: {llm.dtype}, loaded in {llm.loaded.load_s:.1f} s, "
         f"KV budget {llm.kv_budget_bytes / 2**20:.0f} MiB, attention {facts['attention']}"
-        + (", fused layers" if facts["layers"] == "fused" else ""),
+        + (f", layers not fused: {reason}" if (reason := llm.loaded.unfused_reason) else ", fused layers"),
         file=sys.stderr,
     )
     return llm

@@ -235,6 +235,7 @@ def _shallow_models(description: ModelDescription) -> Iterator[LoadedModel]:
     deep = LoadedModel(
         model=model,
         fused=bound.fused,
+        unfused_reason=bound.unfused_reason,
         tokenizer=None,
         model_id="shallow",
         geometry=bound.geometry,

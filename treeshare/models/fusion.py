@@ -65,7 +65,7 @@ class FusedLayer:
         self.joined = _joined(*projections), _joined(mlp.gate_proj, mlp.up_proj)
         self._linears = self.joined[0], attention.o_proj, self.joined[1], mlp.down_proj
         self._norms = norms
-        self._num_heads = [one.out_features // self._head_dim for one in projections]
+        self._num_heads = [part.out_features // self._head_dim for part in projections]
         self._workspace = workspace
         self._nanoseconds = np.zeros(2, np.int64)
         self.stopwatch = OFF
@@ -142,34 +142,49 @@ class Workspace:
         return self._tensors[1], self._pointers
 
 
-def can_fuse(layer: nn.Module) -> bool:
-    """Whether ``FusedLayer`` computes what ``layer`` does: its class and its parts are known, bfloat16."""
-    if type(layer).__name__ not in _LAYERS or kernels() is None:
-        return False
-    is_known = all(
-        {name for name, _ in layer.get_submodule(path).named_children()} == names
-        for path, names in _PARTS.items()
-    )
-    return (
-        is_known
-        and isinstance(layer.mlp.act_fn, (nn.SiLU, SiLUActivation))  # type: ignore[union-attr]
-        and {parameter.dtype for parameter in layer.parameters()} == {torch.bfloat16}
-        and all(has_kernel(linear) for linear in layer.modules() if isinstance(linear, nn.Linear))
-    )
+def unfused_reason(layer: nn.Module) -> str | None:
+    """Why ``FusedLayer`` does not compute what ``layer`` does; None where it does."""
+    name = type(layer).__name__
+    if name not in _LAYERS:
+        return f"{name} is none of {', '.join(sorted(_LAYERS))}"
+    if kernels() is None:
+        return "no compiled kernels are used"
+    for path, names in _PARTS.items():
+        found = {child for child, _ in layer.get_submodule(path).named_children()}
+        if found != names:
+            return f"{name} has other parts: {', '.join(sorted(found ^ names))}"
+    if not isinstance(layer.mlp.act_fn, (nn.SiLU, SiLUActivation)):  # type: ignore[union-attr]
+        return f"{name} has another activation than SiLU"
+    if any(parameter.dtype != torch.bfloat16 for parameter in layer.parameters()):
+        return "its weights are not bfloat16"
+    if not all(has_kernel(linear) for linear in layer.modules() if isinstance(linear, nn.Linear)):
+        return "a linear layer has an odd number of inputs or weights that are not dense"
+    return None
 
 
-def fuse_layers(model: nn.Module) -> list[FusedLayer]:
-    """Fuse the decoder layers of ``model`` that can be, and give them back; all or none."""
-    layers = [layer for layer in model.modules() if type(layer).__name__ in _LAYERS]
-    if not all(map(can_fuse, layers)):
-        return []
+def decoder_layers(model: nn.Module) -> list[nn.Module]:
+    """The layers of ``model``: the members of its longest list of modules."""
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    return list(max(lists, key=len, default=()))
+
+
+def fuse_layers(model: nn.Module) -> tuple[list[FusedLayer], str | None]:
+    """Fuse the decoder layers of ``model``, all or none.
+
+    Returns:
+        The fused layers; or none, and the reason.
+    """
+    layers = decoder_layers(model)
+    reasons = [reason for layer in layers if (reason := unfused_reason(layer)) is not None]
+    if reasons or not layers:
+        return [], reasons[0] if reasons else "it has no list of layers"
     for parameter in model.parameters():  # else the weights' file stays in memory beside the joined copies
         parameter.data = parameter.data.clone()
     workspace = Workspace()
     fused = [FusedLayer(layer, workspace) for layer in layers]
     for layer, forward in zip(layers, fused, strict=True):
         layer.forward = forward
-    return fused
+    return fused, None
 
 
 def unfuse_layers(model: nn.Module) -> None:
@@ -182,16 +197,16 @@ def unfuse_layers(model: nn.Module) -> None:
 @torch.no_grad()
 def _joined(*linears: Any) -> nn.Linear:  # noqa: ANN401
     """One linear layer that gives the outputs of all; theirs become views of its weights."""
-    joined = nn.Linear(linears[0].in_features, sum(one.out_features for one in linears), device="meta")
-    joined.weight = nn.Parameter(torch.cat([one.weight for one in linears]), requires_grad=False)
+    joined = nn.Linear(linears[0].in_features, sum(part.out_features for part in linears), device="meta")
+    joined.weight = nn.Parameter(torch.cat([part.weight for part in linears]), requires_grad=False)
     joined.register_parameter("bias", None)
     if linears[0].bias is not None:
-        joined.bias = nn.Parameter(torch.cat([one.bias for one in linears]), requires_grad=False)
+        joined.bias = nn.Parameter(torch.cat([part.bias for part in linears]), requires_grad=False)
     first = 0
-    for one in linears:
-        last = first + one.weight.shape[0]
-        one.weight.data = joined.weight[first:last]
-        if one.bias is not None:
-            one.bias.data = joined.bias[first:last]
+    for part in linears:
+        last = first + part.weight.shape[0]
+        part.weight.data = joined.weight[first:last]
+        if part.bias is not None:
+            part.bias.data = joined.bias[first:last]
         first = last
     return joined

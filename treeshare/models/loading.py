@@ -57,18 +57,20 @@ class LoadedModel:
     Attributes:
         model: The transformers model, in evaluation mode, attention set to treeshare's.
         fused: Its decoder layers where they are fused; else empty.
+        unfused_reason: Why they are not; None where they are.
         tokenizer: Its tokenizer, or None where the folder has none.
         model_id: What the user asked for.
         geometry: Shape of its KV.
         specs: What each layer's attention computes.
         vocab_size: Token ids that the model's embedding knows.
         eos_token_ids: Tokens that end a completion.
-        max_model_len: Most tokens of one sequence.
+        max_model_len: Maximum number of tokens of a sequence.
         load_s: Seconds it took.
     """
 
     model: Any
     fused: tuple[FusedLayer, ...]
+    unfused_reason: str | None
     tokenizer: Any | None
     model_id: str
     geometry: KVGeometry
@@ -133,6 +135,7 @@ def load_model(model: str | os.PathLike[str], dtype: str = "auto", device: str =
     return LoadedModel(
         model=loaded.to(device),
         fused=bound.fused,
+        unfused_reason=bound.unfused_reason,
         tokenizer=tokenizer,
         model_id=name,
         geometry=bound.geometry,
@@ -205,11 +208,13 @@ class BoundModel:
         geometry: Shape of its KV.
         specs: What each layer's attention computes.
         fused: Its decoder layers where they are fused; else empty.
+        unfused_reason: Why they are not; None where they are.
     """
 
     geometry: KVGeometry
     specs: tuple[AttentionSpec, ...]
     fused: tuple[FusedLayer, ...] = ()
+    unfused_reason: str | None = None
 
 
 def bind_model(model: Any, *, use_kernels: bool = True) -> BoundModel:  # noqa: ANN401
@@ -233,18 +238,19 @@ def bind_model(model: Any, *, use_kernels: bool = True) -> BoundModel:  # noqa: 
         check = SelfCheck(model, geometry)
         own_error = check.check()
         if not use_kernels:
-            return BoundModel(geometry=geometry, specs=specs)
-        fused = fuse_layers(model)
+            reason = "compiled layers are the CPU's"
+            return BoundModel(geometry=geometry, specs=specs, unfused_reason=reason)
+        fused, unfused_reason = fuse_layers(model)
         bound = bind_linears(model.modules())
         if bound and not check.error() <= _KERNEL_ERROR * max(own_error, torch.finfo(geometry.dtype).eps):
             unbind_linears(bound)
             unfuse_layers(model)
-            fused = []
+            fused, unfused_reason = [], "compiled layers are too far from the model's own logits"
     except TypeError as error:
         raise UnsupportedModelError(
             f"{model.config.model_type}: its forward lacks what packed rows need ({error})"
         ) from error
-    return BoundModel(geometry=geometry, specs=specs, fused=tuple(fused))
+    return BoundModel(geometry=geometry, specs=specs, fused=tuple(fused), unfused_reason=unfused_reason)
 
 
 def _resolve(name: str) -> str:

@@ -20,9 +20,13 @@ if TYPE_CHECKING:
     from treeshare.sampling.params import SamplingParams
 
 
+HONOURED = frozenset({"temperature", "top_k", "top_p", "min_p"})
+"""The parameters that the kernel applies; a row that needs another takes the general path."""
+
+
 def can_draw(params: SamplingParams) -> bool:
     """Whether the kernel is there and a row of such parameters needs no more than it does."""
-    return kernels() is not None and not params.has_penalties and params.logprobs is None
+    return kernels() is not None and not params.needs_more_than(HONOURED)
 
 
 def draw_compiled(

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from treeshare.devices import upload
 from treeshare.errors import ShapeError
-from treeshare.sampling.filters import BLOCK, has_filters
+from treeshare.sampling.filters import has_filters
+from treeshare.sampling.inverse_cdf import block_sums, inverse_cdf
 from treeshare.sampling.sampler import Sampled, broken_row, sample
 
 if TYPE_CHECKING:
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from treeshare.sampling.sampler import RowSpec
+
+
+_HONOURED = frozenset({"temperature", "top_k", "top_p", "min_p"})
+"""Parameters of rows that are drawn on the device: filters only where they leave nothing out."""
 
 
 @torch.inference_mode()
@@ -52,9 +56,11 @@ def sample_on_device(
 
 
 def _is_plain(spec: RowSpec) -> bool:
+    """Whether a temperature alone says how the row is drawn; filters change nothing at temperature 0."""
     params = spec.params
-    filtered = params.temperature > 0 and has_filters(params)
-    return not (filtered or params.has_penalties or spec.banned) and params.logprobs is None
+    if spec.banned or (params.temperature > 0 and has_filters(params)):
+        return False
+    return not params.needs_more_than(_HONOURED)
 
 
 def _draw_on_host(
@@ -92,47 +98,12 @@ def draw_on_device(logits: Tensor, temperatures: Tensor, draw_rows: Tensor, unif
     raw = logits.float()
     high = raw.amax(-1, keepdim=True)
     below = raw - high
-    log_total = high[:, 0].double() + _block_sums(below.exp()).sum(-1).log()
+    log_total = high[:, 0].double() + block_sums(below.exp()).sum(-1).log()
     limits = torch.finfo(torch.float32)
     heat = temperatures.clamp(limits.tiny, limits.max).unsqueeze(-1)
     weights = torch.where(temperatures.unsqueeze(-1) == 0, (below == 0).float(), (below / heat).exp())
     # The first of the likeliest: nothing is below a target of zero but what has no weight.
     target_share = torch.where(temperatures[draw_rows] == 0, 0.0, uniforms)
-    tokens = _inverse_cdf(weights, draw_rows, target_share)
+    tokens = inverse_cdf(weights, draw_rows, target_share)
     logprobs = raw[draw_rows, tokens].double() - log_total[draw_rows]
     return torch.cat([tokens.double(), logprobs, (~torch.isfinite(high[:, 0])).double()])
-
-
-def _block_sums(weights: Tensor) -> Tensor:
-    """Sums of whole blocks: ``[R, V]`` float32 to ``[R, B]`` float64."""
-    return _blocks(weights).sum(-1).double()
-
-
-def _blocks(weights: Tensor) -> Tensor:
-    """``[R, B, BLOCK]``, padded with zeros."""
-    padded = functional.pad(weights, (0, -weights.shape[1] % BLOCK))
-    return padded.view(weights.shape[0], -1, BLOCK)
-
-
-def _inverse_cdf(weights: Tensor, rows: Tensor, shares: Tensor) -> Tensor:
-    """The first token whose cumulative weight exceeds ``share * total``; never one without weight.
-
-    Two levels: the block by a float64 cumulative sum over block sums, then the token inside it.
-    """
-    sums = _block_sums(weights)
-    cumulative = sums.cumsum(-1)[rows]
-    target = shares.unsqueeze(-1) * cumulative[:, -1:]
-    block = _first_or_last((sums > 0)[rows], cumulative > target)
-    before = torch.where(block > 0, cumulative.gather(1, (block - 1).clamp(min=0)[:, None])[:, 0], 0.0)
-    inside = _blocks(weights)[rows, block]
-    reached = inside.double().cumsum(-1) > target - before.unsqueeze(-1)
-    return (block * BLOCK + _first_or_last(inside > 0, reached)).clamp(max=weights.shape[1] - 1)
-
-
-def _first_or_last(allowed: Tensor, reached: Tensor) -> Tensor:
-    """The first place that is ``allowed`` and ``reached``, for each row; else the last that is allowed."""
-    size = allowed.shape[-1]
-    place = torch.arange(size, device=allowed.device)
-    first = torch.where(allowed & reached, place, size).amin(-1)
-    last = torch.where(allowed, place, 0).amax(-1)
-    return torch.where(first < size, first, last)

@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from treeshare.sampling.inverse_cdf import BLOCK
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
     from treeshare.sampling.params import SamplingParams
-
-BLOCK = 256
-"""Tokens per block: a row is a whole number of them."""
 
 
 def has_filters(params: SamplingParams) -> bool:

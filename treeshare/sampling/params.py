@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,23 @@ from typing import Any
 from treeshare.errors import ConfigError
 
 _MAX_SEED = 2**64 - 1
+
+NOT_FOR_DRAWING = frozenset(
+    {
+        "n", "seed", "stop", "stop_token_ids", "ignore_eos", "max_tokens", "min_tokens",
+        "skip_special_tokens", "include_stop_str_in_output",
+    }
+)  # fmt: skip
+"""Parameters that say nothing about how a row of logits becomes a token.
+
+``min_tokens`` reaches a row as tokens that it may not draw.
+"""
+
+
+@functools.cache
+def _drawing_defaults(kind: Any) -> tuple[tuple[str, object], ...]:  # noqa: ANN401
+    """The parameters that may change how a token is drawn, each with the value at which it does not."""
+    return tuple((field.name, field.default) for field in fields(kind) if field.name not in NOT_FOR_DRAWING)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +52,7 @@ class SamplingParams:
         stop: Strings that end a completion; its text is cut before them.
         stop_token_ids: Tokens that end a completion.
         ignore_eos: Go on after end-of-sequence.
-        max_tokens: Most tokens generated.
+        max_tokens: Maximum number of tokens generated.
         min_tokens: No end before this many tokens.
         logprobs: Report this many likeliest tokens for each position, besides the one drawn; None for
             nothing.
@@ -118,6 +136,16 @@ class SamplingParams:
     def has_penalties(self) -> bool:
         """Whether the tokens so far change the logits."""
         return bool(self.presence_penalty or self.frequency_penalty or self.repetition_penalty != 1)
+
+    def needs_more_than(self, honoured: frozenset[str]) -> bool:
+        """Whether a parameter that ``honoured`` lacks changes how a token is drawn.
+
+        A fast path names what it honours: one that was added later is never silently ignored.
+        """
+        return any(
+            name not in honoured and getattr(self, name) != default
+            for name, default in _drawing_defaults(type(self))  # type: ignore[arg-type]
+        )
 
     def _check_int(self, name: str, low: int, high: int | None = None) -> None:
         value = getattr(self, name)

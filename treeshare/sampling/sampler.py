@@ -17,7 +17,8 @@ from torch import Tensor
 
 from treeshare.errors import ShapeError
 from treeshare.sampling.compiled import can_draw, draw_compiled
-from treeshare.sampling.filters import BLOCK, filter_weights, has_filters, kth_largest
+from treeshare.sampling.filters import filter_weights, has_filters, kth_largest
+from treeshare.sampling.inverse_cdf import BLOCK, block_sums, inverse_cdf
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -184,7 +185,7 @@ class _Block:
         self._raw[:, : logits.shape[1]] = logits[torch.from_numpy(rows)]
         self._raw[:, logits.shape[1] :] = -torch.inf
         self._high = self._highest(self._raw, "logits")
-        total = _block_sums(torch.sub(self._raw, self._high, out=self._work).exp_()).sum(-1)
+        total = block_sums(torch.sub(self._raw, self._high, out=self._work).exp_()).sum(-1)
         self._log_total = self._high[:, 0].double() + total.log()
 
     def draw(self, rows: Tensor, uniforms: Tensor) -> Tensor:
@@ -194,7 +195,7 @@ class _Block:
         if greedy.all():
             return _argmax(processed, high)[rows]
         weights = _weights(torch.sub(processed, high, out=self._work), self._specs)
-        tokens = _inverse_cdf(weights, rows, uniforms)
+        tokens = inverse_cdf(weights, rows, uniforms)
         if greedy.any():
             tokens = torch.where(greedy, _argmax(processed, high)[rows], tokens)
         return tokens
@@ -206,7 +207,7 @@ class _Block:
         weights = _weights(torch.sub(processed, high, out=self._work), self._specs)
         scores /= torch.tensor([spec.params.temperature for spec in self._specs], dtype=torch.float64)
         is_left = weights.gather(1, tokens[:, None])[:, 0] > 0
-        return torch.where(is_left, scores - _block_sums(weights).sum(-1).log(), -torch.inf)
+        return torch.where(is_left, scores - block_sums(weights).sum(-1).log(), -torch.inf)
 
     def logprobs(self, rows: Tensor, tokens: Tensor) -> Tensor:
         """Log-probabilities of ``tokens`` before temperature, float64."""
@@ -235,11 +236,6 @@ class _Block:
         if len(broken):
             raise broken_row(name, int(self._rows[int(broken[0])]))
         return high
-
-
-def _block_sums(weights: Tensor) -> Tensor:
-    """Sums of whole blocks: ``[R, V]`` float32 to ``[R, B]`` float64."""
-    return weights.view(weights.shape[0], -1, BLOCK).sum(-1).double()
 
 
 def _process(logits: Tensor, specs: Sequence[RowSpec]) -> Tensor:
@@ -282,34 +278,11 @@ def _weights(below_high: Tensor, specs: Sequence[RowSpec]) -> Tensor:
     return weights
 
 
-def _inverse_cdf(weights: Tensor, rows: Tensor, uniforms: Tensor) -> Tensor:
-    """The first token whose cumulative weight exceeds ``uniform * total``, for each draw.
-
-    Two levels: the block by a float64 cumulative sum over block sums, then the token inside it. A token
-    without weight is never drawn, whatever the rounding.
-    """
-    sums = _block_sums(weights)
-    cumulative = sums.cumsum(-1)[rows]
-    target = uniforms.unsqueeze(-1) * cumulative[:, -1:]
-    positive = sums[rows] > 0
-    block = _first(positive & (cumulative > target), fallback=_last(positive))
-    before = torch.where(block > 0, cumulative.gather(1, (block - 1).clamp(min=0)[:, None])[:, 0], 0.0)
-    inside = weights.view(weights.shape[0], -1, BLOCK)[rows, block]
-    reached = inside.double().cumsum(-1) > target - before.unsqueeze(-1)
-    positive = inside > 0
-    return block * BLOCK + _first(positive & reached, fallback=_last(positive))
-
-
 def _first(mask: Tensor, fallback: Tensor) -> Tensor:
     """Index of the first True of each row; ``fallback`` where there is none."""
     size = mask.shape[-1]
     index = torch.where(mask, torch.arange(size), size).amin(-1)
     return torch.where(index < size, index, fallback)
-
-
-def _last(mask: Tensor) -> Tensor:
-    """Index of the last True of each row."""
-    return torch.where(mask, torch.arange(mask.shape[-1]), 0).amax(-1)
 
 
 def _argmax(logits: Tensor, high: Tensor) -> Tensor:
