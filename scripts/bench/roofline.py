@@ -21,7 +21,7 @@ import torch
 from measuring import guarded, table
 
 from treeshare.attention import DecodeRow, build_layout
-from treeshare.attention.triton_plan import StepPlan
+from treeshare.attention.triton.tables import KernelTables
 from treeshare.kv import KVGeometry, KVStore
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Cost:
         return max(self.flops / gpu.flops, self.num_bytes / gpu.bandwidth)
 
 
-def plan_costs(plan: StepPlan) -> dict[str, Cost]:
+def plan_costs(plan: KernelTables) -> dict[str, Cost]:
     """The cost of each kernel of a plan, for one layer."""
     geometry, shape = plan.layout.store.geometry, plan.shape
     num_q_heads, size = plan.query_shape[1], geometry.dtype.itemsize
@@ -125,7 +125,7 @@ def plan_costs(plan: StepPlan) -> dict[str, Cost]:
 
 def shared_prefix_plan(
     geometry: KVGeometry, *, num_rows: int, prefix: int, private: int, group_size: int, processors: int
-) -> StepPlan:
+) -> KernelTables:
     """A decoding step of ``num_rows`` sequences below one prefix, each with ``private`` tokens of its own."""
     page_size = 64
     pages = private // page_size + 1
@@ -135,7 +135,7 @@ def shared_prefix_plan(
     root = store.segments.new(start=0, num_tokens=prefix, order=0, parent=None)
     rows = [DecodeRow(root, [store.pool.new_page() for _ in range(pages)], private) for _ in range(num_rows)]
     shape = num_rows, geometry.num_kv_heads * group_size, geometry.head_dim
-    return StepPlan.make(
+    return KernelTables.make(
         build_layout(store, [], rows), shape, torch.device("cpu"), processors, with_scratch=False
     )
 

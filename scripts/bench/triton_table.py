@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from measuring import guarded, table
 
-from treeshare.attention.triton import load_kernels
-from treeshare.attention.triton_shape import KernelShape
+from treeshare.attention.triton.backend import load_kernels
+from treeshare.attention.triton.shape import KernelShape
 from treeshare.errors import ConfigError
 from treeshare.kv import KVGeometry
 

@@ -19,8 +19,9 @@ from treeshare.attention import (
     cpu_plan,
     layout,
     native,
-    triton_plan,
 )
+from treeshare.attention.triton import tables as kernel_tables
+from treeshare.attention.triton.columns import PageColumn, SliceColumn, SourceColumn, TargetColumn
 
 CASE = Case(
     (-1, 0, 0, 2),
@@ -239,43 +240,45 @@ def triton_tables_with(change):
 
             return tables
 
-        wrap(monkeypatch, triton_plan._Tables, "named", changed)
+        wrap(monkeypatch, kernel_tables._Tables, "named", changed)
 
     return patch
 
 
-def triton_kernel_with(name, make, module="triton_kernels"):
+def triton_kernel_with(name, make, module="kernels"):
     """A fault inside the kernels."""
 
     def patch(monkeypatch):
-        kernels = importlib.import_module(f"treeshare.attention.{module}")
+        kernels = importlib.import_module(f"treeshare.attention.triton.{module}")
         wrap(monkeypatch, kernels, name, make)
 
     return patch
 
 
 def triton_shifts_a_slice(tables):
-    tables["shared"][0, :2] += 1
+    tables["shared"][0, [SliceColumn.FIRST_ROW, SliceColumn.LAST_ROW]] += 1
 
 
 def triton_sees_a_padded_key(tables):
-    tables["shared"][tables["shared"][:, 7] == 30, 7] += 1
+    last_key = tables["shared"][:, SliceColumn.LAST_KEY]
+    last_key[last_key == 30] += 1
 
 
 def triton_sees_one_key_less(tables):
-    tables["shared"][0, 7] -= 1
+    tables["shared"][0, SliceColumn.LAST_KEY] -= 1
 
 
 def triton_drops_a_chunk(tables):
-    tables["sources"][tables["sources"][:, 2] > 1, 2] -= 1
+    num_chunks = tables["sources"][:, SourceColumn.NUM_CHUNKS]
+    num_chunks[num_chunks > 1] -= 1
 
 
 def triton_drops_a_level(tables):
-    tables["sources"][0, 2] = 0
+    tables["sources"][0, SourceColumn.NUM_CHUNKS] = 0
 
 
 def triton_forgets_a_private_token(tables):
-    tables["private"][:, 2] -= 1
+    tables["private"][:, PageColumn.NUM_TOKENS] -= 1
 
 
 def triton_swaps_pages(tables):
@@ -283,11 +286,12 @@ def triton_swaps_pages(tables):
 
 
 def triton_causal_mask_off_by_one(tables):
-    tables["causal"][:, 9] -= 1
+    tables["causal"][:, SliceColumn.POSITION] -= 1
 
 
 def triton_stores_one_place_early(tables):
-    tables["targets"][:, 3] = np.maximum(tables["targets"][:, 3] - 1, 0)
+    token = tables["targets"][:, TargetColumn.TOKEN]
+    token[:] = np.maximum(token - 1, 0)
 
 
 TRITON_FAULTS = [
@@ -312,12 +316,12 @@ TRITON_FAULTS = [
     ),
     pytest.param(
         triton_kernel_with(
-            "load_query", lambda load: lambda q, row, head, *a: load(q, row, 1 - head, *a), "triton_blocks"
+            "load_query", lambda load: lambda q, row, head, *a: load(q, row, 1 - head, *a), "blocks"
         ),
         id="triton_swapped_head_group",
     ),
     pytest.param(
-        triton_kernel_with("operand", lambda _: lambda x, interpreted: x, "triton_blocks"),
+        triton_kernel_with("operand", lambda _: lambda x, interpreted: x, "blocks"),
         id="triton_bfloat16_taken_for_integers",
     ),
 ]
@@ -342,7 +346,7 @@ def test_the_native_check_finds(change, monkeypatch):
 
 @pytest.fixture
 def small_chunks(monkeypatch, quick_interpreter):
-    monkeypatch.setattr("treeshare.attention.triton_shape.CHUNK", 64)
+    monkeypatch.setattr("treeshare.attention.triton.shape.CHUNK", 64)
 
 
 @pytest.mark.usefixtures("small_chunks")

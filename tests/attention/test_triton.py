@@ -13,7 +13,7 @@ import torch
 from tests.attention.budget import Case, Forest, assert_within_budget
 from tests.attention.test_backends import DTYPES, FORESTS
 from treeshare.attention import AttentionSpec, TritonAttention, build_layout, make_backend
-from treeshare.attention.triton_plan import StepPlan
+from treeshare.attention.triton.tables import KernelTables
 from treeshare.errors import ConfigError
 from treeshare.kv import KVGeometry, KVStore
 
@@ -35,7 +35,7 @@ needs_triton = pytest.mark.usefixtures("quick_interpreter")
 
 @pytest.fixture
 def small_chunks(monkeypatch):
-    monkeypatch.setattr("treeshare.attention.triton_shape.CHUNK", 64)
+    monkeypatch.setattr("treeshare.attention.triton.shape.CHUNK", 64)
 
 
 @pytest.fixture(autouse=True)
@@ -129,7 +129,7 @@ def test_cutting_changes_no_bit(dtype):
     forest = Forest(replace(SMALL, dtype=dtype))
     num_items = []
     for num_processors in (WHOLE, CUT):
-        plan = StepPlan.make(
+        plan = KernelTables.make(
             forest.layout, tuple(forest.query.shape), torch.device("cpu"), num_processors=num_processors
         )
         num_items.append((len(plan.shared), len(plan.causal), len(plan.private)))
@@ -158,14 +158,14 @@ def test_a_row_alone_has_the_same_bits(dtype):
 @needs_triton
 def test_a_plan_with_room_changes_no_bit(monkeypatch):
     """What a CUDA graph reads: tables filled up with work that does nothing, then with the next step's."""
-    monkeypatch.setattr("treeshare.attention.triton_plan.MIN_CAPACITY", 8)
+    monkeypatch.setattr("treeshare.attention.triton.tables.MIN_CAPACITY", 8)
     plans, held = {}, set()
     for decodes in (((1, 2), (2, 9)), ((2, 3), (2, 20))):
         forest = Forest(replace(SMALL, prefilled=(), decodes=decodes, lengths=(9, 5, 7)))
         exact = attend(forest)
         backend = TritonAttention(forest.store.geometry, num_processors=WHOLE)
         shape = (8, *forest.query.shape[1:])
-        size = backend.plan_fixed(forest.layout, shape, plans)
+        size = backend.fill_fixed(forest.layout, shape, plans)
         held.add(plans[size].memory.data_ptr())
         inputs = (
             torch.cat([x, x.new_ones(8 - len(x), *x.shape[1:])])
@@ -216,8 +216,8 @@ def test_bfloat16_is_converted_exactly():
 def test_a_plan_is_made_once_a_step(monkeypatch):
     forest = Forest(replace(FORESTS["a forest"], num_kv_heads=1))
     backend, made = TritonAttention(forest.store.geometry), []
-    make = StepPlan.make
-    monkeypatch.setattr(StepPlan, "make", lambda *a, **k: made.append(1) or make(*a, **k))
+    make = KernelTables.make
+    monkeypatch.setattr(KernelTables, "make", lambda *a, **k: made.append(1) or make(*a, **k))
     first, second = forest.attend(backend), forest.attend(backend)
     assert len(made) == 1
     assert_same_bits(bits(first), bits(second))

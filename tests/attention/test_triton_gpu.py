@@ -10,7 +10,7 @@ import torch
 from tests.attention.budget import Forest, assert_within_budget
 from tests.attention.test_backends import DTYPES, FORESTS
 from treeshare.attention import AttentionSpec, AttentionState, TritonAttention
-from treeshare.attention.triton_shape import is_interpreted
+from treeshare.attention.triton.shape import is_interpreted
 
 pytestmark = [
     pytest.mark.gpu,
@@ -50,7 +50,7 @@ def test_forests(name, dtype, head_dim):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_cutting_changes_no_bit(dtype, monkeypatch):
-    monkeypatch.setattr("treeshare.attention.triton_shape.CHUNK", 64)
+    monkeypatch.setattr("treeshare.attention.triton.shape.CHUNK", 64)
     forest = on_gpu(replace(FORESTS["block borders"], dtype=DTYPES[dtype]))
     whole, cut = (
         attend(forest, TritonAttention(forest.store.geometry, "cuda", num_processors=number))

@@ -4,8 +4,8 @@ import torch
 import triton
 import triton.language as tl
 
-from treeshare.attention.triton_blocks import rounded as to_dtype
-from treeshare.attention.triton_blocks import widened as to_float32
+from treeshare.attention.triton.blocks import rounded as to_dtype
+from treeshare.attention.triton.blocks import widened as to_float32
 
 
 @triton.jit

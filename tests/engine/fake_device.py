@@ -213,7 +213,7 @@ class _Stream:
 
 def install(monkeypatch, device):
     """Make torch believe in ``device``."""
-    import treeshare.attention.triton as backend
+    import treeshare.attention.triton.backend as backend
 
     @contextmanager
     def on(stream):

@@ -10,7 +10,7 @@ import torch
 
 from tests.engine.fake_device import CUDA, FakeDevice, OnDevice, install
 from tests.engine.forests import random_prompts, requests_for
-from treeshare.attention.triton_shape import is_interpreted
+from treeshare.attention.triton.shape import is_interpreted
 from treeshare.config import EngineConfig
 from treeshare.devices import upload
 from treeshare.engine.engine import Engine
@@ -32,7 +32,7 @@ MANY_TOKENS = replace(PARAMS, max_tokens=19)
 def device(monkeypatch):
     fake = FakeDevice()
     install(monkeypatch, fake)
-    monkeypatch.setattr("treeshare.attention.triton_plan.MIN_CAPACITY", 4)  # idle programs take time here
+    monkeypatch.setattr("treeshare.attention.triton.tables.MIN_CAPACITY", 4)  # idle programs take time here
     with fake:
         yield fake
 

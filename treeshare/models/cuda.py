@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from treeshare.attention.triton_plan import PlanSize, StepPlan
+    from treeshare.attention.triton.tables import KernelTables, TablesSize
     from treeshare.models.loading import LoadedModel
     from treeshare.models.step import StepAttention
     from treeshare.models.widths import Widths
@@ -76,7 +76,7 @@ class CudaAdapter(ModelAdapter):
         heads = loaded.model.config.num_attention_heads
         self._query_shape = (heads, loaded.geometry.head_dim)
         self._graphs: dict[Any, _Graph] = {}
-        self._plans: dict[PlanSize, StepPlan] = {}
+        self._plans: dict[TablesSize, KernelTables] = {}
         self._memory: Any = None
 
     @torch.inference_mode()
@@ -121,10 +121,10 @@ class CudaAdapter(ModelAdapter):
 
     def _replay(self, inputs: NDArray[np.int64], width: int, step: StepAttention) -> Tensor:
         """Replay the graph of a step of this size; the first such step captures it."""
-        size: PlanSize = ()
+        size: TablesSize = ()
         if isinstance(step, TreeStep):
             assert isinstance(step.backend, TritonAttention), "no other backend serves a CUDA device"
-            size = step.backend.plan_fixed(step.layout, (width, *self._query_shape), self._plans)
+            size = step.backend.fill_fixed(step.layout, (width, *self._query_shape), self._plans)
         key = width, len(inputs), size
         if key not in self._graphs:
             if len(self._graphs) >= MAX_GRAPHS:

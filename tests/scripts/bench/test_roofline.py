@@ -9,7 +9,7 @@ import torch
 
 from tests.attention.budget import Case, Forest
 from tests.scripts.loading import BENCH, ROOT, load_script
-from treeshare.attention.triton_plan import StepPlan
+from treeshare.attention.triton.tables import KernelTables
 
 CASE = Case(
     (-1, 0, 0, 2),
@@ -29,7 +29,7 @@ def roofline():
 def test_useful_operations_are_those_of_seen_keys(roofline, num_processors):
     """However the work is cut: four operations for each element of a pair of a query and a key it sees."""
     forest = Forest(CASE)
-    plan = StepPlan.make(
+    plan = KernelTables.make(
         forest.layout, tuple(forest.query.shape), torch.device("cpu"), num_processors, with_scratch=False
     )
     costs = roofline.plan_costs(plan)

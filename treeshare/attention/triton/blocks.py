@@ -143,6 +143,29 @@ def attend_block(numerator, high, total, scores, values, seen, score_factor, INT
 
 
 @triton.jit
+def attend_keys(
+    numerator,
+    high,
+    total,
+    query,
+    keys,
+    values,
+    n,
+    padded,
+    d,
+    seen,
+    score_factor,
+    HEAD_DIM: tl.constexpr,
+    VALUE_WIDTH: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+):
+    """One step of online softmax over keys and values of tokens ``n``, as far as they are ``seen``."""
+    scores = products(query, keys, n, padded, d, HEAD_DIM, INTERPRETED)
+    tile_values = load_values(values, n, d, HEAD_DIM, VALUE_WIDTH)
+    return attend_block(numerator, high, total, scores, tile_values, seen, score_factor, INTERPRETED)
+
+
+@triton.jit
 def address(bases, block, part: tl.constexpr, pointer_type: tl.constexpr):
     """Where the keys (``part`` 0) or the values (1) of a block begin."""
     return tl.multiple_of(tl.load(bases + 2 * block + part).to(pointer_type), 16)

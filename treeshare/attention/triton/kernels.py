@@ -20,22 +20,47 @@ value row, ``N`` padded tokens of a segment, ``C`` tokens of a page, ``S`` slots
 import triton
 import triton.language as tl
 
-from treeshare.attention.triton_blocks import (
+from treeshare.attention.triton.blocks import (
     address,
-    attend_block,
+    attend_keys,
     load_parts,
-    load_values,
     merge,
     nothing,
-    products,
     rounded,
     store_state,
 )
+from treeshare.attention.triton.columns import PageColumn, SliceColumn, SourceColumn, TargetColumn
+from treeshare.config import SEGMENT_ALIGNMENT
 
 LN_2 = tl.constexpr(0.6931471805599453)
 
-STORE_FIELDS, SLICE_FIELDS, PRIVATE_FIELDS, SOURCE_FIELDS = (tl.constexpr(n) for n in (4, 10, 4, 3))
-"""int32 fields of a work item of each kernel; its docstring names them."""
+# The columns as constants of a kernel: Triton reads no enumeration.
+TARGET_COLUMNS = tl.constexpr(len(TargetColumn))
+TARGET_BLOCK = tl.constexpr(int(TargetColumn.BLOCK))
+TARGET_INDEX = tl.constexpr(int(TargetColumn.INDEX))
+TARGET_PADDED_TOKENS = tl.constexpr(int(TargetColumn.PADDED_TOKENS))
+TARGET_TOKEN = tl.constexpr(int(TargetColumn.TOKEN))
+SLICE_COLUMNS = tl.constexpr(len(SliceColumn))
+SLICE_FIRST_ROW = tl.constexpr(int(SliceColumn.FIRST_ROW))
+SLICE_LAST_ROW = tl.constexpr(int(SliceColumn.LAST_ROW))
+SLICE_FIRST_TILE_ROW = tl.constexpr(int(SliceColumn.FIRST_TILE_ROW))
+SLICE_BLOCK = tl.constexpr(int(SliceColumn.BLOCK))
+SLICE_INDEX = tl.constexpr(int(SliceColumn.INDEX))
+SLICE_PADDED_TOKENS = tl.constexpr(int(SliceColumn.PADDED_TOKENS))
+SLICE_FIRST_KEY = tl.constexpr(int(SliceColumn.FIRST_KEY))
+SLICE_LAST_KEY = tl.constexpr(int(SliceColumn.LAST_KEY))
+SLICE_FIRST_SLOT = tl.constexpr(int(SliceColumn.FIRST_SLOT))
+SLICE_POSITION = tl.constexpr(int(SliceColumn.POSITION))
+PAGE_COLUMNS = tl.constexpr(len(PageColumn))
+PAGE_ROW = tl.constexpr(int(PageColumn.ROW))
+PAGE_FIRST_PAGE = tl.constexpr(int(PageColumn.FIRST_PAGE))
+PAGE_NUM_TOKENS = tl.constexpr(int(PageColumn.NUM_TOKENS))
+PAGE_SLOT = tl.constexpr(int(PageColumn.SLOT))
+SOURCE_COLUMNS = tl.constexpr(len(SourceColumn))
+SOURCE_FIRST_SLOT = tl.constexpr(int(SourceColumn.FIRST_SLOT))
+SOURCE_SLOT_STEP = tl.constexpr(int(SourceColumn.SLOT_STEP))
+SOURCE_NUM_CHUNKS = tl.constexpr(int(SourceColumn.NUM_CHUNKS))
+ALIGNMENT = tl.constexpr(SEGMENT_ALIGNMENT)
 
 
 @triton.jit
@@ -48,7 +73,7 @@ def store_tokens(
     key_head_stride,
     value_row_stride,
     value_head_stride,
-    NUM_HEADS: tl.constexpr,
+    NUM_KV_HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     VALUE_WIDTH: tl.constexpr,
     BLOCK_H: tl.constexpr,
@@ -56,28 +81,28 @@ def store_tokens(
 ):
     """Store the keys and values of one packed row; grid ``(T,)``.
 
-    ``targets`` ``[T, 4]``: block, place in it, padded tokens of the block (zero: store nothing), token.
+    ``targets`` ``[T, TargetColumn]``.
     """
     row = tl.program_id(0).to(tl.int64)
-    target = targets + row * STORE_FIELDS
-    block, index = tl.load(target), tl.load(target + 1).to(tl.int64)
-    padded, token = tl.load(target + 2), tl.load(target + 3)
+    target = targets + row * TARGET_COLUMNS
+    block, index = tl.load(target + TARGET_BLOCK), tl.load(target + TARGET_INDEX).to(tl.int64)
+    padded, token = tl.load(target + TARGET_PADDED_TOKENS), tl.load(target + TARGET_TOKEN)
     keys = address(bases, block, 0, key.dtype)
     values = address(bases, block, 1, value.dtype)
     h, d = tl.arange(0, BLOCK_H), tl.arange(0, BLOCK_D)
-    real = h < tl.where(padded > 0, NUM_HEADS, 0)
+    real = h < tl.where(padded > 0, NUM_KV_HEADS, 0)
     mask = real[:, None] & (d < HEAD_DIM)[None, :]
     source = key + row * key_row_stride + h[:, None] * key_head_stride + d[None, :]
-    place = ((index * NUM_HEADS + h)[:, None] * HEAD_DIM + d[None, :]) * padded + token
+    place = ((index * NUM_KV_HEADS + h)[:, None] * HEAD_DIM + d[None, :]) * padded + token
     tl.store(keys + place, tl.load(source, mask=mask), mask=mask)
 
     source = value + row * value_row_stride + h[:, None] * value_head_stride + d[None, :]
-    stored_row = ((index * NUM_HEADS + h) * padded + token) * VALUE_WIDTH
+    stored_row = ((index * NUM_KV_HEADS + h) * padded + token) * VALUE_WIDTH
     tl.store(values + stored_row[:, None] + d[None, :], tl.load(source, mask=mask), mask=mask)
     tail = HEAD_DIM + tl.arange(0, 16)
-    one = tl.where((tail == HEAD_DIM)[None, :] & real[:, None], 1.0, 0.0)
+    ones = tl.where((tail == HEAD_DIM)[None, :] & real[:, None], 1.0, 0.0)
     mask = real[:, None] & (tail < VALUE_WIDTH)[None, :]
-    tl.store(values + stored_row[:, None] + tail[None, :], one.to(value.dtype.element_ty), mask=mask)
+    tl.store(values + stored_row[:, None] + tail[None, :], ones.to(value.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -91,7 +116,7 @@ def attend_slices(
     query_row_stride,
     query_head_stride,
     score_factor,
-    NUM_HEADS: tl.constexpr,
+    NUM_KV_HEADS: tl.constexpr,
     GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     VALUE_WIDTH: tl.constexpr,
@@ -106,17 +131,17 @@ def attend_slices(
 
     The ``G`` query heads of a KV head are rows of one tile, so that a key is read once for all of them.
 
-    ``items`` ``[n, 10]``: first and last row of the slice, first tile row, block, place in it, padded tokens,
-    first and last key, first slot, position of the first row in the segment (``CAUSAL``: a row sees the
-    segment up to itself).
+    ``items`` ``[n, SliceColumn]``; ``CAUSAL``: a row sees the segment up to itself.
     """
-    item = items + tl.program_id(0).to(tl.int64) * SLICE_FIELDS
+    item = items + tl.program_id(0).to(tl.int64) * SLICE_COLUMNS
     head = tl.program_id(1)
-    first_row, last_row, tile = tl.load(item), tl.load(item + 1), tl.load(item + 2)
-    block, index = tl.load(item + 3), tl.load(item + 4).to(tl.int64)
-    padded = tl.multiple_of(tl.load(item + 5), 64)
-    first_key, last_key = tl.multiple_of(tl.load(item + 6), 64), tl.load(item + 7)
-    first_slot, position = tl.load(item + 8), tl.load(item + 9)
+    first_row, last_row = tl.load(item + SLICE_FIRST_ROW), tl.load(item + SLICE_LAST_ROW)
+    tile = tl.load(item + SLICE_FIRST_TILE_ROW)
+    block, index = tl.load(item + SLICE_BLOCK), tl.load(item + SLICE_INDEX).to(tl.int64)
+    padded = tl.multiple_of(tl.load(item + SLICE_PADDED_TOKENS), ALIGNMENT)
+    first_key = tl.multiple_of(tl.load(item + SLICE_FIRST_KEY), ALIGNMENT)
+    last_key = tl.load(item + SLICE_LAST_KEY)
+    first_slot, position = tl.load(item + SLICE_FIRST_SLOT), tl.load(item + SLICE_POSITION)
 
     stacked = tile + tl.arange(0, BLOCK_M)
     row = first_row + stacked // GROUP
@@ -126,8 +151,8 @@ def attend_slices(
     tile_query = load_parts(
         query, row, query_head, query_row_stride, query_head_stride, d, real, HEAD_DIM, INTERPRETED
     )
-    keys = address(bases, block, 0, query.dtype) + (index * NUM_HEADS + head) * HEAD_DIM * padded
-    values = address(bases, block, 1, query.dtype) + (index * NUM_HEADS + head) * padded * VALUE_WIDTH
+    keys = address(bases, block, 0, query.dtype) + (index * NUM_KV_HEADS + head) * HEAD_DIM * padded
+    values = address(bases, block, 1, query.dtype) + (index * NUM_KV_HEADS + head) * padded * VALUE_WIDTH
 
     node_numerator, node_high, node_total = nothing(BLOCK_M, BLOCK_D)
     for chunk in tl.range(0, tl.cdiv(last_key - first_key, CHUNK)):
@@ -135,12 +160,11 @@ def attend_slices(
         numerator, high, total = nothing(BLOCK_M, BLOCK_D)
         for step in tl.range(0, tl.cdiv(tl.minimum(last_key - chunk_start, CHUNK), BLOCK_N)):
             n = chunk_start + step * BLOCK_N + tl.arange(0, BLOCK_N)
-            scores = products(tile_query, keys, n, padded, d, HEAD_DIM, INTERPRETED)
-            tile_values = load_values(values, n, d, HEAD_DIM, VALUE_WIDTH)
             seen = n[None, :] <= (position + row - first_row)[:, None] if CAUSAL else (n < last_key)[None, :]
-            numerator, high, total = attend_block(
-                numerator, high, total, scores, tile_values, seen, score_factor, INTERPRETED
-            )
+            numerator, high, total = attend_keys(
+                numerator, high, total, tile_query, keys, values, n, padded, d, seen, score_factor,
+                HEAD_DIM, VALUE_WIDTH, INTERPRETED,
+            )  # fmt: skip
         node_numerator, node_high, node_total = merge(
             node_numerator, node_high, node_total, numerator, high, total, score_factor
         )
@@ -155,7 +179,7 @@ def attend_slices(
         query_head,
         d,
         real,
-        NUM_HEADS * GROUP,
+        NUM_KV_HEADS * GROUP,
         HEAD_DIM,
     )
 
@@ -172,7 +196,7 @@ def attend_pages(
     query_row_stride,
     query_head_stride,
     score_factor,
-    NUM_HEADS: tl.constexpr,
+    NUM_KV_HEADS: tl.constexpr,
     GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     VALUE_WIDTH: tl.constexpr,
@@ -185,13 +209,12 @@ def attend_pages(
 ):
     """A decoding row over its private pages, which are block 0; grid ``(items, H)``.
 
-    ``items`` ``[n, 4]``: row, its first entry of ``pages``, tokens, slot. ``CHUNK`` is a multiple of
-    ``PAGE_SIZE``, and that of ``BLOCK_N``.
+    ``items`` ``[n, PageColumn]``; ``CHUNK`` is a multiple of ``PAGE_SIZE``, and that of ``BLOCK_N``.
     """
-    item = items + tl.program_id(0).to(tl.int64) * PRIVATE_FIELDS
+    item = items + tl.program_id(0).to(tl.int64) * PAGE_COLUMNS
     head = tl.program_id(1)
-    row, first_page = tl.load(item), tl.load(item + 1)
-    num_tokens, slot = tl.load(item + 2), tl.load(item + 3)
+    row, first_page = tl.load(item + PAGE_ROW), tl.load(item + PAGE_FIRST_PAGE)
+    num_tokens, slot = tl.load(item + PAGE_NUM_TOKENS), tl.load(item + PAGE_SLOT)
 
     g, d = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
     query_head = head * GROUP + g
@@ -205,16 +228,15 @@ def attend_pages(
     for chunk in tl.range(0, num_tokens, CHUNK):
         numerator, high, total = nothing(BLOCK_M, BLOCK_D)
         for start in tl.range(chunk, tl.minimum(chunk + CHUNK, num_tokens), BLOCK_N):
-            page = tl.load(pages + first_page + start // PAGE_SIZE).to(tl.int64) * NUM_HEADS + head
+            page = tl.load(pages + first_page + start // PAGE_SIZE).to(tl.int64) * NUM_KV_HEADS + head
             n = start % PAGE_SIZE + tl.arange(0, BLOCK_N)
             keys = pool_keys + page * (HEAD_DIM * PAGE_SIZE)
             values = pool_values + page * (PAGE_SIZE * VALUE_WIDTH)
-            scores = products(tile_query, keys, n, PAGE_SIZE, d, HEAD_DIM, INTERPRETED)
-            tile_values = load_values(values, n, d, HEAD_DIM, VALUE_WIDTH)
             seen = (start + tl.arange(0, BLOCK_N) < num_tokens)[None, :]
-            numerator, high, total = attend_block(
-                numerator, high, total, scores, tile_values, seen, score_factor, INTERPRETED
-            )
+            numerator, high, total = attend_keys(
+                numerator, high, total, tile_query, keys, values, n, PAGE_SIZE, d, seen, score_factor,
+                HEAD_DIM, VALUE_WIDTH, INTERPRETED,
+            )  # fmt: skip
         node_numerator, node_high, node_total = merge(
             node_numerator, node_high, node_total, numerator, high, total, score_factor
         )
@@ -229,7 +251,7 @@ def attend_pages(
         query_head,
         d,
         real,
-        NUM_HEADS * GROUP,
+        NUM_KV_HEADS * GROUP,
         HEAD_DIM,
     )
 
@@ -253,8 +275,8 @@ def merge_states(
 ):
     """Merge all states of a row and normalise; grid ``(T, H)``. A row without sources is ``(0, -inf)``.
 
-    ``sources`` ``[n, 3]``: first slot, slots from one chunk to the next, chunks; a row's are entries
-    ``source_indptr[row]`` to ``source_indptr[row + 1]``, root first.
+    ``sources`` ``[n, SourceColumn]``; a row's are entries ``source_indptr[row]`` to
+    ``source_indptr[row + 1]``, root first.
     """
     row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     g, d = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
@@ -263,8 +285,9 @@ def merge_states(
     mask = real[:, None] & (d < HEAD_DIM)[None, :]
     row_numerator, row_high, row_total = nothing(BLOCK_M, BLOCK_D)
     for source in tl.range(tl.load(source_indptr + row), tl.load(source_indptr + row + 1)):
-        entry = sources + source * SOURCE_FIELDS
-        first_slot, slot_step, num_chunks = tl.load(entry), tl.load(entry + 1), tl.load(entry + 2)
+        entry = sources + source * SOURCE_COLUMNS
+        first_slot, slot_step = tl.load(entry + SOURCE_FIRST_SLOT), tl.load(entry + SOURCE_SLOT_STEP)
+        num_chunks = tl.load(entry + SOURCE_NUM_CHUNKS)
         node_numerator, node_high, node_total = nothing(BLOCK_M, BLOCK_D)
         for chunk in tl.range(0, num_chunks):
             place = (first_slot + chunk * slot_step).to(tl.int64) * NUM_Q_HEADS + query_head

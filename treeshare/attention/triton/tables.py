@@ -7,33 +7,39 @@ to the device as one copy.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 
-from treeshare.attention.triton_shape import KernelShape
+from treeshare.attention.triton.columns import PageColumn, SliceColumn, SourceColumn, TargetColumn
+from treeshare.attention.triton.shape import KernelShape
 from treeshare.devices import upload
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from enum import IntEnum
+
     from numpy.typing import NDArray
     from torch import Tensor
 
     from treeshare.attention.layout import BatchLayout
     from treeshare.kv import PagePool, SegmentBlock
 
+_Column = TypeVar("_Column", TargetColumn, SliceColumn, PageColumn, SourceColumn)
+
 PROGRAMS_PER_PROCESSOR = 2
 """A grid with fewer programs than this many for each multiprocessor is cut into chunks."""
 
 MIN_CAPACITY = 64
-"""Fewest entries of a table that has room for more."""
+"""Minimum number of entries of a table that has room for more."""
 
 ALIGNMENT = 64
 """Tables begin at multiples of this many int32, wherever they lie, so that no kernel is compiled twice."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class StepPlan:
+class KernelTables:
     """A layout as tables on the device, made once a step; int32 but for addresses.
 
     Attributes:
@@ -42,13 +48,13 @@ class StepPlan:
         shape: What the kernels are compiled for.
         memory: All tables, one after another.
         bases: ``[L, B, 2]`` int64: where the keys and the values of each block begin; the first is the pool.
-        targets: ``[num_rows, 4]``: where each row's token is stored.
-        shared: ``[n, 10]``: work items of ``attend_slices``.
+        targets: ``[num_rows, TargetColumn]``: where each row's token is stored.
+        shared: ``[n, SliceColumn]``: work items of ``attend_slices``.
         causal: Likewise, for prefill chunks over their own segment.
-        private: ``[n, 4]``: work items of ``attend_pages``.
+        private: ``[n, PageColumn]``: work items of ``attend_pages``.
         pages: Page numbers of all decoding rows.
         source_indptr: ``[T + 1]``.
-        sources: ``[n, 3]``: what ``merge_states`` merges.
+        sources: ``[n, SourceColumn]``: what ``merge_states`` merges.
         numerators: ``[S, Q, D]`` float32: scratch for partial states.
         highs: ``[S, Q]`` float32, likewise.
         totals: ``[S, Q]`` float32, likewise.
@@ -79,7 +85,7 @@ class StepPlan:
         num_processors: int,
         *,
         with_scratch: bool = True,
-    ) -> StepPlan:
+    ) -> KernelTables:
         """Plan a step.
 
         Args:
@@ -100,8 +106,8 @@ class StepPlan:
         query_shape: tuple[int, ...],
         device: torch.device,
         num_processors: int,
-        plans: dict[PlanSize, StepPlan],
-    ) -> PlanSize:
+        plans: dict[TablesSize, KernelTables],
+    ) -> TablesSize:
         """Plan a step where an earlier one of its size lies, for a CUDA graph that reads its tables there.
 
         Args:
@@ -132,7 +138,7 @@ class StepPlan:
         num_slots: int,
         device: torch.device,
         scratch: torch.device,
-    ) -> StepPlan:
+    ) -> KernelTables:
         flat, starts = _flat(named)
         memory = upload(flat, device)
         views = {}
@@ -152,7 +158,7 @@ class StepPlan:
         )
 
 
-PlanSize = tuple[Any, ...]
+TablesSize = tuple[Any, ...]
 """Partial states and shapes of the tables: the grids of all launches, and where everything lies."""
 
 
@@ -202,7 +208,7 @@ class _Tables:
         self._order = np.argsort(self._rows, kind="stable")
 
     def named(self) -> dict[str, NDArray[Any]]:
-        """The tables by the names of ``StepPlan``."""
+        """The tables by the names of ``KernelTables``."""
         counts = np.bincount(self._rows, minlength=self.query_shape[0])  # rows of padding have no sources
         tables = {
             "targets": self._targets(),
@@ -211,7 +217,7 @@ class _Tables:
             "private": self._private,
             "pages": self._pages,
             "source_indptr": np.concatenate([[0], counts.cumsum()]),
-            "sources": np.concatenate([*self._sources, np.zeros((0, 3), np.int64)])[self._order],
+            "sources": np.concatenate([*self._sources, _no_items(SourceColumn)])[self._order],
         }
         return {"bases": self._bases()} | {name: table.astype(np.int32) for name, table in tables.items()}
 
@@ -225,9 +231,9 @@ class _Tables:
         grown = {
             name: _grown(tables[name], 0) for name in ("shared", "causal", "private", "pages", "sources")
         }
-        grown["private"][len(self._private) :, 3] = num_slots - 1
+        grown["private"][len(self._private) :, PageColumn.SLOT] = num_slots - 1
         grown["bases"] = _grown(tables["bases"], 1)
-        grown["targets"] = np.zeros((self.query_shape[0], 4), np.int32)
+        grown["targets"] = np.zeros((self.query_shape[0], len(TargetColumn)), np.int32)
         grown["targets"][: len(tables["targets"])] = tables["targets"]
         return tables | grown, num_slots
 
@@ -242,55 +248,68 @@ class _Tables:
         return np.array(addresses, dtype=np.int64)
 
     def _targets(self) -> NDArray[np.int64]:
-        """``[num_rows, 4]``: block, place in it, padded tokens, token."""
+        """``[num_rows, TargetColumn]``; private pages are block 0."""
         layout = self.layout
-        targets = np.zeros((layout.num_rows, 4), np.int64)
+        targets = np.zeros((layout.num_rows, len(TargetColumn)), np.int64)
         for chunk in layout.causal:
             rows = targets[chunk.first_row : chunk.last_row]
             block = chunk.segment.block
-            rows[:, :3] = self._block_ids[id(block)], chunk.segment.index, block.padded_tokens
-            rows[:, 3] = np.arange(chunk.start, chunk.end)
+            rows[:, TargetColumn.BLOCK] = self._block_ids[id(block)]
+            rows[:, TargetColumn.INDEX] = chunk.segment.index
+            rows[:, TargetColumn.PADDED_TOKENS] = block.padded_tokens
+            rows[:, TargetColumn.TOKEN] = np.arange(chunk.start, chunk.end)
         decoding = layout.decode_rows.numpy()
-        targets[decoding, 1] = layout.write_pages.numpy()
-        targets[decoding, 2], targets[decoding, 3] = layout.store.page_size, layout.write_offsets.numpy()
+        targets[decoding, TargetColumn.INDEX] = layout.write_pages.numpy()
+        targets[decoding, TargetColumn.PADDED_TOKENS] = layout.store.page_size
+        targets[decoding, TargetColumn.TOKEN] = layout.write_offsets.numpy()
         return targets
 
     def _slice_items(self, slices: list[tuple[Any, int, int, int, int]]) -> NDArray[np.int64]:
         """Work items for slices ``(segment, first row, last row, keys, position of the first row or -1)``."""
         if not slices:
-            return np.zeros((0, 10), np.int64)
+            return _no_items(SliceColumn)
         first, last, keys, position = np.array([numbers for _, *numbers in slices], dtype=np.int64).T
         places = [(self._block_ids[id(s.block)], s.index, s.block.padded_tokens) for s, *_ in slices]
         block, index, padded = np.array(places, dtype=np.int64).T
         count = last - first
         tile_rows, group_size = self.shape.slice_tile.rows, self.shape.group_size
         num_tiles = -(-count * group_size // tile_rows)
-        is_cut = num_tiles.sum() * self.shape.num_heads < self._enough
+        is_cut = num_tiles.sum() * self.shape.num_kv_heads < self._enough
         num_chunks = -(-keys // self.shape.chunk) if is_cut else np.ones_like(keys)
         first_slot = self._add_sources(first, count, num_chunks)
 
-        of, tile = _expand(num_tiles)
+        owner, tile = _expand(num_tiles)
         tile *= tile_rows
-        end = keys[of]
+        end = keys[owner]
         last_seen = (tile + tile_rows - 1) // group_size  # of the causal slice's rows
-        end = np.where(position[of] >= 0, np.minimum(end, position[of] + last_seen + 1), end)
-        item, chunk = _expand(num_chunks[of])
-        of, tile, end = of[item], tile[item], end[item]
+        end = np.where(position[owner] >= 0, np.minimum(end, position[owner] + last_seen + 1), end)
+        item, chunk = _expand(num_chunks[owner])
+        owner, tile, end = owner[item], tile[item], end[item]
         if is_cut:
             begin = np.minimum(chunk * self.shape.chunk, end)
             end = np.minimum(begin + self.shape.chunk, end)
         else:
             begin = np.zeros_like(end)
-        slot = first_slot[of] + chunk * count[of]
-        return np.stack(
-            [first[of], last[of], tile, block[of], index[of], padded[of], begin, end, slot, position[of]], 1
+        return _items(
+            {
+                SliceColumn.FIRST_ROW: first[owner],
+                SliceColumn.LAST_ROW: last[owner],
+                SliceColumn.FIRST_TILE_ROW: tile,
+                SliceColumn.BLOCK: block[owner],
+                SliceColumn.INDEX: index[owner],
+                SliceColumn.PADDED_TOKENS: padded[owner],
+                SliceColumn.FIRST_KEY: begin,
+                SliceColumn.LAST_KEY: end,
+                SliceColumn.FIRST_SLOT: first_slot[owner] + chunk * count[owner],
+                SliceColumn.POSITION: position[owner],
+            }
         )
 
     def _page_items(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Work items for the decoding rows, and their page numbers."""
         layout = self.layout
         if not layout.decodes:
-            return np.zeros((0, 4), np.int64), _no_rows()
+            return _no_items(PageColumn), _no_rows()
         size = layout.store.page_size
         tokens = np.array([row.num_private + 1 for row in layout.decodes], dtype=np.int64)
         num_pages = -(-tokens // size)
@@ -303,15 +322,18 @@ class _Tables:
             dtype=np.int64,
         )
         step = self.shape.page_chunk
-        is_cut = len(tokens) * self.shape.num_heads < self._enough
+        is_cut = len(tokens) * self.shape.num_kv_heads < self._enough
         num_chunks = -(-tokens // step) if is_cut else np.ones_like(tokens)
         first_slot = self._add_sources(layout.decode_rows.numpy(), np.ones_like(tokens), num_chunks)
-        of, chunk = _expand(num_chunks)
-        first_page = (num_pages.cumsum() - num_pages)[of] + chunk * (step // size)
-        length = np.minimum(tokens[of] - chunk * step, step if is_cut else tokens[of])
-        return np.stack(
-            [layout.decode_rows.numpy()[of], first_page, length, first_slot[of] + chunk], 1
-        ), pages
+        owner, chunk = _expand(num_chunks)
+        left = tokens[owner] - chunk * step
+        items = {
+            PageColumn.ROW: layout.decode_rows.numpy()[owner],
+            PageColumn.FIRST_PAGE: (num_pages.cumsum() - num_pages)[owner] + chunk * (step // size),
+            PageColumn.NUM_TOKENS: np.minimum(left, step) if is_cut else left,
+            PageColumn.SLOT: first_slot[owner] + chunk,
+        }
+        return _items(items), pages
 
     def _add_sources(
         self, first_row: NDArray[np.int64], count: NDArray[np.int64], num_chunks: NDArray[np.int64]
@@ -320,10 +342,26 @@ class _Tables:
         sizes = count * num_chunks
         first_slot: NDArray[np.int64] = self.num_slots + sizes.cumsum() - sizes
         self.num_slots += int(sizes.sum())
-        of, place = _expand(count)
-        self._source_rows.append(first_row[of] + place)
-        self._sources.append(np.stack([first_slot[of] + place, count[of], num_chunks[of]], 1))
+        owner, place = _expand(count)
+        self._source_rows.append(first_row[owner] + place)
+        sources = {
+            SourceColumn.FIRST_SLOT: first_slot[owner] + place,
+            SourceColumn.SLOT_STEP: count[owner],
+            SourceColumn.NUM_CHUNKS: num_chunks[owner],
+        }
+        self._sources.append(_items(sources))
         return first_slot
+
+
+def _items(columns: Mapping[_Column, NDArray[np.int64]]) -> NDArray[np.int64]:
+    """A table of work items; all columns of a kind are given."""
+    kind = type(next(iter(columns)))
+    assert set(columns) == set(kind), "a column is missing"
+    return np.stack([columns[column] for column in kind], 1)
+
+
+def _no_items(kind: type[IntEnum]) -> NDArray[np.int64]:
+    return np.zeros((0, len(kind)), np.int64)
 
 
 def _no_rows() -> NDArray[np.int64]:
@@ -332,8 +370,8 @@ def _no_rows() -> NDArray[np.int64]:
 
 def _expand(counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """For each of ``counts[i]`` copies of ``i``: ``i``, and its place among them."""
-    of = np.repeat(np.arange(len(counts)), counts)
-    return of, np.arange(len(of)) - np.repeat(counts.cumsum() - counts, counts)
+    owner = np.repeat(np.arange(len(counts)), counts)
+    return owner, np.arange(len(owner)) - np.repeat(counts.cumsum() - counts, counts)
 
 
 def _capacity(count: int) -> int:

@@ -65,7 +65,7 @@ class KernelShape:
     page_size: int
 
     @property
-    def num_heads(self) -> int:
+    def num_kv_heads(self) -> int:
         """KV heads."""
         return self.geometry.num_kv_heads
 
@@ -99,10 +99,10 @@ class KernelShape:
     def store_tokens(self) -> dict[str, Any]:
         """Constants of that kernel."""
         return {
-            "NUM_HEADS": self.num_heads,
+            "NUM_KV_HEADS": self.num_kv_heads,
             "HEAD_DIM": self.geometry.head_dim,
             "VALUE_WIDTH": self.geometry.value_width,
-            "BLOCK_H": 1 << (self.num_heads - 1).bit_length(),
+            "BLOCK_H": 1 << (self.num_kv_heads - 1).bit_length(),
             "BLOCK_D": self.width,
             "enable_fp_fusion": False,
         }
@@ -118,7 +118,7 @@ class KernelShape:
     def merge_states(self) -> dict[str, Any]:
         """Constants of that kernel."""
         return {
-            "NUM_Q_HEADS": self.num_heads * self.group_size,
+            "NUM_Q_HEADS": self.num_kv_heads * self.group_size,
             "GROUP": self.group_size,
             "HEAD_DIM": self.geometry.head_dim,
             "BLOCK_M": 1 << (self.group_size - 1).bit_length(),
@@ -129,7 +129,7 @@ class KernelShape:
 
     def _attend(self, tile: TileShape) -> dict[str, Any]:
         return {
-            "NUM_HEADS": self.num_heads,
+            "NUM_KV_HEADS": self.num_kv_heads,
             "GROUP": self.group_size,
             "HEAD_DIM": self.geometry.head_dim,
             "VALUE_WIDTH": self.geometry.value_width,

@@ -1,7 +1,7 @@
 """Tree attention on GPUs: one launch per kind of work and layer, whatever the tree looks like.
 
 The host turns a step's layout into tables of work items once; every layer launches the same grids over them
-(``triton_kernels.py``). Where a grid would leave the device idle, nodes are cut into chunks of keys, one
+(``kernels.py``). Where a grid would leave the device idle, nodes are cut into chunks of keys, one
 program each; a row's bits do not depend on that.
 """
 
@@ -15,8 +15,8 @@ import torch
 
 from treeshare.attention.api import AttentionBackend
 from treeshare.attention.state import AttentionState
-from treeshare.attention.triton_plan import PlanSize, StepPlan
-from treeshare.attention.triton_shape import is_interpreted
+from treeshare.attention.triton.shape import is_interpreted
+from treeshare.attention.triton.tables import KernelTables, TablesSize
 from treeshare.errors import ConfigError
 from treeshare.stopwatch import OFF, Stopwatch
 
@@ -48,7 +48,7 @@ def load_kernels() -> ModuleType:
             expected="an environment with Triton",
             remedy="pip install 'treeshare[triton]'",
         )
-    return importlib.import_module("treeshare.attention.triton_kernels")
+    return importlib.import_module("treeshare.attention.triton.kernels")
 
 
 class TritonAttention(AttentionBackend):
@@ -99,7 +99,7 @@ class TritonAttention(AttentionBackend):
                 else 1
             )
         self._num_processors = num_processors
-        self._plan: StepPlan | None = None
+        self._tables: KernelTables | None = None
 
     def attend(
         self,
@@ -113,10 +113,12 @@ class TritonAttention(AttentionBackend):
     ) -> AttentionState:
         """See ``AttentionBackend.attend``."""
         query, key, value = (x if x.stride(2) == 1 else x.contiguous() for x in (query, key, value))
-        plan = self._plan
-        if plan is None or plan.layout is not layout or plan.query_shape != query.shape:
-            plan = self._plan = StepPlan.make(layout, tuple(query.shape), self.device, self._num_processors)
-        launches = _Launches(self._kernels, plan, layer)
+        tables = self._tables
+        if tables is None or tables.layout is not layout or tables.query_shape != query.shape:
+            tables = self._tables = KernelTables.make(
+                layout, tuple(query.shape), self.device, self._num_processors
+            )
+        launches = _Launches(self._kernels, tables, layer)
         launches.store(key, value)
         self._lap("attention: store")
         launches.slices(query, spec.scale, causal=False)
@@ -129,12 +131,12 @@ class TritonAttention(AttentionBackend):
         self._lap("attention: merge")
         return state
 
-    def plan_fixed(
-        self, layout: BatchLayout, query_shape: tuple[int, ...], plans: dict[PlanSize, StepPlan]
-    ) -> PlanSize:
-        """Plan a step before its first layer, for a CUDA graph; see ``StepPlan.make_fixed``."""
-        size = StepPlan.make_fixed(layout, query_shape, self.device, self._num_processors, plans)
-        self._plan = plans[size]
+    def fill_fixed(
+        self, layout: BatchLayout, query_shape: tuple[int, ...], plans: dict[TablesSize, KernelTables]
+    ) -> TablesSize:
+        """Plan a step before its first layer, for a CUDA graph; see ``KernelTables.make_fixed``."""
+        size = KernelTables.make_fixed(layout, query_shape, self.device, self._num_processors, plans)
+        self._tables = plans[size]
         return size
 
     def _lap(self, part: str) -> None:
@@ -146,29 +148,29 @@ class TritonAttention(AttentionBackend):
 class _Launches:
     """The launches of one layer."""
 
-    def __init__(self, kernels: ModuleType, plan: StepPlan, layer: int) -> None:
-        self._kernels, self._plan, self._layer = kernels, plan, layer
-        self._shape = plan.shape
-        self._states = plan.numerators, plan.highs, plan.totals
+    def __init__(self, kernels: ModuleType, tables: KernelTables, layer: int) -> None:
+        self._kernels, self._tables, self._layer = kernels, tables, layer
+        self._shape = tables.shape
+        self._states = tables.numerators, tables.highs, tables.totals
 
     def store(self, key: Tensor, value: Tensor) -> None:
         """Store the step's keys and values."""
-        plan = self._plan
-        if not len(plan.targets):
+        tables = self._tables
+        if not len(tables.targets):
             return
         strides = key.stride(0), key.stride(1), value.stride(0), value.stride(1)
-        self._kernels.store_tokens[(len(plan.targets),)](
-            key, value, plan.bases[self._layer], plan.targets, *strides, **self._shape.store_tokens()
+        self._kernels.store_tokens[(len(tables.targets),)](
+            key, value, tables.bases[self._layer], tables.targets, *strides, **self._shape.store_tokens()
         )
 
     def slices(self, query: Tensor, scale: float, *, causal: bool) -> None:
         """Attend to shared segments, or each prefill chunk to its own."""
-        items = self._plan.causal if causal else self._plan.shared
+        items = self._tables.causal if causal else self._tables.shared
         if not len(items):
             return
-        self._kernels.attend_slices[(len(items), self._shape.num_heads)](
+        self._kernels.attend_slices[(len(items), self._shape.num_kv_heads)](
             query,
-            self._plan.bases[self._layer],
+            self._tables.bases[self._layer],
             items,
             *self._states,
             query.stride(0),
@@ -179,14 +181,14 @@ class _Launches:
 
     def pages(self, query: Tensor, scale: float) -> None:
         """Attend each decoding row to its private pages."""
-        plan = self._plan
-        if not len(plan.private):
+        tables = self._tables
+        if not len(tables.private):
             return
-        self._kernels.attend_pages[(len(plan.private), self._shape.num_heads)](
+        self._kernels.attend_pages[(len(tables.private), self._shape.num_kv_heads)](
             query,
-            plan.bases[self._layer],
-            plan.private,
-            plan.pages,
+            tables.bases[self._layer],
+            tables.private,
+            tables.pages,
             *self._states,
             query.stride(0),
             query.stride(1),
@@ -196,13 +198,13 @@ class _Launches:
 
     def merge(self, dtype: torch.dtype, scale: float) -> AttentionState:
         """Merge every row's partial states."""
-        plan = self._plan
-        out = torch.empty(plan.query_shape, dtype=dtype, device=plan.bases.device)
-        lse = torch.empty(plan.query_shape[:2], device=plan.bases.device)
-        self._kernels.merge_states[(plan.query_shape[0], self._shape.num_heads)](
+        tables = self._tables
+        out = torch.empty(tables.query_shape, dtype=dtype, device=tables.bases.device)
+        lse = torch.empty(tables.query_shape[:2], device=tables.bases.device)
+        self._kernels.merge_states[(tables.query_shape[0], self._shape.num_kv_heads)](
             *self._states,
-            plan.source_indptr,
-            plan.sources,
+            tables.source_indptr,
+            tables.sources,
             out,
             lse,
             scale * LOG2_E,
