@@ -116,6 +116,11 @@ class LLM:
         return self.loaded.dtype
 
     @property
+    def tokenizer(self) -> Any:  # noqa: ANN401
+        """The model's transformers tokenizer; None if it came without one."""
+        return self.loaded.tokenizer
+
+    @property
     def vocab_size(self) -> int:
         """Token ids that the model knows."""
         return self.loaded.vocab_size
@@ -129,6 +134,11 @@ class LLM:
     def max_model_len(self) -> int:
         """Maximum number of tokens of a sequence, prompt and completion together."""
         return self.loaded.max_model_len
+
+    @property
+    def model_sha256(self) -> str:
+        """SHA-256 over all weights; reads each of them."""
+        return self.loaded.fingerprint()
 
     @property
     def config(self) -> EngineConfig:
