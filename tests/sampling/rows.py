@@ -1,0 +1,121 @@
+"""Rows of logits with their parameters, and what a slow float64 twin makes of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from treeshare.sampling import SamplingParams
+from treeshare.sampling.sampler import RowSpec, sample
+
+BORDER = 1e-4
+"""A uniform relatively this close to a border of the CDF may fall on either side: weights are float32."""
+
+NEAR = 1e-5
+"""A token relatively this close to a filter's border may be in or out, unless it ties exactly."""
+
+UNIT = 2.0**-24
+"""Unit roundoff of float32."""
+
+PARAMS = {
+    "plain": {},
+    "cold": {"temperature": 0.3},
+    "hot": {"temperature": 1.7},
+    "top-k 1": {"top_k": 1},
+    "top-k": {"top_k": 12},
+    "top-p": {"top_p": 0.8},
+    "min-p": {"min_p": 0.1},
+    "all filters": {"temperature": 0.8, "top_k": 40, "top_p": 0.9, "min_p": 0.02},
+    "presence": {"presence_penalty": 1.5},
+    "frequency": {"frequency_penalty": -0.7},
+    "repetition": {"repetition_penalty": 1.4},
+    "everything": {
+        "temperature": 1.3,
+        "presence_penalty": -0.4,
+        "frequency_penalty": 0.3,
+        "repetition_penalty": 0.8,
+        "top_k": 100,
+        "top_p": 0.95,
+        "min_p": 0.01,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """One row's processed distribution; ``sure`` is False where float32 may choose other tokens."""
+
+    chances: np.ndarray
+    sure: bool
+
+
+def oracle(logits, spec):
+    """Penalties, bans, temperature, top-k, top-p, min-p, one after the other in float64."""
+    params = spec.params
+    scores = logits.double().numpy().copy()
+    for token in {*spec.prompt, *spec.generated}:
+        penalty = params.repetition_penalty
+        scores[token] = scores[token] / penalty if scores[token] > 0 else scores[token] * penalty
+    for token in set(spec.generated):
+        scores[token] -= (
+            params.frequency_penalty * list(spec.generated).count(token) + params.presence_penalty
+        )
+    scores[list(spec.banned)] = -np.inf
+    weights = np.exp((scores - scores.max()) / params.temperature)
+    sure = True
+    if 0 < params.top_k < len(weights):
+        border = np.sort(weights)[-params.top_k]
+        sure &= not is_near(weights, border)
+        weights = np.where(weights >= border, weights, 0)
+    if params.top_p < 1:
+        order = sorted(range(len(weights)), key=lambda token: (-weights[token], token))
+        mass = weights[order].cumsum() / weights.sum()
+        num_kept = int((mass < params.top_p).sum()) + 1
+        sure &= not is_near(mass, params.top_p, exact=True)
+        sure &= not is_near(weights, weights[order[num_kept - 1]])
+        weights[order[num_kept:]] = 0
+    if params.min_p > 0:
+        sure &= params.min_p == 1 or not is_near(weights, params.min_p, exact=True)
+        weights = np.where(weights >= params.min_p, weights, 0)
+    return Oracle(weights / weights.sum(), bool(sure))
+
+
+def is_near(values, border, *, exact=False):
+    """Whether a value lies so close to ``border`` that float32 may not know; equal ones do not count."""
+    near = np.abs(values - border) <= NEAR * border
+    return bool((near & ((values != border) | exact)).any())
+
+
+def peaked_logits(num_rows, vocab_size, seed=0, dtype=torch.float32):
+    """Logits like a model's: some twenty likely tokens above a wide floor."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(num_rows, vocab_size, generator=generator) * 2
+    likely = torch.randint(0, vocab_size, (num_rows, 20), generator=generator)
+    logits.scatter_add_(1, likely, torch.rand(num_rows, 20, generator=generator) * 10)
+    return logits.to(dtype)
+
+
+def specs_for(num_rows, vocab_size, **values):
+    """Row i has its own prompt, own tokens generated, and own bans."""
+    numbers = np.random.default_rng(num_rows)
+    return [
+        RowSpec(
+            SamplingParams(**values),
+            generated=numbers.integers(0, vocab_size, 30).tolist() * 2,
+            prompt=numbers.integers(0, vocab_size, 50).tolist(),
+            banned=frozenset(numbers.integers(0, vocab_size, i % 3).tolist()),
+        )
+        for i in range(num_rows)
+    ]
+
+
+def plain_spec(**values):
+    return RowSpec(SamplingParams(**values), generated=(), prompt=())
+
+
+def draw_all(logits, specs, draws_per_row=1, seed=0):
+    rows = np.repeat(np.arange(len(specs)), draws_per_row)
+    numbers = np.random.default_rng(seed).random(len(rows))
+    return sample(logits, specs, rows, numbers), rows, numbers
