@@ -147,7 +147,7 @@ class Residency:
         return all(above.segment is not None and above not in self._incomplete for above in node.path())
 
     def make_segments(self, nodes: Items[LiveNode]) -> None:
-        """Make segments for nodes, parents first, and queue them; those of one padded length lie side by side."""
+        """Make segments for nodes, parents first, and queue them; equal padded lengths lie side by side."""
         lengths = Counter(padded_length(node.num_tokens) for node in nodes)
         for length, count in lengths.items():
             self.store.segments.reserve(length, count)

@@ -133,8 +133,8 @@ def _pieces(num_context: int, num_tokens: int) -> Iterator[tuple[int, int]]:
 def depth_first(roots: dict[bytes, ScoreNode], chunk: int | None) -> Iterator[ScoreNode]:
     """All nodes, parents first, sources before the nodes that copy from them.
 
-    Sets ``source`` and ``num_copied``, a multiple of ``chunk``; if that is None, nothing is copied. A node keeps
-    the spans of all its rows; see ``move_spans``.
+    Sets ``source`` and ``num_copied``, a multiple of ``chunk``; if that is None, nothing is copied. A node
+    keeps the spans of all its rows; see ``move_spans``.
     """
     stack = _with_sources(roots, chunk)
     while stack:
