@@ -285,7 +285,7 @@ def _embedded_file(name: str) -> Path:
 
 
 def _converted(gguf: Path, name: str) -> Path:
-    """The folder with ``gguf`` converted to bfloat16 safetensors; made on first use, never seen incomplete."""
+    """The folder with ``gguf`` converted to bfloat16 safetensors; made on first use, never half made."""
     with gguf.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     folder = cache_dir() / "models" / f"{name}-{digest[:16]}-v{_CACHE_FORMAT}"
