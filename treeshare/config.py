@@ -50,7 +50,7 @@ class FoldCost:
         merge_cost: Cost per row of merging one more partial attention state.
         token_cost: Cost of storing one more prompt token: reading its keys and values, and its share of the
             prefill and of the KV budget.
-        max_rows: Rows that decode in one step at most. Completions beyond wait for their turn: they add no
+        max_rows: Maximum number of rows that decode in one step. Completions beyond it wait: they add no
             merging to a step, so a long preamble stays shared however many completions there are.
     """
 
@@ -80,17 +80,17 @@ class EngineConfig:
     """How the engine runs; nothing here changes a completion's tokens beyond rounding.
 
     Attributes:
-        max_num_seqs: Most completions decoded at once (rows of a step).
+        max_num_seqs: Maximum number of completions decoded at once (rows of a step).
         prefill_chunk: Tokens of a node computed together; chunks begin at multiples of it, whatever runs.
-        kv_budget_bytes: Most bytes of KV held at once; ``None`` takes half of the free memory at start.
+        kv_budget_bytes: Maximum bytes of KV held at once; None takes half of the free memory at start.
         page_size: Tokens in one private page; a multiple of 16.
         sharing: ``tree``; ``one-level`` (only the common root is shared); ``none`` (every sequence attends to
             its whole path alone).
-        attention: ``off`` skips attention: the ceiling for benchmarks, its tokens mean nothing.
+        attention: ``off`` skips attention: an upper bound for benchmarks, whose tokens mean nothing.
         backend: Of attention: ``native`` (compiled kernel), ``cpu``, ``triton``, ``reference``; ``auto``
-            takes the fastest that is there.
+            takes the fastest that is available.
         fold: Small nodes are folded into their children where that costs less.
-        fold_cost: What decides that.
+        fold_cost: The costs that decide it.
         lazy_divergence: Completions whose tokens are identical so far are one row.
         keep_nodes: Prompts' KV stays when nobody needs it, for later requests, until the budget is needed.
         profile: Measure where a run's time goes (``Engine.stopwatch``).

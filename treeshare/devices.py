@@ -1,6 +1,6 @@
 """What this machine has, and how data reaches its devices: memory, processor, CUDA.
 
-Torch is imported on use: whoever only asks for memory does not wait for it.
+Torch is imported on use: a caller that only asks for memory does not wait for it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FREE_MEMORY_SHARE = 0.5
 
 
 def default_kv_budget_bytes(device: str = "cpu") -> int:
-    """Half of the memory that is free on a device, in bytes; of the host what its system calls available."""
+    """Half of the free memory of a device, in bytes; on the host, of what the system reports as available."""
     if device.startswith("cuda"):
         import torch
 
@@ -50,7 +50,7 @@ def resolve_device(name: str) -> str:
     """``auto``: ``cuda`` where there is such a device and Triton to use it, else ``cpu``; others unchanged.
 
     Raises:
-        ConfigError: If the device is not there.
+        ConfigError: If the device is not available.
     """
     import torch
 
@@ -58,20 +58,20 @@ def resolve_device(name: str) -> str:
     if name == "auto":
         return "cuda" if has_cuda and importlib.util.find_spec("triton") is not None else "cpu"
     kind, _, number = name.partition(":")
-    is_there = (
+    is_available = (
         kind == "cuda"
         and has_cuda
         and (not number or (number.isdecimal() and int(number) < torch.cuda.device_count()))
     )
-    if name != "cpu" and not is_there:
-        raise ConfigError.of("device", got=name, expected="auto, cpu, or a CUDA device that is there")
+    if name != "cpu" and not is_available:
+        raise ConfigError.of("device", got=name, expected="auto, cpu, or an available CUDA device")
     return name
 
 
 def upload(array: NDArray[Any], device: torch.device, out: Tensor | None = None) -> Tensor:
-    """``array`` on ``device``, in ``out`` if that is given; else on a CPU the tensor shares its memory.
+    """``array`` on ``device``: in ``out`` if it is given; else on a CPU the tensor shares the array's memory.
 
-    To a CUDA device it is copied from pinned memory in the order of the current stream, and nobody waits.
+    To a CUDA device it is copied from pinned memory, in the order of the current stream, without waiting.
     """
     import torch
 
@@ -82,7 +82,7 @@ def upload(array: NDArray[Any], device: torch.device, out: Tensor | None = None)
 
 
 def peak_resident_bytes() -> int:
-    """Most memory that this process has had; after a fork ``getrusage`` would count the parent's, too."""
+    """Maximum memory that this process has had; after a fork ``getrusage`` would count the parent's, too."""
     try:
         with open("/proc/self/status", encoding="ascii", errors="replace") as lines:
             return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:"))

@@ -293,7 +293,7 @@ def test_chat_templates(ours, hf, monkeypatch):
     [
         ("kv_budget=5", "model argument: got 'kv_budget', expected one of pretrained, model, "),
         ("kv_budget=5", "did you mean kv_budget_bytes?"),
-        ("device=mps", "device: got 'mps', expected auto, cpu, or a CUDA device that is there"),
+        ("device=mps", "device: got 'mps', expected auto, cpu, or an available CUDA device"),
         ("model=x", "pretrained: got "),
         ("max_length=100000", "max_length: got 100000, expected an integer in [2, 512]"),
         ("dtype=int4", "dtype: got 'int4'"),

@@ -17,7 +17,7 @@ class AttentionSpec:
 
     Attributes:
         scale: Factor of the scores.
-        window: A row sees this many positions back, itself included; None for all.
+        window: Number of positions that a row sees, its own and those just before it; None for all.
         soft_cap: Scores ``s`` become ``soft_cap * tanh(s / soft_cap)``; None leaves them.
         has_sinks: Every query head has a learned score to which no value belongs.
     """
@@ -41,11 +41,11 @@ class AttentionSpec:
 class AttentionBackend(ABC):
     """Tree attention for the packed rows of a step.
 
-    The contract, held by ``tests/attention/test_backends.py`` for every backend: within the precision budget
-    of the ``reference`` backend in float64, whatever unused KV memory holds.
+    The contract, held by ``tests/attention/test_backends.py`` for every backend: results are within the
+    precision budget of the ``reference`` backend in float64, whatever unused KV memory holds.
 
     Attributes:
-        name: As ``make_backend`` knows it.
+        name: The name by which ``make_backend`` makes it.
         features: Those of ``AttentionSpec.features`` that it implements.
     """
 
@@ -53,7 +53,7 @@ class AttentionBackend(ABC):
     features: frozenset[str] = frozenset()
 
     def supports(self, spec: AttentionSpec) -> bool:
-        """Whether it computes what a layer needs."""
+        """Whether it implements every feature of a layer's ``spec``."""
         return spec.features <= self.features
 
     @abstractmethod
@@ -67,7 +67,7 @@ class AttentionBackend(ABC):
         layout: BatchLayout,
         spec: AttentionSpec,
     ) -> AttentionState:
-        """Store the step's keys and values, then attend every row to its whole path.
+        """Store the step's keys and values in ``layout.store``, then attend every row to its whole path.
 
         Args:
             query: ``[num_packed, num_q_heads, head_dim]``; rows from ``layout.num_rows`` on are padding.

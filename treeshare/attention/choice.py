@@ -29,13 +29,13 @@ def make_backend(
     Args:
         name: ``native`` (the compiled kernel), ``cpu`` (plain matmuls), ``triton`` (CUDA, or interpreted),
             ``reference`` (slow, the definition); ``auto`` takes ``triton`` on a CUDA device, else ``native``
-            where it is there for such KV, else ``cpu``.
+            where it is available and reads such KV, else ``cpu``.
         geometry: Shape and dtype of the model's KV.
         stopwatch: Is told how long each kind of node took.
         device: Where the KV lies.
 
     Raises:
-        ConfigError: If the name is unknown, what is asked for is not there, or it does not serve the device.
+        ConfigError: If the name is unknown, or the backend is not available or does not serve the device.
     """
     require_choice("backend", name, get_args(BackendName))
     on_cuda = torch.device(device).type == "cuda"
@@ -48,7 +48,7 @@ def make_backend(
         raise ConfigError.of(
             "backend",
             got=name,
-            expected="a compiled kernel, bfloat16, AVX2 and a head_dim of whole sixteens",
+            expected="a compiled kernel, bfloat16, AVX2 and a head_dim that is a multiple of 16",
             remedy="take auto",
         )
     if name == "reference":

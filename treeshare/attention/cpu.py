@@ -1,9 +1,9 @@
 """Tree attention on CPUs: plain matmuls over nodes, few passes over the scores.
 
 Measured on two AVX-512 BF16 cores, 256 rows x 2048 keys: torch's flash attention 14 ms, this 3.4 ms. The
-scores of one tile of rows stay in cache; the values carry a column of ones, so the denominator falls out of
-the second matmul; keys lie transposed. Partial results are kept unnormalised with their maximum and merged in
-a fixed order, root first, in float32.
+scores of one tile of rows stay in cache; the values have a column of ones, so that the second matmul gives
+the denominator, too; keys are stored transposed. Partial results stay unnormalised, each with the maximum of
+its scores, and are merged in a fixed order, root first, in float32.
 
 Shapes: ``T`` packed rows, ``H`` KV heads, ``G`` query heads per KV head, ``D`` head_dim, ``E`` extended value
 width.
@@ -25,10 +25,10 @@ TILE_BYTES = 3 << 20
 
 
 class _Accumulator:
-    """Running merge of partial attention.
+    """Running merge of partial attention, as in online softmax.
 
-    ``numerator`` is ``[T, H, G, E]`` and ``high`` ``[T, H, G, 1]``, float32.
-    Column ``D`` of the numerator is the denominator; both are scaled by ``exp(-high)``.
+    ``numerator`` is ``[T, H, G, E]`` and ``high``, the maximum score so far, ``[T, H, G, 1]``; both float32.
+    Column ``D`` of the numerator is the denominator; all columns are scaled by ``exp(-high)``.
     """
 
     def __init__(self, query: Tensor, width: int, stopwatch: Stopwatch) -> None:
@@ -37,7 +37,7 @@ class _Accumulator:
         self.high = torch.full((*query.shape[:3], 1), -torch.inf)
 
     def add(self, kind: str, rows: slice | Tensor, numerator: Tensor, high: Tensor) -> None:
-        """Merge one partial result per row of ``rows``; no row may come twice. ``kind`` of node made it."""
+        """Merge a partial result for each of ``rows``, no row twice; ``kind`` names the stopwatch's part."""
         self._stopwatch.lap(f"attention: {kind}")
         old_numerator, old_high = self.numerator[rows], self.high[rows]
         new_high = torch.maximum(old_high, high)
@@ -61,9 +61,8 @@ def _attend_dense(
     """Unnormalised attention over dense keys.
 
     ``query`` is ``[B, M, D]``, ``keys_t`` ``[B, D, N]``, ``values`` ``[B, N, E]``.
-    ``masked`` bool, broadcastable to ``[B, M, N']``, hides keys among the last ``N'``. Returns the numerator
-    ``[B, M, E]`` and the maximum ``[B, M, 1]``, in the dtype of ``query``. Every row must see at least one
-    key.
+    ``masked`` bool, broadcastable to ``[B, M, N']``, hides keys among the last ``N'``; each row must see a
+    key. Returns the numerator ``[B, M, E]`` and the maximum score ``[B, M, 1]``, in the dtype of ``query``.
     """
     scores = torch.bmm(query, keys_t)
     if masked is not None:
@@ -169,8 +168,8 @@ class CpuAttention(AttentionBackend):
         pool, num_pages = layout.store.pool, private.num_pages
         _, heads, group_size, head_dim = query.shape
         places: list[tuple[slice | Tensor, slice]] = [(slice(num_pages), slice(num_pages))]
-        if len(private.again):
-            places.append((private.again, slice(num_pages, None)))
+        if len(private.repeated):
+            places.append((private.repeated, slice(num_pages, None)))
         parts = [
             _attend_dense(
                 query[private.rows[place]].view(-1, group_size, head_dim),

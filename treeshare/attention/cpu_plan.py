@@ -1,6 +1,6 @@
 """What the ``cpu`` backend plans beside the layout: slices and pages as batched matmuls.
 
-Shapes: ``P`` live pages, ``X`` further places of pages that several sequences share.
+Shapes: ``P`` live pages, ``X`` repeats of pages that several sequences share.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from treeshare.kv import KVStore, SegmentBlock
 
 MIN_QUERIES = 16
-"""Fewest query rows of a matmul: below, libraries switch to kernels that sum in another order."""
+"""Minimum number of query rows of a matmul: with fewer, libraries use kernels that sum in another order."""
 
 MAX_PADDING = 2.0
 """Nodes share a batched matmul while padding to the largest slice at most doubles the work."""
@@ -40,9 +40,9 @@ class SharedGroup:
         rows: ``[num_nodes, num_padded]`` int64 row of each query; or a slice when the rows are contiguous and
             need no padding, so that no gather is needed.
         num_padded: Queries per node.
-        valid: ``[num_valid]`` int64: which of the flattened ``rows`` are real; None when all are.
-        padding: ``[num_nodes, SEGMENT_ALIGNMENT]`` bool: padded keys among the last ones; None when there are
-            none.
+        valid: ``[num_valid]`` int64: which of the flattened ``rows`` are no padding; None when none is.
+        padding: ``[num_nodes, SEGMENT_ALIGNMENT]`` bool: which of the last keys are padding; None when none
+            is.
     """
 
     block: SegmentBlock
@@ -58,19 +58,19 @@ class SharedGroup:
 class PrivatePages:
     """All live private pages and the rows that attend to them.
 
-    Place ``i < P`` is page ``i`` for the first of its rows; ``X`` further places are for the other rows of
-    pages that several sequences share.
+    Place ``i < P`` is page ``i`` with the first row that attends to it. A page that several sequences share
+    is repeated at one of the ``X`` places from ``P`` on for each of its other rows.
 
     Attributes:
         num_pages: ``P``, pages ``[0, P)`` of the pool.
-        again: ``[X]`` int64: the page of each further place.
+        repeated: ``[X]`` int64: the page of each place from ``P`` on.
         rows: ``[P + X]`` int64: the row that attends at each place.
         unwritten: ``[P + X, page_size]`` bool: keys that hold no token.
-        ordinals: For each age of a page, oldest first: the places and their rows, int64.
+        ordinals: For the first, second, ... page of every sequence: the places and their rows, int64.
     """
 
     num_pages: int
-    again: Tensor
+    repeated: Tensor
     rows: Tensor
     unwritten: Tensor
     ordinals: tuple[tuple[Tensor, Tensor], ...]
@@ -81,9 +81,9 @@ class CpuPlan:
     """A layout as batched matmuls, made once a step and used by every layer.
 
     Attributes:
-        layout: What it was made of.
+        layout: The layout that it was made from.
         shared: The slices, root first.
-        private: The decoding rows' pages; None where none decodes.
+        private: The decoding rows' pages; None when no row decodes.
     """
 
     layout: BatchLayout
@@ -100,7 +100,7 @@ class CpuPlan:
 
 
 def _shared_groups(slices: Sequence[SharedSlice]) -> tuple[SharedGroup, ...]:
-    """Batch the slices of equal-sized neighbouring segments of one level; a segment's own one by one."""
+    """Batch the slices of neighbouring segments of one level and block; two of one segment never together."""
     levels: dict[tuple[int, int, int], list[SharedSlice]] = {}
     num_slices = Counter[Segment]()
     for member in slices:
@@ -149,6 +149,7 @@ def _shared_group(run: list[SharedSlice]) -> SharedGroup:
 
 
 def _key_padding(run: list[SharedSlice]) -> Tensor | None:
+    """``SharedGroup.padding`` of a run of slices."""
     used = [segment.num_tokens - segment.block.padded_tokens + SEGMENT_ALIGNMENT for segment, _, _ in run]
     if min(used) == SEGMENT_ALIGNMENT:
         return None
@@ -157,23 +158,23 @@ def _key_padding(run: list[SharedSlice]) -> Tensor | None:
 
 def _private_pages(store: KVStore, rows: Sequence[DecodeRow], row_ids: Sequence[int]) -> PrivatePages:
     size, num_pages = store.page_size, store.pool.num_live
-    owners, used, again = [-1] * num_pages, [0] * num_pages, list[int]()
-    ages: dict[int, list[tuple[int, int]]] = {}
+    owners, used, repeated = [-1] * num_pages, [0] * num_pages, list[int]()
+    by_ordinal: dict[int, list[tuple[int, int]]] = {}
     for row, row_id in zip(rows, row_ids, strict=True):
-        for age, page in enumerate(row.pages[: row.num_private // size + 1]):
-            place, num_used = page.index, min(row.num_private + 1 - age * size, size)
+        for ordinal, page in enumerate(row.pages[: row.num_private // size + 1]):
+            place, num_used = page.index, min(row.num_private + 1 - ordinal * size, size)
             if owners[place] < 0:
                 owners[place], used[place] = row_id, num_used
             else:
                 place = len(owners)
-                again.append(page.index)
+                repeated.append(page.index)
                 owners.append(row_id)
                 used.append(num_used)
-            ages.setdefault(age, []).append((place, row_id))
+            by_ordinal.setdefault(ordinal, []).append((place, row_id))
     ordinals = tuple(
-        (torch.tensor([place for place, _ in ages[age]]), torch.tensor([row for _, row in ages[age]]))
-        for age in sorted(ages)
+        (torch.tensor([place for place, _ in pairs]), torch.tensor([row for _, row in pairs]))
+        for _, pairs in sorted(by_ordinal.items())
     )
     unwritten = torch.arange(size).unsqueeze(0) >= torch.tensor(used).unsqueeze(1)
     attending = torch.tensor(owners).clamp_(min=0)
-    return PrivatePages(num_pages, torch.tensor(again, dtype=torch.int64), attending, unwritten, ordinals)
+    return PrivatePages(num_pages, torch.tensor(repeated, dtype=torch.int64), attending, unwritten, ordinals)

@@ -37,7 +37,7 @@ class PrefillChunk:
 class DecodeRow:
     """One sequence's next token: it follows ``num_private`` private tokens below ``segment``.
 
-    ``pages`` already has room for it.
+    ``pages`` already have room for that token.
     """
 
     segment: Segment
@@ -55,7 +55,7 @@ class SharedSlice(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CausalChunk:
-    """Rows ``[first_row, last_row)`` are tokens ``[start, end)`` of ``segment``; each sees its past."""
+    """Rows ``[first_row, last_row)`` are tokens ``[start, end)`` of ``segment``, and see none after them."""
 
     segment: Segment
     start: int
@@ -130,11 +130,11 @@ def build_layout(
         The layout; packed rows are chunks and decoding rows merged depth-first, a chunk before the rows of
         its segment.
     """
-    slices: dict[tuple[Segment, int], list[int]] = {}
+    slices: dict[tuple[Segment, int], list[int]] = {}  # by segment, and by row where rows do not share it
     causal: list[CausalChunk] = []
     decode_rows: list[int] = []
     positions: list[int] = []
-    for item, count in _merge(chunks, rows):
+    for item, count in _packing_order(chunks, rows):
         first = len(positions)
         if isinstance(item, PrefillChunk):
             segment = item.segment
@@ -168,7 +168,7 @@ def build_layout(
     )
 
 
-def _merge(
+def _packing_order(
     chunks: Sequence[PrefillChunk], rows: Sequence[DecodeRow]
 ) -> list[tuple[PrefillChunk | list[DecodeRow], int]]:
     """Chunks and runs of rows below one segment, in packing order, each with its number of rows."""

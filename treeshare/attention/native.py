@@ -30,18 +30,18 @@ if TYPE_CHECKING:
 
 
 _KINDS = tuple(f"attention: {kind}" for kind in ("shared", "causal", "private", "merge", "store"))
-"""``Kind`` in ``attention.h``."""
+"""The parts of a lap, in the order of ``Kind`` in ``attention.h``."""
 
 
 class NativeAttention(AttentionBackend):
     """The compiled kernel; see the module's text and ``AttentionBackend``.
 
     Args:
-        stopwatch: Is told how long storing and each kind of node took: the time of the call, in proportion to
-            what the threads spent on each.
+        stopwatch: Is told how long storing and each kind of node took: the time of the call, divided in
+            proportion to what the threads spent on each.
 
     Raises:
-        ConfigError: If the kernel is not there: not built, not wanted, or a CPU without AVX2.
+        ConfigError: If the kernel is not available: not built, switched off, or a CPU without AVX2.
     """
 
     name = "native"
@@ -58,9 +58,9 @@ class NativeAttention(AttentionBackend):
 
     @staticmethod
     def can_read(geometry: KVGeometry) -> bool:
-        """Whether the kernel is there and handles such KV."""
-        is_right_shape = geometry.dtype == torch.bfloat16 and geometry.head_dim % 16 == 0
-        return is_right_shape and kernels() is not None
+        """Whether the kernel is available and reads such KV."""
+        is_supported = geometry.dtype == torch.bfloat16 and geometry.head_dim % 16 == 0
+        return is_supported and kernels() is not None
 
     def attend(
         self,
@@ -94,7 +94,7 @@ class NativeAttention(AttentionBackend):
 
 
 class _Plan:
-    """A layout as arrays, made once a step."""
+    """A layout as the arrays that the kernel reads, made once a step."""
 
     def __init__(self, layout: BatchLayout, num_q_heads: int) -> None:
         self.layout = layout
@@ -137,7 +137,7 @@ class _Plan:
         )
 
     def step(self, layer: int) -> TreeStep:
-        """The step with the addresses of one layer."""
+        """The kernel's view of the step in one layer; valid until the next call."""
         store, step = self.layout.store, self._step
         self._keys = _addresses(self._segments, [segment.block.keys_t[layer] for segment in self._segments])
         self._values = _addresses(self._segments, [segment.block.values[layer] for segment in self._segments])
@@ -160,7 +160,7 @@ def _addresses(segments: Sequence[Segment], tensors: Sequence[Tensor]) -> NDArra
 
 
 def _dense_rows(tensor: Tensor) -> Tensor:
-    """``[T, heads, D]`` with the heads of a row side by side."""
+    """``tensor`` ``[T, heads, D]``; a copy unless the heads of a row already lie side by side."""
     _, heads, head_dim = tensor.shape
     is_dense = tensor.stride(2) == 1 and (heads == 1 or tensor.stride(1) == head_dim)
     return tensor if is_dense else tensor.contiguous()

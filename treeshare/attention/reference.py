@@ -66,8 +66,8 @@ class ReferenceAttention(AttentionBackend):
     def _private(self, layout: BatchLayout, layer: int, source: DecodeRow) -> list[tuple[Tensor, Tensor]]:
         store = layout.store
         parts = []
-        for age, page in enumerate(source.pages):
-            used = min(max(source.num_private + 1 - age * store.page_size, 0), store.page_size)
+        for ordinal, page in enumerate(source.pages):
+            used = min(max(source.num_private + 1 - ordinal * store.page_size, 0), store.page_size)
             keys = store.pool.keys_t[layer][page.index, :, :, :used]
             values = store.pool.values[layer][page.index, :, :used, : store.geometry.head_dim]
             parts.append((keys.permute(2, 0, 1), values.transpose(0, 1)))

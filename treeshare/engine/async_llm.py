@@ -35,7 +35,7 @@ Numbered = tuple[int, StreamOutput]
 
 @dataclass(eq=False, slots=True)
 class _Listener:
-    """Where the outputs of requests that came together go."""
+    """The receiver of the outputs of requests that came together, on its own event loop."""
 
     loop: asyncio.AbstractEventLoop
     requests: Items[Request]
@@ -49,26 +49,26 @@ Mail = list[tuple[_Listener, Numbered | BaseException]]
 
 
 def _post(mail: Mail) -> None:
-    """Hand over outputs, from the engine's thread: one call for each loop, however many there are.
+    """Hand outputs over, from the engine's thread: one call for each event loop.
 
-    Nobody listens on a loop that has ended.
+    Outputs for a loop that is closed are dropped.
     """
 
-    def deliver(ours: Mail) -> None:
-        for listener, output in ours:
+    def deliver(posted: Mail) -> None:
+        for listener, output in posted:
             listener.outputs.put_nowait(output)
 
     for loop in {listener.loop for listener, _ in mail}:
         with contextlib.suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(deliver, [one for one in mail if one[0].loop is loop])
+            loop.call_soon_threadsafe(deliver, [item for item in mail if item[0].loop is loop])
 
 
 class AsyncLLM:
     """A model that takes requests at any time and runs all of them as one tree.
 
-    A prefix of a new prompt is found among the prompts that run, and among those that ran before as long as
-    the KV budget holds them. Prompts that come while others decode are computed beside them, few tokens a
-    step. The engine runs on a thread of its own; an asynchronous context manager.
+    A new prompt shares prefixes with the prompts that run, and with those that ran before as long as the KV
+    budget holds them. Prompts that come while others decode are computed beside them, few tokens a step. The
+    engine runs on a thread of its own. An asynchronous context manager.
 
     Args:
         model: As for ``LLM``; or an ``LLM`` that nobody else uses, best with ``keep_nodes``.
@@ -76,7 +76,7 @@ class AsyncLLM:
 
     Attributes:
         llm: The model. While requests run, use it only to read: its tokenizer, its ``requests``.
-        num_running: Completions that the latest step went on with.
+        num_running: Completions that drew a token in the latest step and did not end.
         num_unfinished: Completions that run or wait.
         num_finished: Completions that have ended.
         num_tokens: Tokens generated.
@@ -100,7 +100,7 @@ class AsyncLLM:
 
     @property
     def stats(self) -> EngineStats:
-        """What the engine measured of itself since it was made."""
+        """The engine's measurements since it was made."""
         return self.llm.stats
 
     @property
@@ -120,7 +120,7 @@ class AsyncLLM:
 
     @property
     def is_running(self) -> bool:
-        """Whether requests would be answered."""
+        """Whether new requests would be run."""
         return self._thread.is_alive() and not self._is_closed
 
     async def generate(
@@ -204,24 +204,25 @@ class AsyncLLM:
     # -- on the engine's thread --
 
     def _work(self) -> None:
+        """The thread's loop: carry out commands and compute steps, until it is told to end."""
         engine = self.llm.engine
         while True:
             try:
-                if not self._obey(wait=engine.is_idle):
+                if not self._run_commands(wait=engine.is_idle):
                     break
                 if not engine.is_idle:
                     result = engine.step()
                     self._count(result)
                     _post([self._addressed(*event) for event in self._events.of(result)])
-            except Exception as error:  # everything is dropped: whoever waits must know
+            except Exception as error:  # everything is dropped: all that wait must know
                 engine.clear()
                 self._fail_all(error)
-        self._obey(wait=False)  # what came since
+        self._run_commands(wait=False)  # what came since
         engine.clear()
         self._fail_all(ConfigError("AsyncLLM: it was closed"))
 
-    def _obey(self, *, wait: bool) -> bool:
-        """Carry out all commands that have come; False if it is to end."""
+    def _run_commands(self, *, wait: bool) -> bool:
+        """Carry out all commands that have come; False at the command to end."""
         while wait or not self._commands.empty():
             command = self._commands.get()
             if command is None:
@@ -237,7 +238,7 @@ class AsyncLLM:
         del self.stats.step_s[:-_NUM_STEP_TIMES]
 
     def _addressed(self, index: int, output: StreamOutput) -> tuple[_Listener, Numbered]:
-        """An output with the one who waits for it; of what is finished the books are closed."""
+        """An output with its listener; a finished completion is counted."""
         listener = self._listeners[index]
         if isinstance(output, FinishedOutput):
             listener.num_left -= 1
@@ -255,7 +256,7 @@ class AsyncLLM:
             for number, request in enumerate(requests):
                 index = engine.add_request(request)
                 self._listeners[index], listener.numbers[index] = listener, number
-        except Exception as error:  # belongs to whoever asked
+        except Exception as error:  # the caller's
             self._cancel(listener)
             _post([(listener, error)])
         else:
@@ -263,7 +264,7 @@ class AsyncLLM:
             self.num_unfinished += listener.num_left
 
     def _cancel(self, listener: _Listener) -> None:
-        """Give up what a listener still waits for, if it does."""
+        """Cancel what a listener still waits for, if anything."""
         self.num_unfinished -= listener.num_left
         listener.num_left = 0
         for index in listener.numbers:

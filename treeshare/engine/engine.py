@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What a step brought.
+    """What a step produced.
 
     Attributes:
         finished: Completions that ended.
@@ -54,12 +54,12 @@ class Engine:
     Args:
         loaded: A loaded model.
         config: See ``EngineConfig``.
-        check_invariants: Poison unused KV and check the books after every step (tests).
+        check_invariants: Poison unused KV, and check all invariants after every step (tests).
 
     Attributes:
         loaded, config, check_invariants: As given.
         runner: Runs the model; holds all KV.
-        stats: What the engine measured of itself since ``run`` was last called.
+        stats: The engine's measurements since ``run`` was last called.
         weights_version: How often the weights were changed.
     """
 
@@ -107,7 +107,7 @@ class Engine:
     # -- requests --
 
     def add_request(self, request: Request) -> int:
-        """Take a request; it joins the tree at the next step, together with others that came since the last.
+        """Take a request; it joins the tree at the next step, with all others that came since the last step.
 
         Returns:
             Its index, by which its completions refer to it.
@@ -120,7 +120,7 @@ class Engine:
         return self._intake.num_requests - 1
 
     def check(self, requests: Items[Request]) -> list[tuple[Request, int]]:
-        """Refuse requests that could never run; each comes back with the maximum tokens of a completion.
+        """Refuse requests that could never run; returns each with the maximum tokens of a completion.
 
         Raises:
             ConfigError: If a prompt is empty, too long, or has token ids the model does not know.
@@ -133,7 +133,7 @@ class Engine:
         return self._intake.longest_completion(num_prompt_tokens)
 
     def cancel(self, index: int, completion_indices: Items[int] = ()) -> int:
-        """Give up a request, or only some of its completions; not to be called inside a step.
+        """Cancel a request, or only some of its completions; not to be called inside a step.
 
         Returns:
             How many completions will not come: 0 if all are finished or the request is not known.
@@ -143,7 +143,7 @@ class Engine:
         return count
 
     def update_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Change weights between steps; what runs goes on with the new ones, its tokens so far kept.
+        """Change weights between steps; running completions keep their tokens and go on with the new weights.
 
         KV that depends on them is dropped, and computed again where it is needed. Not to be called inside a
         step. Arguments and errors are those of ``models.weights.change_weights``.
@@ -168,7 +168,8 @@ class Engine:
             requests: What to run; ``Completion.request_index`` refers to it. One without completions still
                 belongs to the tree: a resumed run computes on the same nodes as an undisturbed one.
             observe: Called for every token drawn, with the sequence and its logits ``[vocab_size]``.
-            fold_cost: Which nodes this run folds, instead of by the configuration's: as the run it resumes.
+            fold_cost: Costs by which this run folds nodes, instead of the configuration's: a resumed run
+                needs those that it began with.
 
         Raises:
             ConfigError: As ``check``; or if other requests are running.
@@ -184,7 +185,7 @@ class Engine:
         observe: Observer | None = None,
         fold_cost: FoldCost | None = None,
     ) -> Generator[StepResult, None, None]:
-        """As ``run``, but yields what each step brought."""
+        """As ``run``, but yields the result of each step."""
         if not self.is_idle:
             raise ConfigError("engine: other requests are running; finish, cancel or clear them first")
         started = time.perf_counter()
@@ -265,7 +266,7 @@ class Engine:
         return [batch]
 
     def _sample(self, batches: list[RowBatch]) -> StepResult:
-        """Draw the next tokens; what goes on is kept running."""
+        """Draw the next tokens; sequences that go on stay with the scheduler."""
         started = time.perf_counter()
         drawing = {sequence for batch in batches for group in batch.sequences for sequence in group}
         result = StepResult([], [])
@@ -280,7 +281,7 @@ class Engine:
         return result
 
     def _finish(self, result: StepResult) -> None:
-        """Give back what the completions that ended held."""
+        """Release what finished completions held."""
         self.stats.peak_kv_bytes = self.store.peak_bytes
         for completion in result.finished:
             self._intake.finish(completion)

@@ -1,4 +1,4 @@
-"""What completions are expected to need, going by those of late."""
+"""What completions are expected to need, judging by recent ones."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from treeshare.engine.sequence import Sequence
 
 PRIOR_COMPLETIONS = 8
-"""Completions of full length that the expected length counts besides those seen."""
+"""Completions of maximum length that the mean length counts besides those that have ended."""
 
-SPREAD_WEIGHT = 0.05
+STEP_WEIGHT = 0.05
 """Weight of a step in the mean number of rows per completion."""
 
 
@@ -23,11 +23,11 @@ class Expectation:
         page_size: Tokens of a page.
 
     Attributes:
-        spread: Rows per running completion; 1 where none share.
+        rows_per_completion: Mean over recent steps; 1 where no completions share a row.
     """
 
     def __init__(self, page_size: int) -> None:
-        self.spread = 1.0
+        self.rows_per_completion = 1.0
         self._page_size = page_size
         self._num_seen = self._seen_tokens = 0
 
@@ -37,20 +37,20 @@ class Expectation:
         self._seen_tokens += num_tokens
 
     def note_rows(self, num_rows: int, num_completions: int) -> None:
-        """In a step ``num_completions`` took ``num_rows``, at least one."""
-        self.spread += SPREAD_WEIGHT * (num_rows / num_completions - self.spread)
+        """A step had ``num_completions`` on ``num_rows`` rows; at least one each."""
+        self.rows_per_completion += STEP_WEIGHT * (num_rows / num_completions - self.rows_per_completion)
 
     def tokens(self, max_tokens: int) -> int:
-        """Length of a completion that gets no longer than ``max_tokens``."""
+        """Expected length of a completion that ends after ``max_tokens`` tokens or earlier."""
         mean = (self._seen_tokens + PRIOR_COMPLETIONS * max_tokens) / (self._num_seen + PRIOR_COMPLETIONS)
         return min(max_tokens, round(mean))
 
     def rows(self, num_completions: int) -> int:
-        """Rows of completions that start as one."""
-        return max(round(num_completions * self.spread), 1)
+        """Expected rows of completions that start on one row."""
+        return max(round(num_completions * self.rows_per_completion), 1)
 
     def pages(self, sequence: Sequence) -> int:
-        """Pages of one of its completions: by the mean length, and at least what it needs next."""
+        """Expected pages of each of its completions: by the mean length, and at least what it needs next."""
         max_tokens = sequence.live.max_new_tokens
         num_tokens = max(self.tokens(max_tokens), len(sequence.token_ids) + 2)
         return num_pages(min(max_tokens, num_tokens), self._page_size)

@@ -1,4 +1,4 @@
-"""What a tree node costs on this machine, measured in a moment and kept: what folding decides by."""
+"""What a tree node costs on this machine, by which nodes are folded; measured once and cached."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from treeshare.attention import AttentionSpec, DecodeRow, build_layout, make_backend
 from treeshare.config import EngineConfig, FoldCost
-from treeshare.engine.machine import remembered
+from treeshare.engine.machine import cached
 from treeshare.kv import KVGeometry, KVStore
 
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ _PATH_TOKENS, _PATH_NODES = 288, 9
 _REPEATS = 7
 
 _LAUNCH_COSTS, _MERGE_COSTS = (8, 128, 2048), (1, 16)
-"""In tokens. A node was seen to cost 0 to 16 in the compiled kernel, 128 to 4000 by matmuls."""
+"""To which measured costs are rounded, in tokens. A node cost 0 to 16 in the compiled kernel, 128 to 4000 by
+matmuls."""
 _STEPS_PER_PREFILL = 128
 """Decoding steps over which a token's prefill is spread: the length of a usual completion."""
 
@@ -41,19 +42,19 @@ def fold_cost_here(
 
     Args:
         geometry: Of the model's KV.
-        config: The model's.
-        engine: Its backend and number of rows count.
+        config: The model's configuration.
+        engine: Its backend and number of rows are used.
         device: Where the KV lies; only the CPU is measured.
     """
     backend = make_backend(engine.backend, geometry, device=device).name
     if backend not in _MEASURED:
         return FoldCost(max_rows=engine.max_num_seqs)
-    known = {
+    key = {
         "heads": [geometry.num_kv_heads, config.num_attention_heads, geometry.head_dim, config.hidden_size],
         "dtype": str(geometry.dtype),
         "backend": backend,
     }
-    cost = remembered("fold_cost", known, TypeAdapter(FoldCost), lambda: measure(geometry, config, engine))
+    cost = cached("fold_cost", key, TypeAdapter(FoldCost), lambda: measure(geometry, config, engine))
     return replace(cost, max_rows=engine.max_num_seqs)
 
 
@@ -61,8 +62,8 @@ def measure(geometry: KVGeometry, config: PretrainedConfig, engine: EngineConfig
     """Time a layer's attention over one path, whole and cut into nodes, for few rows and for many.
 
     The difference is what nodes cost; how it grows with the rows is the merge. A stored token costs the time
-    to read its KV, its prefill, and as much again for the memory that it holds. Least times are taken, and
-    the costs, in tokens, rounded coarsely: another measurement, even beside other programs, should give the
+    to read its KV, its prefill, and as much again for the memory that it holds. Times are minima, and the
+    costs, in tokens, are rounded coarsely: another measurement, even beside other programs, should give the
     same tree.
     """
     one_layer = KVGeometry(
@@ -108,32 +109,32 @@ def _path_seconds(geometry: KVGeometry, num_heads: int, engine: EngineConfig, ro
             backend.attend(query, key, key, layer=0, layout=layout, spec=spec)
 
         calls.append(attend)
-    return _least_seconds(calls)
+    return _min_seconds(calls)
 
 
 def _read_seconds(geometry: KVGeometry) -> float:
     """Seconds to read a token's keys and values of one layer from memory."""
     memory = torch.zeros(1 << 22)
-    return _least_seconds([memory.sum])[0] / memory.nbytes * geometry.bytes_per_token
+    return _min_seconds([memory.sum])[0] / memory.nbytes * geometry.bytes_per_token
 
 
 def _prefill_seconds(config: PretrainedConfig, dtype: torch.dtype) -> float:
-    """Seconds of a prompt token in a layer: some 12 squares of the hidden size, as one matmul shows."""
+    """Seconds of a prompt token in a layer of ``12 * hidden_size**2`` weights: 3 times a matmul with 4."""
     size = config.hidden_size
     rows, weight = torch.zeros(_MANY_ROWS, size, dtype=dtype), torch.zeros(4 * size, size, dtype=dtype)
-    return _least_seconds([lambda: functional.linear(rows, weight)])[0] * 3 / _MANY_ROWS
+    return _min_seconds([lambda: functional.linear(rows, weight)])[0] * 3 / _MANY_ROWS
 
 
-def _least_seconds(calls: list[Callable[[], object]]) -> list[float]:
-    """The least time of each call; they take turns, after a round that warms up."""
-    least = [float("inf")] * len(calls)
+def _min_seconds(calls: list[Callable[[], object]]) -> list[float]:
+    """The minimum time of each call; they take turns, after a warm-up round."""
+    minima = [float("inf")] * len(calls)
     for repeat in range(_REPEATS + 1):
         for i, call in enumerate(calls):
             started = time.perf_counter()
             call()
             if repeat:
-                least[i] = min(least[i], time.perf_counter() - started)
-    return least
+                minima[i] = min(minima[i], time.perf_counter() - started)
+    return minima
 
 
 def _nearest(ratio: float, costs: tuple[int, ...]) -> int:

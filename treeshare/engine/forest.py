@@ -1,7 +1,7 @@
-"""The live tree: nodes come with requests and go when nobody needs them.
+"""The live tree: nodes are added with requests and removed when nothing needs them.
 
-Running rows keep their segments for life, so what arrives later never changes their bits: where a new prompt
-overlaps a live node only in part, the overlap's KV is copied, not split off.
+A row keeps its segments as long as it runs, so requests that come later never change its bits: where a new
+prompt shares only a part of a live node, that part's KV is copied, and the node is not split.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 HEAD_TOKENS = 16
-"""Fewest tokens in common for which KV is copied from another node: the smallest chunk of a prompt."""
+"""Minimum number of common tokens for KV to be copied from another node: the smallest chunk of a prompt."""
 
 
 @dataclass(eq=False, slots=True)
@@ -35,15 +35,15 @@ class LiveNode:
     """A segment of prompt tokens that requests share.
 
     Attributes:
-        token_ids: Its tokens, at least one but for the forest's root.
+        token_ids: Its tokens; only the forest's root has none.
         start: Position of the first in the prompt.
         parent: The node above; None for the forest's root.
-        batch: Which batch of requests brought it.
-        order: Depth-first rank in the forest, renumbered when nodes come.
+        batch: Number of the batch of requests that added it.
+        order: Depth-first rank in the forest, renumbered when nodes are added.
         children: Nodes below, in order of arrival (a dict for quick removal).
-        by_head: The same by their first token, and by their first ``HEAD_TOKENS``, as bytes.
+        by_head: ``children`` by their first token, and by their first ``HEAD_TOKENS``, as bytes.
         segment: Its KV, or None while it has none.
-        logits: ``[vocab_size]`` after its last token, while completions are to start from there.
+        logits: ``[vocab_size]`` after its last token, while completions wait to start from there.
         num_unfinished: Completions at or below it that are not finished.
         num_admitted: Those of them that have a row; a node without any may lose its KV.
         num_unstarted: Completions still to start from its last token.
@@ -87,17 +87,17 @@ class LiveNode:
 
     @property
     def idle_order(self) -> tuple[bool, int]:
-        """The lower, the less its KV is missed: completions to come need it, or it was used lately."""
+        """Order of eviction, lowest first: nodes that no completion needs, then the least recently used."""
         return self.num_unfinished > 0, self.last_used
 
-    def adopt(self, child: LiveNode) -> None:
-        """Take in a child."""
+    def add_child(self, child: LiveNode) -> None:
+        """Put a node below this one."""
         self.children[child] = None
         for head in _heads(child.token_ids):
             self.by_head.setdefault(head, {})[child] = None
 
-    def disown(self, child: LiveNode) -> None:
-        """Let go of a child."""
+    def remove_child(self, child: LiveNode) -> None:
+        """Take out a node below this one."""
         del self.children[child]
         for head in _heads(child.token_ids):
             del self.by_head[head][child]
@@ -110,18 +110,19 @@ class LiveNode:
 
     def copy_source(self) -> tuple[LiveNode | None, int]:
         """The sibling with the most computed tokens in common, and how many; none below ``HEAD_TOKENS``."""
-        best, most = None, 0
+        best, max_common = None, 0
         if self.num_tokens < HEAD_TOKENS or self.parent is None:
-            return best, most
+            return best, max_common
         for sibling in self.parent.children_like(self.token_ids[:HEAD_TOKENS]):
             if sibling is not self and sibling.segment is not None:
                 common = min(common_prefix(sibling.token_ids, self.token_ids), sibling.segment.num_written)
-                if common > most:
-                    best, most = sibling, common
-        return best, most
+                if common > max_common:
+                    best, max_common = sibling, common
+        return best, max_common
 
 
 def _heads(tokens: TokenArray) -> list[bytes]:
+    """The keys of ``LiveNode.by_head`` for a node of these tokens."""
     return [tokens[:size].tobytes() for size in (1, HEAD_TOKENS) if len(tokens) >= size]
 
 
@@ -141,12 +142,12 @@ class Forest:
             stack.extend(reversed(node.children))
 
     def graft(self, tree: PromptTree, num_completions: Items[int], fold_cost: FoldCost) -> list[LiveNode]:
-        """Add the nodes of a batch's tree, as far as they are not there, and return each prompt's node.
+        """Add the nodes of a batch's tree that are missing, and return each prompt's node.
 
         Args:
             tree: The tree to compute on; not changed. Its own siblings are never merged: they may be folded.
             num_completions: Completions of each prompt, for the cost of a node.
-            fold_cost: Whether what a new node has in common with one that is there becomes a node, too.
+            fold_cost: Decides whether what a new node has in common with an older one becomes a node, too.
         """
         batch, self._num_batches = self._num_batches, self._num_batches + 1
         places: list[LiveNode] = []
@@ -158,7 +159,7 @@ class Forest:
         return [places[node_id] for node_id in tree.prompt_nodes]
 
     def attach_alone(self, token_ids: TokenArray) -> LiveNode:
-        """A node of its own for a whole prompt, shared with nobody."""
+        """Add a node for a whole prompt that shares nothing."""
         batch, self._num_batches = self._num_batches, self._num_batches + 1
         node = self._add(self._root, token_ids, batch)
         self._number()
@@ -168,7 +169,7 @@ class Forest:
         """Take out a node without children; its parent is returned, None at the top."""
         assert node.parent is not None
         assert not node.children
-        node.parent.disown(node)
+        node.parent.remove_child(node)
         return None if node.parent is self._root else node.parent
 
     def _attach(
@@ -183,7 +184,7 @@ class Forest:
             if best is not None and common == best.num_tokens:
                 parent, tokens = best, tokens[common:]
                 continue
-            # Two copies of the overlap against one node more: the cost of folding.
+            # A second copy of the common tokens against one more node: the cost of folding.
             if (
                 common < len(tokens)
                 and fold_cost.node_cost(common, num_rows) < 2 * fold_cost.token_cost * common
@@ -194,7 +195,7 @@ class Forest:
 
     def _add(self, parent: LiveNode, tokens: TokenArray, batch: int) -> LiveNode:
         node = LiveNode(tokens, parent.start + parent.num_tokens, parent, batch)
-        parent.adopt(node)
+        parent.add_child(node)
         return node
 
     def _number(self) -> None:

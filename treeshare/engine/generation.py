@@ -1,4 +1,4 @@
-"""One call of ``LLM.generate`` or ``LLM.stream``: whose each output is, and which prompts end early."""
+"""One call of ``LLM.generate`` or ``LLM.stream``: collects outputs by prompt, and ends prompts early."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 
 OnCompletion = Callable[[str, CompletionOutput], str | None]
-"""Sees a finished completion and the number of its prompt; a reason in return ends the prompt's others."""
+"""Called with a prompt's number, as text, and a finished completion; a returned reason cancels the others."""
 
 
 class GenerateCall:
-    """The prompts of one call and what has come of them so far.
+    """The prompts of one call and their results so far.
 
     Args:
         prompts: Text, if any, and token ids of each.
         requests: One for each prompt, in order.
         output: Makes a completion's output.
         on_completion: The caller's; see ``OnCompletion``.
-        cancel: Gives up what is left of a request, by its index.
+        cancel: Cancels what is left of a request, by its index.
 
     Attributes:
         requests: As given.
@@ -75,7 +75,7 @@ class GenerateCall:
     def stream(
         self, steps: Iterable[StepResult], decode: Decode | None, *, tokens: bool
     ) -> Generator[StreamOutput, None, None]:
-        """What each step brought, as it comes; see ``LLM.stream``."""
+        """The outputs of each step, as they come; see ``LLM.stream``."""
         events = StepEvents(self._output, decode, lambda _: tokens)
         for result in steps:
             for index, output in events.of(result):
@@ -84,7 +84,7 @@ class GenerateCall:
                 yield output
 
     def _finished(self, index: int, output: CompletionOutput) -> None:
-        """End a request's other completions if the caller gives a reason; the first reason is kept."""
+        """Cancel a request's other completions if the caller gives a reason; the first reason is kept."""
         reason = self._on_completion(str(index), output) if self._on_completion else None
         if reason:
             self._reasons.setdefault(index, reason)

@@ -1,4 +1,4 @@
-"""Nodes that may lose their KV, the one that is missed least first."""
+"""Nodes whose KV may be evicted, in the order of eviction."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ if TYPE_CHECKING:
     from treeshare.engine.forest import LiveNode
 
 SLACK = 64
-"""Outdated entries that a heap may hold beyond as many as it has others."""
+"""Outdated entries that the heap may hold beyond the number of its current ones."""
 
 
 class IdleNodes:
     """Nodes with KV below which nothing runs, as a heap: taking one costs the logarithm of their number.
 
-    An entry is looked at again when its turn comes, so whoever changes a node only has to ``note`` it, and
-    may do so too often.
+    Entries are checked when they are popped, so a change of a node only has to be noted; a needless ``note``
+    does no harm.
     """
 
     def __init__(self) -> None:
         self._orders: dict[LiveNode, tuple[bool, int]] = {}
         self._heap: list[tuple[tuple[bool, int], int, LiveNode]] = []
-        self._ties = count()
+        self._ties = count()  # of equal orders the first noted is first; nodes have no order
 
     def note(self, node: LiveNode | None) -> None:
-        """Take in a node that may have become idle, or may be given up at another time than before."""
+        """Add a node that may have become idle, or whose place in the order may have changed."""
         if node is None or not node.is_idle or self._orders.get(node) == node.idle_order:
             return
         self._orders[node] = node.idle_order
         heapq.heappush(self._heap, (node.idle_order, next(self._ties), node))
         if len(self._heap) > 2 * len(self._orders) + SLACK:
-            self._tidy()
+            self._drop_outdated()
 
     def pop(self, keep: Collection[LiveNode] = ()) -> LiveNode | None:
-        """Take out the node to give up next, none of ``keep``; None if there is none."""
+        """Take out the node to evict next, none of ``keep``; None if there is none."""
         kept: list[LiveNode] = []
         found = None
         while self._heap and found is None:
@@ -53,8 +53,8 @@ class IdleNodes:
             self.note(node)
         return found
 
-    def _tidy(self) -> None:
-        """Keep one entry of each node that is idle."""
+    def _drop_outdated(self) -> None:
+        """Make the heap anew: one entry for each node that is idle."""
         nodes = [node for node in self._orders if node.is_idle]
         self._orders = {node: node.idle_order for node in nodes}
         self._heap = [(order, next(self._ties), node) for node, order in self._orders.items()]

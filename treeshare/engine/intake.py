@@ -1,4 +1,4 @@
-"""The requests that an engine holds: new ones until they join the tree, live ones until they are done."""
+"""The requests that an engine holds: new ones until they join the tree, live ones until they are finished."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 
 class Intake:
-    """Takes requests, joins them to the tree, and knows which are not done.
+    """Takes requests, joins them to the tree, and holds those that are not finished.
 
     Args:
         loaded: The model; its length and vocabulary bound a request.
-        config: What is shared.
+        config: How the tree is shared and folded.
         residency: Where prompts get their nodes.
         scheduler: Where completions are queued.
         token_step: Makes their sequences.
@@ -97,8 +97,8 @@ class Intake:
         """Graft the new requests' tree onto the live one and queue their completions.
 
         Args:
-            fold_cost: Which nodes are folded.
-            stats: Are told of the prompts.
+            fold_cost: Costs by which nodes are folded.
+            stats: Counts the prompts' tokens.
         """
         if not self._new:
             return
@@ -120,7 +120,7 @@ class Intake:
         self._scheduler.add(sequences)
 
     def finish(self, completion: Completion) -> None:
-        """A completion has ended: give back its row, and the nodes that nobody needs any more."""
+        """A completion has ended: release its row, and the nodes that nothing needs any more."""
         live = self._live[completion.request_index]
         self._scheduler.finish(live, completion)
         self._drop_if_done(live)

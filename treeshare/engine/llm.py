@@ -49,10 +49,10 @@ class LLM:
         lazy_divergence: Completions whose tokens are identical so far share one row.
         profile: Measure where a run's time goes; see ``EngineConfig``.
         keep_nodes: Prompts' KV stays for later calls, as far as the budget holds it.
-        fold_cost: Which shared segments are worth a node; by default measured on this machine, once.
+        fold_cost: Costs that decide which shared segments become nodes; by default measured here once.
 
     Attributes:
-        loaded: The model with everything that is known of it.
+        loaded: The model and what is known of it.
         engine: Runs requests, for callers that make them themselves.
 
     Raises:
@@ -152,7 +152,7 @@ class LLM:
 
     @property
     def stats(self) -> EngineStats:
-        """What the last call measured of itself."""
+        """Measurements of the last call."""
         return self.engine.stats
 
     def get_tokenizer(self) -> Any:  # noqa: ANN401
@@ -186,9 +186,9 @@ class LLM:
                 ids.
             sampling_params: For all prompts, or one for each; ``SamplingParams()`` by default.
             use_tqdm: Show progress on stderr.
-            on_completion: Called with each completion as it finishes, and the number of its prompt as text.
-                A reason in return ends the prompt's other completions: they do not come, and
-                ``RequestOutput.ended`` is the reason.
+            on_completion: Called with the number of a prompt, as text, and each completion of it as it
+                finishes. A returned reason cancels the prompt's other completions and becomes
+                ``RequestOutput.ended``.
 
         Returns:
             One output per prompt, in order.
@@ -277,11 +277,11 @@ class LLM:
         return replace(request, completion_indices=range(first_index, first_index + params.n))
 
     def requests(self, prompts: Sequence[Sequence[int]], params: Params) -> list[Request]:
-        """Requests for the engine; their random numbers depend on the prompt, not on its place."""
+        """Requests for the engine; their random numbers depend on the prompt, not on the order."""
         return make_requests(prompts, params, self.seed)
 
     def output(self, completion: Completion) -> CompletionOutput:
-        """What is returned of a completion."""
+        """A completion as ``generate`` returns it."""
         return completion_output(completion, self.loaded.tokenizer)
 
     def _call(self, prompts: Prompts, params: Params, on_completion: OnCompletion | None) -> GenerateCall:

@@ -1,4 +1,4 @@
-"""Figures measured on this machine, kept in the user's cache."""
+"""Measurements of this machine, kept in the user's cache."""
 
 from __future__ import annotations
 
@@ -24,20 +24,18 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 
-def remembered(
-    kind: str, known: Mapping[str, Any], adapter: TypeAdapter[_T], measure: Callable[[], _T]
-) -> _T:
+def cached(kind: str, key: Mapping[str, Any], adapter: TypeAdapter[_T], measure: Callable[[], _T]) -> _T:
     """What was measured before under the same circumstances, or else what is measured now.
 
-    A cache that cannot be read or written only means that it is measured again next time.
+    If the cache cannot be read or written, no error is raised: the next call measures again.
 
     Args:
         kind: The folder, below the user's cache.
-        known: What the figures depend on beside the machine, its threads, torch and the kernels.
-        adapter: Reads and writes them as JSON.
-        measure: Measures them.
+        key: What the value depends on beside the machine, its threads, torch and the kernels.
+        adapter: Reads and writes the value as JSON.
+        measure: Measures the value.
     """
-    path = cache_dir() / kind / f"{_digest(known)}.json"
+    path = cache_dir() / kind / f"{_digest(key)}.json"
     try:
         return adapter.validate_json(path.read_bytes())
     except (OSError, ValidationError):
@@ -52,9 +50,10 @@ def remembered(
     return value
 
 
-def _digest(known: Mapping[str, Any]) -> str:
+def _digest(key: Mapping[str, Any]) -> str:
+    """A hash of ``key`` and of what else a measurement depends on."""
     circumstances = {
-        **known,
+        **key,
         "threads": torch.get_num_threads(),
         "machine": [platform.machine(), platform.processor(), cpu_name(), os.cpu_count()],
         "kernels": kernel_level(),

@@ -62,7 +62,7 @@ class RequestOutput:
         finished: True: ``LLM.generate`` returns whole completions.
         num_cached_tokens: Prompt tokens that an earlier prompt of the call shares, and whose KV is stored
             once.
-        ended: Why its other completions were given up, or None: ``outputs`` are all that were asked for.
+        ended: Why its other completions were cancelled; None where ``outputs`` has all that were asked for.
     """
 
     request_id: str
@@ -96,6 +96,7 @@ class RequestOutput:
 
 
 _SHOWN = 400
+"""Characters of a prompt's end that a notebook shows."""
 
 
 def _preformatted(text: str) -> str:
@@ -103,7 +104,7 @@ def _preformatted(text: str) -> str:
 
 
 def completion_output(completion: Completion, tokenizer: Any | None) -> CompletionOutput:  # noqa: ANN401
-    """What ``LLM.generate`` returns of a completion; without a tokenizer tokens have no text."""
+    """A completion as ``LLM.generate`` returns it; without a tokenizer tokens have no text."""
     decode = None if tokenizer is None else tokenizer.decode
     logprobs = None
     if completion.logprobs is not None:

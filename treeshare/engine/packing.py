@@ -37,8 +37,8 @@ class PackedStep:
     """What the model is run on.
 
     Attributes:
-        layout: Where each packed row stands, and what it attends to.
-        tokens: ``[num_rows]`` token of each.
+        layout: The place of each packed row, and what it attends to.
+        tokens: ``[num_rows]`` int64: the token of each row.
         drawing: Sequences whose row draws their next token; the others compute again what they had drawn.
         ending: Nodes whose last token is computed, and from which completions will start.
         logits_rows: The rows of ``drawing``, then those of ``ending``.
@@ -55,7 +55,7 @@ class PackedStep:
         """Pack a plan that computes something.
 
         Args:
-            plan: What to compute; its pages and segments are there.
+            plan: What to compute; its pages and segments are allocated.
             store: The KV.
             sharing: Which segments rows attend to together.
         """
@@ -77,7 +77,7 @@ def starting_batch(starting: Items[Sequence], *, is_lazy: bool) -> RowBatch:
     """Sequences that draw their first token, with the logits of their prompt's last one.
 
     Args:
-        starting: At least one; the logits of their nodes are there.
+        starting: Not empty; the logits of their nodes are known.
         is_lazy: Completions of a sequence share a row until they draw different tokens.
     """
     logits = [sequence.live.node.logits for sequence in starting]

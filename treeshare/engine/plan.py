@@ -1,4 +1,4 @@
-"""What is decided about requests before they run: their tree, and how long completions may get."""
+"""What is decided about requests before they run: their tree, and the maximum length of completions."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ NOMINAL_COMPLETIONS = 32
 
 
 def computed_tree(tree: PromptTree, config: EngineConfig, fold_cost: FoldCost | None = None) -> PromptTree:
-    """The tree that the engine computes on: small nodes folded, or sharing given up for a measurement.
+    """The tree that the engine computes on: small nodes folded, or less sharing, for measurements.
 
     Args:
         tree: All that the prompts share; not changed.
-        config: Of the engine.
+        config: The engine's.
         fold_cost: Instead of the configuration's.
     """
     if config.sharing == "tree" and config.fold:
@@ -32,7 +32,7 @@ def computed_tree(tree: PromptTree, config: EngineConfig, fold_cost: FoldCost | 
 
 
 def max_new_tokens(loaded: LoadedModel, index: int, request: Request) -> int:
-    """Tokens that a request, the call's ``index``-th, may generate within the model's length.
+    """Maximum tokens that a request, the call's ``index``-th, may generate within the model's length.
 
     Raises:
         ConfigError: If its prompt is empty, too long, or has token ids the model does not know, or if it has

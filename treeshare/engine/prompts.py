@@ -1,4 +1,4 @@
-"""The forms in which prompts may be given, and the tokens that they are."""
+"""The forms in which prompts may be given, and their tokens."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class PromptEncoder:
 
 
 def as_list(prompts: Prompts) -> list[Prompt]:
-    """Several prompts, also where one was given."""
+    """``prompts`` as a list, also where a single prompt was given."""
     if isinstance(prompts, (str, Mapping)):
         return [prompts]
     items: list[Any] = list(prompts)
@@ -111,7 +111,7 @@ def token_ids_of(index: int, ids: Any) -> list[int]:  # noqa: ANN401
     """The ``index``-th prompt's tokens as a list.
 
     Raises:
-        ConfigError: If they are not a flat row of integers.
+        ConfigError: If they are not a flat list of integers, or an integer is out of range.
     """
     if not all(isinstance(i, (int, np.integer)) and not isinstance(i, bool) for i in ids):
         raise ConfigError.of(

@@ -1,4 +1,4 @@
-"""Requests as ``LLM`` makes them: parameters for each prompt, and whose random numbers are whose."""
+"""Requests as ``LLM`` makes them: each prompt with its parameters and the key of its random numbers."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Params = SamplingParams | Sequence[SamplingParams] | None
 
 
 def make_requests(prompts: Sequence[Sequence[int]], params: Params, seed: int) -> list[Request]:
-    """Requests for prompts given as token ids; their random numbers depend on the prompt, not on its place.
+    """Requests for prompts given as token ids; their random numbers depend on the prompt, not on the order.
 
     Args:
-        prompts: Token ids of each. One that comes again counts as another problem.
+        prompts: Token ids of each. A prompt that comes again counts as another problem.
         params: How to sample.
         seed: For parameters that have none.
 
@@ -45,7 +45,7 @@ def make_requests(prompts: Sequence[Sequence[int]], params: Params, seed: int) -
 
 
 def params_per_prompt(params: Params, num_prompts: int) -> list[SamplingParams]:
-    """Parameters of each prompt, also where they were given for all.
+    """Parameters of each prompt, also where the same were given for all.
 
     Raises:
         ConfigError: If there are not as many as prompts.

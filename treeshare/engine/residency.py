@@ -1,6 +1,6 @@
-"""Which nodes hold KV, and for how long: placing, computing, reclaiming, forgetting.
+"""Which nodes hold KV, and for how long: placing, computing, evicting, removing.
 
-A node's counters say who needs its KV. This module is the only one that writes them, and it checks them.
+A node's counters say what needs its KV. Only this module writes them, and it checks them.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class Residency:
     """The live tree and the KV of its nodes.
 
     Args:
-        store: Segments are made and released here.
+        store: Where segments are made and released.
         prefill_chunk: Tokens of a node that are computed together.
-        keep_nodes: Nodes that nobody needs keep their KV until its bytes are needed.
+        keep_nodes: Nodes that nothing needs keep their KV until its bytes are needed.
 
     Attributes:
         store: As given.
@@ -48,8 +48,8 @@ class Residency:
         self._chunk, self._keep_nodes = prefill_chunk, keep_nodes
         self._incomplete: list[LiveNode] = []  # nodes whose KV is being computed, the next one first
         self._idle = IdleNodes()
-        self._displaced: list[LiveNode] = []
-        self._clock = 0
+        self._displaced: list[LiveNode] = []  # grafted, then not used: their prompts got nodes of their own
+        self._clock = 0  # completions that have ended, for ``LiveNode.last_used``
 
     # -- placing --
 
@@ -77,10 +77,10 @@ class Residency:
     def place(
         self, tree: PromptTree, requests: Items[Request], max_new_tokens: Items[int], fold_cost: FoldCost
     ) -> list[LiveNode]:
-        """The node of each request, ``tree``'s prompts being theirs.
+        """The node of each request; the prompts of ``tree`` are the requests'.
 
-        Each node of a path is padded by itself: where the budget does not hold that with one completion of
-        ``max_new_tokens``, the prompt gets a node of its own.
+        Each node of a path is padded by itself: where the budget does not hold the padded path and one
+        completion of ``max_new_tokens``, the prompt gets a node of its own.
         """
         counts = [len(request.completion_indices) for request in requests]
         nodes = self.forest.graft(tree, counts, fold_cost)
@@ -92,7 +92,7 @@ class Residency:
         return nodes
 
     def expect(self, counts: Items[tuple[LiveNode, int]]) -> None:
-        """Completions have come, so many for each node; nodes that turn out to be for nobody go again."""
+        """Completions have come, so many for each node; nodes that none of them needs are removed again."""
         for node, count in counts:
             node.num_unstarted += count
             for above in node.path():
@@ -110,19 +110,19 @@ class Residency:
             above.num_admitted += count
 
     def withdraw(self, node: LiveNode, count: int) -> None:
-        """Completions at a node lost their row; they will come again."""
+        """Completions at a node lost their row; they will be admitted again."""
         for above in node.path():
             above.num_admitted -= count
             self._idle.note(above)
 
     def note_started(self, node: LiveNode, count: int) -> None:
-        """Completions start from a node's logits, or never will; logits that nobody waits for are dropped."""
+        """Completions start from a node's logits, or never will; logits that none waits for are dropped."""
         node.num_unstarted -= count
         if not node.num_unstarted:
             node.logits = None
 
     def forget(self, node: LiveNode, count: int, *, had_row: bool) -> None:
-        """Completions at a node are no more; nodes without any go, or stay for later requests."""
+        """Completions at a node have ended; nodes without any are removed, or stay for later requests."""
         self._clock += 1
         for above in reversed(node.path()):
             above.num_unfinished -= count
@@ -143,11 +143,11 @@ class Residency:
         return bool(self._incomplete)
 
     def is_computed(self, node: LiveNode) -> bool:
-        """Whether the KV of a node's path is there, or is computed by the step that was planned last."""
+        """Whether the KV of a node's path is stored, or is computed by the step that was planned last."""
         return all(above.segment is not None and above not in self._incomplete for above in node.path())
 
     def make_segments(self, nodes: Items[LiveNode]) -> None:
-        """Segments for nodes, parents first, those of one padded length side by side; queued for prefill."""
+        """Make segments for nodes, parents first, and queue them; equal padded lengths lie side by side."""
         lengths = Counter(padded_length(node.num_tokens) for node in nodes)
         for length, count in lengths.items():
             self.store.segments.reserve(length, count)
@@ -161,13 +161,13 @@ class Residency:
             self._incomplete.append(node)
 
     def want_logits(self, node: LiveNode) -> None:
-        """Where a node's KV is there and its logits are not, compute the last chunk again: the same bits."""
+        """If a node has its KV but no logits, have its last chunk computed again, to the same bits."""
         if node.logits is None and node.segment is not None and node not in self._incomplete:
             node.segment.num_written = (node.num_tokens - 1) // self._chunk * self._chunk
             self._incomplete.append(node)
 
     def next_chunks(self, max_rows: int) -> list[tuple[LiveNode, PrefillChunk]]:
-        """The next chunks, depth-first, that fit into ``max_rows``; from now on they count as written.
+        """Take the next chunks that fit into ``max_rows``, depth-first; from now on they count as written.
 
         A segment is cut at multiples of one length, so its KV does not depend on what else runs.
         """
@@ -176,7 +176,7 @@ class Residency:
             node = self._incomplete[0]
             segment = node.segment
             assert segment is not None, "only a node with a place for its KV is queued"
-            if not chunks:  # what this step computes is not there yet
+            if not chunks:  # what this step computes cannot be copied yet
                 self._copy_known(node, segment)
             start = segment.num_written
             end = min(start + self._chunk, segment.num_tokens)
@@ -196,7 +196,7 @@ class Residency:
     # -- memory --
 
     def reclaim(self, num_bytes: int, keep: Items[LiveNode] = ()) -> int:
-        """Free at least ``num_bytes``, if nodes below which nothing runs allow it; returns what was freed."""
+        """Evict nodes below which nothing runs, to free at least ``num_bytes``; returns the bytes freed."""
         before = self.store.bytes_in_use
         self.store.segments.compact()
         left = num_bytes - (before - self.store.bytes_in_use)
@@ -212,30 +212,30 @@ class Residency:
             node.logits = None
 
     def drop_kv(self) -> None:
-        """Take the KV from all nodes, none of which may be needed by a row: weights have changed."""
+        """Drop the KV of all nodes, because weights have changed; no row may need one."""
         for node in reversed(list(self.forest.nodes())):
             self._drop_segment(node)
 
     def check_invariants(self, waiting: Items[Sequence], with_row: Items[Sequence]) -> None:
-        """Assert that every node counts the sequences at or below it right."""
+        """Assert that every node's counters match the sequences at or below it."""
         unfinished, admitted, unstarted = Counter[LiveNode](), Counter[LiveNode](), Counter[LiveNode]()
         for sequences, has_row in ((waiting, False), (with_row, True)):
             for sequence in sequences:
                 count = len(sequence.completions)
-                assert count, "a sequence is for nobody"
+                assert count, "a sequence has no completions"
                 unstarted[sequence.live.node] += count * (not sequence.token_ids)
                 for above in sequence.live.node.path():
                     unfinished[above] += count
                     admitted[above] += count * has_row
         for node in self.forest.nodes():
             counters = (node.num_unfinished, node.num_admitted, node.num_unstarted)
-            assert counters == (unfinished[node], admitted[node], unstarted[node]), "a node counts wrong"
+            assert counters == (unfinished[node], admitted[node], unstarted[node]), "a node is miscounted"
             assert node.num_held == sum(child.segment is not None for child in node.children)
-            assert node.segment is not None or not node.num_admitted, "a row's prompt has lost its KV"
-            assert node.segment is not None or node.num_unfinished or node.children, "a node is for nobody"
+            assert node.segment is not None or not node.num_admitted, "the prompt of a row has no KV"
+            assert node.segment is not None or node.num_unfinished or node.children, "a node has no use"
 
     def _copy_known(self, node: LiveNode, segment: Segment) -> None:
-        """Copy the chunks that a sibling has computed by now; some tokens are left, for the logits."""
+        """Copy the whole chunks that a sibling has computed by now, but not the last: it gives the logits."""
         source, num_tokens = node.copy_source()
         num_tokens = min(num_tokens, node.num_tokens - 1)
         num_tokens -= num_tokens % self._chunk
@@ -243,6 +243,7 @@ class Residency:
             self.store.segments.copy_tokens(source.segment, segment, num_tokens)
 
     def _drop_segment(self, node: LiveNode) -> None:
+        """Release a node's KV and logits, if it has any; a node that nothing needs is removed."""
         if node in self._incomplete:
             self._incomplete.remove(node)
         if node.segment is not None and node.parent is not None:
@@ -253,7 +254,7 @@ class Residency:
         self._prune(node)
 
     def _prune(self, node: LiveNode | None) -> None:
-        """Take out nodes that have neither KV nor users nor children."""
+        """Remove a node that has neither KV nor completions nor children; then its parents likewise."""
         while node is not None and node.segment is None and not node.num_unfinished and not node.children:
             if node.parent is None or node not in node.parent.children:
                 return

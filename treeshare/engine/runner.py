@@ -38,7 +38,7 @@ class ModelRunner:
         kv_budget_bytes: Maximum bytes of KV held at once.
         stopwatch: Where the time went since it was restarted; off unless ``config.profile``.
         adapter: The model, bound to tree attention.
-        backend: Of attention.
+        backend: Computes attention.
         store: All KV; another one after ``reset``.
         widths: Numbers of packed rows that calls may use.
     """
@@ -54,7 +54,7 @@ class ModelRunner:
         self.reset()
 
     def reset(self) -> None:
-        """Let go of all KV, whatever state an interrupt left it in; rows may be of any kind from now on."""
+        """Drop all KV, whatever state an interrupt left it in; then ``allow_any_rows``."""
         self.store = KVStore(
             self.loaded.geometry,
             budget_bytes=self.kv_budget_bytes,
@@ -67,12 +67,12 @@ class ModelRunner:
     # -- numbers of rows --
 
     def allow_any_rows(self) -> None:
-        """Widths with which every row has the same bits in any call."""
+        """Use widths with which every row has the same bits in any call."""
         widths = self.adapter.run_widths(num_prompt_tokens=self._max_rows, num_rows=self._max_rows)
         self.widths = RunWidths(prefill=widths.decode, decode=widths.decode, head=widths.head)
 
     def fit_widths(self, *, num_prompt_tokens: int = MAX_PREFILL_ROWS, num_rows: int | None = None) -> None:
-        """Widths that fit a run best.
+        """Use the widths that fit a run best.
 
         Args:
             num_prompt_tokens: Unique prompt tokens of the run.
@@ -97,8 +97,8 @@ class ModelRunner:
         """Compute the packed rows of a step; their KV is stored.
 
         Args:
-            layout: Where each row stands, and what it attends to.
-            tokens: ``[layout.num_rows]`` token of each row.
+            layout: The place of each row, and what it attends to.
+            tokens: ``[layout.num_rows]`` int64: the token of each row.
             logits_rows: Rows whose next-token logits are wanted.
 
         Returns:
@@ -121,7 +121,7 @@ class ModelRunner:
 
     @staticmethod
     def to_host(values: Tensor) -> Tensor:
-        """Logits, or what was computed of them, in the host's memory; waits for the device."""
+        """Logits, or what was computed from them, in the host's memory; waits for the device."""
         return values.cpu()
 
     def logprobs(self, logits: Tensor) -> NDArray[np.float32]:

@@ -101,8 +101,8 @@ class Scheduler:
     def schedule(self, limits: RowLimits) -> StepPlan:
         """Choose what the next step computes, and make room for its KV.
 
-        Requests that came together compute their prompts first: full batches cost least per token. Prompts
-        that come while others decode ride along, so few at a time that a step stays short.
+        Requests that came together compute their prompts first: a token costs less in a full batch. Prompts
+        that come while others decode are computed beside them, so few at a time that a step stays short.
         """
         self._admit_waiting()
         self._mixes |= self.pace.is_live and bool(self.running)
@@ -134,7 +134,7 @@ class Scheduler:
         return starting
 
     def go_on(self, drew: Collection[Sequence], going_on: Items[Sequence]) -> None:
-        """Sequences that drew a token are replaced by what goes on of them, depth-first."""
+        """Replace the sequences that drew a token by those of them that go on, depth-first."""
         running = [sequence for sequence in self.running if sequence not in drew]
         self.running = sorted([*running, *going_on], key=lambda sequence: sequence.segment.order)
 
@@ -163,14 +163,14 @@ class Scheduler:
         return num_cancelled
 
     def drop_logits(self) -> None:
-        """Let go of logits that changed weights would not give; those that are needed are computed again."""
+        """Drop all logits, because weights have changed; those that are needed are computed again."""
         self._residency.drop_logits()
         for sequence in self.admitted:
             if not sequence.token_ids:
                 self._residency.want_logits(sequence.live.node)
 
     def drop_kv(self) -> None:
-        """Take the KV from everything, also from nodes: it depends on weights that have changed."""
+        """Drop all KV, that of nodes included, because the weights it depends on have changed."""
         for sequence in (*self.admitted, *self.running):
             self._preempt(sequence)
         self._residency.drop_kv()
@@ -179,7 +179,7 @@ class Scheduler:
         """Assert that nodes and pages are owned as sequences say; tests call it after every step."""
         self._residency.check_invariants(self.waiting, [*self.admitted, *self.running])
         users = Counter(page for sequence in self.running for page in sequence.pages)
-        assert all(page.num_users == count for page, count in users.items()), "a page counts its users wrong"
+        assert all(page.num_users == count for page, count in users.items()), "a page's users are miscounted"
         for sequence in self.running:
             held = len(sequence.pages) * self._page_size
             assert sequence.num_computed <= held < sequence.num_computed + self._page_size
@@ -204,8 +204,8 @@ class Scheduler:
                 if not freed:
                     break
                 continue
-            spread_bytes = row_bytes * self._expected.spread
-            by_bytes = int((left - node_bytes) / spread_bytes) if row_bytes else free_rows
+            completion_bytes = row_bytes * self._expected.rows_per_completion
+            by_bytes = int((left - node_bytes) / completion_bytes) if row_bytes else free_rows
             count = min(len(head.completions), free_rows, by_bytes)
             self._admit(head, count)
             new_nodes |= dict.fromkeys(missing)
@@ -215,12 +215,13 @@ class Scheduler:
         assert self.admitted or self.running or not self.waiting, "the next completion always fits alone"
 
     def _free_rows(self) -> int:
-        """Completions that are expected to fit into the rows, as many sharing one as of late."""
+        """Completions that are expected to fit into the free rows, by the recent rows per completion."""
         if self.running:
             self._expected.note_rows(len(self.running), sum(len(s.completions) for s in self.running))
         num_starting = sum(len(sequence.completions) for sequence in self.admitted)
-        rows = self._max_num_seqs - len(self.running) - self._expected.spread * num_starting
-        return int(rows / self._expected.spread)
+        rows_per_completion = self._expected.rows_per_completion
+        rows = self._max_num_seqs - len(self.running) - rows_per_completion * num_starting
+        return int(rows / rows_per_completion)
 
     def _free_bytes(self) -> int:
         """Bytes that are free and that no sequence with a row is expected to need."""
@@ -250,7 +251,7 @@ class Scheduler:
         return min(self.pace.prompt_rows(num_decoding, num_starting), max_rows - num_decoding)
 
     def _make_room(self) -> None:
-        """A page for the token that each row computes; where rows or bytes are too few, preempt."""
+        """Give each row a page for the token that it computes; where rows or bytes are too few, preempt."""
         while len(self.admitted) + len(self.running) > self._max_num_seqs:
             self._preempt(self._youngest())
         while True:
@@ -267,7 +268,7 @@ class Scheduler:
         return max((*self.admitted, *self.running), key=lambda sequence: sequence.priority)
 
     def _preempt(self, sequence: Sequence) -> None:
-        """Take a sequence's row and KV; it waits, and computes its tokens again when it is its turn."""
+        """Take a sequence's row and KV; it waits, and computes its tokens again when it is admitted again."""
         (self.running if sequence in self.running else self.admitted).remove(sequence)
         self._num_preemptions += bool(sequence.pages)
         sequence.drop_kv(self._store)

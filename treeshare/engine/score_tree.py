@@ -1,9 +1,9 @@
 """The tree that scoring computes: which tokens are one node, and which are copied from another.
 
-A pair's bits must not depend on the other pairs, so what its rows attend to is cut by itself alone: its
-context and its continuation each into pieces of ``PIECE_TOKENS``. Equal pieces below equal paths are one
-node, computed once. Pieces of contexts that differ but begin alike share their beginning too: it is computed
-once, as a node of its own to which no other attends, and its KV is copied.
+A pair's bits must not depend on the other pairs, so its tokens are cut without regard to them: its context
+and its continuation each into pieces of ``PIECE_TOKENS``. Equal pieces below equal paths are one node,
+computed once. Pieces that differ but begin alike share their beginning too: it is computed once, as a node of
+its own to which no other attends, and its KV is copied.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from treeshare.tree.tokens import TokenArray
 
 PIECE_TOKENS = 256
-"""Most tokens of a node: with more, more is copied; with fewer, attention merges more parts."""
+"""Maximum number of tokens of a node: if higher, more is copied; if lower, attention merges more parts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Span:
     token_ids: TokenArray
 
     def part(self, start: int, end: int) -> Span | None:
-        """What rows ``[start, end)`` predict of it, if anything."""
+        """The part that rows ``[start, end)`` predict; None if there is none."""
         low, high = max(start - self.row, 0), min(end - self.row, len(self.token_ids))
         if low >= high:
             return None
@@ -47,11 +47,11 @@ class ScoreNode:
     """Tokens that are computed once.
 
     Attributes:
-        token_ids: They; at least one.
+        token_ids: The tokens; not empty.
         start: Position of the first.
         parent: The node above.
-        source: Whose first ``num_copied`` tokens are this node's, too; a sibling.
-        num_copied: See there.
+        source: A sibling with whose first ``num_copied`` tokens this node begins; None if nothing is copied.
+        num_copied: Tokens whose KV is copied from ``source``.
         order: Depth-first rank.
         spans: What its rows predict.
         children: Nodes below, by their tokens.
@@ -84,7 +84,7 @@ class ScoreNode:
 
     @property
     def can_begin(self) -> bool:
-        """Whether what it attends to is computed before or in this step, and what it copies before it."""
+        """Whether its parent is computed in this step or earlier, and its source earlier."""
         if self.parent is not None and not self.parent.is_packed:
             return False
         source = self.source
@@ -95,7 +95,7 @@ class ScoreNode:
         )
 
     def wanted(self, start: int, end: int) -> list[int]:
-        """Those rows in ``[start, end)`` that predict something, ascending."""
+        """The rows in ``[start, end)`` that predict a token of a span, ascending."""
         rows = {
             row
             for span in self.spans
@@ -124,16 +124,17 @@ def make_paths(pairs: Sequence[tuple[TokenArray, TokenArray]]) -> dict[bytes, Sc
 
 
 def _pieces(num_context: int, num_tokens: int) -> Iterator[tuple[int, int]]:
-    """Where a pair is cut."""
+    """The ``[start, end)`` of each piece of a pair."""
     for low, high in ((0, num_context), (num_context, num_tokens)):
         for start in range(low, high, PIECE_TOKENS):
             yield start, min(start + PIECE_TOKENS, high)
 
 
 def depth_first(roots: dict[bytes, ScoreNode], chunk: int | None) -> Iterator[ScoreNode]:
-    """All nodes, parents first, those to copy from before those that copy; None: without copying.
+    """All nodes, parents first, sources before the nodes that copy from them.
 
-    Each predicts all that its rows do; see ``move_spans``.
+    Sets ``source`` and ``num_copied``, a multiple of ``chunk``; if that is None, nothing is copied. A node
+    keeps the spans of all its rows; see ``move_spans``.
     """
     stack = _with_sources(roots, chunk)
     while stack:
@@ -143,9 +144,10 @@ def depth_first(roots: dict[bytes, ScoreNode], chunk: int | None) -> Iterator[Sc
 
 
 def _with_sources(siblings: dict[bytes, ScoreNode], chunk: int | None) -> list[ScoreNode]:
-    """Siblings and, before them, nodes that hold what several of them begin with; last one first.
+    """Siblings and, before them, nodes that hold what several of them begin with; in reverse order.
 
-    Only whole chunks are copied, so that the same rows are computed together as alone; and something is left.
+    Only whole chunks are copied, so that the same rows are computed together as without copying, and
+    never the whole of a node.
     """
     nodes = list(siblings.values())
     if chunk is None:
@@ -159,15 +161,17 @@ def _with_sources(siblings: dict[bytes, ScoreNode], chunk: int | None) -> list[S
     below = tree.completions_below()
     sources: list[ScoreNode | None] = []
     found: list[ScoreNode] = []
-    for at in tree.nodes:
-        source = sources[at.parent] if at.parent >= 0 else None
-        num_tokens, num_copied = at.end // chunk * chunk, source.num_tokens if source else 0
-        if below[at.node_id] > 1 and num_tokens > num_copied:
-            one = nodes[_prompt_below(tree, at.node_id)]
-            source = ScoreNode(one.token_ids[:num_tokens], one.start, one.parent, source, num_copied)
+    for prefix in tree.nodes:
+        source = sources[prefix.parent] if prefix.parent >= 0 else None
+        num_tokens, num_copied = prefix.end // chunk * chunk, source.num_tokens if source else 0
+        if below[prefix.node_id] > 1 and num_tokens > num_copied:
+            example = nodes[_prompt_below(tree, prefix.node_id)]
+            source = ScoreNode(
+                example.token_ids[:num_tokens], example.start, example.parent, source, num_copied
+            )
             found.append(source)
         sources.append(source)
-        for index in at.prompts:
+        for index in prefix.prompts:
             node = nodes[index]
             node.source, node.num_copied = source, source.num_tokens if source else 0
             found.append(node)
@@ -175,7 +179,7 @@ def _with_sources(siblings: dict[bytes, ScoreNode], chunk: int | None) -> list[S
 
 
 def move_spans(node: ScoreNode) -> None:
-    """Let what is predicted by rows that a node copies be predicted by the nodes that compute them."""
+    """Move the parts of a node's spans that copied rows predict to the nodes that compute those rows."""
     spans, source = node.spans, node.source
     while source is not None:
         source.spans += _parts(spans, source.num_copied, source.num_tokens)
@@ -184,6 +188,7 @@ def move_spans(node: ScoreNode) -> None:
 
 
 def _parts(spans: Sequence[Span], start: int, end: int) -> list[Span]:
+    """The parts of spans that rows ``[start, end)`` predict."""
     parts = (span.part(start, end) for span in spans)
     return [part for part in parts if part is not None]
 
@@ -194,16 +199,16 @@ def _prompt_below(tree: PromptTree, node_id: int) -> int:
 
 
 def path_bytes(roots: dict[bytes, ScoreNode], store: KVStore) -> tuple[int, int]:
-    """The most KV bytes that a pair alone takes, and the pair."""
-    most, longest = 0, 0
+    """The maximum KV bytes that a pair alone takes, and the index of that pair."""
+    max_bytes, longest = 0, 0
     stack = [(node, 0) for node in roots.values()]
     while stack:
         node, above = stack.pop()
         total = above + store.segments.bytes_of(node.num_tokens)
-        if total > most and node.spans:
-            most, longest = total, node.spans[0].pair
+        if total > max_bytes and node.spans:
+            max_bytes, longest = total, node.spans[0].pair
         stack += [(child, total) for child in node.children.values()]
-    return most, longest
+    return max_bytes, longest
 
 
 def held_bytes(node: ScoreNode, store: KVStore) -> int:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from treeshare.tree.tokens import TokenArray
 
 MAX_LOGITS_BYTES = 128 << 20
-"""Of one step's logits in float32; their logarithms take as much again."""
+"""Maximum bytes of a step's logits in float32; their log-softmax takes as much again."""
 
 Pair = tuple["Sequence[int]", "Sequence[int]"]
 
@@ -97,7 +97,7 @@ def _checked(engine: Engine, index: int, pair: Pair) -> tuple[TokenArray, TokenA
 
 
 class _Scoring:
-    """One call's tree, and how far it is.
+    """One call's tree and its progress.
 
     Args:
         engine: Idle and cleared.
@@ -126,7 +126,7 @@ class _Scoring:
             )
         nodes = list(depth_first(roots, self._chunk))
         self._reserve = max((held_bytes(node, self._store) for node in nodes), default=0)
-        if self._reserve > self._store.budget_bytes:  # no room for what is only copied from
+        if self._reserve > self._store.budget_bytes:  # no room for nodes that are only copied from
             nodes, self._reserve = list(depth_first(roots, None)), need
         for order, node in enumerate(nodes):
             node.order = order
@@ -142,7 +142,7 @@ class _Scoring:
         )
 
     def run(self, done: Callable[[int], object]) -> list[Score]:
-        """Compute everything; ``done`` is told how many pairs each step finished."""
+        """Compute everything; calls ``done`` with the number of pairs that each step finished."""
         engine, store = self._engine, self._store
         engine.stats, started = self._stats, time.perf_counter()
         done(int((self._num_left == 0).sum()))
@@ -152,7 +152,7 @@ class _Scoring:
             chunks = self._pack()
             assert chunks, "the first node that waits always has room"
             self._compute(chunks)
-            self._let_go([node for node, _ in chunks])
+            self._free_finished([node for node, _ in chunks])
             if engine.check_invariants:
                 store.check_invariants()
             self._stats.step_s.append(time.perf_counter() - step_started)
@@ -194,9 +194,10 @@ class _Scoring:
         return chunks
 
     def _begin(self, node: ScoreNode, *, is_first: bool) -> bool:
-        """Give a node its place, if there is room: for all but the first that waits, beside a whole path.
+        """Make a node's segment and copy what it copies, if there is room; returns whether there is.
 
-        So the first always finds room: what is held is its path and what was begun beside a whole path.
+        Every node but the first that waits must leave room for a whole path, so that the first one always
+        finds room.
         """
         store = self._store
         room = store.free_bytes - (0 if is_first else self._reserve)
@@ -215,10 +216,10 @@ class _Scoring:
         for above in (node.parent, node.source):
             if above is not None:
                 above.num_waiting -= 1
-                self._let_go([above])
+                self._free_finished([above])
         return True
 
-    def _let_go(self, nodes: Sequence[ScoreNode]) -> None:
+    def _free_finished(self, nodes: Sequence[ScoreNode]) -> None:
         """Free the KV of computed nodes that nothing more will attend to or copy from."""
         for node in nodes:
             segment = node.segment
@@ -227,7 +228,7 @@ class _Scoring:
                 self._store.segments.release(segment)
 
     def _compute(self, chunks: Sequence[tuple[ScoreNode, PrefillChunk]]) -> None:
-        """Run the model on ``chunks`` and note what their rows predict."""
+        """Run the model on ``chunks`` and store what their rows predict."""
         layout = build_layout(self._store, [chunk for _, chunk in chunks], [])
         tokens = np.concatenate([node.token_ids[chunk.start : chunk.end] for node, chunk in chunks])
         predicted = [
@@ -260,8 +261,8 @@ class _Scoring:
         taken = 0
         for part in parts:
             count = len(part.token_ids)
-            to = slice(part.first, part.first + count)
-            self._logprobs[part.pair][to] = values[taken : taken + count]
-            self._is_greedy[part.pair][to] = greedy[taken : taken + count]
+            target = slice(part.first, part.first + count)
+            self._logprobs[part.pair][target] = values[taken : taken + count]
+            self._is_greedy[part.pair][target] = greedy[taken : taken + count]
             self._num_left[part.pair] -= count
             taken += count

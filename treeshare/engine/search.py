@@ -32,8 +32,8 @@ class Branch:
     Attributes:
         token_ids: Its tokens.
         logprobs: ``[vocab_size]`` float32, natural log, of the token that comes next.
-        cumulative_logprob: Of its tokens.
-        pages: Their KV; the search's own business.
+        cumulative_logprob: Sum of its tokens' log-probabilities.
+        pages: Their KV; for the search alone.
     """
 
     token_ids: tuple[int, ...]
@@ -85,6 +85,7 @@ class TokenSearch:
             raise
 
     def _prefill(self, tokens: NDArray[np.int64]) -> Branch:
+        """Compute the prompt; returns the branch without tokens."""
         size = self._engine.config.prefill_chunk
         for start in range(0, len(tokens), size):
             end = min(start + size, len(tokens))
@@ -94,9 +95,9 @@ class TokenSearch:
         return self._branch((), logits[0], 0.0, [])
 
     def fork(self, branch: Branch, n: int = 2) -> list[Branch]:
-        """``n`` more branches with the tokens of ``branch``, which stays, too; each is dropped by itself.
+        """Make ``n`` more branches with the tokens of ``branch``, which stays; each is dropped separately.
 
-        Nothing is computed or copied: they share the KV of these tokens, and each extension has its own.
+        Nothing is computed or copied: they share the KV of these tokens until they are extended.
 
         Raises:
             ConfigError: If the branch was dropped or ``n`` is below 1.
@@ -119,7 +120,7 @@ class TokenSearch:
             The forks, in order.
 
         Raises:
-            ConfigError: If a branch was dropped or is at its longest, or there are too many.
+            ConfigError: If a branch was dropped or has ``max_tokens`` tokens, or there are too many steps.
             BudgetError: If the KV budget does not hold the forks; the search goes on without them.
         """
         if not steps:
@@ -160,7 +161,7 @@ class TokenSearch:
         ]
 
     def drop(self, branches: Items[Branch]) -> None:
-        """Free branches that are not needed any more; one that was dropped before is passed over."""
+        """Free branches; those that were dropped before are skipped."""
         for branch in branches:
             if branch in self._branches:
                 self._branches.remove(branch)
@@ -194,7 +195,7 @@ class Beam:
 
     Attributes:
         token_ids: Its tokens, a final end-of-sequence token included.
-        cumulative_logprob: Of its tokens.
+        cumulative_logprob: Sum of its tokens' log-probabilities.
         score: ``cumulative_logprob`` over the number of tokens to the power of the length penalty.
     """
 
@@ -208,7 +209,7 @@ def beam_search(
 ) -> list[Beam]:
     """The best continuations by beam search, best first; transformers' rules, without its early stopping.
 
-    In each step the ``2 * num_beams`` best extensions are looked at: an end of sequence among the first
+    In each step the ``2 * num_beams`` best extensions are considered: an end of sequence among the first
     ``num_beams`` becomes a hypothesis, the best others go on. It ends when no running beam can be better than
     the worst of ``num_beams`` hypotheses, or at ``search.max_tokens``.
 

@@ -67,7 +67,7 @@ class LiveRequest:
     Attributes:
         index: As ``Engine.add_request`` returned it.
         request: What was asked for.
-        max_new_tokens: Most tokens of a completion, the model's length considered.
+        max_new_tokens: Maximum number of tokens of a completion, within the model's length.
         rank: Place in the order of admission.
         node: Where its prompt ends.
         num_unfinished: Completions that are neither finished nor cancelled.
@@ -93,7 +93,7 @@ class Sequence:
         completions: Which of its completions.
         stop: Watches the tokens.
         token_ids: Generated so far.
-        versions: Of the weights that each token was drawn with.
+        versions: Per token, the version of the weights that it was drawn with.
         pages: Private KV of the first ``num_computed`` tokens.
         num_computed: Generated tokens whose KV is stored.
         cumulative_logprob: Of ``token_ids``.
@@ -117,14 +117,14 @@ class Sequence:
 
     @property
     def priority(self) -> tuple[int, int]:
-        """The lower, the earlier it is admitted, and the later it has to give way."""
+        """Order of admission, lowest first; the highest is preempted first."""
         return self.live.rank, self.completions[0]
 
     @property
     def segment(self) -> Segment:
         """The KV of its prompt's last node."""
         segment = self.live.node.segment
-        assert segment is not None, "a row's prompt has KV"
+        assert segment is not None, "the prompt of a row has KV"
         return segment
 
     @property
@@ -133,7 +133,7 @@ class Sequence:
         return self.num_computed + 1 >= len(self.token_ids)
 
     def take(self, completions: list[int]) -> Sequence:
-        """A sequence without KV, with the same tokens, that takes over some of the completions."""
+        """Move some of the completions to a new sequence with the same tokens and without KV."""
         taken = set(completions)
         self.completions = [index for index in self.completions if index not in taken]
         return Sequence(
@@ -147,10 +147,10 @@ class Sequence:
         )
 
     def singles(self) -> list[Sequence]:
-        """This sequence and others so that each has one completion."""
+        """Split into sequences of one completion each; this one keeps its first."""
         return [self, *(self.take([index]) for index in self.completions[1:])]
 
     def drop_kv(self, store: KVStore) -> None:
-        """Give the pages back."""
+        """Free the pages; what they held will be computed again."""
         store.pool.free(self.pages)
         self.pages, self.num_computed = [], 0

@@ -1,4 +1,4 @@
-"""What a run measured of itself."""
+"""What a run measures while it goes on."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class EngineStats:
     Attributes:
         num_completions: Completions to make.
         num_finished: Completions made.
-        num_cancelled: Completions that were given up.
+        num_cancelled: Completions that were cancelled.
         num_tokens: Tokens generated.
         num_steps: Model calls with decoding rows.
         num_rows: Decoding rows summed over steps; below ``num_tokens`` where completions shared rows.
-        num_replayed: Those of them that computed again what had lost its KV.
+        num_replayed: Those of them that computed again a token whose KV had been dropped.
         num_preemptions: How often a sequence lost its KV.
         num_full_steps: Steps while completions were waiting for a row.
-        num_full_rows: Rows that drew a token, summed over these.
+        num_full_rows: Rows that drew a token, summed over those steps.
         step_s: Seconds of each step.
         step_rows: Decoding rows and prompt tokens of each step.
         logical_tokens: Prompt tokens counted once per completion.
@@ -65,14 +65,14 @@ class EngineStats:
     peak_kv_bytes: int = 0
 
     def note_prompts(self, tree: PromptTree, requests: Items[Request]) -> None:
-        """Requests have come whose prompts make ``tree``."""
+        """Count the prompt tokens of requests that have come; their prompts make ``tree``."""
         self.unique_tokens += sum(node.num_tokens for node in tree.nodes)
         self.logical_tokens += sum(
             len(request.completion_indices) * len(request.prompt_token_ids) for request in requests
         )
 
     def note_step(self, plan: StepPlan, num_drawing: int) -> None:
-        """A step was planned and run; ``num_drawing`` of its decoding rows draw a token."""
+        """Count a step that was planned and run; ``num_drawing`` of its decoding rows draw a token."""
         num_rows = len(plan.rows)
         self.step_rows.append((num_rows, plan.num_prompt_tokens))
         self.num_preemptions += plan.num_preemptions
@@ -84,7 +84,7 @@ class EngineStats:
             self.num_full_rows += num_drawing * plan.is_full
 
     def note_model_call(self, plan: StepPlan, seconds: float) -> None:
-        """A step's model call took ``seconds``, charged to prefill and decoding by their rows."""
+        """Charge the ``seconds`` of a step's model call to prefill and decoding, by their rows."""
         num_rows, num_prompt_tokens = len(plan.rows), plan.num_prompt_tokens
         share = num_rows / (num_rows + num_prompt_tokens)
         self.prefilled_tokens += num_prompt_tokens

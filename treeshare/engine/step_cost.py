@@ -1,7 +1,7 @@
-"""What a step costs: measured on this machine in about a second, or worked out for another device.
+"""What a step costs: measured on this machine in about a second, or derived for another device.
 
-Measured on models of the same widths with few layers and random numbers for weights, so nothing is loaded;
-the figures are kept in the user's cache, by model, dtype, threads and machine.
+Measured on models of the same widths with few layers and random weights, so nothing is loaded; the figures
+are kept in the user's cache, by model, dtype, threads and machine.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from treeshare.config import MAX_PREFILL_ROWS, EngineConfig
 from treeshare.engine.engine import Engine
-from treeshare.engine.machine import remembered
+from treeshare.engine.machine import cached
 from treeshare.engine.sequence import Request
 from treeshare.models import LoadedModel
 from treeshare.models.loading import bind_model
@@ -34,7 +34,7 @@ _LAYERS = 5
 _PROMPT_TOKENS = 256
 _STEPS = 3
 _FEW_PROMPT_TOKENS = 32
-"""Of runs with few rows, from which nothing about prompts and shared keys is taken."""
+"""Prompt tokens of the runs with few rows, which measure neither prompts nor shared keys."""
 
 _ROWS = (1, 16, 128)
 
@@ -43,17 +43,17 @@ _HOST_PARTS = frozenset({"lm_head", "layout", "sampling", "bookkeeping", "schedu
 
 
 class MeasuredCost(BaseModel):
-    """Seconds by parts; see ``StepCost``.
+    """Seconds of the parts of a step; see ``StepCost``.
 
     Attributes:
-        num_layers: Of the whole model.
+        num_layers: Layers of the whole model.
         rows: Numbers of decoding rows that were measured, ascending.
-        layer_s: Per number of rows, a layer of a decoding step without attention.
-        host_s: Per number of rows, what does not grow with layers: output layer, drawing, bookkeeping.
-        prompt_token_s: A prompt token in a layer, without attention.
-        prompt_step_s: A step of prompts, once.
-        shared_pair_s: A row and a shared key, in a layer.
-        page_s: A row and one of its private pages, in a layer.
+        layer_s: For each of ``rows``, seconds of a layer in a decoding step, without attention.
+        host_s: For each of ``rows``, seconds apart from layers: output layer, drawing, bookkeeping.
+        prompt_token_s: Seconds of a prompt token in a layer, without attention.
+        prompt_step_s: Seconds of a step of prompts besides its layers.
+        shared_pair_s: Seconds of attention of a row to a shared key, in a layer.
+        page_s: Seconds of attention of a row to one of its private pages, in a layer.
         page_size: Tokens of a page.
     """
 
@@ -75,21 +75,21 @@ class MeasuredCost(BaseModel):
         return self.num_layers * layer_s + steps * self.prompt_step_s
 
     def decode_s(self, num_rows: int, shared_pairs: float, private_pairs: float) -> float:
-        """See ``StepCost.decode_s``; beyond the rows measured the last two give the slope."""
+        """See ``StepCost.decode_s``; above the measured rows, extrapolated by the slope of the last two."""
         pages = private_pairs / self.page_size + num_rows / 2
-        layer_s = _at(num_rows, self.rows, self.layer_s)
+        layer_s = _interpolated(num_rows, self.rows, self.layer_s)
         layer_s += shared_pairs * self.shared_pair_s + pages * self.page_s
-        return self.num_layers * layer_s + _at(num_rows, self.rows, self.host_s)
+        return self.num_layers * layer_s + _interpolated(num_rows, self.rows, self.host_s)
 
 
 class DeviceCost(BaseModel):
-    """A device by its data sheet: a step takes as long as its arithmetic or its memory, whichever is more.
+    """A device by its data sheet: a step takes as long as the slower of its arithmetic and its memory reads.
 
     Attributes:
         flops: Operations per second that matmuls reach.
         memory_bytes_s: Bytes per second from memory.
-        num_weights: Of the model, the embedding counted once.
-        weight_bytes: Of one weight.
+        num_weights: Weights of the model, the embedding counted once.
+        weight_bytes: Bytes of a weight.
         pair_flops: Operations of a row and a key, all layers and heads.
         token_kv_bytes: KV bytes of a token.
     """
@@ -125,7 +125,7 @@ class DeviceCost(BaseModel):
         return cls(
             flops=flops,
             memory_bytes_s=memory_bytes_s,
-            num_weights=sum(one.numel() for one in model.parameters()),
+            num_weights=sum(parameter.numel() for parameter in model.parameters()),
             weight_bytes=geometry.dtype.itemsize,
             pair_flops=4 * geometry.num_layers * description.config.num_attention_heads * geometry.head_dim,
             token_kv_bytes=geometry.bytes_per_token,
@@ -134,12 +134,12 @@ class DeviceCost(BaseModel):
 
 def step_cost_here(description: ModelDescription) -> MeasuredCost:
     """What steps of a model cost on this machine, from the cache or measured now."""
-    known = {"config": description.config.to_dict(), "dtype": str(description.geometry.dtype)}
-    return remembered("step_cost", known, TypeAdapter(MeasuredCost), lambda: measure_step_cost(description))
+    key = {"config": description.config.to_dict(), "dtype": str(description.geometry.dtype)}
+    return cached("step_cost", key, TypeAdapter(MeasuredCost), lambda: measure_step_cost(description))
 
 
 def measure_step_cost(description: ModelDescription) -> MeasuredCost:
-    """Time steps of a model with several layers and with one: the difference is layers."""
+    """Time steps of a model with several layers and with one; the difference gives a layer's seconds."""
     deep, flat = (_measure(loaded) for loaded in _shallow_models(description))
     layer_s = (deep.body_s - flat.body_s) / (_LAYERS - 1)
     prompt_layer_s = (deep.prompt_body_s - flat.prompt_body_s) / (_LAYERS - 1)
@@ -171,13 +171,14 @@ class _Timing:
 
 
 def _measure(loaded: LoadedModel) -> _Timing:
+    """Time a shallow model's steps for each of ``_ROWS``; the largest run gives prompts and attention."""
     config = EngineConfig(profile=True, max_num_seqs=max(_ROWS), lazy_divergence=False, fold=False)
     engine = Engine(loaded, config)
     prompt_tokens = min(_PROMPT_TOKENS, loaded.max_model_len - _STEPS - 3)
     body_s, host_s = [], []
     for num_rows in (8, *_ROWS):  # the first time is the warm-up
-        most = prompt_tokens if num_rows == max(_ROWS) else _FEW_PROMPT_TOKENS
-        phases = _time_run(engine, num_rows, min(most, prompt_tokens))
+        length = prompt_tokens if num_rows == max(_ROWS) else _FEW_PROMPT_TOKENS
+        phases = _time_run(engine, num_rows, min(length, prompt_tokens))
         decode = {part: s / _STEPS for part, s in phases["decode"].items()}
         between = {part: s / _STEPS for part, s in phases["between"].items()}
         attention = [decode.get(f"attention: {kind}", 0.0) for kind in ("shared", "private")]
@@ -217,7 +218,7 @@ def _time_run(engine: Engine, num_rows: int, prompt_tokens: int) -> dict[str, di
 
 
 def _shallow_models(description: ModelDescription) -> Iterator[LoadedModel]:
-    """A model of the same widths with random weights: with several layers, then with the first of them."""
+    """A model of the same widths with random weights: with several layers, then with the first one only."""
     from transformers import AutoModelForCausalLM
     from transformers.initialization import no_init_weights
 
@@ -228,9 +229,9 @@ def _shallow_models(description: ModelDescription) -> Iterator[LoadedModel]:
     numbers = np.random.default_rng(0).uniform(-0.05, 0.05, 4099).astype(np.float32)
     with no_init_weights(), torch.no_grad():
         model = AutoModelForCausalLM.from_config(config, dtype=description.geometry.dtype)
-        for one in model.parameters():  # a short row of random numbers again and again: drawing takes longer
-            repeated = torch.from_numpy(numbers).to(one.dtype).repeat(-(-one.numel() // len(numbers)))
-            one.copy_(repeated[: one.numel()].view(one.shape))
+        for weight in model.parameters():  # few random numbers, repeated: drawing all would take longer
+            repeated = torch.from_numpy(numbers).to(weight.dtype).repeat(-(-weight.numel() // len(numbers)))
+            weight.copy_(repeated[: weight.numel()].view(weight.shape))
     bound = bind_model(model)
     deep = LoadedModel(
         model=model,
@@ -255,8 +256,8 @@ def _shallow_models(description: ModelDescription) -> Iterator[LoadedModel]:
     yield replace(deep, fused=deep.fused[:1], geometry=flat, specs=deep.specs[:1])
 
 
-def _at(num_rows: int, rows: list[int], seconds: list[float]) -> float:
-    """Interpolate; beyond the last number of rows, by the slope of the last two."""
+def _interpolated(num_rows: int, rows: list[int], seconds: list[float]) -> float:
+    """Seconds at ``num_rows``, interpolated; above the last of ``rows``, by the slope of the last two."""
     if num_rows > rows[-1]:
         slope = (seconds[-1] - seconds[-2]) / (rows[-1] - rows[-2])
         return seconds[-1] + max(slope, 0.0) * (num_rows - rows[-1])

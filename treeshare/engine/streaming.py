@@ -60,11 +60,11 @@ StreamOutput = TokenOutput | FinishedOutput
 
 
 class TextStream:
-    """Turns a growing row of tokens into pieces of text; the pieces together are the whole text.
+    """Turns a growing list of tokens into pieces of text; the pieces together are the whole text.
 
-    Only the last few tokens are decoded each time. A character that is not whole yet is held back, and so is
-    a row of replacement characters at the end: some decoders write them for whole characters, too, until the
-    last byte has come.
+    Only the last few tokens are decoded each time. A character that is not whole yet is held back, and so are
+    replacement characters at the end: until the last byte has come, some decoders write them for whole
+    characters, too.
 
     Args:
         decode: Token ids to text.
@@ -90,7 +90,7 @@ class TextStream:
 
 
 class StepEvents:
-    """Turns what a step brought into outputs.
+    """Turns the results of steps into outputs.
 
     Args:
         output: Makes a completion's output.
@@ -111,11 +111,11 @@ class StepEvents:
         self._texts: dict[int, dict[int, TextStream]] = {}
 
     def forget(self, request: int) -> None:
-        """Let go of what is kept for a request that was cancelled."""
+        """Drop what is kept for a request that was cancelled."""
         self._texts.pop(request, None)
 
     def of(self, result: StepResult) -> Iterator[tuple[int, StreamOutput]]:
-        """The outputs of a step with the index of the request of each; a completion's last token first."""
+        """A step's outputs, each with its request's index; a last token comes before its whole completion."""
         for sequence in result.drawn:
             if self._wants_tokens(sequence.request_index):
                 logprobs = sequence.logprobs[-1] if sequence.logprobs else None

@@ -1,4 +1,4 @@
-"""From logits to tokens: draw, split what diverges, retire what ends."""
+"""From logits to tokens: draw, split sequences that diverge, end those that are complete."""
 
 from __future__ import annotations
 
@@ -61,8 +61,7 @@ class TokenStep:
         """Give each completion of ``batch`` its next token.
 
         Returns:
-            The sequences that go on, those that diverged split in two or more; and the completions that
-            ended.
+            The sequences that go on (one that diverged is two or more), and the completions that ended.
         """
         pairs = [(row, sequence) for row, group in enumerate(batch.sequences) for sequence in group]
         if self.observe is not None:
@@ -86,7 +85,7 @@ class TokenStep:
                 if ending is None:
                     running.append(branch)
                 else:
-                    finished += self._retire(branch, ending)
+                    finished += self._end(branch, ending)
             first += num_draws
         self._stopwatch.lap(BOOKKEEPING)
         return running, finished
@@ -114,7 +113,7 @@ class TokenStep:
         return numbers
 
     def _split(self, sequence: Sequence, sampled: Sampled, first: int) -> list[tuple[Sequence, int]]:
-        """The sequence, or one branch for each different token drawn; and a draw of each."""
+        """One sequence for each different token drawn, each with the index of a draw of it."""
         by_token: dict[int, list[int]] = {}
         for place in range(len(sequence.completions)):
             by_token.setdefault(int(sampled.token_ids[first + place]), []).append(place)
@@ -127,7 +126,7 @@ class TokenStep:
         return [(sequence, first + groups[0][0]), *branches]
 
     def _branch(self, sequence: Sequence, completions: list[int]) -> Sequence:
-        """Some completions as a sequence of their own; without room for what is copied it computes again."""
+        """Some completions as a new sequence; without room for its pages it computes their KV again."""
         branch = sequence.take(completions)
         if self._store.pool.fork_bytes(sequence.num_computed) <= self._store.free_bytes:
             branch.pages = self._store.pool.fork(sequence.pages, sequence.num_computed)
@@ -142,8 +141,8 @@ class TokenStep:
         if top is not None:
             sequence.logprobs.append(top)
 
-    def _retire(self, sequence: Sequence, ending: Ending) -> list[Completion]:
-        """Free the sequence's pages; its completions all end the same way."""
+    def _end(self, sequence: Sequence, ending: Ending) -> list[Completion]:
+        """Free a sequence's pages; returns its completions, which all end the same way."""
         sequence.drop_kv(self._store)
         wants_logprobs = sequence.live.request.params.logprobs is not None
         return [

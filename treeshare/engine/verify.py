@@ -1,4 +1,4 @@
-"""Does a completion depend on sharing, or on its company? Measured on the user's own requests."""
+"""Whether completions depend on sharing or on what else runs: measured on the user's own requests."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def compare_sharing(loaded: LoadedModel, config: EngineConfig, requests: Items[R
 
 
 def compare_company(loaded: LoadedModel, config: EngineConfig, requests: Items[Request]) -> Comparison:
-    """Compare all completions at once with every second of them, on rows of their own, as after a resume."""
+    """Compare all completions with every second of them, run without the others and on rows of their own."""
     some = [
         replace(request, completion_indices=list(request.completion_indices)[1::2]) for request in requests
     ]

@@ -31,11 +31,11 @@ class KVGeometry:
 
 @dataclass(frozen=True, slots=True)
 class KVMemory:
-    """Makes the tensors of a store.
+    """Allocates the tensors of a store.
 
     Attributes:
         geometry: Shape and dtype of one token's KV.
-        device: Where they lie.
+        device: Where the tensors lie.
         poison: Unused keys and values are NaN (tests).
     """
 
@@ -45,7 +45,7 @@ class KVMemory:
 
     @property
     def is_lazy(self) -> bool:
-        """Whether a tensor is address space that gets memory when it is first written."""
+        """Whether a new tensor is only address space, which gets memory when it is first written."""
         return self.device.type == "cpu" and not self.poison
 
     def allocate(self, *shape: int) -> Tensor:

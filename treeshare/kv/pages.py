@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from treeshare.kv.memory import KVMemory
 
 MIN_PAGES = 16
-"""Pages that a pool has room for at first."""
+"""Minimum number of pages by which a pool grows, within its maximum."""
 
 
 @dataclass(eq=False, slots=True)
 class Page:
-    """``C`` tokens of a sequence's private KV; once full, of all sequences whose tokens were these.
+    """``C`` tokens of a sequence's private KV; a full page may be shared by sequences with the same tokens.
 
     Attributes:
         index: Its place in the pool; may change.
@@ -40,11 +40,11 @@ class PagePool:
     """Private pages of all sequences, dense at the front, so that attention reads one contiguous range.
 
     Args:
-        memory: Makes the tensors.
+        memory: Allocates the tensors.
         charge: Called with the bytes of a new page before it is made; raises if the budget lacks them.
         page_size: ``C``.
         max_pages: Maximum number of pages live at once.
-        budget_bytes: For the message where the process may not have their address space.
+        budget_bytes: Named in the error raised where the process may not reserve the address space.
 
     Attributes:
         keys_t: Per layer ``[capacity, H, D, C]``: transposed keys, laid out as a segment's.
@@ -83,7 +83,7 @@ class PagePool:
 
     @property
     def capacity(self) -> int:
-        """Pages that there is room for now."""
+        """Pages that the tensors have room for now."""
         return self.keys_t[0].shape[0] if self.keys_t else 0
 
     def new_page(self) -> Page:
@@ -91,7 +91,7 @@ class PagePool:
 
         Raises:
             BudgetError: If the budget or the pool is full; the scheduler keeps this from happening.
-            ConfigError: If the process may not have the address space of a pool within the budget.
+            ConfigError: If the process may not reserve the address space of a pool within the budget.
         """
         self._charge(self.page_bytes)
         if self.num_live == self.capacity:
@@ -104,7 +104,7 @@ class PagePool:
         return page
 
     def fork_bytes(self, num_tokens: int) -> int:
-        """What ``fork`` adds: a last page that is not full; full ones are written no more."""
+        """Bytes that ``fork`` adds: those of a last page that is not full; full pages are shared."""
         return self.page_bytes if num_tokens % self.page_size else 0
 
     def fork(self, pages: Sequence[Page], num_tokens: int) -> list[Page]:
@@ -118,13 +118,13 @@ class PagePool:
         return [*self.share(pages[:num_full]), *copied]
 
     def share(self, pages: Sequence[Page]) -> list[Page]:
-        """The same pages for one more user, who writes to none of them."""
+        """Add a user, who writes to none of them, to each page; returns the pages."""
         for page in pages:
             page.num_users += 1
         return list(pages)
 
     def copy(self, source: Page) -> Page:
-        """A page with the same contents."""
+        """A new page with the same contents; raises as ``new_page``."""
         page = self.new_page()
         for tensors in (self.keys_t, self.values):
             for tensor in tensors:
@@ -132,7 +132,7 @@ class PagePool:
         return page
 
     def free(self, pages: Sequence[Page]) -> None:
-        """Give pages back; what nobody holds any more leaves a hole, filled by moving the last pages."""
+        """Drop a user of each page; pages without users are freed, and the last pages take their places."""
         for page in pages:
             assert self.pages[page.index] is page, "a page is freed once"
             page.num_users -= 1
@@ -162,21 +162,22 @@ class PagePool:
         self.values[layer][pages, :, offsets] = extended
 
     def check_invariants(self) -> None:
-        """Assert that the books are right."""
+        """Assert that counts and places agree."""
         assert len(self.pages) == self.num_live, "pages are not dense"
         for index, page in enumerate(self.pages):
             assert page is not None, "a hole among the pages"
             assert page.index == index, "a page is not where it says"
-            assert page.num_users > 0, "a page is for nobody"
+            assert page.num_users > 0, "a live page has no users"
 
     def check_empty(self) -> None:
         """Assert that nothing is left allocated."""
         assert self.num_live == 0, "pages left allocated"
 
     def _grow(self) -> None:
-        """Make room for more pages: for all where room costs nothing, else twice as many.
+        """Raise the capacity: to ``max_pages`` where new tensors take no memory, else to twice as many pages.
 
-        Room that is there from the start is never copied, and the old and the new never held at once.
+        What has its full capacity from the start is never copied, so old and new tensors never take memory
+        at the same time.
         """
         left = self._max_pages - self.capacity
         if left < 1:
@@ -187,7 +188,7 @@ class PagePool:
                 for layer, old in enumerate(tensors):
                     tensors[layer] = self._memory.allocate(len(old) + added, *old.shape[1:])
                     tensors[layer][: len(old)] = old
-        except RuntimeError as error:  # torch has no narrower kind
+        except RuntimeError as error:  # torch raises no narrower class
             raise ConfigError(
                 f"kv_budget_bytes: got {self._budget_bytes}, which this process may not reserve; lower it"
             ) from error

@@ -98,14 +98,14 @@ class SegmentStore:
     """All segments, in blocks of one padded length.
 
     Args:
-        memory: Makes the tensors.
+        memory: Allocates the tensors.
         charge: Called with the bytes of new places before they are made; raises if the budget lacks them.
     """
 
     def __init__(self, memory: KVMemory, charge: Callable[[int], None]) -> None:
         self._memory, self._charge = memory, charge
         self._blocks: dict[SegmentBlock, None] = {}
-        self._with_place: dict[int, dict[SegmentBlock, None]] = {}  # by padded length
+        self._with_free_place: dict[int, dict[SegmentBlock, None]] = {}  # by padded length
         self._num_tokens = 0
 
     @property
@@ -128,7 +128,7 @@ class SegmentStore:
         Raises:
             BudgetError: If the budget does not hold the new places; nothing was reserved.
         """
-        blocks = self._with_place.get(padded_length(num_tokens), ())
+        blocks = self._with_free_place.get(padded_length(num_tokens), ())
         free = sum(block.occupants.count(None) for block in blocks)
         if free < count:
             self._new_block(num_tokens, count - free)
@@ -139,40 +139,40 @@ class SegmentStore:
         Raises:
             BudgetError: If there is no free place and the budget does not hold one more.
         """
-        blocks = self._with_place.get(padded_length(num_tokens))
+        blocks = self._with_free_place.get(padded_length(num_tokens))
         block = next(iter(blocks)) if blocks else self._new_block(num_tokens, 1)
         index = block.occupants.index(None)
         segment = Segment(start, num_tokens, order, parent, block, index)
         block.occupants[index] = segment
         if None not in block.occupants:
-            self._forget_place(block)
+            self._drop_from_free(block)
         if parent is not None:
             parent.num_users += 1
         return segment
 
     def release(self, segment: Segment | None) -> None:
-        """Drop one use; a segment without users is freed and lets go of its parent, and so up the path."""
+        """Drop a user; a segment without users is freed and releases its parent, and so on up the path."""
         while segment is not None:
             segment.num_users -= 1
             if segment.num_users:
                 return
             block = segment.block
             block.occupants[segment.index] = None
-            self._with_place.setdefault(block.padded_tokens, {})[block] = None
+            self._with_free_place.setdefault(block.padded_tokens, {})[block] = None
             if block.num_live:
                 for values in block.values:
                     values[segment.index].zero_()
             else:
-                self._forget_place(block)
+                self._drop_from_free(block)
                 self._num_tokens -= block.padded_tokens * len(block.occupants)
                 del self._blocks[block]
             segment = segment.parent
 
     def compact(self) -> None:
-        """Give back the empty places of all blocks, by moving what is live; no bit of it changes."""
-        for block in [block for blocks in self._with_place.values() for block in blocks]:
+        """Free the empty places of all blocks by moving the live segments, whose bits stay the same."""
+        for block in [block for blocks in self._with_free_place.values() for block in blocks]:
             live = [segment for segment in block.occupants if segment is not None]
-            self._forget_place(block)
+            self._drop_from_free(block)
             self._num_tokens -= block.padded_tokens * (len(block.occupants) - len(live))
             if not live:
                 del self._blocks[block]
@@ -194,7 +194,7 @@ class SegmentStore:
         place[:, :, head_dim] = 1
 
     def copy_tokens(self, source: Segment, target: Segment, num_tokens: int) -> None:
-        """Copy what ``target`` lacks of the first ``num_tokens`` of ``source``."""
+        """Copy those of the first ``num_tokens`` of ``source`` that ``target`` has not written yet."""
         start, count = target.num_written, num_tokens - target.num_written
         assert num_tokens <= min(source.num_written, target.num_tokens)
         for layer in range(self._memory.geometry.num_layers):
@@ -205,12 +205,12 @@ class SegmentStore:
         target.num_written = num_tokens
 
     def check_invariants(self) -> None:
-        """Assert that the books are right."""
+        """Assert that counts and places agree."""
         live = [segment for block in self._blocks for segment in block.occupants if segment is not None]
         for block in self._blocks:
             assert block.num_live, "an empty block is still held"
-            with_place = block in self._with_place.get(block.padded_tokens, ())
-            assert with_place == (None in block.occupants), "a free place is not known, or none is free"
+            is_listed = block in self._with_free_place.get(block.padded_tokens, ())
+            assert is_listed == (None in block.occupants), "a free place is not listed, or none is free"
         places = sum(block.padded_tokens * len(block.occupants) for block in self._blocks)
         assert self._num_tokens == places, "blocks are counted wrong"
         for segment in live:
@@ -234,12 +234,12 @@ class SegmentStore:
         block = SegmentBlock(tokens, keys_t, values, [None] * capacity)
         self._blocks[block] = None
         self._num_tokens += tokens * capacity
-        self._with_place.setdefault(tokens, {})[block] = None
+        self._with_free_place.setdefault(tokens, {})[block] = None
         return block
 
-    def _forget_place(self, block: SegmentBlock) -> None:
-        """The block has no free place any more."""
-        blocks = self._with_place[block.padded_tokens]
+    def _drop_from_free(self, block: SegmentBlock) -> None:
+        """Take a block off the list of those with a free place."""
+        blocks = self._with_free_place[block.padded_tokens]
         del blocks[block]
         if not blocks:
-            del self._with_place[block.padded_tokens]
+            del self._with_free_place[block.padded_tokens]

@@ -1,8 +1,8 @@
 """KV storage: shared segments, growing private pages, and every byte accounted for.
 
-Both kinds keep a value row as ``[v | 1 | 0 ...]``, ``E`` wide: attention's denominator falls out of the same
-matmul as its numerator. Unwritten value rows are zero, ones included, so a padded key counts for nothing once
-its score is finite; unwritten keys may hold anything, and attention masks their scores.
+Both kinds keep a value row as ``[v | 1 | 0 ...]``, ``E`` wide, so that one matmul gives attention's numerator
+and its denominator. Unwritten value rows are all zero, so a padded key counts for nothing once its score is
+finite; unwritten keys may hold anything, and attention masks their scores.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class KVStore:
 
     @property
     def free_bytes(self) -> int:
-        """What the budget still holds."""
+        """Bytes that the budget still holds."""
         return self.budget_bytes - self.bytes_in_use
 
     def restart_peak(self) -> None:
@@ -83,7 +83,7 @@ class KVStore:
         self.peak_bytes = self.bytes_in_use
 
     def check_invariants(self) -> None:
-        """Assert that the books are right; tests call it after every step."""
+        """Assert that bytes, counts and places agree; tests call it after every step."""
         assert self.bytes_in_use <= self.budget_bytes, "KV bytes exceed the budget"
         assert self.bytes_in_use <= self.peak_bytes, "peak bytes fell behind"
         self.segments.check_invariants()
@@ -96,7 +96,7 @@ class KVStore:
         assert self.bytes_in_use == 0
 
     def _charge(self, added_bytes: int) -> None:
-        """Take note of bytes that are about to be used.
+        """Account for bytes that are about to be used.
 
         Raises:
             BudgetError: If the budget does not hold them.

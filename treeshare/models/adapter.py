@@ -3,8 +3,8 @@
 The step's state reaches attention as the keyword argument ``treeshare_step`` of the model's ``forward``.
 
 A matmul library may sum in another order when the number of rows changes, and a completion would then depend
-on its company. So rows are padded to widths that were measured, when the model was loaded, to give every row
-the same bits.
+on what runs beside it. So rows are padded to widths for which it was measured, when the model was loaded,
+that every row has the same bits.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ if TYPE_CHECKING:
 
 ATTENTION_NAME = "treeshare"
 
-_HARMLESS = frozenset({"is_causal", "position_ids", "use_cache", "cache_position", "output_attentions"})
-"""Keywords of a layer's attention that ask for nothing more."""
+_IGNORED = frozenset({"is_causal", "position_ids", "use_cache", "cache_position", "output_attentions"})
+"""Keywords of a layer's attention that ask for nothing beyond plain causal attention."""
 
 _SPEC_KEYWORDS = frozenset({"sliding_window", "softcap", "s_aux"})
 """Keywords that are fields of ``AttentionSpec``."""
 
-_NAMES = {"output_router_logits": "a mixture of experts"}
-"""What other keywords stand for, where their name does not say it."""
+_FEATURE_NAMES = {"output_router_logits": "a mixture of experts"}
+"""The features that other keywords mean, where the keyword does not say it."""
 
 
 def _attention(
@@ -67,8 +67,8 @@ def _attention(
     name = type(module).__name__
     if treeshare_step is None:
         raise UnsupportedModelError(f"{name}: this model code does not pass keywords on to its attention")
-    unknown = {key for key, value in kwargs.items() if value is not None} - _HARMLESS - _SPEC_KEYWORDS
-    features = sorted(_NAMES.get(key, key) for key in unknown)
+    unknown = {key for key, value in kwargs.items() if value is not None} - _IGNORED - _SPEC_KEYWORDS
+    features = sorted(_FEATURE_NAMES.get(key, key) for key in unknown)
     features += ["an attention mask"] * (attention_mask is not None) + ["dropout"] * (dropout != 0)
     if value.shape[-1] != query.shape[-1]:
         features.append("values of another width than keys")
@@ -90,7 +90,7 @@ def _attention(
 
 
 def _no_mask(*_: object, **__: object) -> None:
-    """Attention plans its own masks; transformers would build an N x N one."""
+    """Make no mask: the backends mask by the layout, and transformers would build an N x N one."""
 
 
 AttentionInterface.register(ATTENTION_NAME, _attention)
@@ -99,12 +99,12 @@ AttentionMaskInterface.register(ATTENTION_NAME, _no_mask)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunWidths:
-    """The numbers of packed rows that a run may use, each class giving a row the same bits.
+    """The numbers of packed rows that a run may use; a row has the same bits with all of one class.
 
     Attributes:
-        prefill: Of calls for prompts.
-        decode: Of calls for generated tokens.
-        head: Of rows that go through ``lm_head``.
+        prefill: Widths of calls for prompts.
+        decode: Widths of calls for generated tokens.
+        head: Numbers of rows that go through ``lm_head``.
     """
 
     prefill: Widths
@@ -119,7 +119,7 @@ class ModelAdapter:
         model: A transformers causal LM in evaluation mode; its attention implementation is set to
             ``treeshare``.
         fused: Its fused layers.
-        max_rows: Most decoding rows of one forward pass.
+        max_rows: Maximum number of decoding rows of a forward pass.
         stopwatch: Is told how long the linear layers took and what lies between them.
     """
 
@@ -148,7 +148,7 @@ class ModelAdapter:
                 layer.stopwatch = stopwatch
 
     def run_widths(self, *, num_prompt_tokens: int, num_rows: int) -> RunWidths:
-        """Choose the widths of a run, from its unique prompt tokens and its most decoding rows."""
+        """Choose the widths of a run by its unique prompt tokens and its maximum number of decoding rows."""
         return RunWidths(
             prefill=choose_widths(self._body_classes, min(num_prompt_tokens, MAX_PREFILL_ROWS)),
             decode=choose_widths(self._body_classes, num_rows),

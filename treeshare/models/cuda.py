@@ -5,7 +5,7 @@ widths, and whose tables of work items to the same sizes, replay one graph after
 to where it reads them. Prompts change the work of a step too much: they run launch by launch.
 
 Written without a GPU: ``tests/engine/test_cuda_engine.py`` walks the engine over tensors that only say they
-lie on a device, and replays what a recorder noted in place of the graph.
+lie on a device; in place of a graph it replays the calls that a recorder noted.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ class _Graph:
     """A captured forward pass.
 
     Attributes:
-        graph: To be replayed.
+        graph: The graph to replay.
         inputs: Where it reads tokens, positions and the rows of logits.
-        logits: Where it leaves ``[H, vocab_size]`` logits, until any graph is replayed.
+        logits: Where it writes ``[H, vocab_size]`` logits; any other replay may overwrite them.
     """
 
     graph: torch.cuda.CUDAGraph
@@ -66,8 +66,8 @@ class CudaAdapter(ModelAdapter):
 
     Args:
         loaded: The model.
-        max_rows: Most decoding rows of one forward pass.
-        stopwatch: Is told how long each part took; while it is on, no step is a graph.
+        max_rows: Maximum number of decoding rows of a forward pass.
+        stopwatch: Is told how long each part took; while it is on, no graphs are used.
     """
 
     def __init__(self, loaded: LoadedModel, *, max_rows: int, stopwatch: Stopwatch = OFF) -> None:
@@ -90,9 +90,9 @@ class CudaAdapter(ModelAdapter):
         body_widths: Widths,
         head_widths: Widths,
     ) -> Tensor:
-        """See ``ModelAdapter.forward``; has waited for the device, so that whoever takes the time takes it.
+        """See ``ModelAdapter.forward``; waits for the device, so that callers measure the whole step.
 
-        The logits of a step without prompts are overwritten by the next.
+        The logits of a step without prompts are overwritten by the next step.
         """
         width = smallest_width(body_widths, len(token_ids))
         inputs = np.zeros(2 * width + smallest_width(head_widths, len(logits_rows)), np.int64)
@@ -108,7 +108,7 @@ class CudaAdapter(ModelAdapter):
         return logits[: len(logits_rows)]
 
     def _run(self, inputs: Tensor, width: int, step: StepAttention) -> Tensor:
-        """Launch a forward pass; waits for nothing."""
+        """Launch a forward pass, without waiting."""
         output = self.model(
             input_ids=inputs[None, :width],
             position_ids=inputs[None, width : 2 * width],
@@ -139,7 +139,7 @@ class CudaAdapter(ModelAdapter):
     def _capture(self, inputs: NDArray[np.int64], width: int, step: StepAttention) -> _Graph:
         """Run the step once, which compiles kernels and chooses those of matmuls, then capture it.
 
-        Each run stores the same keys and values in the same places.
+        The step is run twice: both times the same keys and values go to the same places.
         """
         fixed, stream = upload(inputs, self._device), torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(self._device))

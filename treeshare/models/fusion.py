@@ -1,9 +1,9 @@
-"""Decoder layers whose small operations are fused, where the model's code allows it without a fork of it.
+"""Decoder layers whose small operations are fused, without a copy of the model's code.
 
 A layer of the Llama shape (llama, mistral, qwen2) keeps its place, its parameters and their names; only its
-``forward`` is replaced on the instance. Weights that share an input lie side by side, so one matmul serves q,
-k and v, another gate and up. All of a layer but its attention is two calls of a compiled kernel. Rounding is
-transformers' own (``native/layers.h``).
+``forward`` is replaced on the instance. Weights that share an input are joined, so one matmul gives q, k and
+v, and another gate and up. A layer without its attention is two calls of a compiled kernel. Results are
+rounded where transformers rounds them (``native/layers.h``).
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ class FusedLayer:
     """The fused forward of one decoder layer.
 
     Args:
-        layer: A layer for which ``can_fuse`` holds; its weights are moved, not copied. From now on they are
-            changed in place only.
-        workspace: Memory for what flows through a layer, shared by a model's layers.
+        layer: A layer without an ``unfused_reason``; its weights are moved, not copied. From now on they may
+            only be changed in place.
+        workspace: Memory for a layer's activations, shared by a model's layers.
 
     Attributes:
-        joined: Its two linear layers that serve several of the model's.
+        joined: Its linear layers that replace several of the model's: q, k and v; gate and up.
         stopwatch: Is told how long its matmuls took, and the rest.
     """
 
@@ -87,23 +87,25 @@ class FusedLayer:
     ) -> Tensor:
         """The layer's output ``[1, T, width]``, written over its input."""
         x = hidden_states[0]
-        cosine, sine = (turn[0].contiguous() for turn in position_embeddings)
+        cosine, sine = (table[0].contiguous() for table in position_embeddings)
         qkv, pointers = self._workspace.reserve(len(x), self._linears)
-        flow = structs.Activations(len(x), cosine.data_ptr(), sine.data_ptr(), None, x.data_ptr(), *pointers)
-        self._run(self._kernels.treeshare_before_attention, flow)
+        activations = structs.Activations(
+            len(x), cosine.data_ptr(), sine.data_ptr(), None, x.data_ptr(), *pointers
+        )
+        self._run(self._kernels.treeshare_before_attention, activations)
         query, key, value = torch.split(qkv.view(len(x), -1, self._head_dim), self._num_heads, dim=1)
         attended = treeshare_step.attend(self._index, query, key, value, self._spec).contiguous()
-        flow.attended = attended.data_ptr()
-        self._run(self._kernels.treeshare_after_attention, flow)
+        activations.attended = attended.data_ptr()
+        self._run(self._kernels.treeshare_after_attention, activations)
         return hidden_states
 
-    def _run(self, kernel: Any, flow: structs.Activations) -> None:  # noqa: ANN401
-        """Half a layer; its time is split as the threads spent theirs."""
+    def _run(self, kernel: Any, activations: structs.Activations) -> None:  # noqa: ANN401
+        """Compute half a layer; its time is divided in proportion to what the threads spent on each part."""
         if self.stopwatch.enabled:
             self.stopwatch.lap(SMALL_OPERATIONS)
             self._nanoseconds[:] = 0
             self._layer.nanoseconds = self._nanoseconds.ctypes.data
-        kernel(ctypes.byref(self._layer), ctypes.byref(flow))
+        kernel(ctypes.byref(self._layer), ctypes.byref(activations))
         if self.stopwatch.enabled:
             self.stopwatch.split(
                 dict(zip((LINEAR, SMALL_OPERATIONS), self._nanoseconds.tolist(), strict=True))
@@ -111,13 +113,13 @@ class FusedLayer:
 
 
 class Workspace:
-    """Memory for what flows through a layer, kept from layer to layer and from step to step."""
+    """Memory for a layer's activations, kept from layer to layer and from step to step."""
 
     def __init__(self) -> None:
         self._num_rows = -1
 
     def reserve(self, num_rows: int, linears: Sequence[nn.Linear]) -> tuple[Tensor, list[int]]:
-        """Room for ``num_rows`` rows.
+        """Reserve memory for ``num_rows`` rows; what the last call returned is overwritten or freed.
 
         Args:
             num_rows: Rows of this step.
@@ -143,7 +145,7 @@ class Workspace:
 
 
 def unfused_reason(layer: nn.Module) -> str | None:
-    """Why ``FusedLayer`` does not compute what ``layer`` does; None where it does."""
+    """Why ``FusedLayer`` cannot replace the forward of ``layer``; None where it can."""
     name = type(layer).__name__
     if name not in _LAYERS:
         return f"{name} is none of {', '.join(sorted(_LAYERS))}"
@@ -178,7 +180,7 @@ def fuse_layers(model: nn.Module) -> tuple[list[FusedLayer], str | None]:
     reasons = [reason for layer in layers if (reason := unfused_reason(layer)) is not None]
     if reasons or not layers:
         return [], reasons[0] if reasons else "it has no list of layers"
-    for parameter in model.parameters():  # else the weights' file stays in memory beside the joined copies
+    for parameter in model.parameters():  # else the mapped file stays in memory beside the joined weights
         parameter.data = parameter.data.clone()
     workspace = Workspace()
     fused = [FusedLayer(layer, workspace) for layer in layers]
@@ -196,7 +198,7 @@ def unfuse_layers(model: nn.Module) -> None:
 
 @torch.no_grad()
 def _joined(*linears: Any) -> nn.Linear:  # noqa: ANN401
-    """One linear layer that gives the outputs of all; theirs become views of its weights."""
+    """A linear layer that gives the outputs of all of ``linears``, whose weights become views of its own."""
     joined = nn.Linear(linears[0].in_features, sum(part.out_features for part in linears), device="meta")
     joined.weight = nn.Parameter(torch.cat([part.weight for part in linears]), requires_grad=False)
     joined.register_parameter("bias", None)

@@ -1,7 +1,7 @@
 """Linear layers by the compiled kernel: a row's bits do not depend on how many rows there are.
 
-Few rows cost little more than reading the weights once, and nothing has to be padded. The weights stay where
-they are; only ``forward`` is replaced, on the instance.
+Few rows cost little more than reading the weights once, and no row is padded. The weights stay where they
+are; only ``forward`` is replaced, on the instance.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 LINEAR = "linear"
-"""The part of a step that is a model's matmuls, without ``lm_head``."""
+"""The stopwatch's part for a model's matmuls, without ``lm_head``."""
 
 SMALL_OPERATIONS = "norms and other small operations"
-"""The part of a step between a model's matmuls and attention."""
+"""The stopwatch's part for what lies between a model's matmuls and attention."""
 
 
 def weights_of(linear: nn.Linear) -> structs.Linear:
-    """A linear layer as the kernels take it: where its weights lie now."""
+    """A linear layer as the kernels take it; valid while its weights stay where they are."""
     bias = None if linear.bias is None else linear.bias.data_ptr()
     return structs.Linear(linear.weight.data_ptr(), bias, *reversed(linear.weight.shape))
 
@@ -45,7 +45,10 @@ class KernelLinear:
         self._kernel: Any = kernels().treeshare_linear  # type: ignore[union-attr]
 
     def __call__(self, x: Tensor) -> Tensor:
-        """``[..., out_features]`` for ``x`` ``[..., in_features]``, summed in float32."""
+        """``[..., out_features]`` for ``x`` ``[..., in_features]``, summed in float32.
+
+        A layer that has changed since, or another dtype, is torch's own ``linear``.
+        """
         linear = self._linear
         if x.dtype != torch.bfloat16 or not has_kernel(linear):
             return nn.functional.linear(x, linear.weight, linear.bias)
@@ -57,7 +60,7 @@ class KernelLinear:
 
 
 def has_kernel(linear: nn.Linear) -> bool:
-    """Whether the kernel is there and computes such a layer: bfloat16, dense, an even number of inputs."""
+    """Whether the kernel is available and computes this layer: bfloat16, dense, an even number of inputs."""
     weight, bias = linear.weight, linear.bias
     dense = [weight] if bias is None else [weight, bias]
     return (
@@ -67,13 +70,13 @@ def has_kernel(linear: nn.Linear) -> bool:
     )
 
 
-def is_row_exact(module: nn.Module) -> bool:
-    """Whether the module's forward is the kernel's."""
+def uses_kernel(module: nn.Module) -> bool:
+    """Whether the module's forward is a ``KernelLinear``: a row has the same bits with any number of rows."""
     return isinstance(vars(module).get("forward"), KernelLinear)
 
 
 def bind_linears(modules: Iterable[nn.Module]) -> list[nn.Module]:
-    """Give the kernel's forward to every linear layer that it computes, and return these."""
+    """Replace the forward of every linear layer that the kernel computes; returns these layers."""
     bound: list[Any] = [module for module in modules if type(module) is nn.Linear and has_kernel(module)]
     for linear in bound:
         linear.forward = KernelLinear(linear)

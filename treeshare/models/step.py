@@ -1,4 +1,4 @@
-"""What attention does during one forward pass: the step that reaches it through the model's keywords."""
+"""Attention of one forward pass: an object that reaches it as a keyword of the model's forward."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class StepAttention(Protocol):
-    """Attention of one forward pass."""
+    """Computes attention in one forward pass."""
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, spec: AttentionSpec) -> Tensor:
         """Attention output ``[T, Q, D]`` for ``query`` ``[T, Q, D]``, ``key`` and ``value`` ``[T, H, D]``."""
@@ -23,7 +23,7 @@ class StepAttention(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TreeStep:
-    """Tree attention by a backend, as the layout says."""
+    """Tree attention by a backend, over a step's layout."""
 
     backend: AttentionBackend
     layout: BatchLayout
@@ -38,7 +38,7 @@ class TreeStep:
 
 @dataclass(frozen=True, slots=True)
 class NoAttention:
-    """Skips attention: the ceiling in benchmarks."""
+    """Skips attention: an upper bound for benchmarks."""
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, spec: AttentionSpec) -> Tensor:
         """Return the query."""

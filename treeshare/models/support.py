@@ -1,4 +1,4 @@
-"""What a model needs beyond plain causal attention is refused at load time, by name; never silently wrong."""
+"""Refuses a model at load time, by name, if it needs what is not implemented, instead of being wrong."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ if TYPE_CHECKING:
     from treeshare.attention import AttentionBackend, AttentionSpec, BatchLayout
 
 _ROPE_BY_LENGTH = frozenset({"dynamic", "longrope"})
+"""Kinds of rotary embedding that depend on the longest sequence of a batch."""
 
 _RELATIVE_ERROR = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 """Largest logit difference in the self-check, relative to the largest logit."""
 
 
 def max_model_len(config: Any) -> int:  # noqa: ANN401
-    """Most tokens of a sequence, prompt and completion together, that the model's positions reach."""
+    """Maximum tokens of a sequence, prompt and completion together, by the model's number of positions."""
     for name in ("max_position_embeddings", "n_positions", "max_seq_len"):
         value = getattr(config, name, None)
         if isinstance(value, int) and value > 0:
@@ -73,7 +74,7 @@ def _rope_type(config: Any) -> str | None:  # noqa: ANN401
 
 
 def _sliding_window(config: Any) -> int | None:  # noqa: ANN401
-    """The window in force, or None."""
+    """The window that the model uses, or None."""
     window = getattr(config, "sliding_window", None)
     kinds = getattr(config, "layer_types", None)
     if not isinstance(window, int) or getattr(config, "use_sliding_window", True) is False:
@@ -82,7 +83,7 @@ def _sliding_window(config: Any) -> int | None:  # noqa: ANN401
 
 
 class _Recorder:
-    """A step that notes what each layer's attention looks like."""
+    """A step that records each layer's KV shape and ``AttentionSpec``; its attention returns the query."""
 
     def __init__(self) -> None:
         self.shapes: dict[int, tuple[int, int]] = {}
@@ -100,7 +101,7 @@ class _Recorder:
 def discover_layers(model: Any) -> tuple[KVGeometry, tuple[AttentionSpec, ...]]:  # noqa: ANN401
     """Find the shape of the model's KV, and what each layer's attention computes, by running it on one token.
 
-    A window that no sequence outgrows is none.
+    A window as long as the longest sequence counts as none.
 
     Raises:
         UnsupportedModelError: If layers differ or do not number from 0, or a call of attention is not a
@@ -146,8 +147,8 @@ def require_support(
 class SelfCheck:
     """Compares a small branching tree with the model's own attention, one prompt at a time.
 
-    Catches what no configuration field tells: mixing along the row, a mask of the model's own, positions
-    ignored, a layer that was fused and computes something else.
+    Catches what no configuration field says: layers that mix the tokens of a row, a mask of the model's own,
+    positions that are ignored, a fused layer that computes something else.
 
     Args:
         model: Unfused, attention set to treeshare's.
@@ -181,10 +182,10 @@ class SelfCheck:
         return float((got.float() - self._expected).abs().max() / self._expected.abs().max())
 
     def check(self) -> float:
-        """The error, if it is rounding.
+        """Return ``error()``, if it is small enough to be rounding.
 
         Raises:
-            UnsupportedModelError: If it is more.
+            UnsupportedModelError: If it is larger.
         """
         error = self.error()
         if not error <= _RELATIVE_ERROR[self._geometry.dtype]:
@@ -196,6 +197,7 @@ class SelfCheck:
 
 
 def _branching_layout(geometry: KVGeometry, shared: int, left: int, right: int) -> BatchLayout:
+    """A step that computes a root of ``shared`` tokens and two children, of ``left`` and ``right`` tokens."""
     store = KVStore(geometry, budget_bytes=1 << 40, page_size=16, max_pages=0)
     root = store.segments.new(start=0, num_tokens=shared, order=0, parent=None)
     segments = [root] + [

@@ -20,7 +20,7 @@ def change_weights(model: Any, weights: Mapping[str, Tensor]) -> bool:  # noqa: 
 
     Args:
         model: A transformers model.
-        weights: By their names in the model's state dict, of the same shapes; others stay.
+        weights: New values by name in the model's state dict, of the same shapes; others stay.
 
     Returns:
         Whether KV that the model has computed is outdated: not if only the output layer changed, and no

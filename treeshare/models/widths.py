@@ -1,9 +1,9 @@
 """Which numbers of rows give every row the same bits in a model's matmuls: measured, not assumed.
 
-The compiled kernel gives a row the same bits in any company. A matmul library may sum in another order when
-the number of rows changes; a completion would then depend on its company. Measured on two AMX cores: oneDNN's
-bfloat16 ``linear`` 576 x 1536 falls into the classes {16, 32, 384, 448, 512}, {48 ... 192} and {256, 320};
-MKL's float32 one into {16 ... 48, 256 ... 512} and {64 ... 192}.
+The compiled kernel gives a row the same bits however many rows there are. A matmul library may sum in another
+order when the number of rows changes; a completion would then depend on what runs beside it. Measured on two
+AMX cores: oneDNN's bfloat16 ``linear`` 576 x 1536 falls into the classes {16, 32, 384, 448, 512},
+{48 ... 192} and {256, 320}; MKL's float32 one into {16 ... 48, 256 ... 512} and {64 ... 192}.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from treeshare.errors import ShapeError
-from treeshare.models.linear import is_row_exact
+from treeshare.models.linear import uses_kernel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -30,11 +30,11 @@ Widths = Sequence[int]
 _BASE_CANDIDATES = (16, 32, 48, 64, 96, 128, 192, 256, 320, 384, 448, 512)
 
 _MAX_PROBE_WEIGHTS = 1 << 24
-"""Above this, a layer is probed with its own weights: it has outputs enough to show a difference."""
+"""A larger layer is probed with its own weights: it has enough outputs to show a difference."""
 
 
 def candidate_widths(max_rows: int) -> Widths:
-    """Row counts worth a try, the last of them at least ``max_rows``: beyond 512 in steps of 256."""
+    """Row counts to measure, ascending; the last is ``max_rows`` or more. Above 512 in steps of 256."""
     widths = [width for width in _BASE_CANDIDATES if width < max_rows]
     largest = next((width for width in _BASE_CANDIDATES if width >= max_rows), None)
     return (*widths, largest) if largest else (*widths, *range(768, max_rows + 256, 256))
@@ -44,7 +44,7 @@ def smallest_width(widths: Widths, num_rows: int) -> int:
     """The smallest of ``widths`` that holds ``num_rows``.
 
     Raises:
-        ShapeError: If none does.
+        ShapeError: If ``num_rows`` is larger than all of them.
     """
     place = bisect_left(widths, num_rows)
     if place == len(widths):
@@ -53,7 +53,7 @@ def smallest_width(widths: Widths, num_rows: int) -> int:
 
 
 def choose_widths(classes: Sequence[Widths], num_rows: int) -> Widths:
-    """The class with the tightest fit for ``num_rows``."""
+    """The class with the tightest fit for ``num_rows``: it pads to the smallest width."""
     return min(classes, key=lambda widths: (widths[-1] < num_rows, _fit(widths, num_rows)))
 
 
@@ -66,19 +66,19 @@ def width_classes(modules: Iterable[nn.Module], candidates: Widths, dtype: torch
     """Sort ``candidates`` into classes whose members give a row the same bits in every linear layer.
 
     Each distinct shape is run once per candidate, on rows whose products nearly cancel, so that another order
-    of summation shows even after rounding to bfloat16. Costs a few milliseconds a shape.
+    of summation shows even after rounding to bfloat16. This takes a few milliseconds a shape.
 
     Args:
-        modules: Modules to look at; those that are not linear layers are passed over. If the compiled kernel
-            computes all, any number of rows will do.
+        modules: Modules to measure; those that are not linear layers are skipped. If the compiled kernel
+            computes all, every number of rows is in one class.
         candidates: Ascending row counts.
         dtype: Of weights and activations.
     """
-    measured = [module for module in modules if is_linear(module) and not is_row_exact(module)]
+    measured = [module for module in modules if is_linear(module) and not uses_kernel(module)]
     classes: list[Widths] = [candidates if measured else range(1, candidates[-1] + 1)]
     seen = set()
     for module in measured:
-        shape = _in_out(module)
+        shape = _kernel_shape(module)
         if shape in seen:
             continue
         seen.add(shape)
@@ -89,7 +89,7 @@ def width_classes(modules: Iterable[nn.Module], candidates: Widths, dtype: torch
 
 
 def _split(widths: Widths, outputs: dict[int, Tensor]) -> list[Widths]:
-    """Split a class by the bits of the rows that two widths have in common."""
+    """Split a class into those whose rows have the same bits, by the rows that two widths have in common."""
     parts: list[list[int]] = []
     for width in widths:
         for part in parts:
@@ -103,11 +103,11 @@ def _split(widths: Widths, outputs: dict[int, Tensor]) -> list[Widths]:
 
 def is_linear(module: nn.Module) -> bool:
     """Whether ``module`` is a matmul with weights."""
-    return _in_out(module) is not None
+    return _kernel_shape(module) is not None
 
 
-def _in_out(module: nn.Module) -> tuple[object, ...] | None:
-    """What decides a linear layer's kernel: its kind, its widths, and whether it has a bias."""
+def _kernel_shape(module: nn.Module) -> tuple[object, ...] | None:
+    """What a library chooses its kernel by: kind, widths, and whether there is a bias; None if not linear."""
     if isinstance(module, nn.Linear):
         return ("linear", *module.weight.shape, module.bias is not None)
     if isinstance(module, Conv1D):
@@ -116,7 +116,7 @@ def _in_out(module: nn.Module) -> tuple[object, ...] | None:
 
 
 def _probe(module: nn.Module, num_rows: int, dtype: torch.dtype) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """Rows and a layer like ``module`` in which large products cancel."""
+    """Rows and a layer of the shape of ``module`` whose large products cancel: order shows in the sums."""
     assert isinstance(module, (nn.Linear, Conv1D))
     weight, bias = module.weight, module.bias
     is_conv = isinstance(module, Conv1D)

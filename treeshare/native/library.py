@@ -1,9 +1,9 @@
 """Loads the compiled kernels, which the package's installation builds if there is a C++ compiler.
 
 They know nothing of Python or torch: their callers hand over addresses. They run on torch's own OpenMP
-threads, by torch's own OpenMP library, which is why it is made visible to them first.
+threads: torch's OpenMP library is loaded first, with its symbols global, so that the kernels use it.
 
-The library holds every kernel once for each level of instructions; the best that this CPU has is taken,
+The library holds every kernel once for each level of instructions; the best level that this CPU has is used,
 unless ``TREESHARE_KERNELS`` names another.
 """
 
@@ -24,7 +24,7 @@ from treeshare.native import structs
 
 VARIABLE = "TREESHARE_KERNELS"
 """The environment variable that names a level: ``none`` for torch's matmuls, ``auto`` or empty for the best
-that is there."""
+available."""
 
 LEVELS = ("avx512", "avx2")
 """All levels, best first: AVX-512 with BF16; AVX2 with FMA. A CPU may have any of them; ``levels.cpp`` knows
@@ -45,9 +45,10 @@ _ARGUMENTS = {
     "linear": (_POINTER, _POINTER, _POINTER, _INT),
     "draw": (_POINTER,),
 }
-"""Of every kernel, as ``native/exports.h`` declares it."""
+"""The argument types of every kernel, as ``native/exports.h`` declares it."""
 
 _LETTERS = {_POINTER: "p", _INT: "i", _FLOAT: "f"}
+"""Of argument types, as ``treeshare_arguments`` in ``structs.cpp`` writes them."""
 
 
 @functools.cache
@@ -90,12 +91,12 @@ def kernel_levels() -> tuple[str, ...]:
 
 
 def unused_reason() -> str | None:
-    """Why a library that was perhaps built is not used; None if it is."""
+    """Why the compiled library is not used, such as ``not built``; None if it is used."""
     return _load().reason
 
 
 class _Loaded(NamedTuple):
-    """The library as it was built, or None and why it is not used."""
+    """The library, or None and the reason why it is not used."""
 
     library: Any | None
     reason: str | None = None
@@ -103,7 +104,7 @@ class _Loaded(NamedTuple):
 
 @functools.cache
 def _load() -> _Loaded:
-    """Load the library, if it was built, of these sources and for torch's OpenMP."""
+    """Load the library if it was built from these sources and torch has the OpenMP library that it needs."""
     spec = importlib.util.find_spec("treeshare.native._kernels")
     if spec is None or spec.origin is None:
         return _Loaded(None, "not built")
@@ -113,7 +114,7 @@ def _load() -> _Loaded:
     ctypes.CDLL(str(runtime), mode=ctypes.RTLD_GLOBAL)
     try:
         library = ctypes.CDLL(spec.origin)
-    except OSError as error:  # clang's code wants an OpenMP library of its own; two would fight for the cores
+    except OSError as error:  # clang links an OpenMP library of its own: two would compete for the cores
         return _Loaded(None, f"does not load: {error}")
     difference = _difference(library)
     if difference is not None:
@@ -122,7 +123,7 @@ def _load() -> _Loaded:
 
 
 def _difference(library: Any) -> str | None:  # noqa: ANN401
-    """How what the library takes differs from what is handed over here; None if it does not."""
+    """How the library's structs and arguments differ from those declared here; None if they are the same."""
     try:
         found = structs.mismatch(library)
         if found is not None:

@@ -1,4 +1,4 @@
-"""The kernels' structs, as ``native/structs.h`` has them: every mirror of one is here.
+"""The kernels' structs, as ``native/structs.h`` declares them: all their mirrors in Python are here.
 
 ``mismatch`` compares them with those that a library was built with, field by field.
 """
@@ -25,6 +25,7 @@ SLICE = np.dtype(
 
 
 def _fields(kind: Any, *names: str) -> list[tuple[str, Any]]:  # noqa: ANN401
+    """Fields of one type, for ``_fields_``."""
     return [(name, kind) for name in names]
 
 
@@ -98,7 +99,7 @@ STRUCTS: dict[str, Any] = {
         struct.__name__: struct for struct in (TreeStep, Projections, Linear, Norm, Layer, Activations, Draws)
     },
 }
-"""All of them by their names in C++."""
+"""All structs by their names in C++."""
 
 
 class _Place(NamedTuple):
@@ -113,7 +114,7 @@ def mismatch(library: Any) -> str | None:  # noqa: ANN401
     """How a library's structs differ from those here; None if they are the same.
 
     Args:
-        library: With the functions of ``structs.cpp``.
+        library: A loaded library with the functions of ``structs.cpp``.
 
     Raises:
         AttributeError: If the library has no such functions.
@@ -139,6 +140,7 @@ def mismatch(library: Any) -> str | None:  # noqa: ANN401
 
 
 def _places(struct: Any) -> Iterator[_Place]:  # noqa: ANN401
+    """Where the fields of a ctypes or numpy struct lie."""
     if isinstance(struct, np.dtype):
         for name, place in (struct.fields or {}).items():
             yield _Place(name, place[1], place[0].itemsize)

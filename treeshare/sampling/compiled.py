@@ -25,7 +25,7 @@ HONOURED = frozenset({"temperature", "top_k", "top_p", "min_p"})
 
 
 def can_draw(params: SamplingParams) -> bool:
-    """Whether the kernel is there and a row of such parameters needs no more than it does."""
+    """Whether the kernel is available and applies all that a row of such parameters needs."""
     return kernels() is not None and not params.needs_more_than(HONOURED)
 
 
@@ -39,31 +39,31 @@ def draw_compiled(
     """Draw tokens; a row's result does not depend on the others.
 
     Args:
-        logits: ``[R, V]`` float32 or bfloat16, its rows dense.
-        rows: ``[P]``: which of them.
-        params: ``[P]``.
-        indptr: ``[P + 1]``: the draws of each.
-        uniforms: ``[num_draws]``.
+        logits: ``[R, V]`` float32 or bfloat16, each row contiguous; not modified.
+        rows: ``[P]`` int64: the rows of ``logits`` to draw from.
+        params: ``[P]`` parameters of each; ``can_draw`` holds for them.
+        indptr: ``[P + 1]`` int64: draws ``indptr[i]`` to ``indptr[i + 1]`` are those of ``rows[i]``.
+        uniforms: ``[num_draws]`` float64 in [0, 1).
 
     Returns:
         ``[num_draws]`` tokens and log-probabilities, and which of ``rows`` hold NaN, infinity or nothing
         finite.
     """
     library = kernels()
-    assert library is not None, "can_draw says whether the kernel is there"
+    assert library is not None, "can_draw says whether the kernel is available"
     limits = torch.finfo(torch.float32)
-    temperatures = [one.temperature for one in params]
-    heat = [t if t == 0 else min(max(t, limits.tiny), limits.max) for t in temperatures]
+    temperatures = [row.temperature for row in params]
+    clamped = [t if t == 0 else min(max(t, limits.tiny), limits.max) for t in temperatures]
     tokens, logprobs = np.zeros(len(uniforms), np.int64), np.zeros(len(uniforms))
     broken = np.zeros(len(rows), np.int64)
     arrays = [
         np.ascontiguousarray(values, dtype)
         for values, dtype in (
             (rows, "i8"),
-            (heat, "f4"),
-            ([max(one.top_k, 0) for one in params], "i8"),
-            ([one.top_p for one in params], "f8"),
-            ([one.min_p for one in params], "f4"),
+            (clamped, "f4"),
+            ([max(row.top_k, 0) for row in params], "i8"),
+            ([row.top_p for row in params], "f8"),
+            ([row.min_p for row in params], "f4"),
             (indptr, "i8"),
             (uniforms, "f8"),
         )

@@ -1,9 +1,9 @@
-"""Sampling where the logits lie: tokens by inverse CDF, with the host's uniforms and one wait for the device.
+"""Sampling where the logits are: tokens by inverse CDF, with the host's uniforms and one wait for the device.
 
 Rows that a temperature alone describes are drawn on the device. Filters, penalties, bans and lists of
-log-probabilities are the host's, in ``sampler.py``: only the rows that want them are copied.
-Tokens are those of the host's sampler in torch; its compiled form rounds exponentials otherwise, so that a
-uniform at the border of two tokens may fall to the other.
+log-probabilities are the host's, in ``sampler.py``: only the rows that need them are copied.
+Tokens are those of the host's sampler in torch. The compiled sampler rounds exponentials differently, so a
+uniform at the border of two tokens may draw the other one there.
 
 Shapes: ``R`` rows of logits, ``V`` vocabulary, ``B`` blocks of ``BLOCK`` tokens, ``N`` draws.
 """
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 _HONOURED = frozenset({"temperature", "top_k", "top_p", "min_p"})
-"""Parameters of rows that are drawn on the device: filters only where they leave nothing out."""
+"""Parameters of rows that are drawn on the device; filters only where they leave no token out."""
 
 
 @torch.inference_mode()
@@ -83,7 +83,7 @@ def _draw_plain(
 
 @torch.inference_mode()
 def draw_on_device(logits: Tensor, temperatures: Tensor, draw_rows: Tensor, uniforms: Tensor) -> Tensor:
-    """Draw tokens; waits for nothing.
+    """Draw tokens, without waiting for the device.
 
     Args:
         logits: ``[R, V]`` of any floating dtype; not modified.
@@ -100,9 +100,9 @@ def draw_on_device(logits: Tensor, temperatures: Tensor, draw_rows: Tensor, unif
     below = raw - high
     log_total = high[:, 0].double() + block_sums(below.exp()).sum(-1).log()
     limits = torch.finfo(torch.float32)
-    heat = temperatures.clamp(limits.tiny, limits.max).unsqueeze(-1)
-    weights = torch.where(temperatures.unsqueeze(-1) == 0, (below == 0).float(), (below / heat).exp())
-    # The first of the likeliest: nothing is below a target of zero but what has no weight.
+    divisors = temperatures.clamp(limits.tiny, limits.max).unsqueeze(-1)
+    weights = torch.where(temperatures.unsqueeze(-1) == 0, (below == 0).float(), (below / divisors).exp())
+    # At temperature 0 a target of zero draws the first token with a weight: the likeliest with the lowest id.
     target_share = torch.where(temperatures[draw_rows] == 0, 0.0, uniforms)
     tokens = inverse_cdf(weights, draw_rows, target_share)
     logprobs = raw[draw_rows, tokens].double() - log_total[draw_rows]

@@ -27,7 +27,7 @@ def filter_weights(weights: Tensor, params: SamplingParams) -> None:
     reaches ``top_p``, of tied tokens those with the lowest ids.
 
     Args:
-        weights: ``[V]`` float32, whole blocks, unnormalised probabilities; the largest is 1.
+        weights: ``[V]`` float32, ``V`` a multiple of ``BLOCK``: unnormalised probabilities; the largest is 1.
         params: Which filters.
     """
     row: NDArray[np.float32] = weights.numpy()
@@ -40,7 +40,7 @@ def filter_weights(weights: Tensor, params: SamplingParams) -> None:
 
 
 def kth_largest(row: NDArray[np.float32], k: int) -> np.float32:
-    """The k-th largest value of whole blocks."""
+    """The k-th largest value of a row whose length is a multiple of ``BLOCK``."""
     block_highs = row.reshape(-1, BLOCK).max(-1)
     if k <= len(block_highs):  # k blocks hold a value of at least ``floor``: no smaller one is the k-th
         floor = np.partition(block_highs, -k)[-k]
@@ -49,6 +49,7 @@ def kth_largest(row: NDArray[np.float32], k: int) -> np.float32:
 
 
 def _keep_top_p(row: NDArray[np.float32], top_p: float) -> None:
+    """Set all weights but those that top-p keeps to zero, in place."""
     total = float(row.sum(dtype=np.float64))
     wanted = top_p * total
     floor = (total - wanted) / (2 * len(row))  # tokens below hold at most half of the mass left out

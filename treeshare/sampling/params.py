@@ -20,9 +20,9 @@ NOT_FOR_DRAWING = frozenset(
         "skip_special_tokens", "include_stop_str_in_output",
     }
 )  # fmt: skip
-"""Parameters that say nothing about how a row of logits becomes a token.
+"""Parameters that do not change how a token is drawn from a row of logits.
 
-``min_tokens`` reaches a row as tokens that it may not draw.
+``min_tokens`` does so only through ``RowSpec.banned``.
 """
 
 
@@ -54,8 +54,8 @@ class SamplingParams:
         ignore_eos: Go on after end-of-sequence.
         max_tokens: Maximum number of tokens generated.
         min_tokens: No end before this many tokens.
-        logprobs: Report this many likeliest tokens for each position, besides the one drawn; None for
-            nothing.
+        logprobs: Report this many likeliest tokens for each position, besides the one drawn; None reports no
+            log-probabilities.
         skip_special_tokens: Leave special tokens out of the text.
         include_stop_str_in_output: Cut the text after the stop string instead of before it.
 
@@ -140,7 +140,7 @@ class SamplingParams:
     def needs_more_than(self, honoured: frozenset[str]) -> bool:
         """Whether a parameter that ``honoured`` lacks changes how a token is drawn.
 
-        A fast path names what it honours: one that was added later is never silently ignored.
+        A fast path names what it honours, so a parameter that is added later is never silently ignored.
         """
         return any(
             name not in honoured and getattr(self, name) != default

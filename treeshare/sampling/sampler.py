@@ -1,7 +1,7 @@
 """Draws tokens by inverse CDF, in token-id order, over the processed distribution.
 
-A row's result is the same bits in any company: elements are processed one by one, sums run over fixed blocks
-of one row, and nothing is reduced across rows.
+A row's result does not depend on the other rows, to the bit: elements are processed one by one, sums run over
+fixed blocks of one row, and nothing is reduced across rows.
 
 Shapes: ``R`` rows of logits, ``V`` vocabulary, ``B`` blocks of ``BLOCK`` tokens.
 """
@@ -39,7 +39,7 @@ class RowSpec:
         params: Its parameters.
         generated: Tokens generated so far.
         prompt: Tokens of the prompt; read only when there are penalties.
-        banned: Tokens that may not come now (ends before ``min_tokens``).
+        banned: Tokens that may not be drawn now: those that would end a completion before ``min_tokens``.
     """
 
     params: SamplingParams
@@ -104,12 +104,12 @@ def sample(
         rows = others[first : first + ROWS_AT_ONCE]
         draws = np.flatnonzero(np.isin(draw_rows, rows))
         if len(draws):
-            block = _Block(logits, [specs[row] for row in rows], scratch[:, : len(rows)], rows)
+            group = _RowGroup(logits, [specs[row] for row in rows], scratch[:, : len(rows)], rows)
             places = torch.from_numpy(np.searchsorted(rows, draw_rows[draws]))
-            tokens = block.draw(places, torch.from_numpy(uniforms[draws]))
+            tokens = group.draw(places, torch.from_numpy(uniforms[draws]))
             result.token_ids[draws] = tokens.numpy()
-            result.logprobs[draws] = block.logprobs(places, tokens).numpy()
-            for draw, top in zip(draws, block.tops(places, tokens), strict=True):
+            result.logprobs[draws] = group.logprobs(places, tokens).numpy()
+            for draw, top in zip(draws, group.tops(places, tokens), strict=True):
                 result.top[draw] = top
     return result
 
@@ -137,8 +137,8 @@ def drawn_logprobs(
     result = np.empty(len(specs))
     scratch = torch.empty(3, min(len(specs), ROWS_AT_ONCE), -(-logits.shape[1] // BLOCK) * BLOCK)
     for rows in np.split(np.arange(len(specs)), range(ROWS_AT_ONCE, len(specs), ROWS_AT_ONCE)):
-        block = _Block(logits, [specs[row] for row in rows], scratch[:, : len(rows)], rows)
-        result[rows] = block.drawn_logprobs(torch.from_numpy(token_ids[rows])).numpy()
+        group = _RowGroup(logits, [specs[row] for row in rows], scratch[:, : len(rows)], rows)
+        result[rows] = group.drawn_logprobs(torch.from_numpy(token_ids[rows])).numpy()
     return result
 
 
@@ -150,7 +150,7 @@ def _draw_compiled(
     uniforms: NDArray[np.float64],
     result: Sampled,
 ) -> None:
-    """Draw for ``rows``, which ask for no more than the kernel does, into ``result``."""
+    """Draw for ``rows``, for which ``can_draw`` holds, into ``result``."""
     draws = np.flatnonzero(np.isin(draw_rows, rows))
     indptr = np.searchsorted(draw_rows[draws], [*rows, len(specs)])
     params = [specs[row].params for row in rows]
@@ -162,12 +162,12 @@ def _draw_compiled(
 
 
 def broken_row(name: str, row: int) -> FloatingPointError:
-    """What is raised where ``row`` of ``name`` holds NaN, infinity or no finite value."""
+    """The error for a ``row`` of ``name`` that holds NaN, infinity or no finite value."""
     return FloatingPointError(f"{name}: row {row} of a step holds NaN, infinity or no finite value")
 
 
-class _Block:
-    """Some rows of a step.
+class _RowGroup:
+    """Up to ``ROWS_AT_ONCE`` rows of a step, which are drawn from together.
 
     Args:
         logits: ``[num_rows, vocab_size]`` of the step.
@@ -184,7 +184,7 @@ class _Block:
         self._vocab_size = logits.shape[1]
         self._raw[:, : logits.shape[1]] = logits[torch.from_numpy(rows)]
         self._raw[:, logits.shape[1] :] = -torch.inf
-        self._high = self._highest(self._raw, "logits")
+        self._high = self._finite_maxima(self._raw, "logits")
         total = block_sums(torch.sub(self._raw, self._high, out=self._work).exp_()).sum(-1)
         self._log_total = self._high[:, 0].double() + total.log()
 
@@ -223,14 +223,14 @@ class _Block:
         ]
 
     def _after_penalties(self) -> tuple[Tensor, Tensor]:
-        """Logits after penalties and bans, and the largest of each row."""
+        """Logits after penalties and bans, and the maximum of each row."""
         if not any(spec.params.has_penalties or spec.banned for spec in self._specs):
             return self._raw, self._high
         processed = _process(self._processed.copy_(self._raw), self._specs)
-        return processed, self._highest(processed, "logits after penalties and bans")
+        return processed, self._finite_maxima(processed, "logits after penalties and bans")
 
-    def _highest(self, logits: Tensor, name: str) -> Tensor:
-        """The largest of each row, ``[R, 1]``, which must be finite."""
+    def _finite_maxima(self, logits: Tensor, name: str) -> Tensor:
+        """The maximum of each row, ``[R, 1]``; raises ``FloatingPointError`` where it is not finite."""
         high = logits.amax(-1, keepdim=True)
         broken = torch.nonzero(~torch.isfinite(high[:, 0]))
         if len(broken):
@@ -266,7 +266,7 @@ def _weights(below_high: Tensor, specs: Sequence[RowSpec]) -> Tensor:
     """Unnormalised probabilities after temperature and filters; the likeliest token weighs 1.
 
     Args:
-        below_high: ``[R, V]`` logits less the largest of their row; overwritten.
+        below_high: ``[R, V]`` logits minus the maximum of their row; overwritten.
         specs: ``[R]``; rows of temperature 0 are not filtered: nothing is drawn from them.
     """
     limits = torch.finfo(torch.float32)

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 _INCOMPLETE = "\ufffd"
 
 _MARGIN = 8
-"""Characters by which the window's first token may read differently than in its place: a space dropped, a
-character cut."""
+"""Characters by which the window's first token, decoded without those before it, may differ: a space is
+dropped, a character cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +37,13 @@ class Ending:
 class StopChecker:
     """Watches one completion's tokens as they come.
 
-    A stop string ends the completion at the first token at which the text of all tokens decoded together
-    holds it, wherever the borders of tokens lie. To find it, a window of the last few tokens is decoded, and
-    all tokens only when the window holds one. Without stop strings nothing is decoded before the end.
+    A stop string ends the completion at the first token with which the text of all tokens, decoded together,
+    holds it, wherever tokens begin and end. To find it, a window of the last few tokens is decoded, and all
+    tokens only when the window holds a stop string. Without stop strings nothing is decoded before the end.
 
     Args:
         params: Stop strings, stop tokens, lengths.
-        max_tokens: Most tokens; at most ``params.max_tokens``.
+        max_tokens: Maximum number of tokens, not above ``params.max_tokens``.
         eos_token_ids: The model's end-of-sequence tokens.
         decode: Token ids to text, special tokens already handled as ``params`` asks; None without a
             tokenizer.
@@ -64,9 +64,9 @@ class StopChecker:
         self._stops = params.stop_strings
         self._overlap = max(map(len, self._stops), default=0) + _MARGIN
         self._decode = decode
-        # The window is tokens [start, now); those in [start, middle) have num_chars characters, at least the
-        # overlap: a stop string that the next token completes begins after start. Both borders lie between
-        # whole characters.
+        # The window is tokens [start, now). Those in [start, middle) have num_chars characters, no fewer than
+        # the overlap, so a stop string that the next token completes begins after start. start and middle lie
+        # between whole characters.
         self._start = 0
         self._middle = 0
         self._num_chars = 0
@@ -117,7 +117,10 @@ class StopChecker:
         if self._stops and self._params.min_tokens > 1:
             early = self._decode(token_ids[: self._params.min_tokens - 1])
         found = [
-            (at, stop) for stop in self._stops for at in _places(text, stop) if not early.startswith(stop, at)
+            (place, stop)
+            for stop in self._stops
+            for place in _places(text, stop)
+            if not early.startswith(stop, place)
         ]
         if not found:
             return Ending(finish_reason, stop_reason, text)
@@ -128,7 +131,7 @@ class StopChecker:
 
 def _places(text: str, stop: str) -> Iterator[int]:
     """Where ``stop`` begins in ``text``, ascending."""
-    at = text.find(stop)
-    while at >= 0:
-        yield at
-        at = text.find(stop, at + 1)
+    place = text.find(stop)
+    while place >= 0:
+        yield place
+        place = text.find(stop, place + 1)

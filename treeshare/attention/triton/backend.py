@@ -134,7 +134,7 @@ class TritonAttention(AttentionBackend):
     def fill_fixed(
         self, layout: BatchLayout, query_shape: tuple[int, ...], plans: dict[TablesSize, KernelTables]
     ) -> TablesSize:
-        """Plan a step before its first layer, for a CUDA graph; see ``KernelTables.make_fixed``."""
+        """Plan a step before its first layer runs, for a CUDA graph; see ``KernelTables.make_fixed``."""
         size = KernelTables.make_fixed(layout, query_shape, self.device, self._num_processors, plans)
         self._tables = plans[size]
         return size
@@ -146,7 +146,7 @@ class TritonAttention(AttentionBackend):
 
 
 class _Launches:
-    """The launches of one layer."""
+    """The kernel launches of one layer of a step."""
 
     def __init__(self, kernels: ModuleType, tables: KernelTables, layer: int) -> None:
         self._kernels, self._tables, self._layer = kernels, tables, layer

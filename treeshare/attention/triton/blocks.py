@@ -31,7 +31,7 @@ def rounded(x, dtype: tl.constexpr, INTERPRETED: tl.constexpr):
 
 @triton.jit
 def operand(x, INTERPRETED: tl.constexpr):
-    """``x`` as ``tl.dot`` may take it."""
+    """``x`` in a dtype that ``tl.dot`` takes: float32 where interpreted."""
     if INTERPRETED:
         return widened(x, INTERPRETED)
     return x
@@ -39,7 +39,7 @@ def operand(x, INTERPRETED: tl.constexpr):
 
 @triton.jit
 def nothing(BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr):
-    """The states of ``BLOCK_M`` rows over no key."""
+    """The state of attention over no keys, for ``BLOCK_M`` rows."""
     return (
         tl.zeros([BLOCK_M, BLOCK_D], tl.float32),
         tl.full([BLOCK_M], float("-inf"), tl.float32),
@@ -186,7 +186,7 @@ def store_state(
     NUM_Q_HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
 ):
-    """Leave the states of rows ``slot``, ``head`` (each ``[M]``) for ``merge_states``."""
+    """Store the ``real`` ones of the states of ``slot`` and ``head``, each ``[M]``, for ``merge_states``."""
     place = slot.to(tl.int64) * NUM_Q_HEADS + head
     mask = real[:, None] & (d < HEAD_DIM)[None, :]
     tl.store(numerators + place[:, None] * HEAD_DIM + d[None, :], numerator, mask=mask)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from treeshare.kv import KVGeometry
 
 CHUNK = 512
-"""Keys of a node that are summed up before they are merged with the rest; the unit in which work is cut."""
+"""Keys of a node that one online softmax covers before it is merged with the rest; work is cut there."""
 
 
 def is_interpreted() -> bool:
@@ -24,9 +24,10 @@ class TileShape(NamedTuple):
     Attributes:
         rows: Stacked query rows of a program: ``BLOCK_M``.
         keys: Keys of a block: ``BLOCK_N``.
-        num_warps: Of a program.
-        num_stages: Blocks of keys on their way at once.
-        max_registers: Of a thread; the assembler otherwise spills a few where it hopes for more programs.
+        num_warps: Warps of a program.
+        num_stages: Blocks of keys being loaded at once.
+        max_registers: Maximum number of registers of a thread; None leaves it to the assembler, which spills
+            some where it hopes for more programs.
     """
 
     rows: int
@@ -55,7 +56,7 @@ class KernelShape:
     """What the kernels are compiled for: a model, a dtype, a page size.
 
     Attributes:
-        geometry: Of the KV.
+        geometry: Shape and dtype of the KV.
         group_size: Query heads of each KV head.
         page_size: Tokens of a page; a multiple of 16.
     """
@@ -76,12 +77,12 @@ class KernelShape:
 
     @property
     def slice_tile(self) -> TileShape:
-        """Of ``attend_slices``."""
+        """The tile of ``attend_slices``."""
         return SLICE_TILES[self.geometry.dtype.itemsize][max(self.width, 64)]
 
     @property
     def page_tile(self) -> TileShape:
-        """Of ``attend_pages``: the query heads of a KV head, and keys of one page."""
+        """The tile of ``attend_pages``: the query heads of a KV head, and keys of one page."""
         tile = PAGE_TILES[self.geometry.dtype.itemsize][max(self.width, 64)]
         keys = min(self.page_size & -self.page_size, tile.keys)
         return tile._replace(rows=_power_of_two(self.group_size), keys=keys)
@@ -97,7 +98,7 @@ class KernelShape:
         return max(CHUNK // self.page_size, 1) * self.page_size
 
     def store_tokens(self) -> dict[str, Any]:
-        """Constants of that kernel."""
+        """Compile-time constants of ``store_tokens``."""
         return {
             "NUM_KV_HEADS": self.num_kv_heads,
             "HEAD_DIM": self.geometry.head_dim,
@@ -108,15 +109,15 @@ class KernelShape:
         }
 
     def attend_slices(self, *, causal: bool) -> dict[str, Any]:
-        """Constants of that kernel."""
+        """Compile-time constants of ``attend_slices``."""
         return {"CAUSAL": causal, "CHUNK": self.chunk, **self._attend(self.slice_tile)}
 
     def attend_pages(self) -> dict[str, Any]:
-        """Constants of that kernel."""
+        """Compile-time constants of ``attend_pages``."""
         return {"PAGE_SIZE": self.page_size, "CHUNK": self.page_chunk, **self._attend(self.page_tile)}
 
     def merge_states(self) -> dict[str, Any]:
-        """Constants of that kernel."""
+        """Compile-time constants of ``merge_states``."""
         return {
             "NUM_Q_HEADS": self.num_kv_heads * self.group_size,
             "GROUP": self.group_size,
@@ -128,6 +129,7 @@ class KernelShape:
         }
 
     def _attend(self, tile: TileShape) -> dict[str, Any]:
+        """Compile-time constants that both attention kernels have."""
         return {
             "NUM_KV_HEADS": self.num_kv_heads,
             "GROUP": self.group_size,
@@ -140,7 +142,7 @@ class KernelShape:
             "num_warps": tile.num_warps,
             "num_stages": tile.num_stages,
             "maxnreg": tile.max_registers,
-            "enable_fp_fusion": False,  # how the compiler pairs them up could differ from kernel to kernel
+            "enable_fp_fusion": False,  # what the compiler fuses could differ from kernel to kernel
         }
 
 

@@ -43,7 +43,7 @@ class KernelTables:
     """A layout as tables on the device, made once a step; int32 but for addresses.
 
     Attributes:
-        layout: What it was made of.
+        layout: The layout that they were made from.
         query_shape: ``(T, Q, D)``.
         shape: What the kernels are compiled for.
         memory: All tables, one after another.
@@ -53,7 +53,7 @@ class KernelTables:
         causal: Likewise, for prefill chunks over their own segment.
         private: ``[n, PageColumn]``: work items of ``attend_pages``.
         pages: Page numbers of all decoding rows.
-        source_indptr: ``[T + 1]``.
+        source_indptr: ``[T + 1]``: where each row's entries of ``sources`` begin.
         sources: ``[n, SourceColumn]``: what ``merge_states`` merges.
         numerators: ``[S, Q, D]`` float32: scratch for partial states.
         highs: ``[S, Q]`` float32, likewise.
@@ -93,11 +93,11 @@ class KernelTables:
             query_shape: ``(T, Q, D)``.
             device: Of the tables.
             num_processors: Multiprocessors to keep busy.
-            with_scratch: Reserve memory for partial states; without it the plan can be looked at, not run.
+            with_scratch: Reserve memory for partial states; a plan without it can be inspected, not run.
         """
         tables = _Tables(layout, query_shape, num_processors)
         scratch = device if with_scratch else torch.device("meta")
-        return cls._of(tables, tables.named(), tables.num_slots, device, scratch)
+        return cls._uploaded(tables, tables.named(), tables.num_slots, device, scratch)
 
     @classmethod
     def make_fixed(
@@ -108,14 +108,14 @@ class KernelTables:
         num_processors: int,
         plans: dict[TablesSize, KernelTables],
     ) -> TablesSize:
-        """Plan a step where an earlier one of its size lies, for a CUDA graph that reads its tables there.
+        """Plan a step in the memory of an earlier plan of the same size, where a CUDA graph reads it.
 
         Args:
             layout: What to do.
             query_shape: ``(T, Q, D)``.
             device: Of the tables.
             num_processors: Multiprocessors to keep busy.
-            plans: The plans so far, one for each size. That of this size is overwritten, or a new one joins.
+            plans: The plans so far, by size. That of this size is overwritten, or a new one is added.
 
         Returns:
             The size, under which ``plans`` holds the plan.
@@ -127,11 +127,11 @@ class KernelTables:
             upload(_flat(named)[0], device, out=plans[size].memory)
             plans[size] = replace(plans[size], layout=layout)
         else:
-            plans[size] = cls._of(tables, named, num_slots, device, device)
+            plans[size] = cls._uploaded(tables, named, num_slots, device, device)
         return size
 
     @classmethod
-    def _of(
+    def _uploaded(
         cls,
         tables: _Tables,
         named: dict[str, NDArray[Any]],
@@ -139,6 +139,7 @@ class KernelTables:
         device: torch.device,
         scratch: torch.device,
     ) -> KernelTables:
+        """The tables of a plan, ``named``, on ``device``, with scratch memory on ``scratch``."""
         flat, starts = _flat(named)
         memory = upload(flat, device)
         views = {}
@@ -159,7 +160,7 @@ class KernelTables:
 
 
 TablesSize = tuple[Any, ...]
-"""Partial states and shapes of the tables: the grids of all launches, and where everything lies."""
+"""Number of partial states, and the tables' shapes: they fix the grids of all launches and all addresses."""
 
 
 def _flat(named: dict[str, NDArray[Any]]) -> tuple[NDArray[np.int32], list[int]]:
@@ -189,7 +190,7 @@ class _Tables:
             group_size=query_shape[1] // geometry.num_kv_heads,
             page_size=layout.store.page_size,
         )
-        self._enough = PROGRAMS_PER_PROCESSOR * num_processors
+        self._min_programs = PROGRAMS_PER_PROCESSOR * num_processors
         self._blocks = {id(s.block): s.block for s, *_ in layout.slices} | {
             id(c.segment.block): c.segment.block for c in layout.causal
         }
@@ -224,7 +225,7 @@ class _Tables:
     def padded(self) -> tuple[dict[str, NDArray[Any]], int]:
         """The tables with room for more, so that few sizes serve all steps; and the number of slots.
 
-        What is added does nothing: a row that stores nothing, a slice without rows, pages without tokens
+        The added entries do nothing: a row that stores nothing, a slice without rows, pages without tokens
         whose state goes to the last slot, which nothing reads.
         """
         tables, num_slots = self.named(), _capacity(self.num_slots + 1)
@@ -274,7 +275,7 @@ class _Tables:
         count = last - first
         tile_rows, group_size = self.shape.slice_tile.rows, self.shape.group_size
         num_tiles = -(-count * group_size // tile_rows)
-        is_cut = num_tiles.sum() * self.shape.num_kv_heads < self._enough
+        is_cut = num_tiles.sum() * self.shape.num_kv_heads < self._min_programs
         num_chunks = -(-keys // self.shape.chunk) if is_cut else np.ones_like(keys)
         first_slot = self._add_sources(first, count, num_chunks)
 
@@ -322,7 +323,7 @@ class _Tables:
             dtype=np.int64,
         )
         step = self.shape.page_chunk
-        is_cut = len(tokens) * self.shape.num_kv_heads < self._enough
+        is_cut = len(tokens) * self.shape.num_kv_heads < self._min_programs
         num_chunks = -(-tokens // step) if is_cut else np.ones_like(tokens)
         first_slot = self._add_sources(layout.decode_rows.numpy(), np.ones_like(tokens), num_chunks)
         owner, chunk = _expand(num_chunks)
@@ -375,7 +376,7 @@ def _expand(counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.in
 
 
 def _capacity(count: int) -> int:
-    """A power of two for so many entries; none for none."""
+    """Entries of a table with room for ``count``: a power of two, or 0 for 0."""
     return max(1 << (count - 1).bit_length(), MIN_CAPACITY) if count else 0
 
 
