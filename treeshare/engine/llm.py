@@ -136,11 +136,6 @@ class LLM:
         return self.loaded.max_model_len
 
     @property
-    def model_sha256(self) -> str:
-        """SHA-256 over all weights; reads each of them."""
-        return self.loaded.fingerprint()
-
-    @property
     def config(self) -> EngineConfig:
         """How the engine runs."""
         return self.engine.config

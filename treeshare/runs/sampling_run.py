@@ -86,7 +86,7 @@ def make_manifest(
         task_ids=list(task_ids),
         prompts_sha256=prompts_sha256(prompts),
         model=llm.model_id,
-        model_sha256=llm.model_sha256,
+        model_sha256=llm.loaded.fingerprint(),
         dtype=llm.dtype,
         sharing=llm.config.sharing,
         fold_cost=cast("dict[Any, int]", dataclasses.asdict(llm.config.fold_cost)),
