@@ -161,11 +161,14 @@ class House:
     def reclaim(self, num_bytes, keep=()):
         before = self.store.bytes_in_use
         needed = {node for tenant in self.tenants if tenant.has_row for node in tenant.node.path()}
-        kept = [node for node in self.nodes if node.segment is not None and (node in keep or node in needed)]
+        needed |= set(keep)
+        kept = [node for node in self.nodes if node.segment is not None and node in needed]
         freed = self.residency.reclaim(num_bytes, keep=keep)
         assert freed == before - self.store.bytes_in_use
         assert all(node.segment is not None for node in kept), "a node that is needed was given up"
-        has_given_all = not any(node.is_idle and node not in keep for node in self.nodes)
+        held = [node for node in self.nodes if node.segment is not None]
+        parents = {node.parent for node in held}
+        has_given_all = all(node in needed or node in parents for node in held)
         assert freed >= num_bytes or has_given_all, "fewer bytes than could be had"
         self.check()
         return freed

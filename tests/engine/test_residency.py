@@ -134,7 +134,7 @@ def nobody_is_pruned(monkeypatch):
     monkeypatch.setattr(Residency, "_prune", lambda self, node: None)
 
 
-def a_row_is_given_back_twice(monkeypatch):
+def a_row_that_nobody_had_is_given_back(monkeypatch):
     wrap(
         monkeypatch,
         Residency,
@@ -155,7 +155,7 @@ FAULTS = [
     children_before_parents,
     a_dropped_node_is_computed_on,
     nobody_is_pruned,
-    a_row_is_given_back_twice,
+    a_row_that_nobody_had_is_given_back,
     logits_stay,
 ]
 

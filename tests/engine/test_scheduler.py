@@ -180,3 +180,12 @@ def test_everything_ends_within_budget_and_rows(rows, tokens, keep_nodes, arriva
     assert all(len(plan.rows) <= rows for plan in driver.plans)
     if not keep_nodes:
         driver.store.check_empty()
+
+
+def test_what_the_residency_counts_wrong_is_found():
+    driver = Driver()
+    driver.add(PROMPTS)
+    driver.step()
+    driver.lives[0].node.num_admitted += 1
+    with pytest.raises(AssertionError, match="a node counts wrong"):
+        driver.scheduler.check_invariants()
