@@ -10,6 +10,7 @@ import transformers
 from tests.engine.forests import FORESTS
 from treeshare import LLM
 from treeshare.engine.search import beam_search
+from treeshare.config import PAGE_SIZE
 from treeshare.errors import BudgetError, ConfigError
 
 PROMPT = FORESTS["a prefix of another"][0]
@@ -107,7 +108,7 @@ def test_mistakes(llm, model_dir):
         with pytest.raises(ConfigError, match="one that can be extended"):
             search.extend([(longest[0], 3)])
     per_token = llm.loaded.geometry.bytes_per_token
-    tight = LLM(model_dir("llama"), dtype="float32", kv_budget_bytes=(320 + 64) * per_token)
+    tight = LLM(model_dir("llama"), dtype="float32", kv_budget_bytes=(320 + PAGE_SIZE) * per_token)
     with tight.search(PROMPT) as search:
         (first,) = search.extend([(search.root, 3)])
         with pytest.raises(BudgetError):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+from treeshare.config import PAGE_SIZE, SEGMENT_ALIGNMENT
 from treeshare.errors import BudgetError
 from treeshare.tree import PromptTree
 from treeshare.tree.forecast import Limits, forecast
@@ -36,7 +37,7 @@ def test_by_hand():
     assert told.prefill_s == 22
     # Four steps of four rows each time; keys: the prompt, and 1 to 4 own tokens, in the mean 2.5.
     assert told.decode_s == pytest.approx(32 + 4 * 4 * (15 + 17 + 2 * 2.5) / 1000)
-    assert told.peak_kv_bytes == 64 * 2 + 4 * 64
+    assert told.peak_kv_bytes == 2 * SEGMENT_ALIGNMENT + 4 * PAGE_SIZE
 
 
 def test_rows_are_refilled_one_by_one():
