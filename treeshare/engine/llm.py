@@ -116,11 +116,6 @@ class LLM:
         return self.loaded.dtype
 
     @property
-    def tokenizer(self) -> Any:  # noqa: ANN401
-        """The model's transformers tokenizer; None if it came without one."""
-        return self.loaded.tokenizer
-
-    @property
     def vocab_size(self) -> int:
         """Token ids that the model knows."""
         return self.loaded.vocab_size

@@ -33,7 +33,7 @@ class TokenSpeller:
     """
 
     def __init__(self, llm: LLM) -> None:
-        self._tokenizer = llm.tokenizer
+        self._tokenizer = llm.loaded.tokenizer
         self._known: dict[int, tuple[str, list[int] | None]] = {}
         self._byte_of = _bytes_of_letters()
 
