@@ -2,12 +2,12 @@
 //
 // The step's keys and values are stored first, then attended to. Rows are cut into blocks; a task is one block and
 // one KV head. It walks every segment whose slice meets the block, root first, and then the private pages of each
-// row; scores stay in registers and L1, and the running result (numerator, maximum, denominator) in L2. What a row adds
+// row; scores stay in registers and L1, and the running result (numerator, maximum, denominator) in L2. What a row sums
 // up, and in which order, depends on its own keys alone: blocks of KEYS keys from the start of each segment, one after
-// the other. So a row's bits do not depend on its company.
+// the other. So a row's bits do not depend on the other rows.
 //
 // Nothing here knows about Python or torch; its callers hand over addresses. Built without linking an OpenMP library:
-// torch's own is already loaded, and two of them would fight for the cores.
+// torch's own is already loaded, and two of them would compete for the cores.
 //
 // Shapes are named as in structs.h: T, H, G, D, E, N, C. Elements are bfloat16 unless said otherwise.
 
@@ -26,14 +26,15 @@ namespace attention {
 
 namespace {
 
-constexpr int ROWS = 64;   // maximum of packed rows of a task
-constexpr int TASKS = 3;   // minimum for each thread, if there are rows enough, so that none waits for long
+constexpr int ROWS = 64;   // maximum number of packed rows of a task
+constexpr int TASKS = 3;   // minimum for each thread, if there are enough rows, so that no thread waits long at the end
 constexpr int KEYS = 256;  // keys of a block; its packed keys and values fit into L2 beside the rows
 constexpr int GROUP = 16 * ATTENTION_VECTORS; // keys of a register tile
 constexpr int QUERIES = 6; // query rows of a register tile
 constexpr uint16_t ONE = 0x3f80;
 
-constexpr int at_most(int vectors) { return std::min(vectors, ATTENTION_VECTORS); }
+// So that no template is instantiated for more vectors than a register tile has.
+constexpr int cap_vectors(int vectors) { return std::min(vectors, ATTENTION_VECTORS); }
 
 enum Kind { SHARED, CAUSAL, PRIVATE, MERGE, STORE }; // MERGE: gathering the queries, normalising the result
 
@@ -45,7 +46,7 @@ struct Work {
     float *scores;      // [QUERIES][KEYS]
     Operand *weights;   // [QUERIES][KEYS]
     float *numerator;   // [ROWS * G][D]
-    float *maximum;     // [ROWS * G]: of the scores so far, in units of log 2
+    float *maximum;     // [ROWS * G]: of the scaled scores so far, as powers of 2
     float *denominator; // [ROWS * G]
     int head_dim;
     float scale;        // of scores, times log2(e)
@@ -114,14 +115,14 @@ TARGET void score(const Operand *query, const uint16_t *keys, int head_dim, int 
 }
 
 // One step of online softmax: a row of scores becomes weights below the row's new maximum. Of `count` keys the row sees
-// the first `seen`. Returns the factor that corrects what was added below the old maximum.
+// the first `seen`. Returns the factor that corrects what was summed up below the old maximum.
 TARGET float online_softmax(const float *scores, Operand *weights, int seen, int count, float scale, float *maximum,
                             float *denominator) {
-    Floats largest = all(-std::numeric_limits<float>::infinity());
+    Floats largest = broadcast(-std::numeric_limits<float>::infinity());
     for (int n = 0; n < seen; n += 16) largest = max_where(first16(seen - n), largest, load(scores + n));
     const float old_maximum = *maximum, new_maximum = std::max(old_maximum, max_lanes(largest) * scale);
-    const Floats shift = all(new_maximum), factor = all(scale);
-    Floats sum = all(0.0f);
+    const Floats shift = broadcast(new_maximum), factor = broadcast(scale);
+    Floats sum = broadcast(0.0f);
     for (int n = 0; n < count; n += 16) {
         const Floats power = mul_sub(load(scores + n), factor, shift);
         const Floats weight = only(first16(seen - n), exp2_lanes(power));
@@ -143,7 +144,7 @@ INLINE void add_values(const Operand *weights, const uint16_t *values, int head_
     for (int pair = 0; pair < num_pairs; ++pair, values += 2 * head_dim)
         add_products(sums, weights + 2 * pair, KEYS, values);
     for (int m = 0; m < M; ++m) {
-        const Floats factor = all(correction[m]);
+        const Floats factor = broadcast(correction[m]);
         for (int j = 0; j < J; ++j) {
             float *place = numerator + m * head_dim + 16 * j;
             store(place, mul_add(load(place), factor, sums[m][j]));
@@ -151,7 +152,7 @@ INLINE void add_values(const Operand *weights, const uint16_t *values, int head_
     }
 }
 
-// Attend M queries, the first of which has number `query`, to the packed block; `seen[m]` keys of `count`.
+// Attend M queries, from number `query` on, to the packed block: query m to the first `seen[m]` of `count` keys.
 template <int M>
 TARGET void attend_tile(Work &work, int query, const int *seen, int count) {
     const int dim = work.head_dim;
@@ -165,9 +166,9 @@ TARGET void attend_tile(Work &work, int query, const int *seen, int count) {
         const uint16_t *values = work.values + 2 * column;
         float *numerator = work.numerator + query * dim + column;
         switch (std::min(ATTENTION_VECTORS, (dim - column) / 16)) {
-        case 4: add_values<M, at_most(4)>(work.weights, values, dim, num_pairs, corrections, numerator); break;
-        case 3: add_values<M, at_most(3)>(work.weights, values, dim, num_pairs, corrections, numerator); break;
-        case 2: add_values<M, at_most(2)>(work.weights, values, dim, num_pairs, corrections, numerator); break;
+        case 4: add_values<M, cap_vectors(4)>(work.weights, values, dim, num_pairs, corrections, numerator); break;
+        case 3: add_values<M, cap_vectors(3)>(work.weights, values, dim, num_pairs, corrections, numerator); break;
+        case 2: add_values<M, cap_vectors(2)>(work.weights, values, dim, num_pairs, corrections, numerator); break;
         default: add_values<M, 1>(work.weights, values, dim, num_pairs, corrections, numerator);
         }
     }
@@ -280,7 +281,7 @@ TARGET void attend_task(const TreeStep &step, const Projections &from, Scratch &
     laps.lap(PRIVATE);
     for (int q = 0; q < num_queries; ++q) {
         const int64_t place = (first_row + q / group) * num_kv_heads * group + head * group + q % group;
-        const Floats share = all(1.0f / work.denominator[q]);
+        const Floats share = broadcast(1.0f / work.denominator[q]);
         for (int column = 0; column < dim; column += 16)
             store_bf16(16, out + place * dim + column, mul(load(work.numerator + q * dim + column), share));
         lse[place] = (work.maximum[q] + std::log2(work.denominator[q])) * 0.69314718f;
@@ -292,8 +293,8 @@ TARGET void attend_task(const TreeStep &step, const Projections &from, Scratch &
 
 extern "C" void EXPORT(attend)(const TreeStep *step, const Projections *from, float scale, uint16_t *out, float *lse) {
     const int64_t num_rows = step->num_rows, num_kv_heads = step->num_kv_heads;
-    const int64_t fair_blocks = (TASKS * omp_get_max_threads() + num_kv_heads - 1) / num_kv_heads;
-    const int64_t rows = std::min<int64_t>(ROWS, (num_rows + fair_blocks - 1) / fair_blocks);
+    const int64_t min_blocks = (TASKS * omp_get_max_threads() + num_kv_heads - 1) / num_kv_heads;
+    const int64_t rows = std::min<int64_t>(ROWS, (num_rows + min_blocks - 1) / min_blocks);
     const int64_t num_blocks = rows ? (num_rows + rows - 1) / rows : 0;
 #pragma omp parallel
     {

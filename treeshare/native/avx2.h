@@ -14,7 +14,7 @@
 struct Floats {
     __m256 low, high;
 };
-struct Mask { // of a lane all bits are set, or none
+struct Mask { // all bits of a lane are set, or none
     __m256 low, high;
 };
 using Operand = float; // of a dot product's left side
@@ -23,22 +23,22 @@ using Operand = float; // of a dot product's left side
 constexpr int ATTENTION_VECTORS = 1; // of sixteen columns
 constexpr int LINEAR_ROWS = 6;
 constexpr int LINEAR_PANEL = 32; // columns
-// Of sixteen columns, for so many rows.
+// Vectors of sixteen columns, for so many rows.
 static constexpr int linear_vectors(int num_rows) { return num_rows <= 3 ? 2 : 1; }
 constexpr int STRIP = 16; // numbers that `interleave` takes of each row
 
-INLINE __m256i lanes(int first) { // their numbers
+INLINE __m256i lanes(int first) { // the numbers of eight lanes, from `first` on
     return _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(first));
 }
-INLINE __m256 below(int64_t count, int first) {
+INLINE __m256 below(int64_t count, int first) { // which of them are below `count`
     const __m256i limit = _mm256_set1_epi32(count < 0 ? 0 : count > 16 ? 16 : count);
     return _mm256_castsi256_ps(_mm256_cmpgt_epi32(limit, lanes(first)));
 }
 INLINE Mask first16(int64_t count) { return {below(count, 0), below(count, 8)}; }
 
-#define OF_TWO(type, name, instruction)                                                                                \
+#define BINARY(type, name, instruction)                                                                                \
     INLINE type name(Floats a, Floats b) { return {instruction(a.low, b.low), instruction(a.high, b.high)}; }
-#define OF_THREE(name, instruction)                                                                                    \
+#define TERNARY(name, instruction)                                                                                    \
     INLINE Floats name(Floats a, Floats b, Floats c) {                                                                 \
         return {instruction(a.low, b.low, c.low), instruction(a.high, b.high, c.high)};                                \
     }
@@ -47,19 +47,19 @@ INLINE Mask first16(int64_t count) { return {below(count, 0), below(count, 8)}; 
         return {_mm256_cmp_ps(a.low, b.low, operation), _mm256_cmp_ps(a.high, b.high, operation)};                     \
     }
 
-OF_TWO(Floats, add, _mm256_add_ps)
-OF_TWO(Floats, sub, _mm256_sub_ps)
-OF_TWO(Floats, mul, _mm256_mul_ps)
-OF_TWO(Floats, div, _mm256_div_ps)
-OF_TWO(Floats, min, _mm256_min_ps)
-OF_TWO(Floats, max, _mm256_max_ps) // b where one is NaN
-OF_THREE(mul_add, _mm256_fmadd_ps)
-OF_THREE(mul_sub, _mm256_fmsub_ps)
+BINARY(Floats, add, _mm256_add_ps)
+BINARY(Floats, sub, _mm256_sub_ps)
+BINARY(Floats, mul, _mm256_mul_ps)
+BINARY(Floats, div, _mm256_div_ps)
+BINARY(Floats, min, _mm256_min_ps)
+BINARY(Floats, max, _mm256_max_ps) // b where one is NaN
+TERNARY(mul_add, _mm256_fmadd_ps)
+TERNARY(mul_sub, _mm256_fmsub_ps)
 COMPARISON(greater, _CMP_GT_OQ)
 COMPARISON(at_least, _CMP_GE_OQ)
 COMPARISON(equal, _CMP_EQ_OQ)
 
-INLINE Floats all(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+INLINE Floats broadcast(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 INLINE Floats load(const float *source) { return {_mm256_loadu_ps(source), _mm256_loadu_ps(source + 8)}; }
 INLINE void store(float *target, Floats x) {
     _mm256_storeu_ps(target, x.low);
@@ -91,7 +91,7 @@ INLINE __m256 scaled(__m256 y, __m256 power) {
     const __m256i first = _mm256_slli_epi32(_mm256_add_epi32(half, bias), 23);
     const __m256i second = _mm256_slli_epi32(_mm256_add_epi32(_mm256_sub_epi32(all, half), bias), 23);
     __m256 result = _mm256_mul_ps(_mm256_mul_ps(y, _mm256_castsi256_ps(first)), _mm256_castsi256_ps(second));
-    __asm__("" : "+x"(result)); // a compiler would fuse the multiplication with an addition to come: other bits
+    __asm__("" : "+x"(result)); // else a compiler may fuse the multiplication with a later addition: other bits
     return result;
 }
 INLINE Floats scale_by_power(Floats y, Floats power) { return {scaled(y.low, power.low), scaled(y.high, power.high)}; }
@@ -103,10 +103,10 @@ INLINE int bits(Mask mask) { return _mm256_movemask_ps(mask.low) | _mm256_movema
 INLINE Floats only(Mask mask, Floats x) { // zero elsewhere
     return {_mm256_and_ps(mask.low, x.low), _mm256_and_ps(mask.high, x.high)};
 }
-INLINE Floats choose(Mask mask, Floats x, Floats other) {
+INLINE Floats select_lanes(Mask mask, Floats x, Floats other) {
     return {_mm256_blendv_ps(other.low, x.low, mask.low), _mm256_blendv_ps(other.high, x.high, mask.high)};
 }
-INLINE Floats max_where(Mask mask, Floats a, Floats b) { return choose(mask, max(a, b), a); } // a elsewhere
+INLINE Floats max_where(Mask mask, Floats a, Floats b) { return select_lanes(mask, max(a, b), a); } // a elsewhere
 
 // Store the lanes of a mask side by side; returns how many.
 INLINE int compress(float *target, Mask mask, Floats x) {
@@ -174,16 +174,16 @@ INLINE void copy_operands(const uint16_t *source, int64_t count, Operand *target
     for (; i < count; ++i) target[i] = _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(source[i] << 16)));
 }
 
-// bfloat16 as operands: where they lie, or in `room`.
-INLINE const Operand *as_operands(const uint16_t *source, int64_t count, Operand *room) {
-    copy_operands(source, count, room);
-    return room;
+// bfloat16 as operands, converted into `buffer`.
+INLINE const Operand *as_operands(const uint16_t *source, int64_t count, Operand *buffer) {
+    copy_operands(source, count, buffer);
+    return buffer;
 }
 
 INLINE void store_operands(Operand *target, Floats x) { store(target, x); }
 
-// Of each pair. The second by two shifts: a mask would take a register, and a sum would move to memory and back each
-// time (6 rows: 79 instead of 117 GFLOP/s a core).
+// The first and the second number of each pair. The second by two shifts: a mask would take a register, and a sum
+// would move to memory and back each time (6 rows: 79 instead of 117 GFLOP/s a core).
 INLINE __m256 first_of(__m256i pairs) { return _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16)); }
 INLINE __m256 second_of(__m256i pairs) { return first_of(_mm256_srli_epi32(pairs, 16)); }
 
@@ -209,15 +209,15 @@ INLINE void add_products(Floats (&sums)[M][J], const Operand *a, int64_t stride,
     }
 }
 
-// Sums that are complete, to be read in any way: a copy, or gcc would not keep them in registers until they are.
+// The sums, for reading after the last add_products: a copy, or gcc would not keep them in registers until then.
 template <int M, int J>
-struct Settled {
+struct CompleteSums {
     Floats rows[M][J];
     const Floats *operator[](int m) const { return rows[m]; }
 };
 template <int M, int J>
-INLINE Settled<M, J> settled(const Floats (&sums)[M][J]) {
-    Settled<M, J> copy;
+INLINE CompleteSums<M, J> complete_sums(const Floats (&sums)[M][J]) {
+    CompleteSums<M, J> copy;
     for (int m = 0; m < M; ++m)
         for (int j = 0; j < J; ++j) copy.rows[m][j] = sums[m][j];
     return copy;

@@ -1,5 +1,5 @@
-// Sixteen floats as AVX-512 has them, in one register, with its instructions for bfloat16. level.h lists the
-// names that the kernels are written in.
+// Sixteen floats in one register, with AVX-512's instructions for bfloat16. level.h lists the names that the kernels
+// are written in.
 
 #pragma once
 
@@ -20,14 +20,14 @@ using Operand = uint16_t; // of a dot product's left side: bfloat16
 constexpr int ATTENTION_VECTORS = 4; // of sixteen columns
 constexpr int LINEAR_ROWS = 8;
 constexpr int LINEAR_PANEL = 48; // columns
-// Of sixteen columns, for so many rows.
+// Vectors of sixteen columns, for so many rows.
 static constexpr int linear_vectors(int /*num_rows*/) { return 3; }
 constexpr int STRIP = 32; // numbers that `interleave` takes of each row
 
 INLINE Mask first16(int64_t count) { return count >= 16 ? 0xffff : count <= 0 ? 0 : (1 << count) - 1; }
 INLINE __mmask32 first32(int64_t count) { return count >= 32 ? ~0u : count <= 0 ? 0u : (1u << count) - 1; }
 
-INLINE Floats all(float x) { return _mm512_set1_ps(x); }
+INLINE Floats broadcast(float x) { return _mm512_set1_ps(x); }
 INLINE Floats load(const float *source) { return _mm512_loadu_ps(source); }
 INLINE void store(float *target, Floats x) { _mm512_storeu_ps(target, x); }
 INLINE Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
@@ -55,7 +55,7 @@ INLINE Mask equal(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_
 INLINE Mask not_a_number(Floats x) { return _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q); }
 INLINE __mmask16 bits(Mask mask) { return mask; }
 INLINE Floats only(Mask mask, Floats x) { return _mm512_maskz_mov_ps(mask, x); } // zero elsewhere
-INLINE Floats choose(Mask mask, Floats x, Floats other) { return _mm512_mask_mov_ps(other, mask, x); }
+INLINE Floats select_lanes(Mask mask, Floats x, Floats other) { return _mm512_mask_mov_ps(other, mask, x); }
 INLINE Floats max_where(Mask mask, Floats a, Floats b) { return _mm512_mask_max_ps(a, mask, a, b); } // a elsewhere
 
 // Store the lanes of a mask side by side; returns how many.
@@ -86,8 +86,8 @@ INLINE void copy_operands(const uint16_t *source, int64_t count, Operand *target
     std::copy_n(source, count, target);
 }
 
-// bfloat16 as operands: where they lie, or in `room`.
-INLINE const Operand *as_operands(const uint16_t *source, int64_t /*count*/, Operand * /*room*/) { return source; }
+// bfloat16 as operands: where they are; nothing is copied.
+INLINE const Operand *as_operands(const uint16_t *source, int64_t /*count*/, Operand * /*buffer*/) { return source; }
 
 INLINE void store_operands(Operand *target, Floats x) {
     _mm256_store_si256(reinterpret_cast<__m256i *>(target), (__m256i)_mm512_cvtneps_pbh(x));
@@ -111,9 +111,9 @@ INLINE void add_products(Floats (&sums)[M][J], const Operand *a, int64_t stride,
     }
 }
 
-// Sums that are complete, to be read in any way.
+// The sums, for reading after the last add_products.
 template <int M, int J>
-INLINE const Floats (&settled(const Floats (&sums)[M][J]))[M][J] {
+INLINE const Floats (&complete_sums(const Floats (&sums)[M][J]))[M][J] {
     return sums;
 }
 

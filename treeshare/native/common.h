@@ -1,7 +1,7 @@
-// What the kernels share beside their vectors: an exponential, memory, a clock.
+// What the kernels share beside their vectors: an exponential, scratch memory, a stopwatch.
 //
-// All but the exported functions is local to a level's source (static, or in a namespace without a name): the same
-// names are compiled for other instructions elsewhere in the library, and a linker would take any of them.
+// All but the exported functions is local to a level's source (static, or in an unnamed namespace): the library holds
+// the same names compiled for other instructions, and a linker would take any of them.
 
 #pragma once
 
@@ -14,21 +14,21 @@
 
 // 2 ** x for finite x; relative error below 3e-7; about 0 from -150 down, infinite from 128 up.
 INLINE Floats exp2_lanes(Floats x) {
-    x = max(x, all(-150.0f));
+    x = max(x, broadcast(-150.0f));
     const Floats whole = round_whole(x), f = sub(x, whole);
-    Floats y = all(1.3333558e-3f);
-    y = mul_add(y, f, all(9.6181291e-3f));
-    y = mul_add(y, f, all(5.5504109e-2f));
-    y = mul_add(y, f, all(2.4022651e-1f));
-    y = mul_add(y, f, all(6.9314718e-1f));
-    y = mul_add(y, f, all(1.0f));
+    Floats y = broadcast(1.3333558e-3f);
+    y = mul_add(y, f, broadcast(9.6181291e-3f));
+    y = mul_add(y, f, broadcast(5.5504109e-2f));
+    y = mul_add(y, f, broadcast(2.4022651e-1f));
+    y = mul_add(y, f, broadcast(6.9314718e-1f));
+    y = mul_add(y, f, broadcast(1.0f));
     return scale_by_power(y, whole);
 }
 
 template <int M, int J>
 INLINE void clear(Floats (&sums)[M][J]) {
     for (int m = 0; m < M; ++m)
-        for (int j = 0; j < J; ++j) sums[m][j] = all(0.0f);
+        for (int j = 0; j < J; ++j) sums[m][j] = broadcast(0.0f);
 }
 
 namespace {

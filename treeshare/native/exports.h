@@ -1,5 +1,5 @@
-// The kernels that a level exports, EXPORT(name) by its header. A new one also gets a line in structs.cpp, and one in
-// library.py.
+// The kernels that a level exports; its header defines EXPORT(name). A new kernel also gets a line in structs.cpp and
+// in library.py.
 
 #pragma once
 
@@ -15,10 +15,10 @@ void EXPORT(attend)(const TreeStep *step, const Projections *from, float scale, 
 // x [num_rows][num_inputs], out [num_rows][num_outputs].
 void EXPORT(linear)(const Linear *linear, const uint16_t *x, uint16_t *out, int64_t num_rows);
 
-// From a layer's input to rotated queries and keys.
+// From a layer's input to queries, keys and values, with rotary positions.
 void EXPORT(before_attention)(const Layer *layer, const Activations *activations);
 
-// From attention's result to the layer's output, over its input.
+// From attention's result to the layer's output, which overwrites its input.
 void EXPORT(after_attention)(const Layer *layer, const Activations *activations);
 
 // The parts of a layer alone, for tests and benchmarks.

@@ -1,7 +1,8 @@
 // A decoder layer of the Llama shape without its attention: RMS norms, residuals, rotary positions, gated
 // activation and the matmuls between them. bfloat16; every intermediate result that transformers' model code
 // stores in bfloat16 is rounded here too, so only the order of a sum and the exponential differ from it. Rows
-// never mix. The two halves of a layer are one parallel region each: threads meet inside it without being woken.
+// never mix. Each half of a layer is one parallel region: its threads wait for one another inside it, and need not be
+// woken for each part.
 
 #pragma once
 
@@ -18,12 +19,12 @@ namespace {
 enum Part { MATMUL, REST };
 
 TARGET void norm_row(const uint16_t *x, const uint16_t *weight, uint16_t *out, int64_t width, float epsilon) {
-    Floats squares = all(0.0f);
+    Floats squares = broadcast(0.0f);
     for (int64_t i = 0; i < width; i += 16) {
         const Floats value = load_bf16(width - i, x + i);
         squares = mul_add(value, value, squares);
     }
-    const Floats factor = all(1.0f / std::sqrt(sum_lanes(squares) / width + epsilon));
+    const Floats factor = broadcast(1.0f / std::sqrt(sum_lanes(squares) / width + epsilon));
     for (int64_t i = 0; i < width; i += 16) {
         const int64_t left = width - i;
         const Floats normal = round_bf16(mul(load_bf16(left, x + i), factor));
@@ -38,7 +39,7 @@ TARGET void add_row(uint16_t *x, const uint16_t *delta, int64_t width) {
     }
 }
 
-// The two halves of a head turn against each other: x * cos + (-x2, x1) * sin.
+// Rotary positions of a head, whose halves are x1 and x2: (x1, x2) * cos + (-x2, x1) * sin.
 TARGET void rotate_head(uint16_t *x, const uint16_t *cosine, const uint16_t *sine, int64_t head_dim) {
     const int64_t half = head_dim / 2;
     for (int64_t i = 0; i < half; i += 16) {
@@ -54,8 +55,8 @@ TARGET void rotate_head(uint16_t *x, const uint16_t *cosine, const uint16_t *sin
 }
 
 TARGET void silu_mul_row(const uint16_t *gate, const uint16_t *up, uint16_t *out, int64_t width) {
-    const Floats one = all(1.0f), minus_log2e = all(-1.44269504f);
-    const Floats largest = all(200.0f); // its power is infinite, and the activation zero
+    const Floats one = broadcast(1.0f), minus_log2e = broadcast(-1.44269504f);
+    const Floats largest = broadcast(200.0f); // its power is infinite, and the activation zero
     for (int64_t i = 0; i < width; i += 16) {
         const int64_t left = width - i;
         const Floats value = load_bf16(left, gate + i);
@@ -65,7 +66,7 @@ TARGET void silu_mul_row(const uint16_t *gate, const uint16_t *up, uint16_t *out
     }
 }
 
-// The following are called by every thread of a parallel region; all have finished when one returns.
+// Every thread of a parallel region calls the following functions; all have finished when one returns.
 
 // out = x / rms(x) * weight
 void norm_rows(const uint16_t *x, const Norm &norm, uint16_t *out, int64_t num_rows, int64_t width) {

@@ -1,8 +1,8 @@
-// What a level of instructions defines, in a header of its own: all names below, checked here as the level is compiled.
+// What the header of a level of instructions defines: all names below, checked here as the level is compiled.
 // The kernels are written in them. A new level is its header, a source like kernels_avx2.cpp, which includes it, a line
 // in levels.cpp with the CPU's features, a line in library.py and the files' names in pyproject.toml.
 //
-// Results must be the other levels' to the bit, but for those of add_products; tests/native/test_levels.py compares.
+// Results must be the same bits on all levels, except those of add_products; tests/native/test_levels.py compares.
 
 #pragma once
 
@@ -10,8 +10,8 @@
 #include <type_traits>
 
 // TARGET       the attribute of a function that uses the level's instructions
-// INLINE       the same, for one that is always inlined, and static
-// EXPORT(name) the name of an exported kernel, which ends in the level's
+// INLINE       the same for a static function that is always inlined
+// EXPORT(name) the name of an exported kernel, which ends in the name of the level
 #if !defined(TARGET) || !defined(INLINE) || !defined(EXPORT)
 #error "a level's header defines TARGET, INLINE and EXPORT"
 #endif
@@ -32,7 +32,7 @@ REQUIRE((std::is_same<Operand, float>::value || std::is_same<Operand, uint16_t>:
 REQUIRE(ATTENTION_VECTORS >= 1 && ATTENTION_VECTORS <= 4); // of sixteen columns
 REQUIRE(LINEAR_ROWS >= 1 && LINEAR_ROWS <= 8);
 REQUIRE(LINEAR_PANEL % 16 == 0); // columns whose weights are packed together
-REQUIRE(LINEAR_PANEL % (16 * linear_vectors(1)) == 0); // vectors of sixteen columns, for so many rows
+REQUIRE(LINEAR_PANEL % (16 * linear_vectors(1)) == 0); // vectors of sixteen columns for so many rows
 REQUIRE(LINEAR_PANEL % (16 * linear_vectors(LINEAR_ROWS)) == 0);
 REQUIRE(STRIP % 16 == 0 && 16 * ATTENTION_VECTORS % STRIP == 0); // numbers that `interleave` takes of each row
 
@@ -40,7 +40,7 @@ REQUIRE(STRIP % 16 == 0 && 16 * ATTENTION_VECTORS % STRIP == 0); // numbers that
 constexpr Floats *x = nullptr;
 constexpr Mask *mask = nullptr;
 constexpr Operand *operands = nullptr;
-REQUIRE_TYPE(Floats, all(0.0f)); // one number in every lane
+REQUIRE_TYPE(Floats, broadcast(0.0f)); // one number in every lane
 REQUIRE_TYPE(Floats, add(*x, *x));
 REQUIRE_TYPE(Floats, sub(*x, *x));
 REQUIRE_TYPE(Floats, mul(*x, *x));
@@ -50,7 +50,7 @@ REQUIRE_TYPE(Floats, max(*x, *x)); // the second where either is NaN
 REQUIRE_TYPE(Floats, mul_add(*x, *x, *x)); // a * b + c, rounded once
 REQUIRE_TYPE(Floats, mul_sub(*x, *x, *x)); // a * b - c, rounded once
 REQUIRE_TYPE(Floats, round_whole(*x)); // to the nearest whole number, ties to even
-REQUIRE_TYPE(Floats, scale_by_power(*x, *x)); // y * 2 ** power for a whole power of at least -150
+REQUIRE_TYPE(Floats, scale_by_power(*x, *x)); // y * 2 ** power for a whole power >= -150
 REQUIRE_TYPE(Floats, round_bf16(*x)); // as store_bf16 rounds
 
 // Lanes together.
@@ -59,14 +59,14 @@ REQUIRE_TYPE(float, max_lanes(*x));
 REQUIRE_TYPE(float, first_lane(*x));
 
 // Masks.
-REQUIRE_TYPE(Mask, first16(int64_t())); // the first so many lanes
+REQUIRE_TYPE(Mask, first16(int64_t())); // the first `count` lanes
 REQUIRE_TYPE(Mask, greater(*x, *x));
 REQUIRE_TYPE(Mask, at_least(*x, *x));
 REQUIRE_TYPE(Mask, equal(*x, *x));
 REQUIRE_TYPE(Mask, not_a_number(*x));
-REQUIRE((std::is_convertible<decltype(bits(*mask)), int>::value)); // a bit for each lane, the first lowest
+REQUIRE((std::is_convertible<decltype(bits(*mask)), int>::value)); // a bit for each lane, the first lane's lowest
 REQUIRE_TYPE(Floats, only(*mask, *x)); // zero elsewhere
-REQUIRE_TYPE(Floats, choose(*mask, *x, *x)); // the second elsewhere
+REQUIRE_TYPE(Floats, select_lanes(*mask, *x, *x)); // the second elsewhere
 REQUIRE_TYPE(Floats, max_where(*mask, *x, *x)); // the first elsewhere
 REQUIRE_TYPE(int, compress(static_cast<float *>(nullptr), *mask, *x)); // store masked lanes side by side; how many
 
@@ -81,14 +81,15 @@ REQUIRE_TYPE(void, store_bf16(int64_t(), static_cast<uint16_t *>(nullptr), *x));
 
 // Dot products: a left side of operands, a right side of pairs of neighbouring inputs, sixteen outputs side by side.
 REQUIRE_TYPE(void, copy_operands(halves, int64_t(), operands));
-REQUIRE_TYPE(const Operand *, as_operands(halves, int64_t(), operands)); // where they lie, or copied to the last
+REQUIRE_TYPE(const Operand *, as_operands(halves, int64_t(), operands)); // where they are, or copied to the last
 REQUIRE_TYPE(void, store_operands(operands, *x));
 REQUIRE_TYPE(void, interleave(halves, halves, int(), static_cast<uint16_t *>(nullptr)));
 REQUIRE_TYPE(void, transpose_pairs(static_cast<const uint32_t *>(nullptr), int64_t(), int64_t(), int(),
                                    static_cast<uint32_t *>(nullptr), int64_t()));
 constexpr Floats (*sums)[1][1] = nullptr;
 REQUIRE_TYPE(void, (add_products<1, 1>(*sums, operands, int64_t(), halves))); // sums[m][j] += a[m] . b[j]
-REQUIRE((std::is_convertible<decltype(settled<1, 1>(*sums)[0][0]), Floats>::value)); // complete sums, to be read
+// The sums, to be read after the last add_products.
+REQUIRE((std::is_convertible<decltype(complete_sums<1, 1>(*sums)[0][0]), Floats>::value));
 
 #undef REQUIRE_TYPE
 #undef REQUIRE

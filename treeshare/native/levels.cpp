@@ -1,11 +1,12 @@
-// Which levels of instructions this CPU can run. Each kernel is there once for every level, its name ends in it.
+// Which levels of instructions this CPU can run. The library has each kernel once for every level, whose name ends the
+// kernel's.
 
 #include <cstring>
 
 namespace {
 
-// Every instruction that the level's TARGET names. Levels are a set: none implies another, and which is best is
-// library.py's to say.
+// Every feature that the level's TARGET names. Levels are a set: none implies another, and library.py has their
+// order of preference.
 #if defined(__x86_64__) && defined(__GNUC__)
 bool has_avx512() {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -20,7 +21,7 @@ bool has_avx2() { return false; }
 
 struct Level {
     const char *name;
-    bool (*is_there)();
+    bool (*is_available)();
 };
 
 constexpr Level LEVELS[] = {{"avx512", has_avx512}, {"avx2", has_avx2}};
@@ -30,6 +31,6 @@ constexpr Level LEVELS[] = {{"avx512", has_avx512}, {"avx2", has_avx2}};
 // 1 where the kernels of a level were built and this CPU runs them, else 0.
 extern "C" int treeshare_has_level(const char *name) {
     for (const Level &level : LEVELS)
-        if (!std::strcmp(level.name, name)) return level.is_there();
+        if (!std::strcmp(level.name, name)) return level.is_available();
     return 0;
 }

@@ -1,10 +1,9 @@
 // A linear layer in bfloat16, for any number of rows.
 //
-// Columns are cut into panels; a thread turns a panel of weights into pairs of neighbouring inputs, sixteen
-// outputs side by side, and multiplies every row by it. One output is one running sum over its own inputs in
-// their order, so a row's bits do not depend on how many rows there are: nothing has to be padded.
-// The weights stay as they are: while one panel is multiplied, the next is fetched, and few rows cost little more
-// than reading the weights once.
+// Columns are cut into panels; a thread packs a panel of weights into pairs of neighbouring inputs, sixteen outputs
+// side by side, and multiplies every row by it. An output is one running sum over its inputs in their order, so a
+// row's bits do not depend on how many rows there are, and no row is padded. The weights themselves stay as they are:
+// while a panel is multiplied, the next is fetched, so few rows cost little more than reading the weights once.
 
 #pragma once
 
@@ -19,7 +18,7 @@ namespace {
 constexpr int PANEL = LINEAR_PANEL; // outputs of a panel
 constexpr int LINES = PANEL / 16;   // cache lines that a panel has for each pair of inputs
 
-// weight [num_outputs][num_inputs] becomes packed [pairs][PANEL]; outputs that are missing count as zero.
+// weight [num_outputs][num_inputs] becomes packed [pairs][PANEL]; missing outputs count as zero.
 TARGET void pack(const uint16_t *weight, int64_t num_inputs, int num_outputs, uint32_t *packed) {
     const int64_t num_pairs = num_inputs / 2;
     for (int first = 0; first < PANEL; first += 16) {
@@ -42,10 +41,10 @@ INLINE void multiply(const Operand *x, int64_t x_stride, const uint32_t *packed,
         for (int line = 0; line < lines; ++line, ahead += 64) _mm_prefetch(ahead, _MM_HINT_T1);
         add_products(sums, x + 2 * pair, x_stride, reinterpret_cast<const uint16_t *>(packed));
     }
-    const auto &results = settled(sums);
+    const auto &results = complete_sums(sums);
     for (int j = 0; j < J; ++j) {
         const int64_t left = num_outputs - 16 * j;
-        const Floats offset = bias ? load_bf16(left, bias + 16 * j) : all(0.0f);
+        const Floats offset = bias ? load_bf16(left, bias + 16 * j) : broadcast(0.0f);
         for (int m = 0; m < M; ++m) store_bf16(left, out + m * out_stride + 16 * j, add(results[m][j], offset));
     }
 }
@@ -63,10 +62,11 @@ TARGET void multiply_panel(const Operand *x, int64_t x_stride, const uint32_t *p
                        out + column, out_stride, ahead, lines);
 }
 
-constexpr int at_most(int rows) { return std::min(rows, LINEAR_ROWS); }
+// So that no template is instantiated for more rows than a register tile has.
+constexpr int cap_rows(int rows) { return std::min(rows, LINEAR_ROWS); }
 
-// out = x weight^T + bias: x [num_rows][num_inputs], out [num_rows][num_outputs]. To be called by every thread of a
-// parallel region; all have finished when it returns.
+// out = x weight^T + bias: x [num_rows][num_inputs], out [num_rows][num_outputs]. Every thread of a parallel region
+// calls it; all have finished when it returns.
 TARGET void apply(const Linear &linear, const uint16_t *x, uint16_t *out, int64_t num_rows) {
     const int64_t num_inputs = linear.num_inputs, num_outputs = linear.num_outputs, num_pairs = num_inputs / 2;
     const int64_t num_panels = (num_outputs + PANEL - 1) / PANEL;
@@ -76,7 +76,7 @@ TARGET void apply(const Linear &linear, const uint16_t *x, uint16_t *out, int64_
     static thread_local Scratch scratch;
     char *memory = scratch.reserve(num_pairs * PANEL * 4 + LINEAR_ROWS * num_inputs * sizeof(Operand));
     uint32_t *packed = reinterpret_cast<uint32_t *>(memory);
-    Operand *room = reinterpret_cast<Operand *>(memory + num_pairs * PANEL * 4);
+    Operand *buffer = reinterpret_cast<Operand *>(memory + num_pairs * PANEL * 4);
 #pragma omp for schedule(static)
     for (int64_t panel = 0; panel < num_panels; ++panel) {
         const int64_t first = panel * PANEL;
@@ -87,10 +87,10 @@ TARGET void apply(const Linear &linear, const uint16_t *x, uint16_t *out, int64_
         for (int64_t tile = 0; tile < num_tiles; ++tile) {
             const int64_t row = tile * LINEAR_ROWS, height = std::min<int64_t>(LINEAR_ROWS, num_rows - row);
             const int lines = tile * share < LINES ? share : 0;
-            const Operand *source = as_operands(x + row * num_inputs, height * num_inputs, room);
+            const Operand *source = as_operands(x + row * num_inputs, height * num_inputs, buffer);
             uint16_t *target = out + row * num_outputs + first;
 #define TILE(M)                                                                                                        \
-    multiply_panel<at_most(M)>(source, num_inputs, packed, num_pairs, bias, count, target, num_outputs, ahead, lines)
+    multiply_panel<cap_rows(M)>(source, num_inputs, packed, num_pairs, bias, count, target, num_outputs, ahead, lines)
             switch (height) {
             case 8: TILE(8); break;
             case 7: TILE(7); break;

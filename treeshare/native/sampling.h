@@ -1,6 +1,6 @@
 // Drawing tokens from rows of logits by inverse CDF in token-id order, where temperature, top-k, top-p and min-p
-// stand between the logits and the distribution: what `sampling/sampler.py` and `sampling/filters.py` define. A row's
-// weights stay in L2. Sums run over fixed blocks of one row, so a row's result does not depend on its company.
+// lead from logits to the distribution, as `sampling/sampler.py` and `sampling/filters.py` define it. A row's weights
+// stay in L2. Sums run over fixed blocks of one row, so a row's result does not depend on the other rows.
 
 #pragma once
 
@@ -26,21 +26,21 @@ INLINE Floats logits_at(const Draws &draws, int64_t row, int64_t at) {
     const Floats values = draws.is_bfloat16
                               ? load_bf16(left, static_cast<const uint16_t *>(draws.logits) + place)
                               : load_first(left, static_cast<const float *>(draws.logits) + place);
-    return choose(first16(left), values, all(-std::numeric_limits<float>::infinity()));
+    return select_lanes(first16(left), values, broadcast(-std::numeric_limits<float>::infinity()));
 }
 
 TARGET float logit(const Draws &draws, int64_t row, int64_t token) {
     return first_lane(logits_at(draws, row, token));
 }
 
-// exp((x - maximum) * scale), zero for minus infinity
+// 2 ** ((x - maximum) * scale), zero for minus infinity
 INLINE Floats weigh(Floats x, Floats maximum, Floats scale) {
     const Floats power = mul(sub(x, maximum), scale);
-    return only(greater(power, all(-149.0f)), exp2_lanes(power));
+    return only(greater(power, broadcast(-149.0f)), exp2_lanes(power));
 }
 
 TARGET float max_logit(const Draws &draws, int64_t row, bool *broken) {
-    Floats maximum = all(-std::numeric_limits<float>::infinity());
+    Floats maximum = broadcast(-std::numeric_limits<float>::infinity());
     int not_numbers = 0;
     for (int64_t at = 0; at < draws.vocab_size; at += 16) {
         const Floats x = logits_at(draws, row, at);
@@ -54,7 +54,7 @@ TARGET float max_logit(const Draws &draws, int64_t row, bool *broken) {
 
 TARGET int64_t first_equal(const Draws &draws, int64_t row, float value) {
     for (int64_t at = 0; at < draws.vocab_size; at += 16) {
-        const int found = bits(equal(logits_at(draws, row, at), all(value)));
+        const int found = bits(equal(logits_at(draws, row, at), broadcast(value)));
         if (found) return at + __builtin_ctz(found);
     }
     return 0;
@@ -73,7 +73,7 @@ struct Work {
 TARGET double sum_blocks(const Weights &weights, Sums &sums) {
     double total = 0;
     for (size_t block = 0; block < sums.size(); ++block) {
-        Floats sum = all(0.0f);
+        Floats sum = broadcast(0.0f);
         for (int64_t at = 0; at < BLOCK; at += 16)
             sum = add(sum, load(&weights[block * BLOCK + at]));
         total += sums[block] = sum_lanes(sum);
@@ -81,19 +81,19 @@ TARGET double sum_blocks(const Weights &weights, Sums &sums) {
     return total;
 }
 
-// Fill in the weights at `scale`, the largest of which is 1.
+// Fill in a row's weights, 2 ** ((logit - maximum) * scale); the largest is 1.
 TARGET void weigh_row(const Draws &draws, int64_t row, float maximum, float scale, Weights &weights) {
-    const Floats maxima = all(maximum), scales = all(scale);
+    const Floats maxima = broadcast(maximum), scales = broadcast(scale);
     for (size_t at = 0; at < weights.size(); at += 16)
         store(&weights[at], weigh(logits_at(draws, row, at), maxima, scales));
 }
 
-// The weights of at least `floor`, in any order; returns how many.
+// Copy the weights that are not below `floor` to `candidates`; returns how many.
 TARGET int64_t collect(const Weights &weights, float floor, Weights &candidates) {
     int64_t count = 0;
     for (size_t at = 0; at < weights.size(); at += 16) {
         const Floats x = load(&weights[at]);
-        const Mask mask = at_least(x, all(floor));
+        const Mask mask = at_least(x, broadcast(floor));
         if (bits(mask)) count += compress(&candidates[count], mask, x);
     }
     return count;
@@ -102,17 +102,17 @@ TARGET int64_t collect(const Weights &weights, float floor, Weights &candidates)
 TARGET void drop_below(Weights &weights, float floor) {
     for (size_t at = 0; at < weights.size(); at += 16) {
         const Floats x = load(&weights[at]);
-        store(&weights[at], only(at_least(x, all(floor)), x));
+        store(&weights[at], only(at_least(x, broadcast(floor)), x));
     }
 }
 
-// Of tied tokens all are kept.
+// Set all weights below the k-th largest to zero; tokens tied with it are kept.
 void keep_top_k(Weights &weights, int64_t k, Weights &candidates) {
     std::vector<float> block_maxima;
     for (size_t at = 0; at < weights.size(); at += BLOCK)
         block_maxima.push_back(*std::max_element(&weights[at], &weights[at] + BLOCK));
     float floor = 0;
-    if (k <= int64_t(block_maxima.size())) { // k blocks hold a weight of at least `floor`: no smaller one is the k-th
+    if (k <= int64_t(block_maxima.size())) { // k blocks have a weight >= `floor`: no smaller one is the k-th
         std::nth_element(block_maxima.begin(), block_maxima.begin() + k - 1, block_maxima.end(), std::greater<float>());
         floor = block_maxima[k - 1];
     }
@@ -122,10 +122,10 @@ void keep_top_k(Weights &weights, int64_t k, Weights &candidates) {
     drop_below(weights, candidates[k - 1]);
 }
 
-// The smallest set of likeliest tokens whose mass reaches `top_p`; of tied tokens those with the lowest ids.
+// Keep the smallest set of likeliest tokens whose mass reaches `top_p`; of tied tokens those with the lowest ids.
 void keep_top_p(Weights &weights, double top_p, double total, Weights &candidates) {
     const double wanted = top_p * total;
-    const double floor = (total - wanted) / (2 * weights.size()); // below lies at most half of the mass left out
+    const double floor = (total - wanted) / (2 * weights.size()); // tokens below have at most half of the mass left out
     const int64_t count = collect(weights, std::max(float(floor), std::numeric_limits<float>::min()), candidates);
     const auto first = candidates.begin(), last = first + count;
     int64_t num_sorted = 0, num_kept = 0;

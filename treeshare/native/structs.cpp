@@ -1,4 +1,4 @@
-// What a caller compares before it uses the library: where the fields of the structs lie, and the kernels' arguments.
+// What a caller checks before it uses the library: where the structs' fields lie, and the kernels' arguments.
 
 #include <cstddef>
 #include <cstdint>

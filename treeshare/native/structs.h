@@ -1,5 +1,5 @@
-// The structs that callers fill in: plain memory, eight bytes a field. Their mirrors in Python are in structs.py;
-// structs.cpp tells it where every field lies, and a library that disagrees is not used.
+// The structs that callers fill in. Their mirrors in Python are in structs.py; structs.cpp tells it where every field
+// lies, and a library whose structs differ is not used.
 //
 // Shapes: T packed rows, H KV heads, G query heads per KV head, D head_dim, E stored value width, N padded tokens of a
 // segment, C tokens of a page. Elements are bfloat16 unless said otherwise.
@@ -11,7 +11,7 @@
 // Rows [first_row, last_row) of a step and a segment whose keys they see.
 struct Slice {
     int64_t first_row, last_row;
-    int64_t num_keys;        // of the segment, those that the step stores included
+    int64_t num_keys;        // keys of the segment, those that this step stores included
     int64_t first_own_token; // causal: the place in the segment of the first row's own token; else 0
     int64_t padded_tokens;   // N
     int64_t causal;          // 1: a row is a token of the segment and sees it up to itself; 0: rows see num_keys keys
@@ -27,10 +27,10 @@ struct TreeStep {
     const int64_t *pages;            // page numbers of each row, oldest first
     const int64_t *private_tokens;   // [num_rows]: tokens on a row's pages, this step's included; 0: prefill
     uint64_t pool_keys, pool_values; // addresses of [pages][H][D][C] and [pages][H][C][E]
-    int64_t *nanoseconds;            // [5], added to: of all threads, by attention's Kind; or null: not measured
+    int64_t *nanoseconds;            // [5], added to: time of all threads by attention's Kind; null: not measured
 };
 
-// What a layer's projections give: strides count elements from row to row, heads lie side by side.
+// A layer's queries, keys and values: strides count elements from row to row; a row's heads lie side by side.
 struct Projections {
     const uint16_t *query, *key, *value; // [T][H * G][D], [T][H][D], [T][H][D]
     int64_t query_stride, key_stride, value_stride;
@@ -53,10 +53,10 @@ struct Layer {
     Linear qkv, out, gate_up, down; // q, k, v and gate, up side by side
     Norm first, second;
     int64_t num_rotated_heads, head_dim; // q and k
-    int64_t *nanoseconds;                // [2], added to: matmuls, the rest; or null: not measured
+    int64_t *nanoseconds;                // [2], added to: matmuls, the rest; null: not measured
 };
 
-// What flows through a layer; [num_rows][.] each, `x` in and out.
+// A layer's inputs and results, [num_rows][.] each; `x` is its input and its output.
 struct Activations {
     int64_t num_rows;
     const uint16_t *cosine, *sine, *attended;

@@ -74,7 +74,7 @@ class Layer(ctypes.Structure):
 
 
 class Activations(ctypes.Structure):
-    """What flows through a layer."""
+    """A layer's inputs and results."""
 
     _fields_ = (
         ("num_rows", _INT),
