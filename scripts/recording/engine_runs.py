@@ -29,16 +29,16 @@ def w1s(place: Place, dtype: str) -> Items:
     problems = workload["problems"]
     params = [
         sampling(
-            n=one["samples"],
+            n=problem["samples"],
             max_tokens=workload["new_tokens"],
             ignore_eos=workload["ignore_eos"],
             temperature=workload["temperature"],
             top_p=workload["top_p"],
         )
-        for one in problems
+        for problem in problems
     ]
     llm = make_llm("smollm2-135m", dtype=dtype)
-    return generated("W1s", llm, [one["prompt_ids"] for one in problems], params)
+    return generated("W1s", llm, [problem["prompt_ids"] for problem in problems], params)
 
 
 def humaneval(place: Place) -> Items:
@@ -50,7 +50,7 @@ def humaneval(place: Place) -> Items:
     cli("sample", *task, *length, *engine, "--out", str(folder))
     journal = (folder / "samples.jsonl").read_bytes()
     lines = [json.loads(line) for line in journal.splitlines()]
-    items: Items = {f"{one['task_id']}/{one['completion_index']}": one for one in lines}
+    items: Items = {f"{line['task_id']}/{line['completion_index']}": line for line in lines}
     items["manifest"] = lasting(json.loads((folder / "manifest.json").read_text()))
     items["journal's bytes"] = hashlib.sha256(journal).hexdigest()
     items["tree"] = json.loads((place.work / "tree.json").read_text())
@@ -160,14 +160,18 @@ def scores(place: Place) -> Items:
         for dtype in ("float32", "bfloat16"):
             llm = make_tiny(tiny_model(place.work, architecture), dtype=dtype)
             found = llm.score(pairs, use_tqdm=False)
-            for number, one in enumerate(found):
+            for number, score in enumerate(found):
                 where = f"{architecture}/{dtype}/pair {number}"
-                items[where] = {"logprobs": one.logprobs, "is_greedy": one.is_greedy, "total": one.total}
+                items[where] = {
+                    "logprobs": score.logprobs,
+                    "is_greedy": score.is_greedy,
+                    "total": score.total,
+                }
     return items | generated("generate afterwards", llm, prompts, sampling())
 
 
 def search(place: Place) -> Items:
-    """Branches by hand, and beam search."""
+    """Branches that are forked, extended and dropped by hand, and beam search."""
     beam_search = place.module_with("def beam_search(").beam_search
     items: Items = {}
     for architecture, dtype in (("llama", "float32"), ("qwen3", "bfloat16"), ("gpt2", "float32")):
@@ -175,16 +179,16 @@ def search(place: Place) -> Items:
         with llm.search({"prompt_token_ids": forest()[0]}, max_tokens=70) as tree:
             branches = [tree.root]
             for depth in range(66):  # beyond a page
-                wanted = [(one, int(token)) for one in branches for token in one.logprobs.argsort()[-2:]]
+                wanted = [(branch, int(t)) for branch in branches for t in branch.logprobs.argsort()[-2:]]
                 extended = tree.extend(wanted)
                 tree.drop(branches)
-                branches = sorted(extended, key=lambda one: -one.cumulative_logprob)[:3]
-                tree.drop([one for one in extended if one not in branches])
+                branches = sorted(extended, key=lambda branch: -branch.cumulative_logprob)[:3]
+                tree.drop([branch for branch in extended if branch not in branches])
                 if depth == 30:
                     branches += tree.fork(branches[0], 2)
-            for number, one in enumerate(branches):
-                values = {"token_ids": one.token_ids, "cumulative_logprob": one.cumulative_logprob}
-                items[f"{where}/branch {number}"] = values | {"logprobs": one.logprobs}
+            for number, branch in enumerate(branches):
+                values = {"token_ids": branch.token_ids, "cumulative_logprob": branch.cumulative_logprob}
+                items[f"{where}/branch {number}"] = values | {"logprobs": branch.logprobs}
         for penalty in (1.0, 0.0):
             with llm.search({"prompt_token_ids": forest()[1]}, max_tokens=24) as tree:
                 found = beam_search(
@@ -209,7 +213,7 @@ def weights(place: Place) -> Items:
             if number in (100, 300):
                 llm.update_weights(others if number == 100 else head)
             if hasattr(output, "completion"):
-                one = output.completion
-                items[f"{dtype}/stream/{output.request_id}/{one.index}"] = completion_item(one)
+                name = f"{dtype}/stream/{output.request_id}/{output.completion.index}"
+                items[name] = completion_item(output.completion)
         items |= generated(f"{dtype}/afterwards", llm, forest(), sampling())
     return items

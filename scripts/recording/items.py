@@ -1,7 +1,7 @@
 """What a recorded run is given, and how its outputs become items: exact values by name.
 
-Only the public interface is used, so that the same code runs on any commit; what has no public place (a class
-that a harness looks up by name, ``beam_search``) is found in the checkout by its text.
+Only the public interface is used, so that the same code runs on any commit. What has no public place (a class
+that a harness looks up by name, ``beam_search``) is found in the checkout by its source text.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 THREADS = 2
 KV_BUDGET_BYTES = 1 << 30
 VOLATILE = ("id", "request_id", "created", "versions")
-"""Keys of answers and manifests that differ from run to run, or say where a run was made."""
+"""Keys of answers and manifests that differ from run to run or from machine to machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a run finds things.
+    """The folders and files that a run needs.
 
     Attributes:
         checkout: The code that runs.
@@ -39,7 +39,11 @@ class Place:
     workload: Path
 
     def module_with(self, text: str) -> Any:  # noqa: ANN401
-        """The one module of the checkout's package that contains ``text``, wherever it lies by now."""
+        """The only module of the checkout's package whose source contains ``text``.
+
+        Raises:
+            LookupError: If no module contains it, or several do.
+        """
         paths = [p for p in sorted((self.checkout / "treeshare").rglob("*.py")) if text in p.read_text()]
         if len(paths) != 1:
             raise LookupError(f"{text!r}: got {len(paths)} modules of {self.checkout}, expected one")
@@ -53,9 +57,9 @@ def exact(value: Any) -> Any:  # noqa: ANN401
     if isinstance(value, float):
         return float(value).hex()
     if isinstance(value, dict):
-        return {str(key): exact(one) for key, one in value.items()}
+        return {str(key): exact(member) for key, member in value.items()}
     if isinstance(value, (list, tuple)):
-        return [exact(one) for one in value]
+        return [exact(member) for member in value]
     if hasattr(value, "tolist"):
         return exact(value.tolist())
     raise TypeError(f"exact: got {type(value).__name__}, expected what JSON can express")
@@ -64,15 +68,15 @@ def exact(value: Any) -> Any:  # noqa: ANN401
 def lasting(value: Any) -> Any:  # noqa: ANN401
     """A JSON value without the keys that differ from run to run."""
     if isinstance(value, dict):
-        return {key: lasting(one) for key, one in value.items() if key not in VOLATILE}
-    return [lasting(one) for one in value] if isinstance(value, list) else value
+        return {key: lasting(member) for key, member in value.items() if key not in VOLATILE}
+    return [lasting(member) for member in value] if isinstance(value, list) else value
 
 
 def completion_item(completion: Any) -> Items:  # noqa: ANN401
-    """All that is known of a completion."""
+    """All fields of a completion."""
     logprobs = completion.logprobs and [
-        [[token, entry.logprob, entry.rank, entry.decoded_token] for token, entry in at.items()]
-        for at in completion.logprobs
+        [[token, entry.logprob, entry.rank, entry.decoded_token] for token, entry in entries.items()]
+        for entries in completion.logprobs
     ]
     names = (
         "token_ids",
@@ -86,14 +90,14 @@ def completion_item(completion: Any) -> Items:  # noqa: ANN401
 
 
 def stats_item(llm: Any) -> Items:  # noqa: ANN401
-    """What the engine counted: the same tokens by another schedule are seen here."""
+    """The engine's counters: they show it if the same tokens were computed by another schedule."""
     names = ("num_steps", "num_rows", "num_replayed", "num_preemptions", "step_rows", "logical_tokens")
     names += ("unique_tokens", "prefilled_tokens", "peak_kv_bytes", "num_finished", "num_cancelled")
     return {name: getattr(llm.stats, name, None) for name in names}
 
 
 def make_llm(model: Path | str, **options: Any) -> Any:  # noqa: ANN401
-    """A model with everything fixed that would else depend on the machine's state."""
+    """An ``LLM`` with every option fixed that would otherwise depend on the machine's state."""
     from treeshare import LLM
 
     fixed = {"device": "cpu", "threads": THREADS, "kv_budget_bytes": KV_BUDGET_BYTES}
@@ -121,7 +125,7 @@ def generated(name: str, llm: Any, prompts: Iterable[Any], params: Any) -> Items
     for output in llm.generate(asked, params, use_tqdm=False):
         where = f"{name}/prompt {output.request_id}"
         items[where] = {"num_cached_tokens": output.num_cached_tokens, "ended": output.ended}
-        items |= {f"{where}/{one.index}": completion_item(one) for one in output.outputs}
+        items |= {f"{where}/{completion.index}": completion_item(completion) for completion in output.outputs}
     return items | {f"{name}/stats": stats_item(llm)}
 
 

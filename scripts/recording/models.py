@@ -1,6 +1,6 @@
-"""Tiny random models for ``record_outputs.py``: eight architectures, and one of bytes that reads text.
+"""Tiny random models for ``record_outputs.py``: eight architectures, and a llama whose tokens are bytes.
 
-They are made here and not taken from the tests, so that every commit is given the same ones.
+They are made here and not taken from the tests, so that all commits get the same models.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def _byte_tokenizer() -> Any:  # noqa: ANN401
 
 
 def forest(*, preamble: int = 96, branch: int = 48, own: int = 20, num_prompts: int = 4) -> list[list[int]]:
-    """Prompts of random tokens: all share the preamble, two and two a branch below it."""
+    """Prompts of random tokens: all share the preamble, and each pair shares a branch below it."""
     draws = random.Random(14)
 
     def tokens(count: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""The recorded runs of what stands around the engine: arrivals, harnesses, the server, batch files."""
+"""The recorded runs of what is built around the engine: arrivals, harnesses, the server, batch files."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ if TYPE_CHECKING:
     from recording.items import Items, Place
 
 _TURNS = 100
-"""Of the loop after which no coroutine has anything left to do."""
+"""Turns of the loop after which no coroutine has anything left to do."""
 
 _LONGEST_WAIT_S = 60.0
 
 
 class LockstepLoop(asyncio.SelectorEventLoop):
-    """A loop that another thread waits for when it hands something over.
+    """A loop that another thread waits for after each call that it hands over.
 
-    So the engine's thread goes on only when the coroutines have seen what a step brought and made their next
-    requests: which step a request arrives at does not depend on the machine. Without ``is_lockstep`` it is
-    an ordinary loop.
+    So the engine's thread goes on only when the coroutines have seen a step's outputs and made their next
+    requests: the step at which a request arrives does not depend on the machine. Without ``is_lockstep`` it
+    is an ordinary loop.
     """
 
     def __init__(self) -> None:
@@ -70,6 +70,7 @@ class LockstepLoop(asyncio.SelectorEventLoop):
         return handle
 
     def _settle(self, turns: int, settled: threading.Event) -> None:
+        """Set ``settled`` after ``turns`` more turns of the loop."""
         if turns:
             self.call_soon(self._settle, turns - 1, settled)
         else:
@@ -77,9 +78,9 @@ class LockstepLoop(asyncio.SelectorEventLoop):
 
 
 def arrivals(place: Place) -> Items:
-    """Requests that arrive while others run, each after so many outputs; one is given up.
+    """Requests that arrive while others run, each after 25 outputs; one is cancelled.
 
-    Nodes cost what ``FoldCost`` has by default, which is what arrivals were always grafted by.
+    Nodes cost what ``FoldCost`` has by default: arrivals were always grafted by these costs.
     """
     model, prompts = tiny_model(place.work, "llama"), forest(preamble=400, num_prompts=8)
     items: Items = {}
@@ -91,7 +92,7 @@ def arrivals(place: Place) -> Items:
 def measured_arrivals(place: Place) -> Items:
     """The same on the real model, with costs measured on this machine."""
     workload = json.loads(place.workload.read_text())
-    prompts = [one["prompt_ids"][:400] + one["prompt_ids"][-80:] for one in workload["problems"]]
+    prompts = [ids[:400] + ids[-80:] for ids in (problem["prompt_ids"] for problem in workload["problems"])]
     return _arriving("smollm2-135m", "smollm2-135m", prompts, dtype="bfloat16")
 
 
@@ -108,8 +109,8 @@ def _arriving(name: str, model: Path | str, prompts: list[list[int]], **options:
         async with contextlib.aclosing(llm.generate(prompt, params, tokens=True)) as outputs:
             async for output in outputs:
                 if hasattr(output, "completion"):
-                    one = output.completion
-                    items[f"{name}/request {number}/{one.index}"] = completion_item(one)
+                    where = f"{name}/request {number}/{output.completion.index}"
+                    items[where] = completion_item(output.completion)
                     continue
                 order.append([number, output.index, output.position, output.token_id, output.text])
                 if len(order) % 25 == 0 and len(followers) < len(prompts):
@@ -127,7 +128,7 @@ def _arriving(name: str, model: Path | str, prompts: list[list[int]], **options:
                 await followers[done]
                 done += 1
             items[f"{name}/stats"] = stats_item(llm)
-            loop.is_lockstep = False  # ends now: a thread is joined on the loop itself
+            loop.is_lockstep = False  # at the end the loop joins a thread, which must not wait for the loop
         if done < len(prompts):
             raise RuntimeError(f"{name}: {done} of {len(prompts)} requests arrived")
 
@@ -152,13 +153,14 @@ def lm_eval(place: Place) -> Items:
     )
     items: Items = {f"{task}/results": values for task, values in found["results"].items()}
     for task, samples in found["samples"].items():
-        for one in samples:
-            values = {name: one[name] for name in ("resps", "filtered_resps")}
-            items[f"{task}/{one['doc_id']}/{one['filter']}"] = values
+        for sample in samples:
+            values = {name: sample[name] for name in ("resps", "filtered_resps")}
+            items[f"{task}/{sample['doc_id']}/{sample['filter']}"] = values
     return items
 
 
 def _lm_eval_tasks(place: Place) -> list[Items]:
+    """Configurations of small lm-eval tasks, whose data files are written below ``place.work``."""
     words = ("stone", "river", "lamp", "green", "seven", "bird", "window", "paper", "salt", "iron")
 
     def task(name: str, rows: list[Items], **options: Any) -> Items:  # noqa: ANN401
@@ -209,7 +211,7 @@ def _lm_eval_tasks(place: Place) -> list[Items]:
 def inspect(place: Place) -> Items:
     """A small evaluation by Inspect: calls one after the other, then all at once.
 
-    Of the calls at once only the answers are kept, for the harness decides how they arrive.
+    Of the calls at once only the answers are kept, because the harness decides in which order they arrive.
     """
     settings = tomllib.loads((place.checkout / "pyproject.toml").read_text())
     importlib.import_module(settings["project"]["entry-points"]["inspect_ai"]["treeshare"])
@@ -247,8 +249,12 @@ def inspect(place: Place) -> Items:
         for i in range(len(questions)):
             choices = [sample.output.choices[0] for sample in log.samples if sample.id == i]
             answers = [
-                [one.message.text, one.stop_reason, one.logprobs and one.logprobs.model_dump(mode="json")]
-                for one in choices
+                [
+                    answer.message.text,
+                    answer.stop_reason,
+                    answer.logprobs and answer.logprobs.model_dump(mode="json"),
+                ]
+                for answer in choices
             ]
             items[f"{num_calls} at once/question {i}"] = sorted(answers, key=json.dumps)
     return items
@@ -288,13 +294,13 @@ def _serving(place: Place) -> Iterator[str]:
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=dict(os.environ)) as process:
         assert process.stderr is not None
         try:
-            said = ""
+            printed = ""
             for line in process.stderr:
-                said += line
+                printed += line
                 if found := re.search(r"http://[\d.]+:\d+/v1", line):
                     break
             else:
-                raise RuntimeError(f"treeshare serve: {said.strip()[-500:]}")
+                raise RuntimeError(f"treeshare serve: {printed.strip()[-500:]}")
             threading.Thread(target=process.stderr.read, daemon=True).start()
             yield found[0]
         finally:
@@ -303,6 +309,7 @@ def _serving(place: Place) -> Iterator[str]:
 
 
 def _fetch(url: str, body: Items | None = None) -> tuple[int, str]:
+    """Status and text of an answer: of GET, or of POST with ``body`` as JSON."""
     content = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, content, {"Content-Type": "application/json"})
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -314,7 +321,7 @@ def _fetch(url: str, body: Items | None = None) -> tuple[int, str]:
 
 
 def _joined(stream: str) -> Items:
-    """A streamed answer by choices: text, what it ended by, log-probabilities; how it was cut is left out."""
+    """A streamed answer by choices: text, finish reason, log-probabilities; not how events cut it."""
     choices: Items = {}
     for line in stream.splitlines():
         if not line.startswith("data: {"):
@@ -354,6 +361,6 @@ def chat(place: Place) -> Items:
     conversations = [[{"role": "user", "content": text}] for text in ("Good morning", "Good night")]
     items: Items = {}
     for output in llm.chat(conversations, sampling(n=3), use_tqdm=False):
-        for one in output.outputs:
-            items[f"conversation {output.request_id}/{one.index}"] = completion_item(one)
+        for completion in output.outputs:
+            items[f"conversation {output.request_id}/{completion.index}"] = completion_item(completion)
     return items | generated("generate afterwards", llm, ["Good morning"], sampling())
