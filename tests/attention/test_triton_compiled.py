@@ -41,27 +41,31 @@ def compiled(folder, *options):
 
 def check(records):
     assert records
-    for one in records:
-        name = f"{one['kernel']} sm_{one['capability']} {one['dtype']} {one['head_dim']}"
-        assert one["stack_bytes"] == 0, f"{name} spills registers"
-        assert one["registers"] <= 255, name
-        assert one["registers"] * 32 * one["num_warps"] <= 65_536, f"{name}: a program does not fit"
-        assert one["shared_bytes"] <= SHARED_BYTES[one["capability"]], f"{name}: too much shared memory"
-        used = {instruction.split(".")[0] for instruction in one["tensor_cores"]}
-        if one["kernel"].startswith("attend") and one["dtype"] != "float32":
+    for record in records:
+        name = f"{record['kernel']} sm_{record['capability']} {record['dtype']} {record['head_dim']}"
+        assert record["stack_bytes"] == 0, f"{name} spills registers"
+        assert record["registers"] <= 255, name
+        assert record["registers"] * 32 * record["num_warps"] <= 65_536, f"{name}: a program does not fit"
+        assert record["shared_bytes"] <= SHARED_BYTES[record["capability"]], f"{name}: too much shared memory"
+        used = {instruction.split(".")[0] for instruction in record["tensor_cores"]}
+        if record["kernel"].startswith("attend") and record["dtype"] != "float32":
             assert used, f"{name} uses no tensor cores"
-            assert used <= FAMILIES[one["capability"]], name
-            kind = {"float16": "f16", "bfloat16": "bf16"}[one["dtype"]]
-            assert all(kind in i or "kind::f16" in i for i in one["tensor_cores"]), f"{name}: other operands"
+            assert used <= FAMILIES[record["capability"]], name
+            kind = {"float16": "f16", "bfloat16": "bf16"}[record["dtype"]]
+            assert all(kind in i or "kind::f16" in i for i in record["tensor_cores"]), (
+                f"{name}: other operands"
+            )
         else:
             assert not used, f"{name} rounds float32"
-        if one["kernel"].startswith("attend"):
-            assert one["wide_copies"], f"{name} does not load 16 bytes at a time"
+        if record["kernel"].startswith("attend"):
+            assert record["wide_copies"], f"{name} does not load 16 bytes at a time"
 
 
 def test_the_committed_table_is_whole_and_within_limits():
     records = json.loads(TABLE.read_text())["kernels"]
-    keys = {(one["kernel"], one["capability"], one["dtype"], one["head_dim"]) for one in records}
+    keys = {
+        (record["kernel"], record["capability"], record["dtype"], record["head_dim"]) for record in records
+    }
     assert keys == {(k, c, d, h) for k in KERNELS for c in SHARED_BYTES for d in DTYPES for h in HEAD_DIMS}
     assert len(records) == len(keys)
     check(records)
@@ -70,9 +74,9 @@ def test_the_committed_table_is_whole_and_within_limits():
 def test_one_kernel_compiles(tmp_path):
     """A short form of the next test, which takes minutes."""
     records = compiled(tmp_path, "--capability", "90", "--dtype", "bfloat16", "--head-dim", "128")
-    assert {one["kernel"] for one in records} == KERNELS
+    assert {record["kernel"] for record in records} == KERNELS
     check(records)
-    slices = next(one for one in records if one["kernel"] == "attend_slices")
+    slices = next(record for record in records if record["kernel"] == "attend_slices")
     assert any(name.startswith("wgmma") for name in slices["tensor_cores"])
 
 

@@ -68,7 +68,7 @@ def test_tokens_are_the_hosts_and_decoding_is_replayed(model_dir, device, archit
     engine = engine_on(folder, "cuda")
     assert engine.store.device == CUDA
     assert engine.store.budget_bytes == 1 << 29
-    assert all(isinstance(one, OnDevice) for one in engine.loaded.model.parameters())
+    assert all(isinstance(weight, OnDevice) for weight in engine.loaded.model.parameters())
     device.waits.clear()
     tokens, waits = run(engine, params, device)
     assert tokens == expected
@@ -108,7 +108,7 @@ def test_scores_and_branches_are_the_hosts(model_dir, device):
             (branch,) = search.extend([(search.root, 4)])
             found.append((scores, search.root.logprobs, branch.logprobs))
     (expected, *expected_logprobs), (got, *got_logprobs) = found
-    assert [one.is_greedy for one in got] == [one.is_greedy for one in expected]
+    assert [score.is_greedy for score in got] == [score.is_greedy for score in expected]
     for ours, theirs in zip(got, expected, strict=True):
         np.testing.assert_array_almost_equal_nulp(np.float32(ours.logprobs), np.float32(theirs.logprobs), 64)
     for ours, theirs in zip(got_logprobs, expected_logprobs, strict=True):

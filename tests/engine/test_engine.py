@@ -49,9 +49,9 @@ def test_min_tokens_and_max_tokens_one(engine):
     params = replace(PARAMS, n=40, min_tokens=10, stop_token_ids=list(range(2, 100)))
     for completion in collect(engine, requests_for(FORESTS["depth 0"], params)).values():
         assert 10 <= len(completion.token_ids) <= 30
-    one = collect(engine, requests_for(FORESTS["depth 2"], replace(PARAMS, max_tokens=1)))
-    assert all(len(completion.token_ids) == 1 for completion in one.values())
-    assert len(one) == 16
+    completions = collect(engine, requests_for(FORESTS["depth 2"], replace(PARAMS, max_tokens=1)))
+    assert all(len(completion.token_ids) == 1 for completion in completions.values())
+    assert len(completions) == 16
 
 
 def test_refill(engine, model_dir):

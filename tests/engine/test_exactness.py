@@ -120,8 +120,10 @@ def test_more_completions_extend_fewer(engines):
 
 def test_seeds_differ(engines):
     engine = engines("llama", page_size=16, fold=False)
-    one, two = (tokens_of(collect(engine, requests_for(FORESTS["depth 1"], SAMPLED, seed=s))) for s in (1, 2))
-    assert one != two
+    first, second = (
+        tokens_of(collect(engine, requests_for(FORESTS["depth 1"], SAMPLED, seed=s))) for s in (1, 2)
+    )
+    assert first != second
 
 
 def test_the_reference_backend_gives_the_same_tokens(model_dir):

@@ -25,7 +25,7 @@ CHANGES = st.tuples(
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(CHANGES, max_size=60), st.sets(st.integers(0, 7), max_size=3))
-def test_it_is_the_least_of_all(changes, kept):
+def test_it_is_the_minimum_of_all(changes, kept):
     nodes = [LiveNode(np.empty(0, np.int32), 0, None, 0) for _ in range(8)]
     keep = [nodes[i] for i in kept]
     idle, taken = IdleNodes(), []

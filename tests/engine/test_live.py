@@ -78,10 +78,10 @@ def test_arrivals_change_no_token(engine, model_dir, forest, keep_nodes):
 
 def test_a_prefix_is_found_while_it_lives_and_after(model_dir):
     """What a running prompt or a kept one has computed is not computed again."""
-    (one, two) = random_prompts((500, [(60, []), (70, [])]))
+    (left, right) = random_prompts((500, [(60, []), (70, [])]))
     for keep_nodes, gap in ((False, 5), (True, 60)):
         live = make_engine(model_dir("llama"), keep_nodes=keep_nodes)
-        requests = requests_for([one, two, [*two, 5]], replace(LONG, n=1))
+        requests = requests_for([left, right, [*right, 5]], replace(LONG, n=1))
         drain(live, later(live, requests, gap))
         assert 631 <= live.stats.prefilled_tokens <= 631 + 3 * 64
         assert (live.store.segments.num_live > 0) == keep_nodes

@@ -1,4 +1,4 @@
-"""No step is much longer than most, also while prompts arrive; a batch that stands alone takes full steps."""
+"""No step is much longer than the median, even while prompts arrive; a batch alone takes full steps."""
 
 from __future__ import annotations
 

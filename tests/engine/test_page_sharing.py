@@ -15,17 +15,17 @@ PARAMS = SamplingParams(n=64, temperature=0.04, max_tokens=90, ignore_eos=True)
 
 
 def run(folder, requests, **config):
-    """Each completion's tokens and the exact sum of their logprobs; the engine; most users of a page."""
+    """Each completion's tokens and their logprob; the engine; the maximum number of users of a page."""
     dtype = config.pop("dtype", "float32")
     engine = Engine(load_model(folder, dtype), EngineConfig(page_size=16, **config), check_invariants=True)
-    found, most_users = {}, 1
+    found, max_users = {}, 1
     for result in engine.run_steps(requests):
         found |= {
             (c.request_index, c.completion_index): (c.token_ids, c.cumulative_logprob)
             for c in result.finished
         }
-        most_users = max([most_users, *(page.num_users for page in engine.store.pool.pages)])
-    return found, engine, most_users
+        max_users = max([max_users, *(page.num_users for page in engine.store.pool.pages)])
+    return found, engine, max_users
 
 
 def copy_all(pool, pages, _):
@@ -35,8 +35,8 @@ def copy_all(pool, pages, _):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_sharing_full_pages_changes_no_bit(model_dir, monkeypatch, dtype):
     requests = requests_for(FORESTS["depth 1"][:2], PARAMS)
-    shared, engine, most_users = run(model_dir("llama"), requests, dtype=dtype)
-    assert most_users > 16
+    shared, engine, max_users = run(model_dir("llama"), requests, dtype=dtype)
+    assert max_users > 16
     with monkeypatch.context() as patch:
         patch.setattr(PagePool, "fork", copy_all)
         copied, other, no_users = run(model_dir("llama"), requests, dtype=dtype)

@@ -37,7 +37,7 @@ def test_the_clock_changes_no_token(model_dir, sharing):
     def tokens(profile):
         llm = LLM(model_dir("llama"), dtype="bfloat16", sharing=sharing, profile=profile)
         outputs = llm.generate([p.prompt_ids for p in WORKLOAD.problems], use_tqdm=False)
-        return [one.token_ids for output in outputs for one in output.outputs]
+        return [completion.token_ids for output in outputs for completion in output.outputs]
 
     assert tokens(True) == tokens(False)
 

@@ -66,7 +66,7 @@ def run(engine, pairs, done=lambda _: None):
 
 
 def bits(scores):
-    return [(one.logprobs, one.is_greedy) for one in scores]
+    return [(scored.logprobs, scored.is_greedy) for scored in scores]
 
 
 @torch.inference_mode()
@@ -85,19 +85,19 @@ def test_scores_are_transformers_own(engines, model_dir, architecture):
     pairs = PAIRS if architecture == "llama" else PAIRS[2:6] + PAIRS[-4:]
     got = run(engines(architecture), pairs)
     error, budget = 0.0, 0.0
-    for pair, one in zip(pairs, got, strict=True):
-        assert len(one.logprobs) == len(one.is_greedy) == len(pair[1])
-        assert one.total == sum(one.logprobs)
-        assert one.all_greedy == all(one.is_greedy)
+    for pair, scored in zip(pairs, got, strict=True):
+        assert len(scored.logprobs) == len(scored.is_greedy) == len(pair[1])
+        assert scored.total == sum(scored.logprobs)
+        assert scored.all_greedy == all(scored.is_greedy)
         if not pair[1]:
             continue
         chosen = torch.tensor(pair[1]).unsqueeze(1)
         expected, logits = plain(exact, pair)
         own_error = (plain(own, pair)[0].double() - expected).gather(1, chosen).abs().max().item()
-        ours = torch.tensor(one.logprobs, dtype=torch.float64).unsqueeze(1)
+        ours = torch.tensor(scored.logprobs, dtype=torch.float64).unsqueeze(1)
         error = max(error, (ours - expected.gather(1, chosen)).abs().max().item())
         budget = max(budget, 2 * own_error + torch.finfo(torch.float32).eps * expected.abs().max().item())
-        assert one.is_greedy == (logits.argmax(-1) == chosen.squeeze(1)).tolist()
+        assert scored.is_greedy == (logits.argmax(-1) == chosen.squeeze(1)).tolist()
     assert error <= budget, f"error {error:.3g}, budget {budget:.3g}"
 
 
@@ -121,8 +121,8 @@ def test_greedy_decoding_is_greedy(engines):
         assert sum(option.all_greedy for option in options) == 1
         assert sum(np.exp(option.total) for option in options) == pytest.approx(1, abs=1e-4)
         made.append([option.all_greedy for option in options].index(True))
-    (one,) = run(engine, [(context, made)])
-    assert one.all_greedy
+    (scored,) = run(engine, [(context, made)])
+    assert scored.all_greedy
     made[3] = (made[3] + 1) % 160
     assert run(engine, [(context, made)])[0].is_greedy[3] is False
 
@@ -219,8 +219,8 @@ def test_mistakes(engines, pair, error, message):
 
 def test_the_longest_pair(engines):
     ids = tokens(1025)
-    (one,) = run(engines(), [(ids[:1], ids[1:])])
-    assert len(one.logprobs) == 1024
+    (scored,) = run(engines(), [(ids[:1], ids[1:])])
+    assert len(scored.logprobs) == 1024
 
 
 def test_an_interrupt_leaves_nothing(engines):

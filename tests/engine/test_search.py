@@ -66,7 +66,7 @@ def test_a_fork_copies_nothing_and_goes_its_own_way(llm):
         extended = search.extend([(fork, 20 + i) for i, fork in enumerate(forks)])
         store_bytes.append(llm.engine.store.bytes_in_use)
         apart = [search.extend([(forks[0], 20 + i)])[0].logprobs for i in range(3)]
-        assert all(np.array_equal(one.logprobs, other) for one, other in zip(extended, apart, strict=True))
+        assert all(np.array_equal(mine.logprobs, other) for mine, other in zip(extended, apart, strict=True))
         llm.engine.store.check_invariants()
         search.drop([*forks, *extended])
     added = np.diff(store_bytes) / llm.engine.store.page_bytes

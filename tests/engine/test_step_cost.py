@@ -44,7 +44,7 @@ def test_a_cost_grows_with_what_is_done(cost):
 def test_a_device_by_its_data_sheet(model_dir):
     described = describe_model(model_dir("llama"), "float32")
     own = transformers.AutoModelForCausalLM.from_pretrained(model_dir("llama"))
-    num_weights = sum(one.numel() for one in own.parameters())
+    num_weights = sum(weight.numel() for weight in own.parameters())
     cost = DeviceCost.of_model(described, flops=1e9, memory_bytes_s=1e6)
     assert cost.prefill_s(10, 7) == pytest.approx((20 * num_weights + 7 * 4 * 3 * 4 * 16) / 1e9)
     assert cost.decode_s(1, 0, 0) == pytest.approx(4 * num_weights / 1e6)  # memory

@@ -85,12 +85,12 @@ def large_run(path, *, num_problems=24, n=16, logprobs=True, answers=True):
             if logprobs:
                 fields["logprobs"] = [[[i, logprob, 1]] for i, logprob in enumerate(log_tokens)]
             completions[task_id].append(fields)
-            one = result(task_id, index, right, detail="" if right else "AssertionError: 3 != 4")
+            made = result(task_id, index, right, detail="" if right else "AssertionError: 3 != 4")
             if answers:
-                one["answer"] = "right" if right else f"wrong {rng.integers(3)}"
-                one["passed_public"] = bool(right or rng.random() < 0.5)
-                one["signature"] = one["answer"]
-            results.append(one)
+                made["answer"] = "right" if right else f"wrong {rng.integers(3)}"
+                made["passed_public"] = bool(right or rng.random() < 0.5)
+                made["signature"] = made["answer"]
+            results.append(made)
     shared, families = list(range(100, 180)), [list(range(1000 * i, 1000 * i + 40)) for i in range(1, 5)]
     prompts = [
         shared + families[number % 4] + list(range(9000 + 50 * number, 9000 + 50 * number + 12 + 3 * number))

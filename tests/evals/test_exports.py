@@ -124,7 +124,7 @@ def test_evalplus_evaluates_it(run, tmp_path, solution):
         timeout=600,
     )
     found = json.loads((tmp_path / "out_eval_results.json").read_text(encoding="utf-8"))["eval"]
-    assert {t: [one["plus_status"] for one in ones] for t, ones in found.items()} == {
+    assert {t: [sample["plus_status"] for sample in ones] for t, ones in found.items()} == {
         t: ["pass", "fail"] for t in run.problems
     }
 
@@ -134,13 +134,13 @@ def test_bigcode_judges_generations_by_position(run, tmp_path, solution, problem
     out = tmp_path / "generations.json"
     assert export_run(run, "bigcode", out, solution) == 6
     generations = json.loads(out.read_text(encoding="utf-8"))
-    assert [len(one) for one in generations] == [2, 2, 2]
+    assert [len(texts) for texts in generations] == [2, 2, 2]
     sandbox = default_sandbox()
     for task_id, programs in zip(run.problems, generations, strict=True):
         data = problems[task_id].data
         reference = f"\n{data['test']}\ncheck({data['entry_point']})"
         runs = [sandbox.run(f"{program}\n{reference}", limits=Limits(wall_s=20)) for program in programs]
-        assert [str(one.verdict) == "passed" for one in runs] == [True, False]
+        assert [str(judged.verdict) == "passed" for judged in runs] == [True, False]
 
 
 @pytest.mark.parametrize("kind", ["parquet", "datasets"])
@@ -163,7 +163,7 @@ def test_tables_are_read_by_datasets(tmp_path, kind):
     assert row["passed"] == first.result.passed
     assert (row["stop_string"], row["stop_token_id"]) == (None, None)
     logprobs = first.record.model_extra["logprobs"]
-    assert [[one["logprob"] for one in at] for at in row["logprobs"]] == [
+    assert [[token["logprob"] for token in at] for at in row["logprobs"]] == [
         [e[1] for e in at] for at in logprobs
     ]
 

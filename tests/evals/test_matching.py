@@ -91,10 +91,10 @@ def test_values(got, expected, right):
 
 
 def test_values_nested_beyond_recursion():
-    one, other = [], []
+    left, other = [], []
     for _ in range(100_000):
-        one, other = [one], [other]
-    assert ValueMatcher().difference(one, other, []) is None
+        left, other = [left], [other]
+    assert ValueMatcher().difference(left, other, []) is None
 
 
 def test_several_right_answers():

@@ -63,7 +63,7 @@ CALL_MUTANTS = {
 @pytest.mark.parametrize("mutant", STDIN_MUTANTS)
 def test_stdin_programs(any_sandbox, mutant):
     results = check_program(STDIN_SOLUTION + mutant, SUMS, any_sandbox, limits=LIMITS)
-    assert [one.verdict for one in results] == (
+    assert [result.verdict for result in results] == (
         [Verdict.PASSED] * 3 if STDIN_MUTANTS[mutant] is Verdict.PASSED else [STDIN_MUTANTS[mutant]]
     ), results
     summary = summed_up(results, SUMS)
@@ -89,7 +89,11 @@ def test_input_is_a_file_and_output_is_whole(any_sandbox):
 def test_every_test_where_asked_for(any_sandbox):
     program = "a, b = input(), input().split()\nprint(2 if b[1] == '1' else 0)"
     results = check_program(program, SUMS, any_sandbox, limits=LIMITS, stop_early=False)
-    assert [one.verdict for one in results] == [Verdict.PASSED, Verdict.WRONG_ANSWER, Verdict.WRONG_ANSWER]
+    assert [result.verdict for result in results] == [
+        Verdict.PASSED,
+        Verdict.WRONG_ANSWER,
+        Verdict.WRONG_ANSWER,
+    ]
     assert summed_up(results, SUMS).detail == "test 2 of 3: line 1, token 1: '0', expected '3'"
 
 
@@ -97,7 +101,7 @@ def test_several_right_answers_without_a_checker_are_undecided(any_sandbox):
     """Never called wrong; but a program that fails for another reason is."""
     tests = ProgramTests(cases=SUMS.cases, matcher=UnknownMatcher(TokenMatcher()))
     undecided = check_program("print(0)", tests, any_sandbox, limits=LIMITS)
-    assert [one.verdict for one in undecided] == [Verdict.UNDECIDED] * 3
+    assert [result.verdict for result in undecided] == [Verdict.UNDECIDED] * 3
     assert summed_up(undecided, tests).verdict is Verdict.UNDECIDED
     for silent in ("", "print('  ')"):
         [result] = check_program(silent, tests, any_sandbox, limits=LIMITS)

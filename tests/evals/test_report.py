@@ -85,8 +85,8 @@ def test_hostile_text_stays_text(tmp_path):
     assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
     assert not any({"src", "href"} & attributes.keys() for _, attributes in page.elements)
     for i in range(len(HOSTILE)):
-        assert [one["text"] for one in page.data(f"c{i}")] == HOSTILE
-        assert [one["detail"] for one in page.data(f"c{i}")] == HOSTILE
+        assert [entry["text"] for entry in page.data(f"c{i}")] == HOSTILE
+        assert [entry["detail"] for entry in page.data(f"c{i}")] == HOSTILE
     assert [row["id"] for row in page.data("problem-rows")] == [f"{t}{i}" for i, t in enumerate(HOSTILE)]
     assert {node["text"] for node in page.data("tree-nodes")} <= set(HOSTILE)
     assert HOSTILE[0] in "".join(page.texts)

@@ -33,7 +33,11 @@ def attack_executions(sandbox):
     """All attacks, two at a time; nothing is left of them."""
     with ThreadPoolExecutor(2) as pool:
         executions = dict(
-            zip(FAST, pool.map(lambda one: sandbox.run(one[0], limits=LIMITS), FAST.values()), strict=True)
+            zip(
+                FAST,
+                pool.map(lambda program: sandbox.run(program[0], limits=LIMITS), FAST.values()),
+                strict=True,
+            )
         )
     assert not children()
     return executions
@@ -82,7 +86,7 @@ def test_nobody_hears_a_program(sandbox, tmp_path):
             listener.listen()
         listeners.append(listener)
     os.chmod(path, 0o777)
-    targets = [(int(one.family), int(one.type), one.getsockname()) for one in listeners]
+    targets = [(int(listener.family), int(listener.type), listener.getsockname()) for listener in listeners]
     targets = [(f, k, a.decode() if isinstance(a, bytes) else a) for f, k, a in targets]
     program = (
         f"import socket\nfor family, kind, address in {targets!r}:\n"

@@ -65,7 +65,7 @@ def test_what_a_task_has_no_figures_for_is_left_out(tmp_path):
 def test_calibration_for_json(run):
     found = json.loads(json.dumps(calibration_dict(run.checked())))
     rows, notes = calibration_rows(run.checked())
-    assert [one["brier"] for one in found["calibration"]] == [row.calibration.brier for row in rows]
+    assert [entry["brier"] for entry in found["calibration"]] == [row.calibration.brier for row in rows]
     assert found["calibration_notes"] == notes == []
 
 

@@ -50,7 +50,9 @@ class Actor:
         self.count += 1
         self.it = self.it or self._make()
         try:
-            return getattr(self.it, name)(*(one.call() if isinstance(one, Ref) else one for one in arguments))
+            return getattr(self.it, name)(
+                *(argument.call() if isinstance(argument, Ref) else argument for argument in arguments)
+            )
         except Exception as error:
             raise RayTaskError(error) from error
 

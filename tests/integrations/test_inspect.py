@@ -94,12 +94,12 @@ def ask(model, *calls):
     """Outputs of calls that are made together; each is a text and settings."""
     from inspect_ai.model import ChatMessageUser, GenerateConfig
 
-    async def one(text, config, tools):
+    async def call(text, config, tools):
         messages = [ChatMessageUser(content=text)]
         return await model.api.generate(messages, tools, "none", GenerateConfig(**config))
 
     async def together():
-        return await asyncio.gather(*(one(text, config, tools) for text, config, tools in calls))
+        return await asyncio.gather(*(call(text, config, tools) for text, config, tools in calls))
 
     return asyncio.run(together())
 
@@ -112,7 +112,9 @@ def test_epochs(api, folder, tmp_path):
     expected = LLM(folder, dtype="float32").generate(
         [prompt_of(q) for q in QUESTIONS], params, use_tqdm=False
     )
-    assert by_question(log) == [sorted(one.text for one in output.outputs) for output in expected]
+    assert by_question(log) == [
+        sorted(completion.text for completion in output.outputs) for output in expected
+    ]
     assert len(set(by_question(log)[0])) > 1
     assert model.api._llm.stats.num_finished == 12
     again = evaluate(api(), tmp_path, epochs=4, max_connections=1)  # one after the other: the same set
@@ -125,13 +127,13 @@ def test_choices(api, folder):
     params = SamplingParams(n=6, logprobs=2, **USER)
     (expected,) = LLM(folder, dtype="float32").generate([prompt_of(QUESTIONS[0])], params, use_tqdm=False)
     choices = [*first.choices, *second.choices]
-    assert [choice.message.text for choice in choices] == [one.text for one in expected.outputs]
+    assert [choice.message.text for choice in choices] == [completion.text for completion in expected.outputs]
     assert first.usage.input_tokens == len(expected.prompt_token_ids)
-    assert first.usage.output_tokens == sum(len(one.token_ids) for one in expected.outputs[:3])
-    for choice, one in zip(choices, expected.outputs, strict=True):
-        assert choice.stop_reason == {"stop": "stop", "length": "max_tokens"}[one.finish_reason]
+    assert first.usage.output_tokens == sum(len(completion.token_ids) for completion in expected.outputs[:3])
+    for choice, completion in zip(choices, expected.outputs, strict=True):
+        assert choice.stop_reason == {"stop": "stop", "length": "max_tokens"}[completion.finish_reason]
         got = choice.logprobs.content
-        assert sum(at.logprob for at in got) == pytest.approx(one.cumulative_logprob, rel=1e-6)
+        assert sum(at.logprob for at in got) == pytest.approx(completion.cumulative_logprob, rel=1e-6)
         assert all(len(at.top_logprobs) == 2 for at in got)
         assert all(at.top_logprobs[0].logprob >= at.top_logprobs[1].logprob for at in got)
         assert all(at.top_logprobs[0].logprob >= at.logprob for at in got)
@@ -151,8 +153,8 @@ def test_settings(api, folder):
     outputs = ask(model, *((QUESTIONS[0], config, []) for config in configs))
     names = {"stop_seqs": "stop"}
     params = [SamplingParams(**{names.get(k, k): v for k, v in config.items()}) for config in configs]
-    for output, one in zip(outputs, params, strict=True):
-        (expected,) = llm.generate([prompt_of(QUESTIONS[0])], one, use_tqdm=False)
+    for output, param in zip(outputs, params, strict=True):
+        (expected,) = llm.generate([prompt_of(QUESTIONS[0])], param, use_tqdm=False)
         assert output.completion == expected.outputs[0].text
         assert output.choices[0].logprobs is None
     assert len({output.completion for output in outputs}) == len(outputs)

@@ -104,7 +104,7 @@ def tasks(tmp_path_factory):
             ],
         }
     )
-    return {one["task"]: one for one in found}
+    return {row["task"]: row for row in found}
 
 
 @pytest.fixture(scope="module")
@@ -146,10 +146,10 @@ def assert_same(ours, theirs):
         numbers = {key: value for key, value in metrics.items() if isinstance(value, float)}
         assert numbers
         assert {key: ours["results"][task][key] for key in numbers} == pytest.approx(numbers, rel=1e-5)
-        for one, other in zip(ours["samples"][task], theirs["samples"][task], strict=True):
-            assert one["arguments"] == other["arguments"]
-            assert len(one["resps"]) == len(other["resps"])
-            for mine, their in zip(one["resps"], other["resps"], strict=True):
+        for row, other in zip(ours["samples"][task], theirs["samples"][task], strict=True):
+            assert row["arguments"] == other["arguments"]
+            assert len(row["resps"]) == len(other["resps"])
+            for mine, their in zip(row["resps"], other["resps"], strict=True):
                 assert_same_answers(mine, their)
 
 
@@ -196,11 +196,11 @@ SAMPLED = {"do_sample": True, "temperature": 1.0, "max_gen_toks": 12, "until": [
 
 def test_samples_can_be_replayed(ours):
     """An answer depends on seed, task, document and copy, not on the other requests."""
-    one, other = instance("Say:", SAMPLED), instance("Say:", SAMPLED, doc_id=1)
-    together = ours.generate_until([one] * 4 + [other] * 2, disable_tqdm=True)
+    first, other = instance("Say:", SAMPLED), instance("Say:", SAMPLED, doc_id=1)
+    together = ours.generate_until([first] * 4 + [other] * 2, disable_tqdm=True)
     assert len(set(together)) == 6
     assert ours.generate_until([other, other], disable_tqdm=True) == together[4:]
-    assert ours.generate_until([one], disable_tqdm=True) == together[:1]
+    assert ours.generate_until([first], disable_tqdm=True) == together[:1]
     assert ours.generate_until([instance("Say:", {**SAMPLED, "seed": 5})], disable_tqdm=True) != together[:1]
     greedy = ours.generate_until([instance("Say:", {"max_gen_toks": 12})] * 3, disable_tqdm=True)
     assert len(set(greedy)) == 1

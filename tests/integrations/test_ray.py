@@ -46,14 +46,14 @@ def _children(pid):
 def workers(pid):
     """Ids of the run's workers that compute."""
     titles = {}
-    for one in below(pid):
+    for child in below(pid):
         try:
-            titles[one] = Path(f"/proc/{one}/cmdline").read_bytes()
+            titles[child] = Path(f"/proc/{child}/cmdline").read_bytes()
         except OSError:
             continue
     return [
-        one
-        for one, title in titles.items()
+        child
+        for child, title in titles.items()
         if title.startswith((b"ray::Worker.start", b"ray::Worker.advance"))
     ]
 

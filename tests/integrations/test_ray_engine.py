@@ -61,8 +61,14 @@ def start(llm, monkeypatch):
     return started
 
 
-def fields(one):
-    return (one.request_index, one.completion_index, one.token_ids, one.text, one.cumulative_logprob)
+def fields(completion):
+    return (
+        completion.request_index,
+        completion.completion_index,
+        completion.token_ids,
+        completion.text,
+        completion.cumulative_logprob,
+    )
 
 
 def test_the_same_completions(start, requests, whole):
@@ -73,7 +79,7 @@ def test_the_same_completions(start, requests, whole):
     assert all(actor.is_dead for actor in actors)
     stats = engine.stats
     assert stats.num_finished == stats.num_completions == len(whole)
-    assert stats.num_tokens == sum(len(one.token_ids) for one in found)
+    assert stats.num_tokens == sum(len(completion.token_ids) for completion in found)
     assert stats.wall_s > 0 < stats.peak_kv_bytes
 
 
@@ -146,9 +152,9 @@ def test_a_problem_is_given_up(start, requests, whole):
         if index in (0, 5) and index not in given_up:
             given_up[index] = engine.cancel(index)
     assert set(given_up) == {0, 5}
-    assert sorted(found) == [one for one in whole if one in found]
+    assert sorted(found) == [entry for entry in whole if entry in found]
     for index in range(len(PROMPTS)):
-        assert len([one for one in found if one[0] == index]) + given_up.get(index, 0) == 9
+        assert len([entry for entry in found if entry[0] == index]) + given_up.get(index, 0) == 9
     assert sum(given_up.values()) == engine.stats.num_cancelled > 0
 
 

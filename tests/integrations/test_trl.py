@@ -115,11 +115,11 @@ class Tokenizer:
     """Numbers in, numbers out."""
 
     def __call__(self, text):
-        return {"input_ids": [[int(word) for word in one.split()] for one in text]}
+        return {"input_ids": [[int(word) for word in words.split()] for words in text]}
 
     def apply_chat_template(self, conversation, **options):
         assert options["add_generation_prompt"]
-        return self([one[-1]["content"] for one in conversation])
+        return self([messages[-1]["content"] for messages in conversation])
 
 
 def stub(llm, **changes):
@@ -180,7 +180,7 @@ def test_random_numbers_differ_by_call_step_and_process(llm):
     found.append(rollout(["3 4 5"], trainer))
     trainer.accelerator.process_index = 1
     found.append(rollout(["3 4 5"], trainer))
-    assert len({str(one["completion_ids"]) for one in found}) == 4
+    assert len({str(sample["completion_ids"]) for sample in found}) == 4
     trainer = stub(llm)
     again = TreeRollout(llm)
     assert [again(["3 4 5"], trainer) for _ in range(2)] == found[:2]

@@ -36,13 +36,13 @@ for output in llm.generate(prompts, params, use_tqdm=False):
         assert len(completion.logprobs) == len(completion.token_ids)
         chosen = [at[i].logprob for i, at in zip(completion.token_ids, completion.logprobs)]
         assert abs(sum(chosen) - completion.cumulative_logprob) < 1e-9
-        for one in completion.logprobs[0].values():
-            assert one.rank >= 1 and isinstance(one.decoded_token, str)
+        for token in completion.logprobs[0].values():
+            assert token.rank >= 1 and isinstance(token.decoded_token, str)
     found.append((output.prompt, [completion.index for completion in output.outputs]))
 
 each = [SamplingParams(temperature=0, max_tokens=n) for n in (1, 2)]
 outputs = llm.generate([shared, shared + "x"], each, use_tqdm=False)
-lengths = [len(one.outputs[0].token_ids) for one in outputs]
+lengths = [len(output.outputs[0].token_ids) for output in outputs]
 conversation = [{{"role": "user", "content": "Hello?"}}]
 (answer,) = llm.chat(conversation, SamplingParams(max_tokens=4), use_tqdm=False)
 both = llm.chat([conversation, conversation], SamplingParams(max_tokens=4), use_tqdm=False)

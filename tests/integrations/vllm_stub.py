@@ -126,7 +126,7 @@ class LLM:
         tools=None,
     ):
         conversations = messages if isinstance(messages[0], list) else [messages]
-        texts = ["".join(message["content"] for message in one) for one in conversations]
+        texts = ["".join(message["content"] for message in conversation) for conversation in conversations]
         return self._outputs([(text, self.get_tokenizer().encode(text)) for text in texts], sampling_params)
 
     def _parsed(self, prompt):
@@ -142,18 +142,18 @@ class LLM:
     def _outputs(self, prompts, params):
         params = params if isinstance(params, list) else [params or SamplingParams()] * len(prompts)
         _require(len(params) == len(prompts), "parameters of each prompt")
-        _require(all(isinstance(one, SamplingParams) for one in params), "vLLM's own parameters")
+        _require(all(isinstance(param, SamplingParams) for param in params), "vLLM's own parameters")
         return [
             RequestOutput(
                 request_id=str(i),
                 prompt=text,
                 prompt_token_ids=list(ids),
                 prompt_logprobs=None,
-                outputs=[self._completion(index, one) for index in range(one.n)],
+                outputs=[self._completion(index, param) for index in range(param.n)],
                 finished=True,
                 num_cached_tokens=0,
             )
-            for i, ((text, ids), one) in enumerate(zip(prompts, params, strict=True))
+            for i, ((text, ids), param) in enumerate(zip(prompts, params, strict=True))
         ]
 
     def _completion(self, index, params):

@@ -149,7 +149,7 @@ def test_layers_agree_to_the_bit():
 def test_drawing_agrees_to_the_bit(vocab_size, dtype):
     logits = (4 * torch.randn(len(PARAMS) * 5, vocab_size)).to(dtype)
     logits[1, 3], logits[2, :9] = torch.nan, -torch.inf
-    params = [SamplingParams(**one) for one in PARAMS] * 5
+    params = [SamplingParams(**values) for values in PARAMS] * 5
     rows, uniforms = np.arange(len(params)), np.random.default_rng(0).random(4 * len(params))
 
     def draw(_):

@@ -92,8 +92,8 @@ def test_functions_and_methods_that_are_called(data, sandbox):
     _, method, pair = Apps().load(data)
     in_class = "class Solution:\n    def order(self, x: List[int]) -> List[int]:\n        return sorted(x)\n"
     plain = "def order(x):\n    return sorted(x)\n"
-    one = "def order(x):\n    return x[0] if len(x) == 1 else sorted(x)\n"
-    for right in (in_class, plain, one):
+    single = "def order(x):\n    return x[0] if len(x) == 1 else sorted(x)\n"
+    for right in (in_class, plain, single):
         assert check(method, right, sandbox).passed
     assert check(method, "def order(x):\n    return x\n", sandbox).verdict is Verdict.WRONG_ANSWER
     assert check(method, "def order(x):\n    return str(x)\n", sandbox).verdict is Verdict.WRONG_ANSWER

@@ -27,7 +27,7 @@ def verdicts(name, data, sandbox, solve, indices=None, limits=LIMITS):
         for problem in problems
     ]
     evaluation = evaluate_completions(task, problems, records, sandbox, workers=2, limits=limits)
-    return {one.task_id: one.result for one in evaluation.completions}
+    return {judged.task_id: judged.result for judged in evaluation.completions}
 
 
 def assert_all_pass(results, expected):

@@ -146,7 +146,7 @@ def test_the_same_seed_gives_the_same_folds(overconfident):
 
 
 def test_what_does_not_fit_is_refused():
-    one, right = np.array([0.5]), np.array([True])
+    half, right = np.array([0.5]), np.array([True])
     with pytest.raises(ShapeError, match="same length"):
         calibrate(np.array([0.5, 0.5]), right)
     with pytest.raises(ShapeError, match="at least 1"):
@@ -154,13 +154,13 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ConfigError, match="outside of"):
         calibrate(np.array([np.nan]), right)
     with pytest.raises(ConfigError, match="num_bins: got 0"):
-        calibrate(one, right, num_bins=0)
+        calibrate(half, right, num_bins=0)
     with pytest.raises(ConfigError, match="got 1 problems and 5 folds"):
-        rescale(-one, right, ["a"], "platt")
+        rescale(-half, right, ["a"], "platt")
     with pytest.raises(ShapeError, match="groups: got 2"):
-        rescale(-one, right, ["a", "b"], "platt")
+        rescale(-half, right, ["a", "b"], "platt")
     with pytest.raises(ConfigError, match=r"platt \| isotonic"):
-        rescale(-one, right, ["a"], "temperature")
+        rescale(-half, right, ["a"], "temperature")
 
 
 def test_without_scikit_learn_the_package_is_named(monkeypatch):

@@ -19,12 +19,14 @@ def candidate(passed, signature, passed_public=None):
 def submitted(order, num_submissions):
     """Submissions when clusters and members come in the order of ``order``, larger clusters first."""
     clusters = {}
-    for number, one in order:
-        if one.passed_public is not False:
-            clusters.setdefault(number if one.signature is None else one.signature, []).append(one)
+    for number, program in order:
+        if program.passed_public is not False:
+            clusters.setdefault(number if program.signature is None else program.signature, []).append(
+                program
+            )
     ranked = sorted(clusters.values(), key=len, reverse=True)
     rounds = itertools.chain.from_iterable(itertools.zip_longest(*ranked))
-    return [one for one in rounds if one is not None][:num_submissions]
+    return [program for program in rounds if program is not None][:num_submissions]
 
 
 def counted(candidates, num_submissions, k):
@@ -33,7 +35,7 @@ def counted(candidates, num_submissions, k):
     Clusters are in the order of their first members, which for clusters of equal size is a fair order.
     """
     solved = [
-        any(one.passed for one in submitted(order, num_submissions))
+        any(program.passed for program in submitted(order, num_submissions))
         for order in itertools.permutations(enumerate(candidates), k)
     ]
     return sum(solved) / len(solved)
@@ -73,8 +75,8 @@ def test_the_largest_cluster_goes_first_and_the_filter_before_it():
 
 
 def test_what_is_out_of_range_is_refused():
-    one = [candidate(True, "x")]
+    programs = [candidate(True, "x")]
     with pytest.raises(ConfigError, match="k: got 2"):
-        submissions_at_k(one, 1, 2)
+        submissions_at_k(programs, 1, 2)
     with pytest.raises(ConfigError, match="num_submissions: got 0"):
-        submissions_at_k(one, 0, 1)
+        submissions_at_k(programs, 0, 1)

@@ -34,13 +34,13 @@ def request_lines(number):
 
 
 def write(path, lines):
-    path.write_text("".join(one if isinstance(one, str) else json.dumps(one) + "\n" for one in lines))
+    path.write_text("".join(line if isinstance(line, str) else json.dumps(line) + "\n" for line in lines))
     return path
 
 
 def answers(path):
     """Answers by ``custom_id``, in all but the time at which they were made."""
-    found = [json.loads(one) for one in path.read_text().splitlines()]
+    found = [json.loads(line) for line in path.read_text().splitlines()]
     for answer in found:
         answer["response"]["body"].pop("created", None)
     by_id = {answer["custom_id"]: answer for answer in found}
@@ -64,13 +64,13 @@ def test_answers_are_the_servers(served, llm, tmp_path):
     run(llm, source, tmp_path / "out")
     found = answers(tmp_path / "out")
     assert len(found) == 9
-    for one in lines:
-        answer = found[one["custom_id"]]
+    for request in lines:
+        answer = found[request["custom_id"]]
         assert answer["error"] is None
         assert answer["response"]["status_code"] == 200
-        body = one["body"]
+        body = request["body"]
         if "seed" in body:
-            served_one = served.post(one["url"], body).json()
+            served_one = served.post(request["url"], body).json()
             for name in ("choices", "usage", "object", "model"):
                 assert answer["response"]["body"][name] == served_one[name]
     assert llm.stats.unique_tokens < llm.stats.logical_tokens / 3, "all lines are one tree"
@@ -107,17 +107,21 @@ BAD = [
 
 def test_bad_lines_are_answered(llm, tmp_path):
     good = line("good", {"prompt": "Once", "max_tokens": 3})
-    source = write(tmp_path / "in", [*(one[0] for one in BAD[:5]), "\n", good, *(one[0] for one in BAD[5:])])
+    source = write(tmp_path / "in", [*(bad[0] for bad in BAD[:5]), "\n", good, *(bad[0] for bad in BAD[5:])])
     for _ in range(2):
         run(llm, source, tmp_path / "out")
-        found = [json.loads(one) for one in (tmp_path / "out").read_text().splitlines()]
+        found = [json.loads(line) for line in (tmp_path / "out").read_text().splitlines()]
         assert len(found) == len(BAD) + 1
-        errors = [one for one in found if one["custom_id"] != "good"]
+        errors = [answer for answer in found if answer["custom_id"] != "good"]
         assert [
-            (one["custom_id"], one["response"]["status_code"], one["response"]["body"]["error"]["param"])
-            for one in errors
-        ] == [one[1:] for one in BAD]
-        assert len({one["id"] for one in found}) == len(found)
+            (
+                answer["custom_id"],
+                answer["response"]["status_code"],
+                answer["response"]["body"]["error"]["param"],
+            )
+            for answer in errors
+        ] == [bad[1:] for bad in BAD]
+        assert len({answer["id"] for answer in found}) == len(found)
 
 
 def test_what_is_answered_is_not_done_again(llm, tmp_path):
@@ -135,8 +139,8 @@ def test_what_is_answered_is_not_done_again(llm, tmp_path):
         assert answers(out) == expected
         assert llm.stats.num_finished == sum(
             len(answer["response"]["body"]["choices"])
-            for one, answer in expected.items()
-            if one.encode() not in whole[:cut].rpartition(b"\n")[0]
+            for name, answer in expected.items()
+            if name.encode() not in whole[:cut].rpartition(b"\n")[0]
         )
 
 

@@ -55,8 +55,8 @@ def test_what_runs_may_finish(chat_model, tmp_path, number):
 
 
 def accepts(port):
-    with socket.socket() as one:
-        return one.connect_ex(("127.0.0.1", port)) == 0
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_the_grace_ends(chat_model, tmp_path):

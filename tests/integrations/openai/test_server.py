@@ -135,7 +135,7 @@ def test_logprobs_of_completions(served, llm):
         expected = [at[i].logprob for i, at in zip(completion.token_ids, completion.logprobs, strict=True)]
         assert found.token_logprobs == expected
         assert [sorted(at.values()) for at in found.top_logprobs] == [
-            sorted(one.logprob for one in at.values()) for at in completion.logprobs
+            sorted(entry.logprob for entry in at.values()) for at in completion.logprobs
         ]
         assert len(found.tokens) == len(found.text_offset) == len(completion.token_ids)
         for i, (token, offset) in enumerate(zip(found.tokens, found.text_offset, strict=True)):
@@ -185,11 +185,11 @@ def joined(stream, n, text_of):
         usage = piece.usage or usage
         for choice in piece.choices:
             num_pieces += 1
-            one = found[choice.index]
-            assert one[2] is None, "nothing comes after the end"
-            one[0] += text_of(choice) or ""
-            one[1] += [choice.logprobs] if choice.logprobs else []
-            one[2] = choice.finish_reason
+            streamed = found[choice.index]
+            assert streamed[2] is None, "nothing comes after the end"
+            streamed[0] += text_of(choice) or ""
+            streamed[1] += [choice.logprobs] if choice.logprobs else []
+            streamed[2] = choice.finish_reason
     return found, usage, num_pieces
 
 
@@ -199,12 +199,12 @@ def test_pieces_make_the_whole_completion(served, case):
     whole = served.client.completions.create(**body)
     stream = served.client.completions.create(**body, stream=True, stream_options={"include_usage": True})
     found, usage, _ = joined(stream, body.get("n", 1), lambda choice: choice.text)
-    assert [one[0] for one in found] == [choice.text for choice in whole.choices]
-    assert [one[2] for one in found] == [choice.finish_reason for choice in whole.choices]
+    assert [streamed[0] for streamed in found] == [choice.text for choice in whole.choices]
+    assert [streamed[2] for streamed in found] == [choice.finish_reason for choice in whole.choices]
     assert usage == whole.usage
-    for one, choice in zip(found, whole.choices, strict=True):
+    for streamed, choice in zip(found, whole.choices, strict=True):
         for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset") if choice.logprobs else ():
-            pieces = [value for part in one[1] for value in getattr(part, name)]
+            pieces = [value for part in streamed[1] for value in getattr(part, name)]
             assert pieces == getattr(choice.logprobs, name)
 
 
@@ -219,13 +219,13 @@ def test_pieces_make_the_whole_chat(served, logprobs):
         return choice.delta.content
 
     found, usage, num_pieces = joined(served.client.chat.completions.create(**body, stream=True), 2, text_of)
-    assert [one[0] for one in found] == [choice.message.content for choice in whole.choices]
+    assert [streamed[0] for streamed in found] == [choice.message.content for choice in whole.choices]
     assert roles.count("assistant") == 2
     assert usage is None
     assert num_pieces > 10
     if logprobs:
-        for one, choice in zip(found, whole.choices, strict=True):
-            assert [token for part in one[1] for token in part.content] == choice.logprobs.content
+        for streamed, choice in zip(found, whole.choices, strict=True):
+            assert [token for part in streamed[1] for token in part.content] == choice.logprobs.content
 
 
 def test_a_stop_string_is_never_streamed(served, llm):

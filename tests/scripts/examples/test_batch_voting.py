@@ -83,9 +83,9 @@ class Model:
             numbers = re.findall(r"^Q\d+: (\d+)\?$", prompt, re.MULTILINE)
             self.asked += numbers
             lines = []
-            for place, one in enumerate(numbers, start=1):
-                answer = "6" if one == "5" and place == 1 else one
-                sure = "confident" if int(one) % 2 == 0 else "not confident"
+            for place, number in enumerate(numbers, start=1):
+                answer = "6" if number == "5" and place == 1 else number
+                sure = "confident" if int(number) % 2 == 0 else "not confident"
                 lines.append(f"A{place}: {answer} ({sure})")
             replies.append("\n".join(lines)[3:])
         return replies

@@ -57,9 +57,9 @@ def test_competitive_programming(any_sandbox, model, tmp_path, capsys, monkeypat
 
     def answered(llm, prompts, params):
         outputs = generate(llm, prompts, params)
-        for place, one in enumerate(outputs[0].outputs):
+        for place, completion in enumerate(outputs[0].outputs):
             object.__setattr__(
-                one, "text", "print(3)" if place == 0 else "print(2 * int(input()))" + " " * place
+                completion, "text", "print(3)" if place == 0 else "print(2 * int(input()))" + " " * place
             )
         return outputs
 
@@ -87,8 +87,8 @@ def test_self_consistency_counts_the_majority(model, gsm8k, capsys, monkeypatch)
 
     def answered(llm, prompts, params):
         outputs = generate(llm, prompts, params)
-        for one, text in zip(outputs[1].outputs, ("2", "2", "7"), strict=True):
-            object.__setattr__(one, "text", f"The answer is {text}.")
+        for completion, text in zip(outputs[1].outputs, ("2", "2", "7"), strict=True):
+            object.__setattr__(completion, "text", f"The answer is {text}.")
         return outputs
 
     monkeypatch.setattr(LLM, "generate", answered)
