@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from tests.attention.steps import PAGE_SIZE, SHAPES, Step, shapes, with_one_chunk
+from tests.attention.steps import PAGE_SIZE, SHAPES, Step, shapes
 from treeshare.attention.cpu_plan import MAX_PADDING, MIN_QUERIES, CpuPlan
 from treeshare.config import SEGMENT_ALIGNMENT
 
@@ -72,8 +72,8 @@ def check_private(plan):
         assert private is None
         return
     assert private.num_pages == layout.store.pool.num_live
-    num_places = private.num_pages + len(private.again)
-    pages = [*range(private.num_pages), *private.again.tolist()]
+    num_places = private.num_pages + len(private.repeated)
+    pages = [*range(private.num_pages), *private.repeated.tolist()]
     assert private.unwritten.shape == (num_places, PAGE_SIZE)
     expected = []
     for row, source in zip(layout.decode_rows.tolist(), layout.decodes, strict=True):
@@ -109,7 +109,7 @@ def test_a_plan_is_its_layout(name, sharing):
 @given(shapes())
 def test_a_plan_is_its_layout_in_any_tree(shape):
     for sharing in ("tree", "one-level", "none"):
-        step = Step(shape if sharing == "tree" else with_one_chunk(shape), sharing)
+        step = Step(shape, sharing)
         check(CpuPlan.of(step.layout))
 
 
@@ -144,7 +144,7 @@ SHARED_FAULTS = {
 }
 PRIVATE_FAULTS = {
     "num_pages": lambda pages: {"num_pages": pages.num_pages - 1},
-    "again": lambda pages: {"again": pages.again.roll(1)},
+    "repeated": lambda pages: {"repeated": pages.repeated.roll(1)},
     "rows": lambda pages: {"rows": pages.rows.roll(1)},
     "unwritten": lambda pages: {"unwritten": torch.zeros_like(pages.unwritten)},
     "unwritten, a key": lambda pages: {"unwritten": pages.unwritten.roll(-1, 1) | pages.unwritten},

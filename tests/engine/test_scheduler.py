@@ -187,5 +187,5 @@ def test_what_the_residency_counts_wrong_is_found():
     driver.add(PROMPTS)
     driver.step()
     driver.lives[0].node.num_admitted += 1
-    with pytest.raises(AssertionError, match="a node counts wrong"):
+    with pytest.raises(AssertionError, match="a node is miscounted"):
         driver.scheduler.check_invariants()
