@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import struct
 from types import SimpleNamespace
 
 import pytest
@@ -251,14 +250,7 @@ def test_the_cache_is_the_users(monkeypatch, tmp_path):
     assert cache_dir() == tmp_path / ".cache" / "treeshare"
 
 
-@pytest.mark.parametrize(
-    "contents",
-    [
-        b"",
-        b"not a model",
-        pytest.param(b"GGUF and cut", marks=pytest.mark.xfail(raises=struct.error, strict=True)),
-    ],
-)
+@pytest.mark.parametrize("contents", [b"", b"not a model", b"GGUF and cut"])
 def test_a_failed_conversion_leaves_nothing(monkeypatch, tmp_path, contents):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     path = tmp_path / "x.gguf"

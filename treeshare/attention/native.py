@@ -170,16 +170,17 @@ class _Places:
         self.pieces["values"] = self._addresses([block.values[layer] for block in self._blocks], 2)
 
     def _addresses(self, tensors: Sequence[Tensor], axis: int) -> NDArray[np.uint64]:
-        """Where each piece begins: ``tensors`` ``[segments, H, ...]``, one a block, have tokens on ``axis``."""
+        """Where each piece begins in ``tensors`` ``[segments, H, ...]``, one a block, tokens on ``axis``."""
         begin, segment, token = (
-            np.array([number(t) for t in tensors], dtype=np.uint64)[self._block]
-            for number in (
-                Tensor.data_ptr,
-                lambda t: t.stride(0) * t.element_size(),
-                lambda t: t.stride(axis) * t.element_size(),
+            np.array(numbers, dtype=np.uint64)[self._block]
+            for numbers in (
+                [tensor.data_ptr() for tensor in tensors],
+                [tensor.stride(0) * tensor.element_size() for tensor in tensors],
+                [tensor.stride(axis) * tensor.element_size() for tensor in tensors],
             )
         )
-        return begin + self._index * segment + self._token * token
+        addresses: NDArray[np.uint64] = begin + self._index * segment + self._token * token
+        return addresses
 
 
 def _dense_rows(tensor: Tensor) -> Tensor:
