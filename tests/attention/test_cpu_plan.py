@@ -15,7 +15,7 @@ from treeshare.config import SEGMENT_ALIGNMENT
 
 
 def attended(group):
-    """(order of the segment, row) of each real query of a group; padding must repeat a row of its own node."""
+    """(order of the segment, row) of each real query of a group; padding repeats a row of its own node."""
     num_nodes = group.last - group.first
     segments = group.block.occupants[group.first : group.last]
     if isinstance(group.rows, slice):
