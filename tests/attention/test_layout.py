@@ -71,7 +71,7 @@ def test_rows_see_their_paths(name, sharing):
     check(step.layout, step.expected())
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(shapes())
 def test_rows_see_their_paths_in_any_tree(shape):
     for sharing in ("tree", "one-level", "none"):
@@ -88,7 +88,7 @@ def test_chunks_with_rows_between_them_where_rows_do_not_share(sharing):
     check(step.layout, step.expected())
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(shapes())
 def test_rows_below_a_node_are_one_slice(shape):
     """And parents come first; without sharing, each decoding row has a slice of its own."""
@@ -107,7 +107,7 @@ def test_rows_below_a_node_are_one_slice(shape):
     assert len({s.segment for s in one_level.slices if s.segment.order == 0}) <= 1
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(shapes())
 def test_depth_first_is_stable(shape):
     """Rows of a node, and chunks of a segment, keep their order."""
