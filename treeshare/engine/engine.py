@@ -54,6 +54,7 @@ class Engine:
     Args:
         loaded: A loaded model.
         config: See ``EngineConfig``.
+        runner: Runs the model; by default one is made.
         check_invariants: Poison unused KV, and check all invariants after every step (tests).
 
     Attributes:
@@ -63,11 +64,18 @@ class Engine:
         weights_version: How often the weights were changed.
     """
 
-    def __init__(self, loaded: LoadedModel, config: EngineConfig, *, check_invariants: bool = False) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        config: EngineConfig,
+        runner: ModelRunner | None = None,
+        *,
+        check_invariants: bool = False,
+    ) -> None:
         self.loaded = loaded
         self.config = config
         self.check_invariants = check_invariants
-        self.runner = ModelRunner(loaded, config, poison=check_invariants)
+        self.runner = runner or ModelRunner(loaded, config, poison=check_invariants)
         self.stats = EngineStats()
         self.weights_version = 0
         self.clear()
