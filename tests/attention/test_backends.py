@@ -52,7 +52,11 @@ PAIRS = [
     for name, (_, dtypes) in sorted(BACKENDS.items())
     for dtype in dtypes
 ]
-PAIRS += [pytest.param((level, "bfloat16"), id=f"{level}-bfloat16") for level in LEVELS]
+PAIRS += [
+    pytest.param((level, dtype), id=f"{level}-{dtype}")
+    for level in LEVELS
+    for dtype in ("bfloat16", "float32")
+]
 """Interpreted kernels are slow; ``test_triton.py`` runs a part of this suite every time."""
 
 
@@ -123,7 +127,7 @@ def test_tiles(backend, dtype, monkeypatch):
 
 
 def test_what_is_refused():
-    geometry = KVGeometry(num_layers=1, num_kv_heads=1, head_dim=64, dtype=torch.float32)
+    geometry = KVGeometry(num_layers=1, num_kv_heads=1, head_dim=64, dtype=torch.float16)
     assert isinstance(make_backend("auto", geometry), CpuAttention)
     with pytest.raises(ConfigError, match=r"^backend: got 'native', expected a compiled kernel"):
         make_backend("native", geometry)

@@ -34,6 +34,7 @@ REQUIRE((std::is_same<Element, float>::value || std::is_same<Element, uint16_t>:
 REQUIRE((std::is_same<Operand, float>::value || std::is_same<Operand, Element>::value)); // a dot product's left side
 REQUIRE(STEP * sizeof(Element) == 4); // inputs of add_products
 REQUIRE((std::is_same<decltype(ONE), const Element>::value)); // the number 1
+REQUIRE(LINEAR_RUN > 0); // words that a linear layer sums up before it adds them to the words before
 REQUIRE(EXP2_DEGREE > 0); // of the polynomial whose error does not show beside the element's
 
 // Register tiles, in the level's namespaces float32_tiles and bfloat16_tiles, which also has Operand and STRIP. A tile

@@ -1,8 +1,9 @@
 // A linear layer, for any number of rows.
 //
 // Columns are cut into panels; a thread packs a panel of weights into words of STEP neighbouring inputs, sixteen
-// outputs side by side, and multiplies every row by it. An output is one running sum over its inputs in their order, so a
-// row's bits do not depend on how many rows there are, and no row is padded. The weights themselves stay as they are:
+// outputs side by side, and multiplies every row by it. An output is a running sum over its inputs in their
+// order, in runs of a fixed length whose sums are added up, so a row's bits do not depend on how many rows there are,
+// and no row is padded. The weights themselves stay as they are:
 // while a panel is multiplied, the next is fetched, so few rows cost little more than reading the weights once.
 
 #pragma once
@@ -16,6 +17,7 @@ namespace linear {
 namespace {
 
 constexpr int PANEL = LINEAR_PANEL; // outputs of a panel
+constexpr int64_t RUN = LINEAR_RUN; // words that are summed up before they are added to the words before
 constexpr int LINES = PANEL / 16;   // cache lines that a panel has for each word
 static_assert(STEP * sizeof(Element) == sizeof(uint32_t), "a word holds STEP inputs");
 
@@ -36,17 +38,27 @@ template <int M, int J>
 INLINE void multiply(const Operand *x, int64_t x_stride, const uint32_t *packed, int64_t num_words,
                      const Element *bias, int num_outputs, Element *out, int64_t out_stride, const char *ahead,
                      int lines) {
-    Floats sums[M][J];
-    clear(sums);
-    for (int64_t word = 0; word < num_words; ++word, packed += PANEL) {
-        for (int line = 0; line < lines; ++line, ahead += 64) _mm_prefetch(ahead, _MM_HINT_T1);
-        add_products(sums, x + STEP * word, x_stride, reinterpret_cast<const Element *>(packed));
-    }
-    const auto &results = complete_sums(sums);
-    for (int j = 0; j < J; ++j) {
-        const int64_t left = num_outputs - 16 * j;
-        const Floats offset = bias ? load_elements(left, bias + 16 * j) : broadcast(0.0f);
-        for (int m = 0; m < M; ++m) store_elements(left, out + m * out_stride + 16 * j, add(results[m][j], offset));
+    alignas(64) float totals[M][J][16]; // of the runs before
+    for (int64_t first = 0, last; first < num_words; first = last) {
+        last = num_words - first > RUN ? first + RUN : num_words;
+        Floats sums[M][J];
+        clear(sums);
+        for (int64_t word = first; word < last; ++word, packed += PANEL) {
+            for (int line = 0; line < lines; ++line, ahead += 64) _mm_prefetch(ahead, _MM_HINT_T1);
+            add_products(sums, x + STEP * word, x_stride, reinterpret_cast<const Element *>(packed));
+        }
+        const auto &results = complete_sums(sums);
+        for (int j = 0; j < J; ++j) {
+            const int64_t left = num_outputs - 16 * j;
+            const Floats offset = bias ? load_elements(left, bias + 16 * j) : broadcast(0.0f);
+            for (int m = 0; m < M; ++m) {
+                const Floats total = first > 0 ? add(load(totals[m][j]), results[m][j]) : results[m][j];
+                if (last < num_words)
+                    store(totals[m][j], total);
+                else
+                    store_elements(left, out + m * out_stride + 16 * j, add(total, offset));
+            }
+        }
     }
 }
 
