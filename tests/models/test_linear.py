@@ -123,7 +123,8 @@ def test_what_the_kernel_does_not_compute():
     with pytest.raises(RuntimeError, match="dtype"):
         linear(x)
     assert torch.equal(linear(x.float()), nn.functional.linear(x.float(), linear.weight))
-    linear.bfloat16().weight.data = linear.weight.data.t().contiguous().t()
+    linear.bfloat16()
+    linear.weight.data = linear.weight.data.t().contiguous().t()
     assert torch.equal(linear(x), nn.functional.linear(x, linear.weight))
     unbind_linears([linear])
     assert "forward" not in vars(linear)
