@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from hypothesis import strategies as st
@@ -110,11 +110,6 @@ def shapes(draw):
     private = st.sampled_from([0, 1, 14, 15, 16, 17, 31, 32, 40])
     decodes = draw(st.lists(st.tuples(node, private, st.integers(1, 20)), max_size=5))
     return Shape(tuple(nodes), chunks, tuple(decodes))
-
-
-def with_one_chunk(shape):
-    """A shape in which no rows lie between chunks."""
-    return replace(shape, chunks=shape.chunks[:1])
 
 
 SHAPES = {

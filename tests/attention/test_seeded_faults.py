@@ -190,7 +190,7 @@ def write_one_place_early(plan):
 
 
 def take_another_heads_keys(plan):
-    plan._slices["padded_tokens"] //= 2
+    plan._places.pieces["padded_tokens"] //= 2
 
 
 def forget_the_causal_mask(plan):

@@ -135,6 +135,6 @@ def test_rows_are_padded_only_where_the_kernel_is_not_used(architecture, dtype):
     """GPT-2's layers keep their weights the other way round."""
     model = make_model(CONFIGS[architecture](), dtype)
     fused = bind_model(model).fused
-    widths = ModelAdapter(model, fused, max_rows=64).run_widths(num_prompt_tokens=100, num_rows=37)
-    assert (37 in widths.decode) == (architecture != "gpt2")
-    assert 37 in widths.head
+    adapter = ModelAdapter(model, fused, max_rows=64)
+    assert (37 in adapter.widths) == (architecture != "gpt2")
+    assert 37 in adapter.head_widths

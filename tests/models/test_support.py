@@ -36,6 +36,9 @@ REFUSED = {
     "attention sinks": lambda: transformers.GptOssConfig(
         **_COMMON, head_dim=16, num_local_experts=2, num_experts_per_tok=1, sliding_window=2048
     ),
+    "a mixture of experts": lambda: transformers.MixtralConfig(
+        **_COMMON, num_local_experts=2, num_experts_per_tok=1
+    ),
     "model code without transformers' attention interface": lambda: transformers.MambaConfig(
         vocab_size=160, hidden_size=64, num_hidden_layers=2
     ),

@@ -130,7 +130,7 @@ def build_layout(
         The layout; packed rows are chunks and decoding rows merged depth-first, a chunk before the rows of
         its segment.
     """
-    slices: dict[tuple[Segment, int], list[int]] = {}  # by segment, and by row where rows do not share it
+    slices: dict[tuple[Segment, int], list[int]] = {}  # by segment and key, see _extend_slices
     causal: list[CausalChunk] = []
     decode_rows: list[int] = []
     positions: list[int] = []
@@ -146,11 +146,7 @@ def build_layout(
             positions.extend(row.segment.end + row.num_private for row in item)
             decode_rows.extend(range(first, first + count))
         _extend_slices(
-            slices,
-            above,
-            first,
-            len(positions),
-            sharing="tree" if isinstance(item, PrefillChunk) else sharing,
+            slices, above, first, len(positions), sharing=sharing, is_chunk=isinstance(item, PrefillChunk)
         )
     size = store.page_size
     return BatchLayout(
@@ -189,12 +185,18 @@ def _extend_slices(
     last: int,
     *,
     sharing: Sharing,
+    is_chunk: bool,
 ) -> None:
-    """Add rows ``[first, last)`` to the slice of each segment ``above``; one slice a row where not shared."""
+    """Add rows ``[first, last)`` to the slice of each segment ``above``.
+
+    A segment that all rows share has one slice, by the key -1; another has a slice for each chunk and each
+    decoding row, by the first row.
+    """
     for segment in above:
-        if sharing == "none" or (sharing == "one-level" and segment.order):
+        is_shared = sharing == "tree" or (sharing == "one-level" and segment.order == 0)
+        if not is_shared and not is_chunk:
             slices.update({(segment, row): [row, row + 1] for row in range(first, last)})
             continue
-        bounds = slices.setdefault((segment, -1), [first, first])
+        bounds = slices.setdefault((segment, -1 if is_shared else first), [first, first])
         assert bounds[1] == first, "rows are packed depth-first"
         bounds[1] = last

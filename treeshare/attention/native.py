@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from treeshare.attention.api import AttentionBackend
+from treeshare.attention.key_blocks import block_slices
 from treeshare.attention.state import AttentionState
 from treeshare.errors import ConfigError
 from treeshare.native import ELEMENTS, kernel_level, kernels, unused_reason
-from treeshare.native.structs import SLICE, Projections, TreeStep
+from treeshare.native.structs import PIECE, SLICE, Projections, TreeStep
 from treeshare.stopwatch import OFF, Stopwatch
 
 if TYPE_CHECKING:
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from treeshare.attention.api import AttentionSpec
+    from treeshare.attention.key_blocks import Piece
     from treeshare.attention.layout import BatchLayout
-    from treeshare.kv import KVGeometry, Segment
+    from treeshare.kv import KVGeometry
 
 
 _KINDS = tuple(f"attention: {kind}" for kind in ("shared", "causal", "private", "merge", "store"))
@@ -97,19 +99,16 @@ class _Plan:
     def __init__(self, layout: BatchLayout, num_q_heads: int) -> None:
         self.layout = layout
         geometry, store = layout.store.geometry, layout.store
-        causal = layout.causal
-        self._segments = [s for s, _, _ in layout.slices] + [chunk.segment for chunk in causal]
-        self._slices = np.zeros(len(self._segments), SLICE)
-        shared, own = np.split(self._slices, [len(layout.slices)])
-        shared["first_row"] = [first for _, first, _ in layout.slices]
-        shared["last_row"] = [last for _, _, last in layout.slices]
-        shared["num_keys"] = [segment.num_tokens for segment, _, _ in layout.slices]
-        own["first_row"] = [chunk.first_row for chunk in causal]
-        own["last_row"] = [chunk.last_row for chunk in causal]
-        own["num_keys"] = [chunk.end for chunk in causal]
-        own["first_own_token"] = [chunk.start for chunk in causal]
-        own["causal"] = 1
-        self._slices["padded_tokens"] = [segment.block.padded_tokens for segment in self._segments]
+        slices = block_slices(layout)
+        self._slices = np.zeros(len(slices), SLICE)
+        self._slices["first_row"] = [part.first_row for part in slices]
+        self._slices["last_row"] = [part.last_row for part in slices]
+        self._slices["num_pieces"] = [len(part.pieces) for part in slices]
+        self._slices["first_piece"] = self._slices["num_pieces"].cumsum() - self._slices["num_pieces"]
+        self._slices["num_keys"] = [part.num_keys for part in slices]
+        self._slices["first_own_token"] = [part.first_own_token or 0 for part in slices]
+        self._slices["causal"] = [part.first_own_token is not None for part in slices]
+        self._places = _Places([piece for part in slices for piece in part.pieces])
         num_pages, self._tokens = np.zeros((2, layout.num_rows), np.int64)
         pages: list[int] = []
         for row, source in zip(layout.decode_rows.tolist(), layout.decodes, strict=True):
@@ -127,8 +126,7 @@ class _Plan:
             store.page_size,
             len(self._slices),
             self._slices.ctypes.data,
-            0,
-            0,
+            self._places.pieces.ctypes.data,
             self._page_indptr.ctypes.data,
             self._pages.ctypes.data,
             self._tokens.ctypes.data,
@@ -137,9 +135,7 @@ class _Plan:
     def step(self, layer: int) -> TreeStep:
         """The kernel's view of the step in one layer; valid until the next call."""
         store, step = self.layout.store, self._step
-        self._keys = _addresses(self._segments, [segment.block.keys_t[layer] for segment in self._segments])
-        self._values = _addresses(self._segments, [segment.block.values[layer] for segment in self._segments])
-        step.keys, step.values = self._keys.ctypes.data, self._values.ctypes.data
+        self._places.locate(layer)
         step.pool_keys = store.pool.keys_t[layer].data_ptr()
         step.pool_values = store.pool.values[layer].data_ptr()
         return step
@@ -149,12 +145,40 @@ def _int64(values: Sequence[Any]) -> NDArray[np.int64]:
     return np.ascontiguousarray(np.array(values, dtype=np.int64))
 
 
-def _addresses(segments: Sequence[Segment], tensors: Sequence[Tensor]) -> NDArray[np.uint64]:
-    """Where each segment's part of its block's tensor begins."""
-    pairs = zip(segments, tensors, strict=True)
-    return np.array(
-        [t.data_ptr() + s.index * t.stride(0) * t.element_size() for s, t in pairs], dtype=np.uint64
-    )
+class _Places:
+    """Pieces of segments as the kernel reads them, and where they lie in a layer.
+
+    Attributes:
+        pieces: ``[n]`` ``PIECE``; addresses as of the last ``locate``.
+    """
+
+    def __init__(self, parts: Sequence[Piece]) -> None:
+        self._blocks = list({id(segment.block): segment.block for segment, _, _ in parts}.values())
+        places = {id(block): place for place, block in enumerate(self._blocks)}
+        self._block = _int64([places[id(segment.block)] for segment, _, _ in parts])
+        self._index = _int64([segment.index for segment, _, _ in parts]).astype(np.uint64)
+        self._token = _int64([first for _, first, _ in parts]).astype(np.uint64)
+        self.pieces = np.zeros(len(parts), PIECE)
+        self.pieces["padded_tokens"] = [segment.block.padded_tokens for segment, _, _ in parts]
+        self.pieces["num_tokens"] = [last - first for _, first, last in parts]
+
+    def locate(self, layer: int) -> None:
+        """Write a layer's addresses into ``pieces``."""
+        self.pieces["keys"] = self._addresses([block.keys_t[layer] for block in self._blocks], 3)
+        self.pieces["values"] = self._addresses([block.values[layer] for block in self._blocks], 2)
+
+    def _addresses(self, tensors: Sequence[Tensor], axis: int) -> NDArray[np.uint64]:
+        """Where each piece begins in ``tensors`` ``[segments, H, ...]``, one a block, tokens on ``axis``."""
+        begin, segment, token = (
+            np.array(numbers, dtype=np.uint64)[self._block]
+            for numbers in (
+                [tensor.data_ptr() for tensor in tensors],
+                [tensor.stride(0) * tensor.element_size() for tensor in tensors],
+                [tensor.stride(axis) * tensor.element_size() for tensor in tensors],
+            )
+        )
+        addresses: NDArray[np.uint64] = begin + self._index * segment + self._token * token
+        return addresses
 
 
 def _dense_rows(tensor: Tensor) -> Tensor:

@@ -79,7 +79,12 @@ class Engine:
         self._residency = Residency(
             self.store, prefill_chunk=self.config.prefill_chunk, keep_nodes=self.config.keep_nodes
         )
-        self._scheduler = Scheduler(self._residency, self.config)
+        self._scheduler = Scheduler(
+            self._residency,
+            self.config,
+            max_rows=self.runner.max_rows,
+            max_logits_rows=self.runner.max_logits_rows,
+        )
         self._token_step = TokenStep(self.runner)
         self._token_step.version = self.weights_version
         self._intake = Intake(self.loaded, self.config, self._residency, self._scheduler, self._token_step)
@@ -197,9 +202,6 @@ class Engine:
         try:
             self._add(requests)
             self._intake.join_tree(self._fold_cost, self.stats)
-            if not self.config.keep_nodes:
-                num_rows = min(sum(request.params.n for request in requests), self.config.max_num_seqs)
-                self.runner.fit_widths(num_prompt_tokens=self.stats.unique_tokens, num_rows=num_rows)
             self.stopwatch.lap("planning")
             while not self.is_idle:
                 result = self.step()
@@ -209,7 +211,6 @@ class Engine:
             if not self.config.keep_nodes:
                 self.store.check_empty()
         finally:  # also where the caller left after the last completion
-            self.runner.allow_any_rows()
             self._token_step.observe, self._scheduler.pace.is_live = None, True
             self._fold_cost = self.config.fold_cost
             if not self.is_idle:
@@ -222,7 +223,7 @@ class Engine:
         started = time.perf_counter()
         try:
             self._intake.join_tree(self._fold_cost, self.stats)
-            plan = self._scheduler.schedule(self.runner.row_limits)
+            plan = self._scheduler.schedule()
             result = self._sample([*self._run(plan), *self._start(plan)])
             self._finish(result)
         except BaseException:  # an interrupt may come anywhere, also between a page's owners

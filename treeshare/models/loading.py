@@ -312,7 +312,7 @@ def _converted(gguf: Path, name: str) -> Path:
         partial.chmod(0o755)
         if not folder.exists():
             partial.rename(folder)
-    except (OSError, ValueError, KeyError, NotImplementedError, RuntimeError) as error:
+    except Exception as error:  # the libraries' readers raise whatever a damaged file leads them to
         raise ModelLoadError(f"model: cannot read {gguf}: {_one_line(error)}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

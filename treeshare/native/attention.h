@@ -28,7 +28,7 @@ namespace {
 
 constexpr int ROWS = 64;   // maximum number of packed rows of a task
 constexpr int TASKS = 3;   // minimum for each thread, if there are enough rows, so that no thread waits long at the end
-constexpr int KEYS = 256;  // keys of a block; its packed keys and values fit into L2 beside the rows
+constexpr int KEYS = KEY_BLOCK; // packed keys and values of a block fit into L2 beside the rows
 constexpr int GROUP = 16 * ATTENTION_VECTORS; // keys of a register tile
 constexpr int QUERIES = 6; // query rows of a register tile
 
@@ -42,6 +42,8 @@ struct Work {
     Operand *query;     // [ROWS * G][D]
     Element *keys;      // [KEYS / GROUP][D / STEP][GROUP][STEP]
     Element *values;    // [KEYS / STEP][D][STEP]
+    Element *gathered_keys;    // [D][KEYS]: of a block that lies in several pieces
+    Element *gathered_values;  // [KEYS][D]
     float *scores;      // [QUERIES][KEYS]
     Operand *weights;   // [QUERIES][KEYS]
     float *numerator;   // [ROWS * G][D]
@@ -54,22 +56,26 @@ struct Work {
         const size_t sizes[] = {size_t(num_queries) * head_dim * sizeof(Operand),
                                 size_t(KEYS) * head_dim * sizeof(Element),
                                 size_t(KEYS) * head_dim * sizeof(Element) + 64, // `interleave` may write past the last
+                                size_t(KEYS) * head_dim * sizeof(Element),
+                                size_t(KEYS) * head_dim * sizeof(Element),
                                 size_t(QUERIES) * KEYS * 4,
                                 size_t(QUERIES) * KEYS * sizeof(Operand),
                                 size_t(num_queries) * head_dim * 4,
                                 size_t(num_queries) * 4,
                                 size_t(num_queries) * 4};
-        size_t offsets[9] = {0};
-        for (int i = 0; i < 8; ++i) offsets[i + 1] = offsets[i] + (sizes[i] + 63) / 64 * 64;
-        char *memory = scratch.reserve(offsets[8]);
+        size_t offsets[11] = {0};
+        for (int i = 0; i < 10; ++i) offsets[i + 1] = offsets[i] + (sizes[i] + 63) / 64 * 64;
+        char *memory = scratch.reserve(offsets[10]);
         query = reinterpret_cast<Operand *>(memory + offsets[0]);
         keys = reinterpret_cast<Element *>(memory + offsets[1]);
         values = reinterpret_cast<Element *>(memory + offsets[2]);
-        scores = reinterpret_cast<float *>(memory + offsets[3]);
-        weights = reinterpret_cast<Operand *>(memory + offsets[4]);
-        numerator = reinterpret_cast<float *>(memory + offsets[5]);
-        maximum = reinterpret_cast<float *>(memory + offsets[6]);
-        denominator = reinterpret_cast<float *>(memory + offsets[7]);
+        gathered_keys = reinterpret_cast<Element *>(memory + offsets[3]);
+        gathered_values = reinterpret_cast<Element *>(memory + offsets[4]);
+        scores = reinterpret_cast<float *>(memory + offsets[5]);
+        weights = reinterpret_cast<Operand *>(memory + offsets[6]);
+        numerator = reinterpret_cast<float *>(memory + offsets[7]);
+        maximum = reinterpret_cast<float *>(memory + offsets[8]);
+        denominator = reinterpret_cast<float *>(memory + offsets[9]);
         std::fill_n(numerator, size_t(num_queries) * head_dim, 0.0f);
         std::fill_n(maximum, num_queries, -std::numeric_limits<float>::infinity());
         std::fill_n(denominator, num_queries, 0.0f);
@@ -169,31 +175,66 @@ TARGET void attend_tile(Work &work, int query, const int *seen, int count) {
     }
 }
 
-// Attend queries [first, last) to keys [H][D][stride] and values [.][E]. Query i sees the first
-// `limit + (i - first) / group * step` of `num_keys`.
-TARGET void attend_keys(Work &work, int first, int last, int group, const Element *keys, int64_t key_stride,
-                        const Element *values, int64_t value_width, int num_keys, int limit, int step) {
+// Pack the `count` keys of a block, and their values, of one KV head: pieces side by side, the first from its token
+// `used` on. What lies in several pieces is gathered first.
+TARGET void pack_block(Work &work, const Piece *piece, int64_t used, int head, int64_t value_width, int count) {
+    const int dim = work.head_dim;
+    const auto keys_of = [&](const Piece &p) {
+        return reinterpret_cast<const Element *>(p.keys) + head * dim * p.padded_tokens;
+    };
+    const auto values_of = [&](const Piece &p) {
+        return reinterpret_cast<const Element *>(p.values) + head * p.padded_tokens * value_width;
+    };
+    if (piece->num_tokens - used >= count) {
+        pack_keys(keys_of(*piece) + used, piece->padded_tokens, dim, count, work.keys);
+        pack_values(values_of(*piece) + used * value_width, value_width, dim, count, work.values);
+        return;
+    }
+    for (int place = 0; place < count; ++piece, used = 0) {
+        const int64_t num = std::min<int64_t>(piece->num_tokens - used, count - place);
+        const Element *keys = keys_of(*piece) + used, *values = values_of(*piece) + used * value_width;
+        for (int d = 0; d < dim; ++d)
+            std::copy_n(keys + d * piece->padded_tokens, num, work.gathered_keys + d * KEYS + place);
+        for (int64_t i = 0; i < num; ++i)
+            std::copy_n(values + i * value_width, dim, work.gathered_values + (place + i) * dim);
+        place += num;
+    }
+    pack_keys(work.gathered_keys, KEYS, dim, count, work.keys);
+    pack_values(work.gathered_values, dim, dim, count, work.values);
+}
+
+// Attend queries [first, last) to a packed block of `count` keys, of which query i sees the first
+// `limit + (i - first) / group * step`.
+TARGET void attend_block(Work &work, int first, int last, int group, int count, int limit, int step) {
+    for (int query = first; query < last; query += QUERIES) {
+        const int m = std::min(QUERIES, last - query);
+        int seen[QUERIES], max_seen = 0;
+        for (int i = 0; i < m; ++i) {
+            seen[i] = std::max(0, std::min(count, limit + (query + i - first) / group * step));
+            max_seen = std::max(max_seen, seen[i]);
+        }
+        if (max_seen == 0) continue;
+        switch (m) {
+        case 6: attend_tile<6>(work, query, seen, max_seen); break;
+        case 5: attend_tile<5>(work, query, seen, max_seen); break;
+        case 4: attend_tile<4>(work, query, seen, max_seen); break;
+        case 3: attend_tile<3>(work, query, seen, max_seen); break;
+        case 2: attend_tile<2>(work, query, seen, max_seen); break;
+        default: attend_tile<1>(work, query, seen, max_seen);
+        }
+    }
+}
+
+// Attend queries [first, last) to the first `num_keys` keys of pieces that lie side by side, block after block.
+TARGET void attend_pieces(Work &work, int first, int last, int group, const Piece *piece, int head,
+                          int64_t value_width, int num_keys, int limit, int step) {
+    int64_t used = 0; // of *piece
     for (int start = 0; start < num_keys; start += KEYS) {
         const int count = std::min(KEYS, num_keys - start);
-        pack_keys(keys + start, key_stride, work.head_dim, count, work.keys);
-        pack_values(values + start * value_width, value_width, work.head_dim, count, work.values);
-        for (int query = first; query < last; query += QUERIES) {
-            const int m = std::min(QUERIES, last - query);
-            int seen[QUERIES], max_seen = 0;
-            for (int i = 0; i < m; ++i) {
-                seen[i] = std::max(0, std::min(count, limit + (query + i - first) / group * step - start));
-                max_seen = std::max(max_seen, seen[i]);
-            }
-            if (max_seen == 0) continue;
-            switch (m) {
-            case 6: attend_tile<6>(work, query, seen, max_seen); break;
-            case 5: attend_tile<5>(work, query, seen, max_seen); break;
-            case 4: attend_tile<4>(work, query, seen, max_seen); break;
-            case 3: attend_tile<3>(work, query, seen, max_seen); break;
-            case 2: attend_tile<2>(work, query, seen, max_seen); break;
-            default: attend_tile<1>(work, query, seen, max_seen);
-            }
-        }
+        for (; used >= piece->num_tokens; ++piece) used -= piece->num_tokens;
+        pack_block(work, piece, used, head, value_width, count);
+        attend_block(work, first, last, group, count, limit - start, step);
+        used += count;
     }
 }
 
@@ -213,13 +254,13 @@ void store_prompts(const TreeStep &step, const Projections<Element> &from) {
     for (int64_t i = 0; i < step.num_slices; ++i) {
         const Slice &slice = step.slices[i];
         if (!slice.causal) continue;
-        const int64_t padded = slice.padded_tokens;
+        const Piece &own = step.pieces[slice.first_piece + slice.num_pieces - 1];
+        const int64_t padded = own.padded_tokens;
 #pragma omp for schedule(static)
         for (int64_t task = 0; task < step.num_kv_heads * (slice.last_row - slice.first_row); ++task) {
             const int64_t head = task % step.num_kv_heads, row = slice.first_row + task / step.num_kv_heads;
-            store_pair(step, from, row, head,
-                       reinterpret_cast<Element *>(step.keys[i]) + head * step.head_dim * padded,
-                       reinterpret_cast<Element *>(step.values[i]) + head * padded * step.value_width, padded,
+            store_pair(step, from, row, head, reinterpret_cast<Element *>(own.keys) + head * step.head_dim * padded,
+                       reinterpret_cast<Element *>(own.values) + head * padded * step.value_width, padded,
                        slice.first_own_token + row - slice.first_row);
         }
     }
@@ -251,26 +292,27 @@ TARGET void attend_task(const TreeStep &step, const Projections<Element> &from, 
         const Slice &slice = step.slices[i];
         const int64_t a = std::max(slice.first_row, first_row), b = std::min(slice.last_row, last_row);
         if (a >= b) continue;
-        const int64_t padded = slice.padded_tokens;
-        const bool causal = slice.causal;
-        const int limit = causal ? slice.first_own_token + (a - slice.first_row) + 1 : slice.num_keys;
-        const int num_keys = causal ? slice.first_own_token + (b - slice.first_row) : slice.num_keys;
-        attend_keys(work, (a - first_row) * group, (b - first_row) * group, group,
-                    reinterpret_cast<const Element *>(step.keys[i]) + head * dim * padded, padded,
-                    reinterpret_cast<const Element *>(step.values[i]) + head * padded * step.value_width,
-                    step.value_width, num_keys, limit, causal);
-        laps.lap(causal ? CAUSAL : SHARED);
+        const Piece *pieces = step.pieces + slice.first_piece;
+        int num_keys = slice.num_keys, limit = num_keys;
+        if (slice.causal) {
+            const int before = num_keys - pieces[slice.num_pieces - 1].num_tokens + slice.first_own_token;
+            limit = before + (a - slice.first_row) + 1;
+            num_keys = before + (b - slice.first_row);
+        }
+        attend_pieces(work, (a - first_row) * group, (b - first_row) * group, group, pieces, head, step.value_width,
+                      num_keys, limit, slice.causal);
+        laps.lap(slice.causal ? CAUSAL : SHARED);
     }
     const int64_t page_size = step.page_size;
     for (int64_t row = first_row; row < last_row; ++row) {
         int64_t left = step.private_tokens[row];
         for (int64_t i = step.page_indptr[row]; left > 0; ++i, left -= page_size) {
-            const int64_t place = step.pages[i] * num_kv_heads + head;
-            const int count = std::min(left, page_size);
-            attend_keys(work, (row - first_row) * group, (row - first_row + 1) * group, group,
-                        reinterpret_cast<const Element *>(step.pool_keys) + place * dim * page_size, page_size,
-                        reinterpret_cast<const Element *>(step.pool_values) + place * page_size * step.value_width,
-                        step.value_width, count, count, 0);
+            const int64_t place = step.pages[i] * num_kv_heads, count = std::min(left, page_size);
+            const Piece page = {step.pool_keys + place * dim * page_size * sizeof(Element),
+                                step.pool_values + place * page_size * step.value_width * sizeof(Element),
+                                page_size, count};
+            attend_pieces(work, (row - first_row) * group, (row - first_row + 1) * group, group, &page, head,
+                          step.value_width, count, count, 0);
         }
     }
     laps.lap(PRIVATE);
@@ -286,7 +328,8 @@ TARGET void attend_task(const TreeStep &step, const Projections<Element> &from, 
 
 } // namespace
 
-extern "C" void EXPORT(attend)(const TreeStep *step, const Projections<Element> *from, float scale, Element *out, float *lse) {
+extern "C" void EXPORT(attend)(const TreeStep *step, const Projections<Element> *from, float scale, Element *out,
+                               float *lse) {
     const int64_t num_rows = step->num_rows, num_kv_heads = step->num_kv_heads;
     const int64_t min_blocks = (TASKS * omp_get_max_threads() + num_kv_heads - 1) / num_kv_heads;
     const int64_t rows = std::min<int64_t>(ROWS, (num_rows + min_blocks - 1) / min_blocks);

@@ -27,11 +27,17 @@ struct Field {
 
 // Every field of every struct, in order.
 constexpr Field FIELDS[] = {
+    FIELD(Piece, keys),
+    FIELD(Piece, values),
+    FIELD(Piece, padded_tokens),
+    FIELD(Piece, num_tokens),
+
     FIELD(Slice, first_row),
     FIELD(Slice, last_row),
+    FIELD(Slice, first_piece),
+    FIELD(Slice, num_pieces),
     FIELD(Slice, num_keys),
     FIELD(Slice, first_own_token),
-    FIELD(Slice, padded_tokens),
     FIELD(Slice, causal),
 
     FIELD(TreeStep, num_rows),
@@ -42,8 +48,7 @@ constexpr Field FIELDS[] = {
     FIELD(TreeStep, page_size),
     FIELD(TreeStep, num_slices),
     FIELD(TreeStep, slices),
-    FIELD(TreeStep, keys),
-    FIELD(TreeStep, values),
+    FIELD(TreeStep, pieces),
     FIELD(TreeStep, page_indptr),
     FIELD(TreeStep, pages),
     FIELD(TreeStep, private_tokens),
@@ -182,6 +187,8 @@ int64_t treeshare_field_size(const char *name) {
     const Field *field = find_field(name);
     return field ? int64_t(field->size) : -1;
 }
+
+int64_t treeshare_key_block() { return KEY_BLOCK; }
 
 // The arguments of a kernel, such as "attend", a letter each; null if there is none.
 const char *treeshare_arguments(const char *name) {

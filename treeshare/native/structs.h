@@ -8,21 +8,30 @@
 
 #include <cstdint>
 
-// Rows [first_row, last_row) of a step and a segment whose keys they see.
+constexpr int64_t KEY_BLOCK = 256; // keys of a block, which begins at a multiple of it in the prompt
+
+// Tokens of a segment or of a page that lie side by side.
+struct Piece {
+    uint64_t keys, values; // addresses of the first token in [H][D][N] and [H][N][E]
+    int64_t padded_tokens; // N; C of a page
+    int64_t num_tokens;
+};
+
+// Rows [first_row, last_row) of a step and the keys that they see: pieces side by side, from the start of a block.
 struct Slice {
     int64_t first_row, last_row;
-    int64_t num_keys;        // keys of the segment, those that this step stores included
-    int64_t first_own_token; // causal: the place in the segment of the first row's own token; else 0
-    int64_t padded_tokens;   // N
-    int64_t causal;          // 1: a row is a token of the segment and sees it up to itself; 0: rows see num_keys keys
+    int64_t first_piece, num_pieces;
+    int64_t num_keys;        // of all pieces, those that this step stores included
+    int64_t first_own_token; // causal: the place in the last piece of the first row's own token; else 0
+    int64_t causal;          // 1: a row is a token of the last piece and sees none after it; 0: rows see all keys
 };
 
 // One step, for one layer.
 struct TreeStep {
     int64_t num_rows, num_kv_heads, group_size, head_dim, value_width, page_size;
     int64_t num_slices;
-    const Slice *slices;             // [num_slices], segments nearer to the root first
-    const uint64_t *keys, *values;   // [num_slices]: address of [H][D][N] and [H][N][E]
+    const Slice *slices;             // [num_slices], in the order in which a row meets them
+    const Piece *pieces;             // of all slices
     const int64_t *page_indptr;      // [num_rows + 1]
     const int64_t *pages;            // page numbers of each row, oldest first
     const int64_t *private_tokens;   // [num_rows]: tokens on a row's pages, this step's included; 0: prefill

@@ -15,13 +15,24 @@ if TYPE_CHECKING:
 
 _POINTER, _INT, _ADDRESS = ctypes.c_void_p, ctypes.c_int64, ctypes.c_uint64
 
+KEY_BLOCK = 256
+"""Keys of a block, which begins at a multiple of it in the prompt."""
+
+PIECE = np.dtype(
+    [("keys", np.uint64), ("values", np.uint64), ("padded_tokens", np.int64), ("num_tokens", np.int64)]
+)
+"""``Piece``: tokens of a segment that lie side by side."""
+
 SLICE = np.dtype(
     [
         (name, np.int64)
-        for name in ("first_row", "last_row", "num_keys", "first_own_token", "padded_tokens", "causal")
+        for name in (
+            *("first_row", "last_row", "first_piece", "num_pieces"),
+            *("num_keys", "first_own_token", "causal"),
+        )
     ]
 )
-"""``Slice``: rows of a step and a segment whose keys they see."""
+"""``Slice``: rows of a step and the keys that they see."""
 
 
 def _fields(kind: Any, *names: str) -> list[tuple[str, Any]]:  # noqa: ANN401
@@ -35,7 +46,7 @@ class TreeStep(ctypes.Structure):
     _fields_ = (
         *_fields(_INT, "num_rows", "num_kv_heads", "group_size", "head_dim", "value_width", "page_size"),
         ("num_slices", _INT),
-        *_fields(_POINTER, "slices", "keys", "values", "page_indptr", "pages", "private_tokens"),
+        *_fields(_POINTER, "slices", "pieces", "page_indptr", "pages", "private_tokens"),
         *_fields(_ADDRESS, "pool_keys", "pool_values"),
         ("nanoseconds", _POINTER),
     )
@@ -94,6 +105,7 @@ class Draws(ctypes.Structure):
 
 
 STRUCTS: dict[str, Any] = {
+    "Piece": PIECE,
     "Slice": SLICE,
     **{
         struct.__name__: struct for struct in (TreeStep, Projections, Linear, Norm, Layer, Activations, Draws)
@@ -126,6 +138,9 @@ def mismatch(library: Any) -> str | None:  # noqa: ANN401
     )
     for function in (size_of, offset_of, field_size_of):
         function.argtypes, function.restype = (ctypes.c_char_p,), _INT
+    library.treeshare_key_block.restype = _INT
+    if library.treeshare_key_block() != KEY_BLOCK:
+        return f"blocks have {library.treeshare_key_block()} keys there and {KEY_BLOCK} here"
     for name, struct in STRUCTS.items():
         own = struct.itemsize if isinstance(struct, np.dtype) else ctypes.sizeof(struct)
         built = size_of(name.encode())
