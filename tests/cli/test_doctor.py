@@ -126,7 +126,7 @@ def test_kernels_that_are_not_used_are_named_with_the_reason(monkeypatch):
     with using_kernels("auto"):
         found = module._kernels()
     library._load.cache_clear()
-    assert found.found == "none (built from other sources: Slice has 48 bytes there and 56 here)"
+    assert found.found == "none (built from other sources: Slice has 56 bytes there and 64 here)"
     assert found.remedy.startswith("if the CPU has AVX2, install g++")
 
 
