@@ -11,7 +11,7 @@ from roof import BF16, median_seconds
 
 from treeshare.attention import AttentionSpec, DecodeRow, PrefillChunk, build_layout, make_backend
 from treeshare.kv import KVGeometry, KVStore
-from treeshare.native import kernels
+from treeshare.native import kernel_level
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

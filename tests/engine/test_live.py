@@ -193,7 +193,7 @@ PLACES = {
     "reserve": (SegmentStore, "reserve"),
     "write": (SegmentStore, "write"),
 }
-"""Where a step may be cut short between two changes of the store; the ``cpu`` backend alone calls ``write``."""
+"""Where a step may be cut short between two changes of the store; the ``cpu`` backend calls ``write``."""
 
 
 @pytest.mark.parametrize("place", ["new_page", "copy", "release", "reserve", "write"])

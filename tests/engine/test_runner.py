@@ -168,7 +168,7 @@ FAULTS = {
 
 
 ONLY_CPU = {"write_offsets", "write_pages", "slices, the first"}
-"""The kernel knows from the pages where tokens are written, and takes the keys of a short node with those below."""
+"""The kernel knows from the pages where tokens are written; a short node's keys it takes with those below."""
 
 
 @pytest.mark.parametrize(

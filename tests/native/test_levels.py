@@ -109,7 +109,12 @@ def float32_of_every_size():
     return ((torch.arange(-(1 << 15), 1 << 15) << 16) + low).to(torch.int32).view(torch.float32)
 
 
-WORDS = {torch.bfloat16: torch.int16, torch.float32: torch.int32, torch.float64: torch.int64, torch.int64: torch.int64}
+WORDS = {
+    torch.bfloat16: torch.int16,
+    torch.float32: torch.int32,
+    torch.float64: torch.int64,
+    torch.int64: torch.int64,
+}
 """What has a number's bits, by its dtype."""
 
 

@@ -123,7 +123,8 @@ class Workspace:
 
         Args:
             num_rows: Rows of this step.
-            linears: A layer's ``qkv, out, gate_up, down``; those of all layers have the same shapes and dtype.
+            linears: A layer's ``qkv, out, gate_up, down``; those of all layers have the same shapes
+                and dtype.
 
         Returns:
             ``[num_rows, .]`` queries, keys and values, and the addresses of ``normal, qkv, gate_up, gated,

@@ -1,5 +1,5 @@
-// bfloat16 as the element of the kernels: what they read and write, and how they multiply it. A source includes a
-// level's header, then an element's, then the kernels. level.h lists what both define.
+// bfloat16 as the element of the kernels. A source includes a level's header, then an element's, then the kernels;
+// level.h lists what both define.
 
 #pragma once
 

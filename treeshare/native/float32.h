@@ -1,5 +1,5 @@
-// float32 as the element of the kernels, in the vectors of any level: nothing is converted or rounded, and a product
-// is one multiplication and addition, rounded once, on every level. See bfloat16.h.
+// float32 as the element of the kernels: nothing is converted or rounded. A product is a multiplication and an
+// addition that are rounded once, on every level. See bfloat16.h.
 
 #pragma once
 

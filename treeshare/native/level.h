@@ -1,8 +1,8 @@
-// What the header of a level of instructions and that of an element define: all names below, checked here as they are
-// compiled. The kernels are written in them. A new level is its header, a source for each element like
+// What the headers of a level of instructions and of an element define. All names below are checked here as they are
+// compiled; the kernels are written in them. A new level is its header, a source for each element like
 // kernels_avx2_float32.cpp, which includes both, a line in levels.cpp with the CPU's features, a line in library.py and
-// the files' names in pyproject.toml. The elements, bfloat16.h and float32.h, are written in a level's
-// vectors and are the same for all levels; a level itself has bfloat16's conversions and dot products.
+// the files' names in pyproject.toml. The elements, bfloat16.h and float32.h, are the same for all levels: they are
+// written in a level's vectors, and a level has bfloat16's conversions and dot products.
 //
 // Results must be the same bits on all levels, except those of bfloat16's add_products; tests/native/test_levels.py
 // compares.

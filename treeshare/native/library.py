@@ -59,7 +59,7 @@ _LETTERS = {_POINTER: "p", _INT: "i", _FLOAT: "f"}
 
 @functools.cache
 def kernels(dtype: torch.dtype) -> Any | None:  # noqa: ANN401
-    """The kernels of ``kernel_level()`` for elements of ``dtype`` by their names, such as ``treeshare_attend``.
+    """The kernels of ``kernel_level()`` for elements of ``dtype``, by names such as ``treeshare_attend``.
 
     None where no kernels are used, or none computes in ``dtype``.
     """
