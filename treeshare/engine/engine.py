@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from treeshare.config import EngineConfig, FoldCost
+    from treeshare.config import EngineConfig
     from treeshare.engine.scheduler import StepPlan
     from treeshare.engine.sequence import Completion, Request, Sequence
     from treeshare.engine.token_step import Observer
@@ -54,6 +54,7 @@ class Engine:
     Args:
         loaded: A loaded model.
         config: See ``EngineConfig``.
+        runner: Runs the model; by default one is made.
         check_invariants: Poison unused KV, and check all invariants after every step (tests).
 
     Attributes:
@@ -63,14 +64,20 @@ class Engine:
         weights_version: How often the weights were changed.
     """
 
-    def __init__(self, loaded: LoadedModel, config: EngineConfig, *, check_invariants: bool = False) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        config: EngineConfig,
+        runner: ModelRunner | None = None,
+        *,
+        check_invariants: bool = False,
+    ) -> None:
         self.loaded = loaded
         self.config = config
         self.check_invariants = check_invariants
-        self.runner = ModelRunner(loaded, config, poison=check_invariants)
+        self.runner = runner or ModelRunner(loaded, config, poison=check_invariants)
         self.stats = EngineStats()
         self.weights_version = 0
-        self._fold_cost = config.fold_cost
         self.clear()
 
     def clear(self) -> None:
@@ -165,22 +172,18 @@ class Engine:
         requests: Items[Request],
         *,
         observe: Observer | None = None,
-        fold_cost: FoldCost | None = None,
     ) -> Generator[Completion, None, None]:
         """Generate; yields each completion as it finishes. Leaving the generator early frees everything.
 
         Args:
-            requests: What to run; ``Completion.request_index`` refers to it. One without completions still
-                belongs to the tree: a resumed run computes on the same nodes as an undisturbed one.
+            requests: What to run; ``Completion.request_index`` refers to it.
             observe: Called for every token drawn, with the sequence and its logits ``[vocab_size]``.
-            fold_cost: Costs by which this run folds nodes, instead of the configuration's: a resumed run
-                needs those that it began with.
 
         Raises:
             ConfigError: As ``check``; or if other requests are running.
             BudgetError: As ``check``.
         """
-        for result in self.run_steps(requests, observe=observe, fold_cost=fold_cost):
+        for result in self.run_steps(requests, observe=observe):
             yield from result.finished
 
     def run_steps(
@@ -188,7 +191,6 @@ class Engine:
         requests: Items[Request],
         *,
         observe: Observer | None = None,
-        fold_cost: FoldCost | None = None,
     ) -> Generator[StepResult, None, None]:
         """As ``run``, but yields the result of each step."""
         if not self.is_idle:
@@ -197,11 +199,11 @@ class Engine:
         self.stopwatch.lap(REST)
         self.stats = EngineStats()
         self.store.restart_peak()
-        self._intake.num_requests, self._fold_cost = 0, fold_cost or self.config.fold_cost
+        self._intake.num_requests = 0
         self._token_step.observe, self._scheduler.pace.is_live = observe, False
         try:
             self._add(requests)
-            self._intake.join_tree(self._fold_cost, self.stats)
+            self._intake.join_tree(self.stats)
             self.stopwatch.lap("planning")
             while not self.is_idle:
                 result = self.step()
@@ -212,7 +214,6 @@ class Engine:
                 self.store.check_empty()
         finally:  # also where the caller left after the last completion
             self._token_step.observe, self._scheduler.pace.is_live = None, True
-            self._fold_cost = self.config.fold_cost
             if not self.is_idle:
                 self.clear()
 
@@ -222,7 +223,7 @@ class Engine:
         """Compute a step: chunks of prompts, a token of each running sequence, or both."""
         started = time.perf_counter()
         try:
-            self._intake.join_tree(self._fold_cost, self.stats)
+            self._intake.join_tree(self.stats)
             plan = self._scheduler.schedule()
             result = self._sample([*self._run(plan), *self._start(plan)])
             self._finish(result)
