@@ -10,6 +10,7 @@ import torch
 from transformers import AttentionInterface, AutoModelForCausalLM
 
 from tests.engine.forests import random_prompts
+from tests.kernel_levels import using_kernels
 from tests.models.tiny import ARCHITECTURES, VOCAB_SIZE
 from treeshare.attention import AttentionSpec, DecodeRow, PrefillChunk, build_layout
 from treeshare.config import EngineConfig
@@ -106,14 +107,21 @@ def assert_is_plain(walk, folder, attention="eager"):
     assert error <= budget, f"error {error:.3g}, budget {budget:.3g}"
 
 
+@pytest.mark.parametrize("kernels", ["auto", "none"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_logits_are_transformers_own(model_dir, architecture):
-    assert_is_plain(Walk(runner_of(model_dir(architecture))), model_dir(architecture))
+def test_logits_are_transformers_own(model_dir, architecture, kernels):
+    with using_kernels(kernels):
+        assert_is_plain(Walk(runner_of(model_dir(architecture))), model_dir(architecture))
 
 
 @pytest.fixture(scope="module")
 def runner(model_dir):
     return runner_of(model_dir("llama"))
+
+
+@pytest.fixture(scope="module")
+def cpu_runner(model_dir):
+    return runner_of(model_dir("llama"), backend="cpu")
 
 
 @pytest.fixture
@@ -153,14 +161,24 @@ FAULTS = {
     "decode_rows": change_field("decode_rows", lambda rows: rows.clamp(max=2)),
     "write_offsets": change_field("write_offsets", lambda offsets: (offsets - 1).clamp(min=0)),
     "write_pages": change_field("write_pages", lambda pages: pages.roll(1)),
-    "slices": change_field("slices", lambda slices: slices[1:]),
+    "slices, the first": change_field("slices", lambda slices: slices[1:]),
+    "slices, the last": change_field("slices", lambda slices: slices[:-1]),
     "logits_rows": another_row,
 }
 
 
-@pytest.mark.parametrize("field", FAULTS)
-def test_a_fault_is_found(runner, model_dir, field, monkeypatch):
+ONLY_CPU = {"write_offsets", "write_pages", "slices, the first"}
+"""The kernel knows from the pages where tokens are written; a short node's keys it takes with those below."""
+
+
+@pytest.mark.parametrize(
+    ("backend", "field"),
+    [("cpu", field) for field in FAULTS] + [("auto", field) for field in FAULTS if field not in ONLY_CPU],
+)
+def test_a_fault_is_found(runner, cpu_runner, model_dir, backend, field, monkeypatch):
     FAULTS[field](monkeypatch)
+    if backend == "cpu":
+        runner = cpu_runner
     runner.reset()
     with pytest.raises(AssertionError, match=r"^error .*, budget"):
         assert_is_plain(Walk(runner), model_dir("llama"))
