@@ -60,4 +60,4 @@ def test_independence(problems, dtype):
     assert sharing.num_positions > 100
     if dtype == "float32":
         assert sharing.num_same == sharing.num_completions
-        assert sharing.max_difference < 1e-3 * sharing.max_logit
+        assert sharing.max_difference < 1e-2

@@ -12,7 +12,7 @@ from treeshare.cli.progress import Progress
 if TYPE_CHECKING:
     from treeshare.engine.verify import Comparison, Verification
 
-_DEFAULT_SHOTS = 3
+_DEFAULT_SHOTS = 2
 """Worked examples where a task has its own data and uses none: so many prompts' common beginning is a node."""
 
 
@@ -33,8 +33,8 @@ def verify(
     chat: options.Chat = False,
     temperature: options.Temperature = 0.8,
     max_tokens: Annotated[
-        int, typer.Option("--max-tokens", min=1, help="Number of tokens of a completion.")
-    ] = 24,
+        int, typer.Option("--max-tokens", min=2, help="Number of tokens of a completion.")
+    ] = 16,
     seed: options.Seed = 0,
     model: options.Model = options.DEFAULT_MODEL,
     dtype: options.Dtype = "auto",
@@ -58,16 +58,25 @@ def verify(
     verification = Verification(llm.loaded, llm.config, requests)
     shared = verification.shared
     print(
-        f"{len(requests)} prompts, {len(requests) * n} completions, {llm.dtype}: "
-        f"{shared.num_nodes:,} shared {'node' if shared.num_nodes == 1 else 'nodes'} "
-        f"with {shared.num_tokens:,} tokens. Compared with all prompts together:\n"
+        f"{len(requests)} prompts, {len(requests) * n} completions, {llm.dtype}; shared "
+        f"{'node' if shared.num_nodes == 1 else 'nodes'}: {shared.num_nodes:,}, with {shared.num_tokens:,} tokens, "
+        f"above {shared.num_prompts:,} prompts. Compared with all prompts together:\n",
+        flush=True,
     )
-    if not _print_table(verification):
+    if not _print_table(verification, shared.num_prompts * n):
         raise typer.Exit(1)
 
 
-def _print_table(verification: "Verification") -> bool:
-    """Run everything and print a line for each way; returns whether the guarantee holds."""
+def _print_table(verification: "Verification", num_faulty: int) -> bool:
+    """Run everything and print a line for each way.
+
+    Args:
+        verification: What to run.
+        num_faulty: Completions that the control's fault concerns.
+
+    Returns:
+        Whether no bit differs, and the control's fault was seen.
+    """
     with Progress(verification.num_completions, "completions") as progress:
         found = list(verification.run(progress.update))
     print("| way | completions | other tokens | other log-probabilities | same bits | largest difference |")
@@ -75,7 +84,7 @@ def _print_table(verification: "Verification") -> bool:
     for way, result in found:
         seen = ""
         if way is verification.control:
-            seen = f": seen in {result.num_completions - result.num_same_logprobs} of {result.num_completions}"
+            seen = f": seen in {result.num_completions - result.num_same_logprobs} of {num_faulty}"
         print(f"| {way.name}{seen} | {_cells(result)} |")
     *ways, (_, control) = found
     different = [way.name for way, result in ways if not result.is_same]

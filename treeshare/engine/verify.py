@@ -73,10 +73,12 @@ class SharedNodes:
     Attributes:
         num_nodes: Nodes with others below them.
         num_tokens: Their tokens.
+        num_prompts: Prompts that go on below them.
     """
 
     num_nodes: int
     num_tokens: int
+    num_prompts: int
 
     @classmethod
     def of(cls, config: EngineConfig, requests: Items[Request]) -> SharedNodes:
@@ -84,7 +86,8 @@ class SharedNodes:
         prompts = PromptTree.from_prompts([request.prompt_token_ids for request in requests])
         tree = computed_tree(prompts, config)
         shared = [node.num_tokens for node in tree.nodes if node.children and node.num_tokens]
-        return cls(len(shared), sum(shared))
+        num_prompts = sum(len(node.prompts) for node in tree.nodes if node.start)
+        return cls(len(shared), sum(shared), num_prompts)
 
 
 @dataclass(frozen=True, slots=True)
