@@ -111,7 +111,9 @@ def test_what_is_shared(loaded):
     shared = Verification(loaded, CONFIG, REQUESTS).shared
     assert (shared.num_nodes, shared.num_tokens, shared.num_prompts) == (2, 220, 4)
     # A prompt that is another's beginning ends above the cut.
-    shared = Verification(None, CONFIG, requests_for([PROMPTS[0][:50], PROMPTS[0]], REQUESTS[0].params)).shared
+    shared = Verification(
+        None, CONFIG, requests_for([PROMPTS[0][:50], PROMPTS[0]], REQUESTS[0].params)
+    ).shared
     assert (shared.num_nodes, shared.num_tokens, shared.num_prompts) == (1, 50, 1)
 
 
