@@ -27,8 +27,8 @@ HASHES = {
     (1, "avx512", "float32"): "bd544653d3260a84",
     (1, "avx2", "float32"): "bd544653d3260a84",
 }
-"""By version, level and dtype, of ``fixed_run``. After an intended change of bits: raise ``config.ARITHMETIC``,
-run this test, and put in what it finds. Old versions go."""
+"""By version, level and dtype, of ``fixed_run``. After an intended change of bits raise ``config.ARITHMETIC``, run
+this test, and put in what it finds. Old versions go."""
 
 PARAMS = SamplingParams(n=3, temperature=0.9, top_p=0.95, max_tokens=80, ignore_eos=True)
 
@@ -73,7 +73,7 @@ def exact_positions(model):
 
 
 def fixed_run(folder, dtype):
-    """A hash of a run's tokens and log-probabilities: prompts of 1 to 700 tokens on a tree of three levels."""
+    """A hash of a run's tokens and log-probabilities: prompts of 1 to 700 tokens on a tree."""
     loaded = load_model(folder, dtype)
     exact_positions(loaded.model)
     base = [2 + i * 37 % 290 for i in range(700)]

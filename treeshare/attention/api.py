@@ -47,10 +47,13 @@ class AttentionBackend(ABC):
     Attributes:
         name: The name by which ``make_backend`` makes it.
         features: Those of ``AttentionSpec.features`` that it implements.
+        keeps_bits: Whether a row's bits depend on its own keys alone: not on where the tree is cut, nor on what
+            other rows there are.
     """
 
     name: str
     features: frozenset[str] = frozenset()
+    keeps_bits: bool = False
 
     def supports(self, spec: AttentionSpec) -> bool:
         """Whether it implements every feature of a layer's ``spec``."""

@@ -47,6 +47,7 @@ class NativeAttention(AttentionBackend):
     """
 
     name = "native"
+    keeps_bits = True
 
     def __init__(self, stopwatch: Stopwatch = OFF) -> None:
         self._kernels: dict[torch.dtype, Any] = {dtype: kernels(dtype) for dtype in ELEMENTS}

@@ -18,6 +18,7 @@ class ReferenceAttention(AttentionBackend):
     """
 
     name = "reference"
+    keeps_bits = True
 
     def __init__(self, dtype: torch.dtype = torch.float64, stopwatch: Stopwatch = OFF) -> None:
         self.dtype = dtype

@@ -83,15 +83,15 @@ def load_llm(model: str, **options: Any) -> LLM:  # noqa: ANN401
         **options: As for ``LLM``.
     """
     from treeshare.engine.llm import LLM
-    from treeshare.runs.sampling_run import computation
 
     quiet_libraries()
     llm = LLM(model, **options)
-    facts = computation(llm.engine)
+    unfused, company = llm.loaded.unfused_reason, llm.engine.runner.company_reason
     print(
         f"{model}: {llm.dtype}, loaded in {llm.loaded.load_s:.1f} s, "
-        f"KV budget {llm.kv_budget_bytes / 2**20:.0f} MiB, attention {facts['attention']}"
-        + (f", layers not fused: {reason}" if (reason := llm.loaded.unfused_reason) else ", fused layers"),
+        f"KV budget {llm.kv_budget_bytes / 2**20:.0f} MiB, attention {llm.engine.backend_name}"
+        + (f", layers not fused: {unfused}" if unfused else ", fused layers")
+        + (f"; bits may depend on what else runs: {company}" if company else ""),
         file=sys.stderr,
     )
     return llm

@@ -167,9 +167,9 @@ class LLM:
     ) -> list[RequestOutput]:
         """Generate ``n`` completions of each prompt.
 
-        A completion depends on the model, its prompt, its parameters, the seed and its index, not on the
-        other prompts or their order. A prompt that comes twice counts as a second problem and gets other
-        completions.
+        A completion's bits depend on model, prompt, sampling parameters, seed, problem id and index alone;
+        ``ModelRunner.company_reason`` says where that does not hold. A prompt that comes twice is a second
+        problem and gets other completions.
 
         Args:
             prompts: One prompt or several: text, ``{"prompt": text}``, ``{"prompt_token_ids": ids}`` or token

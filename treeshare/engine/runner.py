@@ -61,6 +61,13 @@ class ModelRunner:
         )
 
     @property
+    def company_reason(self) -> str | None:
+        """Why a completion's bits may depend on what else runs; None where they do not."""
+        if self.backend.keeps_bits:
+            return None
+        return f"attention {self.backend.name} rounds by where the tree is cut"
+
+    @property
     def max_rows(self) -> int:
         """Maximum number of packed rows of a call."""
         return self.adapter.widths[-1]

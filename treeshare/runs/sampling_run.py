@@ -96,14 +96,14 @@ def make_manifest(
 
 
 def computation(engine: Engine) -> dict[str, str]:
-    """What may change roundings besides versions: kernels, threads, the number of rows in a matmul."""
+    """What may change roundings besides versions: kernels, threads; and whether what else runs may."""
     import torch
 
     return {
         "attention": engine.backend_name,
         "kernels": kernel_level(),
         "layers": "fused" if engine.loaded.fused else "unfused",
-        "max_num_seqs": str(engine.config.max_num_seqs),
+        "company": engine.runner.company_reason or "changes no bit",
         "threads": str(torch.get_num_threads()),
     }
 

@@ -46,8 +46,7 @@ def fold_tree(
     result never costs more than ``tree``, and folding it again changes nothing. Its cost is not always the
     minimum, because no decision is revised for a node further up.
 
-    The result depends on the arguments alone, not on what is running. With another ``num_rows`` other nodes
-    may be folded, and then attention in bfloat16 rounds differently.
+    The result depends on the arguments alone, not on what is running.
 
     Args:
         tree: The tree to fold; not changed.
