@@ -47,8 +47,8 @@ class AttentionBackend(ABC):
     Attributes:
         name: The name by which ``make_backend`` makes it.
         features: Those of ``AttentionSpec.features`` that it implements.
-        keeps_bits: Whether a row's bits depend on its own keys alone: not on where the tree is cut, nor on what
-            other rows there are.
+        keeps_bits: Whether a row's bits depend on its own keys alone: not on where the tree is cut, nor on
+            what other rows there are.
     """
 
     name: str
