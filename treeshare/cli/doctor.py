@@ -281,8 +281,8 @@ def _kernels() -> Finding:
         + (f" ({reason})" if reason else ""),
         remedy=""
         if len(levels) > 1
-        else "slower without, and last bits may depend on what else runs: if the CPU has AVX2, install g++ and "
-        "then treeshare again; else --dtype float32 may be faster",
+        else "slower without, and last bits may depend on what else runs: if the CPU has AVX2, install g++ "
+        "and then treeshare again; else --dtype float32 may be faster",
         data={"used": used, "levels": levels, "unused_reason": reason},
     )
 
