@@ -11,7 +11,7 @@ from roof import BF16, median_seconds
 
 from treeshare.attention import AttentionSpec, DecodeRow, PrefillChunk, build_layout, make_backend
 from treeshare.kv import KVGeometry, KVStore
-from treeshare.native import kernels
+from treeshare.native import kernel_level
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -99,7 +99,7 @@ def yardsticks(case: Case) -> tuple[Callable[[], None], Callable[[], None]]:
 def measure_attention(cases: Sequence[Case], roof: Roof, repeats: int) -> list[dict[str, Any]]:
     """Every case by every backend, and by the yardsticks."""
     geometry = KVGeometry(num_layers=1, num_kv_heads=HEADS, head_dim=DIM, dtype=BF16)
-    names = ["native", "cpu"] if kernels() is not None else ["cpu"]
+    names = ["native", "cpu"] if kernel_level() != "none" else ["cpu"]
     records = []
     for case in cases:
         inputs = AttentionInputs(case)

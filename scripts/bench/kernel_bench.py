@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 def measure_linear(num_layers: int, rows: Sequence[int], roof: Roof, repeats: int) -> list[list[str]]:
     """The matmuls of a decoder whose weights exceed the caches, by the kernel and by torch."""
-    if kernels() is None:
+    if kernels(BF16) is None:
         return []
     width, inner = HEADS * GROUP * DIM, 1536
     shapes = [(width, HEADS * (GROUP + 2) * DIM), (width, width), (width, 2 * inner), (inner, width)]
@@ -86,7 +86,7 @@ def measure_small(rows: int, vocabulary: int, roof: Roof, repeats: int) -> list[
         return qk * turn[:, None] + torch.cat((-high, low), -1) * turn[:, None]
 
     gate, up = gate_up.chunk(2, -1)
-    library = kernels()
+    library = kernels(BF16)
     work: dict[str, tuple[float, Callable[[], object], Callable[[], object]]] = {}
     if library is not None:
         norm, rotate, silu = (

@@ -47,12 +47,19 @@ FORESTS = {
 }
 
 
+LONG = {"long nodes": Case((-1, 0, 1), (300, 500, 90), ((2, 3), (2, 40), (1, 5)), prefilled=(2,), chunk=60)}
+
+
 PAIRS = [
     pytest.param((name, dtype), id=f"{name}-{dtype}", marks=[pytest.mark.slow] * (name == "triton"))
     for name, (_, dtypes) in sorted(BACKENDS.items())
     for dtype in dtypes
 ]
-PAIRS += [pytest.param((level, "bfloat16"), id=f"{level}-bfloat16") for level in LEVELS]
+PAIRS += [
+    pytest.param((level, dtype), id=f"{level}-{dtype}")
+    for level in LEVELS
+    for dtype in ("bfloat16", "float32")
+]
 """Interpreted kernels are slow; ``test_triton.py`` runs a part of this suite every time."""
 
 
@@ -122,8 +129,26 @@ def test_tiles(backend, dtype, monkeypatch):
     assert_within_budget(forest, forest.attend(backend))
 
 
+@pytest.mark.usefixtures("each_kernel_level")
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("name", ["equal nodes", "depth 6", "mixed step", "long nodes"])
+def test_a_rows_bits_are_its_own(name, dtype):
+    """With the compiled kernel: rows of a node together or each alone, on two threads or on one."""
+    case = replace((FORESTS | LONG)[name], dtype=DTYPES[dtype])
+    results = []
+    for sharing in ("tree", "one-level", "none"):
+        for threads in (1, 2):
+            forest = Forest(replace(case, sharing=sharing))
+            with num_threads(threads):
+                results.append(forest.attend(NativeAttention()))
+    num_rows = forest.layout.num_rows
+    for result in results[1:]:
+        assert torch.equal(result.out[:num_rows], results[0].out[:num_rows])
+        assert torch.equal(result.lse[:num_rows], results[0].lse[:num_rows])
+
+
 def test_what_is_refused():
-    geometry = KVGeometry(num_layers=1, num_kv_heads=1, head_dim=64, dtype=torch.float32)
+    geometry = KVGeometry(num_layers=1, num_kv_heads=1, head_dim=64, dtype=torch.float16)
     assert isinstance(make_backend("auto", geometry), CpuAttention)
     with pytest.raises(ConfigError, match=r"^backend: got 'native', expected a compiled kernel"):
         make_backend("native", geometry)

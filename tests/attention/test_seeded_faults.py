@@ -140,11 +140,11 @@ FAULTS = [
 ]
 
 
-NATIVE_CASE = replace(CASE, dtype=torch.bfloat16)
+NATIVE_DTYPES = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 
 
-def check_native():
-    forest = Forest(NATIVE_CASE)
+def check_native(dtype):
+    forest = Forest(replace(CASE, dtype=dtype))
     assert_within_budget(forest, forest.attend(NativeAttention()))
 
 
@@ -332,16 +332,18 @@ def test_without_a_fault_the_check_passes():
 
 
 @pytest.mark.usefixtures("each_kernel_level")
-def test_without_a_fault_the_native_check_passes():
-    check_native()
+@NATIVE_DTYPES
+def test_without_a_fault_the_native_check_passes(dtype):
+    check_native(dtype)
 
 
 @pytest.mark.usefixtures("each_kernel_level")
+@NATIVE_DTYPES
 @pytest.mark.parametrize("change", NATIVE_FAULTS, ids=lambda change: change.__name__)
-def test_the_native_check_finds(change, monkeypatch):
+def test_the_native_check_finds(change, dtype, monkeypatch):
     native_plan_with(change)(monkeypatch)
     with pytest.raises(AssertionError):
-        check_native()
+        check_native(dtype)
 
 
 @pytest.fixture

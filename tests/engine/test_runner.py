@@ -10,6 +10,7 @@ import torch
 from transformers import AttentionInterface, AutoModelForCausalLM
 
 from tests.engine.forests import random_prompts
+from tests.kernel_levels import using_kernels
 from tests.models.tiny import ARCHITECTURES, VOCAB_SIZE
 from treeshare.attention import AttentionSpec, DecodeRow, PrefillChunk, build_layout
 from treeshare.config import EngineConfig
@@ -106,14 +107,21 @@ def assert_is_plain(walk, folder, attention="eager"):
     assert error <= budget, f"error {error:.3g}, budget {budget:.3g}"
 
 
+@pytest.mark.parametrize("kernels", ["auto", "none"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_logits_are_transformers_own(model_dir, architecture):
-    assert_is_plain(Walk(runner_of(model_dir(architecture))), model_dir(architecture))
+def test_logits_are_transformers_own(model_dir, architecture, kernels):
+    with using_kernels(kernels):
+        assert_is_plain(Walk(runner_of(model_dir(architecture))), model_dir(architecture))
 
 
 @pytest.fixture(scope="module")
 def runner(model_dir):
     return runner_of(model_dir("llama"))
+
+
+@pytest.fixture(scope="module")
+def cpu_runner(model_dir):
+    return runner_of(model_dir("llama"), backend="cpu")
 
 
 @pytest.fixture
@@ -153,14 +161,24 @@ FAULTS = {
     "decode_rows": change_field("decode_rows", lambda rows: rows.clamp(max=2)),
     "write_offsets": change_field("write_offsets", lambda offsets: (offsets - 1).clamp(min=0)),
     "write_pages": change_field("write_pages", lambda pages: pages.roll(1)),
-    "slices": change_field("slices", lambda slices: slices[1:]),
+    "slices, the first": change_field("slices", lambda slices: slices[1:]),
+    "slices, the last": change_field("slices", lambda slices: slices[:-1]),
     "logits_rows": another_row,
 }
 
 
-@pytest.mark.parametrize("field", FAULTS)
-def test_a_fault_is_found(runner, model_dir, field, monkeypatch):
+ONLY_CPU = {"write_offsets", "write_pages", "slices, the first"}
+"""The kernel knows from the pages where tokens are written; a short node's keys it takes with those below."""
+
+
+@pytest.mark.parametrize(
+    ("backend", "field"),
+    [("cpu", field) for field in FAULTS] + [("auto", field) for field in FAULTS if field not in ONLY_CPU],
+)
+def test_a_fault_is_found(runner, cpu_runner, model_dir, backend, field, monkeypatch):
     FAULTS[field](monkeypatch)
+    if backend == "cpu":
+        runner = cpu_runner
     runner.reset()
     with pytest.raises(AssertionError, match=r"^error .*, budget"):
         assert_is_plain(Walk(runner), model_dir("llama"))
@@ -193,12 +211,10 @@ def test_reset_gives_all_kv_back(runner, step):
     runner.forward(*step, [0])
     store = runner.store
     assert store.bytes_in_use > 0
-    runner.fit_widths(num_prompt_tokens=64, num_rows=1)
     runner.reset()
     assert runner.store is not store
     runner.store.check_empty()
     assert runner.store.budget_bytes == runner.kv_budget_bytes == CONFIG.kv_budget_bytes
-    assert runner.widths.prefill == runner.widths.decode
 
 
 def test_the_budget_is_the_machines_by_default(model_dir, monkeypatch):
@@ -207,34 +223,21 @@ def test_the_budget_is_the_machines_by_default(model_dir, monkeypatch):
     assert runner.kv_budget_bytes == runner.store.budget_bytes == 12345
 
 
-@pytest.mark.parametrize("num_rows", [1, 24, 200])
-def test_limits_hold_what_was_asked_for(runner, num_rows):
-    runner.fit_widths(num_prompt_tokens=100, num_rows=num_rows)
-    assert runner.row_limits.prefill >= 100
-    assert runner.row_limits.decode >= num_rows
-    assert runner.max_logits_rows >= min(num_rows, CONFIG.max_num_seqs)
-    runner.allow_any_rows()
-    assert runner.row_limits.decode >= CONFIG.max_num_seqs + CONFIG.prefill_chunk
-    assert runner.row_limits.prefill == runner.row_limits.decode
+def test_limits_do_not_depend_on_how_many_sequences_may_run(model_dir):
+    """Else a completion's bits would depend on the row limit."""
+    few, many = (runner_of(model_dir("gpt2"), max_num_seqs=num) for num in (4, 300))
+    assert few.adapter.widths == many.adapter.widths[: len(few.adapter.widths)]
+    assert few.adapter.head_widths == many.adapter.head_widths[: len(few.adapter.head_widths)]
 
 
-def test_more_rows_than_its_limits_are_refused(runner):
-    """Prompts and decoding rows have limits of their own; the message gives both numbers."""
+def test_more_rows_than_its_limit_are_refused(runner):
     runner.reset()
-    too_many = runner.row_limits.prefill + 1
+    too_many = runner.max_rows + 1
     segment = runner.store.segments.new(start=0, num_tokens=too_many, order=0, parent=None)
     layout = build_layout(runner.store, [PrefillChunk(segment, 0, too_many)], [])
     message = f"^packed rows: got {too_many}, expected at most {too_many - 1}$"
     with pytest.raises(ShapeError, match=message):
         runner.forward(layout, np.zeros(too_many, np.int64), [0])
-    runner.widths = replace(runner.widths, prefill=(16,), decode=(too_many,))
-    with pytest.raises(ShapeError, match=f"got {too_many}, expected at most 16"):
-        runner.forward(layout, np.zeros(too_many, np.int64), [0])
-    row = DecodeRow(segment, [runner.store.pool.new_page()], 0)
-    runner.widths = replace(runner.widths, prefill=(too_many,), decode=(16,))
-    layout = build_layout(runner.store, [PrefillChunk(segment, 0, 20)], [row])
-    with pytest.raises(ShapeError, match="got 21, expected at most 16"):
-        runner.forward(layout, np.zeros(21, np.int64), [0])
 
 
 def test_what_its_backend_lacks_is_refused(model_dir):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.engine.forests import requests_for
 from treeshare.config import EngineConfig, FoldCost
 from treeshare.engine.residency import Residency
-from treeshare.engine.scheduler import RowLimits, Scheduler
+from treeshare.engine.scheduler import Scheduler
 from treeshare.engine.sequence import Completion, LiveRequest, Sequence
 from treeshare.errors import BudgetError
 from treeshare.kv import KVGeometry, KVStore
@@ -21,7 +21,7 @@ from treeshare.tree import PromptTree
 
 GEOMETRY = KVGeometry(num_layers=1, num_kv_heads=1, head_dim=16, dtype=torch.float32)
 CONFIG = EngineConfig(max_num_seqs=8, page_size=16)
-LIMITS = RowLimits(prefill=64, decode=24)
+MAX_ROWS = 24
 PROMPTS = [[1, 2, 3, *range(20, 60)], [1, 2, 3, *range(20, 50), 9], [7] * 40]
 PARAMS = SamplingParams(n=3, max_tokens=20, ignore_eos=True)
 
@@ -40,7 +40,7 @@ class Driver:
         self.residency = Residency(
             self.store, prefill_chunk=config.prefill_chunk, keep_nodes=config.keep_nodes
         )
-        self.scheduler = Scheduler(self.residency, config)
+        self.scheduler = Scheduler(self.residency, config, max_rows=MAX_ROWS, max_logits_rows=MAX_ROWS)
         self.lives, self.plans, self.finished = [], [], []
 
     def add(self, prompts, params=PARAMS):
@@ -59,7 +59,7 @@ class Driver:
         self.scheduler.add(sequences)
 
     def step(self):
-        plan = self.scheduler.schedule(LIMITS)
+        plan = self.scheduler.schedule()
         self.plans.append(plan)
         drawing = [s for s in plan.rows if s.draws_next]
         for node, chunk in plan.chunks:
@@ -111,7 +111,7 @@ def test_prompts_that_come_together_are_computed_before_anybody_decodes():
     assert all(plan.chunks for plan in driver.plans[:first_decode])
     assert not any(plan.chunks for plan in driver.plans[first_decode:])
     assert sum(plan.num_prompt_tokens for plan in driver.plans) < sum(map(len, PROMPTS))
-    assert max(plan.num_prompt_tokens for plan in driver.plans) <= LIMITS.prefill
+    assert max(plan.num_prompt_tokens for plan in driver.plans) <= MAX_ROWS
     assert sorted(driver.finished) == [(request, index) for request in range(3) for index in range(3)]
     driver.store.check_empty()
 
@@ -125,7 +125,7 @@ def test_prompts_that_come_later_ride_along():
     driver.run()
     mixed = [plan for plan in driver.plans if plan.rows and plan.chunks]
     assert len(mixed) > 1
-    assert all(len(plan.rows) + plan.num_prompt_tokens <= LIMITS.decode for plan in mixed)
+    assert all(len(plan.rows) + plan.num_prompt_tokens <= MAX_ROWS for plan in mixed)
     assert sorted(driver.finished) == [(request, index) for request in range(2) for index in range(3)]
     driver.store.check_empty()
 

@@ -19,51 +19,63 @@ WIDTHS = [16, 64, 90, 576]
 """Whole vectors of sixteen, and not."""
 
 
-def random(*shape):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape))).bfloat16()
+@pytest.fixture(params=[torch.bfloat16, torch.float32], ids=str)
+def dtype(request):
+    return request.param
+
+
+def random(*shape, dtype=torch.bfloat16):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape))).to(dtype)
 
 
 def assert_as_good(got, eager, exact):
     """At most twice the error of eager code in the same dtype, plus one rounding of the result."""
     error = (got.double() - exact).abs()
-    budget = 2 * (eager.double() - exact).abs().max() + exact.abs() * torch.finfo(torch.bfloat16).eps
+    budget = 2 * (eager.double() - exact).abs().max() + exact.abs() * torch.finfo(got.dtype).eps
     assert torch.all(error <= budget)
+
+
+def exact_norm(norm, x):
+    """In float64, which transformers' own module never uses."""
+    x = x.double()
+    return x / (x.square().mean(-1, keepdim=True) + norm.variance_epsilon).sqrt() * norm.weight.double()
 
 
 @pytest.mark.parametrize("rows", [1, 3, 700])
 @pytest.mark.parametrize("width", WIDTHS)
-def test_norms(rows, width):
-    x, delta, norm = random(rows, width), random(rows, width) * 3, LlamaRMSNorm(width, eps=1e-5).bfloat16()
-    norm.weight.data = random(width)
+def test_norms(rows, width, dtype):
+    x, delta = random(rows, width, dtype=dtype), random(rows, width, dtype=dtype) * 3
+    norm = LlamaRMSNorm(width, eps=1e-5).to(dtype)
+    norm.weight.data = random(width, dtype=dtype)
     total, out, out_of_total = x + delta, torch.empty_like(x), torch.empty_like(x)
     pointers = norm.weight.data_ptr(), out.data_ptr()
-    kernels().treeshare_rms_norm(x.data_ptr(), *pointers, rows, width, 1e-5)
+    kernels(dtype).treeshare_rms_norm(x.data_ptr(), *pointers, rows, width, 1e-5)
     with torch.no_grad():
-        assert_as_good(out, norm(x), norm.double()(x.double()))
+        assert_as_good(out, norm(x), exact_norm(norm, x))
         summed = x.clone()
-        kernels().treeshare_add_rms_norm(
+        kernels(dtype).treeshare_add_rms_norm(
             summed.data_ptr(),
             delta.data_ptr(),
-            norm.bfloat16().weight.data_ptr(),
+            norm.weight.data_ptr(),
             out_of_total.data_ptr(),
             rows,
             width,
             1e-5,
         )
         assert torch.equal(summed, total)
-        assert_as_good(out_of_total, norm(total), norm.double()(total.double()))
+        assert_as_good(out_of_total, norm(total), exact_norm(norm, total))
 
 
 @pytest.mark.parametrize("head_dim", [8, 16, 64, 96, 128])
-def test_rotary_positions_to_the_bit(head_dim):
+def test_rotary_positions_to_the_bit(head_dim, dtype):
     """Rotated heads are transformers' own; what lies beside them in the row stays."""
     rows, heads, width = 37, 5, 5 * head_dim + 24
-    x, angles = random(rows, width), torch.randn(rows, head_dim // 2).repeat(1, 2)
-    cosine, sine = angles.cos().bfloat16(), angles.sin().bfloat16()
+    x, angles = random(rows, width, dtype=dtype), torch.randn(rows, head_dim // 2).repeat(1, 2)
+    cosine, sine = angles.cos().to(dtype), angles.sin().to(dtype)
     by_head = x[:, : heads * head_dim].view(rows, heads, head_dim).transpose(0, 1).unsqueeze(0)
     expected, _ = apply_rotary_pos_emb(by_head, by_head, cosine.unsqueeze(0), sine.unsqueeze(0))
     got = x.clone()
-    kernels().treeshare_rotate(
+    kernels(dtype).treeshare_rotate(
         got.data_ptr(), cosine.data_ptr(), sine.data_ptr(), rows, width, heads, head_dim
     )
     assert torch.equal(
@@ -74,12 +86,11 @@ def test_rotary_positions_to_the_bit(head_dim):
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("scale", [1.0, 40.0, 1e30])
-def test_gated_activation(width, scale):
-    gate_up = random(50, 2 * width) * scale
-    gate_up = gate_up.bfloat16()
+def test_gated_activation(width, scale, dtype):
+    gate_up = random(50, 2 * width, dtype=dtype) * scale
     gate, up = gate_up.split(width, dim=1)
-    out = torch.empty(50, width, dtype=torch.bfloat16)
-    kernels().treeshare_silu_mul(gate_up.data_ptr(), out.data_ptr(), 50, width)
+    out = torch.empty(50, width, dtype=dtype)
+    kernels(dtype).treeshare_silu_mul(gate_up.data_ptr(), out.data_ptr(), 50, width)
     finite = torch.isfinite(torch.nn.functional.silu(gate) * up)
     exact = torch.nn.functional.silu(gate.double()) * up.double()
     eager = torch.nn.functional.silu(gate) * up
@@ -88,9 +99,9 @@ def test_gated_activation(width, scale):
 
 
 @pytest.mark.parametrize("architecture", ["llama", "mistral", "qwen2"])
-def test_a_model(architecture):
+def test_a_model(architecture, dtype):
     """Fusing keeps names, values and memory of the weights; unfusing gives the old forward back."""
-    model = make_model(CONFIGS[architecture](), torch.bfloat16)
+    model = make_model(CONFIGS[architecture](), dtype)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     bound = bind_model(model)
     geometry, fused = bound.geometry, bound.fused
@@ -111,7 +122,6 @@ def test_a_model(architecture):
 @pytest.mark.parametrize(
     ("architecture", "dtype", "reason"),
     [
-        ("llama", torch.float32, "its weights are not bfloat16"),
         ("qwen3", torch.bfloat16, "Qwen3DecoderLayer is none of LlamaDecoderLayer, "),
         ("gpt2", torch.bfloat16, "GPT2Block is none of"),
         ("olmo2", torch.bfloat16, "Olmo2DecoderLayer is none of"),
@@ -121,6 +131,15 @@ def test_what_stays_as_it_is_says_why(architecture, dtype, reason):
     bound = bind_model(make_model(CONFIGS[architecture](), dtype))
     assert bound.fused == ()
     assert bound.unfused_reason.startswith(reason)
+
+
+@pytest.mark.parametrize("dtypes", [(torch.float16, torch.float16), (torch.float32, torch.bfloat16)])
+def test_other_and_mixed_dtypes_are_not_fused(dtypes):
+    model = make_model(CONFIGS["llama"](), dtypes[0])
+    model.model.layers[1].input_layernorm.to(dtypes[1])
+    fused, reason = fuse_layers(model)
+    assert fused == []
+    assert reason == "its weights are neither all bfloat16 nor all float32"
 
 
 def test_layers_that_only_a_check_finds_wrong_say_so(monkeypatch):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.kernel_levels import LEVELS, num_threads, using_kernels
 from tests.models.tiny import CONFIGS, make_model
 from treeshare.models import ModelAdapter
 from treeshare.models.linear import KernelLinear, bind_linears, has_kernel, unbind_linears, weights_of
@@ -19,38 +20,46 @@ pytestmark = pytest.mark.usefixtures("each_kernel_level")
 SHAPES = [(2, 1), (6, 16), (34, 47), (90, 48), (576, 49), (1536, 100), (64, 960)]
 """Inputs and outputs: whole panels of 48 outputs and blocks of 32 inputs, and not."""
 
+DTYPES = [torch.bfloat16, torch.float32]
 
-def layer(num_inputs, num_outputs, bias):
+
+@pytest.fixture(params=DTYPES, ids=str)
+def dtype(request):
+    return request.param
+
+
+def layer(num_inputs, num_outputs, bias, dtype=torch.bfloat16):
     linear = nn.Linear(num_inputs, num_outputs, bias=bias)
     draws = torch.Generator().manual_seed(num_inputs * num_outputs)
     for parameter in linear.parameters():
         nn.init.normal_(parameter, generator=draws)
-    return linear.bfloat16().requires_grad_(False)
+    return linear.to(dtype).requires_grad_(False)
 
 
 def rows_for(linear, num_rows):
     draws = torch.Generator().manual_seed(num_rows)
-    return torch.randn(num_rows, linear.in_features, generator=draws).bfloat16()
+    return torch.randn(num_rows, linear.in_features, generator=draws).to(linear.weight.dtype)
 
 
 @pytest.mark.parametrize("num_rows", [1, 2, 3, 4, 5, 6, 7, 8, 9, 23, 24, 200])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(("num_inputs", "num_outputs"), SHAPES)
-def test_as_good_as_torch(num_inputs, num_outputs, bias, num_rows):
-    linear = layer(num_inputs, num_outputs, bias)
-    x = rows_for(linear, num_rows)
-    got, own = KernelLinear(linear)(x), linear(x)
-    exact = linear.double()(x.double())
-    error = (got.double() - exact).abs()
-    budget = 2 * (own.double() - exact).abs().max() + exact.abs() * torch.finfo(torch.bfloat16).eps
-    assert got.shape == own.shape
+def test_as_good_as_torch(num_inputs, num_outputs, bias, num_rows, dtype):
+    """As torch's matmul of many rows: one of few may sum otherwise, and a few rows' errors say little."""
+    linear = layer(num_inputs, num_outputs, bias, dtype)
+    rows = rows_for(linear, 200)
+    got, own = KernelLinear(linear)(rows[:num_rows]), linear(rows)
+    exact = linear.double()(rows.double())
+    error = (got.double() - exact[:num_rows]).abs()
+    budget = 2 * (own.double() - exact).abs().max() + exact[:num_rows].abs() * torch.finfo(dtype).eps
+    assert got.shape == exact[:num_rows].shape
     assert torch.all(error <= budget)
 
 
 @pytest.mark.parametrize(("num_inputs", "num_outputs"), SHAPES)
-def test_a_rows_bits_do_not_depend_on_the_number_of_rows(num_inputs, num_outputs):
+def test_a_rows_bits_do_not_depend_on_the_number_of_rows(num_inputs, num_outputs, dtype):
     """Rows whose products nearly cancel, so that another order of summation would show."""
-    linear = layer(num_inputs, num_outputs, bias=True)
+    linear = layer(num_inputs, num_outputs, bias=True, dtype=dtype)
     x = rows_for(linear, 200)
     third = num_inputs // 3
     x[:, third : 2 * third] = -4096 * x[:, :third]
@@ -61,14 +70,26 @@ def test_a_rows_bits_do_not_depend_on_the_number_of_rows(num_inputs, num_outputs
     for num_rows in (1, 2, 3, 5, 8, 13, 64, 199):
         assert torch.equal(forward(x[:num_rows]), whole[:num_rows])
         assert torch.equal(forward(x[-num_rows:]), whole[-num_rows:])
+        with num_threads(1):
+            assert torch.equal(forward(x[:num_rows]), whole[:num_rows])
 
 
-def test_writes_nothing_beside_its_output():
-    linear = layer(34, 49, bias=False)
+def test_float32_has_the_same_bits_on_every_level():
+    """One running sum of products, each rounded once with its addition: no level has another way."""
+    linear = layer(90, 49, bias=True, dtype=torch.float32)
+    x, results = rows_for(linear, 23), []
+    for level in LEVELS:
+        with using_kernels(level):
+            results.append(KernelLinear(linear)(x))
+    assert all(torch.equal(result, results[0]) for result in results)
+
+
+def test_writes_nothing_beside_its_output(dtype):
+    linear = layer(34, 49, bias=False, dtype=dtype)
     x = rows_for(linear, 9)
-    memory = torch.full((11, 49), 7.0).bfloat16()
+    memory = torch.full((11, 49), 7.0, dtype=dtype)
     weights = weights_of(linear)
-    kernels().treeshare_linear(ctypes.byref(weights), x.data_ptr(), memory[1].data_ptr(), 9)
+    kernels(dtype).treeshare_linear(ctypes.byref(weights), x.data_ptr(), memory[1].data_ptr(), 9)
     assert torch.all(memory[0] == 7)
     assert torch.all(memory[-1] == 7)
     assert torch.equal(memory[1:-1], KernelLinear(linear)(x))
@@ -88,14 +109,21 @@ def test_rows_that_lie_apart():
 
 
 def test_what_the_kernel_does_not_compute():
-    """An odd number of inputs, another dtype, weights that lie apart: torch's own, also after a change."""
+    """An odd number of pairs, another dtype, weights that lie apart: torch's own, also after a change."""
     assert not has_kernel(layer(7, 5, bias=False))
-    assert not has_kernel(layer(8, 5, bias=False).float())
+    assert has_kernel(layer(7, 5, bias=False, dtype=torch.float32))
+    assert not has_kernel(layer(8, 5, bias=False, dtype=torch.float16))
+    assert not has_kernel(layer(8, 5, bias=False, dtype=torch.float64))
     linear = layer(8, 5, bias=False)
     x = rows_for(linear, 4)
     assert bind_linears([linear]) == [linear]
     with pytest.raises(RuntimeError, match="dtype"):
         linear(x.float())
+    linear.float()
+    with pytest.raises(RuntimeError, match="dtype"):
+        linear(x)
+    assert torch.equal(linear(x.float()), nn.functional.linear(x.float(), linear.weight))
+    linear.bfloat16()
     linear.weight.data = linear.weight.data.t().contiguous().t()
     assert torch.equal(linear(x), nn.functional.linear(x, linear.weight))
     unbind_linears([linear])
@@ -103,10 +131,10 @@ def test_what_the_kernel_does_not_compute():
 
 
 @pytest.mark.parametrize("architecture", sorted(CONFIGS))
-def test_rows_are_padded_only_where_the_kernel_is_not_used(architecture):
+def test_rows_are_padded_only_where_the_kernel_is_not_used(architecture, dtype):
     """GPT-2's layers keep their weights the other way round."""
-    model = make_model(CONFIGS[architecture](), torch.bfloat16)
+    model = make_model(CONFIGS[architecture](), dtype)
     fused = bind_model(model).fused
-    widths = ModelAdapter(model, fused, max_rows=64).run_widths(num_prompt_tokens=100, num_rows=37)
-    assert (37 in widths.decode) == (architecture != "gpt2")
-    assert 37 in widths.head
+    adapter = ModelAdapter(model, fused, max_rows=64)
+    assert (37 in adapter.widths) == (architecture != "gpt2")
+    assert 37 in adapter.head_widths

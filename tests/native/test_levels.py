@@ -12,7 +12,7 @@ import torch
 
 from tests.kernel_levels import LEVELS, using_kernels
 from treeshare.errors import ConfigError
-from treeshare.native import kernel_level, kernel_levels, kernels, library
+from treeshare.native import ELEMENTS, kernel_level, kernel_levels, kernels, library
 from treeshare.sampling import SamplingParams
 from treeshare.sampling.compiled import draw_compiled
 
@@ -32,7 +32,8 @@ PARAMS = [
 def test_a_level_by_name(level):
     with using_kernels(level):
         assert kernel_level() == level
-        assert (kernels() is None) == (level == "none")
+        assert all((kernels(dtype) is None) == (level == "none") for dtype in ELEMENTS)
+        assert kernels(torch.float16) is None
 
 
 @pytest.mark.parametrize("wish", ["auto", ""])
@@ -44,7 +45,7 @@ def test_the_best_level(wish):
 def test_no_such_level():
     message = r"^TREESHARE_KERNELS: got 'sse', expected one of auto, avx512, avx2, none$"
     with using_kernels("sse"), pytest.raises(ConfigError, match=message):
-        kernels()
+        kernels(torch.float32)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +64,7 @@ def test_a_level_that_is_not_there(there, wish, expected, monkeypatch):
         built = SimpleNamespace(treeshare_has_level=lambda name: int(name.decode() in there))
     monkeypatch.setattr(library, "_load", lambda: SimpleNamespace(library=built))
     with using_kernels(wish), pytest.raises(ConfigError, match=f"got '{wish}', expected {expected}$"):
-        kernels()
+        kernels(torch.float32)
 
 
 def test_the_best_level_comes_first(monkeypatch):
@@ -102,18 +103,33 @@ def every_bfloat16():
     return torch.arange(-(1 << 15), 1 << 15).to(torch.int16).view(torch.bfloat16)
 
 
+def float32_of_every_size():
+    """As many as there are bfloat16: of every exponent, with other bits below."""
+    low = torch.randint(1 << 16, (1 << 16,), generator=torch.Generator().manual_seed(0))
+    return ((torch.arange(-(1 << 15), 1 << 15) << 16) + low).to(torch.int32).view(torch.float32)
+
+
+WORDS = {
+    torch.bfloat16: torch.int16,
+    torch.float32: torch.int32,
+    torch.float64: torch.int64,
+    torch.int64: torch.int64,
+}
+"""What has a number's bits, by its dtype."""
+
+
 def of_levels(compute):
     """What ``compute`` gives with the kernels of each level."""
     results = []
     for level in LEVELS:
         with using_kernels(level):
-            results.append(compute(kernels()))
+            results.append(compute())
     return results
 
 
 def assert_same_bits(results):
     """But for those of NaN: it comes from either operand."""
-    bits = [[t.masked_fill(t != t, 0).view(torch.int16) for t in result] for result in results]
+    bits = [[t.masked_fill(t != t, 0).view(WORDS[t.dtype]) for t in result] for result in results]
     nans = [[t != t for t in result] for result in results]
     for kind in (bits, nans):
         for other in kind[1:]:
@@ -121,21 +137,23 @@ def assert_same_bits(results):
 
 
 @needs_two_levels
-def test_layers_agree_to_the_bit():
-    """Norms, residuals, rotary positions, activations; of every bfloat16, NaN and the smallest included."""
-    values, draws = every_bfloat16(), torch.Generator().manual_seed(0)
+@pytest.mark.parametrize("make_values", [every_bfloat16, float32_of_every_size])
+def test_layers_agree_to_the_bit(make_values):
+    """Norms, residuals, rotary positions, activations; of numbers of every size and NaN."""
+    values, draws = make_values(), torch.Generator().manual_seed(0)
 
-    def layer(kernels):
+    def layer():
+        library = kernels(values.dtype)
         x, delta = values.repeat(6).view(-1, 96), values.repeat(6)
         delta = delta[torch.randperm(len(delta), generator=draws.manual_seed(1))].view(-1, 96)
         rows, width = x.shape
         sine = delta.flip(0)
         x, out, gated = x.clone(), torch.empty_like(x), torch.empty(rows, width // 2, dtype=x.dtype)
-        weight = torch.randn(width, generator=draws).bfloat16()
+        weight = torch.randn(width, generator=draws).to(x.dtype)
         turned = x.clone()
-        kernels.treeshare_silu_mul(x.data_ptr(), gated.data_ptr(), rows, width // 2)
-        kernels.treeshare_rotate(turned.data_ptr(), delta.data_ptr(), sine.data_ptr(), rows, width, 1, width)
-        kernels.treeshare_add_rms_norm(
+        library.treeshare_silu_mul(x.data_ptr(), gated.data_ptr(), rows, width // 2)
+        library.treeshare_rotate(turned.data_ptr(), delta.data_ptr(), sine.data_ptr(), rows, width, 1, width)
+        library.treeshare_add_rms_norm(
             x.data_ptr(), delta.data_ptr(), weight.data_ptr(), out.data_ptr(), rows, width, 1e-5
         )
         return x, out, gated, turned
@@ -152,7 +170,7 @@ def test_drawing_agrees_to_the_bit(vocab_size, dtype):
     params = [SamplingParams(**values) for values in PARAMS] * 5
     rows, uniforms = np.arange(len(params)), np.random.default_rng(0).random(4 * len(params))
 
-    def draw(_):
+    def draw():
         drawn = draw_compiled(logits, rows, params, 4 * np.arange(len(params) + 1), uniforms)
         return [torch.from_numpy(array) for array in drawn]
 

@@ -163,19 +163,21 @@ def test_levels_share_no_function_but_the_standard_librarys():
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no compiler")
+@pytest.mark.parametrize("element", ["bfloat16", "float32"])
 @pytest.mark.parametrize("level", ["avx2", "avx512"])
-def test_a_level_that_lacks_a_name_does_not_compile(level, tmp_path):
+def test_a_level_that_lacks_a_name_does_not_compile(level, element, tmp_path):
     """And one that lacks none does; ``level.h`` is what says so."""
 
     def compile_with(header):
         (tmp_path / "changed.h").write_text(header)
-        (tmp_path / "level.cpp").write_text(f'#include "changed.h"\n#include "{SOURCES / "level.h"}"\n')
+        includes = [tmp_path / "changed.h", SOURCES / f"{element}.h", SOURCES / "level.h"]
+        (tmp_path / "level.cpp").write_text("".join(f'#include "{path}"\n' for path in includes))
         words = ["g++", "-w", "-fsyntax-only", str(tmp_path / "level.cpp")]
         return subprocess.run(words, capture_output=True, text=True, check=False)
 
     header = (SOURCES / f"{level}.h").read_text()
     assert compile_with(header).returncode == 0
-    for name in ("round_whole", "load_first", "LINEAR_ROWS", "transpose_pairs"):
+    for name in ("round_whole", "load_first", "LINEAR_ROWS", "transpose_words"):
         done = compile_with(re.sub(rf"\b{name}\b", f"other_{name}", header))
         assert done.returncode != 0
         assert name in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import sys
 import pytest
 
 from tests.runs.test_journal import record
+from treeshare.config import ARITHMETIC
 from treeshare.errors import DataError, RunLockedError, RunMismatchError
 from treeshare.runs import Manifest, RunDirectory, prompts_sha256, read_run
 
@@ -166,3 +168,35 @@ def test_a_manifest_is_replaced_whole(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert read_run(tmp_path / "run")[0].n == 2
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [".lock", "manifest.json", "samples.jsonl"]
+
+
+def old_run(path):
+    """A run that was begun before arithmetic had a version, with its fold cost."""
+    with RunDirectory(path, manifest(arithmetic=0)) as run:
+        run.append(record(1))
+    stored = json.loads((path / "manifest.json").read_text())
+    del stored["arithmetic"]
+    stored["fold_cost"] = {"launch_cost": 8, "merge_cost": 1, "token_cost": 1, "max_rows": 256}
+    (path / "manifest.json").write_text(json.dumps(stored))
+    return path
+
+
+@pytest.mark.parametrize("num_more", [0, 2])
+def test_a_run_of_another_arithmetic_is_not_gone_on_with(tmp_path, num_more):
+    """Neither resumed nor extended; one line says why, and nothing is changed."""
+    path = old_run(tmp_path / "run")
+    before = {file.name: file.read_bytes() for file in path.iterdir()}
+    wanted = manifest(arithmetic=ARITHMETIC, n=2 + num_more)
+    with pytest.raises(
+        RunMismatchError, match=f"computed by arithmetic 0, .* by {ARITHMETIC}; give"
+    ) as caught:
+        RunDirectory(path, wanted)
+    assert "\n" not in str(caught.value)
+    assert {file.name: file.read_bytes() for file in path.iterdir()} == before
+
+
+def test_a_run_of_another_arithmetic_is_read(tmp_path):
+    held, records = read_run(old_run(tmp_path / "run"))
+    assert held.arithmetic == 0
+    assert held.fold_cost["launch_cost"] == 8
+    assert records == [record(1)]

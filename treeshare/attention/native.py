@@ -1,4 +1,4 @@
-"""Tree attention by a compiled kernel: bfloat16, float32 sums.
+"""Tree attention by a compiled kernel: bfloat16 or float32, float32 sums.
 
 The kernel, ``native/attention.h``, reads the same KV store as the other backends.
 """
@@ -16,7 +16,7 @@ from treeshare.attention.api import AttentionBackend
 from treeshare.attention.key_blocks import block_slices
 from treeshare.attention.state import AttentionState
 from treeshare.errors import ConfigError
-from treeshare.native import kernels, unused_reason
+from treeshare.native import ELEMENTS, kernel_level, kernels, unused_reason
 from treeshare.native.structs import PIECE, SLICE, Projections, TreeStep
 from treeshare.stopwatch import OFF, Stopwatch
 
@@ -49,11 +49,10 @@ class NativeAttention(AttentionBackend):
     name = "native"
 
     def __init__(self, stopwatch: Stopwatch = OFF) -> None:
-        library = kernels()
-        if library is None:
+        self._kernels: dict[torch.dtype, Any] = {dtype: kernels(dtype) for dtype in ELEMENTS}
+        if kernel_level() == "none":
             reason = unused_reason() or "switched off, or this CPU lacks AVX2"
             raise ConfigError(f"attention: no compiled kernels: {reason}")
-        self._kernel = library
         self._plan: _Plan | None = None
         self._stopwatch = stopwatch
         self._nanoseconds = np.zeros(len(_KINDS), np.int64)
@@ -61,8 +60,7 @@ class NativeAttention(AttentionBackend):
     @staticmethod
     def can_read(geometry: KVGeometry) -> bool:
         """Whether the kernel is available and reads such KV."""
-        is_supported = geometry.dtype == torch.bfloat16 and geometry.head_dim % 16 == 0
-        return is_supported and kernels() is not None
+        return geometry.head_dim % 16 == 0 and kernels(geometry.dtype) is not None
 
     def attend(
         self,
@@ -87,7 +85,7 @@ class NativeAttention(AttentionBackend):
         out[layout.num_rows :] = 0
         lse[layout.num_rows :] = -torch.inf
         projections = Projections(*(t.data_ptr() for t in dense), *(t.stride(0) for t in dense))
-        self._kernel.treeshare_attend(
+        self._kernels[query.dtype].treeshare_attend(
             ctypes.byref(fields), ctypes.byref(projections), spec.scale, out.data_ptr(), lse.data_ptr()
         )
         if self._stopwatch.enabled:

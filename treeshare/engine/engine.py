@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from treeshare.config import EngineConfig, FoldCost
+    from treeshare.config import EngineConfig
     from treeshare.engine.scheduler import StepPlan
     from treeshare.engine.sequence import Completion, Request, Sequence
     from treeshare.engine.token_step import Observer
@@ -78,7 +78,6 @@ class Engine:
         self.runner = runner or ModelRunner(loaded, config, poison=check_invariants)
         self.stats = EngineStats()
         self.weights_version = 0
-        self._fold_cost = config.fold_cost
         self.clear()
 
     def clear(self) -> None:
@@ -87,7 +86,12 @@ class Engine:
         self._residency = Residency(
             self.store, prefill_chunk=self.config.prefill_chunk, keep_nodes=self.config.keep_nodes
         )
-        self._scheduler = Scheduler(self._residency, self.config)
+        self._scheduler = Scheduler(
+            self._residency,
+            self.config,
+            max_rows=self.runner.max_rows,
+            max_logits_rows=self.runner.max_logits_rows,
+        )
         self._token_step = TokenStep(self.runner)
         self._token_step.version = self.weights_version
         self._intake = Intake(self.loaded, self.config, self._residency, self._scheduler, self._token_step)
@@ -168,22 +172,18 @@ class Engine:
         requests: Items[Request],
         *,
         observe: Observer | None = None,
-        fold_cost: FoldCost | None = None,
     ) -> Generator[Completion, None, None]:
         """Generate; yields each completion as it finishes. Leaving the generator early frees everything.
 
         Args:
-            requests: What to run; ``Completion.request_index`` refers to it. One without completions still
-                belongs to the tree: a resumed run computes on the same nodes as an undisturbed one.
+            requests: What to run; ``Completion.request_index`` refers to it.
             observe: Called for every token drawn, with the sequence and its logits ``[vocab_size]``.
-            fold_cost: Costs by which this run folds nodes, instead of the configuration's: a resumed run
-                needs those that it began with.
 
         Raises:
             ConfigError: As ``check``; or if other requests are running.
             BudgetError: As ``check``.
         """
-        for result in self.run_steps(requests, observe=observe, fold_cost=fold_cost):
+        for result in self.run_steps(requests, observe=observe):
             yield from result.finished
 
     def run_steps(
@@ -191,7 +191,6 @@ class Engine:
         requests: Items[Request],
         *,
         observe: Observer | None = None,
-        fold_cost: FoldCost | None = None,
     ) -> Generator[StepResult, None, None]:
         """As ``run``, but yields the result of each step."""
         if not self.is_idle:
@@ -200,14 +199,11 @@ class Engine:
         self.stopwatch.lap(REST)
         self.stats = EngineStats()
         self.store.restart_peak()
-        self._intake.num_requests, self._fold_cost = 0, fold_cost or self.config.fold_cost
+        self._intake.num_requests = 0
         self._token_step.observe, self._scheduler.pace.is_live = observe, False
         try:
             self._add(requests)
-            self._intake.join_tree(self._fold_cost, self.stats)
-            if not self.config.keep_nodes:
-                num_rows = min(sum(request.params.n for request in requests), self.config.max_num_seqs)
-                self.runner.fit_widths(num_prompt_tokens=self.stats.unique_tokens, num_rows=num_rows)
+            self._intake.join_tree(self.stats)
             self.stopwatch.lap("planning")
             while not self.is_idle:
                 result = self.step()
@@ -217,9 +213,7 @@ class Engine:
             if not self.config.keep_nodes:
                 self.store.check_empty()
         finally:  # also where the caller left after the last completion
-            self.runner.allow_any_rows()
             self._token_step.observe, self._scheduler.pace.is_live = None, True
-            self._fold_cost = self.config.fold_cost
             if not self.is_idle:
                 self.clear()
 
@@ -229,8 +223,8 @@ class Engine:
         """Compute a step: chunks of prompts, a token of each running sequence, or both."""
         started = time.perf_counter()
         try:
-            self._intake.join_tree(self._fold_cost, self.stats)
-            plan = self._scheduler.schedule(self.runner.row_limits)
+            self._intake.join_tree(self.stats)
+            plan = self._scheduler.schedule()
             result = self._sample([*self._run(plan), *self._start(plan)])
             self._finish(result)
         except BaseException:  # an interrupt may come anywhere, also between a page's owners

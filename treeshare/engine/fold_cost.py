@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -28,9 +27,6 @@ _FEW_ROWS, _MANY_ROWS = 8, 256
 _PATH_TOKENS, _PATH_NODES = 288, 9
 _REPEATS = 7
 
-_LAUNCH_COSTS, _MERGE_COSTS = (8, 128, 2048), (1, 16)
-"""To which measured costs are rounded, in tokens. A node cost 0 to 16 in the compiled kernel, 128 to 4000 by
-matmuls."""
 _STEPS_PER_PREFILL = 128
 """Decoding steps over which a token's prefill is spread: the length of a usual completion."""
 
@@ -62,9 +58,7 @@ def measure(geometry: KVGeometry, config: PretrainedConfig, engine: EngineConfig
     """Time a layer's attention over one path, whole and cut into nodes, for few rows and for many.
 
     The difference is what nodes cost; how it grows with the rows is the merge. A stored token costs the time
-    to read its KV, its prefill, and as much again for the memory that it holds. Times are minima, and the
-    costs, in tokens, are rounded coarsely: another measurement, even beside other programs, should give the
-    same tree.
+    to read its KV, its prefill, and as much again for the memory that it holds. Times are minima.
     """
     one_layer = KVGeometry(
         num_layers=1,
@@ -81,8 +75,8 @@ def measure(geometry: KVGeometry, config: PretrainedConfig, engine: EngineConfig
     launch_s = max(extra[0] - merge_s * _FEW_ROWS, 0.0)
     token_s = 2 * (_read_seconds(one_layer) + _prefill_seconds(config, geometry.dtype) / _STEPS_PER_PREFILL)
     return FoldCost(
-        launch_cost=_nearest(launch_s / token_s, _LAUNCH_COSTS),
-        merge_cost=_nearest(merge_s / token_s, _MERGE_COSTS),
+        launch_cost=round(launch_s / token_s),
+        merge_cost=round(merge_s / token_s),
     )
 
 
@@ -135,8 +129,3 @@ def _min_seconds(calls: list[Callable[[], object]]) -> list[float]:
             if repeat:
                 minima[i] = min(minima[i], time.perf_counter() - started)
     return minima
-
-
-def _nearest(ratio: float, costs: tuple[int, ...]) -> int:
-    """The cost that differs from a measured one by the smallest factor."""
-    return min(costs, key=lambda cost: abs(math.log(cost / max(ratio, 1e-9))))

@@ -12,7 +12,7 @@ from treeshare.tree import PromptTree
 if TYPE_CHECKING:
     from collections.abc import Sequence as Items
 
-    from treeshare.config import EngineConfig, FoldCost
+    from treeshare.config import EngineConfig
     from treeshare.engine.residency import Residency
     from treeshare.engine.scheduler import Scheduler
     from treeshare.engine.sequence import Completion, Request, Sequence
@@ -93,11 +93,10 @@ class Intake:
             return count
         return 0
 
-    def join_tree(self, fold_cost: FoldCost, stats: EngineStats) -> None:
+    def join_tree(self, stats: EngineStats) -> None:
         """Graft the new requests' tree onto the live one and queue their completions.
 
         Args:
-            fold_cost: Costs by which nodes are folded.
             stats: Counts the prompts' tokens.
         """
         if not self._new:
@@ -106,8 +105,8 @@ class Intake:
         requests, lengths = zip(*new.values(), strict=True)
         found = PromptTree.from_prompts([request.prompt_token_ids for request in requests])
         stats.note_prompts(found, requests)
-        tree = computed_tree(found, self._config, fold_cost)
-        nodes = self._residency.place(tree, requests, lengths, fold_cost)
+        tree = computed_tree(found, self._config)
+        nodes = self._residency.place(tree, requests, lengths, self._config.fold_cost)
         in_order = sorted(zip(new.items(), nodes, strict=True), key=lambda item: item[1].order)
         sequences: list[Sequence] = []
         first_rank = self.num_requests - len(new)

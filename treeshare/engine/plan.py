@@ -10,7 +10,7 @@ from treeshare.tree import PromptTree, fold_tree, truncate_sharing
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from treeshare.config import EngineConfig, FoldCost
+    from treeshare.config import EngineConfig
     from treeshare.engine.sequence import Request
     from treeshare.models import LoadedModel
 
@@ -18,16 +18,15 @@ NOMINAL_COMPLETIONS = 32
 """Completions per prompt that folding assumes; a run that is extended to more must keep its tree."""
 
 
-def computed_tree(tree: PromptTree, config: EngineConfig, fold_cost: FoldCost | None = None) -> PromptTree:
+def computed_tree(tree: PromptTree, config: EngineConfig) -> PromptTree:
     """The tree that the engine computes on: small nodes folded, or less sharing, for measurements.
 
     Args:
         tree: All that the prompts share; not changed.
         config: The engine's.
-        fold_cost: Instead of the configuration's.
     """
     if config.sharing == "tree" and config.fold:
-        return fold_tree(tree, NOMINAL_COMPLETIONS, fold_cost or config.fold_cost)
+        return fold_tree(tree, NOMINAL_COMPLETIONS, config.fold_cost)
     return truncate_sharing(tree, config.sharing)
 
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from treeshare.attention import make_backend
-from treeshare.config import MAX_PREFILL_ROWS
 from treeshare.devices import default_kv_budget_bytes, upload
-from treeshare.engine.scheduler import RowLimits
 from treeshare.kv import KVStore
-from treeshare.models import NoAttention, RunWidths, TreeStep, make_adapter
+from treeshare.models import NoAttention, TreeStep, make_adapter
 from treeshare.models.support import require_support
 from treeshare.stopwatch import Stopwatch
 
@@ -40,21 +38,20 @@ class ModelRunner:
         adapter: The model, bound to tree attention.
         backend: Computes attention.
         store: All KV; another one after ``reset``.
-        widths: Numbers of packed rows that calls may use.
     """
 
     def __init__(self, loaded: LoadedModel, config: EngineConfig, *, poison: bool = False) -> None:
         self.loaded, self._config, self._poison = loaded, config, poison
         self.kv_budget_bytes = config.kv_budget_bytes or default_kv_budget_bytes(str(loaded.device))
         self.stopwatch = Stopwatch(enabled=config.profile)
-        self._max_rows = config.max_num_seqs + config.prefill_chunk
-        self.adapter = make_adapter(loaded, max_rows=self._max_rows, stopwatch=self.stopwatch)
+        max_rows = config.max_num_seqs + config.prefill_chunk
+        self.adapter = make_adapter(loaded, max_rows=max_rows, stopwatch=self.stopwatch)
         self.backend = make_backend(config.backend, loaded.geometry, self.stopwatch, device=loaded.device)
         require_support(self.backend, loaded.specs, loaded.model.config.model_type)
         self.reset()
 
     def reset(self) -> None:
-        """Drop all KV, whatever state an interrupt left it in; then ``allow_any_rows``."""
+        """Drop all KV, whatever state an interrupt left it in."""
         self.store = KVStore(
             self.loaded.geometry,
             budget_bytes=self.kv_budget_bytes,
@@ -62,34 +59,16 @@ class ModelRunner:
             poison=self._poison,
             device=self.loaded.device,
         )
-        self.allow_any_rows()
-
-    # -- numbers of rows --
-
-    def allow_any_rows(self) -> None:
-        """Use widths with which every row has the same bits in any call."""
-        widths = self.adapter.run_widths(num_prompt_tokens=self._max_rows, num_rows=self._max_rows)
-        self.widths = RunWidths(prefill=widths.decode, decode=widths.decode, head=widths.head)
-
-    def fit_widths(self, *, num_prompt_tokens: int = MAX_PREFILL_ROWS, num_rows: int | None = None) -> None:
-        """Use the widths that fit a run best.
-
-        Args:
-            num_prompt_tokens: Unique prompt tokens of the run.
-            num_rows: Maximum number of its decoding rows; by default the configuration's.
-        """
-        rows = self._max_rows if num_rows is None else num_rows
-        self.widths = self.adapter.run_widths(num_prompt_tokens=num_prompt_tokens, num_rows=rows)
 
     @property
-    def row_limits(self) -> RowLimits:
+    def max_rows(self) -> int:
         """Maximum number of packed rows of a call."""
-        return RowLimits(prefill=self.widths.prefill[-1], decode=self.widths.decode[-1])
+        return self.adapter.widths[-1]
 
     @property
     def max_logits_rows(self) -> int:
         """Maximum number of rows whose logits a call returns."""
-        return self.widths.head[-1]
+        return self.adapter.head_widths[-1]
 
     # -- a call --
 
@@ -113,8 +92,6 @@ class ModelRunner:
             layout.positions,
             step,
             logits_rows,
-            body_widths=self.widths.decode if layout.decodes else self.widths.prefill,
-            head_widths=self.widths.head,
         )
 
     # -- logits on the host --

@@ -27,14 +27,6 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class RowLimits:
-    """Maximum number of packed rows of a step: of one that only computes prompts, and of one that decodes."""
-
-    prefill: int
-    decode: int
-
-
-@dataclass(frozen=True, slots=True)
 class StepPlan:
     """What a step computes.
 
@@ -64,6 +56,8 @@ class Scheduler:
     Args:
         residency: Which nodes hold KV.
         config: Rows and sizes.
+        max_rows: Maximum number of rows of a step, prompt tokens and decoding rows together.
+        max_logits_rows: Maximum number of sequences that draw in a step.
 
     Attributes:
         waiting: Sequences without a row, the next one last.
@@ -72,9 +66,12 @@ class Scheduler:
         pace: How many prompt tokens a step takes.
     """
 
-    def __init__(self, residency: Residency, config: EngineConfig) -> None:
+    def __init__(
+        self, residency: Residency, config: EngineConfig, *, max_rows: int, max_logits_rows: int
+    ) -> None:
         self._residency, self._store = residency, residency.store
-        self._max_num_seqs, self._page_size = config.max_num_seqs, config.page_size
+        self._max_rows, self._page_size = max_rows, config.page_size
+        self._max_num_seqs = min(config.max_num_seqs, max_rows, max_logits_rows)
         self.waiting: list[Sequence] = []
         self.admitted: list[Sequence] = []
         self.running: list[Sequence] = []
@@ -98,7 +95,7 @@ class Scheduler:
 
     # -- a step --
 
-    def schedule(self, limits: RowLimits) -> StepPlan:
+    def schedule(self) -> StepPlan:
         """Choose what the next step computes, and make room for its KV.
 
         Requests that came together compute their prompts first: a token costs less in a full batch. Prompts
@@ -110,7 +107,7 @@ class Scheduler:
         if self._mixes or not self._residency.is_prefilling:
             self._make_room()
             rows = list(self.running)
-        chunks = self._residency.next_chunks(self._max_prompt_rows(len(rows), limits))
+        chunks = self._residency.next_chunks(self._max_prompt_rows(len(rows)))
         num_preemptions, self._num_preemptions = self._num_preemptions, 0
         plan = StepPlan(
             chunks=chunks,
@@ -244,11 +241,10 @@ class Scheduler:
 
     # -- rows and pages --
 
-    def _max_prompt_rows(self, num_decoding: int, limits: RowLimits) -> int:
+    def _max_prompt_rows(self, num_decoding: int) -> int:
         """Maximum number of prompt tokens in a step beside ``num_decoding`` rows."""
-        max_rows = limits.decode if num_decoding else limits.prefill
         num_starting = sum(self._expected.rows(len(sequence.completions)) for sequence in self.admitted)
-        return min(self.pace.prompt_rows(num_decoding, num_starting), max_rows - num_decoding)
+        return min(self.pace.prompt_rows(num_decoding, num_starting), self._max_rows - num_decoding)
 
     def _make_room(self) -> None:
         """Give each row a page for the token that it computes; where rows or bytes are too few, preempt."""

@@ -109,8 +109,7 @@ class _Scoring:
         self._chunk = engine.config.prefill_chunk
         vocab_size = engine.loaded.vocab_size
         self._runner = engine.runner
-        self._runner.fit_widths()
-        self._max_rows = max(min(MAX_PREFILL_ROWS, self._runner.row_limits.prefill), self._chunk)
+        self._max_rows = max(min(MAX_PREFILL_ROWS, self._runner.max_rows), self._chunk)
         max_logits = min(MAX_LOGITS_BYTES // (4 * vocab_size), self._runner.max_logits_rows)
         self._max_logits = max(max_logits, self._chunk)
         self._logprobs = [np.zeros(len(continuation), np.float32) for _, continuation in pairs]

@@ -250,10 +250,11 @@ class Verification:
         self._loaded, self._config, self._requests = loaded, config, requests
         self.shared = SharedNodes.of(config, requests)
         if not self.shared.num_nodes:
+            got = f"{len(requests)} prompts of which no node is shared"
             raise ConfigError(
-                f"verify: got {len(requests)} prompts of which no node is shared (at most {_common(requests)} "
-                "tokens are the same), expected a shared node; give more worked examples (--shots), more "
-                "problems (--limit), or problems with a longer common beginning"
+                f"verify: got {got} (at most {_common(requests)} tokens are the same), expected a shared "
+                "node; give more worked examples (--shots), more problems (--limit), or problems with a longer "
+                "common beginning"
             )
         self.ways = list(_ways(config, requests))
         self.control = Way(

@@ -30,7 +30,7 @@ from treeshare.tree.shards import cut_forest
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping, Sequence
 
-    from treeshare.config import EngineConfig, FoldCost
+    from treeshare.config import EngineConfig
     from treeshare.engine.engine import StepResult
     from treeshare.engine.llm import LLM
     from treeshare.engine.sequence import Completion, Request
@@ -195,14 +195,11 @@ class RayEngine:
         self._num_started = self._num_failed_starts = 0
         self._past = self.stats = EngineStats()
 
-    def run(
-        self, requests: Sequence[Request], *, fold_cost: FoldCost | None = None
-    ) -> Generator[Completion, None, None]:
+    def run(self, requests: Sequence[Request]) -> Generator[Completion, None, None]:
         """Generate; yields each completion as it arrives. Leaving the generator early stops the workers.
 
         Args:
             requests: What to run.
-            fold_cost: Which nodes are folded, instead of by the configuration's.
 
         Raises:
             WorkerError: If workers end again and again on the same part, or while they start.
@@ -212,7 +209,6 @@ class RayEngine:
         import ray
 
         began = time.perf_counter()
-        self._config = replace(self._llm.config, fold_cost=fold_cost or self._llm.config.fold_cost)
         num_completions = sum(len(request.completion_indices) for request in requests)
         self._past = self.stats = EngineStats(num_completions=num_completions)
         shards = self._make_shards(requests)

@@ -1,6 +1,6 @@
 """Binding transformers models to tree attention, and loading them."""
 
-from treeshare.models.adapter import ModelAdapter, RunWidths
+from treeshare.models.adapter import ModelAdapter
 from treeshare.models.cuda import make_adapter
 from treeshare.models.loading import EMBEDDED, LoadedModel, cache_dir, describe_model, load_model
 from treeshare.models.step import NoAttention, StepAttention, TreeStep
@@ -10,7 +10,6 @@ __all__ = [
     "LoadedModel",
     "ModelAdapter",
     "NoAttention",
-    "RunWidths",
     "StepAttention",
     "TreeStep",
     "cache_dir",

@@ -9,7 +9,6 @@ that every row has the same bits.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,7 +19,6 @@ from treeshare.config import MAX_PREFILL_ROWS
 from treeshare.errors import UnsupportedModelError
 from treeshare.models.linear import LINEAR, SMALL_OPERATIONS
 from treeshare.models.widths import (
-    Widths,
     candidate_widths,
     choose_widths,
     is_linear,
@@ -97,21 +95,6 @@ AttentionInterface.register(ATTENTION_NAME, _attention)
 AttentionMaskInterface.register(ATTENTION_NAME, _no_mask)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunWidths:
-    """The numbers of packed rows that a run may use; a row has the same bits with all of one class.
-
-    Attributes:
-        prefill: Widths of calls for prompts.
-        decode: Widths of calls for generated tokens.
-        head: Numbers of rows that go through ``lm_head``.
-    """
-
-    prefill: Widths
-    decode: Widths
-    head: Widths
-
-
 class ModelAdapter:
     """A causal language model bound to tree attention.
 
@@ -119,8 +102,13 @@ class ModelAdapter:
         model: A transformers causal LM in evaluation mode; its attention implementation is set to
             ``treeshare``.
         fused: Its fused layers.
-        max_rows: Maximum number of decoding rows of a forward pass.
+        max_rows: Rows that a forward pass should be able to have.
         stopwatch: Is told how long the linear layers took and what lies between them.
+
+    Attributes:
+        widths: Numbers of packed rows that a call is padded to; a row has the same bits with all. They
+            depend on the model and the machine, never on a batch. The largest may be below ``max_rows``.
+        head_widths: The same for the rows that go through ``lm_head``.
     """
 
     def __init__(
@@ -135,10 +123,9 @@ class ModelAdapter:
         model.set_attn_implementation(ATTENTION_NAME)
         head = model.get_output_embeddings()
         body = [module for module in model.modules() if module is not head]
-        self._body_classes = width_classes(
-            body, candidate_widths(max(max_rows, MAX_PREFILL_ROWS)), model.dtype
-        )
-        self._head_classes = width_classes([head], candidate_widths(max_rows), model.dtype)
+        candidates = candidate_widths(max(max_rows, MAX_PREFILL_ROWS))
+        self.widths = choose_widths(width_classes(body, candidates, model.dtype))
+        self.head_widths = choose_widths(width_classes([head], candidates, model.dtype))
         self._stopwatch = stopwatch
         if stopwatch.enabled:
             for module in filter(is_linear, body):
@@ -147,14 +134,6 @@ class ModelAdapter:
             for layer in fused:
                 layer.stopwatch = stopwatch
 
-    def run_widths(self, *, num_prompt_tokens: int, num_rows: int) -> RunWidths:
-        """Choose the widths of a run by its unique prompt tokens and its maximum number of decoding rows."""
-        return RunWidths(
-            prefill=choose_widths(self._body_classes, min(num_prompt_tokens, MAX_PREFILL_ROWS)),
-            decode=choose_widths(self._body_classes, num_rows),
-            head=choose_widths(self._head_classes, num_rows),
-        )
-
     @torch.inference_mode()
     def forward(
         self,
@@ -162,9 +141,6 @@ class ModelAdapter:
         positions: Tensor,
         step: StepAttention,
         logits_rows: Sequence[int],
-        *,
-        body_widths: Widths,
-        head_widths: Widths,
     ) -> Tensor:
         """Run the model on one packed row.
 
@@ -173,17 +149,15 @@ class ModelAdapter:
             positions: ``[T]`` int64 positions in their sequences.
             step: Attention of this call.
             logits_rows: Rows whose next-token logits are wanted.
-            body_widths: ``T`` is padded to the smallest of these that holds it.
-            head_widths: The same for the rows of logits.
 
         Returns:
             ``[len(logits_rows), vocab_size]`` logits in the model's dtype.
         """
         num_rows, num_logits = len(token_ids), len(logits_rows)
-        packed = torch.zeros(2, 1, smallest_width(body_widths, num_rows), dtype=torch.int64)
+        packed = torch.zeros(2, 1, smallest_width(self.widths, num_rows), dtype=torch.int64)
         packed[0, 0, :num_rows] = torch.as_tensor(token_ids)
         packed[1, 0, :num_rows] = positions
-        wanted = torch.zeros(smallest_width(head_widths, num_logits), dtype=torch.int64)
+        wanted = torch.zeros(smallest_width(self.head_widths, num_logits), dtype=torch.int64)
         wanted[:num_logits] = torch.as_tensor(logits_rows, dtype=torch.int64)
         output = self.model(
             input_ids=packed[0],

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from treeshare.attention.triton.tables import KernelTables, TablesSize
     from treeshare.models.loading import LoadedModel
     from treeshare.models.step import StepAttention
-    from treeshare.models.widths import Widths
 
 MAX_GRAPHS = 64
 """Graphs held at once; when there are more, all are dropped. A graph takes some megabytes of the device."""
@@ -66,7 +65,7 @@ class CudaAdapter(ModelAdapter):
 
     Args:
         loaded: The model.
-        max_rows: Maximum number of decoding rows of a forward pass.
+        max_rows: Rows that a forward pass should be able to have.
         stopwatch: Is told how long each part took; while it is on, no graphs are used.
     """
 
@@ -86,16 +85,13 @@ class CudaAdapter(ModelAdapter):
         positions: Tensor,
         step: StepAttention,
         logits_rows: Sequence[int],
-        *,
-        body_widths: Widths,
-        head_widths: Widths,
     ) -> Tensor:
         """See ``ModelAdapter.forward``; waits for the device, so that callers measure the whole step.
 
         The logits of a step without prompts are overwritten by the next step.
         """
-        width = smallest_width(body_widths, len(token_ids))
-        inputs = np.zeros(2 * width + smallest_width(head_widths, len(logits_rows)), np.int64)
+        width = smallest_width(self.widths, len(token_ids))
+        inputs = np.zeros(2 * width + smallest_width(self.head_widths, len(logits_rows)), np.int64)
         inputs[: len(token_ids)] = token_ids
         inputs[width : width + len(token_ids)] = positions.numpy()
         inputs[2 * width : 2 * width + len(logits_rows)] = logits_rows

@@ -18,7 +18,7 @@ from transformers.activations import SiLUActivation
 
 from treeshare.attention import AttentionSpec
 from treeshare.models.linear import LINEAR, SMALL_OPERATIONS, has_kernel, weights_of
-from treeshare.native import kernels, structs
+from treeshare.native import ELEMENTS, kernel_level, kernels, structs
 from treeshare.stopwatch import OFF
 
 if TYPE_CHECKING:
@@ -52,7 +52,6 @@ class FusedLayer:
     """
 
     def __init__(self, layer: nn.Module, workspace: Workspace) -> None:
-        self._kernels: Any = kernels()
         attention: Any = layer.self_attn
         mlp: Any = layer.mlp
         norms: Any = layer.input_layernorm, layer.post_attention_layernorm
@@ -64,6 +63,7 @@ class FusedLayer:
         projections = attention.q_proj, attention.k_proj, attention.v_proj
         self.joined = _joined(*projections), _joined(mlp.gate_proj, mlp.up_proj)
         self._linears = self.joined[0], attention.o_proj, self.joined[1], mlp.down_proj
+        self._kernels: Any = kernels(attention.o_proj.weight.dtype)
         self._norms = norms
         self._num_heads = [part.out_features // self._head_dim for part in projections]
         self._workspace = workspace
@@ -123,7 +123,8 @@ class Workspace:
 
         Args:
             num_rows: Rows of this step.
-            linears: A layer's ``qkv, out, gate_up, down``; those of all layers have the same shapes.
+            linears: A layer's ``qkv, out, gate_up, down``; those of all layers have the same shapes
+                and dtype.
 
         Returns:
             ``[num_rows, .]`` queries, keys and values, and the addresses of ``normal, qkv, gate_up, gated,
@@ -138,7 +139,7 @@ class Workspace:
                 down.in_features,
                 out.out_features,
             )
-            self._tensors = [torch.empty(num_rows, width, dtype=torch.bfloat16) for width in widths]
+            self._tensors = [torch.empty(num_rows, width, dtype=out.weight.dtype) for width in widths]
             self._pointers = [tensor.data_ptr() for tensor in self._tensors]
             self._num_rows = num_rows
         return self._tensors[1], self._pointers
@@ -149,7 +150,7 @@ def unfused_reason(layer: nn.Module) -> str | None:
     name = type(layer).__name__
     if name not in _LAYERS:
         return f"{name} is none of {', '.join(sorted(_LAYERS))}"
-    if kernels() is None:
+    if kernel_level() == "none":
         return "no compiled kernels are used"
     for path, names in _PARTS.items():
         found = {child for child, _ in layer.get_submodule(path).named_children()}
@@ -157,10 +158,11 @@ def unfused_reason(layer: nn.Module) -> str | None:
             return f"{name} has other parts: {', '.join(sorted(found ^ names))}"
     if not isinstance(layer.mlp.act_fn, (nn.SiLU, SiLUActivation)):  # type: ignore[union-attr]
         return f"{name} has another activation than SiLU"
-    if any(parameter.dtype != torch.bfloat16 for parameter in layer.parameters()):
-        return "its weights are not bfloat16"
+    dtypes = {parameter.dtype for parameter in layer.parameters()}
+    if len(dtypes) > 1 or not dtypes <= set(ELEMENTS):
+        return "its weights are neither all bfloat16 nor all float32"
     if not all(has_kernel(linear) for linear in layer.modules() if isinstance(linear, nn.Linear)):
-        return "a linear layer has an odd number of inputs or weights that are not dense"
+        return "a linear layer has an odd number of bfloat16 inputs or weights that are not dense"
     return None
 
 

@@ -37,12 +37,13 @@ class KernelLinear:
     """The forward of one linear layer.
 
     Args:
-        linear: A bfloat16 layer for which ``has_kernel`` holds.
+        linear: A layer for which ``has_kernel`` holds.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
         self._linear = linear
-        self._kernel: Any = kernels().treeshare_linear  # type: ignore[union-attr]
+        self._kernel: Any = kernels(linear.weight.dtype).treeshare_linear  # type: ignore[union-attr]
+        self._dtype = linear.weight.dtype
 
     def __call__(self, x: Tensor) -> Tensor:
         """``[..., out_features]`` for ``x`` ``[..., in_features]``, summed in float32.
@@ -50,7 +51,7 @@ class KernelLinear:
         A layer that has changed since, or another dtype, is torch's own ``linear``.
         """
         linear = self._linear
-        if x.dtype != torch.bfloat16 or not has_kernel(linear):
+        if not x.dtype == linear.weight.dtype == self._dtype or not has_kernel(linear):
             return nn.functional.linear(x, linear.weight, linear.bias)
         rows = x.reshape(-1, linear.in_features).contiguous()
         out = torch.empty(len(rows), linear.out_features, dtype=x.dtype)
@@ -60,13 +61,16 @@ class KernelLinear:
 
 
 def has_kernel(linear: nn.Linear) -> bool:
-    """Whether the kernel is available and computes this layer: bfloat16, dense, an even number of inputs."""
+    """Whether the kernel is available and computes this layer.
+
+    That is: bfloat16 with an even number of inputs, or float32; dense.
+    """
     weight, bias = linear.weight, linear.bias
     dense = [weight] if bias is None else [weight, bias]
     return (
-        kernels() is not None
-        and linear.in_features % 2 == 0
-        and all(tensor.dtype == torch.bfloat16 and tensor.is_contiguous() for tensor in dense)
+        kernels(weight.dtype) is not None
+        and (weight.dtype == torch.float32 or linear.in_features % 2 == 0)
+        and all(tensor.dtype == weight.dtype and tensor.is_contiguous() for tensor in dense)
     )
 
 

@@ -8,6 +8,7 @@ AMX cores: oneDNN's bfloat16 ``linear`` 576 x 1536 falls into the classes {16, 3
 
 from __future__ import annotations
 
+import sys
 from bisect import bisect_left
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -28,6 +29,8 @@ Widths = Sequence[int]
 """Ascending numbers of rows that give a row the same bits."""
 
 _BASE_CANDIDATES = (16, 32, 48, 64, 96, 128, 192, 256, 320, 384, 448, 512)
+
+_USUAL_ROWS = (1, 8, 32, 128, 512)
 
 _MAX_PROBE_WEIGHTS = 1 << 24
 """A larger layer is probed with its own weights: it has enough outputs to show a difference."""
@@ -52,13 +55,25 @@ def smallest_width(widths: Widths, num_rows: int) -> int:
     return widths[place]
 
 
-def choose_widths(classes: Sequence[Widths], num_rows: int) -> Widths:
-    """The class with the tightest fit for ``num_rows``: it pads to the smallest width."""
-    return min(classes, key=lambda widths: (widths[-1] < num_rows, _fit(widths, num_rows)))
+def choose_widths(classes: Sequence[Widths]) -> Widths:
+    """The class that pads least over the usual numbers of rows; the larger one of two that pad alike.
+
+    Of the classes only the widths that every model is measured with are looked at: the choice
+    must not depend on a batch, or on how many rows the engine was made for.
+    """
+    return min(classes, key=lambda widths: (_padded_rows(widths), -widths[-1]))
 
 
-def _fit(widths: Widths, num_rows: int) -> int:
-    return smallest_width(widths, num_rows) if widths[-1] >= num_rows else 0
+def _padded_rows(widths: Widths) -> int:
+    """Rows that are computed for ``_USUAL_ROWS``; widths above ``_BASE_CANDIDATES`` are left out."""
+    known = [width for width in widths if width <= _BASE_CANDIDATES[-1]]
+    if not known:
+        return sys.maxsize
+    total = 0
+    for num_rows in _USUAL_ROWS:
+        whole, rest = divmod(num_rows, known[-1])
+        total += whole * known[-1] + (smallest_width(known, rest) if rest else 0)
+    return total
 
 
 @torch.inference_mode()

@@ -1,4 +1,4 @@
-// Tree attention for one layer of one step, in bfloat16.
+// Tree attention for one layer of one step.
 //
 // The step's keys and values are stored first, then attended to. Rows are cut into blocks; a task is one block and
 // one KV head. It walks every segment whose slice meets the block, root first, and then the private pages of each
@@ -9,7 +9,7 @@
 // Nothing here knows about Python or torch; its callers hand over addresses. Built without linking an OpenMP library:
 // torch's own is already loaded, and two of them would compete for the cores.
 //
-// Shapes are named as in structs.h: T, H, G, D, E, N, C. Elements are bfloat16 unless said otherwise.
+// Shapes are named as in structs.h: T, H, G, D, E, N, C.
 
 #pragma once
 
@@ -31,7 +31,6 @@ constexpr int TASKS = 3;   // minimum for each thread, if there are enough rows,
 constexpr int KEYS = KEY_BLOCK; // packed keys and values of a block fit into L2 beside the rows
 constexpr int GROUP = 16 * ATTENTION_VECTORS; // keys of a register tile
 constexpr int QUERIES = 6; // query rows of a register tile
-constexpr uint16_t ONE = 0x3f80;
 
 // So that no template is instantiated for more vectors than a register tile has.
 constexpr int cap_vectors(int vectors) { return std::min(vectors, ATTENTION_VECTORS); }
@@ -41,10 +40,10 @@ enum Kind { SHARED, CAUSAL, PRIVATE, MERGE, STORE }; // MERGE: gathering the que
 // One task's working set.
 struct Work {
     Operand *query;     // [ROWS * G][D]
-    uint16_t *keys;     // [KEYS / GROUP][D / 2][GROUP][2]
-    uint16_t *values;   // [KEYS / 2][D][2]
-    uint16_t *gathered_keys;   // [D][KEYS]: of a block that lies in several pieces
-    uint16_t *gathered_values; // [KEYS][D]
+    Element *keys;      // [KEYS / GROUP][D / STEP][GROUP][STEP]
+    Element *values;    // [KEYS / STEP][D][STEP]
+    Element *gathered_keys;    // [D][KEYS]: of a block that lies in several pieces
+    Element *gathered_values;  // [KEYS][D]
     float *scores;      // [QUERIES][KEYS]
     Operand *weights;   // [QUERIES][KEYS]
     float *numerator;   // [ROWS * G][D]
@@ -55,10 +54,10 @@ struct Work {
 
     Work(Scratch &scratch, int num_queries, int head_dim, float scale) : head_dim(head_dim), scale(scale) {
         const size_t sizes[] = {size_t(num_queries) * head_dim * sizeof(Operand),
-                                size_t(KEYS) * head_dim * 2,
-                                size_t(KEYS) * head_dim * 2 + 64, // `interleave` may write past the last pairs
-                                size_t(KEYS) * head_dim * 2,
-                                size_t(KEYS) * head_dim * 2,
+                                size_t(KEYS) * head_dim * sizeof(Element),
+                                size_t(KEYS) * head_dim * sizeof(Element) + 64, // `interleave` may write past the last
+                                size_t(KEYS) * head_dim * sizeof(Element),
+                                size_t(KEYS) * head_dim * sizeof(Element),
                                 size_t(QUERIES) * KEYS * 4,
                                 size_t(QUERIES) * KEYS * sizeof(Operand),
                                 size_t(num_queries) * head_dim * 4,
@@ -68,10 +67,10 @@ struct Work {
         for (int i = 0; i < 10; ++i) offsets[i + 1] = offsets[i] + (sizes[i] + 63) / 64 * 64;
         char *memory = scratch.reserve(offsets[10]);
         query = reinterpret_cast<Operand *>(memory + offsets[0]);
-        keys = reinterpret_cast<uint16_t *>(memory + offsets[1]);
-        values = reinterpret_cast<uint16_t *>(memory + offsets[2]);
-        gathered_keys = reinterpret_cast<uint16_t *>(memory + offsets[3]);
-        gathered_values = reinterpret_cast<uint16_t *>(memory + offsets[4]);
+        keys = reinterpret_cast<Element *>(memory + offsets[1]);
+        values = reinterpret_cast<Element *>(memory + offsets[2]);
+        gathered_keys = reinterpret_cast<Element *>(memory + offsets[3]);
+        gathered_values = reinterpret_cast<Element *>(memory + offsets[4]);
         scores = reinterpret_cast<float *>(memory + offsets[5]);
         weights = reinterpret_cast<Operand *>(memory + offsets[6]);
         numerator = reinterpret_cast<float *>(memory + offsets[7]);
@@ -83,38 +82,35 @@ struct Work {
     }
 };
 
-// Interleave rows of transposed keys, [D][stride], into pairs; keys from `count` on become zero.
-TARGET void pack_keys(const uint16_t *source, int64_t stride, int head_dim, int count, uint16_t *packed) {
+// Interleave rows of transposed keys, [D][stride], STEP at a time; keys from `count` on become zero.
+TARGET void pack_keys(const Element *source, int64_t stride, int head_dim, int count, Element *packed) {
     for (int first = 0; first < count; first += GROUP) {
-        for (int pair = 0; pair < head_dim / 2; ++pair) {
-            const uint16_t *even = source + 2 * pair * stride + first, *odd = even + stride;
-            for (int half = 0; half < GROUP; half += STRIP) {
-                interleave(even + half, odd + half, count - first - half, packed);
-                packed += 2 * STRIP;
+        for (int d = 0; d < head_dim; d += STEP) {
+            for (int strip = first; strip < first + GROUP; strip += STRIP) {
+                interleave(source + d * stride + strip, stride, STEP, count - strip, packed);
+                packed += STEP * STRIP;
             }
         }
     }
 }
 
-// Interleave neighbouring rows of values, [count][stride]; a missing last row counts as zero.
-TARGET void pack_values(const uint16_t *source, int64_t stride, int head_dim, int count, uint16_t *packed) {
-    for (int token = 0; token < count; token += 2) {
-        const uint16_t *even = source + token * stride, *odd = even + stride;
+// Interleave STEP neighbouring rows of values, [count][stride]; a missing last row counts as zero.
+TARGET void pack_values(const Element *source, int64_t stride, int head_dim, int count, Element *packed) {
+    for (int token = 0; token < count; token += STEP) {
         for (int column = 0; column < head_dim; column += STRIP)
-            interleave(even + column, token + 1 < count ? odd + column : nullptr, head_dim - column,
-                       packed + 2 * column);
-        packed += 2 * head_dim;
+            interleave(source + token * stride + column, stride, count - token, head_dim - column,
+                       packed + STEP * column);
+        packed += STEP * head_dim;
     }
 }
 
 // scores[m][n] = query[m] . key[n]
 template <int M>
-TARGET void score(const Operand *query, const uint16_t *keys, int head_dim, int count, float *scores) {
+TARGET void score(const Operand *query, const Element *keys, int head_dim, int count, float *scores) {
     for (int first = 0; first < count; first += GROUP) {
         Floats sums[M][ATTENTION_VECTORS];
         clear(sums);
-        for (int pair = 0; pair < head_dim / 2; ++pair, keys += 2 * GROUP)
-            add_products(sums, query + 2 * pair, head_dim, keys);
+        for (int d = 0; d < head_dim; d += STEP, keys += STEP * GROUP) add_products(sums, query + d, head_dim, keys);
         for (int m = 0; m < M; ++m)
             for (int j = 0; j < ATTENTION_VECTORS; ++j) store(scores + m * KEYS + first + 16 * j, sums[m][j]);
     }
@@ -131,7 +127,7 @@ TARGET float online_softmax(const float *scores, Operand *weights, int seen, int
     Floats sum = broadcast(0.0f);
     for (int n = 0; n < count; n += 16) {
         const Floats power = mul_sub(load(scores + n), factor, shift);
-        const Floats weight = only(first16(seen - n), exp2_lanes(power));
+        const Floats weight = only(first16(seen - n), exp2_lanes<EXP2_DEGREE>(power));
         sum = add(sum, weight);
         store_operands(weights + n, weight);
     }
@@ -143,12 +139,12 @@ TARGET float online_softmax(const float *scores, Operand *weights, int seen, int
 
 // numerator[m] = numerator[m] * correction[m] + weights[m] . values, for J vectors of sixteen columns
 template <int M, int J>
-INLINE void add_values(const Operand *weights, const uint16_t *values, int head_dim, int num_pairs,
+INLINE void add_values(const Operand *weights, const Element *values, int head_dim, int count,
                        const float *correction, float *numerator) {
     Floats sums[M][J];
     clear(sums);
-    for (int pair = 0; pair < num_pairs; ++pair, values += 2 * head_dim)
-        add_products(sums, weights + 2 * pair, KEYS, values);
+    for (int token = 0; token < count; token += STEP, values += STEP * head_dim)
+        add_products(sums, weights + token, KEYS, values);
     for (int m = 0; m < M; ++m) {
         const Floats factor = broadcast(correction[m]);
         for (int j = 0; j < J; ++j) {
@@ -167,15 +163,14 @@ TARGET void attend_tile(Work &work, int query, const int *seen, int count) {
     for (int m = 0; m < M; ++m)
         corrections[m] = online_softmax(work.scores + m * KEYS, work.weights + m * KEYS, seen[m], count, work.scale,
                                         work.maximum + query + m, work.denominator + query + m);
-    const int num_pairs = (count + 1) / 2;
     for (int column = 0; column < dim; column += 16 * ATTENTION_VECTORS) {
-        const uint16_t *values = work.values + 2 * column;
+        const Element *values = work.values + STEP * column;
         float *numerator = work.numerator + query * dim + column;
         switch (std::min(ATTENTION_VECTORS, (dim - column) / 16)) {
-        case 4: add_values<M, cap_vectors(4)>(work.weights, values, dim, num_pairs, corrections, numerator); break;
-        case 3: add_values<M, cap_vectors(3)>(work.weights, values, dim, num_pairs, corrections, numerator); break;
-        case 2: add_values<M, cap_vectors(2)>(work.weights, values, dim, num_pairs, corrections, numerator); break;
-        default: add_values<M, 1>(work.weights, values, dim, num_pairs, corrections, numerator);
+        case 4: add_values<M, cap_vectors(4)>(work.weights, values, dim, count, corrections, numerator); break;
+        case 3: add_values<M, cap_vectors(3)>(work.weights, values, dim, count, corrections, numerator); break;
+        case 2: add_values<M, cap_vectors(2)>(work.weights, values, dim, count, corrections, numerator); break;
+        default: add_values<M, 1>(work.weights, values, dim, count, corrections, numerator);
         }
     }
 }
@@ -185,10 +180,10 @@ TARGET void attend_tile(Work &work, int query, const int *seen, int count) {
 TARGET void pack_block(Work &work, const Piece *piece, int64_t used, int head, int64_t value_width, int count) {
     const int dim = work.head_dim;
     const auto keys_of = [&](const Piece &p) {
-        return reinterpret_cast<const uint16_t *>(p.keys) + head * dim * p.padded_tokens;
+        return reinterpret_cast<const Element *>(p.keys) + head * dim * p.padded_tokens;
     };
     const auto values_of = [&](const Piece &p) {
-        return reinterpret_cast<const uint16_t *>(p.values) + head * p.padded_tokens * value_width;
+        return reinterpret_cast<const Element *>(p.values) + head * p.padded_tokens * value_width;
     };
     if (piece->num_tokens - used >= count) {
         pack_keys(keys_of(*piece) + used, piece->padded_tokens, dim, count, work.keys);
@@ -197,7 +192,7 @@ TARGET void pack_block(Work &work, const Piece *piece, int64_t used, int head, i
     }
     for (int place = 0; place < count; ++piece, used = 0) {
         const int64_t num = std::min<int64_t>(piece->num_tokens - used, count - place);
-        const uint16_t *keys = keys_of(*piece) + used, *values = values_of(*piece) + used * value_width;
+        const Element *keys = keys_of(*piece) + used, *values = values_of(*piece) + used * value_width;
         for (int d = 0; d < dim; ++d)
             std::copy_n(keys + d * piece->padded_tokens, num, work.gathered_keys + d * KEYS + place);
         for (int64_t i = 0; i < num; ++i)
@@ -244,18 +239,18 @@ TARGET void attend_pieces(Work &work, int first, int last, int group, const Piec
 }
 
 // Store the key and the value of a row and head as token `at` of `tokens`.
-TARGET void store_pair(const TreeStep &step, const Projections &from, int64_t row, int64_t head, uint16_t *keys,
-                       uint16_t *values, int64_t tokens, int64_t at) {
+TARGET void store_pair(const TreeStep &step, const Projections<Element> &from, int64_t row, int64_t head, Element *keys,
+                       Element *values, int64_t tokens, int64_t at) {
     const int64_t dim = step.head_dim, width = step.value_width;
-    const uint16_t *key = from.key + row * from.key_stride + head * dim;
-    const uint16_t *value = from.value + row * from.value_stride + head * dim;
+    const Element *key = from.key + row * from.key_stride + head * dim;
+    const Element *value = from.value + row * from.value_stride + head * dim;
     for (int64_t d = 0; d < dim; ++d) keys[d * tokens + at] = key[d];
     std::copy_n(value, dim, values + at * width);
     values[at * width + dim] = ONE;
 }
 
 // Store the prompt tokens of a step, by every thread of a parallel region.
-void store_prompts(const TreeStep &step, const Projections &from) {
+void store_prompts(const TreeStep &step, const Projections<Element> &from) {
     for (int64_t i = 0; i < step.num_slices; ++i) {
         const Slice &slice = step.slices[i];
         if (!slice.causal) continue;
@@ -264,25 +259,25 @@ void store_prompts(const TreeStep &step, const Projections &from) {
 #pragma omp for schedule(static)
         for (int64_t task = 0; task < step.num_kv_heads * (slice.last_row - slice.first_row); ++task) {
             const int64_t head = task % step.num_kv_heads, row = slice.first_row + task / step.num_kv_heads;
-            store_pair(step, from, row, head, reinterpret_cast<uint16_t *>(own.keys) + head * step.head_dim * padded,
-                       reinterpret_cast<uint16_t *>(own.values) + head * padded * step.value_width, padded,
+            store_pair(step, from, row, head, reinterpret_cast<Element *>(own.keys) + head * step.head_dim * padded,
+                       reinterpret_cast<Element *>(own.values) + head * padded * step.value_width, padded,
                        slice.first_own_token + row - slice.first_row);
         }
     }
 }
 
 // Store a generated token on the row's last page.
-TARGET void store_token(const TreeStep &step, const Projections &from, int64_t row, int64_t head) {
+TARGET void store_token(const TreeStep &step, const Projections<Element> &from, int64_t row, int64_t head) {
     const int64_t last = step.private_tokens[row] - 1, size = step.page_size;
     if (last < 0) return;
     const int64_t place = step.pages[step.page_indptr[row] + last / size] * step.num_kv_heads + head;
-    store_pair(step, from, row, head, reinterpret_cast<uint16_t *>(step.pool_keys) + place * step.head_dim * size,
-               reinterpret_cast<uint16_t *>(step.pool_values) + place * size * step.value_width, size, last % size);
+    store_pair(step, from, row, head, reinterpret_cast<Element *>(step.pool_keys) + place * step.head_dim * size,
+               reinterpret_cast<Element *>(step.pool_values) + place * size * step.value_width, size, last % size);
 }
 
 // Attend rows [first_row, last_row) of one KV head to all they see.
-TARGET void attend_task(const TreeStep &step, const Projections &from, Scratch &scratch, int64_t first_row,
-                        int64_t last_row, int head, float scale, uint16_t *out, float *lse) {
+TARGET void attend_task(const TreeStep &step, const Projections<Element> &from, Scratch &scratch, int64_t first_row,
+                        int64_t last_row, int head, float scale, Element *out, float *lse) {
     const int group = step.group_size, dim = step.head_dim, num_kv_heads = step.num_kv_heads;
     const int num_queries = (last_row - first_row) * group;
     Laps laps(step.nanoseconds);
@@ -313,8 +308,9 @@ TARGET void attend_task(const TreeStep &step, const Projections &from, Scratch &
         int64_t left = step.private_tokens[row];
         for (int64_t i = step.page_indptr[row]; left > 0; ++i, left -= page_size) {
             const int64_t place = step.pages[i] * num_kv_heads, count = std::min(left, page_size);
-            const Piece page = {step.pool_keys + place * dim * page_size * 2,
-                                step.pool_values + place * page_size * step.value_width * 2, page_size, count};
+            const Piece page = {step.pool_keys + place * dim * page_size * sizeof(Element),
+                                step.pool_values + place * page_size * step.value_width * sizeof(Element),
+                                page_size, count};
             attend_pieces(work, (row - first_row) * group, (row - first_row + 1) * group, group, &page, head,
                           step.value_width, count, count, 0);
         }
@@ -324,7 +320,7 @@ TARGET void attend_task(const TreeStep &step, const Projections &from, Scratch &
         const int64_t place = (first_row + q / group) * num_kv_heads * group + head * group + q % group;
         const Floats share = broadcast(1.0f / work.denominator[q]);
         for (int column = 0; column < dim; column += 16)
-            store_bf16(16, out + place * dim + column, mul(load(work.numerator + q * dim + column), share));
+            store_elements(16, out + place * dim + column, mul(load(work.numerator + q * dim + column), share));
         lse[place] = (work.maximum[q] + std::log2(work.denominator[q])) * 0.69314718f;
     }
     laps.lap(MERGE);
@@ -332,7 +328,8 @@ TARGET void attend_task(const TreeStep &step, const Projections &from, Scratch &
 
 } // namespace
 
-extern "C" void EXPORT(attend)(const TreeStep *step, const Projections *from, float scale, uint16_t *out, float *lse) {
+extern "C" void EXPORT(attend)(const TreeStep *step, const Projections<Element> *from, float scale, Element *out,
+                               float *lse) {
     const int64_t num_rows = step->num_rows, num_kv_heads = step->num_kv_heads;
     const int64_t min_blocks = (TASKS * omp_get_max_threads() + num_kv_heads - 1) / num_kv_heads;
     const int64_t rows = std::min<int64_t>(ROWS, (num_rows + min_blocks - 1) / min_blocks);

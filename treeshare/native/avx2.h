@@ -9,7 +9,7 @@
 
 #define TARGET __attribute__((target("avx2,fma")))
 #define INLINE TARGET __attribute__((always_inline)) static inline
-#define EXPORT(name) treeshare_##name##_avx2
+#define LEVEL_EXPORT(name) treeshare_##name##_avx2
 
 struct Floats {
     __m256 low, high;
@@ -17,15 +17,21 @@ struct Floats {
 struct Mask { // all bits of a lane are set, or none
     __m256 low, high;
 };
-using Operand = float; // of a dot product's left side
 
 // Register tiles. A tile of attention has 6 rows, see QUERIES: with 16 columns its sums take 12 of 16 registers.
+namespace float32_tiles {
 constexpr int ATTENTION_VECTORS = 1; // of sixteen columns
 constexpr int LINEAR_ROWS = 6;
 constexpr int LINEAR_PANEL = 32; // columns
 // Vectors of sixteen columns, for so many rows.
 static constexpr int linear_vectors(int num_rows) { return num_rows <= 3 ? 2 : 1; }
+} // namespace float32_tiles
+
+namespace bfloat16_tiles {
+using namespace float32_tiles;
+using Operand = float; // of a dot product's left side
 constexpr int STRIP = 16; // numbers that `interleave` takes of each row
+} // namespace bfloat16_tiles
 
 INLINE __m256i lanes(int first) { // the numbers of eight lanes, from `first` on
     return _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(first));
@@ -124,6 +130,12 @@ INLINE Floats load_first(int64_t count, const float *source) {
             _mm256_maskload_ps(source + 8, _mm256_castps_si256(mask.high))};
 }
 
+INLINE void store_first(int64_t count, float *target, Floats x) {
+    const Mask mask = first16(count);
+    _mm256_maskstore_ps(target, _mm256_castps_si256(mask.low), x.low);
+    _mm256_maskstore_ps(target + 8, _mm256_castps_si256(mask.high), x.high);
+}
+
 INLINE __m256i load_halves(int64_t count, const uint16_t *source) {
     if (count >= 16) return _mm256_loadu_si256(reinterpret_cast<const __m256i *>(source));
     alignas(32) uint16_t values[16] = {0};
@@ -168,19 +180,31 @@ INLINE Floats round_bf16(Floats x) {
     return {_mm256_castsi256_ps(rounded(x.low)), _mm256_castsi256_ps(rounded(x.high))};
 }
 
-INLINE void copy_operands(const uint16_t *source, int64_t count, Operand *target) {
+// x as it is: a compiler does not fuse the multiplication that it comes from with a later addition.
+INLINE Floats rounded_once(Floats x) {
+    __asm__("" : "+x"(x.low), "+x"(x.high));
+    return x;
+}
+
+// sum += a * b, rounded once. By members: whole structs would be copied through memory.
+INLINE void accumulate(Floats &sum, Floats a, Floats b) {
+    sum.low = _mm256_fmadd_ps(a.low, b.low, sum.low);
+    sum.high = _mm256_fmadd_ps(a.high, b.high, sum.high);
+}
+
+INLINE void copy_operands(const uint16_t *source, int64_t count, float *target) {
     int64_t i = 0;
     for (; i + 16 <= count; i += 16) store(target + i, load_bf16(16, source + i));
     for (; i < count; ++i) target[i] = _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(source[i] << 16)));
 }
 
 // bfloat16 as operands, converted into `buffer`.
-INLINE const Operand *as_operands(const uint16_t *source, int64_t count, Operand *buffer) {
+INLINE const float *as_operands(const uint16_t *source, int64_t count, float *buffer) {
     copy_operands(source, count, buffer);
     return buffer;
 }
 
-INLINE void store_operands(Operand *target, Floats x) { store(target, x); }
+INLINE void store_operands(float *target, Floats x) { store(target, x); }
 
 // The first and the second number of each pair. The second by two shifts: a mask would take a register, and a sum
 // would move to memory and back each time (6 rows: 79 instead of 117 GFLOP/s a core).
@@ -189,7 +213,7 @@ INLINE __m256 second_of(__m256i pairs) { return first_of(_mm256_srli_epi32(pairs
 
 // sums[m][j] += a[m] . b[j]: two neighbouring numbers of M rows, `stride` apart, and J vectors of sixteen pairs.
 template <int M, int J>
-INLINE void add_products(Floats (&sums)[M][J], const Operand *a, int64_t stride, const uint16_t *b) {
+INLINE void add_products(Floats (&sums)[M][J], const float *a, int64_t stride, const uint16_t *b) {
     for (int odd = 0; odd < 2; ++odd) {
         Floats vectors[J];
         for (int j = 0; j < J; ++j) {
@@ -223,10 +247,10 @@ INLINE CompleteSums<M, J> complete_sums(const Floats (&sums)[M][J]) {
     return copy;
 }
 
-// The first `count` of STRIP numbers of two rows as pairs, zeros for the rest; a null row counts as zeros.
-INLINE void interleave(const uint16_t *even, const uint16_t *odd, int count, uint16_t *target) {
+// The first `count` of STRIP numbers of two rows, `stride` apart, as pairs; zeros for the rest and for a missing row.
+INLINE void interleave(const uint16_t *even, int64_t stride, int num_rows, int count, uint16_t *target) {
     const __m256i a = load_halves(count, even);
-    const __m256i b = odd ? load_halves(count, odd) : _mm256_setzero_si256();
+    const __m256i b = num_rows > 1 ? load_halves(count, even + stride) : _mm256_setzero_si256();
     const __m256i low = _mm256_unpacklo_epi16(a, b), high = _mm256_unpackhi_epi16(a, b);
     __m256i *pairs = reinterpret_cast<__m256i *>(target);
     _mm256_store_si256(pairs, _mm256_permute2x128_si256(low, high, 0x20));
@@ -253,24 +277,24 @@ INLINE void transpose(__m256i (&r)[8]) {
     for (int i = 0; i < 8; ++i) r[i] = t[i];
 }
 
-// Up to sixteen rows of pairs, `stride` apart, become columns: target[pair * target_stride + row], zeros for rows that
-// are missing. Fetches the sixteen rows below.
-INLINE void transpose_pairs(const uint32_t *source, int64_t stride, int64_t num_rows, int num_pairs, uint32_t *target,
+// Up to sixteen rows of up to sixteen words, `stride` apart, become columns: target[word * target_stride + row], zeros
+// for rows that are missing. Fetches the sixteen rows below.
+INLINE void transpose_words(const uint32_t *source, int64_t stride, int64_t num_rows, int num_words, uint32_t *target,
                             int64_t target_stride) {
     for (int row = 0; row < 16; ++row)
         if (row + 16 < num_rows)
             _mm_prefetch(reinterpret_cast<const char *>(source + (row + 16) * stride), _MM_HINT_T0);
     for (int row = 0; row < 16; row += 8) {
-        for (int pair = 0; pair < num_pairs; pair += 8) {
-            const __m256i mask = _mm256_castps_si256(below(num_pairs - pair, 0));
+        for (int word = 0; word < num_words; word += 8) {
+            const __m256i mask = _mm256_castps_si256(below(num_words - word, 0));
             __m256i r[8];
             for (int i = 0; i < 8; ++i) {
-                const int *numbers = reinterpret_cast<const int *>(source + (row + i) * stride + pair);
+                const int *numbers = reinterpret_cast<const int *>(source + (row + i) * stride + word);
                 r[i] = row + i < num_rows ? _mm256_maskload_epi32(numbers, mask) : _mm256_setzero_si256();
             }
             transpose(r);
-            for (int i = 0; i < 8 && pair + i < num_pairs; ++i)
-                _mm256_store_si256(reinterpret_cast<__m256i *>(target + (pair + i) * target_stride + row), r[i]);
+            for (int i = 0; i < 8 && word + i < num_words; ++i)
+                _mm256_store_si256(reinterpret_cast<__m256i *>(target + (word + i) * target_stride + row), r[i]);
         }
     }
 }

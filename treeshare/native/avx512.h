@@ -5,24 +5,29 @@
 
 #include <immintrin.h>
 
-#include <algorithm>
 #include <cstdint>
 
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma")))
 #define INLINE TARGET __attribute__((always_inline)) static inline
-#define EXPORT(name) treeshare_##name##_avx512
+#define LEVEL_EXPORT(name) treeshare_##name##_avx512
 
 using Floats = __m512;
 using Mask = __mmask16;
-using Operand = uint16_t; // of a dot product's left side: bfloat16
 
 // Register tiles. A tile of attention has 6 rows, see QUERIES.
+namespace float32_tiles {
 constexpr int ATTENTION_VECTORS = 4; // of sixteen columns
 constexpr int LINEAR_ROWS = 8;
 constexpr int LINEAR_PANEL = 48; // columns
 // Vectors of sixteen columns, for so many rows.
 static constexpr int linear_vectors(int /*num_rows*/) { return 3; }
+} // namespace float32_tiles
+
+namespace bfloat16_tiles {
+using namespace float32_tiles;
+using Operand = uint16_t; // of a dot product's left side: bfloat16
 constexpr int STRIP = 32; // numbers that `interleave` takes of each row
+} // namespace bfloat16_tiles
 
 INLINE Mask first16(int64_t count) { return count >= 16 ? 0xffff : count <= 0 ? 0 : (1 << count) - 1; }
 INLINE __mmask32 first32(int64_t count) { return count >= 32 ? ~0u : count <= 0 ? 0u : (1u << count) - 1; }
@@ -67,6 +72,8 @@ INLINE int compress(float *target, Mask mask, Floats x) {
 // Up to sixteen numbers; what lies beyond `count` is not touched, and zero when read.
 INLINE Floats load_first(int64_t count, const float *source) { return _mm512_maskz_loadu_ps(first16(count), source); }
 
+INLINE void store_first(int64_t count, float *target, Floats x) { _mm512_mask_storeu_ps(target, first16(count), x); }
+
 INLINE Floats load_bf16(int64_t count, const uint16_t *source) {
     const __m256i halves = _mm256_maskz_loadu_epi16(first16(count), source);
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
@@ -82,14 +89,24 @@ INLINE Floats round_bf16(Floats x) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(halves, 16));
 }
 
-INLINE void copy_operands(const uint16_t *source, int64_t count, Operand *target) {
-    std::copy_n(source, count, target);
+// x as it is: a compiler does not fuse the multiplication that it comes from with a later addition.
+INLINE Floats rounded_once(Floats x) {
+    __asm__("" : "+v"(x));
+    return x;
+}
+
+// sum += a * b, rounded once
+INLINE void accumulate(Floats &sum, Floats a, Floats b) { sum = _mm512_fmadd_ps(a, b, sum); }
+
+INLINE void copy_operands(const uint16_t *source, int64_t count, uint16_t *target) {
+    for (int64_t i = 0; i < count; ++i) target[i] = source[i];
 }
 
 // bfloat16 as operands: where they are; nothing is copied.
-INLINE const Operand *as_operands(const uint16_t *source, int64_t /*count*/, Operand * /*buffer*/) { return source; }
+INLINE const uint16_t *as_operands(const uint16_t *source, int64_t /*count*/, uint16_t * /*buffer*/) { return source; }
 
-INLINE void store_operands(Operand *target, Floats x) {
+INLINE void store_operands(float *target, Floats x) { store(target, x); }
+INLINE void store_operands(uint16_t *target, Floats x) {
     _mm256_store_si256(reinterpret_cast<__m256i *>(target), (__m256i)_mm512_cvtneps_pbh(x));
 }
 
@@ -100,7 +117,7 @@ INLINE __m512bh broadcast_pair(const uint16_t *address) {
 
 // sums[m][j] += a[m] . b[j]: two neighbouring numbers of M rows, `stride` apart, and J vectors of sixteen pairs.
 template <int M, int J>
-INLINE void add_products(Floats (&sums)[M][J], const Operand *a, int64_t stride, const uint16_t *b) {
+INLINE void add_products(Floats (&sums)[M][J], const uint16_t *a, int64_t stride, const uint16_t *b) {
     __m512bh vectors[J];
     for (int j = 0; j < J; ++j) vectors[j] = pairs(b + 32 * j);
 #pragma GCC unroll 8
@@ -124,11 +141,11 @@ INLINE __m512i even_odd(bool high) {
     return high ? _mm512_add_epi16(index, _mm512_set1_epi16(16)) : index;
 }
 
-// The first `count` of STRIP numbers of two rows as pairs, zeros for the rest; a null row counts as zeros.
-INLINE void interleave(const uint16_t *even, const uint16_t *odd, int count, uint16_t *target) {
+// The first `count` of STRIP numbers of two rows, `stride` apart, as pairs; zeros for the rest and for a missing row.
+INLINE void interleave(const uint16_t *even, int64_t stride, int num_rows, int count, uint16_t *target) {
     const __mmask32 mask = first32(count);
     const __m512i a = _mm512_maskz_loadu_epi16(mask, even);
-    const __m512i b = odd ? _mm512_maskz_loadu_epi16(mask, odd) : _mm512_setzero_si512();
+    const __m512i b = num_rows > 1 ? _mm512_maskz_loadu_epi16(mask, even + stride) : _mm512_setzero_si512();
     _mm512_store_si512(target, _mm512_permutex2var_epi16(a, even_odd(false), b));
     _mm512_store_si512(target + 32, _mm512_permutex2var_epi16(a, even_odd(true), b));
 }
@@ -160,16 +177,16 @@ INLINE void transpose(__m512i (&r)[16]) {
     }
 }
 
-// Up to sixteen rows of pairs, `stride` apart, become columns: target[pair * target_stride + row], zeros for rows that
-// are missing. Fetches the sixteen rows below.
-INLINE void transpose_pairs(const uint32_t *source, int64_t stride, int64_t num_rows, int num_pairs, uint32_t *target,
+// Up to sixteen rows of up to sixteen words, `stride` apart, become columns: target[word * target_stride + row], zeros
+// for rows that are missing. Fetches the sixteen rows below.
+INLINE void transpose_words(const uint32_t *source, int64_t stride, int64_t num_rows, int num_words, uint32_t *target,
                             int64_t target_stride) {
-    const __mmask16 mask = first16(num_pairs);
+    const __mmask16 mask = first16(num_words);
     __m512i r[16];
     for (int i = 0; i < 16; ++i) {
         r[i] = i < num_rows ? _mm512_maskz_loadu_epi32(mask, source + i * stride) : _mm512_setzero_si512();
         if (i + 16 < num_rows) _mm_prefetch(reinterpret_cast<const char *>(source + (i + 16) * stride), _MM_HINT_T0);
     }
     transpose(r);
-    for (int i = 0; i < num_pairs; ++i) _mm512_store_si512(target + i * target_stride, r[i]);
+    for (int i = 0; i < num_words; ++i) _mm512_store_si512(target + i * target_stride, r[i]);
 }

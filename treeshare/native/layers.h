@@ -1,6 +1,6 @@
 // A decoder layer of the Llama shape without its attention: RMS norms, residuals, rotary positions, gated
-// activation and the matmuls between them. bfloat16; every intermediate result that transformers' model code
-// stores in bfloat16 is rounded here too, so only the order of a sum and the exponential differ from it. Rows
+// activation and the matmuls between them. Every intermediate result that transformers' model code stores is rounded
+// to the element here too, so only the order of a sum and the exponential differ from it. Rows
 // never mix. Each half of a layer is one parallel region: its threads wait for one another inside it, and need not be
 // woken for each part.
 
@@ -18,65 +18,65 @@ namespace {
 
 enum Part { MATMUL, REST };
 
-TARGET void norm_row(const uint16_t *x, const uint16_t *weight, uint16_t *out, int64_t width, float epsilon) {
+TARGET void norm_row(const Element *x, const Element *weight, Element *out, int64_t width, float epsilon) {
     Floats squares = broadcast(0.0f);
     for (int64_t i = 0; i < width; i += 16) {
-        const Floats value = load_bf16(width - i, x + i);
+        const Floats value = load_elements(width - i, x + i);
         squares = mul_add(value, value, squares);
     }
     const Floats factor = broadcast(1.0f / std::sqrt(sum_lanes(squares) / width + epsilon));
     for (int64_t i = 0; i < width; i += 16) {
         const int64_t left = width - i;
-        const Floats normal = round_bf16(mul(load_bf16(left, x + i), factor));
-        store_bf16(left, out + i, mul(normal, load_bf16(left, weight + i)));
+        const Floats normal = round_to_element(mul(load_elements(left, x + i), factor));
+        store_elements(left, out + i, mul(normal, load_elements(left, weight + i)));
     }
 }
 
-TARGET void add_row(uint16_t *x, const uint16_t *delta, int64_t width) {
+TARGET void add_row(Element *x, const Element *delta, int64_t width) {
     for (int64_t i = 0; i < width; i += 16) {
         const int64_t left = width - i;
-        store_bf16(left, x + i, add(load_bf16(left, x + i), load_bf16(left, delta + i)));
+        store_elements(left, x + i, add(load_elements(left, x + i), load_elements(left, delta + i)));
     }
 }
 
 // Rotary positions of a head, whose halves are x1 and x2: (x1, x2) * cos + (-x2, x1) * sin.
-TARGET void rotate_head(uint16_t *x, const uint16_t *cosine, const uint16_t *sine, int64_t head_dim) {
+TARGET void rotate_head(Element *x, const Element *cosine, const Element *sine, int64_t head_dim) {
     const int64_t half = head_dim / 2;
     for (int64_t i = 0; i < half; i += 16) {
         const int64_t left = half - i;
-        const Floats low = load_bf16(left, x + i), high = load_bf16(left, x + half + i);
-        const Floats turned_low = round_bf16(mul(high, load_bf16(left, sine + i)));
-        const Floats turned_high = round_bf16(mul(low, load_bf16(left, sine + half + i)));
-        const Floats kept_low = round_bf16(mul(low, load_bf16(left, cosine + i)));
-        const Floats kept_high = round_bf16(mul(high, load_bf16(left, cosine + half + i)));
-        store_bf16(left, x + i, sub(kept_low, turned_low));
-        store_bf16(left, x + half + i, add(kept_high, turned_high));
+        const Floats low = load_elements(left, x + i), high = load_elements(left, x + half + i);
+        const Floats turned_low = round_to_element(mul(high, load_elements(left, sine + i)));
+        const Floats turned_high = round_to_element(mul(low, load_elements(left, sine + half + i)));
+        const Floats kept_low = round_to_element(mul(low, load_elements(left, cosine + i)));
+        const Floats kept_high = round_to_element(mul(high, load_elements(left, cosine + half + i)));
+        store_elements(left, x + i, sub(kept_low, turned_low));
+        store_elements(left, x + half + i, add(kept_high, turned_high));
     }
 }
 
-TARGET void silu_mul_row(const uint16_t *gate, const uint16_t *up, uint16_t *out, int64_t width) {
+TARGET void silu_mul_row(const Element *gate, const Element *up, Element *out, int64_t width) {
     const Floats one = broadcast(1.0f), minus_log2e = broadcast(-1.44269504f);
     const Floats largest = broadcast(200.0f); // its power is infinite, and the activation zero
     for (int64_t i = 0; i < width; i += 16) {
         const int64_t left = width - i;
-        const Floats value = load_bf16(left, gate + i);
-        const Floats power = exp2_lanes(min(mul(value, minus_log2e), largest));
-        const Floats silu = round_bf16(div(value, add(one, power)));
-        store_bf16(left, out + i, mul(silu, load_bf16(left, up + i)));
+        const Floats value = load_elements(left, gate + i);
+        const Floats power = exp2_lanes<EXP2_DEGREE>(min(mul(value, minus_log2e), largest));
+        const Floats silu = round_to_element(div(value, add(one, power)));
+        store_elements(left, out + i, mul(silu, load_elements(left, up + i)));
     }
 }
 
 // Every thread of a parallel region calls the following functions; all have finished when one returns.
 
 // out = x / rms(x) * weight
-void norm_rows(const uint16_t *x, const Norm &norm, uint16_t *out, int64_t num_rows, int64_t width) {
+void norm_rows(const Element *x, const Norm<Element> &norm, Element *out, int64_t num_rows, int64_t width) {
 #pragma omp for schedule(static)
     for (int64_t row = 0; row < num_rows; ++row)
         norm_row(x + row * width, norm.weight, out + row * width, width, norm.epsilon);
 }
 
 // x += delta; out = x / rms(x) * weight
-void add_norm_rows(uint16_t *x, const uint16_t *delta, const Norm &norm, uint16_t *out, int64_t num_rows,
+void add_norm_rows(Element *x, const Element *delta, const Norm<Element> &norm, Element *out, int64_t num_rows,
                    int64_t width) {
 #pragma omp for schedule(static)
     for (int64_t row = 0; row < num_rows; ++row) {
@@ -85,13 +85,13 @@ void add_norm_rows(uint16_t *x, const uint16_t *delta, const Norm &norm, uint16_
     }
 }
 
-void add_rows(uint16_t *x, const uint16_t *delta, int64_t num_rows, int64_t width) {
+void add_rows(Element *x, const Element *delta, int64_t num_rows, int64_t width) {
 #pragma omp for schedule(static)
     for (int64_t row = 0; row < num_rows; ++row) add_row(x + row * width, delta + row * width, width);
 }
 
 // Rotary positions in place: x [num_rows][stride] begins with num_heads heads; cosine, sine [num_rows][head_dim]
-void rotate_rows(uint16_t *x, const uint16_t *cosine, const uint16_t *sine, int64_t num_rows, int64_t stride,
+void rotate_rows(Element *x, const Element *cosine, const Element *sine, int64_t num_rows, int64_t stride,
                  int64_t num_heads, int64_t head_dim) {
 #pragma omp for schedule(static)
     for (int64_t row = 0; row < num_rows; ++row)
@@ -100,13 +100,13 @@ void rotate_rows(uint16_t *x, const uint16_t *cosine, const uint16_t *sine, int6
 }
 
 // out = silu(gate) * up: gate_up [num_rows][2 * width], gate first; out [num_rows][width]
-void silu_mul_rows(const uint16_t *gate_up, uint16_t *out, int64_t num_rows, int64_t width) {
+void silu_mul_rows(const Element *gate_up, Element *out, int64_t num_rows, int64_t width) {
 #pragma omp for schedule(static)
     for (int64_t row = 0; row < num_rows; ++row)
         silu_mul_row(gate_up + 2 * row * width, gate_up + (2 * row + 1) * width, out + row * width, width);
 }
 
-void linear_timed(const Linear &layer, const uint16_t *x, uint16_t *out, int64_t num_rows, Laps &laps) {
+void linear_timed(const Linear<Element> &layer, const Element *x, Element *out, int64_t num_rows, Laps &laps) {
     laps.lap(REST);
     linear::apply(layer, x, out, num_rows);
     laps.lap(MATMUL);
@@ -114,9 +114,9 @@ void linear_timed(const Linear &layer, const uint16_t *x, uint16_t *out, int64_t
 
 } // namespace
 
-extern "C" void EXPORT(before_attention)(const Layer *layer, const Activations *activations) {
-    const Layer &l = *layer;
-    const Activations &a = *activations;
+extern "C" void EXPORT(before_attention)(const Layer<Element> *layer, const Activations<Element> *activations) {
+    const Layer<Element> &l = *layer;
+    const Activations<Element> &a = *activations;
 #pragma omp parallel
     {
         Laps laps(l.nanoseconds);
@@ -127,9 +127,9 @@ extern "C" void EXPORT(before_attention)(const Layer *layer, const Activations *
     }
 }
 
-extern "C" void EXPORT(after_attention)(const Layer *layer, const Activations *activations) {
-    const Layer &l = *layer;
-    const Activations &a = *activations;
+extern "C" void EXPORT(after_attention)(const Layer<Element> *layer, const Activations<Element> *activations) {
+    const Layer<Element> &l = *layer;
+    const Activations<Element> &a = *activations;
     const int64_t width = l.out.num_outputs;
 #pragma omp parallel
     {
@@ -144,25 +144,25 @@ extern "C" void EXPORT(after_attention)(const Layer *layer, const Activations *a
     }
 }
 
-extern "C" void EXPORT(rms_norm)(const uint16_t *x, const uint16_t *weight, uint16_t *out, int64_t num_rows,
+extern "C" void EXPORT(rms_norm)(const Element *x, const Element *weight, Element *out, int64_t num_rows,
                                  int64_t width, float epsilon) {
 #pragma omp parallel
     norm_rows(x, {weight, epsilon}, out, num_rows, width);
 }
 
-extern "C" void EXPORT(add_rms_norm)(uint16_t *x, const uint16_t *delta, const uint16_t *weight, uint16_t *out,
+extern "C" void EXPORT(add_rms_norm)(Element *x, const Element *delta, const Element *weight, Element *out,
                             int64_t num_rows, int64_t width, float epsilon) {
 #pragma omp parallel
     add_norm_rows(x, delta, {weight, epsilon}, out, num_rows, width);
 }
 
-extern "C" void EXPORT(rotate)(uint16_t *x, const uint16_t *cosine, const uint16_t *sine, int64_t num_rows,
+extern "C" void EXPORT(rotate)(Element *x, const Element *cosine, const Element *sine, int64_t num_rows,
                                int64_t stride, int64_t num_heads, int64_t head_dim) {
 #pragma omp parallel
     rotate_rows(x, cosine, sine, num_rows, stride, num_heads, head_dim);
 }
 
-extern "C" void EXPORT(silu_mul)(const uint16_t *gate_up, uint16_t *out, int64_t num_rows, int64_t width) {
+extern "C" void EXPORT(silu_mul)(const Element *gate_up, Element *out, int64_t num_rows, int64_t width) {
 #pragma omp parallel
     silu_mul_rows(gate_up, out, num_rows, width);
 }

@@ -34,6 +34,9 @@ _NONE = "none"
 
 _POINTER, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
+ELEMENTS = {torch.bfloat16: "bfloat16", torch.float32: "float32"}
+"""What the kernels compute in: sums are float32. The names of kernels end in these and the level's."""
+
 _ARGUMENTS = {
     "attend": (_POINTER, _POINTER, _FLOAT, _POINTER, _POINTER),
     "before_attention": (_POINTER, _POINTER),
@@ -47,19 +50,26 @@ _ARGUMENTS = {
 }
 """The argument types of every kernel, as ``native/exports.h`` declares it."""
 
+_WITHOUT_ELEMENT = frozenset({"draw"})
+"""Kernels that a level has once: they are told what their numbers are."""
+
 _LETTERS = {_POINTER: "p", _INT: "i", _FLOAT: "f"}
 """Of argument types, as ``treeshare_arguments`` in ``structs.cpp`` writes them."""
 
 
 @functools.cache
-def kernels() -> Any | None:  # noqa: ANN401
-    """The kernels of ``kernel_level()`` by their names, such as ``treeshare_attend``; None without any."""
-    level = kernel_level()
-    if level == _NONE:
+def kernels(dtype: torch.dtype) -> Any | None:  # noqa: ANN401
+    """The kernels of ``kernel_level()`` for elements of ``dtype``, by names such as ``treeshare_attend``.
+
+    None where no kernels are used, or none computes in ``dtype``.
+    """
+    level, element = kernel_level(), ELEMENTS.get(dtype)
+    if level == _NONE or element is None:
         return None
     functions = {}
     for name, arguments in _ARGUMENTS.items():
-        function = functions[f"treeshare_{name}"] = getattr(_load().library, f"treeshare_{name}_{level}")
+        ending = level if name in _WITHOUT_ELEMENT else f"{element}_{level}"
+        function = functions[f"treeshare_{name}"] = getattr(_load().library, f"treeshare_{name}_{ending}")
         function.argtypes, function.restype = arguments, None
     return SimpleNamespace(**functions)
 

@@ -36,7 +36,7 @@ TARGET float logit(const Draws &draws, int64_t row, int64_t token) {
 // 2 ** ((x - maximum) * scale), zero for minus infinity
 INLINE Floats weigh(Floats x, Floats maximum, Floats scale) {
     const Floats power = mul(sub(x, maximum), scale);
-    return only(greater(power, broadcast(-149.0f)), exp2_lanes(power));
+    return only(greater(power, broadcast(-149.0f)), exp2_lanes<5>(power));
 }
 
 TARGET float max_logit(const Draws &draws, int64_t row, bool *broken) {
@@ -194,7 +194,7 @@ TARGET void draw_row(const Draws &draws, int64_t i, Work &work) {
 
 } // namespace
 
-extern "C" void EXPORT(draw)(const Draws *draws) {
+extern "C" void LEVEL_EXPORT(draw)(const Draws *draws) {
 #pragma omp parallel if (draws->num_rows * draws->vocab_size >= 1 << 17)
     {
         Work work(draws->vocab_size);

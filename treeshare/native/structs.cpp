@@ -4,10 +4,19 @@
 #include <cstdint>
 #include <cstring>
 
-#define EXPORT(name) treeshare_##name##_any // declared only: the arguments are the same on every level
+#define EXPORT(name) treeshare_##name##_any // declared only: the arguments are the same for every level and element
+#define LEVEL_EXPORT(name) EXPORT(name)
+using Element = uint16_t;
 #include "exports.h"
 
 namespace {
+
+// Fields lie in the same places with every element: they are addresses and numbers.
+using Projections = ::Projections<Element>;
+using Linear = ::Linear<Element>;
+using Norm = ::Norm<Element>;
+using Layer = ::Layer<Element>;
+using Activations = ::Activations<Element>;
 
 struct Field {
     const char *name;

@@ -2,7 +2,7 @@
 // lies, and a library whose structs differ is not used.
 //
 // Shapes: T packed rows, H KV heads, G query heads per KV head, D head_dim, E stored value width, N padded tokens of a
-// segment, C tokens of a page. Elements are bfloat16 unless said otherwise.
+// segment, C tokens of a page. Element is uint16_t, bits of a bfloat16, or float.
 
 #pragma once
 
@@ -40,36 +40,41 @@ struct TreeStep {
 };
 
 // A layer's queries, keys and values: strides count elements from row to row; a row's heads lie side by side.
+template <class Element>
 struct Projections {
-    const uint16_t *query, *key, *value; // [T][H * G][D], [T][H][D], [T][H][D]
+    const Element *query, *key, *value; // [T][H * G][D], [T][H][D], [T][H][D]
     int64_t query_stride, key_stride, value_stride;
 };
 
-// A linear layer: weight [num_outputs][num_inputs], an even number of inputs; bias [num_outputs] or null.
+// A linear layer: weight [num_outputs][num_inputs], in bfloat16 an even number of inputs; bias [num_outputs] or null.
+template <class Element>
 struct Linear {
-    const uint16_t *weight, *bias;
+    const Element *weight, *bias;
     int64_t num_inputs, num_outputs;
 };
 
 // An RMS norm.
+template <class Element>
 struct Norm {
-    const uint16_t *weight;
+    const Element *weight;
     double epsilon;
 };
 
 // A decoder layer without its attention.
+template <class Element>
 struct Layer {
-    Linear qkv, out, gate_up, down; // q, k, v and gate, up side by side
-    Norm first, second;
+    Linear<Element> qkv, out, gate_up, down; // q, k, v and gate, up side by side
+    Norm<Element> first, second;
     int64_t num_rotated_heads, head_dim; // q and k
     int64_t *nanoseconds;                // [2], added to: matmuls, the rest; null: not measured
 };
 
 // A layer's inputs and results, [num_rows][.] each; `x` is its input and its output.
+template <class Element>
 struct Activations {
     int64_t num_rows;
-    const uint16_t *cosine, *sine, *attended;
-    uint16_t *x, *normal, *qkv, *gate_up, *gated, *delta;
+    const Element *cosine, *sine, *attended;
+    Element *x, *normal, *qkv, *gate_up, *gated, *delta;
 };
 
 // Tokens to be drawn from rows of logits.

@@ -9,7 +9,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError
 
 from treeshare.errors import DataError, one_line
 from treeshare.runs.files import dump_json, open_regular, parse_json, write_atomically
@@ -41,9 +41,9 @@ class Manifest(BaseModel):
         model: The model's name as the user gave it; informative, as ``model_sha256`` identifies the weights.
         model_sha256: SHA-256 of the weights' names, shapes, dtypes and bytes.
         dtype: Dtype of the computation.
-        sharing: ``tree``, ``one-level`` or ``none``; changes roundings in bfloat16.
-        fold_cost: The fields of the ``config.FoldCost`` by which the tree is folded; empty for the defaults.
-            A resumed run uses it in place of the machine's own, so that it has the same tree.
+        arithmetic: ``config.ARITHMETIC`` of the treeshare that computes the run; 0 if it is not written.
+        sharing: ``tree``, ``one-level`` or ``none``.
+        fold_cost: Of runs of arithmetic 0, whose bits depended on it; read, and not written any more.
         sampling: ``SamplingParams`` without ``n`` and ``seed``.
         n: Completions per problem; may grow.
         seed: Run seed.
@@ -65,8 +65,11 @@ class Manifest(BaseModel):
     model: str
     model_sha256: str
     dtype: str
+    arithmetic: NonNegativeInt = 0
     sharing: str = "tree"
-    fold_cost: dict[Literal["launch_cost", "merge_cost", "token_cost", "max_rows"], NonNegativeInt] = {}
+    fold_cost: dict[Literal["launch_cost", "merge_cost", "token_cost", "max_rows"], NonNegativeInt] = Field(
+        default={}, exclude=True
+    )
     sampling: dict[str, bool | int | FiniteFloat | str | list[int] | list[str] | None]
     n: PositiveInt
     seed: NonNegativeInt
@@ -119,6 +122,9 @@ class Manifest(BaseModel):
         for name in type(self).model_fields:
             mine, theirs = getattr(self, name), getattr(other, name)
             if name in _INFORMATIVE or mine == theirs:
+                continue
+            if name == "arithmetic":
+                found.append(f"it was computed by arithmetic {mine}, and this treeshare computes by {theirs}")
                 continue
             if isinstance(mine, dict):
                 found += _differing_keys(mine, theirs)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import os
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
-from treeshare.config import FoldCost
+from treeshare.config import ARITHMETIC
 from treeshare.engine.sequence import Request
 from treeshare.errors import DataError, one_line
 from treeshare.native import kernel_level
@@ -36,14 +35,11 @@ class CompletionSource(Protocol):
     def stats(self) -> EngineStats:
         """Counters since ``run`` was called."""
 
-    def run(
-        self, requests: Sequence[Request], *, fold_cost: FoldCost | None = None
-    ) -> Generator[Completion, None, None]:
+    def run(self, requests: Sequence[Request]) -> Generator[Completion, None, None]:
         """Generate; yields each completion as it finishes.
 
         Args:
             requests: What to generate.
-            fold_cost: How to fold the prompt tree; by default as the source is configured.
         """
 
     def cancel(self, index: int) -> int:
@@ -89,7 +85,7 @@ def make_manifest(
         model_sha256=llm.loaded.fingerprint(),
         dtype=llm.dtype,
         sharing=llm.config.sharing,
-        fold_cost=cast("dict[Any, int]", dataclasses.asdict(llm.config.fold_cost)),
+        arithmetic=ARITHMETIC,
         sampling=sampling,
         n=n,
         seed=llm.seed if seed is None else seed,
@@ -117,11 +113,8 @@ def make_requests(
 ) -> list[Request]:
     """Requests for a run's missing completions.
 
-    A finished problem gets a request without completions, because its prompt belongs to the tree.
-    ``params.n`` becomes the run's ``n`` even if the command asks for fewer: how the tree is folded may depend
-    on ``n``, and so may roundings in bfloat16.
+    A finished problem gets a request without completions: the places of requests are those of the problems.
     """
-    params = dataclasses.replace(params, n=directory.manifest.n)
     return [
         Request(
             prompt_token_ids=ids,
@@ -151,7 +144,7 @@ def sample_into(
     what a report shows: the prompt tree, once, and the counters over time.
 
     Args:
-        directory: The run. Its manifest's fold cost decides how the prompt tree is folded.
+        directory: The run.
         llm: The model.
         task_ids: Task id of each request.
         requests: See ``make_requests``.
@@ -167,7 +160,7 @@ def sample_into(
         decode = llm.decoder(skip_special_tokens=False)
         TreeFile.of_prompts(prompts, decode).write(directory.path / TREE_NAME)
     engine = source or llm.engine
-    completions = engine.run(requests, fold_cost=FoldCost(**directory.manifest.fold_cost))
+    completions = engine.run(requests)
     try:
         with StatsLog(directory.path / STATS_NAME, lambda: engine.stats):
             for completion in completions:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from treeshare.native import kernels
+from treeshare.native import kernel_level, kernels
 from treeshare.native.structs import Draws
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ HONOURED = frozenset({"temperature", "top_k", "top_p", "min_p"})
 
 def can_draw(params: SamplingParams) -> bool:
     """Whether the kernel is available and applies all that a row of such parameters needs."""
-    return kernels() is not None and not params.needs_more_than(HONOURED)
+    return kernel_level() != "none" and not params.needs_more_than(HONOURED)
 
 
 def draw_compiled(
@@ -49,7 +49,7 @@ def draw_compiled(
         ``[num_draws]`` tokens and log-probabilities, and which of ``rows`` hold NaN, infinity or nothing
         finite.
     """
-    library = kernels()
+    library = kernels(logits.dtype)
     assert library is not None, "can_draw says whether the kernel is available"
     limits = torch.finfo(torch.float32)
     temperatures = [row.temperature for row in params]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from treeshare.config import ARITHMETIC
 from treeshare.errors import DataError, one_line
 from treeshare.integrations.openai.job import make_job
 from treeshare.integrations.openai.reply import Reply, TokenSpeller
@@ -85,7 +86,7 @@ class InputLine:
     """A line of the input.
 
     Attributes:
-        digest: Of the line, the model's name and the seed.
+        digest: Of the line, the model's name, the seed and ``config.ARITHMETIC``.
         custom_id: Its name, or None where it has none.
         job: What runs, or None.
         refusal: Why nothing runs, or None.
@@ -142,7 +143,7 @@ def read_batch(
                 f"{seen[custom_id]} too; give each line its own"
             )
         place = str(number) if custom_id is None else ""
-        digest = _digest(names[0], str(seed), place, content.strip())[:32]
+        digest = _digest(f"arithmetic {ARITHMETIC}", names[0], str(seed), place, content.strip())[:32]
         lines.append(InputLine(digest=digest, custom_id=custom_id, job=job, refusal=refusal))
     return lines
 
@@ -156,8 +157,7 @@ class BatchRun:
         output: Where answers go; those that it holds are not made again.
 
     Attributes:
-        requests: For the engine. Those of answered lines have no completions, but stay in the tree: what is
-            left is computed on the same nodes as in an undisturbed run.
+        requests: For the engine. Those of answered lines have no completions.
         num_held: Lines that were answered before.
 
     Raises:
@@ -171,7 +171,8 @@ class BatchRun:
             first = next(held.name for held in output.records() if held.id in unknown_ids)
             raise DataError(
                 f"{one_line(output.path)}: the answer to {first} belongs to no line of the input as it is "
-                "now; the input, the model's name or --seed has changed: name another output"
+                "now; the input, the model's name, --seed or treeshare's arithmetic has changed: name another"
+                " output"
             )
         self.num_held = len(output.keys)
         self._replies: dict[str, Reply] = {}

@@ -1,0 +1,106 @@
+"""The version of the arithmetic: a change of a completion's bits that does not raise it fails here.
+
+The model and its inputs are made of whole numbers and float64, so that nothing but the kernels, and what
+transformers computes around them, decides the bits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from tests.engine.forests import requests_for
+from tests.kernel_levels import LEVEL_PARAMS, using_kernels
+from treeshare.config import ARITHMETIC, EngineConfig
+from treeshare.engine.engine import Engine
+from treeshare.models.loading import load_model
+from treeshare.sampling import SamplingParams
+
+HASHES = {
+    (1, "avx512", "bfloat16"): "426b945a2b02940f",
+    (1, "avx2", "bfloat16"): "06f1785d08994795",
+    (1, "avx512", "float32"): "bd544653d3260a84",
+    (1, "avx2", "float32"): "bd544653d3260a84",
+}
+"""By version, level and dtype, of ``fixed_run``. After an intended change of bits: raise ``config.ARITHMETIC``,
+run this test, and put in what it finds. Old versions go."""
+
+PARAMS = SamplingParams(n=3, temperature=0.9, top_p=0.95, max_tokens=80, ignore_eos=True)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model of the Llama shape whose weights are multiples of 1/256 that repeat after 8191 numbers."""
+    config = transformers.LlamaConfig(
+        vocab_size=300,
+        hidden_size=96,
+        intermediate_size=160,
+        num_hidden_layers=2,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=1024,
+        tie_word_embeddings=False,
+    )
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    first = 0
+    for name, parameter in sorted(model.named_parameters()):
+        numbers = (np.arange(first, first + parameter.numel()) * 5087 % 8191 % 127 - 63) / 256
+        if "norm" in name:
+            numbers = 1 + numbers / 4
+        parameter.data = torch.tensor(numbers, dtype=torch.float32).view(parameter.shape)
+        first += parameter.numel()
+    path = tmp_path_factory.mktemp("fixed")
+    model.save_pretrained(path)
+    return path
+
+
+def exact_positions(model):
+    """Rotary tables from float64: a CPU's own sine decides no bit."""
+    rotary = model.model.rotary_emb
+
+    def forward(x, position_ids):
+        frequencies = 10000.0 ** -(np.arange(0, 16, 2) / 16)
+        angles = position_ids.double().numpy()[..., None] * np.concatenate([frequencies, frequencies])
+        return tuple(torch.tensor(table(angles)).to(x.dtype) for table in (np.cos, np.sin))
+
+    rotary.forward = forward
+
+
+def fixed_run(folder, dtype):
+    """A hash of a run's tokens and log-probabilities: prompts of 1 to 700 tokens on a tree of three levels."""
+    loaded = load_model(folder, dtype)
+    exact_positions(loaded.model)
+    base = [2 + i * 37 % 290 for i in range(700)]
+    prompts = [base, base[:300], [*base[:513], 5, 6], [7, *base[:20]], [9]]
+    engine = Engine(loaded, EngineConfig(max_num_seqs=8))
+    found = sorted(
+        (c.request_index, c.completion_index, c.token_ids, c.cumulative_logprob.hex())
+        for c in engine.run(requests_for(prompts, PARAMS))
+    )
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
+
+
+@pytest.mark.parametrize("level", LEVEL_PARAMS)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_bits_are_those_of_the_version(folder, level, dtype):
+    with using_kernels(level):
+        found = fixed_run(folder, dtype)
+    assert HASHES.get((ARITHMETIC, level, dtype)) == found, "bits have changed: see HASHES"
+
+
+@pytest.mark.parametrize("level", LEVEL_PARAMS[:1])
+def test_a_change_of_bits_is_found(folder, level, monkeypatch):
+    """The positive control: pages of another size are other blocks."""
+    monkeypatch.setattr(EngineConfig, "__init__", other_pages(EngineConfig.__init__))
+    with using_kernels(level):
+        assert fixed_run(folder, "float32") != HASHES[ARITHMETIC, level, "float32"]
+
+
+def other_pages(init):
+    return lambda self, **fields: init(self, page_size=32, **fields)

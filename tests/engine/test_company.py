@@ -1,0 +1,163 @@
+"""A completion's bits are its request's own, in any company, where the compiled kernels run.
+
+Prompts of every depth, with nodes' borders at and beside the borders of blocks of keys; tokens and
+log-probabilities are compared to the last bit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.engine.forests import requests_for
+from tests.kernel_levels import LEVEL_PARAMS, using_kernels
+from treeshare.attention import key_blocks
+from treeshare.config import EngineConfig, FoldCost
+from treeshare.engine.engine import Engine
+from treeshare.engine.llm import LLM
+from treeshare.models import load_model
+from treeshare.native.structs import KEY_BLOCK
+from treeshare.sampling import SamplingParams
+
+PARAMS = SamplingParams(n=3, temperature=1.0, max_tokens=9, logprobs=2, ignore_eos=True)
+EAGER = FoldCost(launch_cost=0, merge_cost=0)
+"""Every shared token becomes part of a node."""
+
+CONFIG = EngineConfig(page_size=16, fold_cost=EAGER)
+CONFIGS = {
+    "few rows": replace(CONFIG, max_num_seqs=2),
+    "rows of their own": replace(CONFIG, lazy_divergence=False),
+    "sharing off": replace(CONFIG, sharing="none"),
+    "one level": replace(CONFIG, sharing="one-level"),
+    "nothing folded": replace(CONFIG, fold=False),
+    "costly nodes": replace(CONFIG, fold_cost=FoldCost(launch_cost=500, merge_cost=16)),
+    "long chunks": replace(CONFIG, prefill_chunk=64),
+    "nodes kept": replace(CONFIG, keep_nodes=True),
+}
+
+
+def forest(depth):
+    """A prompt of 600 tokens and others that leave it at ``depth`` places, at and beside blocks' borders."""
+    draws = np.random.default_rng(depth)
+    prompt = draws.integers(2, 160, 600).tolist()
+    cuts = [KEY_BLOCK - 1, KEY_BLOCK, KEY_BLOCK + 1, 2 * KEY_BLOCK, 70, 599][:depth]
+    others = [prompt[:cut] + draws.integers(2, 160, 5 + 90 * (cut % 2)).tolist() for cut in cuts]
+    return [prompt, *others, draws.integers(2, 160, 30).tolist()]
+
+
+def bits(completion):
+    return completion.token_ids, completion.cumulative_logprob, completion.logprobs
+
+
+def run(engine, requests):
+    found = {(c.request_index, c.completion_index): bits(c) for c in engine.run(requests)}
+    engine.clear()
+    return found
+
+
+def arriving(engine, requests):
+    """The first prompt decodes already when the others come, one after another; the last is cancelled."""
+    engine.add_request(requests[0])
+    waiting, finished = list(requests[1:]), []
+    for _ in range(4):
+        finished += engine.step().finished
+    while not engine.is_idle or waiting:
+        if waiting:
+            index = engine.add_request(waiting.pop(0))
+        finished += engine.step().finished
+    assert index == len(requests) - 1
+    engine.clear()
+    return {(c.request_index, c.completion_index): bits(c) for c in finished}
+
+
+def tight(loaded, requests):
+    """A budget so small that rows are preempted."""
+    longest = max(len(request.prompt_token_ids) for request in requests)
+    budget = (longest + 300) * loaded.geometry.bytes_per_token
+    engine = Engine(loaded, replace(CONFIG, kv_budget_bytes=budget), check_invariants=True)
+    return run(engine, requests)
+
+
+def ways(loaded, engine, requests):
+    """Other ways to run the same requests: name, and the completions by request and index."""
+    for name, config in CONFIGS.items():
+        yield name, run(Engine(loaded, config), requests)
+    yield (
+        "alone",
+        {
+            (i, index): found
+            for i, request in enumerate(requests)
+            for (_, index), found in run(engine, [request]).items()
+        },
+    )
+    backwards = run(engine, requests[::-1])
+    yield "another order", {(len(requests) - 1 - i, index): b for (i, index), b in backwards.items()}
+    yield "more completions", run(engine, [replace(r, completion_indices=range(7)) for r in requests])
+    yield "fewer completions", run(engine, [replace(r, completion_indices=[1]) for r in requests])
+    yield "arrivals", arriving(engine, requests)
+    yield "a tight budget", tight(loaded, requests)
+
+
+def differing(loaded, depth):
+    """By way, how many completions have other bits than together."""
+    engine = Engine(loaded, CONFIG, check_invariants=True)
+    requests = requests_for(forest(depth), PARAMS)
+    together = run(engine, requests)
+    assert len(together) == PARAMS.n * len(requests)
+    found = {}
+    for name, other in ways(loaded, engine, requests):
+        common = together.keys() & other.keys()
+        assert len(common) >= len(requests), name
+        found[name] = sum(together[key] != other[key] for key in common)
+    return {name: number for name, number in found.items() if number}
+
+
+@pytest.mark.parametrize("level", LEVEL_PARAMS)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("depth", range(7))
+def test_bits_are_the_requests_own(model_dir, dtype, level, depth):
+    with using_kernels(level):
+        architecture = ("llama", "qwen3")[depth % 2]  # layers that are fused, and layers that are not
+        assert differing(load_model(model_dir(architecture), dtype), depth) == {}
+
+
+@pytest.mark.parametrize("level", LEVEL_PARAMS)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_blocks_that_begin_with_their_nodes_are_found(model_dir, monkeypatch, dtype, level):
+    """The positive control: as it was before, a node's blocks began where the node begins."""
+
+    def shared(layout, part, decode_rows):
+        segment, first_row, last_row = part
+        yield key_blocks.BlockSlice(first_row, last_row, (key_blocks.Piece(segment, 0, segment.num_tokens),))
+
+    def causal(chunk):
+        parts = (key_blocks.Piece(chunk.segment, 0, chunk.end),)
+        return key_blocks.BlockSlice(chunk.first_row, chunk.last_row, parts, chunk.start)
+
+    monkeypatch.setattr(key_blocks, "_shared", shared)
+    monkeypatch.setattr(key_blocks, "_causal", causal)
+    with using_kernels(level):
+        assert "alone" in differing(load_model(model_dir("llama"), dtype), 3)
+
+
+@pytest.mark.parametrize("level", LEVEL_PARAMS)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_scores_and_searches_do_not_know_their_company(model_dir, dtype, level):
+    with using_kernels(level):
+        llm = LLM(model_dir("llama"), dtype=dtype, fold_cost=EAGER)
+        prompts = forest(6)
+        pairs = [(prompt[:-4], prompt[-4:]) for prompt in prompts]
+        together = llm.score(pairs, use_tqdm=False)
+        assert together == [score for pair in pairs for score in llm.score([pair], use_tqdm=False)]
+        few = LLM(model_dir("llama"), dtype=dtype, fold_cost=EAGER, max_num_seqs=2)
+        assert together == few.score(pairs[::-1], use_tqdm=False)[::-1]
+        found = []
+        for widths in ((2,), (40, 2, 90)):  # other branches beside the two that are looked at
+            with llm.search(prompts[0]) as search:
+                for width in widths:
+                    first = search.extend([(search.root, token) for token in range(2, 2 + width)])
+                found.append([branch.logprobs.tolist() for branch in first[:2]])
+                search.drop(first)
+        assert found[0] == found[1]
