@@ -1,4 +1,4 @@
-"""``evaluate``, ``tree``, ``verify``, ``bench``: what they print and write."""
+"""``evaluate``, ``tree``, ``bench``: what they print and write."""
 
 from __future__ import annotations
 
@@ -195,29 +195,6 @@ def test_bench_tells_where_the_time_goes(cli, workload, text_model, tmp_path):
     assert 95 <= share <= 105
     (figures,) = json.loads((tmp_path / "b.json").read_text())
     assert {"prefill", "decode", "between"} == figures["profile_s"].keys()
-
-
-def test_verify(cli, data, text_model):
-    arguments = ["verify", "--data", data, "--model", text_model, "--threads", 1, "--max-tokens", 8]
-    result = cli(*arguments, "-n", 3)
-    assert result.status == 0
-    assert "| tree / every sequence alone | 9 of 9 |" in result.out
-    assert "| all / half of them | 3 of 3 |" in result.out
-
-
-def test_verify_fails_where_tokens_differ(cli, data, text_model, monkeypatch):
-    import treeshare.engine.verify as verify
-
-    def differing(*arguments):
-        return verify.Comparison(
-            num_completions=9, num_same=8, num_positions=9, num_identical=8, max_difference=1.0, max_logit=2.0
-        )
-
-    monkeypatch.setattr(verify, "compare_company", differing)
-    arguments = ["verify", "--data", data, "--model", text_model, "--threads", 1, "--max-tokens", 2]
-    result = cli(*arguments)
-    assert result.status == 1
-    assert "verify: tokens differ in float32" in result.err
 
 
 def test_version_and_help(cli):

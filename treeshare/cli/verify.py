@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from treeshare.engine.verify import Comparison, Verification
 
 _DEFAULT_SHOTS = 2
-"""Worked examples where a task has its own data and uses none: so many prompts' common beginning is a node."""
+"""Worked examples where a task has its own data and uses none: enough for the prompts to share a node."""
 
 
 def verify(
@@ -58,9 +58,10 @@ def verify(
     verification = Verification(llm.loaded, llm.config, requests)
     shared = verification.shared
     print(
-        f"{len(requests)} prompts, {len(requests) * n} completions, {llm.dtype}; shared "
-        f"{'node' if shared.num_nodes == 1 else 'nodes'}: {shared.num_nodes:,}, with {shared.num_tokens:,} tokens, "
-        f"above {shared.num_prompts:,} prompts. Compared with all prompts together:\n",
+        f"{len(requests)} prompts, {len(requests) * n} completions, {llm.dtype}; "
+        f"{shared.num_nodes:,} shared {'node' if shared.num_nodes == 1 else 'nodes'} "
+        f"with {shared.num_tokens:,} tokens, and {shared.num_prompts:,} prompts below. "
+        "Compared with all prompts together:\n",
         flush=True,
     )
     if not _print_table(verification, shared.num_prompts * n):

@@ -1,9 +1,9 @@
 """Whether a completion's bits depend on more than its request: measured, on the user's own requests.
 
-The same requests run together, as ``sample`` runs them, and then in other ways: alone, in other company, another
-number of completions, another order, another limit of rows, less sharing. Tokens and log-probabilities are
-compared to the last bit. Last comes the positive control: the first way again, with a known fault; a comparison
-that does not see it proves nothing.
+The same requests run together, as ``sample`` runs them, and then in other ways: each alone, in other company,
+with another number of completions, in another order, with another limit of rows, with less sharing. Tokens
+and log-probabilities are compared to the last bit. The last way is the positive control: together again, with
+a known fault; a comparison that does not see it proves nothing.
 """
 
 from __future__ import annotations
@@ -250,9 +250,11 @@ class Verification:
         self._loaded, self._config, self._requests = loaded, config, requests
         self.shared = SharedNodes.of(config, requests)
         if not self.shared.num_nodes:
+            got = f"{len(requests)} prompts of which no node is shared"
             raise ConfigError(
-                f"verify: got {len(requests)} prompts of which no node is shared, expected at least one shared "
-                "node; a longer common beginning makes one: more worked examples (--shots), or more problems"
+                f"verify: got {got} (at most {_common(requests)} tokens are the same), expected a shared "
+                "node; give more worked examples (--shots), more problems (--limit), or problems with a longer "
+                "common beginning"
             )
         self.ways = list(_ways(config, requests))
         self.control = Way(
@@ -299,13 +301,18 @@ def _ways(config: EngineConfig, requests: Items[Request]) -> Iterator[Way]:
         yield Way(f"n = {count}", config, [{i: _with_n(request, count) for i, request in together.items()}])
     yield Way("prompts in reverse order", config, [dict(reversed(together.items()))])
     rows = max(1, min(config.max_num_seqs, num_completions) // 3)
-    fewer_rows = replace(
-        config, max_num_seqs=rows, fold_cost=replace(config.fold_cost, max_rows=rows)
-    )  # as LLM has it
+    fold_cost = replace(config.fold_cost, max_rows=rows)  # as ``LLM`` has it
+    fewer_rows = replace(config, max_num_seqs=rows, fold_cost=fold_cost)
     yield Way(f"max_num_seqs = {rows}", fewer_rows, [together])
     yield Way("a row for each completion", replace(config, lazy_divergence=False), [together])
     yield _with_sharing(config, requests, "one-level")
     yield _with_sharing(config, requests, "none")
+
+
+def _common(requests: Items[Request]) -> int:
+    """The longest common beginning of two prompts, in tokens."""
+    nodes = PromptTree.from_prompts([request.prompt_token_ids for request in requests]).nodes
+    return max((node.end for node in nodes if node.children or len(node.prompts) > 1), default=0)
 
 
 def _alone(config: EngineConfig, requests: Items[Request]) -> Way:
