@@ -27,7 +27,7 @@ HASHES = {
     (1, "avx512", "float32"): "bd544653d3260a84",
     (1, "avx2", "float32"): "bd544653d3260a84",
 }
-"""By version, level and dtype, of ``fixed_run``. After an intended change of bits raise ``config.ARITHMETIC``, run
+"""By version, level and dtype, of ``fixed_run``. After an intended change of bits raise the version, run
 this test, and put in what it finds. Old versions go."""
 
 PARAMS = SamplingParams(n=3, temperature=0.9, top_p=0.95, max_tokens=80, ignore_eos=True)

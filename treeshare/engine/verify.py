@@ -253,8 +253,8 @@ class Verification:
             got = f"{len(requests)} prompts of which no node is shared"
             raise ConfigError(
                 f"verify: got {got} (at most {_common(requests)} tokens are the same), expected a shared "
-                "node; give more worked examples (--shots), more problems (--limit), or problems with a longer "
-                "common beginning"
+                "node; give more worked examples (--shots), more problems (--limit), or problems with a "
+                "longer common beginning"
             )
         self.ways = list(_ways(config, requests))
         self.control = Way(
