@@ -253,7 +253,7 @@ class Verification:
             got = f"{len(requests)} prompts of which no node is shared"
             raise ConfigError(
                 f"verify: got {got} (at most {_common(requests)} tokens are the same), expected a node; "
-                "give more worked examples (--shots), more problems (--limit), or problems that begin the same"
+                "give more worked examples (--shots), more problems (--limit), or problems that begin alike"
             )
         self.ways = list(_ways(config, requests))
         self.control = Way(
