@@ -13,7 +13,7 @@ import transformers
 
 from tests.engine.forests import collect, greedy_by_transformers, requests_for, tokens_of
 from treeshare.attention.native import NativeAttention
-from treeshare.config import EngineConfig
+from treeshare.config import EngineConfig, FoldCost
 from treeshare.engine.engine import Engine
 from treeshare.engine.verify import SharedNodes, compare_company, compare_sharing
 from treeshare.models import load_model
@@ -51,13 +51,12 @@ def test_independence(problems, dtype):
     prompts = [loaded.tokenizer(problems[3] + text)["input_ids"] for text in problems[:6]]
     params = SamplingParams(n=8, temperature=0.8, max_tokens=40)
     requests = requests_for(prompts, params)
-    assert SharedNodes.of(EngineConfig(), requests).num_nodes
-    company = compare_company(loaded, EngineConfig(), requests)
+    config = EngineConfig(fold_cost=FoldCost(launch_cost=8, merge_cost=1))
+    assert SharedNodes.of(config, requests).num_prompts == 6
+    company = compare_company(loaded, config, requests)
     assert company.num_positions > 1000
     assert company.num_completions == 48
-    sharing = compare_sharing(
-        loaded, EngineConfig(), [replace(r, completion_indices=[0, 1]) for r in requests]
-    )
+    sharing = compare_sharing(loaded, config, [replace(r, completion_indices=[0, 1]) for r in requests])
     assert sharing.num_positions > 100
     assert sharing.num_completions == 12
     for result in (company, sharing):
