@@ -252,14 +252,8 @@ class Verification:
         if not self.shared.num_nodes:
             got = f"{len(requests)} prompts of which no node is shared"
             raise ConfigError(
-<<<<<<< HEAD
-                f"verify: got {got} (at most {_common(requests)} tokens are the same), expected a shared "
-                "node; give more worked examples (--shots), more problems (--limit), or problems with a "
-                "longer common beginning"
-=======
                 f"verify: got {got} (at most {_common(requests)} tokens are the same), expected a node; "
                 "give more worked examples (--shots), more problems (--limit), or problems that begin alike"
->>>>>>> verify
             )
         self.ways = list(_ways(config, requests))
         self.control = Way(
