@@ -41,7 +41,9 @@ def test_the_budget_is_half_of_what_the_device_has_free():
 @pytest.mark.usefixtures("two_gpus")
 @pytest.mark.parametrize("name", ["cuda:2", "cuda:x", "tpu", "cpu:0", ""])
 def test_devices_that_are_not_there(name):
-    with pytest.raises(ConfigError, match=r"^device: got '.*', expected auto, cpu, or an available CUDA device"):
+    with pytest.raises(
+        ConfigError, match=r"^device: got '.*', expected auto, cpu, or an available CUDA device"
+    ):
         resolve_device(name)
 
 

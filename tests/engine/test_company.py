@@ -6,6 +6,7 @@ log-probabilities are compared to the last bit.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from tests.engine.forests import requests_for
 from tests.kernel_levels import LEVEL_PARAMS, using_kernels
 from treeshare.attention import key_blocks
 from treeshare.config import EngineConfig, FoldCost
+from treeshare.engine.async_llm import AsyncLLM
 from treeshare.engine.engine import Engine
 from treeshare.engine.llm import LLM
 from treeshare.models import load_model
@@ -121,6 +123,33 @@ def test_bits_are_the_requests_own(model_dir, dtype, level, depth):
     with using_kernels(level):
         architecture = ("llama", "qwen3")[depth % 2]  # layers that are fused, and layers that are not
         assert differing(load_model(model_dir(architecture), dtype), depth) == {}
+
+
+@pytest.mark.parametrize("level", LEVEL_PARAMS)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_requests_from_coroutines(model_dir, dtype, level):
+    """Each prompt comes while those before it decode; the answers are those of ``generate``, each alone."""
+    prompts = forest(4)
+
+    async def arrive(llm):
+        async def later(live, place, prompt):
+            await asyncio.sleep(0.01 * place)
+            found = [output.completion async for output in live.generate(prompt, PARAMS)]
+            return sorted(found, key=lambda completion: completion.index)
+
+        async with AsyncLLM(llm) as live:
+            return await asyncio.gather(
+                *(later(live, place, live_prompt(prompt)) for place, prompt in enumerate(prompts))
+            )
+
+    with using_kernels(level):
+        llm = LLM(model_dir("llama"), dtype=dtype, fold_cost=EAGER)
+        alone = [llm.generate(live_prompt(p), PARAMS, use_tqdm=False)[0].outputs for p in prompts]
+        assert asyncio.run(arrive(llm)) == alone
+
+
+def live_prompt(tokens):
+    return {"prompt_token_ids": tokens}
 
 
 @pytest.mark.parametrize("level", LEVEL_PARAMS)

@@ -47,11 +47,11 @@ def test_it_is_measured_once_and_leaves_torchs_random_numbers_alone(described, m
 @pytest.mark.parametrize(
     ("per_node", "per_row", "expected"),
     [
-        (5e-6, 0.3e-6, FoldCost(launch_cost=5, merge_cost=0)),  # a token is 1 us
-        (20e-6, 2e-6, FoldCost(launch_cost=20, merge_cost=2)),
-        (40e-6, 5e-6, FoldCost(launch_cost=40, merge_cost=5)),
-        (900e-6, 0.0, FoldCost(launch_cost=900, merge_cost=0)),
-        (-5e-6, -1e-6, FoldCost(launch_cost=0, merge_cost=0)),  # noise
+        (5e-6, 0.3e-6, FoldCost(launch_cost=8, merge_cost=1)),  # a token is 1 us
+        (20e-6, 2e-6, FoldCost(launch_cost=8, merge_cost=1)),
+        (40e-6, 5e-6, FoldCost(launch_cost=128, merge_cost=16)),
+        (900e-6, 0.0, FoldCost(launch_cost=2048, merge_cost=1)),
+        (-5e-6, -1e-6, FoldCost(launch_cost=8, merge_cost=1)),  # noise
     ],
 )
 def test_the_figures_follow_from_the_times(described, monkeypatch, per_node, per_row, expected):

@@ -29,10 +29,10 @@ def cost():
         yield
 
 
-@pytest.fixture(scope="module")
-def llm(tmp_path_factory):
+@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+def llm(tmp_path_factory, request):
     return LLM(
-        saved_text_model(tmp_path_factory.mktemp("models")), dtype="float32", max_num_seqs=8, threads=1
+        saved_text_model(tmp_path_factory.mktemp("models")), dtype=request.param, max_num_seqs=8, threads=1
     )
 
 

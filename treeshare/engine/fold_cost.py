@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -24,8 +25,15 @@ _MEASURED = ("native", "cpu")
 """Backends whose nodes are timed; for others the defaults stand."""
 
 _FEW_ROWS, _MANY_ROWS = 8, 256
-_PATH_TOKENS, _PATH_NODES = 288, 9
+_PATH_TOKENS, _PATH_NODES = 3 * 288, 3
+"""Borders lie inside different blocks of keys: such a block is what a node costs in the compiled kernel."""
+
 _REPEATS = 7
+
+_LAUNCH_COSTS, _MERGE_COSTS = (8, 128, 2048), (1, 16)
+"""To which measured costs are rounded, in tokens: five tries on a quiet machine gave 0 to 56 and 0 to 53
+in bfloat16, so only the order of magnitude is measured. In the compiled kernel a node costs little, by matmuls
+128 to 4000."""
 
 _STEPS_PER_PREFILL = 128
 """Decoding steps over which a token's prefill is spread: the length of a usual completion."""
@@ -49,6 +57,7 @@ def fold_cost_here(
         "heads": [geometry.num_kv_heads, config.num_attention_heads, geometry.head_dim, config.hidden_size],
         "dtype": str(geometry.dtype),
         "backend": backend,
+        "path": [_PATH_TOKENS, _PATH_NODES],
     }
     cost = cached("fold_cost", key, TypeAdapter(FoldCost), lambda: measure(geometry, config, engine))
     return replace(cost, max_rows=engine.max_num_seqs)
@@ -58,7 +67,8 @@ def measure(geometry: KVGeometry, config: PretrainedConfig, engine: EngineConfig
     """Time a layer's attention over one path, whole and cut into nodes, for few rows and for many.
 
     The difference is what nodes cost; how it grows with the rows is the merge. A stored token costs the time
-    to read its KV, its prefill, and as much again for the memory that it holds. Times are minima.
+    to read its KV, its prefill, and as much again for the memory that it holds. Times are minima, and the
+    costs are rounded to an order of magnitude.
     """
     one_layer = KVGeometry(
         num_layers=1,
@@ -75,8 +85,8 @@ def measure(geometry: KVGeometry, config: PretrainedConfig, engine: EngineConfig
     launch_s = max(extra[0] - merge_s * _FEW_ROWS, 0.0)
     token_s = 2 * (_read_seconds(one_layer) + _prefill_seconds(config, geometry.dtype) / _STEPS_PER_PREFILL)
     return FoldCost(
-        launch_cost=round(launch_s / token_s),
-        merge_cost=round(merge_s / token_s),
+        launch_cost=_nearest(launch_s / token_s, _LAUNCH_COSTS),
+        merge_cost=_nearest(merge_s / token_s, _MERGE_COSTS),
     )
 
 
@@ -129,3 +139,8 @@ def _min_seconds(calls: list[Callable[[], object]]) -> list[float]:
             if repeat:
                 minima[i] = min(minima[i], time.perf_counter() - started)
     return minima
+
+
+def _nearest(ratio: float, costs: tuple[int, ...]) -> int:
+    """The cost that differs from a measured one by the smallest factor."""
+    return min(costs, key=lambda cost: abs(math.log(cost / max(ratio, 1e-9))))
