@@ -31,8 +31,8 @@ _PATH_TOKENS, _PATH_NODES = 3 * 288, 3
 _REPEATS = 7
 
 _LAUNCH_COSTS, _MERGE_COSTS = (8, 128, 2048), (1, 16)
-"""To which measured costs are rounded, in tokens. Only the order of magnitude is measured: five tries on a quiet
-machine gave 0 to 56 and 0 to 53 in bfloat16. A node costs little in the compiled kernel, by matmuls 128 to 4000."""
+"""To which measured costs are rounded, in tokens. Only the order of magnitude is measured: five tries on a
+quiet machine gave 0 to 56 and 0 to 53. A node costs little in the compiled kernel, by matmuls 128 to 4000."""
 
 _STEPS_PER_PREFILL = 128
 """Decoding steps over which a token's prefill is spread: the length of a usual completion."""
