@@ -1,9 +1,9 @@
 """treeshare: many completions for many prompts, as one tree of shared segments.
 
 Reading order: ``tree/prompt_tree.py`` (what is shared), ``attention/state.py`` and ``attention/cpu.py``
-(attention once per node, merged up the tree), ``attention/layout.py`` (a step's plan), ``kv/store.py`` (where
-KV lies), ``models/adapter.py`` (an unchanged transformers model on packed rows), ``engine/engine.py`` (the
-step loop).
+(attention once per node, merged up the tree), ``attention/layout.py`` (a step's plan),
+``attention/key_blocks.py`` (why a row's bits do not know the tree), ``kv/store.py`` (where KV lies),
+``models/adapter.py`` (an unchanged transformers model on packed rows), ``engine/engine.py`` (the step loop).
 """
 
 from __future__ import annotations
