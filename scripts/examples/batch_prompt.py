@@ -73,7 +73,7 @@ class Counter:
         computed, billed = (self.unique + self.new) / n, (self.logical + self.new) / n
         cells = [method, f"{right} of {n}", self.logical, self.unique, self.new]
         return (
-            "| " + " | ".join(map(str, [*cells, f"{computed:.1f}", f"{billed:.1f}", f"{seconds:.1f}"])) + " |"
+            "| " + " | ".join(map(str, [*cells, f"{computed:.1f}", f"{billed:.1f}", f"{seconds:.3g}"])) + " |"
         )
 
 
