@@ -6,11 +6,9 @@ import re
 
 import pytest
 import torch
-import transformers
 
 from tests.cli.conftest import write_lines
-from tests.cli.text_model import VOCAB_SIZE, byte_tokenizer
-from tests.models.tiny import make_model
+from tests.cli.text_model import saved_text_model
 from treeshare.attention.native import NativeAttention
 from treeshare.config import FoldCost
 from treeshare.engine.runner import ModelRunner
@@ -24,22 +22,8 @@ NAMES = ("twice", "area", "last", "upper", "words")
 @pytest.fixture(scope="session")
 def model(tmp_path_factory):
     """A model of bfloat16 that the compiled kernels compute."""
-    config = transformers.LlamaConfig(
-        vocab_size=VOCAB_SIZE,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        bos_token_id=0,
-        eos_token_id=1,
-        initializer_range=0.2,
-    )
-    path = tmp_path_factory.mktemp("models") / "text"
-    make_model(config, torch.bfloat16).save_pretrained(path)
-    byte_tokenizer().save_pretrained(path)
-    return path
+    folder = tmp_path_factory.mktemp("models")
+    return saved_text_model(folder, torch.bfloat16, hidden_size=64, intermediate_size=96)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 
+import torch
 import transformers
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
@@ -27,12 +28,12 @@ def byte_tokenizer():
 
 
 @functools.cache
-def saved_text_model(folder):
+def saved_text_model(folder, dtype=torch.float32, hidden_size=32, intermediate_size=64):
     """The folder of the saved model, without a generation configuration."""
     config = transformers.LlamaConfig(
         vocab_size=VOCAB_SIZE,
-        hidden_size=32,
-        intermediate_size=64,
+        hidden_size=hidden_size,
+        intermediate_size=intermediate_size,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
@@ -42,7 +43,7 @@ def saved_text_model(folder):
         initializer_range=0.2,
     )
     path = folder / "text"
-    make_model(config).save_pretrained(path)
+    make_model(config, dtype).save_pretrained(path)
     (path / "generation_config.json").unlink()
     byte_tokenizer().save_pretrained(path)
     return path

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
+import pytest
 import torch
 
 from treeshare.config import EngineConfig
 from treeshare.engine.engine import Engine
+from treeshare.engine.scheduler import Scheduler
 from treeshare.engine.sequence import Request
 from treeshare.models import load_model
 from treeshare.sampling import SamplingParams, problem_key
@@ -86,3 +90,19 @@ def greedy_by_transformers(model, prompt, num_tokens):
 
 
 GREEDY = SamplingParams(n=2, temperature=0, max_tokens=12, ignore_eos=True)
+
+
+@contextlib.contextmanager
+def rows_taken_away():
+    """Inside, running sequences are preempted again and again, whatever memory there is."""
+    make_room, calls = Scheduler._make_room, []
+
+    def rude(self):
+        calls.append(None)
+        if len(calls) % 3 == 0 and len(calls) < 60 and len(self.running) > 1:
+            self._preempt(self.running[len(calls) % len(self.running)])
+        make_room(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Scheduler, "_make_room", rude)
+        yield

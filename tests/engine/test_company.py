@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.engine.forests import requests_for
+from tests.engine.forests import requests_for, rows_taken_away
 from tests.kernel_levels import LEVEL_PARAMS, using_kernels
 from treeshare.attention import key_blocks
 from treeshare.config import EngineConfig, FoldCost
@@ -60,7 +60,7 @@ def run(engine, requests):
 
 
 def arriving(engine, requests):
-    """The first prompt decodes already when the others come, one after another; the last is cancelled."""
+    """The first prompt decodes already when the others come, one after another."""
     engine.add_request(requests[0])
     waiting, finished = list(requests[1:]), []
     for _ in range(4):
@@ -75,11 +75,18 @@ def arriving(engine, requests):
 
 
 def tight(loaded, requests):
-    """A budget so small that rows are preempted."""
+    """A budget so small that completions wait for memory."""
     longest = max(len(request.prompt_token_ids) for request in requests)
     budget = (longest + 300) * loaded.geometry.bytes_per_token
     engine = Engine(loaded, replace(CONFIG, kv_budget_bytes=budget), check_invariants=True)
     return run(engine, requests)
+
+
+def preempted(engine, requests):
+    with rows_taken_away():
+        found = run(engine, requests)
+    assert engine.stats.num_preemptions > 0
+    return found
 
 
 def ways(loaded, engine, requests):
@@ -100,6 +107,7 @@ def ways(loaded, engine, requests):
     yield "fewer completions", run(engine, [replace(r, completion_indices=[1]) for r in requests])
     yield "arrivals", arriving(engine, requests)
     yield "a tight budget", tight(loaded, requests)
+    yield "rows taken away", preempted(engine, requests)
 
 
 def differing(loaded, depth):

@@ -16,6 +16,7 @@ from tests.engine.forests import (
     greedy_by_transformers,
     random_prompts,
     requests_for,
+    rows_taken_away,
     tokens_of,
 )
 from treeshare.config import EngineConfig
@@ -162,24 +163,13 @@ def test_preemption_changes_no_bit(model_dir, dtype, lazy_divergence):
     assert tight.stats.num_preemptions + tight.stats.num_replayed > 0
 
 
-def test_a_preempted_row_has_the_same_bits(model_dir, monkeypatch):
+def test_a_preempted_row_has_the_same_bits(model_dir):
     """In bfloat16 too: on the same tree, rows that are taken away at random differ in nothing."""
-    from treeshare.engine.scheduler import Scheduler
-
     requests = requests_for(FORESTS["depth 3"], replace(LONG, n=5))
     for dtype in ("float32", "bfloat16"):
         engine = make_engine(model_dir("qwen2"), dtype)
         expected = collect(engine, requests)
-        make_room, calls = Scheduler._make_room, []
-
-        def rude(self, make_room=make_room, calls=calls):
-            calls.append(None)
-            if len(calls) % 3 == 0 and len(calls) < 60 and len(self.running) > 1:
-                self._preempt(self.running[len(calls) % len(self.running)])
-            make_room(self)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Scheduler, "_make_room", rude)
+        with rows_taken_away():
             got = collect(engine, requests)
         assert engine.stats.num_preemptions > 10
         assert got == expected

@@ -155,31 +155,35 @@ class _Places:
 
     def __init__(self, parts: Sequence[Piece]) -> None:
         self._blocks = list({id(segment.block): segment.block for segment, _, _ in parts}.values())
-        places = {id(block): place for place, block in enumerate(self._blocks)}
-        self._block = _int64([places[id(segment.block)] for segment, _, _ in parts])
-        self._index = _int64([segment.index for segment, _, _ in parts]).astype(np.uint64)
-        self._token = _int64([first for _, first, _ in parts]).astype(np.uint64)
+        numbers = {id(block): number for number, block in enumerate(self._blocks)}
+        self._block = _int64([numbers[id(segment.block)] for segment, _, _ in parts])
         self.pieces = np.zeros(len(parts), PIECE)
         self.pieces["padded_tokens"] = [segment.block.padded_tokens for segment, _, _ in parts]
         self.pieces["num_tokens"] = [last - first for _, first, last in parts]
+        self._key_offsets = _offsets(parts, [segment.block.keys_t[0] for segment, _, _ in parts], axis=3)
+        self._value_offsets = _offsets(parts, [segment.block.values[0] for segment, _, _ in parts], axis=2)
 
     def locate(self, layer: int) -> None:
-        """Write a layer's addresses into ``pieces``."""
-        self.pieces["keys"] = self._addresses([block.keys_t[layer] for block in self._blocks], 3)
-        self.pieces["values"] = self._addresses([block.values[layer] for block in self._blocks], 2)
+        """Write a layer's addresses into ``pieces``; all layers of a block have the same shapes."""
+        keys = _addresses([block.keys_t[layer] for block in self._blocks])
+        values = _addresses([block.values[layer] for block in self._blocks])
+        self.pieces["keys"] = keys[self._block] + self._key_offsets
+        self.pieces["values"] = values[self._block] + self._value_offsets
 
-    def _addresses(self, tensors: Sequence[Tensor], axis: int) -> NDArray[np.uint64]:
-        """Where each piece begins in ``tensors`` ``[segments, H, ...]``, one a block, tokens on ``axis``."""
-        begin, segment, token = (
-            np.array(numbers, dtype=np.uint64)[self._block]
-            for numbers in (
-                [tensor.data_ptr() for tensor in tensors],
-                [tensor.stride(0) * tensor.element_size() for tensor in tensors],
-                [tensor.stride(axis) * tensor.element_size() for tensor in tensors],
-            )
-        )
-        addresses: NDArray[np.uint64] = begin + self._index * segment + self._token * token
-        return addresses
+
+def _addresses(tensors: Sequence[Tensor]) -> NDArray[np.uint64]:
+    return np.array([tensor.data_ptr() for tensor in tensors], dtype=np.uint64)
+
+
+def _offsets(parts: Sequence[Piece], tensors: Sequence[Tensor], axis: int) -> NDArray[np.uint64]:
+    """Bytes from a tensor's start, ``[segments, H, ...]`` with tokens on ``axis``, to each piece."""
+    return np.array(
+        [
+            (segment.index * tensor.stride(0) + first * tensor.stride(axis)) * tensor.element_size()
+            for (segment, first, _), tensor in zip(parts, tensors, strict=True)
+        ],
+        dtype=np.uint64,
+    )
 
 
 def _dense_rows(tensor: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from treeshare.models import LoadedModel
 
 NOMINAL_COMPLETIONS = 32
-"""Completions per prompt that folding assumes; a run that is extended to more must keep its tree."""
+"""Completions per prompt that folding assumes; a run that is extended to more keeps its tree."""
 
 
 def computed_tree(tree: PromptTree, config: EngineConfig) -> PromptTree:
