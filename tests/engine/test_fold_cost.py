@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from treeshare import LLM
+from treeshare.attention.native import NativeAttention
 from treeshare.config import EngineConfig, FoldCost
 from treeshare.engine import fold_cost
 from treeshare.engine.fold_cost import fold_cost_here
@@ -61,7 +62,11 @@ def test_the_figures_follow_from_the_times(described, monkeypatch, per_node, per
     monkeypatch.setattr(fold_cost, "_path_seconds", path_seconds)
     monkeypatch.setattr(fold_cost, "_read_seconds", lambda _: 0.25e-6)
     monkeypatch.setattr(fold_cost, "_prefill_seconds", lambda *_: 0.25e-6 * 128)
-    assert fold_cost.measure(described.geometry, described.config, EngineConfig()) == expected
+    engine = EngineConfig(backend="cpu")
+    assert fold_cost.measure(described.geometry, described.config, engine) == expected
+    if NativeAttention.can_read(described.geometry):  # carries one result down the path
+        native = fold_cost.measure(described.geometry, described.config, EngineConfig(backend="native"))
+        assert native.merge_cost == 1
 
 
 @pytest.mark.parametrize(("launch_cost", "num_nodes"), [(0, 3), (39, 3), (41, 3), (10**6, 3)])

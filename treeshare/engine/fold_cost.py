@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from torch.nn import functional
 
 from treeshare.attention import AttentionSpec, DecodeRow, build_layout, make_backend
-from treeshare.config import EngineConfig, FoldCost
+from treeshare.config import ARITHMETIC, EngineConfig, FoldCost
 from treeshare.engine.machine import cached
 from treeshare.kv import KVGeometry, KVStore
 
@@ -25,9 +25,7 @@ _MEASURED = ("native", "cpu")
 """Backends whose nodes are timed; for others the defaults stand."""
 
 _FEW_ROWS, _MANY_ROWS = 8, 256
-_PATH_TOKENS, _PATH_NODES = 3 * 288, 3
-"""Borders lie inside different blocks of keys: such a block is what a node costs in the compiled kernel."""
-
+_PATH_TOKENS, _PATH_NODES = 288, 9
 _REPEATS = 7
 
 _LAUNCH_COSTS, _MERGE_COSTS = (8, 128, 2048), (1, 16)
@@ -56,7 +54,7 @@ def fold_cost_here(
         "heads": [geometry.num_kv_heads, config.num_attention_heads, geometry.head_dim, config.hidden_size],
         "dtype": str(geometry.dtype),
         "backend": backend,
-        "path": [_PATH_TOKENS, _PATH_NODES],
+        "arithmetic": ARITHMETIC,
     }
     cost = cached("fold_cost", key, TypeAdapter(FoldCost), lambda: measure(geometry, config, engine))
     return replace(cost, max_rows=engine.max_num_seqs)
@@ -65,9 +63,10 @@ def fold_cost_here(
 def measure(geometry: KVGeometry, config: PretrainedConfig, engine: EngineConfig) -> FoldCost:
     """Time a layer's attention over one path, whole and cut into nodes, for few rows and for many.
 
-    The difference is what nodes cost; how it grows with the rows is the merge. A stored token costs the time
-    to read its KV, its prefill, and as much again for the memory that it holds. Times are minima, and the
-    costs are rounded to an order of magnitude.
+    The difference is what nodes cost; how it grows with the rows is the merge. A backend that carries one
+    result down the path (``keeps_bits``) merges nothing: there, growth is noise. A stored token costs the
+    time to read its KV, its prefill, and as much again for the memory that it holds. Times are minima, and
+    the costs are rounded to an order of magnitude.
     """
     one_layer = KVGeometry(
         num_layers=1,
@@ -81,6 +80,8 @@ def measure(geometry: KVGeometry, config: PretrainedConfig, engine: EngineConfig
         for whole, cut in [_path_seconds(one_layer, config.num_attention_heads, engine, rows)]
     ]
     merge_s = max(extra[1] - extra[0], 0.0) / (_MANY_ROWS - _FEW_ROWS)
+    if make_backend(engine.backend, geometry).keeps_bits:
+        merge_s = 0.0
     launch_s = max(extra[0] - merge_s * _FEW_ROWS, 0.0)
     token_s = 2 * (_read_seconds(one_layer) + _prefill_seconds(config, geometry.dtype) / _STEPS_PER_PREFILL)
     return FoldCost(
