@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -215,6 +217,20 @@ def test_reset_gives_all_kv_back(runner, step):
     assert runner.store is not store
     runner.store.check_empty()
     assert runner.store.budget_bytes == runner.kv_budget_bytes == CONFIG.kv_budget_bytes
+
+
+@pytest.mark.parametrize("backend", ["auto", "cpu", "reference"])
+def test_freed_kv_leaves_memory_after_the_step(model_dir, backend):
+    """No backend holds on to the last step's layout, and with it to the KV that it reads."""
+    runner = runner_of(model_dir("llama"), backend=backend)
+    segment = runner.store.segments.new(start=0, num_tokens=20, order=0, parent=None)
+    runner.forward(build_layout(runner.store, [PrefillChunk(segment, 0, 20)], []), np.arange(2, 22), [0])
+    keys = weakref.ref(segment.block.keys_t[0])
+    assert keys() is not None
+    runner.store.segments.release(segment)
+    del segment
+    gc.collect()
+    assert keys() is None
 
 
 def test_the_budget_is_the_machines_by_default(model_dir, monkeypatch):

@@ -59,6 +59,10 @@ class AttentionBackend(ABC):
         """Whether it implements every feature of a layer's ``spec``."""
         return spec.features <= self.features
 
+    def end_step(self) -> None:
+        """Forget what was planned for a step's layout: a plan keeps the KV that it reads in memory."""
+        return
+
     @abstractmethod
     def attend(
         self,

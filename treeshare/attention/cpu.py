@@ -84,6 +84,10 @@ class CpuAttention(AttentionBackend):
         self._stopwatch = stopwatch
         self._plan: CpuPlan | None = None
 
+    def end_step(self) -> None:
+        """See ``AttentionBackend.end_step``."""
+        self._plan = None
+
     def attend(
         self,
         query: Tensor,

@@ -63,6 +63,10 @@ class NativeAttention(AttentionBackend):
         """Whether the kernel is available and reads such KV."""
         return geometry.head_dim % 16 == 0 and kernels(geometry.dtype) is not None
 
+    def end_step(self) -> None:
+        """See ``AttentionBackend.end_step``."""
+        self._plan = None
+
     def attend(
         self,
         query: Tensor,

@@ -94,12 +94,10 @@ class ModelRunner:
         self.stopwatch.lap("layout")
         is_off = self._config.attention == "off"
         step: StepAttention = NoAttention() if is_off else TreeStep(self.backend, layout, self.stopwatch)
-        return self.adapter.forward(
-            tokens,
-            layout.positions,
-            step,
-            logits_rows,
-        )
+        try:
+            return self.adapter.forward(tokens, layout.positions, step, logits_rows)
+        finally:
+            self.backend.end_step()
 
     # -- logits on the host --
 
