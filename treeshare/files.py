@@ -65,7 +65,10 @@ def open_regular(path: str | Path, flags: int = os.O_RDONLY) -> int:
             raise OSError(errno.ELOOP, "it is a symbolic link") from error
         raise
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(mode):
             raise OSError(errno.EINVAL, "not a regular file")
     except BaseException:
         os.close(descriptor)
@@ -119,7 +122,7 @@ def read_packed(path: str | Path, what: str, *, max_bytes: int = MAX_BYTES) -> b
             parts.append(part)
         return b"".join(parts)
     except (EOFError, zlib.error) as error:
-        raise DataError(f"{what}: cannot unpack {one_line(path)}: {one_line(error)}") from error
+        raise DataError(f"{what}: cannot read {one_line(path)}: {one_line(error)}") from error
     except MemoryError as error:
         raise DataError(f"{what}: {one_line(path)} does not fit into memory") from error
 
@@ -139,30 +142,29 @@ def read_text(path: str | Path, what: str, *, max_bytes: int = MAX_BYTES) -> str
         ) from error
 
 
-def read_lines(path: str | Path, what: str, *, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[bytes]:
+def read_lines(path: str | Path, what: str) -> Iterator[bytes]:
     r"""The lines of a regular file, each with its ``\n``, read one by one.
 
     Args:
         path: The file.
         what: What messages call it.
-        max_line_bytes: Maximum length of a line.
 
     Raises:
-        DataError: If it cannot be read, is not a regular file, or a line is too long.
+        DataError: If it cannot be read, is not a regular file, or a line is longer than ``MAX_LINE_BYTES``.
     """
     with _opened(path, what) as file:
         number = 0
         while True:
             try:
-                line = file.readline(max_line_bytes + 1)
+                line = file.readline(MAX_LINE_BYTES + 1)
             except OSError as error:
                 raise _unreadable(path, what, error) from error
             if not line:
                 return
             number += 1
-            if len(line) > max_line_bytes:
+            if len(line) > MAX_LINE_BYTES:
                 raise DataError(
-                    f"{what}: {one_line(path)}, line {number}: longer than {max_line_bytes} bytes, "
+                    f"{what}: {one_line(path)}, line {number}: longer than {MAX_LINE_BYTES} bytes, "
                     "the maximum"
                 )
             yield line
@@ -196,10 +198,16 @@ def _opened(path: str | Path, what: str) -> Iterator[BinaryIO]:
 
 
 def _bounded(file: BinaryIO, max_bytes: int) -> bytes | None:
-    if os.fstat(file.fileno()).st_size > max_bytes:
+    size = os.fstat(file.fileno()).st_size
+    if size > max_bytes:
         return None
-    content = file.read(max_bytes + 1)  # the size of some files, as in /proc, is not what can be read
-    return content if len(content) <= max_bytes else None
+    content = file.read(size + 1)
+    while len(content) > size:  # it grows, or it is of a file system that does not tell sizes
+        if size > max_bytes:
+            return None
+        size = len(content)
+        content += file.read(_CHUNK_BYTES)
+    return content
 
 
 def _unreadable(path: str | Path, what: str, error: OSError) -> DataError:
@@ -240,7 +248,8 @@ def dump_json(value: object, indent: int | None = None) -> bytes:
     """Return a value as JSON; the same value always gives the same bytes.
 
     Text is written as UTF-8, but for U+0085, U+2028 and U+2029, which some readers take for line ends and
-    which are escaped. If a string has a lone surrogate, which UTF-8 cannot encode, all text is escaped to ASCII.
+    which are escaped. If a string has a lone surrogate, which UTF-8 cannot encode, all text is escaped to
+    ASCII.
 
     Raises:
         ValueError: If JSON cannot express ``value``, or a number is not finite.
