@@ -15,8 +15,9 @@ from tests.evals.tiny_text import save_text_model
 from tests.models.tiny import ARCHITECTURES, CONFIGS, VOCAB_SIZE, make_model
 from treeshare.cli.inputs import load_llm
 from treeshare.errors import ConfigError, ModelLoadError, TreeshareError, UnsupportedModelError
-from treeshare.models import describe_model, load_model
-from treeshare.models.loading import _converted, bind_model, cache_dir
+from treeshare.models import cache_dir, describe_model, load_model
+from treeshare.models.gguf import converted_folder
+from treeshare.models.loading import bind_model
 from treeshare.models.support import max_model_len
 
 
@@ -279,8 +280,9 @@ def test_what_is_converted_is_not_converted_again(monkeypatch, tmp_path):
     for contents in (b"some", b"others"):
         path.write_bytes(contents)
         digest = hashlib.sha256(contents).hexdigest()[:16]
-        folders.append(cache_dir() / "models" / f"x-{digest}-v1")
+        folders.append(cache_dir() / "models" / f"x-{digest}-v2-float32")
         folders[-1].mkdir(parents=True)
         (folders[-1] / "config.json").write_text("{}")
-        assert _converted(path, "x") == folders[-1]
+        (folders[-1] / "converted.json").write_text('{"config.json": 2}')
+        assert converted_folder(path, "x", "float32") == folders[-1]
     assert folders[0] != folders[1]

@@ -93,8 +93,8 @@ def require_one_file(metadata: Mapping[str, Any], path: Path) -> None:
 def require_meaning(
     metadata: Mapping[str, Any],
     tensors: Iterable[str],
-    config: Any,
-    path: Path,  # noqa: ANN401
+    config: Any,  # noqa: ANN401
+    path: Path,
 ) -> list[str]:
     """Refuse a file of which transformers left out what changes the model.
 

@@ -89,7 +89,7 @@ def _has_alibi(config: Any) -> bool:  # noqa: ANN401
 
 
 def _is_tuned(config: Any) -> bool:  # noqa: ANN401
-    """Whether layers without rope scale queries by a row's place in the call, as Llama 4's from a length on."""
+    """Whether layers without rope scale queries by a row's place in the call, as Llama 4's do."""
     if not getattr(config, "attn_temperature_tuning", None):
         return False
     return getattr(config, "floor_scale", 0) <= max_model_len(config) and 0 in (
