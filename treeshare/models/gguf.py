@@ -18,7 +18,7 @@ from typing import Any
 
 from treeshare.errors import ModelLoadError
 from treeshare.models.checkpoint import DTYPES, error_line, require_weights, say
-from treeshare.models.gguf_meaning import require_meaning, require_one_file
+from treeshare.models.gguf_meaning import require_meaning, require_metadata
 from treeshare.models.tensor_names import shortened
 
 _FORMAT = 2
@@ -115,12 +115,13 @@ def _write_list(folder: Path) -> None:
 def _convert(gguf: Path, folder: Path, name: str, dtype: str) -> None:
     """Write model and tokenizer of ``gguf`` into ``folder``."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
     from transformers.integrations.gguf import read_gguf_metadata
 
     metadata, tensors = read_gguf_metadata(str(gguf))
-    require_one_file(metadata, gguf)
+    require_metadata(metadata, gguf)
     where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+    unknown = require_meaning(metadata, tensors, AutoConfig.from_pretrained(**where), gguf)
     with contextlib.redirect_stderr(io.StringIO()):  # the library's progress bar would fill logs
         model, info = AutoModelForCausalLM.from_pretrained(
             **where,
@@ -129,7 +130,6 @@ def _convert(gguf: Path, folder: Path, name: str, dtype: str) -> None:
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    unknown = require_meaning(metadata, tensors, model.config, gguf)
     _require_tensors(model, info, tensors, name)
     if unknown:
         say(name, f"{len(unknown)} metadata of the file are not used: {shortened(unknown)}")

@@ -76,11 +76,11 @@ _CONFIG_NAMES = {
 _ROPE_TENSORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 
 
-def require_one_file(metadata: Mapping[str, Any], path: Path) -> None:
-    """Refuse a part of a split file.
+def require_metadata(metadata: Mapping[str, Any], path: Path) -> None:
+    """Refuse a part of a split file, and one that lacks what transformers would replace by a default.
 
     Raises:
-        ModelLoadError: Saying which part, and how to put them together.
+        ModelLoadError: Saying which part, and how to put them together; or what is lacking.
     """
     count = metadata.get("split.count", 1)
     if count > 1:
@@ -88,6 +88,10 @@ def require_one_file(metadata: Mapping[str, Any], path: Path) -> None:
             f"model: {path} is part {metadata.get('split.no', 0) + 1} of {count}, which is not implemented; "
             "put them together first (llama-gguf-split --merge)"
         )
+    front = f"{metadata['general.architecture']}."
+    lost = [front + key for key in _REQUIRED if front + key not in metadata]
+    if lost:
+        raise ModelLoadError(f"model: {path} lacks metadata: {shortened(lost)}")
 
 
 def require_meaning(
@@ -99,7 +103,7 @@ def require_meaning(
     """Refuse a file of which transformers left out what changes the model.
 
     Args:
-        metadata: The file's, lists of texts as their lengths.
+        metadata: The file's, for which ``require_metadata`` holds, lists of texts as their lengths.
         tensors: Names of its tensors.
         config: The configuration that transformers made of it.
         path: The file.
@@ -112,9 +116,6 @@ def require_meaning(
     """
     front = f"{metadata['general.architecture']}."
     own = {key.removeprefix(front): value for key, value in metadata.items() if key.startswith(front)}
-    lost = [key for key in _REQUIRED if key not in own]
-    if lost:
-        raise ModelLoadError(f"model: {path} lacks metadata: {shortened(front + key for key in lost)}")
     left_out = [name for name in tensors if name.endswith(_ROPE_TENSORS)]
     left_out += [
         f"{front}{key} ({own[key]})"
