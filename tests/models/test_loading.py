@@ -176,7 +176,7 @@ REFUSED = {
     "model: got the folder {folder}, expected a config.json in it": lambda f: without(f, "config.json"),
     "model: cannot load {folder}: ": lambda f: (f / "config.json").write_text("{"),
     "model: cannot load {folder}: Error no file named model.safetensors": _weights_of_another_kind,
-    "model: cannot load {folder}: Error while deserializing header": lambda f: (
+    "model: cannot load {folder}: model.safetensors: Error while deserializing": lambda f: (
         f / "model.safetensors"
     ).write_bytes(b"\x00" * 50),
     "t5: not implemented: encoder-decoder architecture": _encoder_decoder,

@@ -131,8 +131,11 @@ def check_lengths(model: Any, geometry: KVGeometry) -> None:  # noqa: ANN401
     """
     longest = max_model_len(model.config) - max(_TAILS)
     for length in sorted({*_lengths(model.config)}):
-        if sum(_PARTS) <= length + max(_TAILS) and length + 1 <= min(longest, _LONGEST):
-            SelfCheck(model, geometry, (length + 1, *_TAILS)).check()
+        root = (
+            length - min(_TAILS) // 2
+        )  # each child has positions on both sides; in the row, the second has none
+        if 0 < root <= min(longest, _LONGEST):
+            SelfCheck(model, geometry, (root, *_TAILS)).check()
 
 
 def _lengths(config: Any) -> Iterator[int]:  # noqa: ANN401

@@ -44,13 +44,14 @@ def unsupported_features(model: Any) -> list[str]:  # noqa: ANN401
     """
     config = model.config
     sizes = foreign_sizes(config)
-    if sizes:
+    if sizes and "without" not in sizes:
         return [sizes]
     windows, rope_types = _windows(config), _rope_types_by_length(model)
     soft_cap = getattr(config, "attn_logit_softcapping", None)
     known_kinds = {"full_attention", "sliding_attention", "attention"}
     other_kinds = sorted(set(getattr(config, "layer_types", None) or ()) - known_kinds)
     checks = {
+        str(sizes): sizes,
         "encoder-decoder architecture": getattr(config, "is_encoder_decoder", False),
         "bidirectional attention": getattr(config, "is_causal", True) is False
         or getattr(config, "use_bidirectional_attention", None),
@@ -71,13 +72,16 @@ def unsupported_features(model: Any) -> list[str]:  # noqa: ANN401
 
 
 def foreign_sizes(config: Any) -> str | None:  # noqa: ANN401
-    """Why the sizes of a model are not its configuration's own fields; None where they are."""
+    """Why the fields of a configuration are not those of all the model's layers; None where they are."""
     try:
-        if all(isinstance(getattr(config, name, None), int) for name in _SIZES):
-            return "fields that differ between layers" if getattr(config, "is_heterogeneous", False) else None
+        lacking = [name for name in _SIZES if not isinstance(getattr(config, name, None), int)]
     except RuntimeError:  # transformers' for a field that differs between layers
         return "fields that differ between layers"
-    return "a composite configuration (its sizes are those of a text model inside)"
+    if getattr(config, "is_heterogeneous", False):
+        return "fields that differ between layers"
+    if lacking and config.get_text_config() is not config:
+        return "a composite configuration (its sizes are those of a text model inside)"
+    return f"a configuration without {', '.join(lacking)}" if lacking else None
 
 
 def _has_alibi(config: Any) -> bool:  # noqa: ANN401
