@@ -95,7 +95,7 @@ def test_every_entry_point_refuses(copy_of, capsys, monkeypatch, tmp_path):
             folder,
         ],
         ["batch", tmp_path / "in.jsonl", tmp_path / "out.jsonl", "--model", folder],
-        ["serve", "--model", folder, "--port", "0"],
+        ["serve", folder, "--port", "0"],
         ["verify", "--model", folder],
     ]
     for command in commands:

@@ -146,7 +146,16 @@ LENGTHS = {
     "rope_type longrope": lambda: _gemma3({"rope_type": "longrope", "factor": 3.0} | _FACTORS),
     "rope_type dynamic": lambda: _gemma3({"rope_type": "dynamic", "factor": 2.0}),
     "attn_temperature_tuning": lambda: _llama4(attn_temperature_tuning=True, floor_scale=24),
-    "a composite configuration": lambda: transformers.Gemma3Config(text_config=_gemma3({}).to_dict()),
+    "a composite configuration": lambda: transformers.Gemma3Config(
+        text_config=_gemma3({}).to_dict(),
+        vision_config={
+            "hidden_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": 32,
+            "patch_size": 16,
+        },
+    ),
 }
 
 

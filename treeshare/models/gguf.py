@@ -30,8 +30,6 @@ Version 1 rounded everything to bfloat16, and kept what transformers had made up
 _LIST = "converted.json"
 """The file that says which others belong to a converted folder, with their sizes; written last."""
 
-_METADATA_ERRORS = (ValueError, LookupError, OSError, OverflowError, MemoryError, ArithmeticError)
-
 
 def cache_dir() -> Path:
     """The user's cache for converted models: ``$XDG_CACHE_HOME/treeshare`` or ``~/.cache/treeshare``."""
@@ -130,7 +128,7 @@ def _convert(gguf: Path, folder: Path, name: str, dtype: str) -> None:
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    _require_tensors(model, info, tensors, name)
+    _require_tensors(model, info, tensors, name, metadata["general.architecture"])
     if unknown:
         say(name, f"{len(unknown)} metadata of the file are not used: {shortened(unknown)}")
     model = model.to(DTYPES[dtype])
@@ -140,7 +138,13 @@ def _convert(gguf: Path, folder: Path, name: str, dtype: str) -> None:
     AutoTokenizer.from_pretrained(**where).save_pretrained(folder)
 
 
-def _require_tensors(model: Any, info: dict[str, Any], tensors: tuple[str, ...], name: str) -> None:  # noqa: ANN401
+def _require_tensors(
+    model: Any,  # noqa: ANN401
+    info: dict[str, Any],
+    tensors: tuple[str, ...],
+    name: str,
+    architecture: str,
+) -> None:
     """Refuse a model for which the file lacks tensors; transformers fills half of an expert with zeros."""
     from transformers.integrations.gguf.utils import is_gguf_arch_supported
     from transformers.modeling_gguf_pytorch_utils import (
@@ -149,11 +153,8 @@ def _require_tensors(model: Any, info: dict[str, Any], tensors: tuple[str, ...],
         get_gguf_hf_weights_map,
     )
 
-    kind = model.config.model_type
-    if not is_gguf_arch_supported(kind):
-        processor = TENSOR_PROCESSORS.get(kind.replace("_", ""), TensorProcessor)(
-            config=model.config.to_dict()
-        )
+    if not is_gguf_arch_supported(architecture):
+        processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config=model.config.to_dict())
         meant = get_gguf_hf_weights_map(model, processor)
         tied = {"output.weight"} if model.config.tie_word_embeddings else set()
         lost = set(meant) - set(tensors) - tied

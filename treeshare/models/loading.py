@@ -113,12 +113,13 @@ def load_model(model: str | os.PathLike[str], dtype: str = "auto", device: str =
 
     Args:
         model: An embedded name (``smollm2-135m``), a folder, a ``.gguf`` file or a hub id.
-        dtype: ``auto`` (the model's own; float16 becomes float32 on a CPU), ``float32`` or ``bfloat16``.
+        dtype: ``auto`` (its configuration's, or where that says none its file's; float16 becomes float32; a
+            quantised ``.gguf`` file is bfloat16), ``float32`` or ``bfloat16``.
         device: Where its weights go, as ``devices.resolve_device`` returns it.
 
     Raises:
         ConfigError: If ``dtype`` is another name.
-        ModelLoadError: If the model cannot be found or read.
+        ModelLoadError: If the model cannot be found or read, or its files lack weights.
         UnsupportedModelError: If it needs a feature that is not implemented; the message names it.
     """
     if dtype != "auto" and dtype not in DTYPES:
