@@ -36,7 +36,7 @@ class LLM:
 
     Args:
         model: An embedded name (``smollm2-135m``), a folder, a ``.gguf`` file or a hub id.
-        dtype: ``auto`` (the model's own), ``float32`` or ``bfloat16``.
+        dtype: ``auto`` (the model's own, see ``load_model``), ``float32`` or ``bfloat16``.
         device: ``auto`` (a CUDA device where there is one and Triton to use it, else the CPU), ``cpu``,
             ``cuda`` or ``cuda:N``. On a CUDA device nothing was ever measured.
         sharing: ``tree``, ``one-level`` or ``none``; see ``EngineConfig``.
