@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections import Counter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from treeshare.errors import DataError
+from treeshare.files import read_packed, without_mark
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,14 +26,7 @@ def read_records(path: Path, kind: type[Fields]) -> list[Fields]:
         DataError: If it is missing, unreadable, empty, or a record is not as ``kind`` asks; one line that
             says where.
     """
-    try:
-        content = path.read_bytes()
-        if content.startswith(b"\x1f\x8b"):
-            content = gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise DataError(f"data: cannot read {path}: {reason}") from error
-    content = content.removeprefix(b"\xef\xbb\xbf")
+    content = without_mark(read_packed(path, "data"), path, "data")
     if content.lstrip()[:1] == b"[":
         records: list[Fields] = _checked(content, TypeAdapter(list[kind]), str(path))  # type: ignore[valid-type]
     else:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from treeshare.errors import ConfigError, one_line
+from treeshare.files import read_text
 
 ServedNames = Annotated[
     list[str] | None,
@@ -18,21 +19,27 @@ ChatTemplate = Annotated[
 ]
 
 
+_MAX_TEMPLATE_BYTES = 16 << 20
+
+
 def read_template(path: Path | None) -> str | None:
     """Read a chat template; None without a path.
 
     Raises:
-        ConfigError: If the file cannot be read or is not a Jinja template.
+        DataError: If the file cannot be read.
+        ConfigError: If it is not a Jinja template.
     """
     if path is None:
         return None
     from jinja2 import Environment, TemplateSyntaxError
 
+    text = read_text(path, "--chat-template", max_bytes=_MAX_TEMPLATE_BYTES)
     try:
-        text = path.read_text(encoding="utf-8")
         Environment().parse(text)
-    except (OSError, ValueError, TemplateSyntaxError) as error:
-        raise ConfigError(f"--chat-template: cannot read {one_line(path)}: {one_line(error)}") from error
+    except (RecursionError, TemplateSyntaxError) as error:
+        raise ConfigError(
+            f"--chat-template: {one_line(path)} is not a Jinja template: {one_line(error)}"
+        ) from error
     return text
 
 

@@ -9,7 +9,7 @@ import typer
 
 from treeshare.cli import options
 from treeshare.cli.inputs import encode_prompts, load_task
-from treeshare.cli.outputs import check_output, write_json, write_output
+from treeshare.cli.outputs import check_output, write_json
 from treeshare.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -99,6 +99,8 @@ def tree(
     if json_out is not None:
         write_json(json_out, node_link(prompt_tree), indent=None)  # indented, each token id takes a line
     if graphml_out is not None:
+        from treeshare.files import write_output
+
         write_output(graphml_out, graphml(prompt_tree))
 
 

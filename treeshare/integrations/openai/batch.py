@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -11,15 +10,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from treeshare.config import ARITHMETIC
 from treeshare.errors import DataError, one_line
+from treeshare.files import dump_json, parse_json, read_lines, without_mark
 from treeshare.integrations.openai.job import make_job
 from treeshare.integrations.openai.reply import Reply, TokenSpeller
 from treeshare.integrations.openai.schema import BODIES, ApiError, model_name, parse_body, read_json
-from treeshare.runs.files import dump_json, open_regular, parse_json
 from treeshare.runs.journal import LineFile
-from treeshare.runs.record import MAX_LINE_BYTES, TornLineError
+from treeshare.runs.record import TornLineError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from treeshare.engine.llm import LLM
@@ -127,7 +126,8 @@ def read_batch(
     """
     lines: list[InputLine] = []
     seen: dict[str, int] = {}
-    for number, content in enumerate(_lines(path), 1):
+    for number, line in enumerate(read_lines(path, "batch"), 1):
+        content = without_mark(line, path, "batch") if number == 1 else line
         if not content.strip():
             continue
         custom_id, job, refusal = None, None, None
@@ -226,17 +226,6 @@ def _digest(*parts: str | bytes) -> str:
         content = part.encode() if isinstance(part, str) else part
         digest.update(f"{len(content)}:".encode() + content)
     return digest.hexdigest()
-
-
-def _lines(path: Path) -> Iterator[bytes]:
-    try:
-        with open(open_regular(path, os.O_RDONLY), "rb") as file:
-            while line := file.readline(MAX_LINE_BYTES + 1):
-                if len(line) > MAX_LINE_BYTES:
-                    raise DataError(f"{one_line(path)}: a line is longer than {MAX_LINE_BYTES} bytes")
-                yield line
-    except OSError as error:
-        raise DataError(f"cannot read {one_line(path)}: {error.strerror}") from error
 
 
 def _object(content: bytes) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, PlainValidator, ValidationError
 
 from treeshare.errors import TreeshareError, one_line
-from treeshare.runs.files import parse_json
+from treeshare.files import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -19,6 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from treeshare.engine.streaming import FinishedOutput
+from treeshare.files import dump_json
 from treeshare.integrations.openai.job import make_job
 from treeshare.integrations.openai.metrics import Metrics
 from treeshare.integrations.openai.reply import Reply, TokenSpeller
@@ -31,7 +32,6 @@ from treeshare.integrations.openai.schema import (
     read_json,
     unknown_model,
 )
-from treeshare.runs.files import dump_json
 
 _DRAINED_BYTES, _DRAIN_S = 256 << 20, 10.0
 """Maximum of a refused body that is read: bytes, and seconds."""
