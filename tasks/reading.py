@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from treeshare.errors import DataError
+from treeshare.evals.numerals import loads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -116,7 +117,25 @@ def _checked(content: bytes, kind: TypeAdapter[Any], where: str) -> Any:  # noqa
     try:
         return kind.validate_json(content)
     except ValidationError as error:
+        if _has_long_integer(error):
+            return _checked_slowly(content, kind, where)
         raise _malformed(where, error) from error
+
+
+def _has_long_integer(error: ValidationError) -> bool:
+    """Whether the JSON was refused for an integer of more than 4,300 digits, in whatever field."""
+    first = error.errors(include_input=False, include_url=False)[0]
+    return first["type"] == "json_invalid" and "number out of range" in first["msg"]
+
+
+def _checked_slowly(content: bytes, kind: TypeAdapter[Any], where: str) -> Any:  # noqa: ANN401
+    """The same by Python's own parser, which takes integers of any length if it is helped."""
+    try:
+        return kind.validate_python(loads(content))
+    except ValidationError as error:
+        raise _malformed(where, error) from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"data: {where}: Invalid JSON: {error}") from error
 
 
 def _malformed(where: str, error: ValidationError) -> DataError:

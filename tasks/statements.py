@@ -14,6 +14,7 @@ from treeshare.evals.matching import (
     FloatMatcher,
     FunctionMatcher,
     Matcher,
+    TesterMatcher,
     TokenMatcher,
     UnknownMatcher,
     Value,
@@ -68,6 +69,13 @@ def matcher_for(statement: str) -> Matcher:
         plain = FloatMatcher(relative=tolerance, absolute=tolerance)
     elif _ANY_CASE.search(section):
         plain = FunctionMatcher(name="tasks/any-case/v1", function=_any_case)
+    return UnknownMatcher(plain) if _SEVERAL.search(section) else plain
+
+
+def tester_matcher_for(statement: str) -> Matcher:
+    """AlphaCode's comparison, and what the statement allows beyond it: a tolerance, several right answers."""
+    section = output_section(statement)
+    plain = TesterMatcher(tolerance=tolerance_of(section) or 0.0)
     return UnknownMatcher(plain) if _SEVERAL.search(section) else plain
 
 
