@@ -155,7 +155,7 @@ def _require_pairs(problem_id: int, tests: dict[str, Any]) -> None:
         raise DataError(f"{where}: fn_name is not the name of a function")
     if tests.get("fn_name") and not all(isinstance(args, list) for args in inputs):
         raise DataError(f"{where}: inputs of a call-based problem are not lists of arguments")
-    if tests.get("fn_name"):
+    if tests.get("fn_name") or not all(isinstance(text, str) for text in [*inputs, *outputs]):
         try:
             encode([inputs, outputs])
         except NoValueError as error:

@@ -67,9 +67,11 @@ GRADER = Imports(
 )
 """What the published grader imports; for programs that read standard input also its two streams."""
 
+_TYPES = tuple(name for name in typing.__all__ if name not in GRADER.names["collections"])
+
 STARTER = Imports(
     modules=GRADER.modules | {"bisect", "functools", "re", "string"},
-    names=GRADER.names | {"functools": ("lru_cache", "reduce"), "typing": tuple(typing.__all__)},
+    names=GRADER.names | {"functools": ("lru_cache", "reduce"), "typing": _TYPES},
     statements={"np": _NUMPY},
 )
 """The same and more for functions that are called: starter code names types that it does not import."""

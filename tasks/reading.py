@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 Fields = TypeVar("Fields", bound=BaseModel)
 
 
+_ID_BITS = 64
+
+
 def read_records(path: Path, kind: type[Fields]) -> list[Fields]:
     """Read a file of records: one JSON object per line, or one JSON list; either may be gzipped.
 
@@ -131,11 +134,17 @@ def _has_long_integer(error: ValidationError) -> bool:
 def _checked_slowly(content: bytes, kind: TypeAdapter[Any], where: str) -> Any:  # noqa: ANN401
     """The same by Python's own parser, which takes integers of any length if it is helped."""
     try:
-        return kind.validate_python(loads(content))
+        found = kind.validate_python(loads(content))
     except ValidationError as error:
         raise _malformed(where, error) from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"data: {where}: Invalid JSON: {error}") from error
+    for record in found if isinstance(found, list) else [found]:
+        for name, value in record:
+            if isinstance(value, int) and value.bit_length() > _ID_BITS:
+                digits = f"an integer of about {value.bit_length() * 0.30103:.0f} digits"
+                raise DataError(f"data: {where}, {name}: {digits}, expected at most {_ID_BITS} bits")
+    return found
 
 
 def _malformed(where: str, error: ValidationError) -> DataError:

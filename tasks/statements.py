@@ -11,10 +11,10 @@ from __future__ import annotations
 import re
 
 from treeshare.evals.matching import (
+    AlphaCodeMatcher,
     FloatMatcher,
     FunctionMatcher,
     Matcher,
-    TesterMatcher,
     TokenMatcher,
     UnknownMatcher,
     Value,
@@ -75,7 +75,7 @@ def matcher_for(statement: str) -> Matcher:
 def tester_matcher_for(statement: str) -> Matcher:
     """AlphaCode's comparison, and what the statement allows beyond it: a tolerance, several right answers."""
     section = output_section(statement)
-    plain = TesterMatcher(tolerance=tolerance_of(section) or 0.0)
+    plain = AlphaCodeMatcher(tolerance=tolerance_of(section) or 0.0)
     return UnknownMatcher(plain) if _SEVERAL.search(section) else plain
 
 

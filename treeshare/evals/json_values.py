@@ -153,6 +153,8 @@ def _real(number: Fraction | Decimal) -> float:
             if number.is_snan():
                 raise NoJsonValueError("a signalling nan")
             return float(number)
+        if not number:
+            return 0
         if abs(number.adjusted()) > _LONGEST_DECIMAL:
             raise NoJsonValueError("a decimal number of many digits")
     whole = int(number)

@@ -107,7 +107,7 @@ class FloatMatcher(Matcher):
 
 
 @dataclass(frozen=True)
-class TesterMatcher(Matcher):
+class AlphaCodeMatcher(Matcher):
     """Printed text as AlphaCode's tester compares it.
 
     The same tokens, however white space and lines part them, letters of ASCII in any case; two numbers may be
@@ -127,7 +127,7 @@ class TesterMatcher(Matcher):
     @property
     def key(self) -> str:
         """See ``Matcher.key``."""
-        return f"tester({self.tolerance!r})"
+        return f"alphacode({self.tolerance!r})"
 
     def difference(self, got: Value, expected: Value, given: Value) -> str | None:
         """See ``Matcher.difference``."""

@@ -167,7 +167,14 @@ def _from_library(value: Any, depth: int) -> Any:
         if len(text) > _LONG_DECIMAL:
             raise NoValueError(f"a decimal number of more than {_LONG_DECIMAL} digits")
         return {"$decimal": text}
-    numbers = sys.modules.get("numbers")
+    if kind.__module__ == "collections" and kind.__name__ in ("UserDict", "UserList", "UserString"):
+        return _plain(value.data, depth + 1)
+    return _number(value, depth)
+
+
+def _number(value: Any, depth: int) -> Any:
+    """A number of a library's, as exact as it can be had."""
+    kind, numbers = type(value), sys.modules.get("numbers")
     if numbers is None or not issubclass(kind, numbers.Complex):
         name = type.__dict__["__name__"].__get__(kind)
         raise NoValueError(f"{'an' if name[:1] in tuple('AEIOUaeiou') else 'a'} {name[:60]}")
@@ -178,12 +185,12 @@ def _from_library(value: Any, depth: int) -> Any:
     if not issubclass(kind, numbers.Real):
         return _complex(complex(value), depth)
     rounded = float(value)
-    exact = (
-        value.as_integer_ratio() if rounded - rounded == 0 and hasattr(value, "as_integer_ratio") else None
-    )
-    if exact is None or exact == rounded.as_integer_ratio():
+    if rounded - rounded != 0 or not hasattr(value, "as_integer_ratio"):  # infinite, or no way to be exact
         return rounded
-    return _ratio(int(exact[0]), int(exact[1]))
+    numerator, denominator = map(int, value.as_integer_ratio())
+    return (
+        rounded if rounded.as_integer_ratio() == (numerator, denominator) else _ratio(numerator, denominator)
+    )
 
 
 def _is_deep(text: str) -> bool:
