@@ -72,7 +72,7 @@ def matcher_for(statement: str) -> Matcher:
     return UnknownMatcher(plain) if _SEVERAL.search(section) else plain
 
 
-def tester_matcher_for(statement: str) -> Matcher:
+def alphacode_matcher_for(statement: str) -> Matcher:
     """AlphaCode's comparison, and what the statement allows beyond it: a tolerance, several right answers."""
     section = output_section(statement)
     plain = AlphaCodeMatcher(tolerance=tolerance_of(section) or 0.0)

@@ -13,7 +13,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from treeshare.evals import values
@@ -68,6 +68,7 @@ def repr_long(value):
     return (value.start, hex(value.stop), value.step) if isinstance(value, range) else repr(value)
 
 
+@settings(max_examples=60)
 @given(typed_values)
 def test_what_is_written_is_read(value):
     text = encode(value)

@@ -12,7 +12,7 @@ import pytest
 from treeshare.evals import evaluate_completions
 from treeshare.evals.sandbox import Limits, Verdict
 from treeshare.tasks.registry import get_task
-from treeshare.tasks.statements import tester_matcher_for
+from treeshare.tasks.statements import alphacode_matcher_for
 
 LIMITS = Limits(wall_s=20, memory_bytes=2 << 30)
 
@@ -139,7 +139,9 @@ def plainly_checked(data):
     """Places of contest problems with one right answer, by their statements."""
     problems = get_task("code-contests").load(data)
     return [
-        i for i, p in enumerate(problems) if tester_matcher_for(p.data["statement"]).key == "alphacode(0.0)"
+        i
+        for i, p in enumerate(problems)
+        if alphacode_matcher_for(p.data["statement"]).key == "alphacode(0.0)"
     ]
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from treeshare.errors import ConfigError
 from treeshare.evals.json_values import numbers_equal, value_difference
-from treeshare.evals.outputs import lines_difference, numbers_close, tester_difference, tester_match
+from treeshare.evals.outputs import alphacode_difference, alphacode_match, lines_difference, numbers_close
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -131,10 +131,10 @@ class AlphaCodeMatcher(Matcher):
 
     def difference(self, got: Value, expected: Value, given: Value) -> str | None:
         """See ``Matcher.difference``."""
-        return tester_difference(got, expected, self._match)
+        return alphacode_difference(got, expected, self._match)
 
     def _match(self, got: str, expected: str) -> bool:
-        return tester_match(got, expected) or (
+        return alphacode_match(got, expected) or (
             self.tolerance > 0
             and numbers_close(got, expected, relative=self.tolerance, absolute=self.tolerance)
         )

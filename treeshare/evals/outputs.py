@@ -23,8 +23,8 @@ _INFINITY = re.compile(r"([+-]?)inf(?:inity)?", re.IGNORECASE)
 _ARITHMETIC = Context(prec=30, Emax=MAX_EMAX, Emin=MIN_EMIN, traps=[])
 """For differences: their operands are exact, they are rounded to 30 digits."""
 
-_TESTER_TOLERANCE = 1e-5
-_TESTER_SPACES = bytes.maketrans(b"\n\t\r\v", b"    ")
+_ALPHACODE_TOLERANCE = 1e-5
+_ALPHACODE_SPACES = bytes.maketrans(b"\n\t\r\v", b"    ")
 
 
 def lines_difference(got: str, expected: str, match: Callable[[str, str], bool]) -> str | None:
@@ -41,7 +41,7 @@ def lines_difference(got: str, expected: str, match: Callable[[str, str], bool])
     return None
 
 
-def tester_difference(got: str, expected: str, match: Callable[[str, str], bool]) -> str | None:
+def alphacode_difference(got: str, expected: str, match: Callable[[str, str], bool]) -> str | None:
     """Where two texts differ for AlphaCode's tester: its white space is all alike, so is the case of letters.
 
     Args:
@@ -49,7 +49,7 @@ def tester_difference(got: str, expected: str, match: Callable[[str, str], bool]
         expected: What should have been.
         match: Whether two tokens that differ are alike.
     """
-    ours, theirs = _tester_tokens(got), _tester_tokens(expected)
+    ours, theirs = _alphacode_tokens(got), _alphacode_tokens(expected)
     if ours == theirs:
         return None
     for place, (our, their) in enumerate(zip_longest(ours, theirs), start=1):
@@ -58,7 +58,7 @@ def tester_difference(got: str, expected: str, match: Callable[[str, str], bool]
     return None
 
 
-def tester_match(got: str, expected: str) -> bool:
+def alphacode_match(got: str, expected: str) -> bool:
     """Whether two numbers are alike for AlphaCode's tester: less than 1e-5 apart as doubles.
 
     Unlike there, two integers have to be equal also beyond 2**53.
@@ -67,7 +67,9 @@ def tester_match(got: str, expected: str) -> bool:
         return False
     if _INTEGER.fullmatch(got) and _INTEGER.fullmatch(expected):
         return Decimal(got) == Decimal(expected)
-    return abs(float(got) - float(expected)) < _TESTER_TOLERANCE  # not where both are beyond the doubles: nan
+    return (
+        abs(float(got) - float(expected)) < _ALPHACODE_TOLERANCE
+    )  # not where both are beyond the doubles: nan
 
 
 def numbers_close(got: str, expected: str, *, relative: float, absolute: float) -> bool:
@@ -99,7 +101,7 @@ def _number(token: str) -> Decimal | None:
     return Decimal("nan") if token.lower() == "nan" else None
 
 
-def _tester_tokens(text: str) -> list[str]:
+def _alphacode_tokens(text: str) -> list[str]:
     lower = text.encode("utf-8", "surrogatepass").lower()  # of ASCII alone, as there
-    spaced = lower.translate(_TESTER_SPACES).decode("utf-8", "surrogatepass")
+    spaced = lower.translate(_ALPHACODE_SPACES).decode("utf-8", "surrogatepass")
     return [token for token in spaced.split(" ") if token]
