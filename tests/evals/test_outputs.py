@@ -176,10 +176,11 @@ def test_what_is_no_number_is_text(token):
 @pytest.mark.parametrize("matcher", [FloatMatcher(), AlphaCodeMatcher(tolerance=1e-6)])
 def test_time_grows_with_the_text(matcher, text):
     def seconds(size):
-        got = text(size)
-        began = time.process_time()
-        matcher.difference(got, got[:-1] + "8", "")
-        return time.process_time() - began
+        got, found = text(size), []
+        for _ in range(3):
+            began = time.process_time()
+            matcher.difference(got, got[:-1] + "8", "")
+            found.append(time.process_time() - began)
+        return min(found)
 
-    seconds(10)
-    assert seconds(80_000) < 80 * max(seconds(5_000), 2e-3)  # 16 times; quadratic would be 256
+    assert seconds(80_000) < 128 * max(seconds(5_000), 4e-3)  # 16 times; quadratic would be 256

@@ -41,7 +41,7 @@ class Matcher(ABC):
         """None if ``got`` is right, else one line on what differs.
 
         Args:
-            got: What the program printed, or the JSON value that its function returned.
+            got: What the program printed, or the JSON value that equals what its function returned.
             expected: The test's answer.
             given: The test's input: text, or the list of arguments.
         """

@@ -88,10 +88,12 @@ def judge(error: BaseException) -> tuple[str, str]:
 def call(namespace: dict[str, object], codec: bytes, request: bytes) -> tuple[str, str]:
     """Call the function that ``request`` names; what it returns, as text, or why it cannot be told.
 
-    ``codec`` is the source of the module ``values``, which reads the one and writes the other.
+    ``codec`` is the module ``values``, compiled, which reads the one and writes the other.
     """
+    import marshal
+
     values: dict[str, Any] = {"__name__": "values"}
-    exec(compile(codec, "values.py", "exec", dont_inherit=True), values)
+    exec(marshal.loads(codec), values)
     entry_point, args = values["decode"](request.decode())
     name, _, method = entry_point.partition(".")
     if name not in namespace:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import marshal
 import math
 import os
 import secrets
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     from treeshare.evals.sandbox.base import Call
 
 HARNESS = Path(__file__).with_name("harness.py")
-_CODEC = Path(values.__file__).read_bytes()
+_CODEC = marshal.dumps(compile(Path(values.__file__).read_bytes(), "values.py", "exec", dont_inherit=True))
+"""The module ``values``, compiled: the sandbox runs the same interpreter, and compiling takes milliseconds."""
 
 _KILL_S = 5.0
 """Seconds that dying may take before the sandbox counts as broken."""
