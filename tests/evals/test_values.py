@@ -191,7 +191,7 @@ def test_what_may_be_written_may_be_read(layer):
     assert written > 3
 
 
-COLLIDING = [f'"0x{k * (2**61 - 1):x}"' for k in range(1, 60_000)]
+COLLIDING = [f'"0x{k * (2**61 - 1):x}"' for k in range(1, 25_000)]
 ATTACKS = {
     "no JSON": "os.system('id')",
     "an expression": "__import__('os').getpid()",
@@ -229,7 +229,7 @@ def test_attacks_are_refused_at_once(attack):
     began = time.process_time()
     with pytest.raises(ValueError, match=r"cannot be read|nested deeper"):
         decode(ATTACKS[attack])
-    assert time.process_time() - began < 3  # quadratic time would be minutes
+    assert time.process_time() - began < 3  # quadratic time would be a minute
 
 
 def test_long_integers_take_linear_time():

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 HARNESS = Path(__file__).with_name("harness.py")
 _CODEC = marshal.dumps(compile(Path(values.__file__).read_bytes(), "values.py", "exec", dont_inherit=True))
-"""The module ``values``, compiled: the sandbox runs the same interpreter, and compiling takes milliseconds."""
+"""The module ``values``, compiled, which takes milliseconds: the sandbox runs the same interpreter."""
 
 _KILL_S = 5.0
 """Seconds that dying may take before the sandbox counts as broken."""
