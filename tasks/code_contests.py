@@ -16,7 +16,7 @@ from treeshare.errors import DataError
 from treeshare.evals.problem import CheckResult, Problem, ProgramTask
 from treeshare.evals.program_tests import ProgramTests, StdinCase, check_program, summed_up
 from treeshare.tasks.reading import distinct, read_hub, read_records
-from treeshare.tasks.statements import matcher_for
+from treeshare.tasks.statements import alphacode_matcher_for
 from treeshare.tree import Shot
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ class CodeContests(ProgramTask):
         """All tests, the public ones first."""
         pairs = problem.data["public"] + problem.data["hidden"]
         cases = [StdinCase(stdin=given, expected=output) for given, output in pairs]
-        return ProgramTests(cases=cases, matcher=matcher_for(problem.data["statement"]))
+        return ProgramTests(cases=cases, matcher=alphacode_matcher_for(problem.data["statement"]))
 
     def check(
         self, problem: Problem, completion: str, sandbox: Sandbox | None, limits: Limits

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 
 from treeshare.evals.matching import (
+    AlphaCodeMatcher,
     FloatMatcher,
     FunctionMatcher,
     Matcher,
@@ -68,6 +69,13 @@ def matcher_for(statement: str) -> Matcher:
         plain = FloatMatcher(relative=tolerance, absolute=tolerance)
     elif _ANY_CASE.search(section):
         plain = FunctionMatcher(name="tasks/any-case/v1", function=_any_case)
+    return UnknownMatcher(plain) if _SEVERAL.search(section) else plain
+
+
+def alphacode_matcher_for(statement: str) -> Matcher:
+    """AlphaCode's comparison, and what the statement allows beyond it: a tolerance, several right answers."""
+    section = output_section(statement)
+    plain = AlphaCodeMatcher(tolerance=tolerance_of(section) or 0.0)
     return UnknownMatcher(plain) if _SEVERAL.search(section) else plain
 
 

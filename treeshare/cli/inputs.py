@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -41,10 +40,12 @@ def load_task(
 
 def problems_sha256(problems: Sequence[Problem]) -> str:
     """SHA-256 of everything that a task has read: prompts, and the data by which completions are checked."""
+    from treeshare.evals.numerals import dumps
+
     digest = hashlib.sha256()
     for problem in problems:
         fields = [problem.task_id, problem.prompt, sorted(problem.data.items())]
-        digest.update(json.dumps(fields, sort_keys=True, default=str).encode() + b"\n")
+        digest.update(dumps(fields, sort_keys=True, default=str).encode() + b"\n")
     return digest.hexdigest()
 
 
