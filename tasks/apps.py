@@ -103,6 +103,10 @@ class Apps(ProgramTask):
         prelude = "" if "from __future__" in completion else PRELUDE
         return f"{prelude}{completion}{method}"
 
+    def entry_point(self, problem: Problem) -> str:
+        """See ``ProgramTask.entry_point``."""
+        return problem.data["tests"].get("fn_name") or ""
+
     def tests(self, problem: Problem) -> ProgramTests:
         """The problem's pairs of input and output, compared as its statement asks."""
         tests = problem.data["tests"]

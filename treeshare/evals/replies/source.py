@@ -1,0 +1,328 @@
+"""Python text of a reply, looked at without running it: what it binds, needs, reads and prints."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import doctest
+import re
+import symtable
+import textwrap
+import threading
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+_BUILTINS = frozenset(dir(builtins)) | {"__name__", "__file__", "__doc__"}
+_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+_IMPORTS = (ast.Import, ast.ImportFrom)
+_SCOPES = (*_DEFINITIONS, ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+_FAILURES = (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError)
+_READERS = frozenset({"input", "raw_input", "stdin", "fileinput"})
+_PRINTERS = frozenset({"print", "stdout"})
+_DEFINED = re.compile(r"^(?:[ \t]{0,8}(?:async )?def[ \t]{1,9}(\w{1,200})\b|class[ \t]{1,9}(\w{1,200})\b|(\w{1,200})[ \t]{0,9}=(?!=))", re.MULTILINE)
+_READS = re.compile(r"\b(?:input\(|stdin\b)")
+
+_quiet = threading.Lock()
+
+
+def parsed(text: str) -> ast.Module | None:
+    """The syntax tree of a text; None if it is no Python, or nested too deep for the parser."""
+    with _quiet, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of escapes in strings: the program's affair
+        try:
+            return ast.parse(text)
+        except _FAILURES:
+            return None
+
+
+def is_statement(node: ast.stmt) -> bool:
+    """Whether a statement does something: an expression alone, such as a number or a name, may be anything."""
+    if isinstance(node, ast.Expr):
+        return isinstance(node.value, ast.Call | ast.Await)
+    return not (isinstance(node, ast.AnnAssign) and node.value is None) and not isinstance(node, ast.Pass)
+
+
+def bound_names(nodes: Iterable[ast.AST]) -> set[str]:
+    """The names that statements bind where they stand, not inside of functions and classes."""
+    names: set[str] = set()
+    left = list(nodes)
+    while left:
+        node = left.pop()
+        if isinstance(node, _DEFINITIONS):
+            names.add(node.name)
+        elif isinstance(node, _IMPORTS):
+            names |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        if not isinstance(node, _SCOPES):
+            left += ast.iter_child_nodes(node)
+    return names
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A statement of a module's top level.
+
+    Attributes:
+        text: Its lines, decorators included.
+        node: Its tree.
+        first: Index of its first line.
+        end: Index behind its last.
+    """
+
+    text: str
+    node: ast.stmt
+    first: int
+    end: int
+
+    @cached_property
+    def binds(self) -> frozenset[str]:
+        """The names that it binds."""
+        return frozenset(bound_names([self.node]))
+
+    @cached_property
+    def needs(self) -> frozenset[str]:
+        """The names of its module that it uses."""
+        return free_names(self.text)
+
+    @property
+    def defines(self) -> bool:
+        """Whether it is a function, a class or an import."""
+        return isinstance(self.node, (*_DEFINITIONS, *_IMPORTS))
+
+    @property
+    def reads(self) -> bool:
+        """Whether it reads standard input."""
+        return _reads(self.node)
+
+    @property
+    def is_future_import(self) -> bool:
+        """Whether it has to stand before all others."""
+        return isinstance(self.node, ast.ImportFrom) and self.node.module == "__future__"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Python text of a reply.
+
+    Attributes:
+        text: The text.
+        tree: Its tree; None if it does not parse.
+    """
+
+    text: str
+    tree: ast.Module | None
+
+    @staticmethod
+    def of(text: str) -> Source:
+        """Look at a text; one that is indented as a whole, or has the prompts of a console, loses them."""
+        if text.lstrip().startswith(">>>"):
+            text = _without_prompts(text)
+        tree = parsed(text)
+        if tree is None and text[:1] in (" ", "\t"):
+            dedented = textwrap.dedent(text)
+            if (tree := parsed(dedented)) is not None:
+                text = dedented
+        return Source(text, tree)
+
+    @cached_property
+    def statements(self) -> list[Statement]:
+        """The statements of its top level."""
+        if self.tree is None:
+            return []
+        lines = self.text.split("\n")
+        found = []
+        for node in self.tree.body:
+            first = min([node.lineno, *(one.lineno for one in getattr(node, "decorator_list", []))]) - 1
+            end = node.end_lineno or node.lineno
+            found.append(Statement("\n".join(lines[first:end]) + "\n", node, first, end))
+        return found
+
+    @cached_property
+    def defines(self) -> frozenset[str]:
+        """Functions, classes and variables that it makes, the methods of a ``Solution``; stubs and imports not."""
+        if self.tree is None:
+            return frozenset(name for found in _DEFINED.findall(self.text) for name in found if name)
+        names: set[str] = set()
+        for statement in self.statements:
+            node = statement.node
+            if isinstance(node, _IMPORTS) or _is_stub(node):
+                continue
+            names |= statement.binds - _imported(node)
+            if isinstance(node, ast.ClassDef) and node.name == "Solution":
+                names |= bound_names(one for one in node.body if not _is_stub(one))
+        return frozenset(names)
+
+    @cached_property
+    def binds(self) -> frozenset[str]:
+        """All names of its top level."""
+        if self.tree is None:
+            return self.defines
+        return frozenset(bound_names(self.tree.body))
+
+    @cached_property
+    def needs(self) -> frozenset[str]:
+        """The names that it uses and neither it nor Python defines."""
+        return free_names(self.text)
+
+    @cached_property
+    def has_statements(self) -> bool:
+        """Whether it is more than values."""
+        return self.tree is not None and any(is_statement(node) for node in self.tree.body)
+
+    @cached_property
+    def reads(self) -> bool:
+        """Whether it reads standard input."""
+        return bool(_READS.search(self.text)) if self.tree is None else _reads(self.tree)
+
+    @cached_property
+    def replaces_stdin(self) -> bool:
+        """Whether it puts something in the place of standard input, as tests do."""
+        return self.tree is not None and any(
+            isinstance(node, ast.Attribute) and node.attr == "stdin" and isinstance(node.ctx, ast.Store)
+            for node in ast.walk(self.tree)
+        )
+
+    @cached_property
+    def acts(self) -> bool:
+        """Whether it does more than define and assign."""
+        if self.tree is None:
+            return True
+        quiet = (*_DEFINITIONS, *_IMPORTS, ast.Assign, ast.AnnAssign)
+        return any(is_statement(node) and not isinstance(node, quiet) for node in self.tree.body)
+
+    @cached_property
+    def prints(self) -> bool:
+        """Whether it prints."""
+        return self.tree is None or bool(_PRINTERS & set(_names(self.tree)))
+
+    @cached_property
+    def returns(self) -> bool:
+        """Whether it is the body of a function."""
+        return self.tree is not None and any(isinstance(node, ast.Return) for node in _outside_functions(self.tree))
+
+    @cached_property
+    def only_defines(self) -> bool:
+        """Whether it has nothing but functions, classes and imports, and no tests."""
+        names = [one.node.name for one in self.statements if isinstance(one.node, _DEFINITIONS)]
+        is_test = any(name.lower().startswith("test") for name in names)
+        return bool(names) and not is_test and all(one.defines for one in self.statements)
+
+
+def free_names(text: str) -> frozenset[str]:
+    """The names that a module's text uses and neither it nor Python defines; none if that cannot be said."""
+    try:
+        top = symtable.symtable(text, "<reply>", "exec")
+    except _FAILURES:
+        return frozenset()
+    used: set[str] = set()
+    bound = {symbol.get_name() for symbol in top.get_symbols() if symbol.is_assigned() or symbol.is_imported()}
+    left = [top]
+    while left:
+        table = left.pop()
+        left += table.get_children()
+        used |= {
+            symbol.get_name()
+            for symbol in table.get_symbols()
+            if symbol.is_referenced() and (table is top or symbol.is_global())
+        }
+    return frozenset(used - bound - _BUILTINS)
+
+
+def without_future_imports(text: str) -> str:
+    """A program that may stand behind other code: its annotations are written as the future import makes them.
+
+    ``from __future__ import annotations`` keeps annotations as text; with them in quotation marks it is not needed.
+    """
+    source = Source.of(text)
+    futures = [one.node for one in source.statements if one.is_future_import]
+    if not futures:
+        return text
+    assert source.tree is not None
+    edits: list[tuple[ast.expr | ast.stmt, str]] = [(node, "pass") for node in futures]
+    if any(alias.name == "annotations" for node in futures for alias in getattr(node, "names", [])):
+        edits += [(node, repr(ast.unparse(node))) for node in _annotations(source.tree)]
+    lines = [line.encode("utf-8", "surrogatepass") for line in source.text.split("\n")]
+    for node, new in sorted(edits, key=lambda edit: (edit[0].lineno, edit[0].col_offset), reverse=True):
+        assert node.end_lineno is not None
+        first, last = node.lineno - 1, node.end_lineno - 1
+        tail = lines[last][node.end_col_offset :]
+        lines[first : last + 1] = [lines[first][: node.col_offset] + new.encode() + tail]
+    return b"\n".join(lines).decode("utf-8", "surrogatepass")
+
+
+def as_body(prompt: str, code: str) -> str:
+    """The body of a function, indented so that it goes on where a prompt ends."""
+    dedented = textwrap.dedent(code)
+    first, _, rest = dedented.partition("\n")
+    indented = textwrap.indent(dedented, "    ")
+    tries = (indented, f"    {first}\n{textwrap.indent(textwrap.dedent(rest), '    ')}")
+    return next((body for body in tries if parsed(prompt + body) is not None), code)
+
+
+def _annotations(tree: ast.AST) -> Iterator[ast.expr]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.arg | ast.AnnAssign) and node.annotation is not None:
+            yield node.annotation
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.returns is not None:
+            yield node.returns
+
+
+def _names(tree: ast.AST) -> Iterator[str]:
+    """Names and attributes that are read."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+            yield node.id
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+            yield node.attr
+
+
+def _reads(tree: ast.AST) -> bool:
+    return bool(_READERS & set(_names(tree))) or any(
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == "open"
+        and any(isinstance(value, ast.Constant) and value.value in (0, "/dev/stdin") for value in node.args[:1])
+        for node in ast.walk(tree)
+    )
+
+
+def _outside_functions(tree: ast.AST) -> Iterator[ast.AST]:
+    left = [tree]
+    while left:
+        node = left.pop()
+        yield node
+        if not isinstance(node, _SCOPES):
+            left += ast.iter_child_nodes(node)
+
+
+def _imported(node: ast.AST) -> set[str]:
+    """The names that a compound statement imports."""
+    return bound_names(one for one in _outside_functions(node) if isinstance(one, _IMPORTS))
+
+
+def _is_stub(node: ast.stmt) -> bool:
+    """Whether a function has no body yet: a docstring, ``...``, ``pass`` or ``raise NotImplementedError``."""
+    if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        return False
+    for one in node.body:
+        if isinstance(one, ast.Pass) or (isinstance(one, ast.Expr) and isinstance(one.value, ast.Constant)):
+            continue
+        if isinstance(one, ast.Raise) and one.exc is not None and "NotImplementedError" in set(_names(one.exc)):
+            continue
+        return False
+    return True
+
+
+def _without_prompts(text: str) -> str:
+    """What was typed in a console, without what it printed."""
+    try:
+        examples = doctest.DocTestParser().get_examples(textwrap.dedent(text))
+    except ValueError:
+        return text
+    return "".join(example.source for example in examples)

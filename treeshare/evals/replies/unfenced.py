@@ -1,0 +1,127 @@
+"""Code without a fence: the runs of lines in a text that are Python.
+
+A unit is a line that is not indented with what belongs to it; each is parsed once, so the time grows with the text.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import re
+import textwrap
+from dataclasses import dataclass
+from typing import Literal
+
+from treeshare.evals.replies.source import Source, bound_names, is_statement, parsed
+
+_CONTINUES = re.compile(r"(?:else|elif|except|finally)\b|[)\]}]")
+_HEADING = re.compile(r"#{1,6} ")
+_OPENERS = ("(", "[", "{")
+_CLOSERS = (")", "]", "}")
+
+_Kind = Literal["code", "comment", "words"]
+
+
+@dataclass(slots=True)
+class _Unit:
+    """Lines that belong together.
+
+    Attributes:
+        line: Number of the first.
+        lines: With their ends.
+    """
+
+    line: int
+    lines: list[str]
+
+    @property
+    def text(self) -> str:
+        return "".join(self.lines)
+
+
+def code_runs(text: str) -> list[tuple[int, Source]]:
+    """The longest pieces of a text that are Python, with the number of their first line."""
+    runs: list[tuple[int, Source]] = []
+    units: list[_Unit] = []
+    names: set[str] = set()
+    for unit in [*_units(text), None]:
+        kind = "words" if unit is None else _kind(unit, names)
+        if kind == "code":
+            assert unit is not None
+            units.append(unit)
+        elif kind == "comment" and units:
+            assert unit is not None
+            units.append(unit)
+        elif kind == "words":
+            while units and _kind(units[-1], names) == "comment":
+                units.pop()
+            if units:
+                runs.append((units[0].line, Source.of(_dedented("".join(one.text for one in units)))))
+            units = []
+    return runs
+
+
+def _units(text: str) -> list[_Unit]:
+    lines = text.splitlines(keepends=True) if "\f" not in text else [f"{line}\n" for line in text.split("\n")]
+    units, is_whole = _cut(lines, 0, follow=True)
+    if not is_whole:  # a bracket or a string that never closes: words, perhaps
+        last = units.pop()
+        units += _cut(lines[last.line :], last.line, follow=False)[0]
+    return units
+
+
+def _cut(lines: list[str], first: int, *, follow: bool) -> tuple[list[_Unit], bool]:
+    """Cut lines into units.
+
+    Args:
+        lines: With their ends.
+        first: Number of the first.
+        follow: Whether brackets that end a line and triple quotes hold units together.
+    """
+    units: list[_Unit] = []
+    quote = bracket = ""
+    is_decorated = False
+    for number, line in enumerate(lines, start=first):
+        begins = bool(line.strip()) and line[0] not in " \t" and not quote and not is_decorated
+        begins = begins and not bracket and not _CONTINUES.match(line)
+        if begins or not units:
+            units.append(_Unit(number, [line]))
+        else:
+            units[-1].lines.append(line)
+        if line.strip() and line[0] not in " \t":
+            is_decorated = not quote and line[0] == "@"
+        if not follow:
+            continue
+        if bracket and not quote and line[0] in _CLOSERS:
+            bracket = ""
+        if not quote and line[0] not in " \t\n" and line.rstrip().endswith(_OPENERS):
+            bracket = line.rstrip()[-1]
+        for mark in ('"""', "'''"):
+            if quote in ("", mark) and line.count(mark) % 2:
+                quote = "" if quote else mark
+    return units, not (quote or bracket)
+
+
+def _kind(unit: _Unit, names: set[str]) -> _Kind:
+    """Whether a unit is code; the names that it binds are noted."""
+    text = unit.text
+    first = unit.lines[0]
+    tree = parsed(_dedented(text) if first[:1] in (" ", "\t") else text)
+    if tree is None:
+        return "words"
+    if not tree.body:
+        is_heading = _HEADING.match(first) and len(unit.lines) > 1 and not unit.lines[1].strip()
+        return "words" if is_heading else "comment"
+    if not any(is_statement(node) for node in tree.body):
+        return "words"
+    call = tree.body[0].value if isinstance(tree.body[0], ast.Expr) else None
+    if isinstance(call, ast.Call) and isinstance(call.func, ast.Name):
+        name = call.func.id
+        if name not in names and not hasattr(builtins, name):
+            return "words"  # O(n), as people write it
+    names |= bound_names(tree.body)
+    return "code"
+
+
+def _dedented(text: str) -> str:
+    return textwrap.dedent(text) if text[:1] in (" ", "\t") else text
