@@ -17,23 +17,27 @@ Kind = Literal["words", "mark", "box"]
 _SPACE = r"[ \t\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]"
 _CURRENCY = r"(?:\\?\$|[\u20ac\u00a3\u00a5\u20b9\u20bd\u20a9\u20ba]|(?:US|CA|AU|NZ|HK|[AC])\\?\$|(?:USD|EUR|GBP|INR|CHF|Rs)\b\.?)"
 
+_WHICH = r"(?:final|correct|right|exact|numerical|overall|required)"
+
 _STATEMENT = re.compile(
     r"(?P<mark>\#{4,}+)"
     r"|\\(?P<box>boxed|fbox|framebox)(?![a-z])"
-    r"|(?<![^\W_])(?P<words>answer"
+    r"|(?<![\w/])(?P<words>"
+    rf"(?:(?:(?:the|my|our)\s{{1,3}}(?:{_WHICH}\s{{1,3}})?|{_WHICH}\s{{1,3}})answer"
     r"(?:\s{1,3}(?:to|for|of)\s{1,3}(?:the|this|that|your)\s{1,3}(?:question|problem|exercise|puzzle|riddle))?"
-    r"[*_\s]{0,8}(?:\b(?:is|was|equals|(?:would|must|should|will)\s{1,3}be)\b|[:\uff1a=]))"
+    r"[*_\s]{0,8}\b(?:is|equals|(?:would|must|should|will)\s{1,3}be)\b"
+    r"|answer[*_ \t]{0,8}[:\uff1a=]))"
     r"|^(?P<heading>[#*_ \t]{0,12}(?:(?:the|my)[ \t]{1,3})?(?:final[ \t]{1,3})?answer[*_:. \t]{0,8})$",
     re.IGNORECASE | re.MULTILINE,
 )
 _FILLER = re.compile(
-    r"(?:[\s\u200b-\u200d\ufeff*_`~\"'\u201c\u201d\u2018\u2019\u00ab\u00bb\u201e(\[:\uff1a=\u2248,\u2014{]"
+    r"(?:\\text(?:bf)?\{[^{}\n]{0,60}\}\s{0,3}="
+    r"|[\s\u200b-\u200f\u202a-\u202e\u2066-\u2069\ufeff*_`~\"'\u201c\u201d\u2018\u2019\u00ab\u00bb\u201e(\[:\uff1a=\u2248,\u2014{]"
     rf"|{_CURRENCY}"
     r"|\u2013(?=\s)"
     r"|\\(?:[(\[,;:!>\\ ]"
     r"|(?:q?quad|displaystyle|text(?:bf|it|rm|sf|tt)?|math(?:bf|rm|it|sf|tt)|bf|boxed|fbox|framebox|left|approx|sim"
     r"|[lL]arge|LARGE|huge|Huge)(?![a-zA-Z]))"
-    r"|\\text(?:bf)?\{[^{}\n]{0,60}\}\s{0,3}="
     r"|</?(?:b|strong|i|em|u|span|p|br|code|mark|answer)\s?/?>"
     r"|(?<![^\W_])(?:about|approximately|approx\.?|roughly|around|exactly|precisely|just|only|simply|nearly|also|therefore"
     r"|thus|then|now|hence|clearly|indeed|equal\s{1,3}to|(?:a\s{1,3})?total\s{1,3}of)(?!\w)"
@@ -67,11 +71,13 @@ _NO_NUMBER_BEHIND = re.compile(
     rf"|{_SPACE}{{1,3}}\d{{1,20}}+{_SPACE}?[/\u2044]{_SPACE}?\d"  # 2 1/2
     rf"|(?:-|{_SPACE}?[\u2010-\u2015]{_SPACE}?|~|\.{{2,3}}){_CURRENCY}?\d++(?!{_SPACE}{{0,3}}=)"  # a range
     rf"|[,.\uff0c]\d|[,;]{_SPACE}\d{{1,20}}+[,;]{_SPACE}\d"  # 4,5,6
-    rf"|{_SPACE}{{0,3}}(?:hundred|thousand|million|billion|trillion|lakh|crore)s?\b|k\b",
+    rf"|{_SPACE}{{0,3}}(?:hundred|thousand|million|billion|trillion|lakh|crore)s?\b|k\b|e[+-]?\d",
     re.IGNORECASE,
 )
-_LIST_BEHIND = re.compile(r"(?:\s|\\[,;: ]){0,3}(?:[,;]|(?:\\text\{)?\s{0,2}(?:and|or)\b\}?)\s{0,3}\\?\$?\d")
+_LIST_BEHIND = re.compile(r"(?:\s|\\[,;: ]){0,3}(?:[,;]|(?:\\text\{)?\s{0,2}(?:and|or)\b)[\s}]{0,4}\\?\$?\d")
 _EQUATION = re.compile(r"\\(?:boxed|fbox|framebox)\s{0,3}\{[^{}\n]{0,200}=")
+_WORDS = re.compile(r"\Z|th[ea]|[abcdgijklpqruvwxy]", re.IGNORECASE)
+"""No number begins like this, nor a sign or a currency: the quickest answer to the commonest question."""
 _OTHER_NUMBER = re.compile(
     r"\\[dt]?(?:frac|sqrt)|[\u00bc-\u00be\u2150-\u215e]|(?:zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven"
     r"|twelve|(?:thir|four|fif|six|seven|eigh|nine)teen|(?:twen|thir|for|fif|six|seven|eigh|nine)ty|hundred|half)\b",
@@ -142,7 +148,10 @@ def _read(text: str, start: int, end: int) -> tuple[int, str | None, bool]:
         Where reading ended; the number, or None; whether anything like a number stands there.
     """
     filler = _matched(_FILLER, text, end).end()
-    box = max(text.rfind(name, start, filler) for name in ("\\boxed", "\\fbox", "\\framebox"))
+    if _WORDS.match(text, filler):
+        return filler, None, False
+    box = text.rfind("box", start, filler)
+    box = text.rfind("\\", start, box) if box >= 0 else -1
     if box >= 0 and (equation := _EQUATION.match(text, box)):
         filler = _matched(_FILLER, text, max(filler, equation.end())).end()
     sign = _matched(_SIGN, text, filler)
