@@ -31,6 +31,8 @@ _FENCE_BEHIND_WORDS = re.compile(r"[^`\n]*[^`\s][^`\n]*?(?P<fence>`{3,})[ \t]{0,
 _HTML_TAG = re.compile(r"</?(?:pre|code)(?: [^<>\n]{0,200})?>", re.IGNORECASE)
 _EARLY_CLOSERS = 4
 """Lines of one block that are tried as its end, at most."""
+_EARLY_CLOSED = 16
+"""Blocks of one text that are looked through for such a line, at most."""
 _MAX_NESTING = 2
 
 
@@ -162,7 +164,10 @@ def _fence_behind_words(state: StateBlock, start_line: int, end_line: int, silen
 
 def _close_early(state: StateBlock, token: Token, start_line: int) -> None:
     """End a block at a fence behind a line of code, where it is Python up to there and not up to its end."""
-    if token.markup not in token.content or parsed(token.content) is not None:
+    if token.markup not in token.content or state.env.get("early", 0) >= _EARLY_CLOSED:
+        return
+    state.env["early"] = state.env.get("early", 0) + 1
+    if parsed(token.content) is not None:
         return
     lines = token.content.split("\n")
     ends = [i for i, line in enumerate(lines) if line.rstrip().endswith(token.markup)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -153,43 +154,33 @@ def _helpers(
     sources: Sequence[Source], chosen: int, wanted: Wanted, newer: dict[str, Statement]
 ) -> list[Statement]:
     """Statements of other blocks that bind what the program needs, in their order."""
-    own = sources[chosen].binds
-    left = sorted(sources[chosen].needs | wanted.names) + [n for one in newer.values() for n in sorted(one.needs)]
+    places: dict[str, list[int]] = {}
+    for i, source in enumerate(sources):
+        for name in source.binding:
+            places.setdefault(name, []).append(i)
+    left = sources[chosen].needs | wanted.names | {name for one in newer.values() for name in one.needs}
+    seen = set(sources[chosen].binds)
     taken: dict[tuple[int, int], Statement] = {}
-    seen: set[str] = set(own)
-    while left:
-        name = left.pop()
-        if name in seen:
-            continue
-        seen.add(name)
-        places = [*reversed(range(chosen)), *range(chosen + 1, len(sources))]
-        place = next((i for i in places if name in sources[i].binds), None)
-        if place is None:
-            continue
-        for key, statement in _binding(sources, place, name, wanted):
-            if key not in taken:
-                taken[key] = statement
-                left += sorted(statement.needs)
+    while left := left - seen:
+        seen |= left
+        needed: set[str] = set()
+        for name in left & places.keys():
+            at = bisect_left(places[name], chosen)
+            place = places[name][at - 1 if at else 0]
+            for i in _statements_for(sources[place], name, wanted):
+                statement = sources[place].statements[i]
+                if (place, i) not in taken:
+                    taken[place, i] = statement
+                    needed |= statement.needs
+        left = frozenset(needed)
     return [taken[key] for key in sorted(taken)]
 
 
-def _binding(
-    sources: Sequence[Source], place: int, name: str, wanted: Wanted
-) -> list[tuple[tuple[int, int], Statement]]:
+def _statements_for(source: Source, name: str, wanted: Wanted) -> Sequence[int]:
     """The statements of a block that make a name what it is there."""
-    statements = list(enumerate(sources[place].statements))
-    binding = [(i, one) for i, one in statements if name in one.binds]
-    if wanted.reads_stdin and any(one.reads and not one.defines for _, one in binding):
-        binding = statements  # what is read, is read in order
-    elif not binding[-1][1].defines:
-        binding = [(i, one) for i, one in statements if name in one.binds or (name in one.needs and _changes(one))]
-    else:
-        binding = binding[-1:]
-    return [((place, i), one) for i, one in binding]
-
-
-def _changes(statement: Statement) -> bool:
-    """Whether a statement may change a variable, and does nothing else that is seen."""
-    import ast
-
-    return isinstance(statement.node, ast.For | ast.While | ast.AugAssign | ast.Assign) and not statement.reads
+    binding = source.binding[name]
+    if source.statements[binding[-1]].defines:
+        return binding[-1:]
+    if wanted.reads_stdin and source.reads:
+        return range(len(source.statements))  # what is read, is read in order
+    return sorted({*binding, *source.changing.get(name, ())})

@@ -9,28 +9,30 @@ only its end is in the reply.
 from __future__ import annotations
 
 import re
+from typing import Any
 
 _NAME = (
     r"(?:seed:)?(?:think(?:ing)?|thoughts?|thought_process|chain_of_thought|cot|reason(?:ing)?(?:_content)?|reflection"
     r"|scratchpad|analysis|inner_monologue|internal_monologue|planning)"
 )
-_QUOTED = r"(?<![\"'`])"
-"""A tag right behind a quotation mark is spoken of, it is none."""
+_QUOTES = ("'", '"', "`")
 
 _OPEN = re.compile(
-    rf"{_QUOTED}(?:<{_NAME}\s?>|\[{_NAME}\]|<\|{_NAME}\|>|\u25c1{_NAME}\u25b7"
+    rf"(?:<{_NAME}\s?>|\[{_NAME}\]|<\|{_NAME}\|>|\u25c1{_NAME}\u25b7"
     r"|<\|(?:start_thinking|begin_of_thought|inner_prefix)\|>"
     r"|<\|channel\|>\s?(?:analysis|commentary)[^<>]{0,80}<\|message\|>"
     r"|<\|channel>\s?(?:thought|analysis)\b)",
     re.IGNORECASE,
 )
 _CLOSE = re.compile(
-    rf"{_QUOTED}(?:</{_NAME}\s?>|\[/{_NAME}\]|<\|/{_NAME}\|>|<\|end_{_NAME}\|>|\u25c1/{_NAME}\u25b7"
+    rf"(?:</{_NAME}\s?>|\[/{_NAME}\]|<\|/{_NAME}\|>|<\|end_{_NAME}\|>|\u25c1/{_NAME}\u25b7"
     r"|<\|(?:end_thinking|end_of_thought|inner_suffix)\|>"
     r"|(?:<\|start\|>assistant)?<\|channel\|>\s?final[^<>]{0,80}<\|message\|>"
     r"|<channel\|>)",
     re.IGNORECASE,
 )
+_END_MARKS = re.compile(r"(?:<\|(?:return|call|end|eot|eom|eot_id|im_end|endoftext|end_of_text|end_response)\|>|</s>|<eos>|<end_of_turn>)\s?\Z", re.IGNORECASE)
+_ANY_SPECIAL = re.compile(r"think|thought|reason|channel|inner_prefix", re.IGNORECASE)
 _BARE_CHANNEL = re.compile(r"(?:analysis|commentary)(?=[A-Z\"'`<\d(\[])")
 _BARE_FINAL = re.compile(r"assistant\s?final")
 """gpt-oss, where a tokenizer has left out its special tokens: only the channels' names are there."""
@@ -59,7 +61,7 @@ def final_answer(reply: str) -> str:
             start, is_open = end, False
     if is_open:
         return ""
-    kept.append(reply[start:])
+    kept.append(_END_MARKS.sub("", reply[start:]))
     return "\n".join(part for part in kept if part.strip())
 
 
@@ -74,6 +76,12 @@ def opened_reasoning(prompt: str) -> str:
     return last[0]
 
 
+def marks_reasoning(tokenizer: Any) -> bool:  # noqa: ANN401
+    """Whether a tokenizer marks reasoning by special tokens, which text without special tokens would hide."""
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    return any(token.special and _ANY_SPECIAL.search(token.content) for token in added)
+
+
 def _marks(reply: str) -> list[tuple[int, int, bool]]:
     """Where reasoning begins and ends: first and next-to-last character of each mark, and whether it begins."""
     marks = [(found.start(), found.end(), True) for found in _OPEN.finditer(reply)]
@@ -84,4 +92,11 @@ def _marks(reply: str) -> list[tuple[int, int, bool]]:
     if found := _BARE_CHANNEL.match(reply):
         marks.append((found.start(), found.end(), True))
         marks += [(close.start(), close.end(), False) for close in _BARE_FINAL.finditer(reply)]
-    return sorted(marks)
+    return sorted(mark for mark in marks if not _is_quoted(reply, mark[0], mark[1]))
+
+
+def _is_quoted(reply: str, begin: int, end: int) -> bool:
+    """Whether a mark stands in quotation marks or a code span: then it is spoken of."""
+    before, behind = reply[max(0, begin - 2) : begin], reply[end : end + 2]
+    quote = before[-1:]
+    return quote in _QUOTES and behind[:1] == quote and not (quote == "`" and "``" in (before, behind))

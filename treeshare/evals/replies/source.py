@@ -166,6 +166,25 @@ class Source:
         return frozenset(bound_names(self.tree.body))
 
     @cached_property
+    def binding(self) -> dict[str, list[int]]:
+        """For each name of its top level the statements that bind it, by their indices."""
+        found: dict[str, list[int]] = {}
+        for i, statement in enumerate(self.statements):
+            for name in statement.binds:
+                found.setdefault(name, []).append(i)
+        return found
+
+    @cached_property
+    def changing(self) -> dict[str, list[int]]:
+        """For each name the statements that may change what it stands for, and do nothing else that is seen."""
+        found: dict[str, list[int]] = {}
+        for i, statement in enumerate(self.statements):
+            if isinstance(statement.node, ast.For | ast.While | ast.AugAssign | ast.Assign) and not statement.reads:
+                for name in statement.needs | statement.binds:
+                    found.setdefault(name, []).append(i)
+        return found
+
+    @cached_property
     def needs(self) -> frozenset[str]:
         """The names that it uses and neither it nor Python defines."""
         return free_names(self.text)

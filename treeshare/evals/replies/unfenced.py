@@ -62,7 +62,8 @@ def code_runs(text: str) -> list[tuple[int, Source]]:
 
 
 def _units(text: str) -> list[_Unit]:
-    lines = text.splitlines(keepends=True) if "\f" not in text else [f"{line}\n" for line in text.split("\n")]
+    *whole, rest = text.split("\n")  # splitlines() would also cut inside of strings
+    lines = [f"{line}\n" for line in whole] + ([rest] if rest else [])
     units, is_whole = _cut(lines, 0, follow=True)
     if not is_whole:  # a bracket or a string that never closes: words, perhaps
         last = units.pop()
