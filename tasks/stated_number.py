@@ -147,15 +147,15 @@ def _read(text: str, start: int, end: int) -> tuple[int, str | None, bool]:
     Returns:
         Where reading ended; the number, or None; whether anything like a number stands there.
     """
-    filler = _matched(_FILLER, text, end).end()
+    filler = _sure(_FILLER.match(text, end)).end()
     if _WORDS.match(text, filler):
         return filler, None, False
     box = text.rfind("box", start, filler)
     box = text.rfind("\\", start, box) if box >= 0 else -1
     if box >= 0 and (equation := _EQUATION.match(text, box)):
-        filler = _matched(_FILLER, text, max(filler, equation.end())).end()
-    sign = _matched(_SIGN, text, filler)
-    digits = _matched(_BEFORE_DIGITS, text, sign.end()).end()
+        filler = _sure(_FILLER.match(text, max(filler, equation.end()))).end()
+    sign = _sure(_SIGN.match(text, filler))
+    digits = _sure(_BEFORE_DIGITS.match(text, sign.end())).end()
     number = _NUMBER.match(text, digits)
     if number is None or number.end() == number.start():
         return max(filler, end), None, _OTHER_NUMBER.match(text, filler) is not None
@@ -167,8 +167,7 @@ def _read(text: str, start: int, end: int) -> tuple[int, str | None, bool]:
     return behind, _canonical(number, power, is_negative=is_negative), True
 
 
-def _matched(pattern: re.Pattern[str], text: str, position: int) -> re.Match[str]:
-    found = pattern.match(text, position)
+def _sure(found: re.Match[str] | None) -> re.Match[str]:
     assert found is not None, "the pattern also fits nothing"
     return found
 

@@ -27,7 +27,7 @@ _NO_LANGUAGE = ("", "text", "txt", "plaintext", "plain", "code", "none", "pseudo
 _MARKDOWN = ("markdown", "md")
 _LANGUAGE_END = re.compile(r"[\s,;:={}]")
 _LIKE_PYTHON = re.compile(r"^[ \t]{0,40}(?:async )?def \w{1,200}\(|= ?(?:int\()?input\(", re.MULTILINE)
-_FENCE_BEHIND_WORDS = re.compile(r"[^`\n]*[^`\s][^`\n]*?(?P<fence>`{3,})[ \t]{0,9}[\w+#.-]{0,40}[ \t]*")
+_FENCE_BEHIND_WORDS = re.compile(r"(?P<words>[^`\n]*+)(?P<fence>`{3,}+)[ \t]{0,9}[\w+#.-]{0,40}[ \t]*+")
 _HTML_TAG = re.compile(r"</?(?:pre|code)(?: [^<>\n]{0,200})?>", re.IGNORECASE)
 _EARLY_CLOSERS = 4
 """Lines of one block that are tried as its end, at most."""
@@ -152,7 +152,7 @@ def _fence_behind_words(state: StateBlock, start_line: int, end_line: int, silen
     begin = state.bMarks[start_line] + state.tShift[start_line]
     line = state.src[begin : state.eMarks[start_line]]
     found = _FENCE_BEHIND_WORDS.fullmatch(line) if "```" in line else None
-    if found is None or state.is_code_block(start_line):
+    if found is None or not found["words"].strip() or state.is_code_block(start_line):
         return False
     shift = state.tShift[start_line]
     state.tShift[start_line] += found.start("fence")
