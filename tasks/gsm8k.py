@@ -144,7 +144,7 @@ class Gsm8k(Task):
         return CheckResult(verdict=Verdict.WRONG_ANSWER, detail=detail)
 
     def from_chat(self, problem: Problem, reply: str) -> str:
-        """The reply without its reasoning, from its last statement on if it makes several: the one it means."""
+        """The reply without its reasoning, from its last statement on if it makes several."""
         return from_last_statement(final_answer(reply))
 
     def answer(self, problem: Problem, completion: str) -> str | None:
@@ -155,10 +155,10 @@ class Gsm8k(Task):
 def extract_answer(text: str) -> str | None:
     """The number that a solution gives, or None if it gives none.
 
-    It is the first one right after ``####``, ``The answer is`` or ``Answer:``, else the last in a box; a number
-    anywhere else is not taken for an answer, nor is a fraction, a time or a range. Thousands separators, currencies,
-    units and trailing zeros are dropped, so equal numbers give equal strings: ``$1,450.50`` is ``1450.5``, ``18.00``
-    is ``18``.
+    It is the first one right after ``####``, ``The answer is`` or ``Answer:``, else the last in a box; a
+    number anywhere else is not taken for an answer, nor is a fraction, a time or a range. Thousands
+    separators, currencies, units and trailing zeros are dropped, so equal numbers give equal strings:
+    ``$1,450.50`` is ``1450.5``, ``18.00`` is ``18``.
     """
     return first_number(text)
 

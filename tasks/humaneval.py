@@ -73,7 +73,7 @@ class HumanEval(CodeTask):
         return frozenset({problem.data["entry_point"]})
 
     def from_chat(self, problem: Problem, reply: str) -> str:
-        """A whole function is put after the prompt's, which it replaces; a body goes on where the prompt ends."""
+        """A whole function goes after the prompt's, which it replaces; a body on where the prompt ends."""
         code = super().from_chat(problem, reply)
         source = Source.of(code)
         if source.returns and problem.data["entry_point"] not in source.defines:

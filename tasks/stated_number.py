@@ -1,4 +1,4 @@
-r"""The number that a text states as its answer: after ``The answer is``, ``Answer:``, ``####``, or in ``\boxed{}``.
+r"""The number that a text states as its answer: by words, ``####`` or ``\boxed{}``.
 
 Every pattern takes its repeats whole (possessive), or has a bound on them: the time grows with the text.
 """
@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 Kind = Literal["words", "mark", "box"]
 
 _SPACE = r"[ \t\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]"
-_CURRENCY = r"(?:\\?\$|[\u20ac\u00a3\u00a5\u20b9\u20bd\u20a9\u20ba]|(?:US|CA|AU|NZ|HK|[AC])\\?\$|(?:USD|EUR|GBP|INR|CHF|Rs)\b\.?)"
+_CURRENCY = (
+    r"(?:\\?\$|[\u20ac\u00a3\u00a5\u20b9\u20bd\u20a9\u20ba]"
+    r"|(?:US|CA|AU|NZ|HK|[AC])\\?\$|(?:USD|EUR|GBP|INR|CHF|Rs)\b\.?)"
+)
 
 _WHICH = r"(?:final|correct|right|exact|numerical|overall|required)"
 
@@ -49,7 +52,8 @@ _SIGN = re.compile(r"(?P<sign>[-\u2212+]\s{0,3}|\u2013|(?:minus|negative)\s{1,3}
 _BEFORE_DIGITS = re.compile(rf"(?:{_CURRENCY}|[*_`\s{{]|\\text(?![a-z]))*+", re.IGNORECASE)
 
 _SEPARATOR = (
-    rf"(?:[,\uff0c](?:\\!)?|\{{[,\uff0c](?:\\!)?\}}|\\[,;:! ]|\{{\\,\}}|\{{ ?\}}|\\thinspace |[_'\u2019~]|&nbsp;|{_SPACE})"
+    r"(?:[,\uff0c](?:\\!)?|\{[,\uff0c](?:\\!)?\}|\\[,;:! ]|\{\\,\}|\{ ?\}"
+    rf"|\\thinspace |[_'\u2019~]|&nbsp;|{_SPACE})"
 )
 _NUMBER = re.compile(
     rf"(?:(?P<grouped>\d{{1,3}}+(?P<by>{_SEPARATOR})\d{{3}}+(?!\d)(?:(?P=by)\d{{3}}+(?!\d))*+)"
@@ -83,9 +87,9 @@ _OTHER_NUMBER = re.compile(
     r"|twelve|(?:thir|four|fif|six|seven|eigh|nine)teen|(?:twen|thir|for|fif|six|seven|eigh|nine)ty|hundred|half)\b",
     re.IGNORECASE,
 )
-_RAISED = {ord(raised): plain for raised, plain in zip("\u207b\u2070\u00b9\u00b2\u00b3", "-0123", strict=True)} | {
-    0x2070 + digit: str(digit) for digit in range(4, 10)
-}
+_RAISED = {
+    ord(raised): plain for raised, plain in zip("\u207b\u2070\u00b9\u00b2\u00b3", "-0123", strict=True)
+} | {0x2070 + digit: str(digit) for digit in range(4, 10)}
 _MAX_POWER = 30
 
 
@@ -179,7 +183,9 @@ def _is_bullet(text: str, sign: re.Match[str]) -> bool:
 
 def _canonical(number: re.Match[str], power: re.Match[str] | None, *, is_negative: bool) -> str | None:
     """Equal numbers as equal strings: no separators, no zeros that say nothing."""
-    whole = next((text for text in number.group("grouped", "points", "european", "indian", "plain") if text), "")
+    whole = next(
+        (text for text in number.group("grouped", "points", "european", "indian", "plain") if text), ""
+    )
     whole = "".join(character for character in whole if character.isdecimal())
     decimals = number["decimals"] or ""
     if number["comma"]:

@@ -1,7 +1,7 @@
 """How the time of a reader grows with its text: processor time at one size, and at four times that size.
 
-A linear reader takes four times as long, a quadratic one sixteen times. What other programs do meanwhile does not
-count, but for what they take away from caches; what is found to grow is measured again.
+A linear reader takes four times as long, a quadratic one sixteen times. What other programs do meanwhile does
+not count, but for what they take away from caches; what is found to grow is measured again.
 """
 
 from __future__ import annotations

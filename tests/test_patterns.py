@@ -1,9 +1,9 @@
-"""Patterns take time in proportion to the text: every one in the repository, found by a walk, on texts made against it.
+"""Patterns take time in proportion to the text: every one that a walk finds, on texts made against it.
 
-Text comes from models, and a run has thousands of replies: a pattern that is quadratic in blanks holds one up for
-minutes. For each pattern its own parse gives the attacks: up to each repeat, then what it repeats many times, then
-something that does not fit. The measure is processor time at one size and at four times that size: a linear pattern
-takes four times as long, a quadratic one sixteen times.
+Text comes from models, and a run has thousands of replies: a pattern that is quadratic in blanks holds one up
+for minutes. For each pattern its own parse gives the attacks: up to each repeat, then what it repeats many
+times, then something that does not fit. The measure is processor time at one size and at four times that
+size: a linear pattern takes four times as long, a quadratic one sixteen times.
 """
 
 from __future__ import annotations
@@ -80,12 +80,20 @@ def patterns_of(path: Path) -> dict[str, re.Pattern]:
 
 
 def matched_in_place(path: Path) -> list[re.Pattern]:
-    """Patterns of a file that are applied at one position only: ``NAME.match(...)`` and ``NAME.fullmatch(...)``."""
+    """Patterns of a file that are applied at one position only, by ``match`` and ``fullmatch``."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     in_place = {"match", "fullmatch"}
-    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
-    methods = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)]
-    count = {name: sum(isinstance(n, ast.Name) and n.id == name for n in ast.walk(tree)) - 1 for name in names}
+    names = {
+        node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+    }
+    methods = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+    ]
+    count = {
+        name: sum(isinstance(n, ast.Name) and n.id == name for n in ast.walk(tree)) - 1 for name in names
+    }
     found = {
         name
         for name in names
@@ -101,10 +109,16 @@ FILES = {
     for path in sorted((ROOT / folder).rglob("*.py"))
     if "import re\n" in path.read_text(encoding="utf-8") and ROOT / "treeshare/tasks" not in path.parents
 }
+
+
 def test_the_walk_sees_what_is_there():
     """All files that name the module, and under that name alone."""
     assert len(FILES) > 15
-    assert {"tasks/stated_number.py", "tasks/statements.py", "treeshare/evals/replies/reasoning.py"} <= FILES.keys()
+    assert {
+        "tasks/stated_number.py",
+        "tasks/statements.py",
+        "treeshare/evals/replies/reasoning.py",
+    } <= FILES.keys()
     for folder in FOLDERS:
         for path in (ROOT / folder).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -206,7 +220,7 @@ def attacks(pattern: re.Pattern) -> list[tuple[str, str]]:
 
 
 def superlinear(pattern: re.Pattern, *, anywhere: bool = True) -> str:
-    """The first attack that takes more than its share of time, on a search or, if that is all there is, on a match."""
+    """The first attack that takes more than its share of time, ``anywhere`` if searches are made."""
     uses = [pattern.fullmatch, pattern.match]
     if anywhere:
         uses.append(lambda text: list(pattern.finditer(text)))

@@ -17,15 +17,81 @@ DATA = {
     "code-contests": {"public": [], "hidden": [["", ""]], "statement": ""},
     "gsm8k": {"answer": "1", "question": ""},
 }
-PROMPTS = {"humaneval": "def f(x):\n    \"\"\"F.\"\"\"\n"}
+PROMPTS = {"humaneval": 'def f(x):\n    """F."""\n'}
 PUMPS = [
     *" \n\t7,{`[(\\<>#-*_=.~\"'@",
-    *("```\n", "```python\n", "x = 1```\n", "words ```python\n", "```\nx = 1\n```\n", "````\n", "~~~\n", "``` a ```\n"),
-    *("> ", ">\n", "> ```\n", "- ", "-\n", "- ```\n", "1. a\n", "    a\n", "# a\n", "a\n", "a b c\n", "a\n\n"),
-    *("<think>", "</think>", "<think></think>", "[THINK]", "<|channel|>analysis<|message|>", "<code>", "<pre>\n", "&amp;"),
-    *('"""\n', "'''", "@a\n", "def f():\n", "def f(): return g\n", "x = (\n", "else:\n", "if 1:\n", ">>> a\n", "class A:\n"),
-    *("import a\n", "f(", "a = b\n", "print(a)\n", "a = input()\n", "```py\ng = f\n```\n", "lambda:", "1+", "a.", "not "),
-    *("The answer is ", "The answer is 5. ", "answer", "Answer: ", "\\\\boxed{", "\\\\boxed{}", "\\\\text{", "1,", "1 234 ", "1.234", "##", "7 / "),
+    *(
+        "```\n",
+        "```python\n",
+        "x = 1```\n",
+        "words ```python\n",
+        "```\nx = 1\n```\n",
+        "````\n",
+        "~~~\n",
+        "``` a ```\n",
+    ),
+    *(
+        "> ",
+        ">\n",
+        "> ```\n",
+        "- ",
+        "-\n",
+        "- ```\n",
+        "1. a\n",
+        "    a\n",
+        "# a\n",
+        "a\n",
+        "a b c\n",
+        "a\n\n",
+    ),
+    *(
+        "<think>",
+        "</think>",
+        "<think></think>",
+        "[THINK]",
+        "<|channel|>analysis<|message|>",
+        "<code>",
+        "<pre>\n",
+        "&amp;",
+    ),
+    *(
+        '"""\n',
+        "'''",
+        "@a\n",
+        "def f():\n",
+        "def f(): return g\n",
+        "x = (\n",
+        "else:\n",
+        "if 1:\n",
+        ">>> a\n",
+        "class A:\n",
+    ),
+    *(
+        "import a\n",
+        "f(",
+        "a = b\n",
+        "print(a)\n",
+        "a = input()\n",
+        "```py\ng = f\n```\n",
+        "lambda:",
+        "1+",
+        "a.",
+        "not ",
+    ),
+    *(
+        "The answer is ",
+        "The answer is 5. ",
+        "answer",
+        "Answer: ",
+        "\\\\boxed{",
+        "\\\\boxed{}",
+        "\\\\text{",
+        "1,",
+        "1 234 ",
+        "1.234",
+        "##",
+        "7 / ",
+    ),
 ]
 
 
@@ -35,7 +101,11 @@ def reader(name):
 
     def read(text):
         completion = task.from_chat(problem, text)
-        return task.answer(problem, completion), task.solution(problem, completion), task.answer(problem, text)
+        return (
+            task.answer(problem, completion),
+            task.solution(problem, completion),
+            task.answer(problem, text),
+        )
 
     return read
 
@@ -44,9 +114,12 @@ def slow_texts(read, pumps, **sizes):
     return {pump: times for pump in pumps if (times := growth(read, "", pump, **sizes)) >= MAX_GROWTH}
 
 
-@pytest.mark.parametrize("name", ["humaneval", "apps", "gsm8k"])
-def test_the_time_grows_with_the_text(name):
-    assert slow_texts(reader(name), PUMPS, size=1500, negligible_s=0.02, limit_s=10) == {}
+@pytest.mark.parametrize(
+    ("name", "size", "negligible_s"),
+    [("humaneval", 1500, 0.02), ("apps", 1500, 0.02), ("gsm8k", 4000, 0.002)],
+)
+def test_the_time_grows_with_the_text(name, size, negligible_s):
+    assert slow_texts(reader(name), PUMPS, size=size, negligible_s=negligible_s, limit_s=5) == {}
 
 
 @pytest.mark.slow

@@ -192,4 +192,3 @@ class ProgramTask(Task):
     def solution(self, problem: Problem, completion: str) -> str | None:
         """See ``Task.solution``."""
         return self.program(problem, completion)
-

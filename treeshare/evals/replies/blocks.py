@@ -1,8 +1,8 @@
 """Blocks of code in a reply: fenced ones as CommonMark has them, and code that stands there without a fence.
 
-Lists, quotes, indentation and fences are markdown-it-py's work, which passes CommonMark's own tests and takes time
-in proportion to the text. Beyond CommonMark, as models write it and people read it: a fence may open behind words
-and close behind the last line of code; blocks of HTML hide no fence.
+Lists, quotes, indentation and fences are markdown-it-py's work, which passes CommonMark's own tests and takes
+time in proportion to the text. Beyond CommonMark, as models write it and people read it: a fence may open
+behind words and close behind the last line of code; blocks of HTML hide no fence.
 """
 
 from __future__ import annotations
@@ -19,10 +19,13 @@ from treeshare.evals.replies.unfenced import code_runs
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
+    from markdown_it.ruler import RuleOptionsType
     from markdown_it.rules_block import StateBlock
     from markdown_it.token import Token
 
-_PYTHON = re.compile(r"i?py(?:thon)?[0-9.]{0,8}|py(?:thon)?[-_]?(?:repl|console|con)|sage|\S{1,200}\.py", re.IGNORECASE)
+_PYTHON = re.compile(
+    r"i?py(?:thon)?[0-9.]{0,8}|py(?:thon)?[-_]?(?:repl|console|con)|sage|\S{1,200}\.py", re.IGNORECASE
+)
 _NO_LANGUAGE = ("", "text", "txt", "plaintext", "plain", "code", "none", "pseudocode")
 _MARKDOWN = ("markdown", "md")
 _LANGUAGE_END = re.compile(r"[\s,;:={}]")
@@ -68,9 +71,7 @@ def _python_blocks(text: str, depth: int) -> list[Block]:
         lead_in = _lead_in(lines, first)
         if language in _MARKDOWN and depth < _MAX_NESTING:
             found += [(first, block) for block in _python_blocks(token.content, depth + 1)]
-        elif _PYTHON.fullmatch(language):
-            found.append((first, Block(source=Source.of(token.content), lead_in=lead_in)))
-        elif language in _NO_LANGUAGE and _is_python(token.content):
+        elif _PYTHON.fullmatch(language) or (language in _NO_LANGUAGE and _is_python(token.content)):
             found.append((first, Block(source=Source.of(token.content), lead_in=lead_in)))
     found += _unfenced(lines, free_from, len(lines))
     if not found:
@@ -104,7 +105,7 @@ def _indented(text: str) -> list[tuple[int, Block]]:
 
 
 def _language(info: str) -> str:
-    """The language that a fence's info string names, in small letters: ``{.python title="a"}`` is ``python``."""
+    """The language that a fence's info string names: ``{.Python title="a"}`` is ``python``."""
     words = info.strip().lstrip("{.").strip()
     return _LANGUAGE_END.split(words, maxsplit=1)[0].lower() if words else ""
 
@@ -131,7 +132,7 @@ def _reply_parser() -> MarkdownIt:
     parser = MarkdownIt("commonmark", {"maxNesting": 100})
     parser.core.ruler.enableOnly(["normalize", "block"])
     parser.disable(["html_block", "reference", "lheading"])
-    rest = {"alt": ["paragraph", "blockquote", "list"]}
+    rest: RuleOptionsType = {"alt": ["paragraph", "blockquote", "list"]}
     parser.block.ruler.at("fence", _fence, rest)
     parser.block.ruler.before("paragraph", "fence_behind_words", _fence_behind_words, rest)
     return parser
@@ -143,8 +144,22 @@ def _fence(state: StateBlock, start_line: int, end_line: int, silent: bool) -> b
 
     found = fence(state, start_line, end_line, silent)
     if found and not silent:
-        _close_early(state, state.tokens[-1], start_line)
+        token = state.tokens[-1]
+        _keep_indentation(state, token, start_line)
+        _close_early(state, token, start_line)
     return found
+
+
+def _keep_indentation(state: StateBlock, token: Token, start_line: int) -> None:
+    """Take off a fence's indentation only if all lines of its code have it.
+
+    CommonMark takes what there is: harmless in a text, but of lines with less the others' depth would change.
+    """
+    indentation = " " * (state.sCount[start_line] - state.blkIndent)
+    end = start_line + 1 + token.content.count("\n")
+    lines = state.getLines(start_line + 1, end, state.blkIndent, True)
+    if not all(line.startswith(indentation) for line in lines.split("\n") if line.strip()):
+        token.content = lines
 
 
 def _fence_behind_words(state: StateBlock, start_line: int, end_line: int, silent: bool) -> bool:
@@ -173,8 +188,8 @@ def _close_early(state: StateBlock, token: Token, start_line: int) -> None:
     ends = [i for i, line in enumerate(lines) if line.rstrip().endswith(token.markup)]
     for i in ends[:_EARLY_CLOSERS]:
         last = lines[i].rstrip().removesuffix(token.markup)
-        code = "\n".join([*lines[:i], last]) + "\n"
-        if last.strip() and "`" not in last and parsed(code) is not None:
+        code = "\n".join([*lines[:i], last] if last.strip() else lines[:i]) + "\n"
+        if token.markup[0] not in last and parsed(code) is not None:
             token.content = code
             state.line = start_line + i + 2
             token.map = [start_line, state.line]

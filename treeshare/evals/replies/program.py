@@ -21,7 +21,8 @@ _SHOWS = re.compile(
     re.IGNORECASE,
 )
 _CONCLUDES = re.compile(
-    r"\b(?:final|answer|correct|corrected|fixed|fix|solution|improved|better|complete|full|instead)\b", re.IGNORECASE
+    r"\b(?:final|answer|correct|corrected|fixed|fix|solution|improved|better|complete|full|instead)\b",
+    re.IGNORECASE,
 )
 
 
@@ -54,10 +55,7 @@ def program_in(reply: str, wanted: Wanted) -> str:
     blocks = python_blocks(answer)
     if not blocks:
         return answer if _has_no_fence(answer) else ""
-    if wanted.reads_stdin:
-        chosen = _last_reader(blocks)
-    else:
-        chosen = _last_definition(blocks, wanted.names)
+    chosen = _last_reader(blocks) if wanted.reads_stdin else _last_definition(blocks, wanted.names)
     return _assembled([block.source for block in blocks], chosen, wanted)
 
 
@@ -120,14 +118,14 @@ def _is_shown(block: Block) -> bool:
 
 
 def _assembled(sources: Sequence[Source], chosen: int, wanted: Wanted) -> str:
-    """The chosen block with the helpers that it needs in front, and newer versions of its functions in their places."""
+    """The chosen block with its helpers in front, and with newer versions of its functions."""
     program = sources[chosen]
-    newer = _newer_functions(sources, chosen, wanted)
+    newer = _newer_functions(sources, chosen)
     helpers = _helpers(sources, chosen, wanted, newer)
     if not helpers and not newer:
         return program.text
     lines = program.text.split("\n")
-    futures = []
+    futures: list[str] = []
     for statement in reversed(program.statements):
         if statement.is_future_import:
             futures.insert(0, statement.text)
@@ -139,14 +137,14 @@ def _assembled(sources: Sequence[Source], chosen: int, wanted: Wanted) -> str:
     return "".join([*futures, *(one.text for one in helpers if not one.is_future_import), "\n".join(lines)])
 
 
-def _newer_functions(sources: Sequence[Source], chosen: int, wanted: Wanted) -> dict[str, Statement]:
+def _newer_functions(sources: Sequence[Source], chosen: int) -> dict[str, Statement]:
     """Functions and classes of the chosen block that a later block of nothing but definitions gives again."""
     own = {name for one in sources[chosen].statements if one.defines for name in one.binds}
-    newer = {}
+    newer: dict[str, Statement] = {}
     for source in sources[chosen + 1 :]:
         if source.only_defines:
             for statement in source.statements:
-                newer |= {name: statement for name in statement.binds & own & source.defines}
+                newer |= dict.fromkeys(statement.binds & own & source.defines, statement)
     return newer
 
 
@@ -159,10 +157,10 @@ def _helpers(
         for name in source.binding:
             places.setdefault(name, []).append(i)
     left = sources[chosen].needs | wanted.names | {name for one in newer.values() for name in one.needs}
-    seen = set(sources[chosen].binds)
+    seen = sources[chosen].binds | sources[chosen].defines
     taken: dict[tuple[int, int], Statement] = {}
     while left := left - seen:
-        seen |= left
+        seen = seen | left
         needed: set[str] = set()
         for name in left & places.keys():
             at = bisect_left(places[name], chosen)

@@ -1,9 +1,9 @@
 """Reasoning in a chat model's reply, which is no part of its answer.
 
-Models mark it in many ways: ``<think>`` (DeepSeek R1, Qwen 3), ``[THINK]`` (Magistral), ``<seed:think>`` (Seed-OSS),
-``◁think▷`` (Kimi), ``<|START_THINKING|>`` (Command A), ``<|begin_of_thought|>`` (OpenThinker), ``<|inner_prefix|>``
-(Apertus), the channels of gpt-oss and Gemma, sentences of Granite. A chat template may open it in the prompt: then
-only its end is in the reply.
+Models mark it in many ways: ``<think>`` (DeepSeek R1, Qwen 3), ``[THINK]`` (Magistral), ``<seed:think>``
+(Seed-OSS), ``◁think▷`` (Kimi), ``<|START_THINKING|>`` (Command A), ``<|begin_of_thought|>`` (OpenThinker),
+``<|inner_prefix|>`` (Apertus), the channels of gpt-oss and Gemma, sentences of Granite. A chat template may
+open it in the prompt: then only its end is in the reply.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ _CLOSE = re.compile(
     r"|<channel\|>)",
     re.IGNORECASE,
 )
-_END_MARKS = re.compile(r"(?:<\|(?:return|call|end|eot|eom|eot_id|im_end|endoftext|end_of_text|end_response)\|>|</s>|<eos>|<end_of_turn>)\s?\Z", re.IGNORECASE)
+_END_MARKS = re.compile(
+    r"(?:<\|(?:return|call|end|eot|eom|eot_id|im_end|endoftext|end_of_text|end_response)\|>|</s>|<eos>|<end_of_turn>)\s?\Z",
+    re.IGNORECASE,
+)
 _ANY_SPECIAL = re.compile(r"think|thought|reason|channel|inner_prefix", re.IGNORECASE)
 _BARE_CHANNEL = re.compile(r"(?:analysis|commentary)(?=[A-Z\"'`<\d(\[])")
 _BARE_FINAL = re.compile(r"assistant\s?final")
@@ -66,7 +69,7 @@ def final_answer(reply: str) -> str:
 
 
 def opened_reasoning(prompt: str) -> str:
-    """The mark of reasoning that a prompt's end leaves open, empty if it leaves none: the reply goes on in it."""
+    """The mark of reasoning that a prompt's end leaves open, in which the reply goes on; else nothing."""
     tail = prompt[-1000:]
     last = None
     for found in _OPEN.finditer(tail):
@@ -83,7 +86,7 @@ def marks_reasoning(tokenizer: Any) -> bool:  # noqa: ANN401
 
 
 def _marks(reply: str) -> list[tuple[int, int, bool]]:
-    """Where reasoning begins and ends: first and next-to-last character of each mark, and whether it begins."""
+    """Where reasoning begins and ends: each mark's begin and end, and whether it opens."""
     marks = [(found.start(), found.end(), True) for found in _OPEN.finditer(reply)]
     marks += [(found.start(), found.end(), False) for found in _CLOSE.finditer(reply)]
     if found := _GRANITE_OPEN.match(reply):

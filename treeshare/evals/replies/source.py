@@ -24,7 +24,11 @@ _SCOPES = (*_DEFINITIONS, ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, a
 _FAILURES = (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError)
 _READERS = frozenset({"input", "raw_input", "stdin", "fileinput"})
 _PRINTERS = frozenset({"print", "stdout"})
-_DEFINED = re.compile(r"^(?:[ \t]{0,8}(?:async )?def[ \t]{1,9}(\w{1,200})\b|class[ \t]{1,9}(\w{1,200})\b|(\w{1,200})[ \t]{0,9}=(?!=))", re.MULTILINE)
+_DEFINED = re.compile(
+    r"^(?:[ \t]{0,8}(?:async )?def[ \t]{1,9}(\w{1,200})\b|class[ \t]{1,9}(\w{1,200})\b"
+    r"|(\w{1,200})[ \t]{0,9}=(?!=))",
+    re.MULTILINE,
+)
 _READS = re.compile(r"\b(?:input\(|stdin\b)")
 
 _quiet = threading.Lock()
@@ -41,7 +45,7 @@ def parsed(text: str) -> ast.Module | None:
 
 
 def is_statement(node: ast.stmt) -> bool:
-    """Whether a statement does something: an expression alone, such as a number or a name, may be anything."""
+    """Whether a statement does something; an expression alone, such as a name, may be anything."""
     if isinstance(node, ast.Expr):
         return isinstance(node.value, ast.Call | ast.Await)
     return not (isinstance(node, ast.AnnAssign) and node.value is None) and not isinstance(node, ast.Pass)
@@ -145,7 +149,7 @@ class Source:
 
     @cached_property
     def defines(self) -> frozenset[str]:
-        """Functions, classes and variables that it makes, the methods of a ``Solution``; stubs and imports not."""
+        """Functions, classes and variables that it makes, a ``Solution``'s methods; no stubs, no imports."""
         if self.tree is None:
             return frozenset(name for found in _DEFINED.findall(self.text) for name in found if name)
         names: set[str] = set()
@@ -176,10 +180,13 @@ class Source:
 
     @cached_property
     def changing(self) -> dict[str, list[int]]:
-        """For each name the statements that may change what it stands for, and do nothing else that is seen."""
+        """For each name the statements that may change what it stands for, without a side effect."""
         found: dict[str, list[int]] = {}
         for i, statement in enumerate(self.statements):
-            if isinstance(statement.node, ast.For | ast.While | ast.AugAssign | ast.Assign) and not statement.reads:
+            if (
+                isinstance(statement.node, ast.For | ast.While | ast.AugAssign | ast.Assign)
+                and not statement.reads
+            ):
                 for name in statement.needs | statement.binds:
                     found.setdefault(name, []).append(i)
         return found
@@ -223,7 +230,9 @@ class Source:
     @cached_property
     def returns(self) -> bool:
         """Whether it is the body of a function."""
-        return self.tree is not None and any(isinstance(node, ast.Return) for node in _outside_functions(self.tree))
+        return self.tree is not None and any(
+            isinstance(node, ast.Return) for node in _outside_functions(self.tree)
+        )
 
     @cached_property
     def only_defines(self) -> bool:
@@ -240,7 +249,9 @@ def free_names(text: str) -> frozenset[str]:
     except _FAILURES:
         return frozenset()
     used: set[str] = set()
-    bound = {symbol.get_name() for symbol in top.get_symbols() if symbol.is_assigned() or symbol.is_imported()}
+    bound = {
+        symbol.get_name() for symbol in top.get_symbols() if symbol.is_assigned() or symbol.is_imported()
+    }
     left = [top]
     while left:
         table = left.pop()
@@ -251,45 +262,6 @@ def free_names(text: str) -> frozenset[str]:
             if symbol.is_referenced() and (table is top or symbol.is_global())
         }
     return frozenset(used - bound - _BUILTINS)
-
-
-def without_future_imports(text: str) -> str:
-    """A program that may stand behind other code: its annotations are written as the future import makes them.
-
-    ``from __future__ import annotations`` keeps annotations as text; with them in quotation marks it is not needed.
-    """
-    source = Source.of(text)
-    futures = [one.node for one in source.statements if one.is_future_import]
-    if not futures:
-        return text
-    assert source.tree is not None
-    edits: list[tuple[ast.expr | ast.stmt, str]] = [(node, "pass") for node in futures]
-    if any(alias.name == "annotations" for node in futures for alias in getattr(node, "names", [])):
-        edits += [(node, repr(ast.unparse(node))) for node in _annotations(source.tree)]
-    lines = [line.encode("utf-8", "surrogatepass") for line in source.text.split("\n")]
-    for node, new in sorted(edits, key=lambda edit: (edit[0].lineno, edit[0].col_offset), reverse=True):
-        assert node.end_lineno is not None
-        first, last = node.lineno - 1, node.end_lineno - 1
-        tail = lines[last][node.end_col_offset :]
-        lines[first : last + 1] = [lines[first][: node.col_offset] + new.encode() + tail]
-    return b"\n".join(lines).decode("utf-8", "surrogatepass")
-
-
-def as_body(prompt: str, code: str) -> str:
-    """The body of a function, indented so that it goes on where a prompt ends."""
-    dedented = textwrap.dedent(code)
-    first, _, rest = dedented.partition("\n")
-    indented = textwrap.indent(dedented, "    ")
-    tries = (indented, f"    {first}\n{textwrap.indent(textwrap.dedent(rest), '    ')}")
-    return next((body for body in tries if parsed(prompt + body) is not None), code)
-
-
-def _annotations(tree: ast.AST) -> Iterator[ast.expr]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.arg | ast.AnnAssign) and node.annotation is not None:
-            yield node.annotation
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.returns is not None:
-            yield node.returns
 
 
 def _names(tree: ast.AST) -> Iterator[str]:
@@ -306,7 +278,9 @@ def _reads(tree: ast.AST) -> bool:
         isinstance(node, ast.Call)
         and isinstance(node.func, ast.Name)
         and node.func.id == "open"
-        and any(isinstance(value, ast.Constant) and value.value in (0, "/dev/stdin") for value in node.args[:1])
+        and any(
+            isinstance(value, ast.Constant) and value.value in (0, "/dev/stdin") for value in node.args[:1]
+        )
         for node in ast.walk(tree)
     )
 
@@ -332,7 +306,11 @@ def _is_stub(node: ast.stmt) -> bool:
     for one in node.body:
         if isinstance(one, ast.Pass) or (isinstance(one, ast.Expr) and isinstance(one.value, ast.Constant)):
             continue
-        if isinstance(one, ast.Raise) and one.exc is not None and "NotImplementedError" in set(_names(one.exc)):
+        if (
+            isinstance(one, ast.Raise)
+            and one.exc is not None
+            and "NotImplementedError" in set(_names(one.exc))
+        ):
             continue
         return False
     return True

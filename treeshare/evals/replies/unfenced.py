@@ -1,6 +1,7 @@
 """Code without a fence: the runs of lines in a text that are Python.
 
-A unit is a line that is not indented with what belongs to it; each is parsed once, so the time grows with the text.
+A unit is a line that is not indented with what belongs to it; each is parsed once, so the time grows with the
+text.
 """
 
 from __future__ import annotations
@@ -46,11 +47,7 @@ def code_runs(text: str) -> list[tuple[int, Source]]:
     names: set[str] = set()
     for unit in [*_units(text), None]:
         kind = "words" if unit is None else _kind(unit, names)
-        if kind == "code":
-            assert unit is not None
-            units.append(unit)
-        elif kind == "comment" and units:
-            assert unit is not None
+        if unit is not None and (kind == "code" or (kind == "comment" and units)):
             units.append(unit)
         elif kind == "words":
             while units and _kind(units[-1], names) == "comment":
