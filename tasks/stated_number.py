@@ -17,7 +17,7 @@ Kind = Literal["words", "mark", "box"]
 _SPACE = r"[ \t\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]"
 _CURRENCY = (
     r"(?:\\?\$|[\u20ac\u00a3\u00a5\u20b9\u20bd\u20a9\u20ba]"
-    r"|(?:US|CA|AU|NZ|HK|[AC])\\?\$|(?:USD|EUR|GBP|INR|CHF|Rs)\b\.?)"
+    r"|(?:US|CA|AU|NZ|HK|[ACRS])\\?\$|(?:USD|EUR|GBP|INR|CHF|Rs)\b\.?)"
 )
 
 _WHICH = r"(?:final|correct|right|exact|numerical|overall|required)"
@@ -41,6 +41,7 @@ _FILLER = re.compile(
     r"|\\(?:[(\[,;:!>\\ ]"
     r"|(?:q?quad|displaystyle|text(?:bf|it|rm|sf|tt)?|math(?:bf|rm|it|sf|tt)|bf|boxed|fbox|framebox|left|approx|sim"
     r"|[lL]arge|LARGE|huge|Huge)(?![a-zA-Z]))"
+    r"|<<[^<>\n]{0,80}>>"
     r"|</?(?:b|strong|i|em|u|span|p|br|code|mark|answer)\s?/?>"
     r"|(?<![^\W_])(?:about|approximately|approx\.?|roughly|around|exactly|precisely|just|only|simply|nearly|also|therefore"
     r"|thus|then|now|hence|clearly|indeed|equal\s{1,3}to|(?:a\s{1,3})?total\s{1,3}of)(?!\w)"
@@ -78,7 +79,9 @@ _NO_NUMBER_BEHIND = re.compile(
     rf"|{_SPACE}{{0,3}}(?:hundred|thousand|million|billion|trillion|lakh|crore)s?\b|k\b|e[+-]?\d",
     re.IGNORECASE,
 )
-_LIST_BEHIND = re.compile(r"(?:\s|\\[,;: ]){0,3}(?:[,;]|(?:\\text\{)?\s{0,2}(?:and|or)\b)[\s}]{0,4}\\?\$?\d")
+_LIST_BEHIND = re.compile(
+    r"(?:\s|\\[,;: ]){0,3}(?:[,;]|(?:\\text\{)?\s{0,2}(?:and|or|to)\b)[\s}]{0,4}\\?\$?\d"
+)
 _EQUATION = re.compile(r"\\(?:boxed|fbox|framebox)\s{0,3}\{[^{}\n]{0,200}=")
 _WORDS = re.compile(r"\Z|th[ea]|[abcdgijklpqruvwxy]", re.IGNORECASE)
 """No number begins like this, nor a sign or a currency: the quickest answer to the commonest question."""

@@ -116,7 +116,7 @@ def slow_texts(read, pumps, **sizes):
 
 @pytest.mark.parametrize(
     ("name", "size", "negligible_s"),
-    [("humaneval", 1500, 0.02), ("apps", 1500, 0.02), ("gsm8k", 4000, 0.002)],
+    [("humaneval", 1000, 0.02), ("apps", 1000, 0.02), ("gsm8k", 4000, 0.002)],
 )
 def test_the_time_grows_with_the_text(name, size, negligible_s):
     assert slow_texts(reader(name), PUMPS, size=size, negligible_s=negligible_s, limit_s=5) == {}

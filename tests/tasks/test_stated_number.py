@@ -146,6 +146,8 @@ def test_what_is_no_plain_number_is_not_taken(text):
         ("The answer is 5e-2", "0.05"),
         ("The answer is \uff16\uff14", "64"),
         ("The answer is \u200e64", "64"),
+        ("The answer is <<9*2=18>>18", "18"),
+        ("\\boxed{18 \\text{ to } 20}", None),
         ("points/answer = 48", None),
         ("an answer 400 less", None),
         ("The next answer was 600. The answer is 3.", "3"),

@@ -125,6 +125,8 @@ def test_another_language_is_never_taken(language):
         block("from answer import f\nassert f(1) == 1\n"),
         block("def test_f():\n    assert f(1) == 1\n"),
         block('def f(x):\n    """F."""\n    ...\n'),
+        block("def f(x):\n    ...\n    return 0  # here\n"),
+        "where\n\nf = 0\n\nhad been tried.\n",
         block("def f(x):\n    raise NotImplementedError\n"),
         block("1\n", ""),
         block("f(1) -> 1\n", "text"),

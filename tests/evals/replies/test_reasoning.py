@@ -18,14 +18,16 @@ PAIRS = [
     ("[THINK]", "[/THINK]"),
     ("\u25c1think\u25b7", "\u25c1/think\u25b7"),
     ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<longcat_think>", "</longcat_think>"),
+    ("<|thinking|>", "<|/thinking|>"),
+    ("<|reasoning_start|>", "<|reasoning_end|>"),
     ("<|begin_of_thought|>", "<|end_of_thought|>"),
     ("<|inner_prefix|>", "<|inner_suffix|>"),
     ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
-    ("<|channel|>commentary to=functions.f <|constrain|>", "<|channel|>final<|message|>"),
+    ("<|channel|>commentary<|message|>", "<|channel|>final<|message|>"),
     ("<|channel>thought\n", "<channel|>"),
     ("Here is my thought process:", "Here is my response:"),
 ]
-PAIRS[12] = ("<|channel|>commentary<|message|>", "<|channel|>final<|message|>")
 MENTIONS = ["'{}'", '"{}"', "`{}`"]
 
 

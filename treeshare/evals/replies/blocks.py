@@ -46,10 +46,12 @@ class Block:
     Attributes:
         source: The code, and what is known of it.
         lead_in: The words in front of it.
+        is_fenced: Whether it stands in a fence, or is indented as code.
     """
 
     source: Source
     lead_in: str
+    is_fenced: bool = True
 
 
 def python_blocks(text: str) -> list[Block]:
@@ -86,7 +88,7 @@ def _unfenced(lines: list[str], first: int, end: int) -> list[tuple[int, Block]]
     if "<code" in text or "<pre" in text:
         text = html.unescape(_HTML_TAG.sub("\n", text))
     return [
-        (first, Block(source=source, lead_in=_lead_in(text.split("\n"), line)))
+        (first, Block(source=source, lead_in=_lead_in(text.split("\n"), line), is_fenced=False))
         for line, source in code_runs(text)
     ]
 

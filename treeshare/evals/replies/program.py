@@ -11,7 +11,7 @@ from treeshare.evals.replies.blocks import Block, python_blocks
 from treeshare.evals.replies.reasoning import final_answer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from treeshare.evals.replies.source import Source, Statement
 
@@ -68,13 +68,21 @@ def _last_definition(blocks: Sequence[Block], names: frozenset[str]) -> int:
     sources = [block.source for block in blocks]
     if not names:
         return _last_definition_of_any(sources)
-    for i in reversed(range(len(sources))):
-        if sources[i].defines & names:
+    for i in reversed(range(len(blocks))):
+        found = sources[i].defines & names
+        # Between words an assignment may be part of them.
+        if found and (
+            blocks[i].is_fenced or found & sources[i].functions or not any(_defining(blocks[:i], names))
+        ):
             return i
     for i in reversed(range(len(sources))):
         if sources[i].returns or sources[i].tree is None:
             return i
     return _last_definition_of_any(sources)
+
+
+def _defining(blocks: Sequence[Block], names: frozenset[str]) -> Iterator[bool]:
+    return (bool(block.source.defines & names) for block in blocks)
 
 
 def _last_definition_of_any(sources: Sequence[Source]) -> int:
@@ -102,7 +110,7 @@ def _last_reader(blocks: Sequence[Block]) -> int:
             if source.acts or not is_whole:
                 chosen, is_whole = i, source.acts
         elif source.acts and (source.prints or uses_earlier):
-            if uses_earlier and is_whole:
+            if is_whole and (uses_earlier or not block.is_fenced):
                 continue
             if chosen is None or not is_whole or not _is_shown(block):
                 chosen, is_whole = i, uses_earlier or is_whole

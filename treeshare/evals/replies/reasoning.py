@@ -12,21 +12,21 @@ import re
 from typing import Any
 
 _NAME = (
-    r"(?:seed:)?(?:think(?:ing)?|thoughts?|thought_process|chain_of_thought|cot|reason(?:ing)?(?:_content)?|reflection"
+    r"(?!(?:end|start|begin)_)(?:[a-z]{1,20}[:_])?(?:think(?:ing)?|thoughts?|thought_process|chain_of_thought|cot|reason(?:ing|s)?(?:_content)?|reflection"
     r"|scratchpad|analysis|inner_monologue|internal_monologue|planning)"
 )
 _QUOTES = ("'", '"', "`")
 
 _OPEN = re.compile(
     rf"(?:<{_NAME}\s?>|\[{_NAME}\]|<\|{_NAME}\|>|\u25c1{_NAME}\u25b7"
-    r"|<\|(?:start_thinking|begin_of_thought|inner_prefix)\|>"
+    rf"|<\|(?:(?:start|begin)_(?:of_)?{_NAME}|{_NAME}_(?:start|begin)|inner_prefix)\|>"
     r"|<\|channel\|>\s?(?:analysis|commentary)[^<>]{0,80}<\|message\|>"
     r"|<\|channel>\s?(?:thought|analysis)\b)",
     re.IGNORECASE,
 )
 _CLOSE = re.compile(
-    rf"(?:</{_NAME}\s?>|\[/{_NAME}\]|<\|/{_NAME}\|>|<\|end_{_NAME}\|>|\u25c1/{_NAME}\u25b7"
-    r"|<\|(?:end_thinking|end_of_thought|inner_suffix)\|>"
+    rf"(?:</{_NAME}\s?>|\[/{_NAME}\]|<\|/{_NAME}\|>|\u25c1/{_NAME}\u25b7"
+    rf"|<\|(?:end_(?:of_)?{_NAME}|{_NAME}_end|inner_suffix)\|>"
     r"|(?:<\|start\|>assistant)?<\|channel\|>\s?final[^<>]{0,80}<\|message\|>"
     r"|<channel\|>)",
     re.IGNORECASE,

@@ -163,6 +163,12 @@ class Source:
         return frozenset(names)
 
     @cached_property
+    def functions(self) -> frozenset[str]:
+        """Those of ``defines`` that are functions or classes."""
+        made = (one.binds for one in self.statements if isinstance(one.node, _DEFINITIONS))
+        return self.defines & frozenset(name for names in made for name in names)
+
+    @cached_property
     def binds(self) -> frozenset[str]:
         """All names of its top level."""
         if self.tree is None:
@@ -303,6 +309,8 @@ def _is_stub(node: ast.stmt) -> bool:
     """Whether a function has no body yet: a docstring, ``...``, ``pass`` or ``raise NotImplementedError``."""
     if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
         return False
+    if any(_is_ellipsis(one) for one in ast.walk(node)):
+        return True  # an excerpt: the rest is as it was
     for one in node.body:
         if isinstance(one, ast.Pass) or (isinstance(one, ast.Expr) and isinstance(one.value, ast.Constant)):
             continue
@@ -314,6 +322,12 @@ def _is_stub(node: ast.stmt) -> bool:
             continue
         return False
     return True
+
+
+def _is_ellipsis(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and node.value.value is Ellipsis
+    )
 
 
 def _without_prompts(text: str) -> str:
