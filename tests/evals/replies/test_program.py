@@ -173,6 +173,8 @@ def test_helpers_come_from_where_they_are():
     assert program_in(block(table + "print(t)\n") + block("def f(x):\n    return t[x]\n"), F).startswith(
         table + "def f"
     )
+    star = block("from math import *\n") + block("def f(x):\n    return floor(x)\n")
+    assert program_in(star, F) == "from math import *\ndef f(x):\n    return floor(x)\n"
     used = block("word = 'ada'\n") + block("def f(x):\n    return [word for word in x]\n")
     assert "ada" not in program_in(used, F)  # a name of its own
 

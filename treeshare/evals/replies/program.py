@@ -162,7 +162,7 @@ def _helpers(
     """Statements of other blocks that bind what the program needs, in their order."""
     places: dict[str, list[int]] = {}
     for i, source in enumerate(sources):
-        for name in source.binding:
+        for name in source.binding if i != chosen else ():
             places.setdefault(name, []).append(i)
     left = sources[chosen].needs | wanted.names | {name for one in newer.values() for name in one.needs}
     seen = sources[chosen].binds | sources[chosen].defines
@@ -170,7 +170,8 @@ def _helpers(
     while left := left - seen:
         seen = seen | left
         needed: set[str] = set()
-        for name in left & places.keys():
+        found = {name if name in places else "*" for name in left}
+        for name in found & places.keys():
             at = bisect_left(places[name], chosen)
             place = places[name][at - 1 if at else 0]
             for i in _statements_for(sources[place], name, wanted):

@@ -12,8 +12,8 @@ import re
 from typing import Any
 
 _NAME = (
-    r"(?!(?:end|start|begin)_)(?:[a-z]{1,20}[:_])?(?:think(?:ing)?|thoughts?|thought_process|chain_of_thought|cot|reason(?:ing|s)?(?:_content)?|reflection"
-    r"|scratchpad|analysis|inner_monologue|internal_monologue|planning)"
+    r"(?!(?:end|start|begin)_)(?:[a-z]{1,20}[:_])?(?:think(?:ing)?|thoughts?|thought_process|chain_of_thought"
+    r"|cot|reason(?:ing|s)?(?:_content)?|reflection|scratchpad|analysis|inner_monologue|internal_monologue|planning)"
 )
 _QUOTES = ("'", '"', "`")
 

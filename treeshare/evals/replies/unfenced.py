@@ -42,11 +42,15 @@ class _Unit:
 
 def code_runs(text: str) -> list[tuple[int, Source]]:
     """The longest pieces of a text that are Python, with the number of their first line."""
+    if _is_whole(text):
+        return [(0, Source.of(text))]
     runs: list[tuple[int, Source]] = []
     units: list[_Unit] = []
     names: set[str] = set()
+    before = "\n"
     for unit in [*_units(text), None]:
-        kind = "words" if unit is None else _kind(unit, names)
+        kind = "words" if unit is None or _is_heading(unit, before) else _kind(unit, names)
+        before = unit.lines[-1] if unit is not None else ""
         if unit is not None and (kind == "code" or (kind == "comment" and units)):
             units.append(unit)
         elif kind == "words":
@@ -56,6 +60,37 @@ def code_runs(text: str) -> list[tuple[int, Source]]:
                 runs.append((units[0].line, Source.of(_dedented("".join(one.text for one in units)))))
             units = []
     return runs
+
+
+def _is_heading(unit: _Unit, before: str) -> bool:
+    """Whether a comment stands between empty lines: a heading of Markdown's."""
+    is_apart = not before.strip() and len(unit.lines) > 1 and not any(line.strip() for line in unit.lines[1:])
+    return is_apart and _HEADING.match(unit.lines[0]) is not None
+
+
+def _is_whole(text: str) -> bool:
+    """Whether a text is code from its first word to its last, strings that explain it included."""
+    tree = parsed(text)
+    names = bound_names(tree.body) if tree is not None else set()
+    return (
+        tree is not None
+        and any(is_statement(node) for node in tree.body)
+        and all(is_statement(node) or _is_string(node) for node in tree.body)
+        and not any(_is_unknown_call(node, names) for node in tree.body)
+    )
+
+
+def _is_string(node: ast.stmt) -> bool:
+    value = node.value if isinstance(node, ast.Expr) else None
+    return isinstance(value, ast.Constant) and isinstance(value.value, str)
+
+
+def _is_unknown_call(node: ast.stmt, names: set[str]) -> bool:
+    """Whether a statement calls a function that is not there: O(n), as people write it."""
+    call = node.value if isinstance(node, ast.Expr) else None
+    if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)):
+        return False
+    return call.func.id not in names and "*" not in names and not hasattr(builtins, call.func.id)
 
 
 def _units(text: str) -> list[_Unit]:
@@ -77,11 +112,12 @@ def _cut(lines: list[str], first: int, *, follow: bool) -> tuple[list[_Unit], bo
         follow: Whether brackets that end a line and triple quotes hold units together.
     """
     units: list[_Unit] = []
+    goes_on = _goes_on(lines)
     quote = bracket = ""
     is_decorated = False
     for number, line in enumerate(lines, start=first):
         begins = bool(line.strip()) and line[0] not in " \t" and not quote and not is_decorated
-        begins = begins and not bracket and not _CONTINUES.match(line)
+        begins = begins and not bracket and not _CONTINUES.match(line) and not goes_on[number - first]
         if begins or not units:
             units.append(_Unit(number, [line]))
         else:
@@ -100,6 +136,18 @@ def _cut(lines: list[str], first: int, *, follow: bool) -> tuple[list[_Unit], bo
     return units, not (quote or bracket)
 
 
+def _goes_on(lines: list[str]) -> list[bool]:
+    """For each line whether it is a comment, which may stand anywhere, inside of indented code."""
+    found = []
+    is_indented = False
+    for line in reversed(lines):
+        is_comment = line.startswith("#")
+        found.append(is_comment and is_indented)
+        if line.strip() and not is_comment:
+            is_indented = line[0] in " \t"
+    return found[::-1]
+
+
 def _kind(unit: _Unit, names: set[str]) -> _Kind:
     """Whether a unit is code; the names that it binds are noted."""
     text = unit.text
@@ -108,15 +156,11 @@ def _kind(unit: _Unit, names: set[str]) -> _Kind:
     if tree is None:
         return "words"
     if not tree.body:
-        is_heading = _HEADING.match(first) and len(unit.lines) > 1 and not unit.lines[1].strip()
-        return "words" if is_heading else "comment"
+        return "comment"
     if not any(is_statement(node) for node in tree.body):
+        return "comment" if all(_is_string(node) for node in tree.body) else "words"
+    if _is_unknown_call(tree.body[0], names):
         return "words"
-    call = tree.body[0].value if isinstance(tree.body[0], ast.Expr) else None
-    if isinstance(call, ast.Call) and isinstance(call.func, ast.Name):
-        name = call.func.id
-        if name not in names and not hasattr(builtins, name):
-            return "words"  # O(n), as people write it
     names |= bound_names(tree.body)
     return "code"
 
