@@ -220,7 +220,7 @@ def test_future_imports_stay_first():
         ),
         (f"Add.\n{BRANCHES}It adds.", BRANCHES),
         (
-            "# Idea\n\nn = int(input())\n# the rest\nprint(n)\n\n# Why\n\nO(n)\nNote: fast\n",
+            "## Idea\n\nn = int(input())\n# the rest\nprint(n)\n\n## Why\n\nO(n)\nNote: fast\n",
             "n = int(input())\n# the rest\nprint(n)\n\n",
         ),
         ("grid = [\n[1, 2],\n[3, 4],\n]\nprint(grid)\nDone.", "grid = [\n[1, 2],\n[3, 4],\n]\nprint(grid)\n"),

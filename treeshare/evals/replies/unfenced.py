@@ -16,7 +16,7 @@ from typing import Literal
 from treeshare.evals.replies.source import Source, bound_names, is_statement, parsed
 
 _CONTINUES = re.compile(r"(?:else|elif|except|finally)\b|[)\]}]")
-_HEADING = re.compile(r"#{1,6} ")
+_HEADING = re.compile(r"#{2,6} [A-Z]")
 _OPENERS = ("(", "[", "{")
 _CLOSERS = (")", "]", "}")
 
@@ -63,7 +63,7 @@ def code_runs(text: str) -> list[tuple[int, Source]]:
 
 
 def _is_heading(unit: _Unit, before: str) -> bool:
-    """Whether a comment stands between empty lines: a heading of Markdown's."""
+    """Whether a comment is a heading of Markdown's: apart, of second rank or lower, as programs have few."""
     is_apart = not before.strip() and len(unit.lines) > 1 and not any(line.strip() for line in unit.lines[1:])
     return is_apart and _HEADING.match(unit.lines[0]) is not None
 
