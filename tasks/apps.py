@@ -93,6 +93,10 @@ class Apps(ProgramTask):
         method = f"\n{name} = Solution().{name}\n" if "class Solution" in completion else ""
         return STARTER.before(completion) + method
 
+    def entry_point(self, problem: Problem) -> str:
+        """See ``ProgramTask.entry_point``."""
+        return problem.data["tests"].get("fn_name") or ""
+
     def tests(self, problem: Problem) -> ProgramTests:
         """The problem's pairs of input and output, compared as its statement asks."""
         tests = problem.data["tests"]

@@ -203,6 +203,20 @@ def test_a_chat_reply_is_looked_into_once_and_kept(cli, text_model, tmp_path):
     assert "3 completions of 1 problem, 3 right" in cli("evaluate", out, "--task", task).out
 
 
+def test_a_reply_goes_on_in_the_reasoning_that_its_prompt_opened(cli, text_model, tmp_path):
+    model = tmp_path / "chat"
+    shutil.copytree(text_model, model)
+    (tmp_path / "marked.py").write_text(CHAT_TASK)
+    task = f"{tmp_path / 'marked.py'}:Marked"
+    sampling = ["sample", "--task", task, "--model", model, "--threads", 1, "--max-tokens", 6, "--chat"]
+    for end, front in (("<think>", "<code><think>"), ("<think></think>", "<code>")):
+        (model / "chat_template.jinja").write_text("{{ messages[0]['content'] }}" + end)
+        out = tmp_path / str(len(end))
+        assert cli(*sampling, "--out", out).status == 0
+        (line,) = map(json.loads, lines_of(out))
+        assert line["completion"] == front + line["reply"]
+
+
 def test_a_tight_budget_changes_no_token(cli, sampling, tmp_path):
     """Few of the rows fit at a time; too few bytes are refused in one line."""
     for name, budget in (("free", []), ("tight", ["--kv-budget", "200KiB"])):
