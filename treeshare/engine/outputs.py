@@ -104,6 +104,10 @@ def _preformatted(text: str) -> str:
     return f'<pre style="white-space:pre-wrap;text-align:left;margin:0">{escape(text)}</pre>'
 
 
+def _text(detokenizer: Detokenizer | None, token_id: int, begins: bool) -> str | None:
+    return None if detokenizer is None else detokenizer.token_text(token_id, begins=begins)
+
+
 def completion_output(completion: Completion, detokenizer: Detokenizer | None) -> CompletionOutput:
     """A completion as ``LLM.generate`` returns it; without a tokenizer tokens have no text."""
     logprobs = None
@@ -115,7 +119,7 @@ def completion_output(completion: Completion, detokenizer: Detokenizer | None) -
                     entry.token_id: Logprob(
                         logprob=entry.logprob,
                         rank=entry.rank,
-                        decoded_token=detokenizer and detokenizer.token_text(entry.token_id, begins=begins),
+                        decoded_token=_text(detokenizer, entry.token_id, begins),
                     )
                     for entry in entries
                 }

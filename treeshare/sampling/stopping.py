@@ -38,9 +38,10 @@ class StopChecker:
     """Watches one completion's tokens as they come: where it ends, and what text is certain until then.
 
     A stop string ends the completion at the first token with which the text holds it, wherever tokens begin
-    and end. It may be, or hold, the spelling of special tokens that the text leaves out: then it is looked for
-    in the text with these tokens put in. To find it, the end of the text is searched, and all of it only when
-    the end holds a stop string. Without stop strings nothing is decoded before the end, unless ``take`` asks.
+    and end. It may be, or hold, the spelling of special tokens that the text leaves out: then it is looked
+    for in the text with these tokens put in. To find it, the end of the text is searched, and all of it only
+    when the end holds a stop string. Without stop strings nothing is decoded before the end, unless ``take``
+    asks.
 
     Args:
         params: Stop strings, stop tokens, lengths.
@@ -193,7 +194,7 @@ class StopChecker:
         return Ending("stop", stop, text[:place] + (stop if params.include_stop_str_in_output else ""))
 
     def _found(self, text: str, token_ids: Sequence[int]) -> list[tuple[int, int, str]]:
-        """The first place in ``text`` of each stop string that may end it; before equals, those with hidden tokens."""
+        """Where in ``text`` stop strings begin that may end it; at one place, those with hidden tokens first."""
         assert self._continuation is not None
         early = self._continuation.text(token_ids[: self._num_early]) if self._num_early else ""
         found = [

@@ -36,8 +36,8 @@ class Continuation:
     """The text of a prompt's completions: it continues the prompt's.
 
     It is ``decode(context + completion)`` less ``decode(context)``, where the context is as much of the
-    prompt's end as makes it the same as with the whole prompt. A character whose first bytes the prompt has is
-    the completion's if the completion makes it whole.
+    prompt's end as makes it the same as with the whole prompt. A character whose first bytes the prompt has
+    is the completion's if the completion makes it whole.
 
     Args:
         detokenizer: Of the model.
@@ -71,7 +71,7 @@ class Continuation:
 
     @property
     def begins_text(self) -> bool:
-        """Whether nothing stands before a completion: a prompt of special tokens alone, and they are left out."""
+        """Whether no text stands before a completion: the prompt is special tokens alone that are left out."""
         return not (self.context.tokens or self.context.run)
 
     @cached_property

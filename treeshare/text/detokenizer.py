@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +33,8 @@ def len_common(whole: str, head: str) -> int:
     """How many characters two texts have in common at their beginnings."""
     if whole.startswith(head):
         return len(head)
-    return len(os.path.commonprefix([whole, head]))
+    pairs = zip(whole, head, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(whole), len(head)))
 
 
 class Detokenizer:
@@ -90,7 +90,8 @@ class Detokenizer:
             return 0
         ids = self._tokenizer.encode(_CLEANED_UP, add_special_tokens=False)
         plain = self._tokenizer.decode(ids, clean_up_tokenization_spaces=False)
-        return 0 if self._tokenizer.decode(ids) == plain else _NUM_REWRITTEN
+        is_shown = self._tokenizer.clean_up_tokenization(plain) != plain
+        return 0 if is_shown and self._tokenizer.decode(ids) == plain else _NUM_REWRITTEN
 
     def adds_nothing(self, token: int, *, skip_special_tokens: bool = True) -> bool:
         """Whether the decoder never sees a token: left out, or not in the vocabulary."""

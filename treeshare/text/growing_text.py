@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from treeshare.text.continuation import Continuation
 
 _MARGIN = 8
-"""Characters by which a window's beginning, decoded without what is before it, may differ: a space is dropped,
-a character cut."""
+"""Characters by which a window's beginning, decoded without what is before it, may differ: a space is
+dropped, a character cut."""
 
 _NUM_SETTLED = 16
 """New characters after which the window moves on."""
@@ -138,9 +138,14 @@ class GrowingText:
 
     @property
     def recent(self) -> str:
-        """The end of the text: at least what the last token added or changed, and the lookback before it."""
+        """The end of the text: at least what the last token added, and the lookback before it.
+
+        Of a longer row of replacement characters at the end only some.
+        """
         run = self._run.tail(self._num_lookback + 1)
-        return run if len(run) < self._run.num_chars else self._window_text + run
+        is_part = len(run) < self._run.num_chars and self._run.is_text
+        text = run if is_part else self._window_text + run
+        return text[max(len(text) - self.num_chars, 0) :]
 
     @property
     def certain_start(self) -> int:
@@ -172,9 +177,9 @@ class GrowingText:
 
     def _push_byte(self, byte: int) -> None:
         self._run.push(byte)
-        if not self._text and self._run.num_chars == 1 and self._run.is_text:
-            if not self._continuation.decode(self._window):
-                self._run.drop_first()
+        begins = not self._text and self._run.num_chars == 1 and self._run.is_text
+        if begins and not self._continuation.decode(self._window):
+            self._run.drop_first()
 
     def _align(self) -> None:
         """Where the completion begins; it may be inside a character that the prompt began."""
@@ -200,14 +205,15 @@ class GrowingText:
                     return
 
     def _settle(self, end: int, place: int) -> None:
-        """Let the window begin at its middle, and make ``end`` of its tokens, up to ``place``, its first part."""
+        """Let the window begin at its middle; its new middle is behind ``end`` of its tokens, at ``place``."""
         cut = place - self._num_rewritten
         self._tail += self._text[self._cut - self._base : cut - self._base]
         self._tail = self._tail[-self._num_lookback :] if self._num_lookback else ""
         self._cut, self._middle_place = cut, place
         kept = self._window[self._middle :]
         text = self._continuation.decode(kept) if self._middle else self._text
-        if len(text) >= _MARGIN + self._num_rewritten + (self.num_chars - place):
+        is_long = len(text) >= _MARGIN + self._num_rewritten + (self.num_chars - place)
+        if is_long and self._text.endswith(text[_MARGIN:]):  # cleaning up pairs quotes from the first one on
             end -= self._middle
             self._base = self.num_chars - len(text)
             self._window, self._text = kept, text
@@ -217,7 +223,7 @@ class GrowingText:
 
 
 def offsets(continuation: Continuation, token_ids: Sequence[int]) -> list[int]:
-    """Where in a completion's text each token begins; a part of a character begins where the character does."""
+    """Where in a completion's text each token begins; a part of a character, where the character does."""
     text, places = GrowingText(continuation), []
     for token in token_ids:
         places.append(text.num_certain)
