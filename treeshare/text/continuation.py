@@ -71,7 +71,7 @@ class Continuation:
 
     @property
     def begins_text(self) -> bool:
-        """Whether no text stands before a completion: the prompt is special tokens alone that are left out."""
+        """Whether no text stands before a completion: the prompt has only special tokens, left out."""
         return not (self.context.tokens or self.context.run)
 
     @cached_property

@@ -205,7 +205,7 @@ class GrowingText:
                     return
 
     def _settle(self, end: int, place: int) -> None:
-        """Let the window begin at its middle; its new middle is behind ``end`` of its tokens, at ``place``."""
+        """Let the window begin at its middle; the new middle is behind its token ``end``, at ``place``."""
         cut = place - self._num_rewritten
         self._tail += self._text[self._cut - self._base : cut - self._base]
         self._tail = self._tail[-self._num_lookback :] if self._num_lookback else ""
