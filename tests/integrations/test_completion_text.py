@@ -13,12 +13,15 @@ import transformers
 from starlette.testclient import TestClient
 
 from tests.models.tiny import make_model
-from tests.text.kinds import ADDED, KINDS, ids_of
+from tests.text.kinds import ADDED, DETOKENIZERS, KINDS, ids_of
 from treeshare import LLM, AsyncLLM, SamplingParams
 from treeshare.engine.streaming import TokenOutput
 from treeshare.integrations.openai.server import ServerOptions, create_app
 
-NAMES = ("llama2", "metaspace first", "byte level", "words, cleaned")
+NAMES = [
+    "llama2",
+    *(pytest.param(n, marks=pytest.mark.slow) for n in ("metaspace first", "byte level", "words, cleaned")),
+]
 PROMPTS = {  # the last one ends with special tokens, the one before is nothing else
     "llama2": (["<s>", "\u2581a", "b"], ["<0xE2>", "<0x82>", "<0xAC>"], ["<s>"], ["a", "<|end|>", "<s>"]),
     "metaspace first": (["<s>", "\u2581a"], ["\u2581"], ["<s>"], ["a", "<|end|>", "<s>"]),
@@ -92,7 +95,7 @@ def test_generate_and_stream(kind, llm, prompts, skip):
             shown = "".join(
                 at[token].decoded_token
                 for token, at in zip(completion.token_ids, completion.logprobs, strict=True)
-                if not (skip and token in KINDS[kind].all_special_ids)
+                if not (skip and token in DETOKENIZERS[kind].special_ids)
             )
             if "\ufffd" not in shown and "cleaned" not in kind and completion.finish_reason == "length":
                 assert shown == completion.text
@@ -110,14 +113,8 @@ def test_a_stream_with_stops(kind, llm, prompts):
     """Nothing comes out that a stop string cuts, be it plain, special, or both."""
     free = llm.generate(prompts, SamplingParams(n=12, max_tokens=40, seed=3), use_tqdm=False)
     texts = [completion.text for output in free for completion in output.outputs]
-    stops = [
-        texts[0][4:7],
-        texts[5][9:11],
-        texts[14][3:4] + "<|end|>",
-        "<|end|>",
-        ADDED,
-        "<|end|>" + texts[3][:1],
-    ]
+    long = [text for text in texts if len(text) > 12]
+    stops = [long[0][4:7], long[1][9:11], long[2][3:4] + "<|end|>", "<|end|>", ADDED, "<|end|>" + long[3][:1]]
     num_cut = 0
     for stop in stops:
         for include in (True, False):
@@ -172,23 +169,19 @@ def test_server(kind, folder, llm, prompts):
     has_chat = kind in ("llama2", "byte level")
     bodies += [common | {"messages": [{"role": "user", "content": "ab"}]}] if has_chat else []
     answers = asyncio.run(run())
+    num_placed = 0
     for body, (text, streamed, tokens, places) in zip(bodies, answers, strict=True):
         skip = body.get("skip_special_tokens", True)
         params = SamplingParams(max_tokens=40, seed=3, skip_special_tokens=skip)
         prompt = body["prompt"] if "prompt" in body else KINDS[kind].encode("ab", add_special_tokens=False)
         (completion,) = llm.generate([prompt], params, use_tqdm=False)[0].outputs
         assert text == streamed == completion.text
-        if (
-            tokens
-            and not skip
-            and "\ufffd" not in text
-            and "bytes:" not in "".join(tokens)
-            and "cleaned" not in kind
-        ):
-            for token, place in zip(tokens, places, strict=True):
-                assert text.startswith(token, place) or not KINDS[kind].decode(
-                    completion.token_ids
-                ).startswith(text)
+        if not skip and "cleaned" not in kind:  # the last one may be end-of-sequence, which the text lacks
+            for token, place in list(zip(tokens, places, strict=True))[:-1]:
+                is_whole = "bytes:" not in token and "\ufffd" not in text[place:]
+                num_placed += is_whole
+                assert not is_whole or token in text[place:]
+    assert num_placed or "cleaned" in kind
 
 
 def test_journal(kind, llm, prompts, tmp_path):
@@ -198,9 +191,9 @@ def test_journal(kind, llm, prompts, tmp_path):
 
     names, params = [f"p{i}" for i in range(len(prompts))], SamplingParams(n=4, max_tokens=30)
     manifest = make_manifest(llm, task="own", data="", task_ids=names, prompts=prompts, params=params)
-    with RunDirectory.open(tmp_path / "run", manifest) as directory:
+    with RunDirectory(tmp_path / "run", manifest) as directory:
         sample_into(directory, llm, names, make_requests(names, prompts, params, directory))
-    rows = [json.loads(line) for line in (tmp_path / "run" / "samples.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / "run" / "samples.jsonl").read_text().split("\n") if line]
     assert len(rows) == 4 * len(prompts)
     detokenizer = llm.loaded.detokenizer
     from treeshare.text import Continuation

@@ -49,13 +49,18 @@ def metaspace(scheme):
 
 def byte_level(special=SPECIAL):
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    words = [_letters(text) for text in (" a", "ab", "  ", " \u20ac", "\u00e9")]
-    halves = [_letters(b" \xe2\x82"), _letters(b"\xac a"), _letters(b"\xf0\x9f"), _letters(b"\x98\x80")]
+    words = [byte_letters(text) for text in (" a", "ab", "  ", " \u20ac", "\u00e9")]
+    halves = [
+        byte_letters(b" \xe2\x82"),
+        byte_letters(b"\xac a"),
+        byte_letters(b"\xf0\x9f"),
+        byte_letters(b"\x98\x80"),
+    ]
     vocabulary = {piece: i for i, piece in enumerate([*letters, *words, *halves])}
     return _made(models.BPE(vocabulary, []), decoders.ByteLevel(), special)
 
 
-def _letters(text):
+def byte_letters(text):
     """How a byte-level vocabulary writes bytes."""
     from treeshare.integrations.openai.reply import _bytes_of_letters
 
@@ -82,7 +87,7 @@ def word_ends():
 def cleaned_bytes():
     """Spaces are cleaned up though the words are cut into bytes."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    words = [_letters(text) for text in (" '", "s", " n't", " .", " ", "n't", "'", " '' ")]
+    words = [byte_letters(text) for text in (" '", "s", " n't", " .", " ", "n't", "'", " '' ")]
     vocabulary = {piece: i for i, piece in enumerate([*letters, *(w for w in words if w not in letters)])}
     return _made(
         models.BPE(vocabulary, []),

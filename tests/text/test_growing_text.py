@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from tests.text.kinds import ADDED, BAR, DETOKENIZERS, KINDS, bytes_of, ids_of
+from tests.text.kinds import ADDED, BAR, DETOKENIZERS, KINDS, byte_letters, bytes_of, ids_of
 from treeshare.text import Continuation, GrowingText, offsets
 
 UNKNOWN = 10**6
@@ -121,13 +121,11 @@ EURO, FACE = "\u20ac", "\U0001f600"
     ],
 )
 def test_known_ones(name, prompt, completion, text):
-    from tests.text.kinds import _letters
-
     def ids(parts):
         found = []
         for part in parts:
             if isinstance(part, bytes) and name == "byte level":
-                found += ids_of(KINDS[name], [_letters(part)])
+                found += ids_of(KINDS[name], [byte_letters(part)])
             elif isinstance(part, bytes) or part in (EURO, FACE):
                 found += bytes_of(KINDS[name], part)
             else:
@@ -140,9 +138,7 @@ def test_known_ones(name, prompt, completion, text):
 @given(st.text(st.characters(codec="utf-8"), max_size=30), st.lists(st.integers(0, 264), max_size=30))
 def test_byte_level_texts_are_what_they_were(prompt, ids):
     """A prompt of whole characters changes nothing there: the completion decoded alone."""
-    from tests.text.kinds import _letters
-
-    prompt_ids = ids_of(KINDS["byte level"], _letters(prompt))
+    prompt_ids = ids_of(KINDS["byte level"], byte_letters(prompt))
     assert continuation("byte level", prompt_ids).text(ids) == KINDS["byte level"].decode(
         ids, skip_special_tokens=True
     )
