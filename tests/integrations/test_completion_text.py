@@ -109,6 +109,7 @@ def test_generate_and_stream(kind, llm, prompts, skip):
     assert pieces == texts
 
 
+@pytest.mark.slow
 def test_a_stream_with_stops(kind, llm, prompts):
     """Nothing comes out that a stop string cuts, be it plain, special, or both."""
     free = llm.generate(prompts, SamplingParams(n=12, max_tokens=40, seed=3), use_tqdm=False)
@@ -119,7 +120,7 @@ def test_a_stream_with_stops(kind, llm, prompts):
     for stop in stops:
         for include in (True, False):
             params = SamplingParams(
-                n=12, max_tokens=40, seed=3, stop=[stop, "never there"], include_stop_str_in_output=include
+                n=6, max_tokens=40, seed=3, stop=[stop, "never there"], include_stop_str_in_output=include
             )
             pieces, finished = {}, {}
             for event in llm.stream(prompts, params, tokens=True):
@@ -131,14 +132,14 @@ def test_a_stream_with_stops(kind, llm, prompts):
             assert pieces == {key: completion.text for key, completion in finished.items()}
             assert all(completion.text.count(stop) <= include for completion in finished.values())
             num_cut += sum(completion.stop_reason == stop for completion in finished.values())
-    assert num_cut > 10
+    assert num_cut > 5
 
 
 def test_server(kind, folder, llm, prompts):
     async def run():
         async with AsyncLLM(folder, dtype="float32") as running:
             client = TestClient(create_app(running, ServerOptions(names=("m",))))
-            return await asyncio.to_thread(lambda: list(map(lambda body: ask(client, body), bodies)))
+            return await asyncio.to_thread(lambda: [ask(client, body) for body in bodies])
 
     def ask(client, body):
         chat = "messages" in body
@@ -160,10 +161,10 @@ def test_server(kind, folder, llm, prompts):
         assert [t for row in rows for t in row["tokens"]] == whole["logprobs"]["tokens"]
         return whole["text"], "".join(part["text"] for part in parts), whole["logprobs"]["tokens"], places
 
-    common = {"model": "m", "max_tokens": 40, "seed": 3}
+    common = {"model": "m", "max_tokens": 24, "seed": 3}
     bodies = [
         common | {"prompt": prompt, "skip_special_tokens": skip, "logprobs": 1}
-        for prompt in prompts
+        for prompt in prompts[1:3]
         for skip in (True, False)
     ]
     has_chat = kind in ("llama2", "byte level")
@@ -172,15 +173,19 @@ def test_server(kind, folder, llm, prompts):
     num_placed = 0
     for body, (text, streamed, tokens, places) in zip(bodies, answers, strict=True):
         skip = body.get("skip_special_tokens", True)
-        params = SamplingParams(max_tokens=40, seed=3, skip_special_tokens=skip)
+        params = SamplingParams(max_tokens=24, seed=3, skip_special_tokens=skip)
         prompt = body["prompt"] if "prompt" in body else KINDS[kind].encode("ab", add_special_tokens=False)
         (completion,) = llm.generate([prompt], params, use_tqdm=False)[0].outputs
         assert text == streamed == completion.text
-        if not skip and "cleaned" not in kind:  # the last one may be end-of-sequence, which the text lacks
-            for token, place in list(zip(tokens, places, strict=True))[:-1]:
-                is_whole = "bytes:" not in token and "\ufffd" not in text[place:]
-                num_placed += is_whole
-                assert not is_whole or token in text[place:]
+        known = DETOKENIZERS[kind].byte_pieces
+        whole = [
+            token not in known and "bytes:" not in t
+            for token, t in zip(completion.token_ids, tokens, strict=False)
+        ]
+        for i in range(1, len(tokens) - 1):  # the last one may be end-of-sequence, which the text lacks
+            if not skip and whole[i - 1] and whole[i] and "cleaned" not in kind:
+                num_placed += 1
+                assert text.startswith(tokens[i], places[i])
     assert num_placed or "cleaned" in kind
 
 
@@ -204,6 +209,7 @@ def test_journal(kind, llm, prompts, tmp_path):
         assert row["completion"] == Continuation(detokenizer, prompt, skip_special_tokens=True).text(ids)
 
 
+@pytest.mark.slow
 def test_lm_eval(kind, folder):
     """As its hf model: an answer decoded alone, ended by its own rule."""
     pytest.importorskip("lm_eval")

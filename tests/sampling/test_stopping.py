@@ -274,7 +274,7 @@ HIDDEN = KINDS["byte level"]
 SPELLINGS = ["</s>", "<|end|>"]
 
 
-@settings(max_examples=300)
+@settings(max_examples=80)
 @given(
     st.lists(st.sampled_from(["a", "b", " a", "</s>", "<|end|>", "<", "|", "\u20ac", ADDED]), max_size=40),
     st.lists(

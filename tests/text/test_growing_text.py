@@ -1,4 +1,4 @@
-"""A completion's text is what decoding makes of prompt and completion together, less the prompt's; at every token."""
+"""A completion's text is that of prompt and completion together, less the prompt's; at every token."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ def tokens(name, max_size):
     kinds = [some, same, last]
     if DETOKENIZERS[name].byte_pieces:
         kinds.append(st.text("a\u20ac\U0001f600\n", max_size=3).map(lambda text: bytes_of(KINDS[name], text)))
-    return st.lists(st.one_of(kinds), max_size=8).map(lambda parts: sum(parts, [])[:max_size])
+    return st.lists(st.one_of(kinds), max_size=8).map(
+        lambda parts: [token for part in parts for token in part][:max_size]
+    )
 
 
 def parts(text, size):

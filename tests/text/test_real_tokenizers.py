@@ -67,7 +67,7 @@ def told(tokenizer, prompt, reply):
 
 def test_space_is_lost_by_decoding_alone(tokenizer):
     """Else these tokenizers would show nothing."""
-    ids, says = told(tokenizer, *PAIRS[0])
+    _ids, says = told(tokenizer, *PAIRS[0])
     assert tokenizer.decode(says) == PAIRS[0][1].removeprefix(" ")
 
 
@@ -111,7 +111,8 @@ def test_a_model(tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path)
     llm = LLM(tmp_path, dtype="float32")
     prompts = [prompt for prompt, _ in PAIRS]
-    outputs = llm.generate(prompts, SamplingParams(n=8, max_tokens=60, logprobs=0), use_tqdm=False)
+    params = SamplingParams(n=8, max_tokens=60, logprobs=0)
+    outputs = llm.generate(prompts, params, use_tqdm=False)
     texts, num_checked = {}, 0
     for output in outputs:
         head = tokenizer.decode(output.prompt_token_ids, skip_special_tokens=True)
@@ -124,7 +125,7 @@ def test_a_model(tokenizer, tmp_path):
             texts[output.request_id, completion.index] = completion.text
     assert num_checked > 70
     pieces = dict.fromkeys(texts, "")
-    for event in llm.stream(prompts, SamplingParams(n=8, max_tokens=60), tokens=True):
+    for event in llm.stream(prompts, params, tokens=True):
         if isinstance(event, TokenOutput):
             pieces[event.request_id, event.index] += event.text
     assert pieces == texts

@@ -194,7 +194,7 @@ class StopChecker:
         return Ending("stop", stop, text[:place] + (stop if params.include_stop_str_in_output else ""))
 
     def _found(self, text: str, token_ids: Sequence[int]) -> list[tuple[int, int, str]]:
-        """Where in ``text`` stop strings begin that may end it; at one place, those with hidden tokens first."""
+        """Where in ``text`` stop strings begin that may end it; at a place, those with hidden tokens first."""
         assert self._continuation is not None
         early = self._continuation.text(token_ids[: self._num_early]) if self._num_early else ""
         found = [
