@@ -124,7 +124,9 @@ def completion_output(completion: Completion, detokenizer: Detokenizer | None) -
                     for entry in entries
                 }
             )
-            begins = begins and detokenizer is not None and detokenizer.adds_nothing(token_id)
+            begins = (
+                begins and detokenizer is not None and detokenizer.unseen(skip_special_tokens=True)[token_id]
+            )
     return CompletionOutput(
         index=completion.completion_index,
         text=completion.text,

@@ -144,12 +144,13 @@ class StopChecker:
         if self._text is None:
             self._text = GrowingText(self._continuation, max(map(len, self._stops), default=0))
         text = self._text
-        for index in range(self._num_read, len(token_ids)):
-            token, begin = token_ids[index], text.num_chars
+        while self._num_read < len(token_ids):
+            token, begin = token_ids[self._num_read], text.num_chars
             text.push(token)
             if token in self._spellings:
-                self._hidden.append(HiddenToken(index, begin, text.num_chars, self._spellings[token]))
-        self._num_read = len(token_ids)
+                spelling = self._spellings[token]
+                self._hidden.append(HiddenToken(self._num_read, begin, text.num_chars, spelling))
+            self._num_read += 1
         return text
 
     def _saw_stop(self, token_ids: Sequence[int]) -> bool:
@@ -194,7 +195,7 @@ class StopChecker:
         return Ending("stop", stop, text[:place] + (stop if params.include_stop_str_in_output else ""))
 
     def _found(self, text: str, token_ids: Sequence[int]) -> list[tuple[int, int, str]]:
-        """Where in ``text`` stop strings begin that may end it; at a place, those with hidden tokens first."""
+        """Where in ``text`` stop strings begin that may end it; at one place hidden tokens' first."""
         assert self._continuation is not None
         early = self._continuation.text(token_ids[: self._num_early]) if self._num_early else ""
         found = [

@@ -51,6 +51,7 @@ class Continuation:
         self.detokenizer = detokenizer
         self.skip_special_tokens = skip_special_tokens
         self._prompt = prompt_token_ids
+        self._unseen = detokenizer.unseen(skip_special_tokens=skip_special_tokens)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of tokens that nothing stands before."""
@@ -63,7 +64,7 @@ class Continuation:
 
     def adds_nothing(self, token: int) -> bool:
         """Whether the decoder never sees a token."""
-        return self.detokenizer.adds_nothing(token, skip_special_tokens=self.skip_special_tokens)
+        return self._unseen[token]
 
     def hidden_in(self, texts: Sequence[str]) -> dict[int, str]:
         """See ``Detokenizer.hidden_in``."""

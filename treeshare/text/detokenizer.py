@@ -50,7 +50,6 @@ class Detokenizer:
 
     def __init__(self, tokenizer: Any) -> None:  # noqa: ANN401
         self._tokenizer = tokenizer
-        self._is_known: dict[int, bool] = {}
         self._token_texts: dict[tuple[int, bool], str] = {}
         self._hidden: dict[tuple[tuple[str, ...], bool], dict[int, str]] = {}
 
@@ -93,14 +92,16 @@ class Detokenizer:
         is_shown = self._tokenizer.clean_up_tokenization(plain) != plain
         return 0 if is_shown and self._tokenizer.decode(ids) == plain else _NUM_REWRITTEN
 
-    def adds_nothing(self, token: int, *, skip_special_tokens: bool = True) -> bool:
-        """Whether the decoder never sees a token: left out, or not in the vocabulary."""
-        if skip_special_tokens and token in self.special_ids:
-            return True
-        known = self._is_known.get(token)
-        if known is None:
-            known = self._is_known[token] = self._tokenizer.convert_ids_to_tokens(token) is not None
-        return not known
+    def unseen(self, *, skip_special_tokens: bool) -> Mapping[int, bool]:
+        """By token, whether the decoder never sees it: it is left out, or not in the vocabulary."""
+        return self._unseen[skip_special_tokens]
+
+    @cached_property
+    def _unseen(self) -> dict[bool, _Unseen]:
+        return {
+            True: _Unseen(self._tokenizer, self.special_ids),
+            False: _Unseen(self._tokenizer, frozenset()),
+        }
 
     @cached_property
     def _probe(self) -> list[int]:
@@ -138,10 +139,7 @@ class Detokenizer:
                 token: spelling
                 for token, spelling in self._spellings.items()
                 if any(spelling in text for text in texts)
-                and (
-                    self.adds_nothing(token, skip_special_tokens=skip_special_tokens)
-                    or self.token_text(token) != spelling
-                )
+                and (self._unseen[skip_special_tokens][token] or self.token_text(token) != spelling)
             }
         return self._hidden[key]
 
@@ -150,3 +148,15 @@ class Detokenizer:
         """Of each added token."""
         spellings = {token: str(getattr(added, "content", added)) for token, added in self._added.items()}
         return {token: spelling for token, spelling in spellings.items() if spelling}
+
+
+class _Unseen(dict[int, bool]):
+    """Whether a decoder never sees a token; filled as tokens are asked for."""
+
+    def __init__(self, tokenizer: Any, left_out: frozenset[int]) -> None:  # noqa: ANN401
+        super().__init__((token, True) for token in left_out)
+        self._tokenizer = tokenizer
+
+    def __missing__(self, token: int) -> bool:
+        self[token] = is_unseen = self._tokenizer.convert_ids_to_tokens(token) is None
+        return is_unseen

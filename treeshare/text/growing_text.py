@@ -92,10 +92,14 @@ class GrowingText:
     Args:
         continuation: Of the prompt.
         num_lookback: Characters that ``recent`` reaches back behind what earlier tokens made certain.
+
+    Attributes:
+        num_chars: Characters so far, with those that may still change.
     """
 
     def __init__(self, continuation: Continuation, num_lookback: int = 0) -> None:
         self._continuation = continuation
+        self._decode, self._adds_nothing = continuation.decode, continuation.adds_nothing
         self._pieces = continuation.detokenizer.byte_pieces
         self._num_rewritten = continuation.detokenizer.num_rewritten
         self._num_lookback = num_lookback
@@ -103,8 +107,8 @@ class GrowingText:
         # The window's tokens; those before middle were there when it last moved. Its text lies from position
         # base of the completion on, the prompt's part below 0. What is before cut is in tail.
         self._window = list(context.tokens)
-        self._text = continuation.decode(self._window)
-        self._run = ByteRun()
+        self._text = self._decode(self._window)
+        self._run: ByteRun | None = None
         self._head: str | None = context.text  # until the window has left the prompt
         self._base = -len(context.text)
         ends_whole = not context.run and not context.text.endswith(INCOMPLETE)
@@ -114,27 +118,14 @@ class GrowingText:
         for token in context.run:
             self._window.append(token)
             self._push_byte(self._pieces[token])
-        self._align()
+        self._measure()
 
     def fork(self) -> GrowingText:
         """A text that goes on from the same tokens."""
         other = copy.copy(self)
-        other._window, other._run = list(self._window), self._run.fork()
+        other._window = list(self._window)
+        other._run = self._run and self._run.fork()
         return other
-
-    @property
-    def num_chars(self) -> int:
-        """Characters so far, with those that may still change."""
-        return self._base + len(self._text) + self._run.num_chars
-
-    @property
-    def num_certain(self) -> int:
-        """Characters so far that stay."""
-        num_open = 0
-        if not self._run.num_bytes:
-            while num_open < _MAX_BYTES and self._text.endswith(INCOMPLETE, 0, len(self._text) - num_open):
-                num_open += 1
-        return max(self._base + len(self._text) - num_open - self._num_rewritten, 0)
 
     @property
     def recent(self) -> str:
@@ -142,10 +133,12 @@ class GrowingText:
 
         Of a longer row of replacement characters at the end only some.
         """
-        run = self._run.tail(self._num_lookback + 1)
-        is_part = len(run) < self._run.num_chars and self._run.is_text
-        text = run if is_part else self._window_text + run
-        return text[max(len(text) - self.num_chars, 0) :]
+        text = self._tail + self._text[self._cut - self._base :]
+        if self._run is not None:
+            run = self._run.tail(self._num_lookback + 1)
+            is_part = len(run) < self._run.num_chars and self._run.is_text
+            text = run if is_part else text + run
+        return text[-self.num_chars :] if len(text) > self.num_chars else text
 
     @property
     def certain_start(self) -> int:
@@ -155,69 +148,77 @@ class GrowingText:
     @property
     def certain(self) -> str:
         """The end of what is certain: at least what the last token made so, and the lookback before it."""
-        return self._window_text[: max(self.num_certain - self.certain_start, 0)]
+        text = self._tail + self._text[self._cut - self._base :]
+        return text[: max(self.num_certain - self.certain_start, 0)]
 
     @property
-    def _window_text(self) -> str:
-        """The lookback and what the window has behind it, without a run of bytes."""
-        return self._tail + self._text[self._cut - self._base :]
+    def num_certain(self) -> int:
+        """Characters so far that stay."""
+        num_open = self._num_rewritten
+        if not self._is_whole and self._run is None:
+            num_open += min(len(self._text) - len(self._text.rstrip(INCOMPLETE)), _MAX_BYTES)
+        return max(self._base + len(self._text) - num_open, 0)
 
     def push(self, token: int) -> None:
         """Take the next token."""
-        if self._continuation.adds_nothing(token):
+        if self._adds_nothing(token):
             return
-        self._move()
+        if self._is_whole:
+            if self.num_chars - self._middle_place >= _NUM_SETTLED + self._num_rewritten:
+                self._settle(len(self._window), self.num_chars)
+        elif self._run is None:
+            self._move_broken()
         self._window.append(token)
         byte = self._pieces.get(token)
         if byte is not None:
             self._push_byte(byte)
         else:
-            self._text, self._run = self._continuation.decode(self._window), ByteRun()
-        self._align()
+            self._text, self._run = self._decode(self._window), None
+        self._measure()
 
     def _push_byte(self, byte: int) -> None:
+        if self._run is None:
+            self._run = ByteRun()
         self._run.push(byte)
         begins = not self._text and self._run.num_chars == 1 and self._run.is_text
-        if begins and not self._continuation.decode(self._window):
+        if begins and not self._decode(self._window):
             self._run.drop_first()
 
-    def _align(self) -> None:
-        """Where the completion begins; it may be inside a character that the prompt began."""
-        if self._head is not None:
-            self._base = -len_common(self._text + self._run.head(len(self._head)), self._head)
+    def _measure(self) -> None:
+        """Note how long the text is, and how it ends."""
+        run = self._run
+        if self._head is not None:  # it may begin inside a character that the prompt began
+            text = self._text if run is None else self._text + run.head(len(self._head))
+            self._base = -len_common(text, self._head)
+        self.num_chars = self._base + len(self._text) + (0 if run is None else run.num_chars)
+        self._is_whole = run is None and not self._text.endswith(INCOMPLETE)
 
-    @property
-    def _is_whole(self) -> bool:
-        """Whether the text ends with a whole character, and no token to come joins the last one's."""
-        return not self._run.num_bytes and not self._text.endswith(INCOMPLETE)
-
-    def _move(self) -> None:
-        """Move the window on, if it has grown enough."""
+    def _move_broken(self) -> None:
+        """Look for a place to move the window to, where it has grown without a whole character at its end."""
         num_new = len(self._window) - self._middle
-        if self._is_whole:
-            if self.num_chars - self._middle_place >= _NUM_SETTLED + self._num_rewritten:
-                self._settle(len(self._window), self.num_chars)
-        elif not self._run.num_bytes and num_new >= _MAX_BROKEN and num_new % (_MAX_BROKEN // 4) == 0:
-            for end in range(len(self._window) - _MAX_BYTES - 1, len(self._window) - _MAX_BROKEN // 2, -1):
-                before = self._continuation.decode(self._window[:end])
-                if self._text == before + self._continuation.decode(self._window[end:]):
-                    self._settle(end, self._base + len(before))
-                    return
+        if num_new < _MAX_BROKEN or num_new % (_MAX_BROKEN // 4):
+            return
+        for end in range(len(self._window) - _MAX_BYTES - 1, len(self._window) - _MAX_BROKEN // 2, -1):
+            before = self._decode(self._window[:end])
+            if self._text == before + self._decode(self._window[end:]):
+                self._settle(end, self._base + len(before))
+                return
 
     def _settle(self, end: int, place: int) -> None:
         """Let the window begin at its middle; the new middle is behind its token ``end``, at ``place``."""
         cut = place - self._num_rewritten
-        self._tail += self._text[self._cut - self._base : cut - self._base]
-        self._tail = self._tail[-self._num_lookback :] if self._num_lookback else ""
+        if self._num_lookback:
+            self._tail += self._text[self._cut - self._base : cut - self._base]
+            self._tail = self._tail[-self._num_lookback :]
         self._cut, self._middle_place = cut, place
-        kept = self._window[self._middle :]
-        text = self._continuation.decode(kept) if self._middle else self._text
-        is_long = len(text) >= _MARGIN + self._num_rewritten + (self.num_chars - place)
-        if is_long and self._text.endswith(text[_MARGIN:]):  # cleaning up pairs quotes from the first one on
-            end -= self._middle
-            self._base = self.num_chars - len(text)
-            self._window, self._text = kept, text
-            if self._middle:
+        if self._middle:
+            kept = self._window[self._middle :]
+            text = self._decode(kept)
+            is_long = len(text) >= _MARGIN + self._num_rewritten + (self.num_chars - place)
+            if is_long and self._text.endswith(text[_MARGIN:]):  # cleaning up pairs quotes from the first on
+                end -= self._middle
+                self._base = self.num_chars - len(text)
+                self._window, self._text = kept, text
                 self._head = None
         self._middle = end
 

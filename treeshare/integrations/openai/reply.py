@@ -63,7 +63,8 @@ class TokenSpeller:
 
     def adds_nothing(self, token_id: int) -> bool:
         """Whether a token leaves the beginning of a text to the next one."""
-        return self._detokenizer is not None and self._detokenizer.adds_nothing(token_id)
+        detokenizer = self._detokenizer
+        return detokenizer is not None and detokenizer.unseen(skip_special_tokens=True)[token_id]
 
     def _look_up(self, token_id: int, begins: bool) -> tuple[str, list[int] | None]:
         if self._tokenizer is None or self._detokenizer is None:
