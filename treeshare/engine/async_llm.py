@@ -88,12 +88,8 @@ class AsyncLLM:
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._listeners: dict[int, _Listener] = {}
         self._is_closed = False
-        self._decoders = {skip: self.llm.decoder(skip_special_tokens=skip) for skip in (True, False)}
         self._events = StepEvents(
-            self.llm.output,
-            None,
-            wants_tokens=lambda index: self._listeners[index].wants_tokens,
-            decode_of=lambda index: self._decoders[self._request(index).params.skip_special_tokens],
+            self.llm.output, wants_tokens=lambda index: self._listeners[index].wants_tokens
         )
         self._thread = threading.Thread(target=self._work, name="treeshare", daemon=True)
         self._thread.start()
@@ -244,10 +240,6 @@ class AsyncLLM:
             listener.num_left -= 1
             self.num_unfinished -= 1
         return listener, (listener.numbers[index], output)
-
-    def _request(self, index: int) -> Request:
-        listener = self._listeners[index]
-        return listener.requests[listener.numbers[index]]
 
     def _add(self, listener: _Listener) -> None:
         engine, requests = self.llm.engine, listener.requests

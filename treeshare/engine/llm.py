@@ -210,7 +210,7 @@ class LLM:
         Raises as ``generate``.
         """
         call = self._call(prompts, sampling_params, on_completion)
-        yield from call.stream(self.engine.run_steps(call.requests), self.decoder(), tokens=tokens)
+        yield from call.stream(self.engine.run_steps(call.requests), tokens=tokens)
 
     def chat(
         self,
@@ -272,7 +272,7 @@ class LLM:
 
     def output(self, completion: Completion) -> CompletionOutput:
         """A completion as ``generate`` returns it."""
-        return completion_output(completion, self.loaded.tokenizer)
+        return completion_output(completion, self.loaded.detokenizer)
 
     def _call(self, prompts: Prompts, params: Params, on_completion: OnCompletion | None) -> GenerateCall:
         parsed = self._encoder.parse_all(prompts)

@@ -41,6 +41,7 @@ from treeshare.models.support import (
     require_support,
     unsupported_features,
 )
+from treeshare.text import Detokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -92,6 +93,11 @@ class LoadedModel:
     def dtype(self) -> str:
         """Of weights and KV: ``float32`` or ``bfloat16``."""
         return str(self.geometry.dtype).removeprefix("torch.")
+
+    @functools.cached_property
+    def detokenizer(self) -> Detokenizer | None:
+        """How tokens become text; None without a tokenizer."""
+        return None if self.tokenizer is None else Detokenizer(self.tokenizer)
 
     def decoder(self, *, skip_special_tokens: bool) -> Callable[[Sequence[int]], str] | None:
         """A function from token ids to text; None without a tokenizer."""

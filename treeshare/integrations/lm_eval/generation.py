@@ -23,7 +23,7 @@ class Generation:
     """How an answer is generated.
 
     Attributes:
-        until: Where its text is cut.
+        until: Where it ends, and its text is cut.
         params: How it is sampled.
     """
 
@@ -74,7 +74,6 @@ def make_generation(
         n=num_copies,
         temperature=temperature if do_sample else 0,
         max_tokens=max_tokens,
-        stop=[text for text in until if text],
         **options,
     )
     return Generation(until=until, params=params)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lm_eval.models.utils import has_bos_prefix, postprocess_generated_text
 
 from treeshare.errors import ConfigError
+from treeshare.integrations.lm_eval.stopping import HarnessStop
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -125,6 +126,10 @@ class TextRules:
         except jinja2.exceptions.TemplateError:
             _LOG.warning("The chat template refuses a system message; it is left out.")
             return render([message for message in messages if message["role"] != "system"])
+
+    def stop(self, until: list[str]) -> HarnessStop:
+        """What ends an answer."""
+        return HarnessStop(self._tokenizer, until)
 
     def decode_answer(self, token_ids: Sequence[int], until: list[str]) -> str:
         """An answer's text without its stop string and what was thought before."""
