@@ -9,7 +9,6 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from treeshare.config import require_int
 from treeshare.engine.llm import LLM
 from treeshare.engine.streaming import FinishedOutput, StepEvents, StreamOutput
 from treeshare.errors import ConfigError
@@ -149,7 +148,6 @@ class AsyncLLM:
             ConfigError: If the prompt or a parameter is out of range, or after ``close``.
             BudgetError: If the KV budget does not hold the prompt with one completion.
         """
-        require_int("first_index", first_index, low=0, high=2**31 - 1)
         params = sampling_params or SamplingParams()
         request = self.llm.request(prompt, params, first_index=first_index)
         async with contextlib.aclosing(self.run([request], tokens=tokens)) as outputs:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from treeshare.config import AttentionMode, EngineConfig, FoldCost, Sharing, require_int
+from treeshare.config import MAX_THREADS, AttentionMode, EngineConfig, FoldCost, Sharing, require_int
 from treeshare.devices import resolve_device
 from treeshare.engine.engine import Engine
 from treeshare.engine.fold_cost import fold_cost_here
@@ -91,7 +91,7 @@ class LLM:
         )
         require_int("seed", seed, low=0, high=2**64 - 1)
         if threads is not None:
-            require_int("threads", threads, low=1)
+            require_int("threads", threads, low=1, high=MAX_THREADS)
             torch.set_num_threads(threads)
         self.seed = seed
         self.loaded = loaded = load_model(model, dtype, resolve_device(device))
@@ -263,6 +263,7 @@ class LLM:
 
     def request(self, prompt: Prompt, params: SamplingParams, *, first_index: int = 0) -> Request:
         """One request for the engine, for completions from ``first_index`` on."""
+        require_int("first_index", first_index, low=0, high=2**31 - 1)
         (request,) = self.requests([self._encoder.parse(0, prompt)[1]], params)
         return replace(request, completion_indices=range(first_index, first_index + params.n))
 

@@ -86,7 +86,7 @@ class StopChecker:
         """
         token = token_ids[-1]
         saw_stop = bool(self._stops) and self._saw_stop(token_ids)
-        if len(token_ids) >= self._params.min_tokens:
+        if len(token_ids) > self._params.min_tokens:
             if token in self._stop_ids or token in self._eos:
                 reason = None if token in self._eos else token
                 kept = token_ids if self._params.include_stop_str_in_output else token_ids[:-1]
@@ -109,13 +109,13 @@ class StopChecker:
         return any(stop in text for stop in self._stops)
 
     def _ending(self, finish_reason: str, stop_reason: int | None, token_ids: Sequence[int]) -> Ending:
-        """The final text, cut at the first stop string that the tokens before ``min_tokens`` do not hold."""
+        """The final text, cut at the first stop string that the first ``min_tokens`` tokens do not hold."""
         if self._decode is None:
             return Ending(finish_reason, stop_reason, "")
         text = self._decode(token_ids)
         early = ""
-        if self._stops and self._params.min_tokens > 1:
-            early = self._decode(token_ids[: self._params.min_tokens - 1])
+        if self._stops and self._params.min_tokens:
+            early = self._decode(token_ids[: self._params.min_tokens])
         found = [
             (place, stop)
             for stop in self._stops
