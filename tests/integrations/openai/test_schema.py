@@ -8,6 +8,7 @@ import pytest
 
 from tests.integrations.openai.serving import NAME
 from treeshare import LLM
+from treeshare.engine.chat import ChatOptions
 from treeshare.integrations.openai.job import make_job
 from treeshare.integrations.openai.schema import BODIES, CHAT, COMPLETIONS, ApiError, parse_body, read_json
 
@@ -213,7 +214,7 @@ def test_a_chat_template_that_refuses(llm):
     template = "{{ raise_exception('roles must alternate') }}"
     body = parse_body(CHAT, {"messages": HELLO})
     with pytest.raises(ApiError, match="messages: the model's chat template refuses them: roles must"):
-        make_job(llm, body, model=NAME, seed=0, chat_template=template)
+        make_job(llm, body, model=NAME, seed=0, chat=ChatOptions(chat_template=template))
     broken = "{{ messages.nothing.at.all }}"
     with pytest.raises(ApiError, match="chat template refuses"):
-        make_job(llm, body, model=NAME, seed=0, chat_template=broken)
+        make_job(llm, body, model=NAME, seed=0, chat=ChatOptions(chat_template=broken))

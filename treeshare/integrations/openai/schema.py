@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, PlainValidator, ValidationError
 
+from treeshare.engine.chat import content_text
 from treeshare.errors import TreeshareError, one_line
 from treeshare.runs.files import parse_json
 
@@ -122,16 +123,8 @@ def _stops(value: object) -> list[str]:
 
 
 def _content(value: object) -> object:
-    """A message's text; parts of text are joined by newlines, as vLLM does."""
-    if not isinstance(value, list):
-        return value
-    texts = []
-    for part in value:
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind != "text" or not isinstance(part.get("text"), str) or set(part) > {"type", "text"}:
-            raise ValueError(f'expected parts like {{"type": "text", "text": ...}}, got the type {kind!r}')
-        texts.append(part["text"])
-    return "\n".join(texts)
+    """A message's text, also where it is given in parts."""
+    return content_text(value) if isinstance(value, list) and value else value
 
 
 class _Model(BaseModel):
@@ -205,6 +198,7 @@ class ChatBody(_Body):
     max_completion_tokens: int | None = Field(None, ge=1, lt=2**31)
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
+    chat_template_kwargs: dict[str, Any] = {}
 
 
 BODIES: dict[str, type[CompletionBody | ChatBody]] = {COMPLETIONS: CompletionBody, CHAT: ChatBody}
