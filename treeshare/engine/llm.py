@@ -232,8 +232,7 @@ class LLM:
     ) -> list[RequestOutput]:
         """Generate for one conversation or several: the model's chat template makes the prompts.
 
-        ``messages`` is a conversation, a list of ``{"role", "content"}``, or a list of conversations. The
-        other arguments are those of ``generate`` and of ``ChatOptions``.
+        ``messages``: a list of ``{"role", "content"}``, or a list of such; the rest as in ``ChatOptions``.
 
         Raises:
             ConfigError: As ``generate``; also if there is no chat template, or it refuses the messages.
@@ -250,7 +249,7 @@ class LLM:
         )
 
     def score(self, pairs: Sequence[Pair], *, use_tqdm: bool = True) -> list[Score]:
-        """How likely given continuations are: log-probabilities per token, each shared segment computed once.
+        """How likely given continuations are: a score per pair, each shared segment computed once.
 
         A score depends on the model and its pair, not on the other pairs or their order. Runs on the whole
         tree whatever ``sharing`` is; KV that earlier calls left is dropped. Raises as ``scoring.score``.
@@ -259,9 +258,6 @@ class LLM:
             pairs: Token ids of a context, at least one, and of a continuation; together at most one more than
                 the model's length.
             use_tqdm: Show progress on stderr.
-
-        Returns:
-            One score per pair, in order.
         """
         with progress_bar("Scores", len(pairs), enabled=use_tqdm) as bar:
             return score(self.engine, pairs, bar.update)

@@ -18,7 +18,10 @@ MAX_N = 2**20
 """Maximum number of completions of a prompt: each costs memory before its first token."""
 
 MAX_COUNT = 2**31 - 1
-"""Maximum number of tokens, and maximum token id: both end in arrays of integers of fixed width."""
+"""Maximum number of tokens that a filter keeps, and maximum token id: they end in arrays of fixed width."""
+
+MAX_LENGTH = 2**63 - 1
+"""Maximum length of a completion that may be asked for; the model's own cuts it."""
 
 NOT_FOR_DRAWING = frozenset(
     {
@@ -93,7 +96,7 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         self._check_int("n", 1, MAX_N)
-        self._check_int("max_tokens", 1, MAX_COUNT)
+        self._check_int("max_tokens", 1, MAX_LENGTH)
         self._check_int("min_tokens", 0, self.max_tokens)
         self._check_int("top_k", -1, MAX_COUNT)
         for name, high in (("seed", _MAX_SEED), ("logprobs", MAX_COUNT)):
