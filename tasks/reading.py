@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from treeshare.errors import DataError
-from treeshare.files import read_packed, without_mark
 from treeshare.evals.numerals import loads
+from treeshare.files import read_packed, without_mark
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

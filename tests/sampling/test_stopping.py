@@ -87,7 +87,7 @@ def brute_force(token_ids, params, decode, max_tokens, eos=frozenset({EOS})):
     for count in range(1, len(token_ids) + 1):
         token, text, reason = token_ids[count - 1], texts[count], None
         is_eos = token in eos and not params.ignore_eos
-        ends = count >= params.min_tokens and (is_eos or token in params.stop_ids)
+        ends = count > params.min_tokens and (is_eos or token in params.stop_ids)
         if ends:
             text = text if params.include_stop_str_in_output else texts[count - 1]
             reason = None if is_eos else token
@@ -95,9 +95,9 @@ def brute_force(token_ids, params, decode, max_tokens, eos=frozenset({EOS})):
             (place, stop)
             for stop in params.stop_strings
             for place in range(len(text))
-            if text.startswith(stop, place) and first_seen(place, stop) >= params.min_tokens
+            if text.startswith(stop, place) and first_seen(place, stop) > params.min_tokens
         ]
-        if found and count >= params.min_tokens:
+        if found and count > params.min_tokens:
             place, stop = min(found)
             end = place + len(stop) * params.include_stop_str_in_output
             return count, Ending("stop", stop, text[:end])
@@ -246,11 +246,11 @@ def test_lengths():
 
 def test_min_tokens():
     decode = byte_level(WORDS)
-    params = SamplingParams(min_tokens=3, stop=["two"], stop_token_ids=[4])
+    params = SamplingParams(min_tokens=2, stop=["two"], stop_token_ids=[4])
     assert check([1, 2, 3, 1], params, decode) == (4, None)
     assert check([1, 2, 2], params, decode) == (3, Ending("stop", "two", "one two "))
     assert check([4, 0, 4], params, decode) == (3, Ending("stop", 4, "."))
-    straddles = SamplingParams(min_tokens=3, stop="o th")
+    straddles = SamplingParams(min_tokens=2, stop="o th")
     assert check([1, 2, 3], straddles, decode) == (3, Ending("stop", "o th", "one tw"))
     cut_short = SamplingParams(min_tokens=9, stop="two")
     assert check([1, 2], cut_short, decode, max_tokens=2) == (2, Ending("length", None, "one two"))

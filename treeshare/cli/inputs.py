@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from treeshare.engine.llm import LLM
     from treeshare.evals.problem import Problem, Task
+    from treeshare.evals.prompts import PromptOptions
     from treeshare.models.loading import LoadedModel, ModelDescription
     from treeshare.tree import FewShotPrompts
 
@@ -50,7 +51,7 @@ def problems_sha256(problems: Sequence[Problem]) -> str:
 
 
 def encode_prompts(
-    task: Task, built: FewShotPrompts, model: LoadedModel | ModelDescription, *, chat: bool = False
+    task: Task, built: FewShotPrompts, model: LoadedModel | ModelDescription, options: PromptOptions
 ) -> list[list[int]]:
     """Token ids of whole prompts.
 
@@ -62,7 +63,13 @@ def encode_prompts(
 
     if model.tokenizer is None:
         raise ConfigError("--model: it has no tokenizer, but prompts are text; give a model with a tokenizer")
-    return prompts.encode_prompts(task, built, model.tokenizer, chat=chat)
+    return prompts.encode_prompts(
+        task,
+        built,
+        model.tokenizer,
+        chat=options.chat,
+        chat_template_kwargs=options.chat_template_kwargs,
+    )
 
 
 def quiet_libraries() -> None:

@@ -32,6 +32,7 @@ def sample(
     shot_choice: options.ShotChoice = "fixed",
     shot_data: options.ShotData = None,
     chat: options.Chat = False,
+    chat_template_kwargs: options.ChatTemplateKwargs = None,
     temperature: options.Temperature = 0.8,
     top_p: options.TopP = 1.0,
     top_k: options.TopK = 0,
@@ -65,7 +66,13 @@ def sample(
     chosen, problems = load_task(task, data, limit)
     rule = EndRule.parse("--stop-problem-after", stop_problem_after, chosen, problems)
     prompting = PromptOptions(
-        num_shots=shots, shot_choice=shot_choice, seed=seed, chat=chat, data=data, shot_data=shot_data
+        num_shots=shots,
+        shot_choice=shot_choice,
+        seed=seed,
+        chat=chat,
+        chat_template_kwargs=options.parse_json_object("--chat-template-kwargs", chat_template_kwargs),
+        data=data,
+        shot_data=shot_data,
     )
     built = build_prompts(chosen, problems, prompting)
     default_stop, default_max_tokens = completion_end(chosen, chat=chat)
@@ -91,7 +98,7 @@ def sample(
     if chat and marks_reasoning(llm.loaded.tokenizer):
         params = replace(params, skip_special_tokens=False)
     task_ids = [problem.task_id for problem in problems]
-    prompts = encode_prompts(chosen, built, llm.loaded, chat=chat)
+    prompts = encode_prompts(chosen, built, llm.loaded, prompting)
     manifest = make_manifest(
         llm,
         task=canonical_name(task),

@@ -94,7 +94,7 @@ class TokenStep:
     def _spec(self, sequence: Sequence) -> RowSpec:
         request = sequence.live.request
         params, banned = request.params, frozenset[int]()
-        if len(sequence.token_ids) < params.min_tokens - 1:
+        if len(sequence.token_ids) < params.min_tokens:
             banned = self._loaded.eos_token_ids | frozenset(params.stop_ids)
         return RowSpec(params, sequence.token_ids, request.prompt_token_ids, banned)
 

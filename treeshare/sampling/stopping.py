@@ -62,7 +62,7 @@ class StopChecker:
     ) -> None:
         self._params = params
         self._max_tokens = max_tokens
-        self._num_early = max(params.min_tokens - 1, 0)  # tokens that cannot end it
+        self._num_early = params.min_tokens  # tokens that cannot end it
         self._eos = frozenset() if params.ignore_eos else eos_token_ids
         self._stop_ids = frozenset(params.stop_ids)
         self._stops = params.stop_strings

@@ -54,7 +54,11 @@ def make_generation(
     kwargs: dict[str, Any] = dict(normalize_gen_kwargs(gen_kwargs, max_gen_toks))
     until = handle_stop_sequences(kwargs.pop("until"), eos=eot_text)
     max_tokens, do_sample = kwargs.pop("max_gen_toks"), kwargs.pop("do_sample")
-    temperature = float(kwargs.pop("temperature", 0.0))
+    temperature = kwargs.pop("temperature", 0.0)
+    try:
+        temperature = float(temperature)
+    except (TypeError, ValueError, OverflowError):
+        raise ConfigError.of("temperature", got=temperature, expected="a number") from None
     if do_sample and not temperature:
         raise ConfigError.of("temperature", got=temperature, expected="more than 0 with do_sample: true")
     options: dict[str, Any] = {}
