@@ -35,7 +35,7 @@ def parse_json_object(option: str, text: str | None) -> dict[str, Any] | None:
     """
     if text is None:
         return None
-    from treeshare.runs.files import parse_json
+    from treeshare.files import parse_json
 
     try:
         values = parse_json(text.encode())
