@@ -1,6 +1,6 @@
 """Sandboxes for model-written code."""
 
-from treeshare.evals.sandbox.base import Call, Execution, Limits, Sandbox, SandboxError, Verdict
+from treeshare.evals.sandbox.base import Call, Execution, Limits, Sandbox, SandboxError, Tests, Verdict
 from treeshare.evals.sandbox.bubblewrap import BubblewrapSandbox
 from treeshare.evals.sandbox.detect import BACKENDS, default_sandbox, working_sandbox
 from treeshare.evals.sandbox.interpreter import PACKAGES
@@ -16,6 +16,7 @@ __all__ = [
     "Limits",
     "Sandbox",
     "SandboxError",
+    "Tests",
     "Verdict",
     "default_sandbox",
     "working_sandbox",
