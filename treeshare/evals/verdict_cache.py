@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-_FORMAT = 2
+_FORMAT = 3
 """Raised when a verdict's meaning changes, so that older ones are not reused."""
 
 

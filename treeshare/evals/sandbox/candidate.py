@@ -70,5 +70,5 @@ def candidate_main() -> None:
                 value = peer.do(operation, values, named)
             answer = as_json(peer.returned(value, known, message[4]))
         except BaseException as error:
-            answer = as_json(peer.raised(error, known))
+            answer = as_json(peer.raised(error, known, message[4]))
         write_frame(outgoing, answer)

@@ -219,4 +219,4 @@ def verdict_in(text: bytes, *, may_pass: bool = False) -> tuple[Verdict, str]:
     verdict = _VERDICTS.get(name, Verdict.RUNTIME_ERROR)
     if verdict is Verdict.PASSED and not may_pass:
         verdict = Verdict.RUNTIME_ERROR
-    return verdict, one_line(detail)[:300]
+    return verdict, one_line(detail)[:300] or ("" if verdict is Verdict.PASSED else "no reason is known")

@@ -244,7 +244,7 @@ def make_user_container(decoder: Decoder, node: "Node") -> "Value":
     """A wrapper of ``collections``, around the very object that it was around."""
     import collections
 
-    wrapper = getattr(collections, node[0])()
+    wrapper = collections.UserString("") if node[0] == "UserString" else getattr(collections, node[0])()
     wrapper.data = decoder.at(node[1][0])
     return wrapper
 

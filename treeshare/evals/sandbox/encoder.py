@@ -221,7 +221,7 @@ def write_numpy(encoder: Encoder, value: "Value", module: "ModuleType") -> "Node
 def write_sympy(encoder: Encoder, value: "Value", module: "ModuleType") -> "Node | None":
     """Numbers, constants, symbols, and sums, products and powers of them."""
     kind = type(value)
-    if kind.__module__.partition(".")[0] != "sympy" or not isinstance(value, module.Basic):
+    if not str(getattr(kind, "__module__", "")).startswith("sympy.") or not isinstance(value, module.Basic):
         return None
     if isinstance(value, module.Rational):
         return ["sympy.Rational", encoder.places((int(value.p), int(value.q)))]

@@ -45,20 +45,28 @@ if TYPE_CHECKING:
 PRELOADED = (collections, copy, datetime, decimal, fractions, itertools, math, re, string, typing)
 """What tests and values need; imported once instead of in each fork."""
 
+MAX_AT_ONCE = 256
+"""Items of a program's iterator that are fetched together, in the end: the first is fetched alone."""
+
 TESTS = "__tests__"
 """The module name of what a test defines."""
 
 LENT_TO_READ = ("call", "iter", "next", "length", "item", "set item", "truth", "text", "repr", "instance")
-LENT_TO_CALL = ("call", "iter", "next", "instance")
+LENT_TO_CALL = ("call", "iter", "next", "length", "truth", "instance")
 
 
 class Unlendable(BaseException):
     """The test gives the program an object that cannot travel: nothing is known of the program."""
 
 
+def module_of(kind: type) -> object:
+    """Where a class was defined, if it says so."""
+    return getattr(kind, "__module__", None)
+
+
 def may_lend(value: "Value") -> None:
     """Functions, iterators, classes, and objects of the test's own classes may be lent to the program."""
-    is_own = type(value).__module__ == TESTS
+    is_own = module_of(type(value)) == TESTS
     if isinstance(value, io.IOBase) or not (is_own or callable(value) or hasattr(type(value), "__next__")):
         raise Unlendable(f"the test gives the program a {type(value).__name__}, which cannot be sent to it")
 
@@ -66,7 +74,7 @@ def may_lend(value: "Value") -> None:
 def may(operation: str, values: "list[Value]") -> None:
     """A lent object may be used, not searched: what the test expects is not to be found from it."""
     target = values[0]
-    if type(target).__module__ != TESTS:
+    if module_of(type(target)) != TESTS:
         allowed = operation in LENT_TO_CALL
     elif operation in ("get", "set", "delete"):
         allowed = type(values[1]) is str and not values[1].startswith("_")
@@ -127,7 +135,7 @@ def run_tests(job: "dict[str, Value]", parts: "tuple[Value, ...]", peer: "Peer")
     namespace: "dict[str, Value]" = {"__name__": TESTS}
     exec(helpers, namespace)
     own_classes = {
-        name for name, value in namespace.items() if isinstance(value, type) and value.__module__ == TESTS
+        name for name, value in namespace.items() if isinstance(value, type) and module_of(value) == TESTS
     }
     unknown = used - namespace.keys() - vars(builtins).keys()
     wanted = {*job["names"], *defined, *own_classes, *unknown}
@@ -166,9 +174,10 @@ def examine(job: "dict[str, Value]", parts: "tuple[Value, ...]", incoming: int, 
             raise Refused("a message of no known form")
         return message
 
-    peer = Peer(
-        receive, lambda message: write_frame(outgoing, b"?" + marshal.dumps(message, 2)), may, may_lend
-    )
+    def send(message: "list[Value]") -> None:
+        write_frame(outgoing, b"?" + marshal.dumps(message, 2))
+
+    peer = Peer(receive, send, may, may_lend, max_at_once=MAX_AT_ONCE)
     failure = None
     try:
         run_tests(job, parts, peer)

@@ -6,7 +6,8 @@ Comparing, hashing and calculating are not passed on: an object must not learn w
 say itself that it is right.
 """
 
-import operator
+import _operator as operator
+import builtins
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,10 +20,6 @@ if TYPE_CHECKING:
 
     Value: TypeAlias = Any
     Node: TypeAlias = list[Any]
-
-MAX_AT_ONCE = 256
-"""Items of an iterator that are fetched at once, in the end: the first is fetched alone."""
-
 
 def take(iterator: "Iterator[Value]", count: int, failures: "dict[int, BaseException]") -> "list[Value]":
     """Up to ``count`` next items, and whether there are no more; an error comes in its turn."""
@@ -102,7 +99,7 @@ class Remote:
                 raise StopIteration
             items, state[1] = self._treeshare_peer.ask("next", [self, state[2]])
             state[0] = list(items)[::-1]
-            state[2] = min(2 * state[2], MAX_AT_ONCE)
+            state[2] = min(2 * state[2], self._treeshare_peer.max_at_once)
         return state[0].pop()
 
     def __len__(self) -> int:
@@ -137,6 +134,7 @@ class Peer:
         send: Sends one.
         may: Asked before an operation of the other side on an object of this one; raises to refuse it.
         may_lend: Asked before an object is lent; raises to refuse it.
+        max_at_once: Maximum number of items of the other side's iterators that are fetched in advance.
     """
 
     def __init__(
@@ -145,8 +143,10 @@ class Peer:
         send: "Callable[[list[Value]], None]",
         may: "Callable[[str, list[Value]], None] | None" = None,
         may_lend: "Callable[[Value], None] | None" = None,
+        max_at_once: int = 1,
     ) -> None:
         self.receive, self.send, self.may, self.may_lend = receive, send, may, may_lend
+        self.max_at_once = max_at_once
         self.lent: "list[Value]" = []
         self.lent_numbers: "dict[int, int]" = {}
         self.borrowed: "dict[int, Value]" = {}
@@ -157,7 +157,7 @@ class Peer:
     def lend(self, value: "Value") -> "Node":
         """The node of an object that stays here."""
         if isinstance(value, type):
-            if value.__module__ == "builtins" and value.__name__ in BUILTIN_TYPES:
+            if is_builtin(value) and value.__name__ in BUILTIN_TYPES:
                 return ["type", value.__name__]
             if value in self.borrowed_classes:
                 return ["yours", self.borrowed_classes[value]]
@@ -241,8 +241,8 @@ class Peer:
             if self.may is not None:
                 self.may(operation, values)
             self.send(self.returned(self.do(operation, values, named), known, message[4]))
-        except Exception as error:
-            self.send(self.raised(error, known))
+        except BaseException as error:
+            self.send(self.raised(error, known, message[4]))
 
     def do(self, operation: str, values: "list[Value]", named: "dict[str, Value]") -> "Value":
         """Do it."""
@@ -256,29 +256,35 @@ class Peer:
         """The answer with a value, and with the new content of arguments that have changed."""
         encoder = Encoder(self.lend, known)
         place = encoder.place(value)
-        for number, node in enumerate(nodes):
-            if node[0] in CLEARABLE or node[0] == "numpy.ndarray":
-                now = encoder.node(known[number])
-                if not same(now, node):
-                    encoder.nodes[number] = now
+        add_changes(encoder, nodes)
         return ["=", place, encoder.finish()]
 
-    def raised(self, error: BaseException, known: "list[Value]") -> "list[Value]":
-        """The answer with an exception."""
+    def raised(self, error: BaseException, known: "list[Value]", nodes: "list[Node]") -> "list[Value]":
+        """The answer with an exception, and with the new content of arguments that have changed."""
         verdict, detail = judge(error)
         encoder = Encoder(self.lend, known)
-        kind = type(error)
-        is_builtin = kind.__module__ == "builtins"
-        place = None if is_builtin else encoder.place(kind)
+        if known:
+            add_changes(encoder, nodes)
+        is_plain = is_builtin(kind := type(error)) or issubclass(kind, Refused)
+        place = None if is_plain else encoder.place(kind)
         try:
             arguments = encoder.places(tuple(error.args))
             nodes = encoder.finish()
         except BaseException:
-            encoder = Encoder(self.lend)
-            place, arguments = None if is_builtin else encoder.place(kind), []
+            encoder = Encoder(self.lend, known)
+            place, arguments = None if is_plain else encoder.place(kind), []
             nodes = encoder.finish()
         text = detail.partition(": ")[2]
         return ["!", base_name(kind), place, arguments, text, verdict, detail, nodes]
+
+
+def add_changes(encoder: "Encoder", nodes: "list[Node]") -> None:
+    """The nodes of known objects that have changed since ``nodes`` were read."""
+    for number, node in enumerate(nodes):
+        if node[0] in CLEARABLE or node[0] == "numpy.ndarray":
+            now = encoder.node(encoder.objects[number])
+            if not same(now, node):
+                encoder.nodes[number] = now
 
 
 def same(node: "Node", other: "Node") -> bool:
@@ -290,13 +296,16 @@ def same(node: "Node", other: "Node") -> bool:
 
 def base_name(kind: type) -> str:
     """The builtin exception that a class of exceptions is one of."""
-    return next(base.__name__ for base in kind.__mro__ if base.__module__ == "builtins")
+    return next(base.__name__ for base in kind.__mro__ if is_builtin(base))
+
+
+def is_builtin(kind: type) -> bool:
+    """Whether a class is one of Python's own."""
+    return getattr(builtins, kind.__name__, None) is kind
 
 
 def builtin_error(name: str) -> "type[BaseException]":
     """A builtin exception by its name."""
-    import builtins
-
     kind = getattr(builtins, name, None) if type(name) is str else None
     if not (isinstance(kind, type) and issubclass(kind, BaseException)):
         raise Refused("an exception that is not known")
