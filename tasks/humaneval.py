@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel
 
 from treeshare.evals.problem import CodeTask, Problem
-from treeshare.evals.sandbox import Tests
+from treeshare.evals.sandbox import OutsideTests
 from treeshare.tasks.reading import read_hub, read_records, require_unique
 from treeshare.tree import Shot
 
@@ -67,10 +67,10 @@ class HumanEval(CodeTask):
         """The whole function, behind what the prompt puts in front of it."""
         return f"{problem.prompt}{completion}\n"
 
-    def tests(self, problem: Problem) -> Tests:
-        """``check`` and a call of it, with the prompt's own functions; the completion's is in another process."""
+    def tests(self, problem: Problem) -> OutsideTests:
+        """``check``, called for a function in another process, and with the prompt's own functions."""
         test, entry_point = problem.data["test"], problem.data["entry_point"]
-        return Tests(
+        return OutsideTests(
             source=f"{test}\ncheck({entry_point})\n", names=(entry_point,), helpers=problem.prompt
         )
 

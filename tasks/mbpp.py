@@ -12,7 +12,7 @@ from pydantic import AliasChoices, BaseModel, Field
 
 from treeshare.errors import DataError
 from treeshare.evals.problem import CodeTask, Problem
-from treeshare.evals.sandbox import Tests
+from treeshare.evals.sandbox import OutsideTests
 from treeshare.tasks.reading import read_hub, read_records, require_unique
 from treeshare.tree import Shot
 
@@ -109,14 +109,14 @@ class Mbpp(CodeTask):
         """The completion's code."""
         return completion.split(DONE)[0]
 
-    def tests(self, problem: Problem) -> Tests:
+    def tests(self, problem: Problem) -> OutsideTests:
         """What the tests need, then the tests.
 
         The set-up makes objects of the classes that the code defines; these stay in the code's process.
         """
         parts = [problem.data[part] for part in ("imports", "setup", "tests")]
         source = "\n".join(part for part in parts if part) + "\n"
-        return Tests(source=source, reference=problem.data["solution"])
+        return OutsideTests(source=source, reference=problem.data["solution"])
 
     def solution(self, problem: Problem, completion: str) -> str | None:
         """See ``Task.solution``: the completion's code alone, as the prompt is not Python."""

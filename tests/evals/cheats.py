@@ -1,7 +1,9 @@
 """Wrong programs that pass, or passed once, where their test stands in their own process.
 
-Each defines ``total`` as the test wants it called; none gives the sum of a list. ``TEST`` is what they cheat at.
+Each defines ``total`` as the test wants it called; none gives the sum of a list.
 """
+
+# ruff: noqa: E501  (a program reads better on one line)
 
 from __future__ import annotations
 
@@ -161,7 +163,7 @@ CHEATS: dict[str, str] = {
     ),
     "questions to the test": (
         "import os\ndef total(n):\n for operation in ('get', 'call', 'names', 'item', 'text', 'x'):\n"
-        "  text = b'[\"?\",\"%s\",[[0],\"__globals__\"],[],[[\"yours\",0]]]' % operation.encode()\n"
+        '  text = b\'["?","%s",[[0],"__globals__"],[],[["yours",0]]]\' % operation.encode()\n'
         "  for fd in range(3, 64):\n   try: os.write(fd, len(text).to_bytes(4, 'big') + text)\n"
         "   except OSError: pass\n"
     ),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from treeshare.evals.program_tests import ProgramTests
-    from treeshare.evals.sandbox import Limits, Sandbox, Tests
+    from treeshare.evals.sandbox import Limits, OutsideTests, Sandbox
     from treeshare.tree import Shot
 
 CHAT_INSTRUCTION = "Answer with the complete Python code in one ```python block."
@@ -117,8 +117,8 @@ class Task(ABC):
 class CodeTask(Task):
     """A task whose completions become Python programs that are tested.
 
-    Say what the tests are by ``tests``: they run apart from the program. A program that tests itself, which is
-    the default, can cheat: it may return what equals everything, or look up what is expected.
+    Say what the tests are by ``tests``: they run apart from the program. A program that tests itself, which
+    is the default, can cheat: it may return what equals everything, or look up what is expected.
     """
 
     chat_instruction = CHAT_INSTRUCTION
@@ -130,7 +130,7 @@ class CodeTask(Task):
         Where there are none, source that runs to its end if and only if the completion is right.
         """
 
-    def tests(self, problem: Problem) -> Tests | None:
+    def tests(self, problem: Problem) -> OutsideTests | None:
         """The problem's tests, for another process than the program's; None if ``program`` tests itself."""
         return None
 

@@ -75,14 +75,14 @@ class Call:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tests:
+class OutsideTests:
     """Tests of a program, which run in another process than the program does.
 
     Attributes:
         source: Python source that runs to its end if and only if the program is right.
         names: Names in it that are the program's.
-        helpers: Source that runs before it, such as the problem's own text. What the helpers define is not the
-            program's, but for their classes: their instances belong to the program.
+        helpers: Source that runs before it, such as the problem's own text. What the helpers define is not
+            the program's, but for their classes: their instances belong to the program.
         reference: A right program, which is not run: names that it defines at its top, imports left out, are
             the program's too.
 
@@ -161,7 +161,7 @@ class Sandbox(ABC):
             SandboxError: If the sandbox broke. Whatever the program does ends in an ``Execution`` instead.
         """
 
-    def examine(self, program: str, tests: Tests, *, limits: Limits | None = None) -> Execution:
+    def examine(self, program: str, tests: OutsideTests, *, limits: Limits | None = None) -> Execution:
         """Run ``program`` in one process and its tests in another. Safe to call from several threads.
 
         The program never sees the tests, nor what they expect: it is asked for its functions, and what it
@@ -178,7 +178,7 @@ class Sandbox(ABC):
         """
         raise SandboxError(f"sandbox: {self.name} cannot run tests apart from the program")
 
-    def release(self) -> None:
+    def release(self) -> None:  # noqa: B027  # a sandbox that keeps none has nothing to do
         """End processes that are kept for the next tests."""
 
     @abstractmethod

@@ -1,18 +1,18 @@
-"""Runs inside the sandbox, after the harness: a program that a test in another process asks for its functions."""
+"""Runs inside the sandbox, after the harness: a program whose test is in another process and calls it."""
 
 import marshal
 import os
-import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, TypeAlias
 
+    Value: TypeAlias = Any
+
+if "Peer" not in globals():  # in the sandbox, all files of a role are one namespace
     from treeshare.evals.sandbox.encoder import as_json
     from treeshare.evals.sandbox.harness import judge, namespace_for, prepared
     from treeshare.evals.sandbox.proxies import Peer
-
-    Value: TypeAlias = Any
 
 
 def read_exactly(descriptor: int, count: int) -> bytes:
@@ -57,7 +57,7 @@ def candidate_main() -> None:
         os._exit(1)
     write_frame(outgoing, b"ready")
     while True:
-        known: "list[Value]" = []
+        known: list[Value] = []
         message = peer.receive()
         try:
             operation, values, named, known = peer.opened(message)

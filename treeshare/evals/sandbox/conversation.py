@@ -17,7 +17,7 @@ from treeshare.evals.sandbox.base import Verdict
 from treeshare.evals.sandbox.descriptors import is_ready
 
 if TYPE_CHECKING:
-    from treeshare.evals.sandbox.base import Tests
+    from treeshare.evals.sandbox.base import OutsideTests
 
 _LENGTH_BYTES = 4
 _MAX_EXAMINERS_BYTES = 1 << 28
@@ -116,7 +116,7 @@ class Examiner:
         self._is_running = False
         self.is_fit = True
 
-    def begin(self, tests: Tests, cpu_s: int) -> None:
+    def begin(self, tests: OutsideTests, cpu_s: int) -> None:
         """Begin with a test; what it asks for comes by ``read``.
 
         Raises:
@@ -130,10 +130,17 @@ class Examiner:
             "cpu_s": cpu_s,
         }
         self._is_running = True
-        self.write(json.dumps(job).encode(), time.monotonic() + _START_S)
+        self._write(b"J" + json.dumps(job).encode(), time.monotonic() + _START_S)
 
-    def write(self, content: bytes, deadline: float) -> None:
-        """Answer the test."""
+    def answer(self, content: bytes, deadline: float) -> None:
+        """Give the test what the program has answered.
+
+        Raises:
+            ExaminerLostError: If the process has died.
+        """
+        self._write(b"A" + content, deadline)
+
+    def _write(self, content: bytes, deadline: float) -> None:
         try:
             self._channel.write(content, deadline)
         except EndedError as error:
@@ -166,7 +173,7 @@ class Examiner:
             return
         deadline = time.monotonic() + _GIVE_UP_S
         try:
-            self.write(b"", deadline)
+            self._write(b"", deadline)
             while self._is_running:
                 self.read(deadline)
         except (ExaminerLostError, TooLateError):
@@ -206,7 +213,7 @@ def converse(
             if kind == b".":
                 return Verdict.RUNTIME_ERROR, f"the test's process died of it, exit status {content.decode()}"
             candidate.write(content, deadline)
-            examiner.write(candidate.read(deadline, max_bytes), deadline)
+            examiner.answer(candidate.read(deadline, max_bytes), deadline)
     except EndedError:
         return None
     finally:

@@ -1,7 +1,7 @@
 """Builds the values that a table of nodes describes; ``encoder.py`` writes such tables.
 
-Runs inside the sandbox. What it reads may be written by a hostile program: every node is checked, and only the
-types that are named here are made.
+Runs inside the sandbox. What it reads may be written by a hostile program: every node is checked, and only
+the types that are named here are made.
 """
 
 import math
@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, TypeAlias
 
+    Value: TypeAlias = Any
+    Node: TypeAlias = list[Any]
+
+if "Refused" not in globals():  # in the sandbox, all files of a role are one namespace
     from treeshare.evals.sandbox.encoder import (
         BUILTIN_TYPES,
         NUMPY_KINDS,
@@ -18,9 +22,6 @@ if TYPE_CHECKING:
         SYMPY_OPERATIONS,
         Refused,
     )
-
-    Value: TypeAlias = Any
-    Node: TypeAlias = list[Any]
 
 SCALARS = (int, float, str, bool, type(None))
 
@@ -43,7 +44,7 @@ class Decoder:
         if type(nodes) is not list or len(nodes) < len(known):
             raise Refused("a message without a table of values")
         self.nodes, self.imported = nodes, imported
-        self.objects: "list[Value]" = [*known, *[None] * (len(nodes) - len(known))]
+        self.objects: list[Value] = [*known, *[None] * (len(nodes) - len(known))]
         self.is_made = [False] * len(nodes)
         for number, node in enumerate(nodes):
             self.begin(number, node, number < len(known))
@@ -207,7 +208,7 @@ def make_namedtuple(decoder: Decoder, node: "Node") -> "Value":
     """A named tuple, of a class with these names."""
     import collections
 
-    return collections.namedtuple(node[2], node[3:])(*decoder.all(node[1]))  # type: ignore[misc]  # noqa: PYI024
+    return collections.namedtuple(node[2], node[3:])(*decoder.all(node[1]))
 
 
 def integers(decoder: Decoder, node: "Node") -> "list[int]":
@@ -285,7 +286,7 @@ def make_array(decoder: Decoder, node: "Node") -> "Value":
 
 def make_sympy(decoder: Decoder, node: "Node") -> "Value":
     """A number, constant, symbol or sum of sympy."""
-    import sympy
+    import sympy  # type: ignore[import-untyped]
 
     if node[0] == "sympy.Rational":
         return sympy.Rational(*integers(decoder, node))
@@ -302,7 +303,7 @@ def make_sympy(decoder: Decoder, node: "Node") -> "Value":
 
 def make_mpmath(decoder: Decoder, node: "Node") -> "Value":
     """A number of mpmath."""
-    import mpmath
+    import mpmath  # type: ignore[import-untyped]
 
     parts = integers(decoder, node)
     if node[0] == "mpmath.mpf":

@@ -3,10 +3,11 @@
 Runs inside the sandbox: standard library only, and it imports nothing that a short program has not imported.
 ``decoder.py`` reads the table.
 
-A *place* is None, a bool, an int, a float or a str; or ``[i]``, which stands for node ``i``. A *node* is a list
-that begins with its kind; if it refers to others, its second part is a list of places. Containers are nodes, so that sharing, cycles and depth survive. Only the contents
-of builtin types travel, as these types' own methods give them: what a subclass says of itself does not. The
-receiving side builds new objects; nothing in a table can make it run code or import what is not named here.
+A *place* is None, a bool, an int, a float or a str; or ``[i]``, which stands for node ``i``. A *node* is a
+list that begins with its kind; if it refers to others, its second part is a list of places. Containers are
+nodes, so that sharing, cycles and depth survive. Only the contents of builtin types travel, as these types'
+own methods give them: what a subclass says of itself does not. The receiving side builds new objects; nothing
+in a table can make it run code or import what is not named here.
 """
 
 import sys
@@ -23,15 +24,43 @@ if TYPE_CHECKING:
 MAX_INLINE_BITS = 2000
 """Longer integers are written in hexadecimal, which Python does not limit."""
 
-BUILTIN_TYPES = ("bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "object")
-BUILTIN_TYPES += ("range", "set", "slice", "str", "tuple", "type")
+BUILTIN_TYPES = frozenset(
+    [
+        "bool",
+        "bytearray",
+        "bytes",
+        "complex",
+        "dict",
+        "float",
+        "frozenset",
+        "int",
+        "list",
+        "object",
+        "range",
+        "set",
+        "slice",
+        "str",
+        "tuple",
+        "type",
+    ]
+)
 NUMPY_KINDS = "biufcSUmM"
-SYMPY_CONSTANTS = ("ComplexInfinity", "Exp1", "GoldenRatio", "ImaginaryUnit", "Infinity", "NaN", "NegativeInfinity")
-SYMPY_CONSTANTS += ("Pi", "true", "false")
+SYMPY_CONSTANTS = (
+    "ComplexInfinity",
+    "Exp1",
+    "GoldenRatio",
+    "ImaginaryUnit",
+    "Infinity",
+    "NaN",
+    "NegativeInfinity",
+    "Pi",
+    "true",
+    "false",
+)
 SYMPY_OPERATIONS = ("Add", "Mul", "Pow")
 
 
-class Refused(Exception):  # noqa: N818  # what a test's verdict calls it
+class Refused(Exception):  # what a test's verdict calls it
     """A value that cannot travel, or a table that is none; the text is one line."""
 
 
@@ -46,9 +75,9 @@ class Encoder:
     def __init__(self, export: "Callable[[Value], Node]", known: "Iterable[Value]" = ()) -> None:
         self.export = export
         self.objects = list(known)
-        self.nodes: "list[Node | None]" = [None] * len(self.objects)
+        self.nodes: list[Node | None] = [None] * len(self.objects)
         self.numbers = {id(value): number for number, value in enumerate(self.objects)}
-        self.waiting: "list[int]" = []
+        self.waiting: list[int] = []
 
     def place(self, value: "Value") -> "Value":
         """Where ``value`` is to be found in the receiver's table."""
@@ -83,9 +112,9 @@ class Encoder:
             writer = WRITERS.get(kind)
             if writer is not None:
                 return writer(self, value)
-        for module, writer in MODULE_WRITERS:
+        for module, write in MODULE_WRITERS:
             if module in sys.modules:
-                node = writer(self, value, sys.modules[module])
+                node = write(self, value, sys.modules[module])
                 if node is not None:
                     return node
         return self.export(value)
@@ -145,10 +174,15 @@ def write_float(encoder: Encoder, value: "Value") -> "Node":
     return ["nan", math is not None and value is math.nan]
 
 
+def write_complex(encoder: Encoder, value: "Value") -> "Node":
+    """Its parts, as ``complex`` itself gives them."""
+    return ["complex", encoder.places(complex.__dict__[name].__get__(value) for name in ("real", "imag"))]
+
+
 WRITERS: "dict[type, Callable[[Encoder, Value], Node]]" = {
     int: lambda encoder, value: ["int", hex(value)],
     float: write_float,
-    complex: lambda encoder, value: ["complex", encoder.places((value.real, value.imag))],
+    complex: write_complex,
     bytes: lambda encoder, value: ["bytes", bytes.decode(value, "latin-1")],
     bytearray: lambda encoder, value: ["bytearray", bytearray.decode(value, "latin-1")],
     memoryview: lambda encoder, value: ["memoryview", value.tobytes().decode("latin-1")],
@@ -215,7 +249,9 @@ def write_numpy(encoder: Encoder, value: "Value", module: "ModuleType") -> "Node
     shape = list(value.shape)
     if value.dtype.kind in NUMPY_KINDS:
         return ["numpy.ndarray", value.dtype.str, shape, value.tobytes().decode("latin-1")]
-    return ["numpy.objects", shape, encoder.places(value.ravel().tolist())] if value.dtype.kind == "O" else None
+    return (
+        ["numpy.objects", shape, encoder.places(value.ravel().tolist())] if value.dtype.kind == "O" else None
+    )
 
 
 def write_sympy(encoder: Encoder, value: "Value", module: "ModuleType") -> "Node | None":
@@ -257,7 +293,7 @@ MODULE_WRITERS = (
 
 
 def as_json(structure: "Value") -> bytes:
-    """Nested lists of places as JSON text, without the module json, whose import takes longer than most programs."""
+    """Nested lists of places as JSON text; to import the module json takes longer than most programs do."""
     from _json import encode_basestring_ascii
 
     def write(part: "Value") -> str:

@@ -1,16 +1,17 @@
 """Runs inside the sandbox, after the harness: tests of programs that run in other processes.
 
-One process is kept for many tests. It runs none of them itself: each runs in a fork, which may not fork again,
-so that nothing of a test is left for the next one. A frame from the host is a job, an answer of the program, or
-empty: give up. A frame to the host begins with ``?`` for what is asked of the program, ``=`` for the verdict,
-``.`` for the end of the fork.
+One process is kept for many tests. It runs none of them itself: each runs in a fork, which may not fork
+again, so that nothing of a test is left for the next one.
+
+A message from the host begins with ``J`` for a job, which only the process that is kept takes, or ``A`` for
+an answer of the program, which only a fork takes; an empty one means to give up. A message to the host begins
+with ``?`` for what is asked of the program, ``=`` for the verdict, ``.`` for the end of the fork.
 """
 
 import ast
 import builtins
 import collections
 import copy
-import ctypes
 import datetime
 import decimal
 import fractions
@@ -34,13 +35,14 @@ if TYPE_CHECKING:
     from types import CodeType
     from typing import Any, TypeAlias
 
+    Value: TypeAlias = Any
+
+if "read_frame" not in globals():  # in the sandbox, all files of a role are one namespace
     from treeshare.evals.sandbox.candidate import read_frame, write_frame
     from treeshare.evals.sandbox.confine import PR_SET_PDEATHSIG, install, prctl
     from treeshare.evals.sandbox.encoder import Refused
     from treeshare.evals.sandbox.harness import judge, prepared
     from treeshare.evals.sandbox.proxies import Peer
-
-    Value: TypeAlias = Any
 
 PRELOADED = (collections, copy, datetime, decimal, fractions, itertools, math, re, string, typing)
 """What tests and values need; imported once instead of in each fork."""
@@ -102,9 +104,13 @@ def names_used(text: str) -> set[str]:
 
 
 def names_defined(text: str) -> set[str]:
-    """What a module defines at its top, imports left out."""
+    """What a module defines at its top, imports left out; nothing if it is no Python."""
     found: set[str] = set()
-    for node in ast.parse(text).body:
+    try:
+        body = ast.parse(text).body
+    except SyntaxError:
+        return found
+    for node in body:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             found.add(node.name)
         elif isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
@@ -113,16 +119,13 @@ def names_defined(text: str) -> set[str]:
 
 
 @functools.lru_cache(64)
-def readied(helpers: str, tests: str, reference: str) -> "tuple[Value, Value, frozenset[str], frozenset[str]]":
+def readied(
+    helpers: str, tests: str, reference: str
+) -> "tuple[Value, Value, frozenset[str], frozenset[str]]":
     """A job's code, the names that it reads, and those of them that the reference defines."""
     codes = compiled(helpers, "helpers.py"), compiled(tests, "tests.py")
-    used, defined = set(), set()
-    if not isinstance(codes[1], Exception):
-        used = names_used(tests)
-    try:
-        defined = names_defined(reference)
-    except SyntaxError:
-        pass
+    used: set[str] = set() if isinstance(codes[1], Exception) else names_used(tests)
+    defined = names_defined(reference)
     return *codes, frozenset(used), frozenset(used & defined)
 
 
@@ -132,7 +135,7 @@ def run_tests(job: "dict[str, Value]", parts: "tuple[Value, ...]", peer: "Peer")
     for code in (helpers, tests):
         if isinstance(code, Exception):
             raise code
-    namespace: "dict[str, Value]" = {"__name__": TESTS}
+    namespace: dict[str, Value] = {"__name__": TESTS}
     exec(helpers, namespace)
     own_classes = {
         name for name, value in namespace.items() if isinstance(value, type) and module_of(value) == TESTS
@@ -164,10 +167,10 @@ def examine(job: "dict[str, Value]", parts: "tuple[Value, ...]", incoming: int, 
 
     def receive() -> "list[Value]":
         frame = read_frame(incoming)
-        if not frame:
+        if frame[:1] != b"A":
             os._exit(0)
         try:
-            message = json.loads(frame)
+            message = json.loads(frame[1:])
         except (ValueError, RecursionError) as error:
             raise Refused(f"a message that cannot be read: {type(error).__name__}") from error
         if type(message) is not list or len(message) not in (3, 5, 8) or message[0] not in ("?", "=", "!"):
@@ -188,8 +191,9 @@ def examine(job: "dict[str, Value]", parts: "tuple[Value, ...]", incoming: int, 
 
 
 def confine_fork(code: bytes, mark: bytes, cpu_s: int) -> None:
-    """Give up forking, and die with the process that is kept."""
+    """Give up forking, have the same random numbers as every fork, and die with the process that is kept."""
     prctl(PR_SET_PDEATHSIG, 9)
+    random.seed(0)  # the same test for every program
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 1))
     os.dup2(1, 2)
     install(bytearray(code.replace(mark, os.getpid().to_bytes(4, "little"))))
@@ -202,14 +206,13 @@ def examiner_main() -> None:
     mark = int(spec["pid_mark"]).to_bytes(4, "little")
     with open(int(spec["fork_filter"]), "rb") as file:
         code = file.read()
-    random.seed(0)  # the same test for every program
     gc.collect()
     gc.freeze()
     while True:
         frame = read_frame(incoming)
-        if not frame:
+        if frame[:1] != b"J":
             continue
-        job = json.loads(frame)
+        job = json.loads(frame[1:])
         parts = readied(job["helpers"], job["tests"], job["reference"])
         child = os.fork()
         if child == 0:

@@ -1,8 +1,10 @@
-"""Runs inside the sandbox, before and around the program; standard library only, never imported.
+"""Runs inside the sandbox, before and around the program; standard library only, never imported by treeshare.
 
-``roles.py`` says which files run together, and calls the main function of one. Arguments are ``name=value``. The file ``source`` holds a nonce, the program and, as JSON, what to call. The
-report begins with the nonce, which is read when the program has ended: it is not to be had by accident or by
-leaving early. A program that goes looking for it can find it: that is cheating at a test, not an escape.
+``roles.py`` says which files run together, and calls the main function of one. Arguments are ``name=value``.
+The file ``source`` holds a nonce, the program and, as JSON, what to call. The report of a program begins with
+the nonce, which is read when the program has ended: it is not to be had by accident or by leaving early. A
+program that goes looking for it can find it: that is cheating at a test, not an escape; tests that are to be
+safe from it run apart from the program (``examiner.py``).
 
 Modules that are not needed are not imported: importing is most of a short program's time.
 """

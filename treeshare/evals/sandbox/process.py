@@ -30,7 +30,7 @@ from treeshare.evals.sandbox.launcher import Launcher, Source
 from treeshare.evals.sandbox.roles import LAUNCHER, Role
 
 if TYPE_CHECKING:
-    from treeshare.evals.sandbox.base import Call, Tests
+    from treeshare.evals.sandbox.base import Call, OutsideTests
 
 _EXTRA_BYTES = 4096
 _VERDICTS = {verdict.value: verdict for verdict in Verdict}
@@ -96,7 +96,7 @@ class ProcessSandbox(Sandbox):
                 return _late(execution, limits)
         return _judged(execution, report, nonce)
 
-    def examine(self, program: str, tests: Tests, *, limits: Limits | None = None) -> Execution:
+    def examine(self, program: str, tests: OutsideTests, *, limits: Limits | None = None) -> Execution:
         """See ``Sandbox.examine``."""
         limits = limits or Limits()
         for is_last in (False, True):
@@ -110,7 +110,7 @@ class ProcessSandbox(Sandbox):
                     raise SandboxError("sandbox: the process that runs tests has died, twice") from error
         raise AssertionError
 
-    def _examined(self, program: str, tests: Tests, limits: Limits, examiner: Examiner) -> Execution:
+    def _examined(self, program: str, tests: OutsideTests, limits: Limits, examiner: Examiner) -> Execution:
         """Run a program while its test asks for it."""
         verdict, is_late, is_long = None, False, False
         with contextlib.ExitStack() as stack:
@@ -131,9 +131,7 @@ class ProcessSandbox(Sandbox):
             try:
                 channel = Channel(answers.reading, questions.writing)
                 verdict = converse(channel, examiner, deadline, limits.output_bytes)
-                is_late = verdict is None and not has_ended(
-                    running.process.pid, deadline - time.monotonic()
-                )
+                is_late = verdict is None and not has_ended(running.process.pid, deadline - time.monotonic())
             except TooLateError:
                 is_late = True
             except TooLongError:
@@ -146,7 +144,9 @@ class ProcessSandbox(Sandbox):
                 return _with_too_much_output(execution, limits)
         if is_late:
             return _late(execution, limits)
-        return _left(execution) if verdict is None else replace(execution, verdict=verdict[0], detail=verdict[1])
+        return (
+            _left(execution) if verdict is None else replace(execution, verdict=verdict[0], detail=verdict[1])
+        )
 
     def _start_examiner(self, limits: Limits, stack: contextlib.ExitStack) -> Examiner:
         """Start a process that runs tests; the stack ends it."""
@@ -174,9 +174,7 @@ class ProcessSandbox(Sandbox):
 
 
 def python_options() -> list[str]:
-    """Python's arguments up to those for the harness: no environment but the hash seed, no site packages,
-    nothing written, UTF-8.
-    """
+    """Python's arguments: no environment but the hash seed, no site packages, nothing written, UTF-8."""
     return ["-s", "-S", "-P", "-B", "-X", "utf8", "-c", LAUNCHER, "{code}"]
 
 

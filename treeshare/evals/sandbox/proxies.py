@@ -1,7 +1,7 @@
 """The conversation of a test with the program that it tests, in another process.
 
-Runs inside the sandbox, on both sides. Values travel as tables of nodes; what is no plain value stays where it
-is, and the other side gets a ``Remote`` for it, which passes on calls, attributes, items and iteration.
+Runs inside the sandbox, on both sides. Values travel as tables of nodes; what is no plain value stays where
+it is, and the other side gets a ``Remote`` for it, which passes on calls, attributes, items and iteration.
 Comparing, hashing and calculating are not passed on: an object must not learn what it is compared with, nor
 say itself that it is right.
 """
@@ -14,18 +14,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any, TypeAlias
 
+    Value: TypeAlias = Any
+    Node: TypeAlias = list[Any]
+
+if "Decoder" not in globals():  # in the sandbox, all files of a role are one namespace
     from treeshare.evals.sandbox.decoder import CLEARABLE, Decoder
     from treeshare.evals.sandbox.encoder import BUILTIN_TYPES, Encoder, Refused
     from treeshare.evals.sandbox.harness import judge
 
-    Value: TypeAlias = Any
-    Node: TypeAlias = list[Any]
 
 def take(iterator: "Iterator[Value]", count: int, failures: "dict[int, BaseException]") -> "list[Value]":
     """Up to ``count`` next items, and whether there are no more; an error comes in its turn."""
     if id(iterator) in failures:
         raise failures.pop(id(iterator))
-    items: "list[Value]" = []
+    items: list[Value] = []
     try:
         for _ in range(count):
             items.append(next(iterator))
@@ -69,6 +71,7 @@ class Remote:
         object.__setattr__(self, "_treeshare_items", [[], False, 1])
 
     def __call__(self, *args: "Value", **named: "Value") -> "Value":
+        """Have it called where it is."""
         return self._treeshare_peer.ask("call", [self, *args], named)
 
     def __getattr__(self, name: str) -> "Value":
@@ -89,7 +92,7 @@ class Remote:
     def __delitem__(self, key: "Value") -> None:
         self._treeshare_peer.ask("delete item", [self, key])
 
-    def __iter__(self) -> "Iterator[Value]":
+    def __iter__(self) -> "Value":
         return self._treeshare_peer.ask("iter", [self])
 
     def __next__(self) -> "Value":
@@ -103,27 +106,27 @@ class Remote:
         return state[0].pop()
 
     def __len__(self) -> int:
-        return self._treeshare_peer.ask("length", [self])
+        return int(self._treeshare_peer.ask("length", [self]))
 
     def __bool__(self) -> bool:
-        return self._treeshare_peer.ask("truth", [self])
+        return bool(self._treeshare_peer.ask("truth", [self]))
 
     def __str__(self) -> str:
-        return self._treeshare_peer.ask("text", [self])
+        return str(self._treeshare_peer.ask("text", [self]))
 
     def __repr__(self) -> str:
-        return self._treeshare_peer.ask("repr", [self])
+        return str(self._treeshare_peer.ask("repr", [self]))
 
     def __int__(self) -> int:
-        return self._treeshare_peer.ask("int", [self])
+        return int(self._treeshare_peer.ask("int", [self]))
 
     def __float__(self) -> float:
-        return self._treeshare_peer.ask("float", [self])
+        return float(self._treeshare_peer.ask("float", [self]))
 
     def __instancecheck__(self, value: "Value") -> bool:
         if not isinstance(value, Remote):
             return False
-        return self._treeshare_peer.ask("instance", [self, value])
+        return bool(self._treeshare_peer.ask("instance", [self, value]))
 
 
 class Peer:
@@ -147,12 +150,12 @@ class Peer:
     ) -> None:
         self.receive, self.send, self.may, self.may_lend = receive, send, may, may_lend
         self.max_at_once = max_at_once
-        self.lent: "list[Value]" = []
-        self.lent_numbers: "dict[int, int]" = {}
-        self.borrowed: "dict[int, Value]" = {}
-        self.borrowed_classes: "dict[type, int]" = {}
-        self.kinds: "dict[str, type]" = {}
-        self.failures: "dict[int, BaseException]" = {}
+        self.lent: list[Value] = []
+        self.lent_numbers: dict[int, int] = {}
+        self.borrowed: dict[int, Value] = {}
+        self.borrowed_classes: dict[type, int] = {}
+        self.kinds: dict[str, type] = {}
+        self.failures: dict[int, BaseException] = {}
 
     def lend(self, value: "Value") -> "Node":
         """The node of an object that stays here."""
@@ -235,7 +238,7 @@ class Peer:
 
     def answer(self, message: "list[Value]") -> None:
         """Do what the other side asks for, and say what came of it."""
-        known: "list[Value]" = []
+        known: list[Value] = []
         try:
             operation, values, named, known = self.opened(message)
             if self.may is not None:
@@ -269,13 +272,13 @@ class Peer:
         place = None if is_plain else encoder.place(kind)
         try:
             arguments = encoder.places(tuple(error.args))
-            nodes = encoder.finish()
+            table = encoder.finish()
         except BaseException:
             encoder = Encoder(self.lend, known)
             place, arguments = None if is_plain else encoder.place(kind), []
-            nodes = encoder.finish()
+            table = encoder.finish()
         text = detail.partition(": ")[2]
-        return ["!", base_name(kind), place, arguments, text, verdict, detail, nodes]
+        return ["!", base_name(kind), place, arguments, text, verdict, detail, table]
 
 
 def add_changes(encoder: "Encoder", nodes: "list[Node]") -> None:

@@ -37,12 +37,12 @@ _FILES = {
 
 @functools.cache
 def role_code(role: Role, *, with_confine: bool) -> bytes:
-    """The code of a role for ``LAUNCHER``: its files in their order, in one namespace, then its main function.
+    """The code of a role for ``LAUNCHER``: its files in their order, as one namespace, and its main function.
 
     Args:
         role: Which.
-        with_confine: Whether ``confine.py`` comes first, which takes the rights away that no other program has
-            taken away.
+        with_confine: Whether ``confine.py`` comes first, which takes the rights away that no other program
+            has taken away.
     """
     names = ("confine",) * with_confine + _FILES[role]
     texts = {f"{name}.py": _FOLDER.joinpath(f"{name}.py").read_text(encoding="utf-8") for name in names}

@@ -134,8 +134,8 @@ def filter_program(*, pid: int = PID_MARK, metadata: bool, may_fork: bool = Fals
         pid: The process's own id, as it sees it: the only one it may signal.
         metadata: Whether to deny changing modes, owners, times, attributes and lengths by path, which
             Landlock does not.
-        may_fork: Whether to leave out what denies forks and a signal at the parent's death: for a process that
-            gives both up in each fork, by the same filter without this.
+        may_fork: Whether to leave out what denies forks and a signal at the parent's death: for a process
+            that gives both up in each fork, by the same filter without this.
 
     Raises:
         SandboxUnavailableError: On a machine whose system-call numbers are not known here.
