@@ -43,12 +43,22 @@ def test_honest_values_are_worth_what_they_are_in_the_tests_own_process(sandbox,
     ] == []
 
 
-@pytest.mark.parametrize("name", CHEATS)
-def test_cheats_do_not_pass(sandbox, name):
+def cheat(sandbox, name):
     execution = sandbox.examine(CHEATS[name], TOTAL, limits=LIMITS)
     assert execution.verdict is not Verdict.PASSED
     assert execution.detail
     assert execution.detail.isprintable()
+
+
+@pytest.mark.parametrize("name", CHEATS)
+def test_cheats_do_not_pass(any_sandbox, name):
+    cheat(any_sandbox, name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CHEATS)
+def test_cheats_do_not_pass_in_any_sandbox(sandbox, name):
+    cheat(sandbox, name)
 
 
 def test_the_cheats_are_some(any_sandbox):
@@ -73,7 +83,7 @@ def test_messages_in_place_of_answers_end_the_test(sandbox, message):
         ("while True: pass", Verdict.TIMEOUT),
         ("def total(n):\n import os\n os.closerange(0, 64)\n while True: pass", Verdict.TIMEOUT),
         (
-            SEND.format(text=b"x").replace("len(text)", "99") + " import time\n time.sleep(60)",
+            SEND.format(text=b"x").replace("len(text)", "(99)").replace("return None", "while True: pass"),
             Verdict.TIMEOUT,
         ),
         ("def total(n):\n while True: yield 1", Verdict.WRONG_ANSWER),
@@ -129,8 +139,8 @@ def test_a_test_leaves_nothing_for_the_next_one(any_sandbox):
     )
     look = OutsideTests(
         source="import math, os, random, sys\n"
-        "assert False, [math.isclose(1, 2), abs(-2), random.random(), sys.getrecursionlimit(), 'X' in os.environ,"
-        " os.getppid()]\n"
+        "assert False, [math.isclose(1, 2), abs(-2), random.random(), sys.getrecursionlimit(), "
+        "'X' in os.environ, os.getppid()]\n"
     )
     before = any_sandbox.examine("", look, limits=LIMITS).detail
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""Runs inside the Landlock sandbox, as text before the harness: gives up root, then files, then system calls.
+"""Runs inside the sandbox, before the harness: gives up root, then files, then system calls.
 
 Standard library only, never imported by treeshare.
 """

@@ -286,6 +286,10 @@ def make_array(decoder: Decoder, node: "Node") -> "Value":
 
 def make_sympy(decoder: Decoder, node: "Node") -> "Value":
     """A number, constant, symbol or sum of sympy."""
+    if (node[0] == "sympy" and node[2] not in SYMPY_OPERATIONS) or (
+        node[0] == "sympy.constant" and node[1] not in SYMPY_CONSTANTS
+    ):
+        raise Refused("an expression that is not known")
     import sympy  # type: ignore[import-untyped]
 
     if node[0] == "sympy.Rational":
@@ -294,11 +298,9 @@ def make_sympy(decoder: Decoder, node: "Node") -> "Value":
         return sympy.Float(tuple(integers(decoder, node)), precision=int(node[2]))
     if node[0] == "sympy.Symbol":
         return sympy.Symbol(str(node[1]))
-    if node[0] == "sympy.constant" and node[1] in SYMPY_CONSTANTS:
+    if node[0] == "sympy.constant":
         return getattr(sympy.S, node[1])
-    if node[0] == "sympy" and node[2] in SYMPY_OPERATIONS:
-        return getattr(sympy, node[2])(*decoder.all(node[1]))
-    raise Refused("an expression that is not known")
+    return getattr(sympy, node[2])(*decoder.all(node[1]))
 
 
 def make_mpmath(decoder: Decoder, node: "Node") -> "Value":

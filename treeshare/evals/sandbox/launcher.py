@@ -10,6 +10,7 @@ import signal
 import subprocess
 import threading
 import time
+import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -104,6 +105,7 @@ class Launcher:
         self._command = command
         self._is_root = os.geteuid() == 0
         self._running: set[subprocess.Popen[bytes]] = set()
+        weakref.finalize(self, _end, self._running)
         self._lock = threading.Lock()
         self.is_closed = False
 
@@ -200,6 +202,14 @@ class Launcher:
             "file_bytes": str(limits.file_bytes),
             "memory_bytes": str(limits.memory_bytes),
         }
+
+
+def _end(running: set[subprocess.Popen[bytes]]) -> None:
+    """End what a sandbox has left that nobody has closed."""
+    for process in running:
+        with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(_KILL_S)
 
 
 def _exit_code(returned: int) -> int:
