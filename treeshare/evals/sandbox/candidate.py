@@ -15,20 +15,27 @@ if "Peer" not in globals():  # in the sandbox, all files of a role are one names
     from treeshare.evals.sandbox.proxies import Peer
 
 
-def read_exactly(descriptor: int, count: int) -> bytes:
-    """That many bytes; the end of the process where there are no more."""
-    content = os.read(descriptor, count)
-    while len(content) < count:
-        more = os.read(descriptor, min(count - len(content), 1 << 20))
-        if not more:
-            os._exit(3)
-        content += more
-    return content
+class Reader:
+    """Messages of the host's: each is its length in four bytes, then its content."""
 
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor, self.buffer = descriptor, b""
 
-def read_frame(descriptor: int) -> bytes:
-    """A message of the host's: its length in four bytes, then its content."""
-    return read_exactly(descriptor, int.from_bytes(read_exactly(descriptor, 4), "big"))
+    def message(self) -> bytes:
+        """The next one; the end of the process where there is none."""
+        size = 4
+        is_head = True
+        while True:
+            if len(self.buffer) >= size:
+                part, self.buffer = self.buffer[:size], self.buffer[size:]
+                if not is_head:
+                    return part
+                is_head, size = False, int.from_bytes(part, "big")
+                continue
+            more = os.read(self.descriptor, 1 << 16 if size < 1 << 16 else 1 << 20)
+            if not more:
+                os._exit(3)
+            self.buffer += more
 
 
 def write_frame(descriptor: int, content: bytes) -> None:
@@ -41,9 +48,9 @@ def write_frame(descriptor: int, content: bytes) -> None:
 def candidate_main() -> None:
     """Limit, run the program, then answer what is asked of it, until the process is killed."""
     spec, program, _ = prepared()
-    incoming, outgoing = int(spec["incoming"]), int(spec["outgoing"])
+    reader, outgoing = Reader(int(spec["incoming"])), int(spec["outgoing"])
     peer = Peer(
-        lambda: marshal.loads(read_frame(incoming)),
+        lambda: marshal.loads(reader.message()),
         lambda message: write_frame(outgoing, as_json(message)),
     )
     namespace = namespace_for(False)

@@ -48,7 +48,7 @@ class Channel:
 
     def __init__(self, incoming: int, outgoing: int) -> None:
         self._incoming, self._outgoing = incoming, outgoing
-        os.set_blocking(incoming, False)
+        self._buffer = bytearray()
         os.set_blocking(outgoing, False)
 
     def read(self, deadline: float, max_bytes: int) -> bytes:
@@ -59,27 +59,25 @@ class Channel:
             EndedError: If there will be none.
             TooLongError: If it is longer than ``max_bytes``.
         """
-        size = int.from_bytes(self._read_exactly(_LENGTH_BYTES, deadline), "big")
+        size = int.from_bytes(self._taken(_LENGTH_BYTES, deadline), "big")
         if size > max_bytes:
             raise TooLongError
-        return self._read_exactly(size, deadline)
+        return self._taken(size, deadline)
 
-    def _read_exactly(self, size: int, deadline: float) -> bytes:
-        parts: list[bytes] = []
-        while size:
-            try:
-                part = os.read(self._incoming, min(size, 1 << 20))
-            except BlockingIOError:
-                if not is_ready(self._incoming, deadline - time.monotonic()):
-                    raise TooLateError from None
-                continue
+    def _taken(self, size: int, deadline: float) -> bytes:
+        """That many bytes."""
+        while len(self._buffer) < size:
+            if not is_ready(self._incoming, deadline - time.monotonic()):
+                raise TooLateError
+            part = os.read(self._incoming, 1 << 16 if size < 1 << 16 else 1 << 20)
             if not part:
                 raise EndedError
             if time.monotonic() > deadline:  # it may come byte by byte
                 raise TooLateError
-            parts.append(part)
-            size -= len(part)
-        return b"".join(parts)
+            self._buffer += part
+        taken = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        return taken
 
     def write(self, content: bytes, deadline: float) -> None:
         """Send a message.

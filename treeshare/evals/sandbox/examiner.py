@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
     Value: TypeAlias = Any
 
-if "read_frame" not in globals():  # in the sandbox, all files of a role are one namespace
-    from treeshare.evals.sandbox.candidate import read_frame, write_frame
+if "Reader" not in globals():  # in the sandbox, all files of a role are one namespace
+    from treeshare.evals.sandbox.candidate import Reader, write_frame
     from treeshare.evals.sandbox.confine import PR_SET_PDEATHSIG, install, prctl
     from treeshare.evals.sandbox.encoder import Refused
     from treeshare.evals.sandbox.harness import judge, prepared
@@ -162,11 +162,11 @@ def verdict_on(error: "BaseException | None") -> "tuple[str, str]":
     return judge(error)
 
 
-def examine(job: "dict[str, Value]", parts: "tuple[Value, ...]", incoming: int, outgoing: int) -> None:
+def examine(job: "dict[str, Value]", parts: "tuple[Value, ...]", reader: "Reader", outgoing: int) -> None:
     """In the fork: run a test and say what came of it."""
 
     def receive() -> "list[Value]":
-        frame = read_frame(incoming)
+        frame = reader.message()
         if frame[:1] != b"A":
             os._exit(0)
         try:
@@ -202,14 +202,14 @@ def confine_fork(code: bytes, mark: bytes, cpu_s: int) -> None:
 def examiner_main() -> None:
     """Limit, then fork for each job."""
     spec, _, _ = prepared()
-    incoming, outgoing = int(spec["incoming"]), int(spec["outgoing"])
+    reader, outgoing = Reader(int(spec["incoming"])), int(spec["outgoing"])
     mark = int(spec["pid_mark"]).to_bytes(4, "little")
     with open(int(spec["fork_filter"]), "rb") as file:
         code = file.read()
     gc.collect()
     gc.freeze()
     while True:
-        frame = read_frame(incoming)
+        frame = reader.message()
         if frame[:1] != b"J":
             continue
         job = json.loads(frame[1:])
@@ -218,7 +218,7 @@ def examiner_main() -> None:
         if child == 0:
             try:
                 confine_fork(code, mark, job["cpu_s"])
-                examine(job, parts, incoming, outgoing)
+                examine(job, parts, reader, outgoing)
             finally:
                 sys.stderr.flush()
                 os._exit(0)
