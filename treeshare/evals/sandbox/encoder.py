@@ -292,9 +292,17 @@ MODULE_WRITERS = (
 """A value can only be of such a type if its module was imported."""
 
 
+def quoted(text: str) -> str:
+    """A text as JSON."""
+    if text.isascii() and text.isprintable() and '"' not in text and "\\" not in text:
+        return f'"{text}"'
+    from _json import encode_basestring_ascii  # a millisecond
+
+    return encode_basestring_ascii(text)
+
+
 def as_json(structure: "Value") -> bytes:
     """Nested lists of places as JSON text; to import the module json takes longer than most programs do."""
-    from _json import encode_basestring_ascii
 
     def write(part: "Value") -> str:
         kind = type(part)
@@ -303,7 +311,7 @@ def as_json(structure: "Value") -> bytes:
         if kind is int:
             return int.__repr__(part)
         if kind is str:
-            return encode_basestring_ascii(part)
+            return quoted(part)
         if kind is float:
             return float.__repr__(part).replace("inf", "Infinity")
         return "null" if part is None else "true" if part else "false"
