@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from treeshare.engine.outputs import CompletionOutput, RequestOutput
 from treeshare.engine.prompts import shared_tokens
@@ -12,14 +12,22 @@ from treeshare.engine.streaming import FinishedOutput, StepEvents, StreamOutput
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from treeshare.engine.engine import Engine, StepResult
+    from treeshare.engine.engine import Engine
     from treeshare.engine.prompts import ParsedPrompt
     from treeshare.engine.sequence import Completion, Request
+    from treeshare.engine.step import StepResult
     from treeshare.engine.streaming import Decode
 
 
 OnCompletion = Callable[[str, CompletionOutput], str | None]
 """Called with a prompt's number, as text, and a finished completion; a returned reason cancels the others."""
+
+
+class DecoderOf(Protocol):
+    """Makes a function from token ids to text; None without a tokenizer."""
+
+    def __call__(self, *, skip_special_tokens: bool) -> Decode | None:
+        """With or without special tokens."""
 
 
 class GenerateCall:
@@ -73,12 +81,19 @@ class GenerateCall:
         ]
 
     def stream(
-        self, steps: Iterable[StepResult], decode: Decode | None, *, tokens: bool
+        self, steps: Iterable[StepResult], decoder: DecoderOf, *, tokens: bool
     ) -> Generator[StreamOutput, None, None]:
         """The outputs of each step, as they come; see ``LLM.stream``."""
-        events = StepEvents(self._output, decode, lambda _: tokens)
+        decoders = {skip: decoder(skip_special_tokens=skip) for skip in (True, False)}
+        events = StepEvents(
+            self._output,
+            wants_tokens=lambda _: tokens,
+            decode_of=lambda index: decoders[self.requests[index].params.skip_special_tokens],
+        )
         for result in steps:
             for index, output in events.of(result):
+                if isinstance(output, Exception):
+                    raise output
                 if isinstance(output, FinishedOutput):
                     self._finished(index, output.completion)
                 yield output

@@ -210,7 +210,7 @@ class LLM:
         Raises as ``generate``.
         """
         call = self._call(prompts, sampling_params, on_completion)
-        yield from call.stream(self.engine.run_steps(call.requests), self.decoder(), tokens=tokens)
+        yield from call.stream(self.engine.run_steps(call.requests), self.decoder, tokens=tokens)
 
     def chat(
         self,

@@ -65,12 +65,12 @@ def score(engine: Engine, pairs: Sequence[Pair], done: Callable[[int], object]) 
         done: Called after each step with the number of pairs that it finished.
 
     Raises:
-        ConfigError: If the engine is busy, a context is empty, a pair is too long or has unknown token ids.
+        ConfigError: If the engine is busy, a search is open, a context is empty, or a pair is too long or has
+            unknown token ids.
         DataError: If token ids are not flat rows of integers.
         BudgetError: If the KV budget does not hold the longest pair alone.
     """
-    if not engine.is_idle:
-        raise ConfigError("score: other requests are running; finish, cancel or clear them first")
+    engine.require_idle("score")
     checked = [_checked(engine, i, pair) for i, pair in enumerate(pairs)]
     engine.clear()
     try:
@@ -154,7 +154,8 @@ class _Scoring:
             self._free_finished([node for node, _ in chunks])
             if engine.check_invariants:
                 store.check_invariants()
-            self._stats.step_s.append(time.perf_counter() - step_started)
+            num_tokens = sum(chunk.end - chunk.start for _, chunk in chunks)
+            self._stats.steps.note(time.perf_counter() - step_started, 0, num_tokens)
             self._stats.prefill_s = self._stats.wall_s = time.perf_counter() - started
             self._stats.peak_kv_bytes = store.peak_bytes
             done(int(num_left - np.count_nonzero(self._num_left)))

@@ -45,7 +45,8 @@ class Branch:
 class TokenSearch:
     """All branches of one prompt, whose KV is stored once; a context manager that frees it.
 
-    The engine must be idle when it begins, and belongs to the search until it ends.
+    The engine must be idle when it begins, and belongs to the search until it is closed: nothing else runs,
+    and the weights cannot be changed. A search that nobody holds any more is as good as closed.
 
     Args:
         engine: Runs the model.
@@ -56,13 +57,13 @@ class TokenSearch:
         root: The branch without tokens.
 
     Raises:
-        ConfigError: If the engine is busy, or the prompt is empty, too long, or has unknown token ids.
+        ConfigError: If the engine is busy, another search is open, or the prompt is empty, too long, or has
+            unknown token ids.
         BudgetError: If the KV budget does not hold the prompt and a branch.
     """
 
     def __init__(self, engine: Engine, prompt_token_ids: Items[int], max_tokens: int) -> None:
-        if not engine.is_idle:
-            raise ConfigError("search: other requests are running; finish, cancel or clear them first")
+        engine.require_idle("search")
         request = Request(
             prompt_token_ids=prompt_token_ids,
             params=SamplingParams(max_tokens=max_tokens),
@@ -72,6 +73,7 @@ class TokenSearch:
         )
         self.max_tokens = max_new_tokens(engine.loaded, 0, request)
         engine.clear()
+        engine.lend(self)
         self._engine, self._runner, self._store = engine, engine.runner, engine.store
         self._branches: set[Branch] = set()
         try:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from collections.abc import Sequence as Items
 
-    from treeshare.engine.engine import StepResult
     from treeshare.engine.outputs import CompletionOutput
-    from treeshare.engine.sequence import Completion
+    from treeshare.engine.sequence import Completion, Sequence
+    from treeshare.engine.step import StepResult
     from treeshare.sampling.sampler import TokenLogprob
 
     Decode = Callable[[Items[int]], str]
@@ -94,42 +95,63 @@ class StepEvents:
 
     Args:
         output: Makes a completion's output.
-        decode: Token ids to text; None without a tokenizer.
         wants_tokens: Whether a request's tokens are asked for.
-        decode_of: Instead of ``decode`` for a request, where requests differ.
+        decode_of: Token ids to text, for a request; None without a tokenizer.
     """
 
     def __init__(
         self,
         output: Callable[[Completion], CompletionOutput],
-        decode: Decode | None,
         wants_tokens: Callable[[int], bool],
-        decode_of: Callable[[int], Decode | None] | None = None,
+        decode_of: Callable[[int], Decode | None],
     ) -> None:
         self._output, self._wants_tokens = output, wants_tokens
-        self._decode_of = decode_of or (lambda _: decode)
+        self._decode_of = decode_of
         self._texts: dict[int, dict[int, TextStream]] = {}
 
     def forget(self, request: int) -> None:
         """Drop what is kept for a request that was cancelled."""
         self._texts.pop(request, None)
 
-    def of(self, result: StepResult) -> Iterator[tuple[int, StreamOutput]]:
-        """A step's outputs, each with its request's index; a last token comes before its whole completion."""
-        for sequence in result.drawn:
-            if self._wants_tokens(sequence.request_index):
-                logprobs = sequence.logprobs[-1] if sequence.logprobs else None
-                for index in sequence.completions:
-                    yield self._token(sequence.request_index, index, sequence.token_ids, logprobs)
-        for completion in result.finished:
-            request, index = completion.request_index, completion.completion_index
-            if self._wants_tokens(request):
-                logprobs = completion.logprobs[-1] if completion.logprobs else None
-                yield self._token(request, index, completion.token_ids, logprobs, is_last=True)
-                self._texts[request].pop(index, None)
-                if not self._texts[request]:
-                    del self._texts[request]
-            yield request, FinishedOutput(request_id=str(request), completion=self._output(completion))
+    def of(self, result: StepResult) -> Iterator[tuple[int, StreamOutput | Exception]]:
+        """A step's outputs, each with its request's index; a last token comes before its whole completion.
+
+        A request that failed in the step, or whose tokens cannot be decoded, gets its error, then no more.
+        """
+        failed = dict(result.failed)
+        drawn = [(sequence.request_index, partial(self._drawn, sequence)) for sequence in result.drawn]
+        ended = [(ending.request_index, partial(self._finished, ending)) for ending in result.finished]
+        for request, make in (*drawn, *ended):
+            if request not in failed or request in result.failed:
+                try:
+                    yield from ((request, output) for output in make())
+                except Exception as error:
+                    failed[request] = error
+        for request, reason in failed.items():
+            self.forget(request)
+            yield request, reason
+
+    def _drawn(self, sequence: Sequence) -> list[StreamOutput]:
+        """The latest token of a sequence that goes on, for each of its completions."""
+        if not self._wants_tokens(sequence.request_index):
+            return []
+        logprobs = sequence.logprobs[-1] if sequence.logprobs else None
+        return [
+            self._token(sequence.request_index, index, sequence.token_ids, logprobs)
+            for index in sequence.completions
+        ]
+
+    def _finished(self, completion: Completion) -> list[StreamOutput]:
+        """A completion that ended, after its last token."""
+        request, index = completion.request_index, completion.completion_index
+        outputs: list[StreamOutput] = []
+        if self._wants_tokens(request):
+            logprobs = completion.logprobs[-1] if completion.logprobs else None
+            outputs.append(self._token(request, index, completion.token_ids, logprobs, is_last=True))
+            self._texts[request].pop(index, None)
+            if not self._texts[request]:
+                del self._texts[request]
+        return [*outputs, FinishedOutput(request_id=str(request), completion=self._output(completion))]
 
     def _token(
         self,
@@ -139,12 +161,12 @@ class StepEvents:
         logprobs: Items[TokenLogprob] | None,
         *,
         is_last: bool = False,
-    ) -> tuple[int, TokenOutput]:
+    ) -> TokenOutput:
         texts = self._texts.setdefault(request, {})
         text, decode = "", self._decode_of(request)
         if decode is not None:
             text = texts.setdefault(index, TextStream(decode)).push(token_ids)
-        return request, TokenOutput(
+        return TokenOutput(
             request_id=str(request),
             index=index,
             position=len(token_ids) - 1,

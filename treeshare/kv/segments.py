@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from treeshare.kv.memory import KVMemory
 
 
+Order = int | tuple[int, ...]
+"""Places depth-first; a store's are all numbers, or all tuples, between which later ones find room."""
+
+
 def padded_length(num_tokens: int) -> int:
     """Tokens that a segment of ``num_tokens`` occupies."""
     return -(-num_tokens // SEGMENT_ALIGNMENT) * SEGMENT_ALIGNMENT
@@ -55,7 +59,8 @@ class Segment:
         start: Position of its first token in the prompt.
         num_tokens: Tokens of the node.
         num_written: Tokens whose KV has been computed.
-        order: Depth-first rank; the rows of a step are sorted by it.
+        order: Its place depth-first, by which the rows of a step are sorted: 0 or empty if it is above all
+            others.
         parent: The segment above, or None.
         block: Where its KV lies.
         index: Its place in ``block``.
@@ -64,7 +69,7 @@ class Segment:
 
     start: int
     num_tokens: int
-    order: int
+    order: Order
     parent: Segment | None
     block: SegmentBlock
     index: int
@@ -133,7 +138,7 @@ class SegmentStore:
         if free < count:
             self._new_block(num_tokens, count - free)
 
-    def new(self, *, start: int, num_tokens: int, order: int, parent: Segment | None) -> Segment:
+    def new(self, *, start: int, num_tokens: int, order: Order, parent: Segment | None) -> Segment:
         """A segment with one user, in a free place or in a block of its own; retains ``parent``.
 
         Raises:
