@@ -251,10 +251,12 @@ class Engine:
         return result
 
     def _finish(self, result: StepResult) -> None:
-        """Release what finished completions held."""
+        """Release what finished completions held; once nothing runs, memory goes back to the system."""
         self.stats.peak_kv_bytes = self.store.peak_bytes
         for completion in result.finished:
             self._intake.finish(completion)
+        if self.is_idle:
+            self.store.trim()
         if self.check_invariants:
             self.store.check_invariants()
             self._scheduler.check_invariants()

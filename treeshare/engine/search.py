@@ -76,6 +76,7 @@ class TokenSearch:
         engine.lend(self)
         self._engine, self._runner, self._store = engine, engine.runner, engine.store
         self._branches: set[Branch] = set()
+        self._is_open = True
         try:
             num_tokens = len(prompt_token_ids)
             self._segment: Segment = self._store.segments.new(
@@ -102,9 +103,10 @@ class TokenSearch:
         Nothing is computed or copied: they share the KV of these tokens until they are extended.
 
         Raises:
-            ConfigError: If the branch was dropped or ``n`` is below 1.
+            ConfigError: If the branch was dropped, ``n`` is below 1, or the search was closed.
         """
         require_int("n", n, low=1)
+        self._require_open()
         if branch not in self._branches:
             raise ConfigError.of("branch", got="one that was dropped", expected="one of this search")
         forks = [replace(branch, pages=self._store.pool.share(branch.pages)) for _ in range(n)]
@@ -127,6 +129,7 @@ class TokenSearch:
         """
         if not steps:
             return []
+        self._require_open()
         max_steps = self._engine.config.max_num_seqs
         if len(steps) > max_steps:
             raise ConfigError.of("steps", got=len(steps), expected=f"at most max_num_seqs, {max_steps}")
@@ -171,9 +174,14 @@ class TokenSearch:
 
     def close(self) -> None:
         """Free everything; a second call does nothing."""
-        if self._engine.store is self._store:
+        if self._is_open and self._engine.store is self._store:
             self._engine.clear()
+        self._is_open = False
         self._branches.clear()
+
+    def _require_open(self) -> None:
+        if not self._is_open or self._engine.store is not self._store:
+            raise ConfigError("search: it was closed, or its engine was cleared; begin another")
 
     def __enter__(self) -> Self:
         return self

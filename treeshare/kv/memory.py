@@ -1,7 +1,11 @@
-"""The shape of a token's KV, and fresh memory for it."""
+"""The shape of a token's KV, fresh memory for it, and memory that goes back to the system."""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import mmap
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -53,3 +57,27 @@ class KVMemory:
         if self.poison:
             return torch.full(shape, torch.nan, dtype=self.geometry.dtype, device=self.device)
         return torch.empty(shape, dtype=self.geometry.dtype, device=self.device)
+
+    def give_back(self, tensor: Tensor, first: int) -> None:
+        """Return the memory of ``tensor[first:]`` to the system, as far as it is whole pages.
+
+        The contents are lost, the addresses stay: what is written there takes memory again. Does nothing
+        unless ``is_lazy``.
+
+        Args:
+            tensor: Contiguous, from ``allocate``.
+            first: Index along its first axis.
+        """
+        if self.is_lazy and sys.platform == "linux":
+            start = tensor.data_ptr() + first * tensor.stride(0) * tensor.element_size()
+            start = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+            size = (tensor.data_ptr() + tensor.nbytes - start) // mmap.PAGESIZE * mmap.PAGESIZE
+            if size > 0:
+                ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), mmap.MADV_DONTNEED)
+
+
+def trim_heap() -> None:
+    """Return to the system what was freed in this process; only glibc keeps so much that it must be asked."""
+    if sys.platform == "linux":
+        with contextlib.suppress(AttributeError):  # another C library
+            ctypes.CDLL(None).malloc_trim(ctypes.c_size_t(0))

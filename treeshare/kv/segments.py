@@ -105,6 +105,9 @@ class SegmentStore:
     Args:
         memory: Allocates the tensors.
         charge: Called with the bytes of new places before they are made; raises if the budget lacks them.
+
+    Attributes:
+        loose_bytes: Bytes freed since the store last set this to 0; the process may hold them still.
     """
 
     def __init__(self, memory: KVMemory, charge: Callable[[int], None]) -> None:
@@ -112,6 +115,7 @@ class SegmentStore:
         self._blocks: dict[SegmentBlock, None] = {}
         self._with_free_place: dict[int, dict[SegmentBlock, None]] = {}  # by padded length
         self._num_tokens = 0
+        self.loose_bytes = 0
 
     @property
     def bytes_in_use(self) -> int:
@@ -169,7 +173,7 @@ class SegmentStore:
                     values[segment.index].zero_()
             else:
                 self._drop_from_free(block)
-                self._num_tokens -= block.padded_tokens * len(block.occupants)
+                self._free(block, len(block.occupants))
                 del self._blocks[block]
             segment = segment.parent
 
@@ -178,7 +182,7 @@ class SegmentStore:
         for block in [block for blocks in self._with_free_place.values() for block in blocks]:
             live = [segment for segment in block.occupants if segment is not None]
             self._drop_from_free(block)
-            self._num_tokens -= block.padded_tokens * (len(block.occupants) - len(live))
+            self._free(block, len(block.occupants) - len(live))
             if not live:
                 del self._blocks[block]
                 continue
@@ -208,6 +212,12 @@ class SegmentStore:
                 place = getattr(target.block, tensors)[layer][target.index]
                 place.narrow(axis, start, count).copy_(kept)
         target.num_written = num_tokens
+
+    def discard(self) -> None:
+        """Let go of all memory, whoever still holds a segment; the store cannot be used any more."""
+        for block in self._blocks:
+            block.keys_t.clear()
+            block.values.clear()
 
     def check_invariants(self) -> None:
         """Assert that counts and places agree."""
@@ -241,6 +251,12 @@ class SegmentStore:
         self._num_tokens += tokens * capacity
         self._with_free_place.setdefault(tokens, {})[block] = None
         return block
+
+    def _free(self, block: SegmentBlock, num_places: int) -> None:
+        """Count places of a block as freed."""
+        num_tokens = block.padded_tokens * num_places
+        self._num_tokens -= num_tokens
+        self.loose_bytes += num_tokens * self._memory.geometry.bytes_per_token
 
     def _drop_from_free(self, block: SegmentBlock) -> None:
         """Take a block off the list of those with a free place."""
