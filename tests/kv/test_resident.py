@@ -13,6 +13,7 @@ import torch
 
 from treeshare.kv import KVGeometry, KVStore
 from treeshare.kv import store as module
+from treeshare.kv.memory import trim_heap
 
 BUDGET = 96 << 20
 SLACK = 12 << 20
@@ -24,6 +25,13 @@ GEOMETRIES = {
     "small blocks": KVGeometry(num_layers=2, num_kv_heads=1, head_dim=32, dtype=torch.bfloat16),
     "large blocks": KVGeometry(num_layers=8, num_kv_heads=16, head_dim=64, dtype=torch.float32),
 }
+
+
+@pytest.fixture(autouse=True)
+def _nothing_lies_around():
+    """What earlier tests have freed would be used again, and not be seen."""
+    gc.collect()
+    trim_heap()
 
 
 def resident_bytes():
@@ -69,7 +77,6 @@ def use(store):
 
 def peak(store):
     """Most resident bytes while a store is used, above those before."""
-    gc.collect()
     before = resident_bytes()
     return max(resident_bytes() - before for _ in use(store))
 

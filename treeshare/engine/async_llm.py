@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from treeshare.engine.stats import EngineStats
     from treeshare.engine.step import StepResult
 
+SILENCE_S = 1.0
+"""Seconds without a request after which the memory of freed KV goes back to the system."""
+
 Numbered = tuple[int, StreamOutput]
 
 
@@ -101,14 +104,21 @@ class _Commands:
         """Whether commands are refused."""
         return self._refusal is not None
 
-    def run(self, *, wait: bool) -> bool:
+    def run(self, *, wait: bool, in_silence: Callable[[], None] | None = None) -> bool:
         """Carry out all commands that have come; False at the end of all.
 
         Args:
             wait: Until there is one.
+            in_silence: Called once if none has come for ``SILENCE_S``.
         """
         while wait or not self._queue.empty():
-            command = self._queue.get()
+            try:
+                command = self._queue.get(timeout=SILENCE_S if in_silence else None)
+            except queue.Empty:
+                if in_silence:
+                    in_silence()
+                in_silence = None
+                continue
             if command is None:
                 return False
             command()
@@ -281,7 +291,7 @@ class AsyncLLM:
         """Carry out commands and compute a step, which may fail; False at the end."""
         engine = self.llm.engine
         try:
-            if not self._commands.run(wait=engine.is_idle):
+            if not self._commands.run(wait=engine.is_idle, in_silence=engine.store.trim):
                 return False
             if not engine.is_idle:
                 result = engine.step()

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from treeshare.stopwatch import Stopwatch
 
 
+TRIMMED_BYTES = 16 << 20
+"""Freed bytes from which on a run gives them back to the system when it ends, which takes milliseconds."""
+
+
 class Engine:
     """Generates completions for requests, which may come at any time, as one tree.
 
@@ -231,6 +235,8 @@ class Engine:
             self._token_step.observe, self._scheduler.pace.is_live = None, True
             if not self.is_idle:
                 self.clear()
+            elif self.store.loose_bytes >= TRIMMED_BYTES:
+                self.store.trim()
 
     # -- the step --
 
@@ -251,12 +257,10 @@ class Engine:
         return result
 
     def _finish(self, result: StepResult) -> None:
-        """Release what finished completions held; once nothing runs, memory goes back to the system."""
+        """Release what finished completions held."""
         self.stats.peak_kv_bytes = self.store.peak_bytes
         for completion in result.finished:
             self._intake.finish(completion)
-        if self.is_idle:
-            self.store.trim()
         if self.check_invariants:
             self.store.check_invariants()
             self._scheduler.check_invariants()

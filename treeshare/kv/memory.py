@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import mmap
 import sys
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +63,31 @@ class KVMemory:
         if self.poison:
             return torch.full(shape, torch.nan, dtype=self.geometry.dtype, device=self.device)
         return torch.empty(shape, dtype=self.geometry.dtype, device=self.device)
+
+    def allocate_together(self, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
+        """Tensors that are freed together, each a multiple of 64 bytes; in one piece where ``is_lazy``.
+
+        Many small pieces would leave holes in the heap that hold no whole page, which never go back.
+        """
+        if not self.is_lazy:
+            return [self.allocate(*shape) for shape in shapes]
+        sizes = [math.prod(shape) for shape in shapes]
+        parts = torch.split(self.allocate(sum(sizes)), sizes)
+        return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+    def keep_rows(self, tensor: Tensor, kept: Tensor) -> Tensor:
+        """``tensor[kept]``, ``kept`` ascending; the memory of the other rows is freed.
+
+        Where ``is_lazy`` the rows move within ``tensor``, whose contents are lost, and nothing is allocated
+        for those that stay where they are.
+        """
+        if not self.is_lazy:
+            return tensor.index_select(0, kept)
+        first = int((kept == torch.arange(len(kept))).sum())  # ascending: up to the first gap all stay
+        if first < len(kept):
+            tensor[first : len(kept)] = tensor.index_select(0, kept[first:])
+        self.give_back(tensor, len(kept))
+        return tensor[: len(kept)]
 
     def give_back(self, tensor: Tensor, first: int) -> None:
         """Return the memory of ``tensor[first:]`` to the system, as far as it is whole pages.

@@ -50,6 +50,11 @@ class SegmentBlock:
         """Places that hold a segment."""
         return sum(occupant is not None for occupant in self.occupants)
 
+    def discard(self) -> None:
+        """Let go of its memory, whoever still refers to it."""
+        self.keys_t.clear()
+        self.values.clear()
+
 
 @dataclass(eq=False, slots=True)
 class Segment:
@@ -173,8 +178,11 @@ class SegmentStore:
                     values[segment.index].zero_()
             else:
                 self._drop_from_free(block)
-                self._free(block, len(block.occupants))
+                num_tokens = block.padded_tokens * len(block.occupants)
+                self._num_tokens -= num_tokens
+                self.loose_bytes += num_tokens * self._memory.geometry.bytes_per_token
                 del self._blocks[block]
+                block.discard()
             segment = segment.parent
 
     def compact(self) -> None:
@@ -182,14 +190,11 @@ class SegmentStore:
         for block in [block for blocks in self._with_free_place.values() for block in blocks]:
             live = [segment for segment in block.occupants if segment is not None]
             self._drop_from_free(block)
-            self._free(block, len(block.occupants) - len(live))
-            if not live:
-                del self._blocks[block]
-                continue
+            self._num_tokens -= block.padded_tokens * (len(block.occupants) - len(live))
             places = torch.tensor([segment.index for segment in live], device=self._memory.device)
             for tensors in (block.keys_t, block.values):
                 for layer, tensor in enumerate(tensors):
-                    tensors[layer] = tensor.index_select(0, places)
+                    tensors[layer] = self._memory.keep_rows(tensor, places)
             block.occupants[:] = live
             for index, segment in enumerate(live):
                 segment.index = index
@@ -216,8 +221,7 @@ class SegmentStore:
     def discard(self) -> None:
         """Let go of all memory, whoever still holds a segment; the store cannot be used any more."""
         for block in self._blocks:
-            block.keys_t.clear()
-            block.values.clear()
+            block.discard()
 
     def check_invariants(self) -> None:
         """Assert that counts and places agree."""
@@ -242,21 +246,18 @@ class SegmentStore:
     def _new_block(self, num_tokens: int, capacity: int) -> SegmentBlock:
         """Places for ``capacity`` segments of ``num_tokens`` each, charged to the budget at once."""
         self._charge(self.bytes_of(num_tokens) * capacity)
-        geometry, tokens, allocate = self._memory.geometry, padded_length(num_tokens), self._memory.allocate
-        heads, layers = geometry.num_kv_heads, range(geometry.num_layers)
-        keys_t = [allocate(capacity, heads, geometry.head_dim, tokens) for _ in layers]
-        values = [allocate(capacity, heads, tokens, geometry.value_width).zero_() for _ in layers]
+        geometry, tokens = self._memory.geometry, padded_length(num_tokens)
+        shapes = [
+            (capacity, geometry.num_kv_heads, geometry.head_dim, tokens),
+            (capacity, geometry.num_kv_heads, tokens, geometry.value_width),
+        ]
+        tensors = self._memory.allocate_together(shapes * geometry.num_layers)
+        keys_t, values = tensors[::2], [tensor.zero_() for tensor in tensors[1::2]]
         block = SegmentBlock(tokens, keys_t, values, [None] * capacity)
         self._blocks[block] = None
         self._num_tokens += tokens * capacity
         self._with_free_place.setdefault(tokens, {})[block] = None
         return block
-
-    def _free(self, block: SegmentBlock, num_places: int) -> None:
-        """Count places of a block as freed."""
-        num_tokens = block.padded_tokens * num_places
-        self._num_tokens -= num_tokens
-        self.loose_bytes += num_tokens * self._memory.geometry.bytes_per_token
 
     def _drop_from_free(self, block: SegmentBlock) -> None:
         """Take a block off the list of those with a free place."""
