@@ -202,4 +202,5 @@ def test_answers_that_agree(llm, tmp_path):
     reasons = [record.model_extra.get("ended_problem") for record in own]
     place = reasons.index("2 answers agree")
     assert own[place].finish_reason == own[place - 1].finish_reason
-    assert llm.stats.num_cancelled == 24 - len(ended)
+    assert llm.stats.num_finished + llm.stats.num_cancelled == 24
+    assert len(ended) <= llm.stats.num_finished < 24  # what finished out of turn is dropped
