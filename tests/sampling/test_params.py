@@ -46,7 +46,7 @@ MISTAKES = [
     ("min_tokens", [-1, 17, False, 0.0, None], "an integer from 0 to 16"),
     ("top_k", [-2, 1.5, True, None, NAN], "an integer of at least -1"),
     ("seed", [-1, 2**64, 0.0, True, "7"], SEED),
-    ("logprobs", [-1, True, 1.0, "5"], "an integer of at least 0"),
+    ("logprobs", [-2, True, 1.0, "5"], "an integer of at least -1"),
     ("temperature", [-1e-9, NAN, INF, -INF, 10**400, True, "1", None, 1j], "a number, at least 0"),
     ("top_p", [0, 0.0, -0.1, 1.01, NAN, INF, True, None, "1"], "a number, more than 0, at most 1"),
     ("min_p", [-0.1, 1.01, NAN, INF, False, None], "a number, at least 0, at most 1"),

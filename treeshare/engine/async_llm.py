@@ -9,7 +9,6 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from treeshare.config import require_int
 from treeshare.engine.llm import LLM
 from treeshare.engine.streaming import FinishedOutput, StepEvents, StreamOutput
 from treeshare.errors import ConfigError
@@ -218,8 +217,7 @@ class AsyncLLM:
             BudgetError: If the KV budget does not hold the prompt with one completion.
             Exception: What ended the request, or the engine's step.
         """
-        require_int("first_index", first_index, low=0, high=2**31 - 1)
-        params = sampling_params or SamplingParams()
+        params = SamplingParams() if sampling_params is None else sampling_params
         request = self.llm.request(prompt, params, first_index=first_index)
         async with contextlib.aclosing(self.run([request], tokens=tokens)) as outputs:
             async for _, output in outputs:

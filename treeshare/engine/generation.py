@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from treeshare.engine.outputs import CompletionOutput, RequestOutput
 from treeshare.engine.prompts import shared_tokens
 from treeshare.engine.streaming import FinishedOutput, StepEvents, StreamOutput
+from treeshare.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,6 +53,9 @@ class GenerateCall:
         on_completion: OnCompletion | None,
         cancel: Callable[[int], object],
     ) -> None:
+        if on_completion is not None and not callable(on_completion):
+            expected = "a function of a prompt's number and a completion, or None"
+            raise ConfigError.of("on_completion", got=type(on_completion).__name__, expected=expected)
         self.requests = requests
         self._prompts, self._output = prompts, output
         self._on_completion, self._cancel = on_completion, cancel

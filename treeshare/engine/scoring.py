@@ -10,6 +10,7 @@ import numpy as np
 
 from treeshare.attention import PrefillChunk, build_layout
 from treeshare.config import MAX_PREFILL_ROWS
+from treeshare.engine.prompts import items_of
 from treeshare.engine.score_tree import depth_first, held_bytes, make_paths, move_spans, path_bytes
 from treeshare.engine.stats import EngineStats
 from treeshare.errors import BudgetError, ConfigError
@@ -71,7 +72,8 @@ def score(engine: Engine, pairs: Sequence[Pair], done: Callable[[int], object]) 
         BudgetError: If the KV budget does not hold the longest pair alone.
     """
     engine.require_idle("score")
-    checked = [_checked(engine, i, pair) for i, pair in enumerate(pairs)]
+    given = items_of("pairs", pairs, "a list of pairs of a context and a continuation")
+    checked = [_checked(engine, i, pair) for i, pair in enumerate(given)]
     engine.clear()
     try:
         return _Scoring(engine, checked).run(done)
@@ -82,7 +84,10 @@ def score(engine: Engine, pairs: Sequence[Pair], done: Callable[[int], object]) 
 def _checked(engine: Engine, index: int, pair: Pair) -> tuple[TokenArray, TokenArray]:
     loaded = engine.loaded
     names = (f"pairs[{index}]: context", f"pairs[{index}]: continuation")
-    context, continuation = (as_token_array(ids, name) for ids, name in zip(pair, names, strict=True))
+    parts = items_of(f"pairs[{index}]", pair, "a context and a continuation")
+    if len(parts) != 2:
+        raise ConfigError.of(f"pairs[{index}]", got=len(parts), expected="a context and a continuation")
+    context, continuation = (as_token_array(ids, name) for ids, name in zip(parts, names, strict=True))
     if not len(context):
         raise ConfigError.of(names[0], got="no tokens", expected="at least one, say of beginning-of-sequence")
     for ids, name in zip((context, continuation), names, strict=True):

@@ -10,6 +10,7 @@ import numpy as np
 from treeshare.attention import DecodeRow, PrefillChunk, build_layout
 from treeshare.config import require_int
 from treeshare.engine.plan import max_new_tokens
+from treeshare.engine.prompts import items_of
 from treeshare.engine.sequence import Request
 from treeshare.errors import ConfigError
 from treeshare.sampling import SamplingParams
@@ -107,7 +108,7 @@ class TokenSearch:
         """
         require_int("n", n, low=1)
         self._require_open()
-        if branch not in self._branches:
+        if not isinstance(branch, Branch) or branch not in self._branches:
             raise ConfigError.of("branch", got="one that was dropped", expected="one of this search")
         forks = [replace(branch, pages=self._store.pool.share(branch.pages)) for _ in range(n)]
         self._branches.update(forks)
@@ -127,6 +128,7 @@ class TokenSearch:
             ConfigError: If a branch was dropped or has ``max_tokens`` tokens, or there are too many steps.
             BudgetError: If the KV budget does not hold the forks; the search goes on without them.
         """
+        steps = self._checked_steps(steps)
         if not steps:
             return []
         self._require_open()
@@ -136,8 +138,7 @@ class TokenSearch:
         for branch, token in steps:
             if branch not in self._branches or len(branch.token_ids) >= self.max_tokens:
                 raise ConfigError.of("branch", got=len(branch.token_ids), expected="one that can be extended")
-            if not 0 <= token < len(branch.logprobs):
-                raise ConfigError.of("token", got=token, expected=f"one in [0, {len(branch.logprobs)})")
+            require_int("token", token, low=0, high=len(branch.logprobs) - 1)
         pages: list[list[Page]] = []
         try:
             for branch, _ in steps:
@@ -167,8 +168,8 @@ class TokenSearch:
 
     def drop(self, branches: Items[Branch]) -> None:
         """Free branches; those that were dropped before are skipped."""
-        for branch in branches:
-            if branch in self._branches:
+        for branch in items_of("branches", branches, "a list of branches"):
+            if isinstance(branch, Branch) and branch in self._branches:
                 self._branches.remove(branch)
                 self._store.pool.free(branch.pages)
 
@@ -178,6 +179,16 @@ class TokenSearch:
             self._engine.clear()
         self._is_open = False
         self._branches.clear()
+
+    @staticmethod
+    def _checked_steps(steps: Items[tuple[Branch, int]]) -> list[tuple[Branch, int]]:
+        """Steps in the one form in which they can be taken."""
+        expected = "a list of pairs of a branch and a token"
+        pairs = [tuple(items_of("steps", step, expected)) for step in items_of("steps", steps, expected)]
+        for pair in pairs:
+            if len(pair) != 2 or not isinstance(pair[0], Branch):
+                raise ConfigError.of("steps", got=f"{pair!r:.60}", expected=expected)
+        return [(branch, getattr(token, "item", lambda token=token: token)()) for branch, token in pairs]
 
     def _require_open(self) -> None:
         if not self._is_open or self._engine.store is not self._store:

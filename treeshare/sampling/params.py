@@ -54,8 +54,8 @@ class SamplingParams:
         ignore_eos: Go on after end-of-sequence.
         max_tokens: Maximum number of tokens generated.
         min_tokens: No end before this many tokens.
-        logprobs: Report this many likeliest tokens for each position, besides the one drawn; None reports no
-            log-probabilities.
+        logprobs: Report this many likeliest tokens for each position, besides the one drawn; -1 reports all
+            of the vocabulary, None no log-probabilities.
         skip_special_tokens: Leave special tokens out of the text.
         include_stop_str_in_output: Cut the text after the stop string instead of before it.
 
@@ -86,9 +86,9 @@ class SamplingParams:
         self._check_int("max_tokens", 1)
         self._check_int("min_tokens", 0, self.max_tokens)
         self._check_int("top_k", -1)
-        for name, high in (("seed", _MAX_SEED), ("logprobs", None)):
+        for name, low, high in (("seed", 0, _MAX_SEED), ("logprobs", -1, None)):
             if getattr(self, name) is not None:
-                self._check_int(name, 0, high)
+                self._check_int(name, low, high)
         self._check_number("temperature", 0, math.inf)
         self._check_number("top_p", 0, 1, open_low=True)
         self._check_number("min_p", 0, 1)
@@ -108,6 +108,8 @@ class SamplingParams:
             ConfigError: If a key is unknown (the message names the nearest known one) or a value out of
                 range.
         """
+        if not isinstance(values, Mapping):
+            raise ConfigError.of("sampling parameters", got=type(values).__name__, expected="a mapping")
         known = [field.name for field in fields(cls)]
         for name in values:
             if name not in known:
