@@ -81,9 +81,7 @@ def _check_request(request: Request) -> None:
 def _check_token_ids(name: str, ids: Collection[int], vocab_size: int) -> None:
     array = np.asarray(ids)
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-        raise ConfigError.of(
-            name, got=str(array.dtype), expected="a flat list of token ids"
-        )
+        raise ConfigError.of(name, got=str(array.dtype), expected="a flat list of token ids")
     low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
     if low < 0 or high >= vocab_size:
         raise ConfigError.of(name, got=low if low < 0 else high, expected=f"token ids in [0, {vocab_size})")

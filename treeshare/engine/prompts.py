@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from treeshare.errors import ConfigError, one_line
+from treeshare.errors import ConfigError
 from treeshare.tree import PromptTree
 
 Prompt = str | Mapping[str, Any] | Sequence[int]
@@ -112,8 +112,8 @@ def require_text(name: str, text: object) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        got = text[error.start : error.end][:8]
-        raise ConfigError.of(name, got=f"{got!a} at {error.start}", expected="whole characters") from error
+        got = f"U+{ord(text[error.start]):04X} at character {error.start}"
+        raise ConfigError.of(name, got=got, expected="text without halves of characters") from error
 
 
 def items_of(name: str, values: object, expected: str) -> list[Any]:
@@ -155,8 +155,10 @@ def token_ids_of(index: int, ids: object) -> list[int]:
         items = [item.item() if _has_no_axes(item) else item for item in items]
     if not all(isinstance(i, int) and not isinstance(i, bool) for i in items):
         raise ConfigError.of(name, got=type(ids).__name__, expected=expected)
-    if any(abs(i) >= 1 << 31 for i in items):
-        raise ConfigError.of(name, got=one_line(max(items, key=abs), 40), expected="token ids")
+    largest = max(items, key=abs, default=0)
+    if abs(largest) >= 1 << 31:
+        got = largest if abs(largest) < 1 << 64 else "an integer of more than 64 bits"
+        raise ConfigError.of(name, got=got, expected="token ids")
     return items
 
 
