@@ -76,7 +76,7 @@ def use(store):
 
 
 def peak(store):
-    """Most resident bytes while a store is used, above those before."""
+    """Maximum of resident bytes while a store is used, above those before."""
     before = resident_bytes()
     return max(resident_bytes() - before for _ in use(store))
 
@@ -85,8 +85,8 @@ def peak(store):
 def test_the_process_keeps_to_the_budget_and_gives_all_back(name):
     store = KVStore(GEOMETRIES[name], budget_bytes=BUDGET, page_size=64)
     before = resident_bytes()
-    most = peak(store)
-    assert 0.85 * BUDGET < most <= 1.25 * BUDGET + SLACK
+    max_bytes = peak(store)
+    assert 0.85 * BUDGET < max_bytes <= 1.25 * BUDGET + SLACK
     store.check_empty()
     store.trim()
     assert store.loose_bytes == 0

@@ -53,7 +53,7 @@ def test_what_is_no_weight_changes_nothing(model, name, is_last):
 
 @pytest.mark.parametrize("given", [None, 5, [("a", torch.ones(1))], "x"])
 def test_what_is_no_mapping(model, given):
-    with pytest.raises(ConfigError, match="^weights: got .*, expected a mapping from names to tensors$"):
+    with pytest.raises(ConfigError, match=r"^weights: got .*, expected a mapping from names to tensors$"):
         weights.change_weights(model, given)
 
 
@@ -135,7 +135,7 @@ def test_nothing_else_runs_while_a_search_is_open(model_dir):
     search.close()
     search.close()
     for use in (lambda: search.extend([(search.root, 9)]), lambda: search.fork(search.root)):
-        with pytest.raises(ConfigError, match="^search: it was closed"):
+        with pytest.raises(ConfigError, match=r"^search: it was closed"):
             use()
     for call in calls.values():
         call()

@@ -125,8 +125,11 @@ class Engine:
         self._require_no_search(who)
 
     def _require_no_search(self, who: str) -> None:
-        if self._search is not None and self._search() is not None:
+        if self._search is None:
+            return
+        if self._search() is not None:
             raise ConfigError(f"{who}: a search is open, whose KV would be outdated; close it first")
+        self.clear()  # what a search that nobody holds any more has left
 
     # -- requests --
 
@@ -266,5 +269,6 @@ class Engine:
             self._scheduler.check_invariants()
 
     def _add(self, requests: Items[Request]) -> None:
+        self._require_no_search("engine")
         self._intake.add(requests)
         self.stats.num_completions += sum(len(request.completion_indices) for request in requests)

@@ -73,7 +73,7 @@ class PromptEncoder:
             return None, token_ids_of(index, prompt)
         raise ConfigError.of(
             f"prompts[{index}]",
-            got=prompt if prompt is None or isinstance(prompt, (int, float)) else type(prompt).__name__,
+            got=prompt,
             expected='text, {"prompt": ...}, {"prompt_token_ids": ...} or token ids',
         )
 
