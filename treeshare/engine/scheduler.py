@@ -159,13 +159,6 @@ class Scheduler:
                 num_cancelled += count
         return num_cancelled
 
-    def drop(self, sequence: Sequence) -> None:
-        """End a sequence that drew and is in no queue any more: its request has failed."""
-        sequence.drop_kv(self._store)
-        count = len(sequence.completions)
-        sequence.live.num_unfinished -= count
-        self._residency.forget(sequence.live.node, count, had_row=True)
-
     def drop_logits(self) -> None:
         """Drop all logits, because weights have changed; those that are needed are computed again."""
         self._residency.drop_logits()

@@ -120,9 +120,16 @@ class StepComputer:
         stats.num_tokens += len(result.finished) + sum(len(s.completions) for s in result.drawn)
         stats.num_finished += len(result.finished)
         for sequence, error in failed.items():
-            self._scheduler.drop(sequence)
+            self._drop(sequence)
             result.failed.setdefault(sequence.request_index, error)
         if failed:
             result.drawn = [s for s in result.drawn if s.request_index not in result.failed]
         stats.sampling_s += time.perf_counter() - started
         return result, list({sequence.live: None for sequence in failed})
+
+    def _drop(self, sequence: Sequence) -> None:
+        """End a sequence that drew, and so is in no queue any more: its request has failed."""
+        sequence.drop_kv(self._runner.store)
+        count = len(sequence.completions)
+        sequence.live.num_unfinished -= count
+        self._residency.forget(sequence.live.node, count, had_row=True)
