@@ -95,7 +95,8 @@ class EngineConfig:
     Attributes:
         max_num_seqs: Maximum number of completions decoded at once (rows of a step).
         prefill_chunk: Tokens of a node computed together; chunks begin at multiples of it, whatever runs.
-        kv_budget_bytes: Maximum bytes of KV held at once; None takes half of the free memory at start.
+        kv_budget_bytes: Maximum bytes of KV held at once; the process may hold an eighth more for KV that was
+            freed. None takes half of the free memory at start, within the limits of a container.
         page_size: Tokens in one private page; a multiple of 16.
         sharing: ``tree``; ``one-level`` (only the common root is shared); ``none`` (every sequence attends to
             its whole path alone).

@@ -8,9 +8,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import resource
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from treeshare.control_groups import memory_limit
 from treeshare.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,27 +23,23 @@ FREE_MEMORY_SHARE = 0.5
 
 
 def default_kv_budget_bytes(device: str = "cpu") -> int:
-    """Half of the free memory of a device, in bytes; on the host, of what the system reports as available."""
+    """Half of the free memory of a device, in bytes; see ``free_memory_bytes`` for the host."""
     if device.startswith("cuda"):
         import torch
 
         return int(torch.cuda.mem_get_info(device)[0] * FREE_MEMORY_SHARE)
+    return int(free_memory_bytes() * FREE_MEMORY_SHARE)
+
+
+def free_memory_bytes() -> int:
+    """What the host reports as available, within the limits of the process's control groups."""
     try:
         with open("/proc/meminfo", encoding="ascii") as lines:
-            available_kib = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-        return int(available_kib * 1024 * FREE_MEMORY_SHARE)
+            available = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration):
-        return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * FREE_MEMORY_SHARE)
-
-
-def container_limit_bytes() -> int | None:
-    """The memory limit of the control group, or None without a limit."""
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            return int(Path(path).read_text(encoding="ascii"))
-        except (OSError, ValueError):
-            continue
-    return None
+        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = memory_limit()
+    return available if limit is None else min(available, limit.free_bytes)
 
 
 def resolve_device(name: str) -> str:

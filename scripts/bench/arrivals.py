@@ -49,6 +49,8 @@ def run(llm: LLM, workload: Workload, *, rate: float, seconds: float, seed: int)
     started = time.perf_counter()
     add(0)
     cpu_s: list[float] = []
+    step_s: list[float] = []
+    step_rows: list[tuple[int, int]] = []
     num_added, due = 1, rng.exponential(1 / rate)
     while due < seconds or not engine.is_idle:
         now = time.perf_counter() - started
@@ -62,7 +64,9 @@ def run(llm: LLM, workload: Workload, *, rate: float, seconds: float, seed: int)
             before = time.process_time()
             engine.step()
             cpu_s.append(time.process_time() - before)
-    return figures(engine.stats.step_s, engine.stats.step_rows) | {
+            step_s.append(engine.stats.step_s[-1])
+            step_rows.append(engine.stats.step_rows[-1])
+    return figures(step_s, step_rows) | {
         "cpu_longest_by_median": round(max(cpu_s) / statistics.median(cpu_s), 2),
         "workload": workload.name,
         "requests": num_added,

@@ -93,7 +93,8 @@ def stats_item(llm: Any) -> Items:  # noqa: ANN401
     """The engine's counters: they show it if the same tokens were computed by another schedule."""
     names = ("num_steps", "num_rows", "num_replayed", "num_preemptions", "step_rows", "logical_tokens")
     names += ("unique_tokens", "prefilled_tokens", "peak_kv_bytes", "num_finished", "num_cancelled")
-    return {name: getattr(llm.stats, name, None) for name in names}
+    found = {name: getattr(llm.stats, name, None) for name in names}
+    return found | {"step_rows": list(found["step_rows"])}
 
 
 def make_llm(model: Path | str, **options: Any) -> Any:  # noqa: ANN401

@@ -114,6 +114,47 @@ def test_rows_computed_alone(backend, name, sharing, dtype):
     assert_within_budget(forest, forest.attend(backend))
 
 
+class BrokenForest(Forest):
+    """One number of one key, or of one value, is NaN: of the ``place``-th node or row, in the middle."""
+
+    def __init__(self, case, place, which):
+        self._left, self._which = place, which
+        super().__init__(case)
+
+    def _kv(self, n):
+        pair = super()._kv(n)
+        if self._left == 0:
+            pair[self._which][n // 2, 0, 3] = torch.nan
+        self._left -= 1
+        return pair
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["key", "value"])
+@pytest.mark.parametrize("place", [0, 3, 5], ids=["shared", "causal", "private"])
+def test_what_is_not_a_number_is_seen_by_whom_it_concerns(backend, place, which, dtype):
+    """A broken model must not go unnoticed, nor spoil the rows of others."""
+    forest = BrokenForest(replace(FORESTS["mixed step"], dtype=dtype), place, which)
+    expected = forest.oracle()[0].isnan()
+    found = forest.attend(backend).out.isnan()
+    if which == 1:  # a value that a prompt's earlier tokens do not see has the weight 0, and 0 * NaN is NaN
+        for chunk in forest.chunks:
+            rows = forest.layout.causal[forest.chunks.index(chunk)]
+            for isnan in (expected, found):
+                isnan[rows.first_row : rows.last_row - 1] = False
+    num_rows = forest.layout.num_rows
+    assert 0 < int(expected[:num_rows].sum()) < found.numel()
+    assert torch.equal(found[:num_rows], expected[:num_rows])
+
+
+@pytest.mark.filterwarnings("ignore:All-NaN slice encountered")  # of the interpreter
+def test_a_query_that_is_not_a_number(backend, dtype):
+    forest = Forest(replace(FORESTS["mixed step"], dtype=dtype))
+    forest.query[5, 2, 7] = torch.nan
+    found = forest.attend(backend).out.isnan()
+    assert found[5, 2].all()
+    assert int(found.sum()) == found.shape[-1]
+
+
 def test_large_scores(backend, dtype):
     """Scores of several hundreds, of either sign: nothing overflows, no padded key is seen."""
     forest = Forest(replace(FORESTS["uneven nodes"], score_scale=6.0, dtype=dtype))

@@ -39,6 +39,41 @@ def test_lines_and_json_say_the_same(cli, tmp_path):
     assert 0 < memory["default_kv_budget_bytes"] < memory["free_bytes"]
 
 
+CHECKS = [
+    "_python", "_packages", "_extras", "_torch", "_cpu", "_memory", "_sandboxes", "_compiler", "_kernels",
+    "_embedded_model", "_model_cache", "_hub",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("broken", CHECKS)
+def test_a_check_that_fails_is_a_finding_and_the_others_come(cli, monkeypatch, broken):
+    def fail():
+        raise OSError("no\nsuch device")
+
+    for name in CHECKS:  # the checks themselves are slow, and tested on their own
+        monkeypatch.setattr(module, name, lambda name=name: module.Finding(name=name, found="there", data={}))
+    monkeypatch.setattr(module, broken, fail)
+    result = cli("doctor")
+    lines = result.out.splitlines()
+    assert (result.status, len(lines)) == (1, len(CHECKS))
+    [line] = [line for line in lines if not line.startswith("ok")]
+    assert line.startswith("MISSING")
+    assert line.endswith("missing -> OSError: no\\nsuch device")
+
+
+def test_a_level_of_kernels_that_is_not_there_is_a_finding(cli, monkeypatch):
+    monkeypatch.setenv(library.VARIABLE, "avx7")
+    kernel_level.cache_clear()
+    try:
+        result = cli("doctor", "--json")
+    finally:
+        monkeypatch.undo()
+        kernel_level.cache_clear()
+    content = json.loads(result.out)
+    assert "TREESHARE_KERNELS: got 'avx7', expected one of" in finding(content, "kernels")["remedy"]
+    assert content["findings"][-1]["name"] == "hub"
+
+
 def test_json_to_stdout_is_nothing_else(cli, monkeypatch):
     monkeypatch.setattr(module, "_findings", lambda _: iter([module._python()]))
     result = cli("doctor", "--json")

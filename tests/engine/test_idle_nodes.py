@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.engine.forests import requests_for
 from treeshare.config import EngineConfig, FoldCost
 from treeshare.engine import forest as forest_module
+from treeshare.engine import node_index
 from treeshare.engine.engine import Engine
 from treeshare.engine.forest import Forest, LiveNode
 from treeshare.engine.idle_nodes import SLACK, IdleNodes
+from treeshare.engine.node_index import NodeIndex
 from treeshare.models import load_model
 from treeshare.sampling import SamplingParams
 from treeshare.tree import PromptTree
@@ -55,23 +58,93 @@ def test_what_is_outdated_does_not_pile_up():
     assert idle.pop() is None
 
 
-def test_ten_thousand_siblings_are_not_compared(monkeypatch):
-    """Neither when a prompt is grafted nor when a node looks for KV to copy."""
+@pytest.mark.parametrize("common", [0, 1, 20])
+def test_thousands_of_siblings_are_not_compared(monkeypatch, common):
+    """Neither when a prompt is grafted nor when a node looks for KV to copy, whatever all of them share."""
     rng = np.random.default_rng(0)
-    prompts = [[i, *rng.integers(0, 9, 40).tolist()] for i in range(10_000)]
+    shared = list(range(50, 50 + common))
+    prompts = [[*shared, i, *rng.integers(0, 9, 40).tolist()] for i in range(2_000)]
     forest = Forest()
-    nodes = forest.graft(PromptTree.from_prompts(prompts), [1] * len(prompts), FoldCost())
+    nodes = [
+        forest.graft(PromptTree.from_prompts([prompt]), [1], FoldCost(launch_cost=10**6))[0]
+        for prompt in prompts
+    ]
+    assert len({node.parent for node in nodes}) == 1
     for node in nodes:
-        node.segment = type("Written", (), {"num_written": 41, "order": 0})()
+        node.segment = type("Written", (), {"num_written": node.num_tokens, "order": 0})()
+        node.note_computed()
     calls = []
     compare = forest_module.common_prefix
-    monkeypatch.setattr(forest_module, "common_prefix", lambda *pair: calls.append(1) or compare(*pair))
-    assert all(node.copy_source() == (None, 0) for node in nodes)
-    (again,) = forest.graft(PromptTree.from_prompts([prompts[77]]), [1], FoldCost())
-    (beside,) = forest.graft(PromptTree.from_prompts([[*prompts[78][:20], 99, 98]]), [1], FoldCost())
+    for module in (forest_module, node_index):
+        monkeypatch.setattr(module, "common_prefix", lambda *pair: calls.append(1) or compare(*pair))
+    (again,) = forest.graft(PromptTree.from_prompts([prompts[77]]), [1], FoldCost(launch_cost=10**6))
+    (beside,) = forest.graft(
+        PromptTree.from_prompts([[*prompts[78][: common + 20], 99, 98]]), [1], FoldCost(launch_cost=10**6)
+    )
     assert again is nodes[77]
     assert len(calls) <= 4
-    assert beside.copy_source() == (nodes[78], 20) or beside.parent.num_tokens == 20
+    calls.clear()
+    assert beside.copy_source() == (nodes[78], common + 20)
+    assert len(calls) <= 8
+
+
+def test_siblings_without_computed_kv_are_not_copied_from():
+    forest = Forest()
+    prompt = list(range(5, 60))
+    old, new = (
+        forest.graft(PromptTree.from_prompts([[*prompt, last]]), [1], FoldCost(launch_cost=10**6))[0]
+        for last in (70, 71)
+    )
+    assert new.copy_source() == (None, 0)
+    old.segment = type("Written", (), {"num_written": 32, "order": 0})()
+    old.note_computed()
+    assert new.copy_source() == (old, 32)
+    old.drop_segment()
+    assert new.copy_source() == (None, 0)
+
+
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), max_size=12), st.data())
+def test_node_index_against_a_look_at_all(rows, data):
+    """What is found by neighbours alone is what a comparison with every node finds."""
+    index, held = NodeIndex(), []
+    for row in rows:
+        node = LiveNode(np.array(row, np.int32) * 1000, 0, None)
+        held.append(node)
+        index.add(node)
+        index.add(node)
+        if data.draw(st.integers(0, 3)) == 0:
+            gone = held.pop(data.draw(st.integers(0, len(held) - 1)))
+            index.remove(gone)
+            index.remove(gone)
+    wanted = np.array(data.draw(st.lists(st.integers(0, 2), min_size=1, max_size=6)), np.int32) * 1000
+    common = [forest_module.common_prefix(node.token_ids, wanted) for node in held]
+    assert index.longest_common(wanted) == max(common, default=0)
+    same = [node for node in held if np.array_equal(node.token_ids, wanted)]
+    assert index.get(wanted) is (same[0] if same else None)
+    sides = [list(side) for side in index.neighbours(wanted)]
+    assert sorted(map(id, (*sides[0], *sides[1]))) == sorted(map(id, held))
+    for side in sides:
+        shares = [forest_module.common_prefix(node.token_ids, wanted) for node in side]
+        assert shares == sorted(shares, reverse=True)
+
+
+@given(st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=7), min_size=1, max_size=14), st.data())
+def test_orders_are_depth_first_without_numbering(prompts, data):
+    """Whatever comes and goes, orders sort as a walk through the forest does."""
+    forest, leaves = Forest(), []
+    for prompt in prompts:
+        if data.draw(st.booleans()):
+            leaves += forest.graft(PromptTree.from_prompts([prompt]), [1], FoldCost(launch_cost=0))
+        else:
+            leaves.append(forest.attach_alone(np.array(prompt, np.int32)))
+        walk = list(forest.nodes())
+        assert [node.order for node in walk] == sorted({node.order for node in walk})
+        above_all = [node for node in walk if not node.order]
+        tops = [node for node in walk if node.parent.num_tokens == 0]
+        assert above_all == (tops if len(tops) == 1 else [])
+        removable = [node for node in walk if not node.children]
+        if len(walk) > 1 and data.draw(st.integers(0, 2)) == 0:
+            forest.remove(data.draw(st.sampled_from(removable)))
 
 
 def test_a_full_budget_is_freed_without_a_look_at_the_whole_forest(model_dir, monkeypatch):
@@ -88,6 +161,6 @@ def test_a_full_budget_is_freed_without_a_look_at_the_whole_forest(model_dir, mo
         while not engine.is_idle:
             engine.step()
     assert engine.store.segments.num_live > 20
-    assert len(scans) <= len(prompts)  # one each, to number the forest
+    assert not scans
     engine._scheduler.check_invariants()
     engine.store.check_invariants()

@@ -116,6 +116,7 @@ def test_cancel(engine):
         for request in requests:
             engine.add_request(request)
         cancel = [partial(engine.cancel, first), partial(engine.cancel, first + 1, [0, 5])]
+        cancel += [partial(engine.cancel, first + 2, []), partial(engine.cancel, first + 2, range(0))]
         found = as_of_run(drain(engine, {step: cancel}), first)
         gone = {(0, i) for i in range(6)} | {(1, 0), (1, 5)}
         assert found == {key: tokens for key, tokens in expected.items() if key not in gone}
@@ -288,6 +289,3 @@ def test_new_weights(model_dir):
     assert any(c.token_ids != old[key] for key, c in found.items())
     engine.update_weights(weights)
     assert tokens_of(collect(engine, requests)) == old
-    for bad in ({"none": torch.zeros(1)}, {"model.norm.weight": torch.zeros(1)}):
-        with pytest.raises(ConfigError, match="weights"):
-            engine.update_weights(bad)

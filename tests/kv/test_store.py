@@ -15,22 +15,24 @@ from treeshare.kv import KVGeometry, KVStore, padded_length
 GEOMETRY = KVGeometry(num_layers=2, num_kv_heads=1, head_dim=3, dtype=torch.float32)
 
 
-def make_store(budget_tokens=400, max_pages=6):
+def make_store(budget_tokens=400, max_pages=6, poison=True):
     return KVStore(
         GEOMETRY,
         budget_bytes=budget_tokens * GEOMETRY.bytes_per_token,
         page_size=16,
         max_pages=max_pages,
-        poison=True,
+        poison=poison,
     )
 
 
 class StoreMachine(RuleBasedStateMachine):
     """Segments and pages carry a mark that must survive every move of their neighbours."""
 
+    POISON = True
+
     def __init__(self):
         super().__init__()
-        self.store = make_store()
+        self.store = make_store(poison=self.POISON)
         self.segments = []
         self.pages = []
         self.next_mark = 1.0
@@ -67,6 +69,12 @@ class StoreMachine(RuleBasedStateMachine):
     @rule()
     def shrink(self):
         self.store.segments.compact()
+
+    @rule()
+    def trim(self):
+        """What is freed goes back to the system; what lives stays."""
+        self.store.trim()
+        assert self.store.loose_bytes == 0
 
     @rule(copy=st.booleans(), which=st.integers(0, 100))
     def add_page(self, copy, which):
@@ -133,8 +141,16 @@ class StoreMachine(RuleBasedStateMachine):
         self.store.check_empty()
 
 
-StoreMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30)
+class LazyStoreMachine(StoreMachine):
+    """The same on memory that is only address space: blocks are one piece, and shrink where they are."""
+
+    POISON = False
+
+
+StoreMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=30)
+LazyStoreMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=30)
 TestStore = StoreMachine.TestCase
+TestLazyStore = LazyStoreMachine.TestCase
 
 
 def test_the_budget_is_exact():

@@ -49,7 +49,7 @@ MISTAKES = [
     ("min_tokens", [-1, 17, *HUGE, False, 0.0, None], "an integer from 0 to 16"),
     ("top_k", [-2, *HUGE, 1.5, True, None, NAN], f"an integer from -1 to {2**31 - 1}"),
     ("seed", [-1, *HUGE[2:], 0.0, True, "7"], SEED),
-    ("logprobs", [-1, *HUGE, True, 1.0, "5"], f"an integer from 0 to {2**31 - 1}"),
+    ("logprobs", [-2, *HUGE, True, 1.0, "5"], f"an integer from -1 to {2**31 - 1}"),
     ("temperature", [-1e-9, NAN, INF, -INF, 10**309, True, "1", None, 1j], "a number, at least 0"),
     ("top_p", [0, 0.0, -0.1, 1.01, NAN, INF, True, None, "1"], "a number, more than 0, at most 1"),
     ("min_p", [-0.1, 1.01, NAN, INF, False, None], "a number, at least 0, at most 1"),

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from treeshare.config import Sharing
-from treeshare.kv import KVStore, Page, Segment
+from treeshare.kv import KVStore, Order, Page, Segment
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +168,7 @@ def _packing_order(
     chunks: Sequence[PrefillChunk], rows: Sequence[DecodeRow]
 ) -> list[tuple[PrefillChunk | list[DecodeRow], int]]:
     """Chunks and runs of rows below one segment, in packing order, each with its number of rows."""
-    items: list[tuple[int, int, PrefillChunk | list[DecodeRow], int]] = [
+    items: list[tuple[Order, int, PrefillChunk | list[DecodeRow], int]] = [
         (chunk.segment.order, 0, chunk, chunk.end - chunk.start) for chunk in chunks
     ]
     for order, run in groupby(rows, key=lambda row: row.segment.order):
@@ -193,7 +193,7 @@ def _extend_slices(
     decoding row, by the first row.
     """
     for segment in above:
-        is_shared = sharing == "tree" or (sharing == "one-level" and segment.order == 0)
+        is_shared = sharing == "tree" or (sharing == "one-level" and not segment.order)
         if not is_shared and not is_chunk:
             slices.update({(segment, row): [row, row + 1] for row in range(first, last)})
             continue

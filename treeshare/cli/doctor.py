@@ -13,17 +13,18 @@ import threading
 import urllib.error
 import urllib.request
 from dataclasses import asdict
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from treeshare.cli.finding import Finding
+from treeshare.cli.finding import Finding, findings_of
 from treeshare.cli.outputs import check_output, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _HUB_TIMEOUT_S = 4.0
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
@@ -62,20 +63,23 @@ def doctor(
 
 
 def _findings(model: str | None) -> Iterator[Finding]:
-    yield _python()
-    yield _packages()
-    yield from _extras()
-    yield _torch()
-    yield _cpu()
-    yield _memory()
-    yield from _sandboxes()
-    yield _compiler()
-    yield _kernels()
-    yield _embedded_model()
-    if model is not None:
-        yield _model(model)
-    yield _model_cache()
-    yield _hub()
+    checks: list[tuple[str, Callable[[], Finding | Iterator[Finding]]]] = [
+        ("python", _python),
+        ("packages", _packages),
+        ("extras", _extras),
+        ("torch", _torch),
+        ("cpu", _cpu),
+        ("memory", _memory),
+        ("sandbox", _sandboxes),
+        ("C++ compiler", _compiler),
+        ("kernels", _kernels),
+        ("embedded model", _embedded_model),
+        *([("model", partial(_model, model))] if model is not None else []),
+        ("model cache", _model_cache),
+        ("hub", _hub),
+    ]
+    for name, check in checks:
+        yield from findings_of(name, check)
 
 
 def _python() -> Finding:
@@ -202,19 +206,20 @@ def _cpu() -> Finding:
 
 
 def _memory() -> Finding:
-    from treeshare.devices import FREE_MEMORY_SHARE, container_limit_bytes, default_kv_budget_bytes
+    from treeshare.control_groups import memory_limit
+    from treeshare.devices import default_kv_budget_bytes, free_memory_bytes
 
-    budget = default_kv_budget_bytes()
-    free = int(budget / FREE_MEMORY_SHARE)
-    limit = container_limit_bytes()
-    tight = limit is not None and limit < free
+    free, budget, limit = free_memory_bytes(), default_kv_budget_bytes(), memory_limit()
+    within = "" if limit is None else f" within this container's {limit.limit_bytes / 2**30:.1f} GiB"
     return Finding(
         name="memory",
-        found=f"{free / 2**30:.1f} GiB free; KV budget {budget / 2**30:.1f} GiB by default",
-        remedy=f"this container is limited to {limit / 2**30:.1f} GiB: set --kv-budget or kv_budget_bytes"
-        if tight and limit is not None
-        else "",
-        data={"free_bytes": free, "default_kv_budget_bytes": budget, "container_limit_bytes": limit},
+        found=f"{free / 2**30:.1f} GiB free{within if limit and limit.free_bytes <= free else ''}; "
+        f"KV budget {budget / 2**30:.1f} GiB by default",
+        data={
+            "free_bytes": free,
+            "default_kv_budget_bytes": budget,
+            "container_limit_bytes": None if limit is None else limit.limit_bytes,
+        },
     )
 
 

@@ -138,7 +138,9 @@ def sample(
                     progress.update,
                     source=source,
                     text_of=text_of,
-                    ends_problem=lambda record: rule.reason(record.task_id, record.completion),
+                    ends_problem=None
+                    if rule.never_ends
+                    else lambda record: rule.reason(record.task_id, record.completion),
                 )
         except KeyboardInterrupt:
             print(

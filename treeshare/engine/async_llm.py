@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from typing import Self
 
     from treeshare.engine.chat import ChatOptions, Message
-    from treeshare.engine.engine import StepResult
     from treeshare.engine.prompts import Prompt
     from treeshare.engine.sequence import Request
     from treeshare.engine.stats import EngineStats
+    from treeshare.engine.step import StepResult
 
-_NUM_STEP_TIMES = 1000
-"""Latest steps whose seconds are kept: a server runs for months."""
+SILENCE_S = 1.0
+"""Seconds without a request after which the memory of freed KV goes back to the system."""
 
 Numbered = tuple[int, StreamOutput]
 
@@ -49,19 +49,89 @@ class _Listener:
 Mail = list[tuple[_Listener, Numbered | BaseException]]
 
 
-def _post(mail: Mail) -> None:
+def _post(mail: Mail) -> list[_Listener]:
     """Hand outputs over, from the engine's thread: one call for each event loop.
 
-    Outputs for a loop that is closed are dropped.
+    Returns:
+        The listeners whose loop is closed: they get nothing any more.
     """
 
     def deliver(posted: Mail) -> None:
         for listener, output in posted:
             listener.outputs.put_nowait(output)
 
+    unreachable: list[_Listener] = []
     for loop in {listener.loop for listener, _ in mail}:
-        with contextlib.suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(deliver, [item for item in mail if item[0].loop is loop])
+        own = [item for item in mail if item[0].loop is loop]
+        try:
+            loop.call_soon_threadsafe(deliver, own)
+        except RuntimeError:
+            unreachable += {listener: None for listener, _ in own}
+    return unreachable
+
+
+class _Commands:
+    """What the engine's thread is asked to do, in order.
+
+    Whether a command is taken, and which is the last, is decided under one lock: nobody waits for an answer
+    that nobody will give.
+    """
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._refusal: str | None = None
+
+    def put(self, command: Callable[[], None]) -> None:
+        """Ask for something.
+
+        Raises:
+            ConfigError: After ``end``: it would not be done any more.
+        """
+        with self._lock:
+            if self._refusal is not None:
+                raise ConfigError(self._refusal)
+            self._queue.put(command)
+
+    def end(self, refusal: str) -> None:
+        """Take no more commands, with this message; those that came are carried out."""
+        with self._lock:
+            if self._refusal is None:
+                self._refusal = refusal
+                self._queue.put(None)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether commands are refused."""
+        return self._refusal is not None
+
+    def run(self, *, wait: bool, in_silence: Callable[[], None] | None = None) -> bool:
+        """Carry out all commands that have come; False at the end of all.
+
+        Args:
+            wait: Until there is one.
+            in_silence: Called once if none has come for ``SILENCE_S``.
+        """
+        while wait or not self._queue.empty():
+            try:
+                command = self._queue.get(timeout=SILENCE_S if in_silence else None)
+            except queue.Empty:
+                if in_silence:
+                    in_silence()
+                in_silence = None
+                continue
+            if command is None:
+                return False
+            command()
+            wait = False
+        return True
+
+    def run_out(self) -> None:
+        """After ``end``: carry out what has come; a command that fails, however, does not stop the others."""
+        is_over = False
+        while not is_over:
+            with contextlib.suppress(BaseException):
+                is_over = not self.run(wait=True)
 
 
 class AsyncLLM:
@@ -86,9 +156,8 @@ class AsyncLLM:
     def __init__(self, model: str | os.PathLike[str] | LLM, **options: Any) -> None:  # noqa: ANN401
         self.llm = model if isinstance(model, LLM) else LLM(model, **{"keep_nodes": True, **options})
         self.num_running = self.num_unfinished = self.num_finished = self.num_tokens = 0
-        self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._commands = _Commands()
         self._listeners: dict[int, _Listener] = {}
-        self._is_closed = False
         self._events = StepEvents(
             self.llm.output, wants_tokens=lambda index: self._listeners[index].wants_tokens
         )
@@ -118,7 +187,7 @@ class AsyncLLM:
     @property
     def is_running(self) -> bool:
         """Whether new requests would be run."""
-        return self._thread.is_alive() and not self._is_closed
+        return self._thread.is_alive() and not self._commands.has_ended
 
     async def generate(
         self,
@@ -145,8 +214,9 @@ class AsyncLLM:
         Raises:
             ConfigError: If the prompt or a parameter is out of range, or after ``close``.
             BudgetError: If the KV budget does not hold the prompt with one completion.
+            Exception: What ended the request, or the engine's step.
         """
-        params = sampling_params or SamplingParams()
+        params = SamplingParams() if sampling_params is None else sampling_params
         request = self.llm.request(prompt, params, first_index=first_index)
         async with contextlib.aclosing(self.run([request], tokens=tokens)) as outputs:
             async for _, output in outputs:
@@ -187,8 +257,8 @@ class AsyncLLM:
             ConfigError: As ``generate``.
             BudgetError: Likewise.
         """
-        if self._is_closed:
-            raise ConfigError("AsyncLLM: it was closed; make another")
+        if not self._thread.is_alive():  # a process that was forked has none
+            self._commands.end("AsyncLLM: its thread has ended; make another")
         listener = _Listener(asyncio.get_running_loop(), requests, tokens)
         num_left = sum(len(request.completion_indices) for request in requests)
         self._commands.put(lambda: self._add(listener))
@@ -200,13 +270,14 @@ class AsyncLLM:
                 num_left -= isinstance(output[1], FinishedOutput)
                 yield output
         finally:
-            self._commands.put(lambda: self._cancel(listener))
+            with contextlib.suppress(ConfigError):  # closed: nothing is left to cancel
+                self._commands.put(lambda: self._cancel(listener))
 
     def close(self) -> None:
         """Cancel everything and end the engine's thread; a second call does nothing."""
-        self._is_closed = True
-        self._commands.put(None)
-        self._thread.join()
+        self._commands.end("AsyncLLM: it was closed; make another")
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
 
     async def __aenter__(self) -> Self:
         return self
@@ -219,46 +290,56 @@ class AsyncLLM:
     # -- on the engine's thread --
 
     def _work(self) -> None:
-        """The thread's loop: carry out commands and compute steps, until it is told to end."""
-        engine = self.llm.engine
-        while True:
-            try:
-                if not self._run_commands(wait=engine.is_idle):
-                    break
-                if not engine.is_idle:
-                    result = engine.step()
-                    self._count(result)
-                    _post([self._addressed(*event) for event in self._events.of(result)])
-            except Exception as error:  # everything is dropped: all that wait must know
-                engine.clear()
-                self._fail_all(error)
-        self._run_commands(wait=False)  # what came since
-        engine.clear()
-        self._fail_all(ConfigError("AsyncLLM: it was closed"))
+        """The thread's life: whatever ends it, all that wait learn of it."""
+        error: Exception = ConfigError("AsyncLLM: it was closed")
+        try:
+            while self._go_on():
+                pass
+        except BaseException as ending:  # SystemExit, for one: raised in a thread, it ends nothing else
+            error = RuntimeError(f"AsyncLLM: its thread has ended by {ending!r}; make another")
+            self._commands.end(str(error))
+            self._commands.run_out()
+        finally:
+            self._fail_all(error)
+            self.llm.engine.clear()
 
-    def _run_commands(self, *, wait: bool) -> bool:
-        """Carry out all commands that have come; False at the command to end."""
-        while wait or not self._commands.empty():
-            command = self._commands.get()
-            if command is None:
+    def _go_on(self) -> bool:
+        """Carry out commands and compute a step, which may fail; False at the end."""
+        engine = self.llm.engine
+        try:
+            if not self._commands.run(wait=engine.is_idle, in_silence=engine.store.trim):
                 return False
-            command()
-            wait = False
+            if not engine.is_idle:
+                result = engine.step()
+                self._count(result)
+                self._deliver(result)
+        except Exception as error:  # no request's: everything is dropped, and all that wait must know
+            engine.clear()
+            self._fail_all(error)
         return True
+
+    def _deliver(self, result: StepResult) -> None:
+        """Post a step's outputs; requests that failed, or that nobody can hear of any more, are cancelled."""
+        mail: Mail = []
+        ended: list[_Listener] = []
+        for index, output in self._events.of(result):
+            listener = self._listeners[index]
+            if isinstance(output, Exception):
+                mail.append((listener, output))
+                ended.append(listener)
+            else:
+                mail.append((listener, (listener.numbers[index], output)))
+                if isinstance(output, FinishedOutput):
+                    listener.num_left -= 1
+                    self.num_unfinished -= 1
+                    ended += [] if listener.num_left else [listener]
+        for listener in (*_post(mail), *ended):
+            self._cancel(listener)
 
     def _count(self, result: StepResult) -> None:
         self.num_running = sum(len(sequence.completions) for sequence in result.drawn)
         self.num_tokens += self.num_running + len(result.finished)
         self.num_finished += len(result.finished)
-        del self.stats.step_s[:-_NUM_STEP_TIMES]
-
-    def _addressed(self, index: int, output: StreamOutput) -> tuple[_Listener, Numbered]:
-        """An output with its listener; a finished completion is counted."""
-        listener = self._listeners[index]
-        if isinstance(output, FinishedOutput):
-            listener.num_left -= 1
-            self.num_unfinished -= 1
-        return listener, (listener.numbers[index], output)
 
     def _add(self, listener: _Listener) -> None:
         engine, requests = self.llm.engine, listener.requests
@@ -287,6 +368,8 @@ class AsyncLLM:
 
     def _fail_all(self, error: BaseException) -> None:
         listeners = set(self._listeners.values())
+        for index in self._listeners:
+            self._events.forget(index)
         self._listeners.clear()
         _post([(listener, error) for listener in listeners])
         self.num_unfinished = self.num_running = 0

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+import weakref
 from typing import TYPE_CHECKING
 
 from treeshare.engine.intake import Intake
-from treeshare.engine.packing import PackedStep, RowBatch, starting_batch
 from treeshare.engine.residency import Residency
 from treeshare.engine.runner import ModelRunner
 from treeshare.engine.scheduler import Scheduler
 from treeshare.engine.stats import EngineStats
+from treeshare.engine.step import StepComputer, StepResult
 from treeshare.engine.token_step import BOOKKEEPING, TokenStep
 from treeshare.errors import ConfigError
 from treeshare.models.weights import change_weights
@@ -24,31 +24,22 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from treeshare.config import EngineConfig
-    from treeshare.engine.scheduler import StepPlan
-    from treeshare.engine.sequence import Completion, Request, Sequence
+    from treeshare.engine.sequence import Completion, Request
     from treeshare.engine.token_step import Observer
     from treeshare.kv import KVStore
     from treeshare.models import LoadedModel
     from treeshare.stopwatch import Stopwatch
 
 
-@dataclass(frozen=True, slots=True)
-class StepResult:
-    """What a step produced.
-
-    Attributes:
-        finished: Completions that ended.
-        drawn: Sequences that drew a token and go on.
-    """
-
-    finished: list[Completion]
-    drawn: list[Sequence]
+TRIMMED_BYTES = 16 << 20
+"""Freed bytes from which on a run gives them back to the system when it ends, which takes milliseconds."""
 
 
 class Engine:
     """Generates completions for requests, which may come at any time, as one tree.
 
-    Not to be used from two threads at once. Whatever ends a step early, an interrupt included, drops all
+    Not to be used from two threads at once. What fails for one request (its logits, its stop conditions) ends
+    that request alone, see ``StepResult``. Whatever else ends a step early, an interrupt included, drops all
     requests and their KV; then the engine can be used again.
 
     Args:
@@ -78,10 +69,12 @@ class Engine:
         self.runner = runner or ModelRunner(loaded, config, poison=check_invariants)
         self.stats = EngineStats()
         self.weights_version = 0
+        self._search: weakref.ref[object] | None = None
         self.clear()
 
     def clear(self) -> None:
-        """Drop all requests and their KV, whatever state an interrupt left behind."""
+        """Drop all requests and their KV, whatever state an interrupt left behind; end a search."""
+        self._search = None
         self.runner.reset()
         self._residency = Residency(
             self.store, prefill_chunk=self.config.prefill_chunk, keep_nodes=self.config.keep_nodes
@@ -94,6 +87,9 @@ class Engine:
         )
         self._token_step = TokenStep(self.runner)
         self._token_step.version = self.weights_version
+        self._computer = StepComputer(
+            self.runner, self.config, self._residency, self._scheduler, self._token_step
+        )
         self._intake = Intake(self.loaded, self.config, self._residency, self._scheduler, self._token_step)
 
     @property
@@ -115,6 +111,25 @@ class Engine:
     def is_idle(self) -> bool:
         """Whether there is nothing to do."""
         return self._scheduler.is_idle and self._intake.is_empty
+
+    # -- who may use it --
+
+    def lend(self, search: object) -> None:
+        """Nothing else may run until ``clear``, or until nobody holds ``search`` any more."""
+        self._search = weakref.ref(search)
+
+    def require_idle(self, who: str) -> None:
+        """Raise ``ConfigError`` in the name of ``who`` if requests are running or a search is open."""
+        if not self.is_idle:
+            raise ConfigError(f"{who}: other requests are running; finish, cancel or clear them first")
+        self._require_no_search(who)
+
+    def _require_no_search(self, who: str) -> None:
+        if self._search is None:
+            return
+        if self._search() is not None:
+            raise ConfigError(f"{who}: a search is open, whose KV would be outdated; close it first")
+        self.clear()  # what a search that nobody holds any more has left
 
     # -- requests --
 
@@ -144,8 +159,12 @@ class Engine:
         """Maximum tokens of a completion of such a prompt within the model's length and the KV budget."""
         return self._intake.longest_completion(num_prompt_tokens)
 
-    def cancel(self, index: int, completion_indices: Items[int] = ()) -> int:
+    def cancel(self, index: int, completion_indices: Items[int] | None = None) -> int:
         """Cancel a request, or only some of its completions; not to be called inside a step.
+
+        Args:
+            index: Of the request.
+            completion_indices: Which completions; all without a list, none by an empty one.
 
         Returns:
             How many completions will not come: 0 if all are finished or the request is not known.
@@ -158,8 +177,10 @@ class Engine:
         """Change weights between steps; running completions keep their tokens and go on with the new weights.
 
         KV that depends on them is dropped, and computed again where it is needed. Not to be called inside a
-        step. Arguments and errors are those of ``models.weights.change_weights``.
+        step. Arguments and errors are those of ``models.weights.change_weights``; it is a ``ConfigError``,
+        too, while a search is open.
         """
+        self._require_no_search("update_weights")
         is_outdated = change_weights(self.loaded.model, weights)
         self._scheduler.drop_logits()
         if is_outdated:
@@ -180,11 +201,13 @@ class Engine:
             observe: Called for every token drawn, with the sequence and its logits ``[vocab_size]``.
 
         Raises:
-            ConfigError: As ``check``; or if other requests are running.
+            ConfigError: As ``check``; or if other requests are running, or a search is open.
             BudgetError: As ``check``.
+            Exception: What ended a request, once the completions that finished with it are out.
         """
         for result in self.run_steps(requests, observe=observe):
             yield from result.finished
+            result.raise_failed()
 
     def run_steps(
         self,
@@ -192,9 +215,8 @@ class Engine:
         *,
         observe: Observer | None = None,
     ) -> Generator[StepResult, None, None]:
-        """As ``run``, but yields the result of each step."""
-        if not self.is_idle:
-            raise ConfigError("engine: other requests are running; finish, cancel or clear them first")
+        """As ``run``, but yields the result of each step, requests that failed included; the others go on."""
+        self.require_idle("engine")
         started = time.perf_counter()
         self.stopwatch.lap(REST)
         self.stats = EngineStats()
@@ -216,6 +238,8 @@ class Engine:
             self._token_step.observe, self._scheduler.pace.is_live = None, True
             if not self.is_idle:
                 self.clear()
+            elif self.store.loose_bytes >= TRIMMED_BYTES:
+                self.store.trim()
 
     # -- the step --
 
@@ -225,61 +249,14 @@ class Engine:
         try:
             self._intake.join_tree(self.stats)
             plan = self._scheduler.schedule()
-            result = self._sample([*self._run(plan), *self._start(plan)])
+            result, failed = self._computer.compute(plan, self.stats)
+            for live in failed:
+                self.stats.num_cancelled += self._intake.cancel(live.index, None)
             self._finish(result)
         except BaseException:  # an interrupt may come anywhere, also between a page's owners
             self.clear()
             raise
-        self.stats.step_s.append(time.perf_counter() - started)
-        return result
-
-    def _run(self, plan: StepPlan) -> list[RowBatch]:
-        """Compute a step's rows and chunks; keep the logits from which completions will start.
-
-        Returns:
-            The rows that draw their next token now, with their logits.
-        """
-        if not plan.rows and not plan.chunks:
-            self.stats.note_step(plan, 0)
-            return []
-        started = time.perf_counter()
-        self.stopwatch.enter("decode" if plan.rows else "prefill", before="scheduling")
-        packed = PackedStep.of(plan, self.store, self.config.sharing)
-        logits = self.runner.forward(packed.layout, packed.tokens, packed.logits_rows)
-        num_drawing = len(packed.drawing)
-        for node, row in zip(packed.ending, logits[num_drawing:], strict=True):
-            self._residency.keep_logits(node, row.clone())
-        for sequence in plan.rows:
-            sequence.num_computed += 1
-        self.stopwatch.enter("between", before=BOOKKEEPING)
-        self.stats.note_model_call(plan, time.perf_counter() - started)
-        self.stats.note_step(plan, num_drawing)
-        return [RowBatch(logits[:num_drawing], [[s] for s in packed.drawing])] if num_drawing else []
-
-    def _start(self, plan: StepPlan) -> list[RowBatch]:
-        """The completions that draw their first token, with the logits of their prompt's last one."""
-        starting = self._scheduler.take_starting() if plan.starts else []
-        if not starting:
-            return []
-        counts = [(sequence.live.node, len(sequence.completions)) for sequence in starting]
-        batch = starting_batch(starting, is_lazy=self.config.lazy_divergence)
-        for node, count in counts:
-            self._residency.note_started(node, count)
-        return [batch]
-
-    def _sample(self, batches: list[RowBatch]) -> StepResult:
-        """Draw the next tokens; sequences that go on stay with the scheduler."""
-        started = time.perf_counter()
-        drawing = {sequence for batch in batches for group in batch.sequences for sequence in group}
-        result = StepResult([], [])
-        for batch in batches:
-            going_on, ended = self._token_step.run(batch)
-            result.drawn.extend(going_on)
-            result.finished.extend(ended)
-        self._scheduler.go_on(drawing, result.drawn)
-        self.stats.num_tokens += len(result.finished) + sum(len(s.completions) for s in result.drawn)
-        self.stats.num_finished += len(result.finished)
-        self.stats.sampling_s += time.perf_counter() - started
+        self.stats.steps.note(time.perf_counter() - started, len(plan.rows), plan.num_prompt_tokens)
         return result
 
     def _finish(self, result: StepResult) -> None:
@@ -292,5 +269,6 @@ class Engine:
             self._scheduler.check_invariants()
 
     def _add(self, requests: Items[Request]) -> None:
+        self._require_no_search("engine")
         self._intake.add(requests)
         self.stats.num_completions += sum(len(request.completion_indices) for request in requests)

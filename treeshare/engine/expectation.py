@@ -10,10 +10,38 @@ if TYPE_CHECKING:
     from treeshare.engine.sequence import Sequence
 
 PRIOR_COMPLETIONS = 8
-"""Completions of maximum length that the mean length counts besides those that have ended."""
+"""Completions of maximum length that a mean length counts besides those that have ended."""
+
+HORIZONS = (16, 256)
+"""Latest completions over which the means of lengths are taken, earlier ones fading. The longer horizon knows
+the mean well, the shorter one soon sees that completions have become longer."""
 
 STEP_WEIGHT = 0.05
 """Weight of a step in the mean number of rows per completion."""
+
+
+class _MeanLength:
+    """The mean length of the latest completions, by exponential forgetting.
+
+    Args:
+        horizon: Completions whose weight is kept.
+    """
+
+    def __init__(self, horizon: int) -> None:
+        self._horizon = horizon
+        self._seen = self._tokens = 0.0
+        self._prior = float(PRIOR_COMPLETIONS)
+
+    def note(self, num_tokens: int) -> None:
+        """A completion of ``num_tokens`` has ended."""
+        kept = min(1.0, (self._horizon - 1) / (self._seen + self._prior))
+        self._prior *= kept
+        self._seen = self._seen * kept + 1
+        self._tokens = self._tokens * kept + num_tokens
+
+    def given(self, max_tokens: int) -> float:
+        """The mean if the completions known beforehand have ``max_tokens``."""
+        return (self._tokens + self._prior * max_tokens) / (self._seen + self._prior)
 
 
 class Expectation:
@@ -29,21 +57,24 @@ class Expectation:
     def __init__(self, page_size: int) -> None:
         self.rows_per_completion = 1.0
         self._page_size = page_size
-        self._num_seen = self._seen_tokens = 0
+        self._means = [_MeanLength(horizon) for horizon in HORIZONS]
 
     def note_end(self, num_tokens: int) -> None:
         """A completion of ``num_tokens`` has ended."""
-        self._num_seen += 1
-        self._seen_tokens += num_tokens
+        for mean in self._means:
+            mean.note(num_tokens)
 
     def note_rows(self, num_rows: int, num_completions: int) -> None:
         """A step had ``num_completions`` on ``num_rows`` rows; at least one each."""
         self.rows_per_completion += STEP_WEIGHT * (num_rows / num_completions - self.rows_per_completion)
 
     def tokens(self, max_tokens: int) -> int:
-        """Expected length of a completion that ends after ``max_tokens`` tokens or earlier."""
-        mean = (self._seen_tokens + PRIOR_COMPLETIONS * max_tokens) / (self._num_seen + PRIOR_COMPLETIONS)
-        return min(max_tokens, round(mean))
+        """Expected length of a completion that ends after ``max_tokens`` tokens or earlier.
+
+        The larger of the means: too short an expectation costs rows that are computed again, too long a one
+        only leaves some memory unused.
+        """
+        return min(max_tokens, round(max(mean.given(max_tokens) for mean in self._means)))
 
     def rows(self, num_completions: int) -> int:
         """Expected rows of completions that start on one row."""

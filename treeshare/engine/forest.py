@@ -7,15 +7,15 @@ prompt shares only a part of a live node, that part's KV is copied, and the node
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import takewhile
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from treeshare.engine.node_index import NodeIndex
 from treeshare.tree.radix import common_prefix
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
     from collections.abc import Sequence as Items
 
     from torch import Tensor
@@ -38,10 +38,13 @@ class LiveNode:
         token_ids: Its tokens; only the forest's root has none.
         start: Position of the first in the prompt.
         parent: The node above; None for the forest's root.
-        batch: Number of the batch of requests that added it.
-        order: Depth-first rank in the forest, renumbered when nodes are added.
+        order: Its place depth-first: it sorts behind its parent's and before that of later siblings. Empty
+            for a node that is above all others.
+        number: Its place among its siblings; rising, with gaps where nodes were removed.
         children: Nodes below, in order of arrival (a dict for quick removal).
-        by_head: ``children`` by their first token, and by their first ``HEAD_TOKENS``, as bytes.
+        num_children: Children that it ever had.
+        index: The children by their tokens, those of the batch that is being grafted not yet among them.
+        computed: The children that hold computed KV, by their tokens.
         segment: Its KV, or None while it has none.
         logits: ``[vocab_size]`` after its last token, while completions wait to start from there.
         num_unfinished: Completions at or below it that are not finished.
@@ -54,10 +57,12 @@ class LiveNode:
     token_ids: TokenArray
     start: int
     parent: LiveNode | None
-    batch: int
-    order: int = 0
+    number: int = 0
+    order: tuple[int, ...] = ()
     children: dict[LiveNode, None] = field(default_factory=dict)
-    by_head: dict[bytes, dict[LiveNode, None]] = field(default_factory=dict)
+    num_children: int = 0
+    index: NodeIndex[LiveNode] = field(default_factory=lambda: NodeIndex())
+    computed: NodeIndex[LiveNode] = field(default_factory=lambda: NodeIndex())
     segment: Segment | None = None
     logits: Tensor | None = None
     num_unfinished: int = 0
@@ -91,47 +96,65 @@ class LiveNode:
         return self.num_unfinished > 0, self.last_used
 
     def add_child(self, child: LiveNode) -> None:
-        """Put a node below this one."""
+        """Put a node below this one, behind the others."""
+        self.num_children += 1
+        child.number, child.order = self.num_children, (*self._order_below, self.num_children)
         self.children[child] = None
-        for head in _heads(child.token_ids):
-            self.by_head.setdefault(head, {})[child] = None
 
     def remove_child(self, child: LiveNode) -> None:
         """Take out a node below this one."""
         del self.children[child]
-        for head in _heads(child.token_ids):
-            del self.by_head[head][child]
-            if not self.by_head[head]:
-                del self.by_head[head]
+        self.index.remove(child)
+        self.computed.remove(child)
 
-    def children_like(self, tokens: TokenArray) -> Iterable[LiveNode]:
-        """The children, in order of arrival, that begin with the same ``tokens``: one, or ``HEAD_TOKENS``."""
-        return self.by_head.get(tokens.tobytes(), ())
+    def set_order(self, order: tuple[int, ...]) -> None:
+        """Give it and its KV another place among its siblings; the order of those below does not change."""
+        self.order = order
+        if self.segment is not None:
+            self.segment.order = order
+
+    def note_computed(self) -> None:
+        """Its KV may be copied from, as far as it is written."""
+        if self.parent is not None:
+            self.parent.computed.add(self)
+
+    def drop_segment(self) -> Segment | None:
+        """Take its KV and logits away; returns the KV that it had."""
+        segment, self.segment, self.logits = self.segment, None, None
+        if segment is not None and self.parent is not None:
+            self.parent.num_held -= 1
+            self.parent.computed.remove(self)
+        return segment
 
     def copy_source(self) -> tuple[LiveNode | None, int]:
         """The sibling with the most computed tokens in common, and how many; none below ``HEAD_TOKENS``."""
-        best, max_common = None, 0
+        best, max_common = None, HEAD_TOKENS - 1
         if self.num_tokens < HEAD_TOKENS or self.parent is None:
-            return best, max_common
-        for sibling in self.parent.children_like(self.token_ids[:HEAD_TOKENS]):
-            if sibling is not self and sibling.segment is not None:
-                common = min(common_prefix(sibling.token_ids, self.token_ids), sibling.segment.num_written)
-                if common > max_common:
-                    best, max_common = sibling, common
-        return best, max_common
+            return None, 0
+        for neighbours in self.parent.computed.neighbours(self.token_ids):
+            for sibling in neighbours:  # the further away, the less they have in common
+                common = common_prefix(sibling.token_ids, self.token_ids)
+                if common <= max_common:
+                    break
+                if sibling is not self and sibling.segment is not None:
+                    common = min(common, sibling.segment.num_written)
+                    if common > max_common:
+                        best, max_common = sibling, common
+        return best, max_common if best else 0
 
-
-def _heads(tokens: TokenArray) -> list[bytes]:
-    """The keys of ``LiveNode.by_head`` for a node of these tokens."""
-    return [tokens[:size].tobytes() for size in (1, HEAD_TOKENS) if len(tokens) >= size]
+    @property
+    def _order_below(self) -> tuple[int, ...]:
+        """What the orders of its children begin with; it stays where ``order`` becomes empty."""
+        above = self.parent
+        return () if above is None else (*above._order_below, self.number)
 
 
 class Forest:
     """All live nodes, below an empty root."""
 
     def __init__(self) -> None:
-        self._root = LiveNode(np.empty(0, np.int32), 0, None, -1)
-        self._num_batches = 0
+        self._root = LiveNode(np.empty(0, np.int32), 0, None)
+        self._above_all: LiveNode | None = None  # a single node at the top: its order is empty
 
     def nodes(self) -> Iterator[LiveNode]:
         """All live nodes, depth-first, parents first."""
@@ -149,20 +172,20 @@ class Forest:
             num_completions: Completions of each prompt, for the cost of a node.
             fold_cost: Decides whether what a new node has in common with an older one becomes a node, too.
         """
-        batch, self._num_batches = self._num_batches, self._num_batches + 1
         places: list[LiveNode] = []
+        added: list[LiveNode] = []
         rows = tree.sums_below(num_completions)
         for node in tree.nodes:
             parent = places[node.parent] if node.parent >= 0 else self._root
-            places.append(self._attach(parent, node.token_ids, batch, rows[node.node_id], fold_cost))
-        self._number()
+            places.append(self._attach(parent, node.token_ids, added, rows[node.node_id], fold_cost))
+        self._index(added)
         return [places[node_id] for node_id in tree.prompt_nodes]
 
     def attach_alone(self, token_ids: TokenArray) -> LiveNode:
         """Add a node for a whole prompt that shares nothing."""
-        batch, self._num_batches = self._num_batches, self._num_batches + 1
-        node = self._add(self._root, token_ids, batch)
-        self._number()
+        added: list[LiveNode] = []
+        node = self._add(self._root, token_ids, added)
+        self._index(added)
         return node
 
     def remove(self, node: LiveNode) -> LiveNode | None:
@@ -173,35 +196,45 @@ class Forest:
         return None if node.parent is self._root else node.parent
 
     def _attach(
-        self, parent: LiveNode, tokens: TokenArray, batch: int, num_rows: int, fold_cost: FoldCost
+        self,
+        parent: LiveNode,
+        tokens: TokenArray,
+        added: list[LiveNode],
+        num_rows: int,
+        fold_cost: FoldCost,
     ) -> LiveNode:
-        """The node at which ``tokens`` below ``parent`` end."""
+        """The node at which ``tokens`` below ``parent`` end; nodes that are made for it go to ``added``."""
         while len(tokens):
-            best, common = None, 0
-            for child in takewhile(lambda child: child.batch < batch, parent.children_like(tokens[:1])):
-                if (shared := common_prefix(child.token_ids, tokens)) > common:
-                    best, common = child, shared
-            if best is not None and common == best.num_tokens:
-                parent, tokens = best, tokens[common:]
+            common = parent.index.longest_common(tokens)
+            whole = parent.index.get(tokens[:common])
+            if whole is not None:
+                parent, tokens = whole, tokens[common:]
                 continue
             # A second copy of the common tokens against one more node: the cost of folding.
             if (
                 common < len(tokens)
                 and fold_cost.node_cost(common, num_rows) < 2 * fold_cost.token_cost * common
             ):
-                parent, tokens = self._add(parent, tokens[:common], batch), tokens[common:]
-            return self._add(parent, tokens, batch)
+                parent, tokens = self._add(parent, tokens[:common], added), tokens[common:]
+            return self._add(parent, tokens, added)
         return parent
 
-    def _add(self, parent: LiveNode, tokens: TokenArray, batch: int) -> LiveNode:
-        node = LiveNode(tokens, parent.start + parent.num_tokens, parent, batch)
+    def _add(self, parent: LiveNode, tokens: TokenArray, added: list[LiveNode]) -> LiveNode:
+        node = LiveNode(tokens, parent.start + parent.num_tokens, parent)
         parent.add_child(node)
+        added.append(node)
         return node
 
-    def _number(self) -> None:
-        """Number depth-first; 0 is for a node that is above all others."""
-        first = int(len(self._root.children) > 1)
-        for order, node in enumerate(self.nodes(), start=first):
-            node.order = order
-            if node.segment is not None:
-                node.segment.order = order
+    def _index(self, added: list[LiveNode]) -> None:
+        """From now on prompts find these nodes; one that is above all others is known by its order."""
+        for node in added:
+            assert node.parent is not None
+            node.parent.index.add(node)
+        tops = self._root.children
+        alone = next(iter(tops)) if len(tops) == 1 else None
+        if self._above_all is not alone:
+            if self._above_all is not None:
+                self._above_all.set_order((self._above_all.number,))
+            if alone is not None:
+                alone.set_order(())
+            self._above_all = alone

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 from treeshare.engine.outputs import CompletionOutput, RequestOutput
 from treeshare.engine.prompts import shared_tokens
 from treeshare.engine.streaming import FinishedOutput, StepEvents, StreamOutput
+from treeshare.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from treeshare.engine.engine import Engine, StepResult
+    from treeshare.engine.engine import Engine
     from treeshare.engine.prompts import ParsedPrompt
     from treeshare.engine.sequence import Completion, Request
+    from treeshare.engine.step import StepResult
 
 
 OnCompletion = Callable[[str, CompletionOutput], str | None]
@@ -43,6 +45,9 @@ class GenerateCall:
         on_completion: OnCompletion | None,
         cancel: Callable[[int], object],
     ) -> None:
+        if on_completion is not None and not callable(on_completion):
+            expected = "a function of a prompt's number and a completion, or None"
+            raise ConfigError.of("on_completion", got=type(on_completion).__name__, expected=expected)
         self.requests = requests
         self._prompts, self._output = prompts, output
         self._on_completion, self._cancel = on_completion, cancel
@@ -76,6 +81,8 @@ class GenerateCall:
         events = StepEvents(self._output, lambda _: tokens)
         for result in steps:
             for index, output in events.of(result):
+                if isinstance(output, Exception):
+                    raise output
                 if isinstance(output, FinishedOutput):
                     self._finished(index, output.completion)
                 yield output

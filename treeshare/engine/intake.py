@@ -77,18 +77,18 @@ class Intake:
         self._new.update(enumerate(self.check(requests), self.num_requests))
         self.num_requests += len(requests)
 
-    def cancel(self, index: int, completion_indices: Items[int]) -> int:
+    def cancel(self, index: int, completion_indices: Items[int] | None) -> int:
         """See ``Engine.cancel``."""
         if index in self._new:
             request, num_tokens = self._new[index]
-            chosen = set(completion_indices or request.completion_indices)
+            chosen = set(request.completion_indices if completion_indices is None else completion_indices)
             kept = [i for i in request.completion_indices if i not in chosen]
             self._new[index] = replace(request, completion_indices=kept), num_tokens
             return len(request.completion_indices) - len(kept)
         if index in self._live:
             live = self._live[index]
-            chosen = set(completion_indices or live.request.completion_indices)
-            count = self._scheduler.cancel(live, chosen)
+            of_live = live.request.completion_indices if completion_indices is None else completion_indices
+            count = self._scheduler.cancel(live, of_live)
             self._drop_if_done(live)
             return count
         return 0

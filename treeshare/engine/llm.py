@@ -14,8 +14,8 @@ from treeshare.engine.engine import Engine
 from treeshare.engine.fold_cost import fold_cost_here
 from treeshare.engine.generation import GenerateCall, OnCompletion, progress_bar, with_progress
 from treeshare.engine.outputs import CompletionOutput, RequestOutput, completion_output
-from treeshare.engine.prompts import Prompt, PromptEncoder, Prompts
-from treeshare.engine.requests import Params, make_requests
+from treeshare.engine.prompts import Prompt, PromptEncoder, Prompts, items_of
+from treeshare.engine.requests import Params, make_requests, one_request
 from treeshare.engine.scoring import Pair, Score, score
 from treeshare.engine.search import TokenSearch
 from treeshare.models import load_model
@@ -259,8 +259,9 @@ class LLM:
                 the model's length.
             use_tqdm: Show progress on stderr.
         """
-        with progress_bar("Scores", len(pairs), enabled=use_tqdm) as bar:
-            return score(self.engine, pairs, bar.update)
+        given = items_of("pairs", pairs, "a list of pairs of a context and a continuation")
+        with progress_bar("Scores", len(given), enabled=use_tqdm) as bar:
+            return score(self.engine, given, bar.update)
 
     def search(self, prompt: Prompt, *, max_tokens: int = 256) -> TokenSearch:
         """Decode by hand: fork, extend and drop branches of one prompt; see ``TokenSearch``."""
@@ -272,9 +273,7 @@ class LLM:
 
     def request(self, prompt: Prompt, params: SamplingParams, *, first_index: int = 0) -> Request:
         """One request for the engine, for completions from ``first_index`` on."""
-        require_int("first_index", first_index, low=0, high=2**31 - 1)
-        (request,) = self.requests([self.prompt_encoder.parse(0, prompt)[1]], params)
-        return replace(request, completion_indices=range(first_index, first_index + params.n))
+        return one_request(self.prompt_encoder.parse(0, prompt)[1], params, self.seed, first_index)
 
     def requests(self, prompts: Sequence[Sequence[int]], params: Params) -> list[Request]:
         """Requests for the engine; their random numbers depend on the prompt, not on the order."""

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from treeshare.config import require_int
 from treeshare.errors import ConfigError
+from treeshare.sampling import SamplingParams
 from treeshare.tree import PromptTree, fold_tree, truncate_sharing
 
 if TYPE_CHECKING:
@@ -37,6 +42,7 @@ def max_new_tokens(loaded: LoadedModel, index: int, request: Request) -> int:
         ConfigError: If its prompt is empty, too long, or has token ids the model does not know, or if it has
             stop strings and the model no tokenizer.
     """
+    _check_request(request)
     length, limit = len(request.prompt_token_ids), loaded.max_model_len
     if not length:
         raise ConfigError(f"prompts[{index}]: got an empty prompt, expected at least one token")
@@ -56,7 +62,26 @@ def max_new_tokens(loaded: LoadedModel, index: int, request: Request) -> int:
     return min(request.params.max_tokens, limit - length)
 
 
+def _check_request(request: Request) -> None:
+    """Refuse what would fail in a step, behind the backs of the requests beside it."""
+    if not isinstance(request.params, SamplingParams):
+        raise ConfigError.of("params", got=type(request.params).__name__, expected="SamplingParams")
+    for name in ("seed", "problem_key"):
+        require_int(name, getattr(request, name), low=0, high=2**64 - 1)
+    indices = request.completion_indices
+    if not isinstance(indices, Sequence) or isinstance(indices, (str, bytes)):
+        raise ConfigError.of("completion_indices", got=type(indices).__name__, expected="a list of integers")
+    ends = (indices[0], indices[-1]) if isinstance(indices, range) and indices else indices
+    for index in ends:
+        require_int("completion_indices", index, low=0, high=2**32 - 1)
+    if not isinstance(indices, range) and len(set(indices)) < len(indices):
+        raise ConfigError.of("completion_indices", got="an index twice", expected="each once")
+
+
 def _check_token_ids(name: str, ids: Collection[int], vocab_size: int) -> None:
-    low, high = min(ids, default=0), max(ids, default=0)
+    array = np.asarray(ids)
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise ConfigError.of(name, got=str(array.dtype), expected="a flat list of token ids")
+    low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
     if low < 0 or high >= vocab_size:
         raise ConfigError.of(name, got=low if low < 0 else high, expected=f"token ids in [0, {vocab_size})")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,12 @@ class PromptEncoder:
         return self._tokenizer
 
     def encode(self, text: str, *, special_tokens: bool = True) -> list[int]:
-        """Token ids of a whole prompt, with the special tokens that the tokenizer adds, or without."""
+        """Token ids of a whole prompt, with the special tokens that the tokenizer adds, or without.
+
+        Raises:
+            ConfigError: If it is no text that a tokenizer can read, or there is no tokenizer.
+        """
+        require_text("prompt", text)
         ids = list(self.require_tokenizer()(text, add_special_tokens=special_tokens)["input_ids"])
         self._added.look_at(text, ids)
         return ids
@@ -102,7 +108,7 @@ class PromptEncoder:
                 return text, token_ids_of(index, prompt["prompt_token_ids"])
             if isinstance(text, str):
                 return text, self.encode(text)
-        elif isinstance(prompt, (Sequence, np.ndarray)):
+        elif isinstance(prompt, Iterable) and not isinstance(prompt, (bytes, bytearray, memoryview)):
             return None, token_ids_of(index, prompt)
         raise ConfigError.of(
             f"prompts[{index}]",
@@ -127,27 +133,61 @@ class PromptEncoder:
         return {"prompt": text, "prompt_token_ids": self.encode(text, special_tokens=False)}
 
 
+def require_text(name: str, text: object) -> None:
+    """Raise ``ConfigError`` unless ``text`` is text that has an encoding: no half of a surrogate pair."""
+    if not isinstance(text, str):
+        raise ConfigError.of(name, got=type(text).__name__, expected="text")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        got = f"U+{ord(text[error.start]):04X} at character {error.start}"
+        raise ConfigError.of(name, got=got, expected="text without halves of characters") from error
+
+
+def items_of(name: str, values: object, expected: str) -> list[Any]:
+    """The items of a list, tuple, array or other iterable.
+
+    Raises:
+        ConfigError: If it is none, or is text, bytes or a mapping, whose items nobody means.
+    """
+    is_other = isinstance(values, (str, bytes, bytearray, memoryview, Mapping))
+    if not is_other and isinstance(values, Iterable):
+        with contextlib.suppress(Exception):  # an array without axes, an object of somebody's
+            return list(values)
+    raise ConfigError.of(name, got=type(values).__name__, expected=expected)
+
+
 def as_list(prompts: Prompts) -> list[Prompt]:
     """``prompts`` as a list, also where a single prompt was given."""
     if isinstance(prompts, (str, Mapping)):
         return [prompts]
-    items: list[Any] = list(prompts)
-    return [items] if items and isinstance(items[0], (int, np.integer)) else items
+    items = items_of("prompts", prompts, "a prompt, or a list of prompts")
+    is_one = bool(items) and (isinstance(items[0], (int, np.integer)) or _has_no_axes(items[0]))
+    return [items] if is_one else items
 
 
-def token_ids_of(index: int, ids: Any) -> list[int]:  # noqa: ANN401
+def _has_no_axes(item: object) -> bool:
+    """Whether an item is a number of a tensor or an array."""
+    return getattr(item, "shape", None) == ()
+
+
+def token_ids_of(index: int, ids: object) -> list[int]:
     """The ``index``-th prompt's tokens as a list.
 
     Raises:
         ConfigError: If they are not a flat list of integers, or an integer is out of range.
     """
-    if not all(isinstance(i, (int, np.integer)) and not isinstance(i, bool) for i in ids):
-        raise ConfigError.of(
-            f"prompts[{index}]", got=type(ids).__name__, expected="a flat list of integer token ids"
-        )
-    if any(abs(int(i)) >= 1 << 31 for i in ids):
-        raise ConfigError.of(f"prompts[{index}]", got=max(map(int, ids), key=abs), expected="token ids")
-    return [int(i) for i in ids]
+    name, expected = f"prompts[{index}]", "a flat list of integer token ids"
+    items = items_of(name, ids, expected)
+    if items and _has_no_axes(items[0]):  # an array's, or a tensor's
+        items = [item.item() if _has_no_axes(item) else item for item in items]
+    if not all(isinstance(i, int) and not isinstance(i, bool) for i in items):
+        raise ConfigError.of(name, got=type(ids).__name__, expected=expected)
+    largest = max(items, key=abs, default=0)
+    if abs(largest) >= 1 << 31:
+        got = largest if abs(largest) < 1 << 64 else "an integer of more than 64 bits"
+        raise ConfigError.of(name, got=got, expected="token ids")
+    return items
 
 
 def shared_tokens(prompts: Sequence[Sequence[int]]) -> list[int]:

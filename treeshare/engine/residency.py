@@ -185,6 +185,7 @@ class Residency:
             max_rows -= end - start
             chunks.append((node, PrefillChunk(segment, start, end)))
             segment.num_written = end
+            node.note_computed()
             if end == segment.num_tokens:
                 self._incomplete.pop(0)
         return sorted(chunks, key=lambda item: (item[0].order, item[1].start))
@@ -241,15 +242,13 @@ class Residency:
         num_tokens -= num_tokens % self._chunk
         if source is not None and source.segment is not None and num_tokens > segment.num_written:
             self.store.segments.copy_tokens(source.segment, segment, num_tokens)
+            node.note_computed()
 
     def _drop_segment(self, node: LiveNode) -> None:
         """Release a node's KV and logits, if it has any; a node that nothing needs is removed."""
         if node in self._incomplete:
             self._incomplete.remove(node)
-        if node.segment is not None and node.parent is not None:
-            node.parent.num_held -= 1
-        self.store.segments.release(node.segment)
-        node.segment, node.logits = None, None
+        self.store.segments.release(node.drop_segment())
         self._idle.note(node.parent)
         self._prune(node)
 

@@ -48,11 +48,15 @@ class ModelRunner:
         self.adapter = make_adapter(loaded, max_rows=max_rows, stopwatch=self.stopwatch)
         self.backend = make_backend(config.backend, loaded.geometry, self.stopwatch, device=loaded.device)
         require_support(self.backend, loaded.specs, loaded.model.config.model_type)
-        self.reset()
+        self.store = self._new_store()
 
     def reset(self) -> None:
-        """Drop all KV, whatever state an interrupt left it in."""
-        self.store = KVStore(
+        """Drop all KV, whatever state an interrupt left it in; its memory goes back to the system."""
+        self.store.discard()
+        self.store = self._new_store()
+
+    def _new_store(self) -> KVStore:
+        return KVStore(
             self.loaded.geometry,
             budget_bytes=self.kv_budget_bytes,
             page_size=self._config.page_size,

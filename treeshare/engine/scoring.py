@@ -10,6 +10,7 @@ import numpy as np
 
 from treeshare.attention import PrefillChunk, build_layout
 from treeshare.config import MAX_PREFILL_ROWS
+from treeshare.engine.prompts import items_of
 from treeshare.engine.score_tree import depth_first, held_bytes, make_paths, move_spans, path_bytes
 from treeshare.engine.stats import EngineStats
 from treeshare.errors import BudgetError, ConfigError
@@ -65,13 +66,14 @@ def score(engine: Engine, pairs: Sequence[Pair], done: Callable[[int], object]) 
         done: Called after each step with the number of pairs that it finished.
 
     Raises:
-        ConfigError: If the engine is busy, a context is empty, a pair is too long or has unknown token ids.
+        ConfigError: If the engine is busy, a search is open, a context is empty, or a pair is too long or has
+            unknown token ids.
         DataError: If token ids are not flat rows of integers.
         BudgetError: If the KV budget does not hold the longest pair alone.
     """
-    if not engine.is_idle:
-        raise ConfigError("score: other requests are running; finish, cancel or clear them first")
-    checked = [_checked(engine, i, pair) for i, pair in enumerate(pairs)]
+    engine.require_idle("score")
+    given = items_of("pairs", pairs, "a list of pairs of a context and a continuation")
+    checked = [_checked(engine, i, pair) for i, pair in enumerate(given)]
     engine.clear()
     try:
         return _Scoring(engine, checked).run(done)
@@ -82,7 +84,10 @@ def score(engine: Engine, pairs: Sequence[Pair], done: Callable[[int], object]) 
 def _checked(engine: Engine, index: int, pair: Pair) -> tuple[TokenArray, TokenArray]:
     loaded = engine.loaded
     names = (f"pairs[{index}]: context", f"pairs[{index}]: continuation")
-    context, continuation = (as_token_array(ids, name) for ids, name in zip(pair, names, strict=True))
+    parts = items_of(f"pairs[{index}]", pair, "a context and a continuation")
+    if len(parts) != 2:
+        raise ConfigError.of(f"pairs[{index}]", got=len(parts), expected="a context and a continuation")
+    context, continuation = (as_token_array(ids, name) for ids, name in zip(parts, names, strict=True))
     if not len(context):
         raise ConfigError.of(names[0], got="no tokens", expected="at least one, say of beginning-of-sequence")
     for ids, name in zip((context, continuation), names, strict=True):
@@ -154,7 +159,8 @@ class _Scoring:
             self._free_finished([node for node, _ in chunks])
             if engine.check_invariants:
                 store.check_invariants()
-            self._stats.step_s.append(time.perf_counter() - step_started)
+            num_tokens = sum(chunk.end - chunk.start for _, chunk in chunks)
+            self._stats.steps.note(time.perf_counter() - step_started, 0, num_tokens)
             self._stats.prefill_s = self._stats.wall_s = time.perf_counter() - started
             self._stats.peak_kv_bytes = store.peak_bytes
             done(int(num_left - np.count_nonzero(self._num_left)))

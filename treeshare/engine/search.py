@@ -10,6 +10,7 @@ import numpy as np
 from treeshare.attention import DecodeRow, PrefillChunk, build_layout
 from treeshare.config import require_int
 from treeshare.engine.plan import max_new_tokens
+from treeshare.engine.prompts import items_of
 from treeshare.engine.sequence import Request
 from treeshare.errors import ConfigError
 from treeshare.sampling import SamplingParams
@@ -45,7 +46,8 @@ class Branch:
 class TokenSearch:
     """All branches of one prompt, whose KV is stored once; a context manager that frees it.
 
-    The engine must be idle when it begins, and belongs to the search until it ends.
+    The engine must be idle when it begins, and belongs to the search until it is closed: nothing else runs,
+    and the weights cannot be changed. A search that nobody holds any more is as good as closed.
 
     Args:
         engine: Runs the model.
@@ -56,13 +58,13 @@ class TokenSearch:
         root: The branch without tokens.
 
     Raises:
-        ConfigError: If the engine is busy, or the prompt is empty, too long, or has unknown token ids.
+        ConfigError: If the engine is busy, another search is open, or the prompt is empty, too long, or has
+            unknown token ids.
         BudgetError: If the KV budget does not hold the prompt and a branch.
     """
 
     def __init__(self, engine: Engine, prompt_token_ids: Items[int], max_tokens: int) -> None:
-        if not engine.is_idle:
-            raise ConfigError("search: other requests are running; finish, cancel or clear them first")
+        engine.require_idle("search")
         request = Request(
             prompt_token_ids=prompt_token_ids,
             params=SamplingParams(max_tokens=max_tokens),
@@ -72,8 +74,10 @@ class TokenSearch:
         )
         self.max_tokens = max_new_tokens(engine.loaded, 0, request)
         engine.clear()
+        engine.lend(self)
         self._engine, self._runner, self._store = engine, engine.runner, engine.store
         self._branches: set[Branch] = set()
+        self._is_open = True
         try:
             num_tokens = len(prompt_token_ids)
             self._segment: Segment = self._store.segments.new(
@@ -100,10 +104,11 @@ class TokenSearch:
         Nothing is computed or copied: they share the KV of these tokens until they are extended.
 
         Raises:
-            ConfigError: If the branch was dropped or ``n`` is below 1.
+            ConfigError: If the branch was dropped, ``n`` is below 1, or the search was closed.
         """
         require_int("n", n, low=1)
-        if branch not in self._branches:
+        self._require_open()
+        if not isinstance(branch, Branch) or branch not in self._branches:
             raise ConfigError.of("branch", got="one that was dropped", expected="one of this search")
         forks = [replace(branch, pages=self._store.pool.share(branch.pages)) for _ in range(n)]
         self._branches.update(forks)
@@ -123,16 +128,17 @@ class TokenSearch:
             ConfigError: If a branch was dropped or has ``max_tokens`` tokens, or there are too many steps.
             BudgetError: If the KV budget does not hold the forks; the search goes on without them.
         """
+        steps = self._checked_steps(steps)
         if not steps:
             return []
+        self._require_open()
         max_steps = self._engine.config.max_num_seqs
         if len(steps) > max_steps:
             raise ConfigError.of("steps", got=len(steps), expected=f"at most max_num_seqs, {max_steps}")
         for branch, token in steps:
             if branch not in self._branches or len(branch.token_ids) >= self.max_tokens:
                 raise ConfigError.of("branch", got=len(branch.token_ids), expected="one that can be extended")
-            if not 0 <= token < len(branch.logprobs):
-                raise ConfigError.of("token", got=token, expected=f"one in [0, {len(branch.logprobs)})")
+            require_int("token", token, low=0, high=len(branch.logprobs) - 1)
         pages: list[list[Page]] = []
         try:
             for branch, _ in steps:
@@ -162,16 +168,31 @@ class TokenSearch:
 
     def drop(self, branches: Items[Branch]) -> None:
         """Free branches; those that were dropped before are skipped."""
-        for branch in branches:
-            if branch in self._branches:
+        for branch in items_of("branches", branches, "a list of branches"):
+            if isinstance(branch, Branch) and branch in self._branches:
                 self._branches.remove(branch)
                 self._store.pool.free(branch.pages)
 
     def close(self) -> None:
         """Free everything; a second call does nothing."""
-        if self._engine.store is self._store:
+        if self._is_open and self._engine.store is self._store:
             self._engine.clear()
+        self._is_open = False
         self._branches.clear()
+
+    @staticmethod
+    def _checked_steps(steps: Items[tuple[Branch, int]]) -> list[tuple[Branch, int]]:
+        """Steps in the one form in which they can be taken."""
+        expected = "a list of pairs of a branch and a token"
+        pairs = [tuple(items_of("steps", step, expected)) for step in items_of("steps", steps, expected)]
+        for pair in pairs:
+            if len(pair) != 2 or not isinstance(pair[0], Branch):
+                raise ConfigError.of("steps", got=f"{pair!r:.60}", expected=expected)
+        return [(branch, getattr(token, "item", lambda token=token: token)()) for branch, token in pairs]
+
+    def _require_open(self) -> None:
+        if not self._is_open or self._engine.store is not self._store:
+            raise ConfigError("search: it was closed, or its engine was cleared; begin another")
 
     def __enter__(self) -> Self:
         return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,39 @@ if TYPE_CHECKING:
     from treeshare.engine.scheduler import StepPlan
     from treeshare.engine.sequence import Request
     from treeshare.tree import PromptTree
+
+
+LATEST_STEPS = 1000
+"""Steps of which each one's seconds and rows are kept; of those before only the longest: a server runs for
+months."""
+
+
+@dataclass(slots=True)
+class StepLog:
+    """Seconds and rows of the latest steps, and the longest of all before them.
+
+    Attributes:
+        seconds: Of each of the latest steps.
+        rows: Decoding rows and prompt tokens of each.
+        longest_before: Seconds and rows of the longest step that is no longer among them.
+    """
+
+    seconds: deque[float] = field(default_factory=lambda: deque(maxlen=LATEST_STEPS))
+    rows: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=LATEST_STEPS))
+    longest_before: tuple[float, tuple[int, int]] = (0.0, (0, 0))
+
+    def note(self, seconds: float, num_rows: int, num_prompt_tokens: int) -> None:
+        """A step has ended."""
+        if len(self.seconds) == LATEST_STEPS:
+            self.longest_before = max(self.longest_before, (self.seconds[0], self.rows[0]))
+        self.seconds.append(seconds)
+        self.rows.append((num_rows, num_prompt_tokens))
+
+    @property
+    def longest(self) -> tuple[float, tuple[int, int]]:
+        """Seconds and rows of the longest step, the first of equally long ones; zeros before the first."""
+        latest = zip(self.seconds, self.rows, strict=True)
+        return max((self.longest_before, *latest), key=lambda step: step[0])
 
 
 @dataclass(slots=True)
@@ -31,8 +65,7 @@ class EngineStats:
         num_preemptions: How often a sequence lost its KV.
         num_full_steps: Steps while completions were waiting for a row.
         num_full_rows: Rows that drew a token, summed over those steps.
-        step_s: Seconds of each step.
-        step_rows: Decoding rows and prompt tokens of each step.
+        steps: Seconds and rows of the latest steps, and of the longest one.
         logical_tokens: Prompt tokens counted once per completion.
         unique_tokens: Prompt tokens counted once per node of the prompts' tree.
         prefilled_tokens: Prompt tokens computed; above ``unique_tokens`` where small nodes were folded.
@@ -53,8 +86,7 @@ class EngineStats:
     num_preemptions: int = 0
     num_full_steps: int = 0
     num_full_rows: int = 0
-    step_s: list[float] = field(default_factory=list)
-    step_rows: list[tuple[int, int]] = field(default_factory=list)
+    steps: StepLog = field(default_factory=StepLog)
     logical_tokens: int = 0
     unique_tokens: int = 0
     prefilled_tokens: int = 0
@@ -74,7 +106,6 @@ class EngineStats:
     def note_step(self, plan: StepPlan, num_drawing: int) -> None:
         """Count a step that was planned and run; ``num_drawing`` of its decoding rows draw a token."""
         num_rows = len(plan.rows)
-        self.step_rows.append((num_rows, plan.num_prompt_tokens))
         self.num_preemptions += plan.num_preemptions
         if num_rows:
             self.num_steps += 1
@@ -97,21 +128,29 @@ class EngineStats:
         return self.num_tokens / self.wall_s if self.wall_s else 0.0
 
     @property
+    def step_s(self) -> deque[float]:
+        """Seconds of each of the latest steps, at most ``LATEST_STEPS``."""
+        return self.steps.seconds
+
+    @property
+    def step_rows(self) -> deque[tuple[int, int]]:
+        """Decoding rows and prompt tokens of each of the latest steps."""
+        return self.steps.rows
+
+    @property
     def longest_step_s(self) -> float:
-        """Seconds of the longest step; 0 before the first."""
-        return max(self.step_s, default=0.0)
+        """Seconds of the longest step of all; 0 before the first."""
+        return self.steps.longest[0]
 
     @property
     def median_step_s(self) -> float:
-        """Seconds of the median step; 0 before the first."""
+        """Seconds of the median of the latest steps; 0 before the first."""
         return statistics.median(self.step_s) if self.step_s else 0.0
 
     @property
     def longest_step_rows(self) -> tuple[int, int]:
-        """Decoding rows and prompt tokens of the longest step; none before the first."""
-        if not self.step_s:
-            return 0, 0
-        return self.step_rows[self.step_s.index(max(self.step_s))]
+        """Decoding rows and prompt tokens of the longest step of all; none before the first."""
+        return self.steps.longest[1]
 
     def occupancy(self, max_rows: int) -> float | None:
         """Mean share of ``max_rows`` that drew a token while completions were waiting; None if none was."""

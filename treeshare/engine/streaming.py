@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from collections.abc import Sequence as Items
 
-    from treeshare.engine.engine import StepResult
     from treeshare.engine.outputs import CompletionOutput
     from treeshare.engine.sequence import Completion, Sequence
+    from treeshare.engine.step import StepResult
     from treeshare.sampling.sampler import TokenLogprob
 
 
@@ -89,24 +90,43 @@ class StepEvents:
         """Drop what is kept for a request that was cancelled."""
         self._sent.pop(request, None)
 
-    def of(self, result: StepResult) -> Iterator[tuple[int, StreamOutput]]:
-        """A step's outputs, each with its request's index; a last token comes before its whole completion."""
-        for sequence in result.drawn:
-            if self._wants_tokens(sequence.request_index):
-                yield from self._tokens(sequence)
-        for completion in result.finished:
-            request, index = completion.request_index, completion.completion_index
-            if self._wants_tokens(request):
-                yield request, self._last_token(completion)
-                self._sent[request].pop(index, None)
-                if not self._sent[request]:
-                    del self._sent[request]
-            yield request, FinishedOutput(request_id=str(request), completion=self._output(completion))
+    def of(self, result: StepResult) -> Iterator[tuple[int, StreamOutput | Exception]]:
+        """A step's outputs, each with its request's index; a last token comes before its whole completion.
+
+        A request that failed in the step, or whose tokens cannot be decoded, gets its error, then no more.
+        """
+        failed = dict(result.failed)
+        drawn = [(sequence.request_index, partial(self._drawn, sequence)) for sequence in result.drawn]
+        ended = [(ending.request_index, partial(self._finished, ending)) for ending in result.finished]
+        for request, make in (*drawn, *ended):
+            if request not in failed or request in result.failed:
+                try:
+                    yield from ((request, output) for output in make())
+                except Exception as error:
+                    failed[request] = error
+        for request, reason in failed.items():
+            self.forget(request)
+            yield request, reason
+
+    def _drawn(self, sequence: Sequence) -> list[StreamOutput]:
+        """The latest token of a sequence that goes on, for each of its completions."""
+        return list(self._tokens(sequence)) if self._wants_tokens(sequence.request_index) else []
+
+    def _finished(self, completion: Completion) -> list[StreamOutput]:
+        """A completion that ended, after its last token."""
+        request, index = completion.request_index, completion.completion_index
+        outputs: list[StreamOutput] = []
+        if self._wants_tokens(request):
+            outputs.append(self._last_token(completion))
+            self._sent[request].pop(index, None)
+            if not self._sent[request]:
+                del self._sent[request]
+        return [*outputs, FinishedOutput(request_id=str(request), completion=self._output(completion))]
 
     def _of_completion(self, request: int, index: int) -> _Sent:
         return self._sent.setdefault(request, {}).setdefault(index, _Sent())
 
-    def _tokens(self, sequence: Sequence) -> Iterator[tuple[int, TokenOutput]]:
+    def _tokens(self, sequence: Sequence) -> Iterator[TokenOutput]:
         """The latest token of each of a sequence's completions; their text is decoded once."""
         request, token_ids = sequence.request_index, sequence.token_ids
         text = sequence.stop.take(token_ids)
@@ -114,17 +134,14 @@ class StepEvents:
         logprobs = sequence.logprobs[-1] if sequence.logprobs else None
         for index in sequence.completions:
             sent = self._of_completion(request, index)
-            yield (
-                request,
-                TokenOutput(
-                    request_id=str(request),
-                    index=index,
-                    position=len(token_ids) - 1,
-                    token_id=token_ids[-1],
-                    text=text,
-                    offset=sent.num_certain,
-                    logprobs=logprobs,
-                ),
+            yield TokenOutput(
+                request_id=str(request),
+                index=index,
+                position=len(token_ids) - 1,
+                token_id=token_ids[-1],
+                text=text,
+                offset=sent.num_certain,
+                logprobs=logprobs,
             )
             sent.num_chars += len(text)
             sent.num_certain = num_certain

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from treeshare.engine.packing import RowBatch
 from treeshare.engine.sequence import Completion, Sequence
 from treeshare.sampling import StopChecker, uniforms
 from treeshare.sampling.device import sample_on_device
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from treeshare.engine.packing import RowBatch
     from treeshare.engine.runner import ModelRunner
     from treeshare.engine.sequence import LiveRequest
     from treeshare.sampling import Ending
@@ -26,6 +27,21 @@ if TYPE_CHECKING:
 
 BOOKKEEPING = "bookkeeping"
 """The part of a run that is Python around the model: splitting, stop checks, collecting."""
+
+
+@dataclass(slots=True)
+class Tokens:
+    """What a batch of rows has drawn.
+
+    Attributes:
+        going_on: The sequences that go on; one that diverged is two or more.
+        ended: Completions that ended.
+        failed: Sequences that drew nothing, or whose stop conditions could not be checked; with the error.
+    """
+
+    going_on: list[Sequence] = field(default_factory=list)
+    ended: list[Completion] = field(default_factory=list)
+    failed: dict[Sequence, Exception] = field(default_factory=dict)
 
 
 class TokenStep:
@@ -58,16 +74,51 @@ class TokenStep:
         )
         return Sequence(live, completions, stop)
 
-    def run(self, batch: RowBatch) -> tuple[list[Sequence], list[Completion]]:
+    def run(self, batch: RowBatch) -> Tokens:
         """Give each completion of ``batch`` its next token.
 
-        Returns:
-            The sequences that go on (one that diverged is two or more), and the completions that ended.
+        What fails for one sequence fails for its request alone. What fails inside the store is no request's,
+        and is raised.
         """
-        pairs = [(row, sequence) for row, group in enumerate(batch.sequences) for sequence in group]
         if self.observe is not None:
-            for row, sequence in pairs:
-                self.observe(sequence, self._runner.to_host(batch.logits[row]))
+            for row, group in zip(batch.logits, batch.sequences, strict=True):
+                for sequence in group:
+                    self.observe(sequence, self._runner.to_host(row))
+        tokens = Tokens()
+        for part, sampled in self._sampled(batch, tokens.failed):
+            first = 0
+            for sequence in (sequence for group in part.sequences for sequence in group):
+                num_draws = len(sequence.completions)
+                for branch, draw in self._split(sequence, sampled, first):
+                    self._append(branch, sampled, draw)
+                    try:
+                        ending = branch.stop.check(branch.token_ids)
+                    except Exception as error:
+                        tokens.failed[branch] = error
+                        continue
+                    if ending is None:
+                        tokens.going_on.append(branch)
+                    else:
+                        tokens.ended += self._end(branch, ending)
+                first += num_draws
+        self._stopwatch.lap(BOOKKEEPING)
+        return tokens
+
+    def _sampled(self, batch: RowBatch, failed: dict[Sequence, Exception]) -> list[tuple[RowBatch, Sampled]]:
+        """The draws of all rows; if that fails, of each row alone, to the same bits, where it does not."""
+        try:
+            return [(batch, self._sample(batch))]
+        except Exception as error:
+            if len(batch.sequences) == 1:
+                failed |= dict.fromkeys(batch.sequences[0], error)
+                return []
+        drawn = []
+        for row, group in enumerate(batch.sequences):
+            drawn += self._sampled(RowBatch(batch.logits[row : row + 1], [group]), failed)
+        return drawn
+
+    def _sample(self, batch: RowBatch) -> Sampled:
+        pairs = [(row, sequence) for row, group in enumerate(batch.sequences) for sequence in group]
         specs = [self._spec(group[0]) for group in batch.sequences]
         draw_rows = np.repeat([row for row, _ in pairs], [len(s.completions) for _, s in pairs])
         numbers = self._uniforms([s for _, s in pairs])
@@ -75,21 +126,7 @@ class TokenStep:
         sampler = sample if batch.logits.device.type == "cpu" else sample_on_device
         sampled = sampler(batch.logits, specs, draw_rows, numbers)
         self._stopwatch.lap("sampling")
-        running: list[Sequence] = []
-        finished: list[Completion] = []
-        first = 0
-        for _, sequence in pairs:
-            num_draws = len(sequence.completions)
-            for branch, draw in self._split(sequence, sampled, first):
-                self._append(branch, sampled, draw)
-                ending = branch.stop.check(branch.token_ids)
-                if ending is None:
-                    running.append(branch)
-                else:
-                    finished += self._end(branch, ending)
-            first += num_draws
-        self._stopwatch.lap(BOOKKEEPING)
-        return running, finished
+        return sampled
 
     def _spec(self, sequence: Sequence) -> RowSpec:
         request = sequence.live.request

@@ -1,5 +1,9 @@
 """When a problem has enough completions: its others are cancelled, and the journal says why.
 
+A rule sees a problem's completions by ascending index, not as they finish: a run that was killed and resumed
+ends each problem with the same one as a run that nobody disturbed. What had finished out of turn when it was
+killed is not in the journal, and is generated again.
+
 The completions that remain are a biased sample: a problem ended by its first success looks better than it is.
 Use this to get answers, not to measure pass@k.
 """
@@ -21,7 +25,12 @@ if TYPE_CHECKING:
 
 
 class EndRule:
-    """Sees a run's completions, and says when a problem needs no more; this one never does."""
+    """Sees a run's completions, a problem's by ascending index, and says when it needs no more.
+
+    This one never says so.
+    """
+
+    never_ends = True
 
     def note(self, task_id: str, completion: str) -> None:
         """Take in a completion of an earlier session."""
@@ -60,6 +69,8 @@ class FirstSuccess(EndRule):
         problems: By task id.
     """
 
+    never_ends = False
+
     def __init__(self, task: Task, problems: Mapping[str, Problem]) -> None:
         self._task, self._problems = task, problems
         self._sandbox = default_sandbox() if task.needs_sandbox else None
@@ -81,6 +92,8 @@ class AnswerMargin(EndRule):
         answer: The answer of a problem's completion, by task id and text; None casts no vote.
         margin: Completions ahead.
     """
+
+    never_ends = False
 
     def __init__(self, answer: Callable[[str, str], str | None], margin: int) -> None:
         self._answer, self._margin = answer, margin

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from treeshare.devices import default_kv_budget_bytes
 from treeshare.engine.engine import Engine
 from treeshare.engine.plan import computed_tree, max_new_tokens
-from treeshare.engine.stats import EngineStats
+from treeshare.engine.stats import EngineStats, StepLog
 from treeshare.engine.step_cost import step_cost_here
 from treeshare.errors import RunMismatchError, TreeshareError, WorkerError, one_line
 from treeshare.models import describe_model, load_model
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping, Sequence
 
     from treeshare.config import EngineConfig
-    from treeshare.engine.engine import StepResult
     from treeshare.engine.llm import LLM
     from treeshare.engine.sequence import Completion, Request
+    from treeshare.engine.step import StepResult
     from treeshare.integrations.ray_cluster import RayCluster
     from treeshare.tree.shards import Shard
 
@@ -125,7 +125,9 @@ class Worker:
             result = next(self._results, None)
             is_over = result is None
             finished = result.finished if result else []
-        stats = replace(self._engine.stats, step_s=[], step_rows=[])  # these grow with every step
+            if result is not None:
+                result.raise_failed()
+        stats = replace(self._engine.stats, steps=StepLog())  # the driver's report has no use for them
         return Progress(finished=finished, is_over=is_over, stats=stats)
 
 
@@ -369,5 +371,5 @@ def _add(total: EngineStats, part: EngineStats) -> None:
     for name in (counter.name for counter in fields(EngineStats)):
         if name in ("unique_tokens", "peak_kv_bytes"):
             setattr(total, name, max(getattr(total, name), getattr(part, name)))
-        elif name not in ("num_completions", "num_cancelled", "step_s", "step_rows", "wall_s"):
+        elif name not in ("num_completions", "num_cancelled", "steps", "wall_s"):
             setattr(total, name, getattr(total, name) + getattr(part, name))

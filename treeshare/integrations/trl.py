@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from treeshare.engine.engine import StepResult
     from treeshare.engine.llm import LLM
     from treeshare.engine.sequence import Request
     from treeshare.engine.sequence import Sequence as Row
+    from treeshare.engine.step import StepResult
 
 Key = tuple[int, int]
 """A request and one of its completions."""
@@ -166,6 +166,7 @@ def _generate(llm: LLM, requests: Sequence[Request]) -> tuple[dict[Key, list[int
             rows[sequence.request_index, index] = (logits, spec)
 
     for result in llm.engine.run_steps(requests, observe=observe):
+        result.raise_failed()
         drawn = _drawn(result)
         if drawn:
             values = drawn_logprobs(

@@ -2,12 +2,13 @@
 
 from treeshare.kv.memory import KVGeometry
 from treeshare.kv.pages import Page, PagePool
-from treeshare.kv.segments import Segment, SegmentBlock, padded_length
+from treeshare.kv.segments import Order, Segment, SegmentBlock, padded_length
 from treeshare.kv.store import KVStore
 
 __all__ = [
     "KVGeometry",
     "KVStore",
+    "Order",
     "Page",
     "PagePool",
     "Segment",

@@ -1,11 +1,21 @@
-"""The shape of a token's KV, and fresh memory for it."""
+"""The shape of a token's KV, fresh memory for it, and memory that goes back to the system."""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import math
+import mmap
+import sys
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,3 +63,52 @@ class KVMemory:
         if self.poison:
             return torch.full(shape, torch.nan, dtype=self.geometry.dtype, device=self.device)
         return torch.empty(shape, dtype=self.geometry.dtype, device=self.device)
+
+    def allocate_together(self, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
+        """Tensors that are freed together, each a multiple of 64 bytes; in one piece where ``is_lazy``.
+
+        Many small pieces would leave holes in the heap that hold no whole page, which never go back.
+        """
+        if not self.is_lazy:
+            return [self.allocate(*shape) for shape in shapes]
+        sizes = [math.prod(shape) for shape in shapes]
+        parts = torch.split(self.allocate(sum(sizes)), sizes)
+        return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+    def keep_rows(self, tensor: Tensor, kept: Tensor) -> Tensor:
+        """``tensor[kept]``, ``kept`` ascending; the memory of the other rows is freed.
+
+        Where ``is_lazy`` the rows move within ``tensor``, whose contents are lost, and nothing is allocated
+        for those that stay where they are.
+        """
+        if not self.is_lazy:
+            return tensor.index_select(0, kept)
+        first = int((kept == torch.arange(len(kept))).sum())  # ascending: up to the first gap all stay
+        if first < len(kept):
+            tensor[first : len(kept)] = tensor.index_select(0, kept[first:])
+        self.give_back(tensor, len(kept))
+        return tensor[: len(kept)]
+
+    def give_back(self, tensor: Tensor, first: int) -> None:
+        """Return the memory of ``tensor[first:]`` to the system, as far as it is whole pages.
+
+        The contents are lost, the addresses stay: what is written there takes memory again. Does nothing
+        unless ``is_lazy``.
+
+        Args:
+            tensor: Contiguous, from ``allocate``.
+            first: Index along its first axis.
+        """
+        if self.is_lazy and sys.platform == "linux":
+            start = tensor.data_ptr() + first * tensor.stride(0) * tensor.element_size()
+            start = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+            size = (tensor.data_ptr() + tensor.nbytes - start) // mmap.PAGESIZE * mmap.PAGESIZE
+            if size > 0:
+                ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), mmap.MADV_DONTNEED)
+
+
+def trim_heap() -> None:
+    """Return to the system what was freed in this process; only glibc keeps so much that it must be asked."""
+    if sys.platform == "linux":
+        with contextlib.suppress(AttributeError):  # another C library
+            ctypes.CDLL(None).malloc_trim(ctypes.c_size_t(0))

@@ -51,6 +51,7 @@ class PagePool:
         values: Per layer ``[capacity, H, C, E]``.
         pages: The live pages by their places.
         num_live: Pages held.
+        num_touched: Pages that take memory: the live ones, and freed ones until ``trim``.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class PagePool:
         self.keys_t = [memory.allocate(0, heads, head_dim, page_size) for _ in layers]
         self.values = [memory.allocate(0, heads, page_size, width) for _ in layers]
         self.pages: list[Page | None] = []
-        self.num_live = 0
+        self.num_live = self.num_touched = 0
 
     @property
     def page_bytes(self) -> int:
@@ -80,6 +81,11 @@ class PagePool:
     def bytes_in_use(self) -> int:
         """Bytes of the live pages."""
         return self.num_live * self.page_bytes
+
+    @property
+    def loose_bytes(self) -> int:
+        """Bytes of freed pages that still take memory."""
+        return (self.num_touched - self.num_live) * self.page_bytes if self._memory.is_lazy else 0
 
     @property
     def capacity(self) -> int:
@@ -99,6 +105,7 @@ class PagePool:
         page = Page(self.num_live)
         self.pages.append(page)
         self.num_live += 1
+        self.num_touched = max(self.num_touched, self.num_live)
         for values in self.values:
             values[page.index].zero_()
         return page
@@ -161,9 +168,22 @@ class PagePool:
         extended[..., geometry.head_dim] = 1
         self.values[layer][pages, :, offsets] = extended
 
+    def trim(self) -> None:
+        """Return the memory of freed pages to the system."""
+        for tensors in (self.keys_t, self.values):
+            for tensor in tensors:
+                self._memory.give_back(tensor, self.num_live)
+        self.num_touched = self.num_live
+
+    def discard(self) -> None:
+        """Let go of all memory; the pool cannot be used any more."""
+        self.keys_t.clear()
+        self.values.clear()
+
     def check_invariants(self) -> None:
         """Assert that counts and places agree."""
         assert len(self.pages) == self.num_live, "pages are not dense"
+        assert self.num_live <= self.num_touched <= self.capacity, "pages that take memory are miscounted"
         for index, page in enumerate(self.pages):
             assert page is not None, "a hole among the pages"
             assert page.index == index, "a page is not where it says"

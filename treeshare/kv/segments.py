@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from treeshare.kv.memory import KVMemory
 
 
+Order = int | tuple[int, ...]
+"""Places depth-first; a store's are all numbers, or all tuples, between which later ones find room."""
+
+
 def padded_length(num_tokens: int) -> int:
     """Tokens that a segment of ``num_tokens`` occupies."""
     return -(-num_tokens // SEGMENT_ALIGNMENT) * SEGMENT_ALIGNMENT
@@ -46,6 +50,11 @@ class SegmentBlock:
         """Places that hold a segment."""
         return sum(occupant is not None for occupant in self.occupants)
 
+    def discard(self) -> None:
+        """Let go of its memory, whoever still refers to it."""
+        self.keys_t.clear()
+        self.values.clear()
+
 
 @dataclass(eq=False, slots=True)
 class Segment:
@@ -55,7 +64,8 @@ class Segment:
         start: Position of its first token in the prompt.
         num_tokens: Tokens of the node.
         num_written: Tokens whose KV has been computed.
-        order: Depth-first rank; the rows of a step are sorted by it.
+        order: Its place depth-first, by which the rows of a step are sorted: 0 or empty if it is above all
+            others.
         parent: The segment above, or None.
         block: Where its KV lies.
         index: Its place in ``block``.
@@ -64,7 +74,7 @@ class Segment:
 
     start: int
     num_tokens: int
-    order: int
+    order: Order
     parent: Segment | None
     block: SegmentBlock
     index: int
@@ -100,6 +110,9 @@ class SegmentStore:
     Args:
         memory: Allocates the tensors.
         charge: Called with the bytes of new places before they are made; raises if the budget lacks them.
+
+    Attributes:
+        loose_bytes: Bytes freed since the store last set this to 0; the process may hold them still.
     """
 
     def __init__(self, memory: KVMemory, charge: Callable[[int], None]) -> None:
@@ -107,6 +120,7 @@ class SegmentStore:
         self._blocks: dict[SegmentBlock, None] = {}
         self._with_free_place: dict[int, dict[SegmentBlock, None]] = {}  # by padded length
         self._num_tokens = 0
+        self.loose_bytes = 0
 
     @property
     def bytes_in_use(self) -> int:
@@ -133,7 +147,7 @@ class SegmentStore:
         if free < count:
             self._new_block(num_tokens, count - free)
 
-    def new(self, *, start: int, num_tokens: int, order: int, parent: Segment | None) -> Segment:
+    def new(self, *, start: int, num_tokens: int, order: Order, parent: Segment | None) -> Segment:
         """A segment with one user, in a free place or in a block of its own; retains ``parent``.
 
         Raises:
@@ -164,8 +178,11 @@ class SegmentStore:
                     values[segment.index].zero_()
             else:
                 self._drop_from_free(block)
-                self._num_tokens -= block.padded_tokens * len(block.occupants)
+                num_tokens = block.padded_tokens * len(block.occupants)
+                self._num_tokens -= num_tokens
+                self.loose_bytes += num_tokens * self._memory.geometry.bytes_per_token
                 del self._blocks[block]
+                block.discard()
             segment = segment.parent
 
     def compact(self) -> None:
@@ -174,13 +191,10 @@ class SegmentStore:
             live = [segment for segment in block.occupants if segment is not None]
             self._drop_from_free(block)
             self._num_tokens -= block.padded_tokens * (len(block.occupants) - len(live))
-            if not live:
-                del self._blocks[block]
-                continue
             places = torch.tensor([segment.index for segment in live], device=self._memory.device)
             for tensors in (block.keys_t, block.values):
                 for layer, tensor in enumerate(tensors):
-                    tensors[layer] = tensor.index_select(0, places)
+                    tensors[layer] = self._memory.keep_rows(tensor, places)
             block.occupants[:] = live
             for index, segment in enumerate(live):
                 segment.index = index
@@ -203,6 +217,11 @@ class SegmentStore:
                 place = getattr(target.block, tensors)[layer][target.index]
                 place.narrow(axis, start, count).copy_(kept)
         target.num_written = num_tokens
+
+    def discard(self) -> None:
+        """Let go of all memory, whoever still holds a segment; the store cannot be used any more."""
+        for block in self._blocks:
+            block.discard()
 
     def check_invariants(self) -> None:
         """Assert that counts and places agree."""
@@ -227,10 +246,13 @@ class SegmentStore:
     def _new_block(self, num_tokens: int, capacity: int) -> SegmentBlock:
         """Places for ``capacity`` segments of ``num_tokens`` each, charged to the budget at once."""
         self._charge(self.bytes_of(num_tokens) * capacity)
-        geometry, tokens, allocate = self._memory.geometry, padded_length(num_tokens), self._memory.allocate
-        heads, layers = geometry.num_kv_heads, range(geometry.num_layers)
-        keys_t = [allocate(capacity, heads, geometry.head_dim, tokens) for _ in layers]
-        values = [allocate(capacity, heads, tokens, geometry.value_width).zero_() for _ in layers]
+        geometry, tokens = self._memory.geometry, padded_length(num_tokens)
+        shapes = [
+            (capacity, geometry.num_kv_heads, geometry.head_dim, tokens),
+            (capacity, geometry.num_kv_heads, tokens, geometry.value_width),
+        ]
+        tensors = self._memory.allocate_together(shapes * geometry.num_layers)
+        keys_t, values = tensors[::2], [tensor.zero_() for tensor in tensors[1::2]]
         block = SegmentBlock(tokens, keys_t, values, [None] * capacity)
         self._blocks[block] = None
         self._num_tokens += tokens * capacity

@@ -12,9 +12,13 @@ import os
 import torch
 
 from treeshare.errors import BudgetError
-from treeshare.kv.memory import KVGeometry, KVMemory
+from treeshare.kv.memory import KVGeometry, KVMemory, trim_heap
 from treeshare.kv.pages import PagePool
 from treeshare.kv.segments import SegmentStore
+
+LOOSE_SHARE = 0.125
+"""Share of the budget by which the process may hold more memory than the budget: what was freed and has not
+gone back to the system. Returning it costs system calls, and page faults when it is used again."""
 
 
 class KVStore:
@@ -95,6 +99,24 @@ class KVStore:
         self.pool.check_empty()
         assert self.bytes_in_use == 0
 
+    @property
+    def loose_bytes(self) -> int:
+        """Bytes that were freed, and that the process may hold still."""
+        return self.segments.loose_bytes + self.pool.loose_bytes
+
+    def trim(self) -> None:
+        """Return to the system what was freed, if anything was."""
+        if self.loose_bytes:
+            self.pool.trim()
+            self.segments.loose_bytes = 0
+            trim_heap()
+
+    def discard(self) -> None:
+        """Let go of all memory, whoever still refers to it; the store cannot be used any more."""
+        self.segments.discard()
+        self.pool.discard()
+        trim_heap()
+
     def _charge(self, added_bytes: int) -> None:
         """Account for bytes that are about to be used.
 
@@ -107,3 +129,6 @@ class KVStore:
                 f"expected at least {self.bytes_in_use + added_bytes}"
             )
         self.peak_bytes = max(self.peak_bytes, self.bytes_in_use + added_bytes)
+        held = self.bytes_in_use + self.loose_bytes + added_bytes
+        if held > self.budget_bytes * (1 + LOOSE_SHARE):
+            self.trim()

@@ -11,6 +11,7 @@ from treeshare.config import ARITHMETIC
 from treeshare.engine.sequence import Request
 from treeshare.errors import DataError, one_line
 from treeshare.native import kernel_level
+from treeshare.runs.index_order import IndexOrder
 from treeshare.runs.manifest import Manifest, current_versions, prompts_sha256
 from treeshare.runs.record import ENDED_KEY, Record
 from treeshare.runs.stats_log import STATS_NAME, StatsLog
@@ -136,7 +137,7 @@ def sample_into(
     *,
     source: CompletionSource | None = None,
     text_of: Callable[[str, str], str] = lambda _, text: text,
-    ends_problem: Callable[[Record], str | None] = lambda _: None,
+    ends_problem: Callable[[Record], str | None] | None = None,
 ) -> None:
     """Generate a run's missing completions and append each to the journal as it finishes.
 
@@ -148,45 +149,54 @@ def sample_into(
         llm: The model.
         task_ids: Task id of each request.
         requests: See ``make_requests``.
-        on_completion: Called with each finished completion.
+        on_completion: Called with each completion that was written.
         source: Generates in place of ``llm.engine``.
         text_of: From task id and generated text to the record's completion. If they differ, the record keeps
             the generated text as ``reply``.
-        ends_problem: Called with each record. If it returns a reason, the problem's other completions are
-            cancelled, also in a resumed run; the record keeps the reason as ``ended_problem``.
+        ends_problem: Called with each record, those of a problem by ascending index: a record is written when
+            those before it are, so that what is written does not depend on which completion was faster. If
+            it returns a reason, the problem's other completions are cancelled, or dropped if they were
+            faster, also in a resumed run; the record keeps the reason as ``ended_problem``.
     """
     if not os.path.lexists(directory.path / TREE_NAME):
         prompts = [request.prompt_token_ids for request in requests]
         decode = llm.decoder(skip_special_tokens=False)
         TreeFile.of_prompts(prompts, decode).write(directory.path / TREE_NAME)
     engine = source or llm.engine
+    order = None if ends_problem is None else IndexOrder(requests)
     completions = engine.run(requests)
     try:
         with StatsLog(directory.path / STATS_NAME, lambda: engine.stats):
-            for completion in completions:
-                task_id = task_ids[completion.request_index]
-                text = text_of(task_id, completion.text)
-                reply = {} if text == completion.text else {"reply": completion.text}
-                record = Record(
-                    task_id=task_id,
-                    completion_index=completion.completion_index,
-                    completion=text,
-                    token_ids=completion.token_ids,
-                    finish_reason=completion.finish_reason,
-                    stop_reason=completion.stop_reason,
-                    cumulative_logprob=completion.cumulative_logprob,
-                    **reply,
-                    **_extra(completion),
-                )
-                reason = ends_problem(record)
-                if reason:
-                    record = record.model_copy(update={ENDED_KEY: reason})
-                    engine.cancel(completion.request_index)
-                directory.append(record)
-                if on_completion is not None:
-                    on_completion(completion)
+            for finished in completions:
+                for completion in [finished] if order is None else order.take(finished):
+                    record = _record(task_ids[completion.request_index], completion, text_of)
+                    reason = ends_problem(record) if ends_problem else None
+                    if reason and order:
+                        record = record.model_copy(update={ENDED_KEY: reason})
+                        order.end(completion.request_index)
+                        engine.cancel(completion.request_index)
+                    directory.append(record)
+                    if on_completion is not None:
+                        on_completion(completion)
     finally:
         completions.close()
+
+
+def _record(task_id: str, completion: Completion, text_of: Callable[[str, str], str]) -> Record:
+    """A finished completion as it is written."""
+    text = text_of(task_id, completion.text)
+    reply = {} if text == completion.text else {"reply": completion.text}
+    return Record(
+        task_id=task_id,
+        completion_index=completion.completion_index,
+        completion=text,
+        token_ids=completion.token_ids,
+        finish_reason=completion.finish_reason,
+        stop_reason=completion.stop_reason,
+        cumulative_logprob=completion.cumulative_logprob,
+        **reply,
+        **_extra(completion),
+    )
 
 
 def _extra(completion: Completion) -> dict[str, Any]:

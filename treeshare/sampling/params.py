@@ -67,8 +67,8 @@ class SamplingParams:
         max_tokens: Maximum number of tokens generated.
         min_tokens: The end may come behind this many tokens, not among them: until then stop tokens and
             end-of-sequence (also with ``ignore_eos``) cannot be drawn, and stop strings do not count.
-        logprobs: Report this many likeliest tokens for each position, besides the one drawn; None reports no
-            log-probabilities.
+        logprobs: Report this many likeliest tokens for each position, besides the one drawn; -1 reports all
+            of the vocabulary, None no log-probabilities.
         skip_special_tokens: Leave special tokens out of the text.
         include_stop_str_in_output: Cut the text after the stop string instead of before it.
 
@@ -99,9 +99,9 @@ class SamplingParams:
         self._check_int("max_tokens", 1, MAX_LENGTH)
         self._check_int("min_tokens", 0, self.max_tokens)
         self._check_int("top_k", -1, MAX_COUNT)
-        for name, high in (("seed", _MAX_SEED), ("logprobs", MAX_COUNT)):
+        for name, low, high in (("seed", 0, _MAX_SEED), ("logprobs", -1, MAX_COUNT)):
             if getattr(self, name) is not None:
-                self._check_int(name, 0, high)
+                self._check_int(name, low, high)
         self._check_number("temperature", 0, math.inf)
         self._check_number("top_p", 0, 1, open_low=True)
         self._check_number("min_p", 0, 1)
@@ -121,6 +121,8 @@ class SamplingParams:
             ConfigError: If a key is unknown (the message names the nearest known one) or a value out of
                 range.
         """
+        if not isinstance(values, Mapping):
+            raise ConfigError.of("sampling parameters", got=type(values).__name__, expected="a mapping")
         known = [field.name for field in fields(cls)]
         for name in values:
             if name not in known:

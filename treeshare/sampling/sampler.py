@@ -217,11 +217,15 @@ class _RowGroup:
     def tops(self, rows: Tensor, tokens: Tensor) -> list[list[TokenLogprob] | None]:
         """For each draw the token and the likeliest ones, where asked for."""
         raw, log_total = self._raw.numpy(), self._log_total.tolist()
-        counts = [self._specs[row].params.logprobs for row in rows.tolist()]
+        counts = [self._num_top(self._specs[row].params.logprobs) for row in rows.tolist()]
         return [
-            None if count is None else _top(raw[row], log_total[row], token, min(count, self._vocab_size))
+            None if count is None else _top(raw[row], log_total[row], token, count)
             for row, token, count in zip(rows.tolist(), tokens.tolist(), counts, strict=True)
         ]
+
+    def _num_top(self, wanted: int | None) -> int | None:
+        """How many likeliest tokens are reported: -1 asks for all."""
+        return None if wanted is None else self._vocab_size if wanted < 0 else min(wanted, self._vocab_size)
 
     def _after_penalties(self) -> tuple[Tensor, Tensor]:
         """Logits after penalties and bans, and the maximum of each row."""

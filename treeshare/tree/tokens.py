@@ -33,7 +33,7 @@ def as_token_array(token_ids: Sequence[int] | NDArray[np.integer], where: str) -
     """
     try:
         array = np.asarray(token_ids)
-    except (TypeError, ValueError, OverflowError) as error:
+    except Exception as error:  # whatever an object of somebody's raises
         raise DataError(f"{where}: expected a flat list of integers ({error})") from error
     if array.ndim != 1:
         raise DataError(f"{where}: got {_describe(token_ids)}, expected a flat list of integers")

@@ -204,15 +204,24 @@ class BatchRun:
                 self._output.append(line.output(line.refusal.status, line.refusal.body))
         speller = TokenSpeller(self._llm)
         outputs: dict[str, list[tuple[int, CompletionOutput]]] = {}
-        for completion in self._llm.engine.run(self.requests):
-            line, number = self._owners[completion.request_index]
-            ready = outputs.setdefault(line.id, [])
-            ready.append((number, self._llm.output(completion)))
-            on_completion(completion)
-            assert line.job is not None
-            if len(ready) == line.job.body.n * len(line.job.requests):
-                reply = Reply(self._llm, line.job, speller, line.digest)
-                self._output.append(line.output(200, reply.whole(outputs.pop(line.id))))
+        for result in self._llm.engine.run_steps(self.requests):
+            for completion in result.finished:
+                line, number = self._owners[completion.request_index]
+                ready = outputs.setdefault(line.id, [])
+                ready.append((number, self._llm.output(completion)))
+                on_completion(completion)
+                assert line.job is not None
+                if len(ready) == line.job.body.n * len(line.job.requests):
+                    reply = Reply(self._llm, line.job, speller, line.digest)
+                    self._output.append(line.output(200, reply.whole(outputs.pop(line.id))))
+            for index, error in result.failed.items():
+                self._refuse(self._owners[index][0], error)
+
+    def _refuse(self, line: InputLine, error: Exception) -> None:
+        """A line whose request failed; its other requests never make an answer. The others go on."""
+        if line.id not in self._output.keys:
+            reason = ApiError(500, f"{type(error).__name__}: {one_line(error)}", code="internal_error")
+            self._output.append(line.output(reason.status, reason.body))
 
 
 def open_output(path: Path) -> LineFile[OutputLine]:
