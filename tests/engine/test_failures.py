@@ -152,7 +152,9 @@ def test_a_server_answers_the_others(model_dir, monkeypatch, place, tokens):
                 output = served._events._output
 
                 def fails(completion):
-                    if served._request(completion.request_index).params is BROKEN:
+                    listener = served._listeners[completion.request_index]
+                    number = listener.numbers[completion.request_index]
+                    if listener.requests[number].params is BROKEN:
                         raise BrokenError
                     return output(completion)
 
@@ -164,7 +166,7 @@ def test_a_server_answers_the_others(model_dir, monkeypatch, place, tokens):
                     got = await everybody(served)
             after = await everybody(served)
             async with asyncio.timeout(20):
-                while served._listeners or served._events._texts:  # the last step is not over yet
+                while served._listeners or served._events._sent:  # the last step is not over yet
                     await asyncio.sleep(0.01)
             assert (served.num_unfinished, served.num_running) == (0, 0)
             return expected, got, after
