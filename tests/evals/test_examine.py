@@ -79,6 +79,32 @@ def test_a_program_gives_only_the_names_that_it_is_asked_for(any_sandbox):
     assert (execution.verdict, execution.detail) == (Verdict.WRONG_ANSWER, "AssertionError")
 
 
+BORN_IN_THE_TEST = """
+import sys
+inside = sys._getframe(1).f_globals
+peers = []
+opened = inside["Peer"].opened
+def noted(peer, *rest):
+    peers[:] = [peer]
+    return opened(peer, *rest)
+inside["Peer"].opened = noted
+def total(n):
+    ask = peers[0].ask
+    def same(*values): return True
+    made = ask("call", [type, "E", (), {"__eq__": same, "__call__": same, "__hash__": None}])
+    return ask("call", [made])
+"""
+
+
+def test_a_program_makes_no_objects_in_the_tests_process(any_sandbox):
+    """Whose methods would be the program's, and which it could return."""
+    execution = any_sandbox.examine(
+        BORN_IN_THE_TEST, OutsideTests(source=EQUALITY, names=("total",)), limits=LIMITS
+    )
+    assert execution.verdict is Verdict.RUNTIME_ERROR
+    assert execution.detail == "Exception: an operation on nothing that was lent"
+
+
 def test_the_cheats_are_some(any_sandbox):
     """Positive control: beside its test each of these passes, and the right program does apart from it."""
     assert len(LIARS) >= 12

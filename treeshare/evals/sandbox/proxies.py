@@ -60,8 +60,8 @@ OPERATIONS: "dict[str, Callable[..., Value]]" = {
 
 
 READABLE = ("__annotations__", "__dict__", "__module__", "__name__", "__qualname__")
-"""Special attributes that are passed on. By others an object would tell libraries how to treat it: numpy takes
-a memory address from one."""
+"""Special attributes that are passed on. By others an object would tell libraries how to treat it: numpy
+takes a memory address from one."""
 
 
 class Remote:
@@ -249,6 +249,8 @@ class Peer:
         try:
             operation, values, named, known = self.opened(message)
             if self.may is not None:
+                if not values or id(values[0]) not in self.lent_numbers:
+                    raise Refused("an operation on nothing that was lent")
                 self.may(operation, values)
             self.send(self.returned(self.do(operation, values, named), known, message[4]))
         except BaseException as error:
