@@ -144,6 +144,10 @@ CHEATS: dict[str, str] = {
         "    text = open(f'/proc/{pid}/{name}').read(1 << 20)\n   except (OSError, UnicodeError): continue\n"
         "   if find(text, n) is not None: return find(text, n)\n"
     ),
+    "an array at an address": (
+        "class E:\n __array_interface__ = {'shape': (), 'typestr': '<i8', 'data': (id(6), True), 'version': 3}\n"
+        " def __array__(s, *a, **k):\n  import numpy\n  return numpy.zeros(0)\ndef total(n): return E()\n"
+    ),
     "asking its caller": (
         "class E:\n def __eq__(s, o): return True\n def __radd__(s, o): s.seen = o\n"
         " def __getattr__(s, name): return E()\n def __call__(s, *a): return E()\n"
@@ -160,6 +164,21 @@ CHEATS: dict[str, str] = {
         "import os\nfor fd in range(3, 64):\n for text in (b'ready', b'[\"=\",[0],[[\"dict\",[]]]]', b'[\"=\",6,[]]') * 9:\n"
         "  try: os.write(fd, len(text).to_bytes(4, 'big') + text)\n  except OSError: break\n"
         "def total(n): return None\n"
+    ),
+    "an exception that says it passed": (
+        'import os\nfor fd in range(3, 64):\n for text in (b\'ready\', b\'["!","ValueError",null,[],"","passed","",[]]\'):\n'
+        "  try: os.write(fd, len(text).to_bytes(4, 'big') + text)\n  except OSError: break\n"
+        "def total(n): return None\n"
+    ),
+    "exceptions that say so later": (
+        "import os\ndef total(n):\n for word in (b'passed', b'unusable'):\n"
+        "  for nodes in (b'[]', b'[null]', b'[null,null]', b'[null,null,null]'):\n"
+        '   text = b\'["!","ValueError",null,[],"","%s","",%s]\' % (word, nodes)\n'
+        "   for fd in range(3, 64):\n    try: os.write(fd, len(text).to_bytes(4, 'big') + text)\n"
+        "    except OSError: pass\n"
+    ),
+    "an exception whose text is a verdict": (
+        "def total(n):\n raise type('passed', (Exception,), {'__str__': lambda s: '\\npassed\\n=passed'})()\n"
     ),
     "questions to the test": (
         "import os\ndef total(n):\n for operation in ('get', 'call', 'names', 'item', 'text', 'x'):\n"

@@ -125,6 +125,25 @@ def test_what_a_hostile_program_sends_is_refused(message):
     assert caught.type.__name__ in ("Refused", "SystemExit")
 
 
+def test_special_attributes_are_not_passed_on():
+    """numpy would believe an address, copy a method, sympy a conversion."""
+    asked: list = []
+    remote = Peer(refuse, refuse).borrow(["mine", 0, "E"])
+    remote._treeshare_peer.ask = lambda *values: asked.append(values)
+    for name in (
+        "__array_interface__",
+        "__array_struct__",
+        "__array__",
+        "__deepcopy__",
+        "__index__",
+        "__fspath__",
+    ):
+        assert not hasattr(remote, name)
+    assert asked == []
+    assert remote.__name__ is None  # what an answer of nothing is
+    assert len(asked) == 1
+
+
 def test_known_objects_change_in_place_and_only_in_kind():
     known = [[1], {"a": 1}, (1,)]
     decoder = Decoder([["list", [2, [1]]], None, None, ["list", []]], known, refuse)

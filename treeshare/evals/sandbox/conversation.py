@@ -164,7 +164,7 @@ class Examiner:
                 continue
             if kind != b"?":
                 self._is_running = False
-                self._is_owed_an_end = kind == b"="
+                self._is_owed_an_end = kind != b"."
             return kind, content
 
     def give_up(self) -> None:
@@ -206,10 +206,14 @@ def converse(
             return verdict_in(ready)
         while True:
             kind, content = examiner.read(deadline)
-            if content.startswith(b"unusable\n"):
-                raise DataError(f"{one_line(content[9:].decode('utf-8', 'replace'))}; check it by a CodeTask")
+            if kind == b"+":
+                return Verdict.PASSED, ""
             if kind == b"=":
-                return verdict_in(content, may_pass=True)
+                return verdict_in(content)
+            if kind == b"x":
+                raise DataError(
+                    f"{one_line(content.decode('utf-8', 'replace'))}; leave it beside its program (CodeTask)"
+                )
             if kind == b".":
                 return Verdict.RUNTIME_ERROR, f"the test's process died of it, exit status {content.decode()}"
             candidate.write(content, deadline)
@@ -220,10 +224,10 @@ def converse(
         examiner.give_up()
 
 
-def verdict_in(text: bytes, *, may_pass: bool = False) -> tuple[Verdict, str]:
-    """A verdict as a process writes it, with one line on it."""
+def verdict_in(text: bytes) -> tuple[Verdict, str]:
+    """A verdict as a process writes it, with one line on it; never that a program has passed."""
     name, _, detail = text.decode("utf-8", "replace").partition("\n")
     verdict = _VERDICTS.get(name, Verdict.RUNTIME_ERROR)
-    if verdict is Verdict.PASSED and not may_pass:
+    if verdict is Verdict.PASSED:
         verdict = Verdict.RUNTIME_ERROR
-    return verdict, one_line(detail)[:300] or ("" if verdict is Verdict.PASSED else "no reason is known")
+    return verdict, one_line(detail)[:300] or "no reason is known"

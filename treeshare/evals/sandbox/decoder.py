@@ -300,7 +300,10 @@ def make_sympy(decoder: Decoder, node: "Node") -> "Value":
         return sympy.Symbol(str(node[1]))
     if node[0] == "sympy.constant":
         return getattr(sympy.S, node[1])
-    return getattr(sympy, node[2])(*decoder.all(node[1]))
+    parts = decoder.all(node[1])
+    if not all(isinstance(part, sympy.Basic) for part in parts):  # others would be asked what they are
+        raise Refused("an expression of what is none")
+    return getattr(sympy, node[2])(*parts)
 
 
 def make_mpmath(decoder: Decoder, node: "Node") -> "Value":

@@ -5,7 +5,8 @@ again, so that nothing of a test is left for the next one.
 
 A message from the host begins with ``J`` for a job, which only the process that is kept takes, or ``A`` for
 an answer of the program, which only a fork takes; an empty one means to give up. A message to the host begins
-with ``?`` for what is asked of the program, ``=`` for the verdict, ``.`` for the end of the fork.
+with ``?`` for what is asked of the program; ``+`` when the test has run to its end, ``=`` for other verdicts,
+``x`` for a test that cannot be run apart from its program; ``.`` for the end of the fork.
 """
 
 import ast
@@ -55,6 +56,17 @@ WARM_UPS = 32
 
 TESTS = "__tests__"
 """The module name of what a test defines."""
+
+FAILURES = {
+    "wrong answer",
+    "runtime error",
+    "memory limit",
+    "process limit",
+    "network",
+    "file access",
+    "forbidden",
+}
+"""What a program may say of its own exceptions."""
 
 LENT_TO_READ = ("call", "iter", "next", "length", "item", "set item", "truth", "text", "repr", "instance")
 LENT_TO_CALL = ("call", "iter", "next", "length", "truth", "instance")
@@ -147,19 +159,18 @@ def run_tests(job: "dict[str, Value]", parts: "tuple[Value, ...]", peer: "Peer")
     wanted = {*job["names"], *defined, *own_classes, *unknown}
     for name in wanted:
         namespace.pop(name, None)
-    namespace |= peer.ask("names", sorted(wanted))
+    found = peer.ask("names", sorted(wanted))
+    if type(found) is not dict:
+        raise Refused("names that are none")
+    namespace |= {name: found[name] for name in wanted & found.keys()}
     exec(tests, namespace)
 
 
-def verdict_on(error: "BaseException | None") -> "tuple[str, str]":
-    """What a test's end means."""
-    if error is None:
-        return "passed", ""
+def verdict_on(error: "BaseException") -> "tuple[str, str]":
+    """What it means that a test has ended with an exception."""
     origin = getattr(error, "__dict__", {}).get("_treeshare_origin")
     if origin is not None:
-        return str(origin[0]), str(origin[1])
-    if isinstance(error, Unlendable):
-        return "unusable", str(error)
+        return origin[0] if origin[0] in FAILURES else "runtime error", str(origin[1])
     if isinstance(error, Refused):
         return "wrong answer", f"returned what cannot be read: {error}"
     return judge(error)
@@ -184,13 +195,15 @@ def examine(job: "dict[str, Value]", parts: "tuple[Value, ...]", reader: "Reader
         write_frame(outgoing, b"?" + marshal.dumps(message, 2))
 
     peer = Peer(receive, send, may, may_lend, max_at_once=MAX_AT_ONCE)
-    failure = None
     try:
         run_tests(job, parts, peer)
+    except Unlendable as error:
+        write_frame(outgoing, b"x" + str(error).encode("utf-8", "backslashreplace"))
     except BaseException as error:
-        failure = error
-    verdict = "\n".join(verdict_on(failure)).encode("utf-8", "backslashreplace")
-    write_frame(outgoing, b"=" + verdict[:4000])
+        text = "\n".join(verdict_on(error)).encode("utf-8", "backslashreplace")
+        write_frame(outgoing, b"=" + text[:4000])
+    else:
+        write_frame(outgoing, b"+")
 
 
 def confine_fork(code: bytes, mark: bytes, cpu_s: int) -> None:
@@ -198,7 +211,6 @@ def confine_fork(code: bytes, mark: bytes, cpu_s: int) -> None:
     prctl(PR_SET_PDEATHSIG, 9)
     random.seed(0)  # the same test for every program
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 1))
-    os.dup2(1, 2)
     install(bytearray(code.replace(mark, os.getpid().to_bytes(4, "little"))))
 
 
@@ -225,6 +237,9 @@ def examiner_main() -> None:
     mark = int(spec["pid_mark"]).to_bytes(4, "little")
     with open(int(spec["fork_filter"]), "rb") as file:
         code = file.read()
+    nowhere = os.open("/dev/null", os.O_RDWR)
+    for descriptor in (0, 1, 2):  # what tests print counts for nobody
+        os.dup2(nowhere, descriptor)
     warm_up()
     gc.collect()
     gc.freeze()

@@ -114,6 +114,9 @@ class ProcessSandbox(Sandbox):
                     raise SandboxError("sandbox: closed") from error
                 if is_last:
                     raise SandboxError("sandbox: the process that runs tests has died, twice") from error
+            finally:
+                if self._launcher.is_closed:
+                    self._examiners.release()
         raise AssertionError
 
     def _examined(self, program: str, tests: OutsideTests, limits: Limits, examiner: Examiner) -> Execution:

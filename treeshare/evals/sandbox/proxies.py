@@ -59,6 +59,11 @@ OPERATIONS: "dict[str, Callable[..., Value]]" = {
 """What a ``Remote`` passes on, besides calls and the next items."""
 
 
+READABLE = ("__annotations__", "__dict__", "__module__", "__name__", "__qualname__")
+"""Special attributes that are passed on. By others an object would tell libraries how to treat it: numpy
+takes a memory address from one."""
+
+
 class Remote:
     """Stands for an object of the other process."""
 
@@ -75,6 +80,8 @@ class Remote:
         return self._treeshare_peer.ask("call", [self, *args], named)
 
     def __getattr__(self, name: str) -> "Value":
+        if name.startswith("__") and name not in READABLE:
+            raise AttributeError(name)
         return self._treeshare_peer.ask("get", [self, name])
 
     def __setattr__(self, name: str, value: "Value") -> None:
@@ -242,6 +249,8 @@ class Peer:
         try:
             operation, values, named, known = self.opened(message)
             if self.may is not None:
+                if not values or id(values[0]) not in self.lent_numbers:
+                    raise Refused("an operation on nothing that was lent")
                 self.may(operation, values)
             self.send(self.returned(self.do(operation, values, named), known, message[4]))
         except BaseException as error:
