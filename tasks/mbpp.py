@@ -12,6 +12,7 @@ from pydantic import AliasChoices, BaseModel, Field
 
 from treeshare.errors import DataError
 from treeshare.evals.problem import CodeTask, Problem
+from treeshare.evals.replies import free_names
 from treeshare.tasks.reading import read_hub, read_records, require_unique
 from treeshare.tree import Shot
 
@@ -103,6 +104,10 @@ class Mbpp(CodeTask):
             )
             for task_id in [*PUBLISHED_SHOTS, *others]
         ]
+
+    def wanted_names(self, problem: Problem) -> frozenset[str]:
+        """See ``CodeTask.wanted_names``."""
+        return free_names("\n".join(problem.data[part] for part in ("imports", "setup", "tests")))
 
     def program(self, problem: Problem, completion: str) -> str:
         """The code, then what its tests need, then the tests.

@@ -27,6 +27,7 @@ def serve(
     ] = False,
     name: openai_options.ServedNames = None,
     chat_template: openai_options.ChatTemplate = None,
+    chat_template_kwargs: openai_options.ChatTemplateKwargs = None,
     dtype: options.Dtype = "auto",
     threads: options.Threads = None,
     max_num_seqs: options.MaxNumSeqs = 256,
@@ -61,7 +62,7 @@ def serve(
     max_body_bytes = options.parse_bytes("--max-body", max_body)
     assert max_body_bytes is not None
     kv_budget_bytes = options.parse_bytes("--kv-budget", kv_budget)
-    template = openai_options.read_template(chat_template)
+    chat = openai_options.chat_options(chat_template, chat_template_kwargs)
     openai_options.require_libraries("fastapi", "uvicorn", "prometheus_client")
     from treeshare.engine.async_llm import AsyncLLM
     from treeshare.integrations.openai.serve import bind
@@ -83,7 +84,8 @@ def serve(
             api_key=api_key,
             max_body_bytes=max_body_bytes,
             max_queue=max_queue,
-            chat_template=template,
+            chat_template=chat.chat_template,
+            chat_template_kwargs=chat.chat_template_kwargs,
         )
         shown = f"[{host}]" if ":" in host else host
         url = f"http://{shown}:{bound.getsockname()[1]}/v1"

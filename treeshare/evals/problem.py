@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from treeshare.evals.check_result import CheckResult
 from treeshare.evals.program_tests import check_program, summed_up
+from treeshare.evals.replies import Wanted, program_in
 
 __all__ = ["CheckResult", "CodeTask", "Problem", "ProgramTask", "Task"]
 
@@ -123,9 +123,13 @@ class CodeTask(Task):
     def program(self, problem: Problem, completion: str) -> str:
         """Source that runs to its end if and only if the completion is right; not run as ``__main__``."""
 
+    def wanted_names(self, problem: Problem) -> frozenset[str]:
+        """Functions and classes that the problem's tests use; none by default, where that is not known."""
+        return frozenset()
+
     def from_chat(self, problem: Problem, reply: str) -> str:
-        """See ``fenced_code``."""
-        return fenced_code(reply)
+        """See ``program_in``."""
+        return program_in(reply, Wanted(names=self.wanted_names(problem)))
 
     def check(
         self, problem: Problem, completion: str, sandbox: Sandbox | None, limits: Limits
@@ -157,9 +161,14 @@ class ProgramTask(Task):
     def tests(self, problem: Problem) -> ProgramTests:
         """The problem's tests."""
 
+    def entry_point(self, problem: Problem) -> str:
+        """What the problem's tests call: ``"f"``, or ``"Solution.f"``; empty if they give standard input."""
+        return self.tests(problem).entry_point
+
     def from_chat(self, problem: Problem, reply: str) -> str:
-        """See ``fenced_code``."""
-        return fenced_code(reply)
+        """See ``program_in``."""
+        name = self.entry_point(problem).rpartition(".")[2]
+        return program_in(reply, Wanted(names=frozenset({name} - {""}), reads_stdin=not name))
 
     def limits(self, problem: Problem, limits: Limits) -> Limits:
         """The limits of one test; override it where problems have their own."""
@@ -183,18 +192,3 @@ class ProgramTask(Task):
     def solution(self, problem: Problem, completion: str) -> str | None:
         """See ``Task.solution``."""
         return self.program(problem, completion)
-
-
-def fenced_code(reply: str) -> str:
-    """The first fenced block of a chat reply, up to its end if it was cut off; all of it if there is none.
-
-    What stands before a single bare fence is code too: the reply went on in a block that the prompt opened.
-    """
-    fences = list(re.finditer(r"^[ \t]*```([^\n`]*)$", reply, re.MULTILINE))
-    if not fences:
-        return reply
-    first = fences[0]
-    if len(fences) == 1 and not first[1].strip() and reply[: first.start()].strip():
-        return reply[: first.start()]
-    end = fences[1].start() if len(fences) > 1 else len(reply)
-    return reply[first.end() + 1 : end]

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from treeshare.errors import ModelLoadError, UnsupportedModelError, one_line
+from treeshare.failures import refusing
 from treeshare.models.construction import bounded
-from treeshare.models.failures import refusing
 from treeshare.models.folder import (
     CONFIG,
     GENERATION,

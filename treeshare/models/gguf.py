@@ -19,9 +19,9 @@ from typing import Any
 
 from treeshare import files
 from treeshare.errors import ModelLoadError, one_line
+from treeshare.failures import refusing
 from treeshare.models.checkpoint import DTYPES, require_weights, say
 from treeshare.models.construction import bounded
-from treeshare.models.failures import refusing
 from treeshare.models.gguf_meaning import require_meaning, require_metadata
 from treeshare.models.tensor_names import shortened
 

@@ -21,6 +21,7 @@ import torch
 
 from treeshare.attention import AttentionSpec, CpuAttention
 from treeshare.errors import ConfigError, ModelLoadError, UnsupportedModelError, one_line
+from treeshare.failures import refusing
 from treeshare.kv import KVGeometry
 from treeshare.models.adapter import ATTENTION_NAME
 from treeshare.models.checkpoint import (
@@ -32,7 +33,6 @@ from treeshare.models.checkpoint import (
     say,
     weight_files,
 )
-from treeshare.models.failures import refusing
 from treeshare.models.folder import CONFIG
 from treeshare.models.fusion import FusedLayer, fuse_layers, unfuse_layers
 from treeshare.models.gguf import converted_folder
@@ -46,7 +46,8 @@ from treeshare.models.support import (
     unsupported_features,
 )
 from treeshare.models.tensor_names import shortened
-from treeshare.models.tokenizer import encode, load_tokenizer
+from treeshare.models.tokenizer import load_tokenizer
+from treeshare.text import Detokenizer, encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -98,6 +99,11 @@ class LoadedModel:
     def dtype(self) -> str:
         """Of weights and KV: ``float32`` or ``bfloat16``."""
         return str(self.geometry.dtype).removeprefix("torch.")
+
+    @functools.cached_property
+    def detokenizer(self) -> Detokenizer | None:
+        """How tokens become text; None without a tokenizer."""
+        return None if self.tokenizer is None else Detokenizer(self.tokenizer)
 
     def decoder(self, *, skip_special_tokens: bool) -> Callable[[Sequence[int]], str] | None:
         """A function from token ids to text; None without a tokenizer."""

@@ -1,12 +1,12 @@
-"""A model's tokenizer: loading it, and encoding text with it, whatever its files hold."""
+"""Loads a model's tokenizer, or says which of its files is damaged."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from treeshare.errors import ConfigError, ModelLoadError, one_line
-from treeshare.models.failures import error_line, is_failure
+from treeshare.errors import ModelLoadError, one_line
+from treeshare.failures import error_line, is_failure
 
 _FILE = "tokenizer.json"
 _SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
@@ -39,22 +39,6 @@ def load_tokenizer(source: str) -> Any | None:  # noqa: ANN401
         ) from error
     tokenizer.chat_template = _without_marks(getattr(tokenizer, "chat_template", None), source)
     return tokenizer
-
-
-def encode(tokenizer: Any, text: str, *, special_tokens: bool = True) -> list[int]:  # noqa: ANN401
-    """Token ids of ``text``, with the special tokens that the tokenizer adds, or without.
-
-    Raises:
-        ConfigError: If the tokenizer fails: it has no token for a part of the text, or its files are damaged.
-    """
-    try:
-        return list(tokenizer(text, add_special_tokens=special_tokens)["input_ids"])
-    except BaseException as error:
-        if not is_failure(error):
-            raise
-        raise ConfigError(
-            f"prompt: the model's tokenizer cannot encode {one_line(text, 40)!r}: {error_line(error)}"
-        ) from error
 
 
 def _try_encoding(tokenizer: Any) -> None:  # noqa: ANN401

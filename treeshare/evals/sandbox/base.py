@@ -67,7 +67,7 @@ class Call:
 
     Attributes:
         entry_point: ``"f"``, or ``"Solution.f"`` for a method of a fresh ``Solution()``.
-        args: Its arguments, as JSON values.
+        args: Its arguments: JSON values, or others that ``treeshare.evals.values`` can write.
     """
 
     entry_point: str
@@ -84,8 +84,9 @@ class Execution:
         exit_code: Of the process; negative for a signal.
         stdout: What it printed, up to ``Limits.output_bytes``.
         stderr: What it printed there, up to ``Limits.output_bytes``.
-        value: What the ``Call`` returned, as JSON text; None without a call, when it did not return, and for
-            what is no JSON. Written by the program's process: to be parsed with care.
+        value: What the ``Call`` returned, as text for ``treeshare.evals.values.decode``; None without a call,
+            when it did not return, and for what is no value. Written by the program's process: to be parsed
+            with care.
         wall_s: Seconds, start-up included.
     """
 

@@ -1,8 +1,9 @@
 """Runs inside the sandbox, before and around the program; standard library only, never imported.
 
-Arguments are ``name=value``. The file ``source`` holds a nonce, the program and, as JSON, what to call. The
-report begins with the nonce, which is read when the program has ended: it is not to be had by accident or by
-leaving early. A program that goes looking for it can find it: that is cheating at a test, not an escape.
+Arguments are ``name=value``. The file ``source`` holds a nonce, the program and, where there is a function
+to call, the module ``values`` and what to call. The report begins with the nonce, which is read when the
+program has ended: it is not to be had by accident or by leaving early. A program that goes looking for it can
+find it: that is cheating at a test, not an escape.
 
 Modules that are not needed are not imported: importing is most of a short program's time.
 """
@@ -11,6 +12,10 @@ import errno
 import os
 import resource
 import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 NONCE_BYTES = 32
 
@@ -80,22 +85,32 @@ def judge(error: BaseException) -> tuple[str, str]:
         return "runtime error", text
 
 
-def call(namespace: dict[str, object], request: bytes) -> tuple[str, str]:
-    """Call the function that ``request`` names; what it returns, as JSON, or why there is no JSON for it."""
-    import json
+def call(namespace: dict[str, object], codec: bytes, request: bytes) -> tuple[str, str]:
+    """Call the function that ``request`` names; what it returns, as text, or why it cannot be told.
 
-    wanted = json.loads(request)
-    name, _, method = wanted["entry_point"].partition(".")
+    ``codec`` is the module ``values``, compiled, which reads the one and writes the other.
+    """
+    import marshal
+
+    values: dict[str, Any] = {"__name__": "values"}
+    exec(marshal.loads(codec), values)
+    entry_point, args = values["decode"](request.decode())
+    name, _, method = entry_point.partition(".")
     if name not in namespace:
         raise NameError(f"the program defines no {name}")
-    function = namespace[name]
+    function: Any = namespace[name]
     if method:
-        function = getattr(function(), method)  # type: ignore[operator]
-    value = function(*wanted["args"])  # type: ignore[operator]
+        function = getattr(function(), method)
+    value = function(*args)
     try:
-        return json.dumps(value), ""
-    except TypeError:
-        return "", f"returned a {type(value).__name__}, which is no JSON value"
+        return values["encode"](value), ""
+    except MemoryError:
+        raise
+    except values["NoValueError"] as error:
+        return "", f"returned {error}, which is no JSON value"
+    except Exception:
+        kind = type.__dict__["__name__"].__get__(type(value))
+        return "", f"returned a {kind}, whose value cannot be had"
 
 
 class Packages:
@@ -136,7 +151,8 @@ def main() -> None:
     with open(source, "rb", closefd=False) as file:
         content = file.read()
     end = NONCE_BYTES + int(spec["program_bytes"])
-    program, request = content[NONCE_BYTES:end], content[end:]
+    codec_end = end + int(spec["codec_bytes"])
+    program, codec, request = content[NONCE_BYTES:end], content[end:codec_end], content[codec_end:]
     limit(spec)
     if "landlock" in spec:
         confine(spec)  # type: ignore[name-defined]  # noqa: F821  # in the text before this one
@@ -147,14 +163,14 @@ def main() -> None:
     os.close(started)
     sys.argv[:] = ["program.py"]
     sys.meta_path.append(Packages(spec["packages"]))  # type: ignore[arg-type]
-    del file, content, started, spec, end
+    del file, content, started, spec, end, codec_end
     value, verdict, detail, failure = "", "passed", "", None
     try:
         namespace = namespace_for(as_main)
         text = program.decode("utf-8", "surrogatepass").removeprefix("\ufeff")
         exec(compile(text, "program.py", "exec", dont_inherit=True), namespace)
         if request:
-            value, detail = call(namespace, request)
+            value, detail = call(namespace, codec, request)
     except SystemExit:
         raise
     except BaseException as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
+import marshal
 import math
 import os
 import secrets
@@ -14,13 +14,15 @@ import subprocess
 import threading
 import time
 from abc import abstractmethod
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from treeshare.errors import one_line
+from treeshare.errors import ConfigError, one_line
+from treeshare.evals import values
 from treeshare.evals.sandbox.base import Execution, Limits, Sandbox, SandboxError, Verdict
 from treeshare.evals.sandbox.interpreter import spare_uid
+from treeshare.evals.values import NoValueError, encode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from treeshare.evals.sandbox.base import Call
 
 HARNESS = Path(__file__).with_name("harness.py")
+_CODEC = marshal.dumps(compile(Path(values.__file__).read_bytes(), "values.py", "exec", dont_inherit=True))
+"""The module ``values``, compiled, which takes milliseconds: the sandbox runs the same interpreter."""
 
 _KILL_S = 5.0
 """Seconds that dying may take before the sandbox counts as broken."""
@@ -52,7 +56,7 @@ class Files:
     """Descriptors of one run; all but ``started`` are unnamed files in memory.
 
     Attributes:
-        source: The nonce, the program, and the call; sealed.
+        source: The nonce, the program, and, for a call, the module ``values`` and what to call; sealed.
         stdin: The program's input; sealed.
         stdout: Takes output; the file size limit holds for it.
         stderr: The same.
@@ -107,19 +111,20 @@ class ProcessSandbox(Sandbox):
         limits = limits or Limits()
         nonce = secrets.token_hex(16).encode()
         text = program.encode("utf-8", "surrogatepass")
-        request = b"" if call is None else json.dumps(asdict(call)).encode()
+        codec, request = (b"", b"") if call is None else (_CODEC, _request(call))
         began = time.perf_counter()
         with contextlib.ExitStack() as stack:
             started, started_end = stack.enter_context(_pipe())
             files = Files(
-                source=stack.enter_context(_memory_file(nonce + text + request)),
+                source=stack.enter_context(_memory_file(nonce + text + codec + request)),
                 stdin=stack.enter_context(_memory_file(stdin)),
                 stdout=stack.enter_context(_memory_file()),
                 stderr=stack.enter_context(_memory_file()),
                 report=stack.enter_context(_memory_file()),
                 started=started_end,
             )
-            spec = self._spec(limits, files, len(text), as_main=as_main)
+            spec = self._spec(limits, files, as_main=as_main)
+            spec |= {"program_bytes": str(len(text)), "codec_bytes": str(len(codec))}
             try:
                 process = self._start(files, spec, limits, stack)
             finally:
@@ -163,13 +168,12 @@ class ProcessSandbox(Sandbox):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
 
-    def _spec(self, limits: Limits, files: Files, program_bytes: int, *, as_main: bool) -> dict[str, str]:
+    def _spec(self, limits: Limits, files: Files, *, as_main: bool) -> dict[str, str]:
         """What the harness is told by every backend."""
         return {
             "source": str(files.source),
             "report": str(files.report),
             "started": str(files.started),
-            "program_bytes": str(program_bytes),
             "as_main": str(int(as_main)),
             "uid": str(spare_uid(secrets.randbits(32)) if self.is_root else 0),
             "cpu_s": str(math.ceil(limits.wall_s) + 1),
@@ -217,8 +221,19 @@ class ProcessSandbox(Sandbox):
 
 
 def python_options(text: str) -> list[str]:
-    """Python's arguments: no environment but the hash seed, no site packages, nothing written, UTF-8."""
-    return ["-s", "-S", "-P", "-B", "-X", "utf8", "-c", text]
+    """Python's arguments: no environment but the hash seed, no site packages, nothing written, UTF-8.
+
+    Integers may have any number of digits, as in other judges: it is the time limit that bounds them.
+    """
+    return ["-s", "-S", "-P", "-B", "-X", "utf8", "-X", "int_max_str_digits=0", "-c", text]
+
+
+def _request(call: Call) -> bytes:
+    """What the harness is to call."""
+    try:
+        return encode([call.entry_point, call.args]).encode()
+    except NoValueError as error:
+        raise ConfigError.of("args", got=error, expected="JSON values, also tuples, sets, bytes") from None
 
 
 def _judged(execution: Execution, report: bytes, nonce: bytes) -> Execution:

@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import Route
 
+from treeshare.engine.chat import ChatOptions
 from treeshare.engine.streaming import FinishedOutput
 from treeshare.files import dump_json
 from treeshare.integrations.openai.job import make_job
@@ -39,7 +40,7 @@ _DRAINED_BYTES, _DRAIN_S = 256 << 20, 10.0
 _LOG = logging.getLogger("treeshare.server")
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Mapping
 
     from treeshare.engine.async_llm import AsyncLLM
     from treeshare.engine.outputs import CompletionOutput
@@ -60,6 +61,7 @@ class ServerOptions:
         max_queue: Requests held at once; beyond, 429.
         body_timeout_s: Longest time in which a body comes; beyond, 408.
         chat_template: Instead of the model's own.
+        chat_template_kwargs: What its chat template is given, where a request does not say otherwise.
     """
 
     names: tuple[str, ...]
@@ -68,6 +70,7 @@ class ServerOptions:
     max_queue: int = 1024
     body_timeout_s: float = 60.0
     chat_template: str | None = None
+    chat_template_kwargs: Mapping[str, Any] | None = None
 
 
 def create_app(llm: AsyncLLM, options: ServerOptions) -> Any:  # noqa: ANN401
@@ -85,6 +88,9 @@ class _Server:
 
     def __init__(self, llm: AsyncLLM, options: ServerOptions) -> None:
         self._llm, self._options = llm, options
+        self._chat = ChatOptions(
+            chat_template=options.chat_template, chat_template_kwargs=options.chat_template_kwargs
+        )
         self._metrics = Metrics(llm)
         self._speller = TokenSpeller(llm.llm)
         self._started = int(time.time())
@@ -237,7 +243,7 @@ class _Server:
             body,
             model=model_name(body, self._options.names),
             seed=secrets.randbits(64),
-            chat_template=self._options.chat_template,
+            chat=self._chat,
         )
 
     async def _events(self, job: Job, reply: Reply, started: float) -> AsyncGenerator[bytes, None]:

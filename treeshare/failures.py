@@ -1,4 +1,4 @@
-"""What libraries raise while a model is opened, made one line that names the file."""
+"""What libraries raise at files from outside, made one line that names the file."""
 
 from __future__ import annotations
 

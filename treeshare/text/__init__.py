@@ -1,0 +1,8 @@
+"""Text of completions: a tokenizer's decoding, in the prompt's context, whole and token by token."""
+
+from treeshare.text.continuation import Continuation
+from treeshare.text.detokenizer import Detokenizer
+from treeshare.text.encoding import encode
+from treeshare.text.growing_text import GrowingText, offsets
+
+__all__ = ["Continuation", "Detokenizer", "GrowingText", "encode", "offsets"]
