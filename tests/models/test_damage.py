@@ -61,7 +61,10 @@ def loads_or_refuses(model):
         try:
             load(model)
         except TreeshareError as error:
-            assert str(error).isprintable(), error
+            message = str(error)
+        else:
+            message = "loaded"
+        assert message.isprintable()
 
 
 # -- bytes --
@@ -69,7 +72,7 @@ def loads_or_refuses(model):
 BYTES = {
     "empty": lambda whole: b"",
     "half": lambda whole: whole[: len(whole) // 2],
-    "without its end": lambda whole: whole[:-1],
+    "without its end": lambda whole: whole[:-3],
     "zeros": lambda whole: b"\0" * len(whole),
     "no UTF-8": lambda whole: b'{"a": "\xff"}',
     "UTF-16": lambda whole: whole.decode("latin-1").encode("utf-16"),
@@ -186,7 +189,7 @@ def walk(folder, tmp_path, damage):
 QUIET = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None, "derandomize": True}
 
 
-@settings(max_examples=25, **QUIET)
+@settings(max_examples=12, **QUIET)
 @given(damage=DAMAGE)
 def test_some_values_anywhere(whole, tmp_path, damage):
     walk(whole, tmp_path, damage)
@@ -249,11 +252,9 @@ def test_what_is_built_is_bounded():
         torch.nn.Linear(5000, 5000, device="meta")
     with (
         bounded("m", num_tensors=1, num_elements=10),
-        pytest.raises(
-            ModelLoadError, match="more than 10030 modules, its files hold 10 numbers in 1 tensors"
-        ),
+        pytest.raises(ModelLoadError, match="more than 3030 modules, its files hold 10 numbers in 1 tensors"),
     ):
-        torch.nn.ModuleList(torch.nn.Identity() for _ in range(10031))
+        torch.nn.ModuleList(torch.nn.Identity() for _ in range(3031))
     torch.nn.Linear(5000, 5000, device="meta")
 
 
@@ -263,7 +264,8 @@ def test_what_is_built_is_bounded():
 @pytest.mark.parametrize(
     "places",
     [
-        None, [], {}, {"a": None}, {"a": 5}, {"a": "."}, {"a": ".."}, {"a": "config.json"}, {"a": "/etc/hostname"},
+        None, [], {}, {"a": None}, {"a": 5}, {"a": "."}, {"a": ".."}, {"a": "config.json"},
+        {"a": "/etc/hostname"},
         {"a": "../x.safetensors"}, {"a": "pytorch_model.bin"}, {"a": "x\0.safetensors"}, {"a": ["x"]},
     ],
 )  # fmt: skip
@@ -465,9 +467,23 @@ def test_layers_that_a_gguf_does_not_have(tmp_path, monkeypatch, layers):
     assert f"llama.block_count: got {layers}, expected a number of layers for its 21 tensors" in message
 
 
-@settings(max_examples=20, **QUIET)
-@given(damage=st.lists(st.tuples(st.floats(0, 0.99), st.integers(0, 255)), min_size=1, max_size=4))
-def test_bytes_of_a_gguf(tmp_path, monkeypatch, damage):
+GGUF_DAMAGE = st.lists(st.tuples(st.floats(0, 0.99), st.integers(0, 255)), min_size=1, max_size=4)
+
+
+@settings(max_examples=8, **QUIET)
+@given(damage=GGUF_DAMAGE)
+def test_some_bytes_of_a_gguf(tmp_path, monkeypatch, damage):
+    walk_gguf(tmp_path, monkeypatch, damage)
+
+
+@pytest.mark.slow
+@settings(max_examples=300, **QUIET)
+@given(damage=GGUF_DAMAGE)
+def test_many_bytes_of_a_gguf(tmp_path, monkeypatch, damage):
+    walk_gguf(tmp_path, monkeypatch, damage)
+
+
+def walk_gguf(tmp_path, monkeypatch, damage):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     path = write_gguf(tmp_path / "x.gguf")
     content = bytearray(path.read_bytes())

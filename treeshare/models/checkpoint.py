@@ -238,7 +238,8 @@ def read_model(source: str, name: str, dtype: str) -> Any:  # noqa: ANN401
         num_elements=sum(tensor.num_elements for tensor in tensors.values()),
         packed=getattr(config, "quantization_config", None) is not None,
     )
-    with refusing(f"model: cannot load {name}"), room:
+    remedy = f"{CONFIG} or the weights may be damaged, or of two models: get them again"
+    with refusing(f"model: cannot load {name}", remedy), room:
         model, info = AutoModelForCausalLM.from_pretrained(
             source,
             config=config,

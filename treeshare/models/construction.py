@@ -16,7 +16,7 @@ from treeshare.errors import ModelLoadError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_MIN_MODULES, _MODULES_PER_TENSOR = 10_000, 30
+_MIN_MODULES, _MODULES_PER_TENSOR = 3_000, 30
 _MIN_NUMBERS = 1 << 24
 
 _ROOM = 4

@@ -304,7 +304,7 @@ def _resolve(name: str, dtype: str) -> str:
     if name in EMBEDDED:
         return str(converted_folder(_embedded_file(name), name, dtype))
     known = ", ".join(EMBEDDED)
-    unknown = f"model: got {one_line(name)!r}, expected a folder, a .gguf file, a hub id, or {known}"
+    unknown = f"model: got {name[:300]!r}, expected a folder, a .gguf file, a hub id, or {known}"
     try:
         path = Path(name).expanduser()
         kind = _kind(path)
@@ -331,13 +331,13 @@ def _kind(path: Path) -> int | None:
     """What a path leads to, as ``stat.S_IFMT`` says it; None if there is nothing.
 
     Raises:
-        OSError: If that cannot be told: a link that leads nowhere or in a circle, a folder that is closed.
+        OSError: If that cannot be told: a link that leads nowhere or in a circle, a closed folder, a long name.
         ValueError: If the path has a NUL character.
     """
     try:
         return stat.S_IFMT(path.stat().st_mode)
     except OSError as error:
-        is_absent = error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
+        is_absent = error.errno in (errno.ENOENT, errno.ENOTDIR)
         if is_absent and not os.path.islink(path):
             return None
         raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from treeshare.errors import ConfigError, one_line
+from treeshare.errors import ConfigError
 from treeshare.failures import error_line, is_failure
 
 
@@ -20,5 +20,5 @@ def encode(tokenizer: Any, text: str, *, special_tokens: bool = True) -> list[in
         if not is_failure(error):
             raise
         raise ConfigError(
-            f"prompt: the model's tokenizer cannot encode {one_line(text, 40)!r}: {error_line(error)}"
+            f"prompt: the model's tokenizer cannot encode {str(text)[:40]!r}: {error_line(error)}"
         ) from error
