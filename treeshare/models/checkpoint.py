@@ -21,6 +21,7 @@ from treeshare.models.construction import bounded
 from treeshare.models.folder import (
     CONFIG,
     GENERATION,
+    find_file,
     read_object,
     require_endings,
     require_layers,
@@ -55,10 +56,10 @@ def read_config(source: str, name: str) -> Any:  # noqa: ANN401
     if Path(source).is_dir():
         require_readable(Path(source))
     with refusing(f"model: cannot load {name}"):
-        path = _file(source, CONFIG, download=True)
+        path = find_file(source, CONFIG, download=True)
     if path is not None:
         require_layers(path)
-    with refusing(f"model: cannot load {name}: {CONFIG}", "get this file again"):
+    with refusing(f"model: cannot load {name}" + (f": {CONFIG}" if path else "")):
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         config._attn_implementation = config._experts_implementation = None  # may name code on the hub
     return config
@@ -149,13 +150,13 @@ def weight_files(source: str, config: Any, *, download: bool) -> list[Path]:  # 
             f"got {one_line(own, 80)}, expected the name of a .safetensors file beside it"
         )
     for filename in [own] if own else [_FILE, _INDEX]:
-        path = _file(source, filename, download=download)
+        path = find_file(source, filename, download=download)
         if path is None:
             continue
         if not filename.endswith(".index.json"):
             return [path]
         names = _shards(path)
-        shards = [_file(source, shard, download=download) for shard in names]
+        shards = [find_file(source, shard, download=download) for shard in names]
         lost = [shard for shard, there in zip(names, shards, strict=True) if there is None]
         if lost and download:
             raise ModelLoadError(
@@ -184,24 +185,6 @@ def _is_plain(name: object) -> bool:
     return isinstance(name, str) and Path(name).name == name and "\0" not in name
 
 
-def _file(source: str, filename: str, *, download: bool) -> Path | None:
-    """A file of a folder or hub id; None where it has none of this name."""
-    if Path(source).is_dir():
-        path = Path(source) / filename
-        return path if path.is_file() else None
-    from transformers.utils import cached_file
-
-    found = cached_file(
-        source,
-        filename,
-        local_files_only=not download,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
-    return None if found is None else Path(found)
-
-
 def read_model(source: str, name: str, dtype: str) -> Any:  # noqa: ANN401
     """Load all weights of a model; none is made up.
 
@@ -224,7 +207,7 @@ def read_model(source: str, name: str, dtype: str) -> Any:  # noqa: ANN401
         raise UnsupportedModelError(f"{config.model_type}: not implemented: encoder-decoder architecture")
     with refusing(f"model: cannot load {name}"):
         _require_plain_folder(source, name)
-        generation = _file(source, GENERATION, download=True)
+        generation = find_file(source, GENERATION, download=True)
         if generation is not None:
             require_endings(generation)
         tensors = read_headers(weight_files(source, config, download=True), name)
@@ -263,7 +246,7 @@ def read_model(source: str, name: str, dtype: str) -> Any:  # noqa: ANN401
 
 def _require_plain_folder(source: str, name: str) -> None:
     """Refuse what transformers would load otherwise than as a file's weights."""
-    if _file(source, _ADAPTER, download=True) is not None:
+    if find_file(source, _ADAPTER, download=True) is not None:
         raise ModelLoadError(
             f"model: {name} holds an adapter ({_ADAPTER}), which is not implemented; "
             "merge it into its model first (PEFT: merge_and_unload)"

@@ -63,6 +63,30 @@ def require_readable(folder: Path) -> None:
             raise ModelLoadError(str(error)) from error
 
 
+def find_file(source: str, filename: str, *, download: bool) -> Path | None:
+    """A file of a folder or hub id; None where it has none of this name.
+
+    Args:
+        source: A folder or a hub id.
+        filename: Its name.
+        download: Whether what a hub id lacks here may be downloaded.
+    """
+    if Path(source).is_dir():
+        path = Path(source) / filename
+        return path if path.is_file() else None
+    from transformers.utils import cached_file
+
+    found = cached_file(
+        source,
+        filename,
+        local_files_only=not download,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return None if found is None else Path(found)
+
+
 def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in one of a model's files.
 

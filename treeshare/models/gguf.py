@@ -131,7 +131,7 @@ def _own_dtype(gguf: Path) -> str:
 def _is_whole(folder: Path) -> bool:
     """Whether a converted folder has all its files, in the sizes they had."""
     try:
-        sizes = json.loads((folder / _LIST).read_text(encoding="utf-8"))
+        sizes = files.parse_json(files.read_file(folder / _LIST, "model cache"))
         return bool(sizes) and all((folder / name).stat().st_size == size for name, size in sizes.items())
     except (OSError, ValueError, AttributeError):
         return False

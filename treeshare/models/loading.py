@@ -331,7 +331,7 @@ def _kind(path: Path) -> int | None:
     """What a path leads to, as ``stat.S_IFMT`` says it; None if there is nothing.
 
     Raises:
-        OSError: If that cannot be told: a link that leads nowhere or in a circle, a closed folder, a long name.
+        OSError: If that cannot be told: a link in a circle or to nothing, a closed folder, a long name.
         ValueError: If the path has a NUL character.
     """
     try:

@@ -7,6 +7,7 @@ from typing import Any
 
 from treeshare.errors import ModelLoadError, one_line
 from treeshare.failures import error_line, is_failure
+from treeshare.models.folder import CONFIG, find_file, read_object
 
 _FILE = "tokenizer.json"
 _SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
@@ -26,6 +27,10 @@ def load_tokenizer(source: str) -> Any | None:  # noqa: ANN401
 
     if Path(source).is_dir() and not any(Path(source).glob("tokenizer*")):
         return None
+    for name in (CONFIG, _SETTINGS[0]):
+        path = find_file(source, name, download=True)
+        if path is not None:
+            _require_tokenizer_class(path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         tokenizer.decode([0])
@@ -39,6 +44,27 @@ def load_tokenizer(source: str) -> Any | None:  # noqa: ANN401
         ) from error
     tokenizer.chat_template = _without_marks(getattr(tokenizer, "chat_template", None), source)
     return tokenizer
+
+
+def _require_tokenizer_class(path: Path) -> None:
+    """Refuse a file that names a class of the library which is no tokenizer: it would be loaded all the same.
+
+    Raises:
+        ModelLoadError: Naming the file and the class.
+    """
+    from transformers import PreTrainedTokenizerBase
+    from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
+
+    name = read_object(path).get("tokenizer_class")
+    if not isinstance(name, str):
+        return
+    kind = tokenizer_class_from_name(name)
+    is_tokenizer = isinstance(kind, type) and issubclass(kind, PreTrainedTokenizerBase)
+    if kind is not None and not is_tokenizer and not hasattr(kind, "_backends"):  # of a library that lacks
+        raise ModelLoadError(
+            f"tokenizer: {one_line(path)}: tokenizer_class: got {one_line(name, 80)}, "
+            "expected the name of a tokenizer's class"
+        )
 
 
 def _try_encoding(tokenizer: Any) -> None:  # noqa: ANN401
