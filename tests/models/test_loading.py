@@ -174,14 +174,16 @@ def _code_from_outside(folder):
 
 REFUSED = {
     "model: got the folder {folder}, expected a config.json in it": lambda f: without(f, "config.json"),
-    "model: cannot load {folder}: ": lambda f: (f / "config.json").write_text("{"),
+    "model: cannot read {folder}/config.json: not JSON": lambda f: (f / "config.json").write_text("{"),
     "model: cannot load {folder}: Error no file named model.safetensors": _weights_of_another_kind,
-    "model: cannot load {folder}: model.safetensors: Error while deserializing": lambda f: (
+    "model: cannot load {folder}: model.safetensors: SafetensorError: Error while deserializing": lambda f: (
         f / "model.safetensors"
     ).write_bytes(b"\x00" * 50),
     "t5: not implemented: encoder-decoder architecture": _encoder_decoder,
-    "model: cannot load {folder}: The": _code_from_outside,
-    "tokenizer: cannot load it from {folder}: ": lambda f: (f / "tokenizer.json").write_text("{"),
+    "model: cannot load {folder}: config.json: The": _code_from_outside,
+    "tokenizer: cannot load it from {folder}: tokenizer.json: ": lambda f: (f / "tokenizer.json").write_text(
+        "{"
+    ),
 }
 
 
@@ -260,14 +262,16 @@ def test_a_failed_conversion_leaves_nothing(monkeypatch, tmp_path, contents):
         with pytest.raises(ModelLoadError, match=r"^model: cannot read .*x\.gguf: ") as caught:
             load_model(path)
         assert "\n" not in str(caught.value)
-        assert list((cache_dir() / "models").iterdir()) == []
+        assert list(cache_dir().glob("models/*")) == []
 
 
 def test_a_cache_that_cannot_be_written_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     (tmp_path / "file").touch()
-    (tmp_path / "x.gguf").touch()
-    message = rf"^model cache: cannot write {cache_dir()}/models: Not a directory$"
+    (tmp_path / "x.gguf").write_bytes(b"GGUF")
+    message = (
+        rf"^model cache: cannot write {cache_dir()}/models: .*Not a directory.*; make room there, or set "
+    )
     with pytest.raises(ModelLoadError, match=message):
         load_model(tmp_path / "x.gguf")
 
@@ -277,7 +281,7 @@ def test_what_is_converted_is_not_converted_again(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", None)
     path, folders = tmp_path / "x.gguf", []
-    for contents in (b"some", b"others"):
+    for contents in (b"GGUF some", b"GGUF others"):
         path.write_bytes(contents)
         digest = hashlib.sha256(contents).hexdigest()[:16]
         folders.append(cache_dir() / "models" / f"x-{digest}-v2-float32")

@@ -11,6 +11,7 @@ import numpy as np
 
 from treeshare.engine.chat import ChatOptions, Conversations, Message, conversations_of, render_chat
 from treeshare.errors import ConfigError, one_line
+from treeshare.text import encode
 from treeshare.tree import PromptTree
 
 Prompt = str | Mapping[str, Any] | Sequence[int]
@@ -83,10 +84,10 @@ class PromptEncoder:
         """Token ids of a whole prompt, with the special tokens that the tokenizer adds, or without.
 
         Raises:
-            ConfigError: If it is no text that a tokenizer can read, or there is no tokenizer.
+            ConfigError: If the model came without a tokenizer, or the text is none that it can encode.
         """
         require_text("prompt", text)
-        ids = list(self.require_tokenizer()(text, add_special_tokens=special_tokens)["input_ids"])
+        ids = encode(self.require_tokenizer(), text, special_tokens=special_tokens)
         self._added.look_at(text, ids)
         return ids
 

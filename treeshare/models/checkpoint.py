@@ -6,7 +6,6 @@ such a model is refused, and what is done beyond the files' own words is said on
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections import Counter
@@ -17,6 +16,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from treeshare.errors import ModelLoadError, UnsupportedModelError, one_line
+from treeshare.failures import refusing
+from treeshare.models.construction import bounded
+from treeshare.models.folder import (
+    CONFIG,
+    GENERATION,
+    find_file,
+    read_object,
+    require_endings,
+    require_layers,
+    require_readable,
+)
 from treeshare.models.tensor_names import ADAPTERS, doubles, lost_experts, renames, shortened, wrappers
 
 if TYPE_CHECKING:
@@ -35,12 +45,6 @@ def say(name: str, text: str) -> None:
     print(f"{one_line(name)}: {text}", file=sys.stderr, flush=True)
 
 
-def error_line(error: BaseException) -> str:
-    """The first line of an error's text."""
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:300]
-
-
 def read_config(source: str, name: str) -> Any:  # noqa: ANN401
     """The transformers configuration of ``source``, a folder or hub id that the user calls ``name``.
 
@@ -49,10 +53,16 @@ def read_config(source: str, name: str) -> Any:  # noqa: ANN401
     """
     from transformers import AutoConfig
 
-    try:
-        return AutoConfig.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelLoadError(f"model: cannot load {name}: {error_line(error)}") from error
+    if Path(source).is_dir():
+        require_readable(Path(source))
+    with refusing(f"model: cannot load {name}"):
+        path = find_file(source, CONFIG, download=True)
+    if path is not None:
+        require_layers(path)
+    with refusing(f"model: cannot load {name}" + (f": {CONFIG}" if path else "")):
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        config._attn_implementation = config._experts_implementation = None  # may name code on the hub
+    return config
 
 
 def resolve_dtype(config: Any, dtype: str, tensors: Mapping[str, TensorInfo]) -> torch.dtype:  # noqa: ANN401
@@ -99,21 +109,21 @@ def read_headers(files: Iterable[Path], name: str) -> dict[str, TensorInfo]:
     Raises:
         ModelLoadError: If one is in two files, or a file cannot be read.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     found: dict[str, TensorInfo] = {}
     twice = []
     for file in files:
-        try:
-            with safe_open(file, framework="pt") as opened:
-                for key in opened.keys():  # noqa: SIM118  # no mapping
-                    part = opened.get_slice(key)
-                    count = int(torch.Size(part.get_shape()).numel())
-                    if key in found:
-                        twice.append(key)
-                    found[key] = TensorInfo(file=file.name, dtype=part.get_dtype(), num_elements=count)
-        except (OSError, SafetensorError) as error:
-            raise ModelLoadError(f"model: cannot load {name}: {file.name}: {error_line(error)}") from error
+        with (
+            refusing(f"model: cannot load {name}: {one_line(file.name)}", "get this file again"),
+            safe_open(file, framework="pt") as opened,
+        ):
+            for key in opened.keys():  # noqa: SIM118  # no mapping
+                part = opened.get_slice(key)
+                count = int(torch.Size(part.get_shape()).numel())
+                if key in found:
+                    twice.append(key)
+                found[key] = TensorInfo(file=file.name, dtype=part.get_dtype(), num_elements=count)
     if twice:
         raise ModelLoadError(
             f"model: cannot load {name}: tensors in two of its files, and which is right is not known: "
@@ -134,18 +144,24 @@ def weight_files(source: str, config: Any, *, download: bool) -> list[Path]:  # 
         ModelLoadError: If an index cannot be read, or names files of another kind.
     """
     own = getattr(config, "transformers_weights", None)
+    if own and not (_is_plain(own) and own.endswith((".safetensors", ".safetensors.index.json"))):
+        raise ModelLoadError(
+            f"model: cannot load {one_line(source)}: {CONFIG}: transformers_weights: "
+            f"got {one_line(own, 80)}, expected the name of a .safetensors file beside it"
+        )
     for filename in [own] if own else [_FILE, _INDEX]:
-        path = _file(source, filename, download=download)
+        path = find_file(source, filename, download=download)
         if path is None:
             continue
         if not filename.endswith(".index.json"):
             return [path]
         names = _shards(path)
-        shards = [_file(source, shard, download=download) for shard in names]
+        shards = [find_file(source, shard, download=download) for shard in names]
         lost = [shard for shard, there in zip(names, shards, strict=True) if there is None]
         if lost and download:
             raise ModelLoadError(
-                f"model: cannot load {source}: {filename} names files that are not there: {shortened(lost)}"
+                f"model: cannot load {one_line(source)}: {filename} names files that are not there: "
+                f"{shortened(lost)}"
             )
         return [shard for shard in shards if shard is not None]
     return []
@@ -153,34 +169,20 @@ def weight_files(source: str, config: Any, *, download: bool) -> list[Path]:  # 
 
 def _shards(index: Path) -> Sequence[str]:
     """The files that an index names."""
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ModelLoadError(f"model: cannot read {index}: {error_line(error)}") from error
-    wrong = [str(name) for name in names if not isinstance(name, str) or not name.endswith(".safetensors")]
-    outside = [name for name in names if name not in wrong and Path(name).name != name]
-    if wrong or outside or not names:
-        got = shortened(wrong + outside) or "no file"
-        raise ModelLoadError(f"model: {index}: got {got}, expected names of .safetensors files beside it")
-    return names
+    places = read_object(index).get("weight_map")
+    names = list(places.values()) if isinstance(places, dict) else []
+    wrong = [name for name in names if not (_is_plain(name) and name.endswith(".safetensors"))]
+    if wrong or not names:
+        got = shortened({one_line(name, 80) for name in wrong}) or "no file"
+        raise ModelLoadError(
+            f"model: {one_line(index)}: got {got}, expected names of .safetensors files beside it"
+        )
+    return sorted(set(names))
 
 
-def _file(source: str, filename: str, *, download: bool) -> Path | None:
-    """A file of a folder or hub id; None where it has none of this name."""
-    if Path(source).is_dir():
-        path = Path(source) / filename
-        return path if path.is_file() else None
-    from transformers.utils import cached_file
-
-    found = cached_file(
-        source,
-        filename,
-        local_files_only=not download,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
-    return None if found is None else Path(found)
+def _is_plain(name: object) -> bool:
+    """Whether ``name`` is one of a file in the same folder."""
+    return isinstance(name, str) and Path(name).name == name and "\0" not in name
 
 
 def read_model(source: str, name: str, dtype: str) -> Any:  # noqa: ANN401
@@ -198,19 +200,29 @@ def read_model(source: str, name: str, dtype: str) -> Any:  # noqa: ANN401
         ModelLoadError: If it cannot be read, or weights are missing or have another shape.
         UnsupportedModelError: If it is no causal language model on its own.
     """
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     config = read_config(source, name)
     if getattr(config, "is_encoder_decoder", False):
         raise UnsupportedModelError(f"{config.model_type}: not implemented: encoder-decoder architecture")
-    try:
+    with refusing(f"model: cannot load {name}"):
         _require_plain_folder(source, name)
+        generation = find_file(source, GENERATION, download=True)
+        if generation is not None:
+            require_endings(generation)
         tensors = read_headers(weight_files(source, config, download=True), name)
         experts = lost_experts(tensors)
         if experts:
             raise _lacking(name, experts)
         wrapped = wrappers(tensors)
+    room = bounded(
+        name,
+        num_tensors=len(tensors),
+        num_elements=sum(tensor.num_elements for tensor in tensors.values()),
+        packed=getattr(config, "quantization_config", None) is not None,
+    )
+    remedy = f"{CONFIG} or the weights may be damaged, or of two models: get them again"
+    with refusing(f"model: cannot load {name}", remedy), room:
         model, info = AutoModelForCausalLM.from_pretrained(
             source,
             config=config,
@@ -221,10 +233,6 @@ def read_model(source: str, name: str, dtype: str) -> Any:  # noqa: ANN401
             ignore_mismatched_sizes=True,  # they are refused below, by name
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        if isinstance(error, (UnsupportedModelError, ModelLoadError)):
-            raise
-        raise ModelLoadError(f"model: cannot load {name}: {error_line(error)}") from error
     again = doubles(tensors, model.base_model_prefix)
     if again:
         raise ModelLoadError(
@@ -238,7 +246,7 @@ def read_model(source: str, name: str, dtype: str) -> Any:  # noqa: ANN401
 
 def _require_plain_folder(source: str, name: str) -> None:
     """Refuse what transformers would load otherwise than as a file's weights."""
-    if _file(source, _ADAPTER, download=True) is not None:
+    if find_file(source, _ADAPTER, download=True) is not None:
         raise ModelLoadError(
             f"model: {name} holds an adapter ({_ADAPTER}), which is not implemented; "
             "merge it into its model first (PEFT: merge_and_unload)"

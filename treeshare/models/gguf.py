@@ -10,14 +10,18 @@ import contextlib
 import hashlib
 import io
 import json
+import math
 import os
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from treeshare.errors import ModelLoadError
-from treeshare.models.checkpoint import DTYPES, error_line, require_weights, say
+from treeshare import files
+from treeshare.errors import ModelLoadError, one_line
+from treeshare.failures import refusing
+from treeshare.models.checkpoint import DTYPES, require_weights, say
+from treeshare.models.construction import bounded
 from treeshare.models.gguf_meaning import require_meaning, require_metadata
 from treeshare.models.tensor_names import shortened
 
@@ -26,6 +30,11 @@ _FORMAT = 2
 
 Version 1 rounded everything to bfloat16, and kept what transformers had made up for missing tensors.
 """
+
+_MAGIC, _ALONE = b"GGUF", "model.gguf"
+
+_MAX_NAME_BYTES = 100
+"""Of the file's name in the folder's; names of folders have 255 bytes at most."""
 
 _LIST = "converted.json"
 """The file that says which others belong to a converted folder, with their sizes; written last."""
@@ -47,36 +56,64 @@ def converted_folder(gguf: Path, name: str, dtype: str) -> Path:
     Raises:
         ModelLoadError: If the file cannot be read, lacks weights or means what transformers leaves out.
     """
-    try:
-        with gguf.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise ModelLoadError(f"model: cannot read {gguf}: {error.strerror}") from error
+    digest = _digest(gguf)
     if dtype == "auto":
         dtype = _own_dtype(gguf)
+    name = one_line(name).encode(errors="replace")[:_MAX_NAME_BYTES].decode(errors="ignore")
     folder = cache_dir() / "models" / f"{name}-{digest[:16]}-v{_FORMAT}-{dtype}"
     if _is_whole(folder):
         return folder
-    try:
+    with _writing(folder.parent):
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder.parent))
-    except OSError as error:
-        raise ModelLoadError(f"model cache: cannot write {folder.parent}: {error.strerror}") from error
     say(name, f"converting {gguf.name} into {folder} (once) ...")
     try:
-        _convert(gguf, partial, name, dtype)
-        _write_list(partial)
-        partial.chmod(0o755)
-        if not _is_whole(folder):  # else another process was faster
-            shutil.rmtree(folder, ignore_errors=True)
-            partial.rename(folder)
-    except ModelLoadError:
-        raise
-    except Exception as error:  # the libraries' readers raise whatever a damaged file leads them to
-        raise ModelLoadError(f"model: cannot read {gguf}: {error_line(error)}") from error
+        with _writing(folder.parent):
+            alone = partial / "alone"  # what lies beside the file is not the model's
+            alone.mkdir()
+            (alone / _ALONE).symlink_to(gguf.absolute())
+        with refusing(f"model: cannot read {one_line(gguf)}", "get this file again"):
+            model, tokenizer = _read(gguf, alone, name, dtype)
+        with _writing(folder.parent):
+            shutil.rmtree(alone)
+            model.save_pretrained(partial)
+            tokenizer.save_pretrained(partial)
+            _write_list(partial)
+            partial.chmod(0o755)
+            if not _is_whole(folder):  # else another process was faster
+                shutil.rmtree(folder, ignore_errors=True)
+                partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return folder
+
+
+def _writing(place: Path) -> contextlib.AbstractContextManager[None]:
+    """Failures inside are of the cache's disk: full, read-only, not the user's."""
+    return refusing(
+        f"model cache: cannot write {place}", "make room there, or set XDG_CACHE_HOME to another folder"
+    )
+
+
+def _digest(gguf: Path) -> str:
+    """SHA-256 of a GGUF file; of another file nothing but the beginning is read.
+
+    Raises:
+        ModelLoadError: If it cannot be read, is no regular file or no GGUF file.
+    """
+    try:
+        with open(files.open_regular(gguf), "rb") as file:
+            if file.read(len(_MAGIC)) != _MAGIC:
+                raise ModelLoadError(
+                    f"model: cannot read {one_line(gguf)}: it does not begin with {_MAGIC.decode()}, "
+                    "as a GGUF file does; get this file again"
+                )
+            file.seek(0)
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except ModelLoadError:
+        raise
+    except OSError as error:
+        raise ModelLoadError(f"model: cannot read {one_line(gguf)}: {error.strerror or error}") from error
 
 
 def _own_dtype(gguf: Path) -> str:
@@ -94,7 +131,7 @@ def _own_dtype(gguf: Path) -> str:
 def _is_whole(folder: Path) -> bool:
     """Whether a converted folder has all its files, in the sizes they had."""
     try:
-        sizes = json.loads((folder / _LIST).read_text(encoding="utf-8"))
+        sizes = files.parse_json(files.read_file(folder / _LIST, "model cache"))
         return bool(sizes) and all((folder / name).stat().st_size == size for name, size in sizes.items())
     except (OSError, ValueError, AttributeError):
         return False
@@ -110,17 +147,21 @@ def _write_list(folder: Path) -> None:
     (folder / _LIST).write_text(json.dumps(sizes), encoding="utf-8")
 
 
-def _convert(gguf: Path, folder: Path, name: str, dtype: str) -> None:
-    """Write model and tokenizer of ``gguf`` into ``folder``."""
+def _read(gguf: Path, alone: Path, name: str, dtype: str) -> tuple[Any, Any]:
+    """Model and tokenizer of ``gguf``, which the folder ``alone`` has a link to, and nothing else."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
-    from transformers.integrations.gguf import read_gguf_metadata
+    from transformers.integrations.gguf import GgufHeader, read_gguf_metadata
 
-    metadata, tensors = read_gguf_metadata(str(gguf))
-    require_metadata(metadata, gguf)
-    where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+    metadata, tensors = read_gguf_metadata(str(alone / _ALONE))
+    require_metadata(metadata, tensors, gguf)
+    where = {"pretrained_model_name_or_path": str(alone), "gguf_file": _ALONE, "trust_remote_code": False}
     unknown = require_meaning(metadata, tensors, AutoConfig.from_pretrained(**where), gguf)
-    with contextlib.redirect_stderr(io.StringIO()):  # the library's progress bar would fill logs
+    numbers = sum(math.prod(tensor.shape) for tensor in GgufHeader.from_file(str(alone / _ALONE)).tensors)
+    with (
+        bounded(name, num_tensors=len(tensors), num_elements=numbers),
+        contextlib.redirect_stderr(io.StringIO()),  # the library's progress bar would fill logs
+    ):
         model, info = AutoModelForCausalLM.from_pretrained(
             **where,
             dtype=torch.float32,
@@ -134,8 +175,7 @@ def _convert(gguf: Path, folder: Path, name: str, dtype: str) -> None:
     model = model.to(DTYPES[dtype])
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-    model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(**where).save_pretrained(folder)
+    return model, AutoTokenizer.from_pretrained(**where)
 
 
 def _require_tensors(

@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from treeshare.errors import ModelLoadError
+from treeshare.errors import ModelLoadError, one_line
 from treeshare.models.tensor_names import shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
     from pathlib import Path
 
 _DEFAULT_ROPE_BASE = 10000.0
@@ -76,8 +76,10 @@ _CONFIG_NAMES = {
 _ROPE_TENSORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 
 
-def require_metadata(metadata: Mapping[str, Any], path: Path) -> None:
+def require_metadata(metadata: Mapping[str, Any], tensors: Collection[str], path: Path) -> None:
     """Refuse a part of a split file, and one that lacks what transformers would replace by a default.
+
+    Or that has more layers than tensors: a library would build them for hours.
 
     Raises:
         ModelLoadError: Saying which part, and how to put them together; or what is lacking.
@@ -92,6 +94,12 @@ def require_metadata(metadata: Mapping[str, Any], path: Path) -> None:
     lost = [front + key for key in _REQUIRED if front + key not in metadata]
     if lost:
         raise ModelLoadError(f"model: {path} lacks metadata: {shortened(lost)}")
+    layers = metadata[front + "block_count"]
+    if not isinstance(layers, int) or not 0 < layers <= len(tensors):
+        raise ModelLoadError(
+            f"model: {path}: {front}block_count: got {one_line(layers, 80)}, "
+            f"expected a number of layers for its {len(tensors)} tensors"
+        )
 
 
 def require_meaning(

@@ -6,10 +6,12 @@ into the user's cache (``gguf.py``); later loads read the converted folder.
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import importlib.util
 import os
+import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,18 +20,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from treeshare.attention import AttentionSpec, CpuAttention
-from treeshare.errors import ConfigError, ModelLoadError, UnsupportedModelError
+from treeshare.errors import ConfigError, ModelLoadError, UnsupportedModelError, one_line
+from treeshare.failures import refusing
 from treeshare.kv import KVGeometry
 from treeshare.models.adapter import ATTENTION_NAME
 from treeshare.models.checkpoint import (
     DTYPES,
-    error_line,
     read_config,
     read_headers,
     read_model,
     resolve_dtype,
+    say,
     weight_files,
 )
+from treeshare.models.folder import CONFIG
 from treeshare.models.fusion import FusedLayer, fuse_layers, unfuse_layers
 from treeshare.models.gguf import converted_folder
 from treeshare.models.linear import bind_linears, unbind_linears
@@ -41,7 +45,9 @@ from treeshare.models.support import (
     require_support,
     unsupported_features,
 )
-from treeshare.text import Detokenizer
+from treeshare.models.tensor_names import shortened
+from treeshare.models.tokenizer import load_tokenizer
+from treeshare.text import Detokenizer, encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -131,22 +137,34 @@ def load_model(model: str | os.PathLike[str], dtype: str = "auto", device: str =
     if dtype != "auto" and dtype not in DTYPES:
         raise ConfigError.of("dtype", got=dtype, expected="one of auto, " + ", ".join(DTYPES))
     started = time.perf_counter()
-    name = os.fspath(model)
-    source = _resolve(name, dtype)
-    loaded = read_model(source, name, dtype)
-    tokenizer = _tokenizer(source)
-    bound = bind_model(loaded, use_kernels=device == "cpu")
+    name = _name(model)
+    source, shown = _resolve(name, dtype), one_line(name)
+    loaded = read_model(source, shown, dtype)
+    tokenizer = load_tokenizer(source)
+    with refusing(f"model: cannot compute with {shown}", f"its {CONFIG} may be damaged: get it again"):
+        bound = bind_model(loaded, use_kernels=device == "cpu")
+        vocab_size = loaded.get_input_embeddings().weight.shape[0]
+        eos_token_ids = _eos_token_ids(loaded, tokenizer, vocab_size, shown)
+        longest = max_model_len(loaded.config)
+    with refusing(f"model: cannot move {shown} to {device}"):
+        loaded = loaded.to(device)
+    if tokenizer is not None and len(tokenizer) > vocab_size:
+        say(
+            name,
+            f"its tokenizer knows {len(tokenizer)} tokens, the model {vocab_size}: "
+            "prompts with others are refused",
+        )
     return LoadedModel(
-        model=loaded.to(device),
+        model=loaded,
         fused=bound.fused,
         unfused_reason=bound.unfused_reason,
         tokenizer=tokenizer,
         model_id=name,
         geometry=bound.geometry,
         specs=bound.specs,
-        vocab_size=loaded.get_input_embeddings().weight.shape[0],
-        eos_token_ids=_eos_token_ids(loaded, tokenizer),
-        max_model_len=max_model_len(loaded.config),
+        vocab_size=vocab_size,
+        eos_token_ids=eos_token_ids,
+        max_model_len=longest,
         load_s=time.perf_counter() - started,
     )
 
@@ -169,11 +187,11 @@ class ModelDescription:
         """Token ids of a whole prompt.
 
         Raises:
-            ConfigError: If the model has no tokenizer.
+            ConfigError: If the model has no tokenizer, or it cannot encode the text.
         """
         if self.tokenizer is None:
             raise ConfigError("tokenizer: the model has none")
-        return list(self.tokenizer(text)["input_ids"])
+        return encode(self.tokenizer, text)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of tokens; without a tokenizer their ids."""
@@ -187,20 +205,33 @@ def describe_model(model: str | os.PathLike[str], dtype: str = "auto") -> ModelD
         ModelLoadError: If the model cannot be found or read.
         UnsupportedModelError: If its configuration does not say the sizes.
     """
-    name = os.fspath(model)
-    source = _resolve(name, dtype)
-    config = read_config(source, name).get_text_config()
-    if unreadable := foreign_sizes(config):
-        raise UnsupportedModelError(f"{config.model_type}: not implemented: {unreadable}")
-    tensors = read_headers(weight_files(source, config, download=False), name) if config.dtype is None else {}
-    num_heads = config.num_attention_heads
-    geometry = KVGeometry(
-        num_layers=config.num_hidden_layers,
-        num_kv_heads=getattr(config, "num_key_value_heads", None) or num_heads,
-        head_dim=getattr(config, "head_dim", None) or config.hidden_size // num_heads,
-        dtype=resolve_dtype(config, dtype, tensors),
-    )
-    return ModelDescription(tokenizer=_tokenizer(source), geometry=geometry, config=config)
+    name = _name(model)
+    source, shown = _resolve(name, dtype), one_line(name)
+    whole = read_config(source, shown)
+    with refusing(f"model: cannot load {shown}: {CONFIG}", "get this file again"):
+        config = whole.get_text_config()
+        if unreadable := foreign_sizes(config):
+            raise UnsupportedModelError(f"{config.model_type}: not implemented: {unreadable}")
+        files = weight_files(source, config, download=False) if config.dtype is None else []
+        num_heads = config.num_attention_heads
+        geometry = KVGeometry(
+            num_layers=config.num_hidden_layers,
+            num_kv_heads=getattr(config, "num_key_value_heads", None) or num_heads,
+            head_dim=getattr(config, "head_dim", None) or config.hidden_size // num_heads,
+            dtype=resolve_dtype(config, dtype, read_headers(files, shown)),
+        )
+    _require_sizes(geometry, shown)
+    return ModelDescription(tokenizer=load_tokenizer(source), geometry=geometry, config=config)
+
+
+def _require_sizes(geometry: KVGeometry, name: str) -> None:
+    for field in ("num_layers", "num_kv_heads", "head_dim"):
+        size = getattr(geometry, field)
+        if not isinstance(size, int) or size < 1:
+            raise ModelLoadError(
+                f"model: cannot load {name}: {CONFIG}: {field}: got {one_line(size, 80)}, "
+                "expected at least 1; get this file again"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,23 +288,59 @@ def bind_model(model: Any, *, use_kernels: bool = True) -> BoundModel:  # noqa: 
     return BoundModel(geometry=geometry, specs=specs, fused=tuple(fused), unfused_reason=unfused_reason)
 
 
+def _name(model: str | os.PathLike[str]) -> str:
+    """What the user calls the model, as text."""
+    try:
+        name = os.fspath(model)
+    except TypeError:
+        name = model  # type: ignore[assignment]
+    if not isinstance(name, str):
+        raise ConfigError.of("model", got=model, expected="a name or a path")
+    return name
+
+
 def _resolve(name: str, dtype: str) -> str:
     """The folder or hub id to load: embedded names and GGUF files become their converted folder."""
     if name in EMBEDDED:
         return str(converted_folder(_embedded_file(name), name, dtype))
-    path = Path(name).expanduser()
+    known = ", ".join(EMBEDDED)
+    unknown = f"model: got {name[:300]!r}, expected a folder, a .gguf file, a hub id, or {known}"
+    try:
+        path = Path(name).expanduser()
+        kind = _kind(path)
+    except (RuntimeError, ValueError) as error:  # a home that is not there; a name with NUL
+        raise ModelLoadError(f"{unknown} ({one_line(error)})") from error
+    except OSError as error:
+        raise ModelLoadError(f"model: cannot read {one_line(name)}: {error.strerror}") from error
+    if not name.strip():  # and not the current folder
+        raise ModelLoadError(unknown)
     if path.suffix.lower() == ".gguf":
-        if not path.is_file():
-            raise ModelLoadError(f"model: got {name}, expected an existing .gguf file")
+        if kind is None:
+            raise ModelLoadError(f"model: got {one_line(name)}, expected an existing .gguf file")
         return str(converted_folder(path, path.stem, dtype))
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ModelLoadError(f"model: got the folder {name}, expected a config.json in it")
+    if kind == stat.S_IFDIR:
+        if _kind(path / CONFIG) is None:
+            raise ModelLoadError(f"model: got the folder {one_line(name)}, expected a {CONFIG} in it")
         return str(path)
-    if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1 or not name:
-        known = ", ".join(EMBEDDED)
-        raise ModelLoadError(f"model: got {name!r}, expected a folder, a .gguf file, a hub id, or {known}")
+    if kind is not None or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ModelLoadError(unknown)
     return name
+
+
+def _kind(path: Path) -> int | None:
+    """What a path leads to, as ``stat.S_IFMT`` says it; None if there is nothing.
+
+    Raises:
+        OSError: If that cannot be told: a link in a circle or to nothing, a closed folder, a long name.
+        ValueError: If the path has a NUL character.
+    """
+    try:
+        return stat.S_IFMT(path.stat().st_mode)
+    except OSError as error:
+        is_absent = error.errno in (errno.ENOENT, errno.ENOTDIR)
+        if is_absent and not os.path.islink(path):
+            return None
+        raise
 
 
 def _embedded_file(name: str) -> Path:
@@ -287,21 +354,19 @@ def _embedded_file(name: str) -> Path:
     return files[0]
 
 
-def _tokenizer(source: str) -> Any | None:  # noqa: ANN401
-    from transformers import AutoTokenizer
-
-    if Path(source).is_dir() and not any(Path(source).glob("tokenizer*")):
-        return None
-    try:
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelLoadError(f"tokenizer: cannot load it from {source}: {error_line(error)}") from error
-
-
-def _eos_token_ids(model: Any, tokenizer: Any | None) -> frozenset[int]:  # noqa: ANN401
-    sources = (model.generation_config, model.config, tokenizer)
+def _eos_token_ids(
+    model: Any,  # noqa: ANN401
+    tokenizer: Any | None,  # noqa: ANN401
+    vocab_size: int,
+    name: str,
+) -> frozenset[int]:
+    """Tokens that end a completion; those that the model does not know are said, and left out."""
     found: set[int] = set()
-    for source in sources:
+    for source in (model.generation_config, model.config, tokenizer):
         ids = getattr(source, "eos_token_id", None)
-        found.update(ids if isinstance(ids, (list, tuple)) else [ids] if isinstance(ids, int) else [])
-    return frozenset(found)
+        listed = ids if isinstance(ids, (list, tuple)) else [ids]
+        found.update(token for token in listed if isinstance(token, int) and not isinstance(token, bool))
+    unknown = {token for token in found if not 0 <= token < vocab_size}
+    if unknown - {-1}:  # which some use for none
+        say(name, f"end-of-sequence tokens that the model does not know: {shortened(map(str, unknown))}")
+    return frozenset(found - unknown)

@@ -2,6 +2,7 @@
 
 from treeshare.text.continuation import Continuation
 from treeshare.text.detokenizer import Detokenizer
+from treeshare.text.encoding import encode
 from treeshare.text.growing_text import GrowingText, offsets
 
-__all__ = ["Continuation", "Detokenizer", "GrowingText", "offsets"]
+__all__ = ["Continuation", "Detokenizer", "GrowingText", "encode", "offsets"]

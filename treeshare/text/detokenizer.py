@@ -5,6 +5,9 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from treeshare.errors import ConfigError
+from treeshare.text.encoding import encode
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -87,7 +90,10 @@ class Detokenizer:
         """How many characters before the end of a text later tokens can change, beside incomplete ones."""
         if not getattr(self._tokenizer, "clean_up_tokenization_spaces", False):
             return 0
-        ids = self._tokenizer.encode(_CLEANED_UP, add_special_tokens=False)
+        try:
+            ids = encode(self._tokenizer, _CLEANED_UP, special_tokens=False)
+        except ConfigError:  # it has no tokens for this text
+            return _NUM_REWRITTEN
         plain = self._tokenizer.decode(ids, clean_up_tokenization_spaces=False)
         is_shown = self._tokenizer.clean_up_tokenization(plain) != plain
         return 0 if is_shown and self._tokenizer.decode(ids) == plain else _NUM_REWRITTEN
@@ -107,7 +113,10 @@ class Detokenizer:
     def _probe(self) -> list[int]:
         """Tokens of an ordinary text, to decode others behind."""
         for text in ("a", "A", "1", "."):
-            ids = list(self._tokenizer.encode(text, add_special_tokens=False))
+            try:
+                ids = encode(self._tokenizer, text, special_tokens=False)
+            except ConfigError:  # it has no tokens for this text
+                continue
             shown = self.decode(ids, skip_special_tokens=False)
             if shown.strip() and INCOMPLETE not in shown and ids[-1] not in self.byte_pieces:
                 return ids

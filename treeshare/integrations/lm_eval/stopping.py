@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from treeshare.text import encode
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -28,7 +30,7 @@ class HarnessStop:
     def __init__(self, tokenizer: Any, until: Sequence[str]) -> None:  # noqa: ANN401
         self._tokenizer = tokenizer
         self._stops = [
-            (len(tokenizer.encode(stop, add_special_tokens=False)) + _NUM_MORE, stop) for stop in until
+            (len(encode(tokenizer, stop, special_tokens=False)) + _NUM_MORE, stop) for stop in until
         ]
         self._longest = max((size for size, _ in self._stops), default=0)
 

@@ -11,6 +11,7 @@ from treeshare.engine.chat import ChatOptions, check_template_kwargs, render_cha
 from treeshare.engine.prompts import AddedTokens
 from treeshare.errors import ConfigError
 from treeshare.integrations.lm_eval.stopping import HarnessStop
+from treeshare.text import encode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -101,8 +102,7 @@ class TextRules:
 
     def _encode(self, text: str, add_special_tokens: bool | None) -> list[int]:
         choice = self._add_bos_token if add_special_tokens is None else add_special_tokens
-        kwargs = {} if choice is None else {"add_special_tokens": choice}
-        ids = list(self._tokenizer.encode(text, **kwargs))
+        ids = encode(self._tokenizer, text, special_tokens=choice is not False)
         self._added.look_at(text, ids)
         return ids
 

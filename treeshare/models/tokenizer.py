@@ -1,0 +1,113 @@
+"""Loads a model's tokenizer, or says which of its files is damaged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from treeshare.errors import ModelLoadError, one_line
+from treeshare.failures import error_line, is_failure
+from treeshare.models.folder import CONFIG, find_file, read_object
+
+_FILE = "tokenizer.json"
+_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+_MARK = "\ufeff"
+
+
+def load_tokenizer(source: str) -> Any | None:  # noqa: ANN401
+    """The transformers tokenizer of ``source``, a folder or a hub id; None where a folder has none.
+
+    A byte order mark in front of a chat template is taken off: it would be in every prompt.
+
+    Raises:
+        ModelLoadError: If it cannot be loaded or cannot decode; the message names the file, as far as that
+            can be told.
+    """
+    from transformers import AutoTokenizer
+
+    if Path(source).is_dir() and not any(Path(source).glob("tokenizer*")):
+        return None
+    for name in (CONFIG, _SETTINGS[0]):
+        path = find_file(source, name, download=True)
+        if path is not None:
+            _require_tokenizer_class(path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        tokenizer.decode([0])
+        _try_encoding(tokenizer)
+    except BaseException as error:
+        if not is_failure(error):
+            raise
+        raise ModelLoadError(
+            f"tokenizer: cannot load it from {one_line(source)}: {_culprit(source, error)}"
+            f"{error_line(error)}; get its files again"
+        ) from error
+    tokenizer.chat_template = _without_marks(getattr(tokenizer, "chat_template", None), source)
+    return tokenizer
+
+
+def _require_tokenizer_class(path: Path) -> None:
+    """Refuse a file that names a class of the library which is no tokenizer: it would be loaded all the same.
+
+    Raises:
+        ModelLoadError: Naming the file and the class.
+    """
+    from transformers import PreTrainedTokenizerBase
+    from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
+
+    name = read_object(path).get("tokenizer_class")
+    if not isinstance(name, str):
+        return
+    kind = tokenizer_class_from_name(name)
+    is_tokenizer = isinstance(kind, type) and issubclass(kind, PreTrainedTokenizerBase)
+    if kind is not None and not is_tokenizer and not hasattr(kind, "_backends"):  # of a library that lacks
+        raise ModelLoadError(
+            f"tokenizer: {one_line(path)}: tokenizer_class: got {one_line(name, 80)}, "
+            "expected the name of a tokenizer's class"
+        )
+
+
+def _try_encoding(tokenizer: Any) -> None:  # noqa: ANN401
+    """Encode a letter, for which there may be no token: that is the library's bare ``Exception``."""
+    try:
+        tokenizer("a")
+    except Exception as error:
+        if type(error) is not Exception:
+            raise
+
+
+def _culprit(source: str, error: BaseException) -> str:
+    """The file of a folder that a tokenizer's failure comes from, for the front of a message."""
+    folder = Path(source)
+    if not (folder / _FILE).is_file():
+        return ""
+    from tokenizers import Tokenizer
+
+    try:
+        if not isinstance(error, Exception):  # a panic, which can only come from the vocabulary
+            return f"{_FILE}: "
+        Tokenizer.from_file(str(folder / _FILE))
+    except BaseException as own:
+        if not is_failure(own):
+            raise
+        return f"{_FILE}: "
+    settings = [name for name in _SETTINGS if (folder / name).is_file()]
+    return f"{' or '.join(settings)}: " if settings else ""
+
+
+def _without_marks(template: object, source: str) -> object:
+    """A chat template, or one for each name, without byte order marks.
+
+    Raises:
+        ModelLoadError: If it is no text.
+    """
+    if isinstance(template, dict):
+        return {name: _without_marks(part, source) for name, part in template.items()}
+    if template is None:
+        return None
+    if not isinstance(template, str):
+        raise ModelLoadError(
+            f"tokenizer: chat_template of {one_line(source)}: got {one_line(repr(template), 80)}, "
+            "expected text"
+        )
+    return template.removeprefix(_MARK)
