@@ -72,7 +72,34 @@ SCENARIOS = [
 ]
 
 
+def give_up_and_come_again(house):
+    """A prompt half computed is given up, and asked for again; then one of which only logits are missing."""
+    for prompt in PROMPTS[4:6]:
+        (first,) = house.arrive([prompt])
+        house.admit(first)
+        house.compute(2 * CHUNK)
+        house.leave(first)
+        assert not house.residency.is_prefilling
+        (second,) = house.arrive([prompt])
+        house.admit(second)
+        house.compute_all()
+        house.start(second)
+        assert second.has_started
+        (third,) = house.arrive([prompt])
+        house.admit(third)
+        assert house.residency.is_prefilling
+        house.leave(third)
+        assert not house.residency.is_prefilling
+    return house.num_computed
+
+
+def test_a_prompt_given_up_is_gone_on_with():
+    assert give_up_and_come_again(House(keep_nodes=True)) == len(PROMPTS[4]) + len(PROMPTS[5])
+    assert give_up_and_come_again(House()) == 2 * 2 * CHUNK + len(PROMPTS[4]) + len(PROMPTS[5])
+
+
 def play_scenarios():
+    give_up_and_come_again(House(keep_nodes=True))
     for seed, scenario in enumerate(SCENARIOS):
         play(House(**scenario), random_actions(seed, 300))
 
@@ -147,6 +174,29 @@ def logits_stay(monkeypatch):
     monkeypatch.setattr(Residency, "drop_logits", lambda self: None)
 
 
+def a_prompt_that_is_given_up_is_computed_on(monkeypatch):
+    monkeypatch.setattr(Residency, "_stop_computing", lambda self, node: None)
+
+
+def what_is_half_computed_counts_as_whole(monkeypatch):
+    def admit(self, node, count):
+        for above in node.path():
+            above.num_admitted += count
+
+    monkeypatch.setattr(Residency, "admit", admit)
+
+
+def a_copy_that_is_given_up_counts_as_half(monkeypatch):
+    def change(stop):
+        def stopped(self, node):
+            self._recomputed.clear()
+            stop(self, node)
+
+        return stopped
+
+    wrap(monkeypatch, Residency, "_stop_computing", change)
+
+
 FAULTS = [
     more_is_copied_than_is_alike,
     a_row_is_no_reason_to_keep,
@@ -157,6 +207,9 @@ FAULTS = [
     nobody_is_pruned,
     a_row_that_nobody_had_is_given_back,
     logits_stay,
+    a_prompt_that_is_given_up_is_computed_on,
+    what_is_half_computed_counts_as_whole,
+    a_copy_that_is_given_up_counts_as_half,
 ]
 
 

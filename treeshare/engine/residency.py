@@ -47,6 +47,7 @@ class Residency:
         self.forest = Forest()
         self._chunk, self._keep_nodes = prefill_chunk, keep_nodes
         self._incomplete: list[LiveNode] = []  # nodes whose KV is being computed, the next one first
+        self._recomputed: set[LiveNode] = set()  # those of them that have it: only logits are missing
         self._idle = IdleNodes()
         self._displaced: list[LiveNode] = []  # grafted, then not used: their prompts got nodes of their own
         self._clock = 0  # completions that have ended, for ``LiveNode.last_used``
@@ -105,9 +106,16 @@ class Residency:
     # -- who needs a node --
 
     def admit(self, node: LiveNode, count: int) -> None:
-        """Completions at a node got a row: its path must keep its KV."""
+        """Completions at a node got a row: its path must keep its KV, and what lacks of that is computed."""
         for above in node.path():
             above.num_admitted += count
+            segment = above.segment
+            if (
+                segment is not None
+                and segment.num_written < above.num_tokens
+                and above not in self._incomplete
+            ):
+                self._incomplete.append(above)
 
     def withdraw(self, node: LiveNode, count: int) -> None:
         """Completions at a node lost their row; they will be admitted again."""
@@ -120,9 +128,14 @@ class Residency:
         node.num_unstarted -= count
         if not node.num_unstarted:
             node.logits = None
+            if node in self._recomputed:
+                self._stop_computing(node)
 
     def forget(self, node: LiveNode, count: int, *, had_row: bool) -> None:
-        """Completions at a node have ended; nodes without any are removed, or stay for later requests."""
+        """Completions at a node have ended; nodes without any are removed, or stay for later requests.
+
+        Of a prompt that nobody waits for any more no further token is computed.
+        """
         self._clock += 1
         for above in reversed(node.path()):
             above.num_unfinished -= count
@@ -130,7 +143,9 @@ class Residency:
             above.last_used = self._clock
             if not above.num_unfinished:
                 above.logits = None
-                if not self._keep_nodes:
+                if self._keep_nodes:
+                    self._stop_computing(above)
+                else:
                     self._drop_segment(above)
             self._idle.note(above)
             self._prune(above)
@@ -165,6 +180,7 @@ class Residency:
         if node.logits is None and node.segment is not None and node not in self._incomplete:
             node.segment.num_written = (node.num_tokens - 1) // self._chunk * self._chunk
             self._incomplete.append(node)
+            self._recomputed.add(node)
 
     def next_chunks(self, max_rows: int) -> list[tuple[LiveNode, PrefillChunk]]:
         """Take the next chunks that fit into ``max_rows``, depth-first; from now on they count as written.
@@ -187,6 +203,7 @@ class Residency:
             segment.num_written = end
             if end == segment.num_tokens:
                 self._incomplete.pop(0)
+                self._recomputed.discard(node)
         return sorted(chunks, key=lambda item: (item[0].order, item[1].start))
 
     def keep_logits(self, node: LiveNode, logits: Tensor) -> None:
@@ -232,7 +249,15 @@ class Residency:
             assert counters == (unfinished[node], admitted[node], unstarted[node]), "a node is miscounted"
             assert node.num_held == sum(child.segment is not None for child in node.children)
             assert node.segment is not None or not node.num_admitted, "the prompt of a row has no KV"
+            is_whole = node.segment is None or node.segment.num_written == node.num_tokens
+            assert is_whole or node in self._incomplete or not node.num_admitted, "a prompt is not computed"
             assert node.segment is not None or node.num_unfinished or node.children, "a node has no use"
+        assert self._recomputed <= set(self._incomplete) <= set(self.forest.nodes())
+        for node in self._incomplete:
+            assert node.num_unfinished, "a prompt is computed that nobody waits for"
+            assert node.num_unstarted or node not in self._recomputed, (
+                "logits are computed that nobody waits for"
+            )
 
     def _copy_known(self, node: LiveNode, segment: Segment) -> None:
         """Copy the whole chunks that a sibling has computed by now, but not the last: it gives the logits."""
@@ -242,10 +267,26 @@ class Residency:
         if source is not None and source.segment is not None and num_tokens > segment.num_written:
             self.store.segments.copy_tokens(source.segment, segment, num_tokens)
 
+    def _stop_computing(self, node: LiveNode) -> None:
+        """Compute no more of a node; what it has of its KV stays, and is gone on from when it is needed again.
+
+        A node without any of its KV gives its place back.
+        """
+        if node not in self._incomplete:
+            return
+        self._incomplete.remove(node)
+        assert node.segment is not None, "only a node with a place for its KV is queued"
+        if node in self._recomputed:  # the same bits would have been written once more
+            self._recomputed.remove(node)
+            node.segment.num_written = node.num_tokens
+        elif not node.segment.num_written:
+            self._drop_segment(node)
+
     def _drop_segment(self, node: LiveNode) -> None:
         """Release a node's KV and logits, if it has any; a node that nothing needs is removed."""
         if node in self._incomplete:
             self._incomplete.remove(node)
+            self._recomputed.discard(node)
         if node.segment is not None and node.parent is not None:
             node.parent.num_held -= 1
         self.store.segments.release(node.segment)
