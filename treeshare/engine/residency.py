@@ -249,15 +249,13 @@ class Residency:
             assert counters == (unfinished[node], admitted[node], unstarted[node]), "a node is miscounted"
             assert node.num_held == sum(child.segment is not None for child in node.children)
             assert node.segment is not None or not node.num_admitted, "the prompt of a row has no KV"
-            is_whole = node.segment is None or node.segment.num_written == node.num_tokens
-            assert is_whole or node in self._incomplete or not node.num_admitted, "a prompt is not computed"
+            is_coming = _is_whole(node) or node in self._incomplete
+            assert is_coming or not node.num_admitted, "a row's prompt is not computed"
             assert node.segment is not None or node.num_unfinished or node.children, "a node has no use"
         assert self._recomputed <= set(self._incomplete) <= set(self.forest.nodes())
         for node in self._incomplete:
             assert node.num_unfinished, "a prompt is computed that nobody waits for"
-            assert node.num_unstarted or node not in self._recomputed, (
-                "logits are computed that nobody waits for"
-            )
+            assert node.num_unstarted or node not in self._recomputed, "logits nobody needs"
 
     def _copy_known(self, node: LiveNode, segment: Segment) -> None:
         """Copy the whole chunks that a sibling has computed by now, but not the last: it gives the logits."""
@@ -268,7 +266,7 @@ class Residency:
             self.store.segments.copy_tokens(source.segment, segment, num_tokens)
 
     def _stop_computing(self, node: LiveNode) -> None:
-        """Compute no more of a node; what it has of its KV stays, and is gone on from when it is needed again.
+        """Compute no more of a node; what it has of its KV stays, and the rest comes when it is needed again.
 
         A node without any of its KV gives its place back.
         """
@@ -300,6 +298,11 @@ class Residency:
             if node.parent is None or node not in node.parent.children:
                 return
             node = self.forest.remove(node)
+
+
+def _is_whole(node: LiveNode) -> bool:
+    """Whether a node lacks nothing of its KV, or has no place for it yet."""
+    return node.segment is None or node.segment.num_written == node.num_tokens
 
 
 def _completion_bytes(num_tokens: int, store: KVStore) -> int:

@@ -14,7 +14,8 @@ import transformers
 import uvicorn
 
 from tests.cli.text_model import saved_text_model
-from treeshare.integrations.openai.serve import bind
+from treeshare.integrations.openai.connection import ConnectionLimits, Waiting
+from treeshare.integrations.openai.serve import bind, server_config
 from treeshare.integrations.openai.server import ServerOptions, create_app
 
 NAME = "tiny"
@@ -44,12 +45,12 @@ class Served:
 
 
 @contextlib.contextmanager
-def serving(llm, **options):
+def serving(llm, limits=None, **options):
     """Serve ``llm`` in a thread; the model stays open."""
     app = create_app(llm, ServerOptions(**{"names": (NAME, "other name"), **options}))
     bound = bind("127.0.0.1", 0)
     bound.listen(512)
-    server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_level="error", access_log=False))
+    server = uvicorn.Server(server_config(app, Waiting(limits or ConnectionLimits())))
     thread = threading.Thread(target=server.run, args=([bound],))
     thread.start()
     url = f"http://127.0.0.1:{bound.getsockname()[1]}"

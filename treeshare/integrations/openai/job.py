@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from treeshare.engine.llm import LLM
     from treeshare.engine.sequence import Request
+    from treeshare.integrations.openai.characters import CharacterLimit
     from treeshare.integrations.openai.schema import Message
 
 
@@ -41,6 +42,7 @@ def make_job(
     model: str,
     seed: int,
     chat_template: str | None = None,
+    character_limit: CharacterLimit | None = None,
 ) -> Job:
     """Turn a request into what the engine runs.
 
@@ -50,14 +52,17 @@ def make_job(
         model: Name under which the model answers.
         seed: Where the request has none.
         chat_template: Instead of the model's own.
+        character_limit: A longer text is refused without being tokenised.
 
     Raises:
         ApiError: Status 400, if the model cannot run it.
     """
     try:
         if isinstance(body, ChatBody):
-            prompts = [_chat_prompt(llm, body.messages, chat_template)]
+            prompts = [_chat_prompt(llm, body.messages, chat_template, character_limit)]
         else:
+            for prompt in body.prompt:
+                _check_length(llm, prompt, character_limit, "prompt")
             prompts = [llm.encode(prompt) if isinstance(prompt, str) else prompt for prompt in body.prompt]
         limit = llm.max_model_len
         longest = max(map(len, prompts))
@@ -126,7 +131,21 @@ def _check_stop_ids(body: CompletionBody | ChatBody, llm: LLM) -> None:
         raise ConfigError("stop_token_ids: with min_tokens no token is left to draw")
 
 
-def _chat_prompt(llm: LLM, messages: Sequence[Message], chat_template: str | None) -> list[int]:
+def _check_length(llm: LLM, prompt: str | list[int], limit: CharacterLimit | None, param: str) -> None:
+    """Refuse a text that cannot be few enough tokens."""
+    if limit is not None and isinstance(prompt, str) and limit.is_passed(prompt):
+        raise ApiError(
+            400,
+            f"the model's context is {llm.max_model_len} tokens; the prompt has {len(prompt)} characters, "
+            f"and so many tokens have at most {limit.max_characters}",
+            param=param,
+            code="context_length_exceeded",
+        )
+
+
+def _chat_prompt(
+    llm: LLM, messages: Sequence[Message], chat_template: str | None, limit: CharacterLimit | None
+) -> list[int]:
     """Token ids of a conversation, as far as where the assistant answers."""
     tokenizer = llm.get_tokenizer()
     if chat_template is None and getattr(tokenizer, "chat_template", None) is None:
@@ -143,4 +162,5 @@ def _chat_prompt(llm: LLM, messages: Sequence[Message], chat_template: str | Non
         )
     except (TemplateError, TypeError, ValueError) as error:
         raise ConfigError(f"messages: the model's chat template refuses them: {one_line(error)}") from error
+    _check_length(llm, text, limit, "messages")
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
