@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,29 +21,37 @@ _BLANKLESS = ("BertPreTokenizer", "Whitespace", "WhitespaceSplit")
 """Pre-tokenisers that drop nothing, and those that drop blanks."""
 
 
+_CONTINUATION = frozenset(range(0x80, 0xC0))
+_UTF8 = frozenset(range(0xF5)) - {0xC0, 0xC1}
+"""Bytes that continue a character, and all that occur in UTF-8."""
+
+_BLANKS = "".join(filter(str.isspace, map(chr, range(sys.maxunicode + 1))))
+
+
 @dataclass(frozen=True, kw_only=True)
 class CharacterLimit:
     """An upper bound of a text's length.
 
     Attributes:
         max_characters: The bound.
-        counts_blanks: Whether blanks count; they do not where any number of them may become no token.
+        uncounted: Characters that do not count: any number of them may become no token.
     """
 
     max_characters: int
-    counts_blanks: bool = True
+    uncounted: str = ""
 
     def is_passed(self, text: str) -> bool:
         """Whether a text is longer."""
-        if len(text) <= self.max_characters or self.counts_blanks:
-            return len(text) > self.max_characters
-        return sum(map(len, text.split())) > self.max_characters
+        size = len(text)
+        return size > self.max_characters and (
+            size - sum(map(text.count, self.uncounted)) > self.max_characters
+        )
 
     @classmethod
     def of(cls, tokenizer: Any, num_tokens: int) -> CharacterLimit | None:  # noqa: ANN401
         """Of texts that may be ``num_tokens`` tokens: the longest token's length times the tokens.
 
-        None for a tokenizer that may drop characters, or make one token of any number of them.
+        None for a tokenizer that may drop any character, or make one token of any number of them.
 
         Args:
             tokenizer: A model's, or None.
@@ -59,12 +68,16 @@ class CharacterLimit:
             factor *= _factor(step)
         if not factor or not all(map(_drops_nothing, splits)):
             return None
-        if not _knows_all(rules["model"], vocabulary, {step["type"] for step in (*normalisers, *splits)}):
+        dropped = _dropped(rules["model"], vocabulary, {step["type"] for step in (*normalisers, *splits)})
+        if dropped is None:
             return None
-        strips = any(token.get("lstrip") or token.get("rstrip") for token in rules.get("added_tokens", ()))
-        strips |= any(step["type"] in (*_BLANKLESS, "Strip") for step in (*normalisers, *splits))
+        if any(token.get("lstrip") or token.get("rstrip") for token in rules.get("added_tokens", ())) or any(
+            step["type"] in (*_BLANKLESS, "Strip") for step in (*normalisers, *splits)
+        ):
+            dropped += _BLANKS
         longest = max(map(len, vocabulary), default=1)
-        return cls(max_characters=num_tokens * factor * longest, counts_blanks=not strips)
+        uncounted = "".join(sorted(set(dropped)))
+        return cls(max_characters=num_tokens * factor * longest, uncounted=uncounted)
 
 
 def _steps(rule: dict[str, Any] | None) -> list[dict[str, Any]]:
@@ -90,12 +103,21 @@ def _drops_nothing(step: dict[str, Any]) -> bool:
     return is_known and step.get("behavior") != "Removed"
 
 
-def _knows_all(model: dict[str, Any], vocabulary: dict[str, int], steps: set[str]) -> bool:
-    """Whether every character is spelled by tokens: a run of unknown ones may be a single token, or none."""
+def _dropped(model: dict[str, Any], vocabulary: dict[str, int], steps: set[str]) -> str | None:
+    """The characters of which a run may become a single token, or none; None if that may be most of them."""
     if model["type"] == "BPE" and "ByteLevel" in steps:
-        from tokenizers.pre_tokenizers import ByteLevel
-
-        return all(letter in vocabulary for letter in ByteLevel.alphabet())
+        known = {byte for byte, letter in enumerate(_byte_letters()) if letter in vocabulary}
+        # Of a character beyond ASCII, at least its continuation bytes are part of a token.
+        return (
+            "".join(chr(byte) for byte in range(128) if byte not in known) if known >= _CONTINUATION else None
+        )
     if model["type"] in ("BPE", "Unigram") and model.get("byte_fallback"):
-        return all(f"<0x{byte:02X}>" in vocabulary for byte in range(256))
-    return False
+        return "" if all(f"<0x{byte:02X}>" in vocabulary for byte in _UTF8) else None
+    return None
+
+
+def _byte_letters() -> list[str]:
+    """The letter that stands for each byte in a byte-level vocabulary."""
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    return [letter for _, letter in sorted(bytes_to_unicode().items())]
