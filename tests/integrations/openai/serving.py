@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import threading
 import time
 from dataclasses import dataclass
@@ -45,10 +46,12 @@ class Served:
 
 
 @contextlib.contextmanager
-def serving(llm, limits=None, **options):
-    """Serve ``llm`` in a thread; the model stays open."""
+def serving(llm, limits=None, send_bytes=None, **options):
+    """Serve ``llm`` in a thread; the model stays open. ``send_bytes`` are kept by the system for a client."""
     app = create_app(llm, ServerOptions(**{"names": (NAME, "other name"), **options}))
     bound = bind("127.0.0.1", 0)
+    if send_bytes:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_bytes)
     bound.listen(512)
     server = uvicorn.Server(server_config(app, Waiting(limits or ConnectionLimits())))
     thread = threading.Thread(target=server.run, args=([bound],))

@@ -16,6 +16,7 @@ from starlette.datastructures import Headers
 
 from tests.integrations.openai.serving import serving, wait_until
 from treeshare.errors import ConfigError
+from treeshare.integrations.openai import connection
 from treeshare.integrations.openai.access import Access
 from treeshare.integrations.openai.connection import ConnectionLimits
 from treeshare.integrations.openai.lanes import BOUNDS, Lanes
@@ -53,7 +54,7 @@ def received(client):
 
 @pytest.fixture(scope="module")
 def quick(async_llm):
-    with serving(async_llm, QUICK, body_timeout_s=0.4, max_unread_bytes=1 << 20) as served:
+    with serving(async_llm, QUICK, send_bytes=4096, body_timeout_s=0.4, max_unread_bytes=1 << 20) as served:
         yield served
 
 
@@ -95,14 +96,17 @@ def test_what_never_comes_whole_ends_the_connection(quick, content, drips):
         assert time.monotonic() - began < 10
 
 
-def test_too_many_connections(async_llm):
+def test_too_many_connections(async_llm, monkeypatch):
+    monkeypatch.setattr(connection, "_PATIENCE_S", 0.3)
     limits = ConnectionLimits(max_connections=3)
     with serving(async_llm, limits) as served, contextlib.ExitStack() as stack:
         idle = [stack.enter_context(connected(served)) for _ in range(8)]
         wait_until(lambda: served.http.get("/health").status_code == 200)
         assert received(idle[0]) == b""  # the one that waited longest gave way
+        time.sleep(0.4)
         busy = [stack.enter_context(connected(served, HEAD + "content-length: 9\r\n\r\n{")) for _ in range(3)]
-        wait_until(lambda: received(connected(served)).startswith(b"HTTP/1.1 503 "))
+        with connected(served) as client:
+            assert received(client).startswith(b"HTTP/1.1 503 ")
         for client in busy:
             client.close()
         wait_until(lambda: served.http.get("/health").status_code == 200)
@@ -123,7 +127,7 @@ def test_a_stream_that_is_not_read_is_bounded_and_ends(quick):
     with connected(quick, post(LONG | {"stream": True}), small=True):
         wait_until(lambda: quick.llm.num_tokens > before)
         wait_until(lambda: quick.llm.num_unfinished == 0)
-    assert quick.llm.num_tokens - before < 64 * 500
+        assert quick.llm.num_tokens - before < 64 * 500
     wait_until(lambda: "treeshare_requests_in_flight 0.0" in quick.http.get("/metrics").text)
 
 
@@ -152,7 +156,7 @@ def test_a_slow_reader_gets_all_of_its_stream(quick):
 
 
 def test_a_whole_answer_that_is_not_read(quick):
-    with connected(quick, post(LONG | {"max_tokens": 100}), small=True):
+    with connected(quick, post(LONG | {"n": 16, "max_tokens": 60}), small=True):
         wait_until(lambda: "treeshare_requests_in_flight 1.0" in quick.http.get("/metrics").text)
         wait_until(lambda: "treeshare_requests_in_flight 0.0" in quick.http.get("/metrics").text)
 
@@ -244,6 +248,7 @@ def test_tokenising_delays_no_shorter_text_and_is_left_out_for_who_has_gone():
         given_up = asyncio.ensure_future(lanes.run(sizes[0], lambda: begun.append(1)))
         assert await asyncio.wait_for(lanes.run(100, lambda: "short"), 20) == "short"
         given_up.cancel()
+        await asyncio.wait([given_up])
         is_over.set()
         await asyncio.gather(*blocked)
         await lanes.run(sizes[0], lambda: None)

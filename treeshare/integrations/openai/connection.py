@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 _READ_BYTES = 16 << 10
 """Taken from a connection at a time: what a client sends is parsed in turn with the others' requests."""
 
+_PATIENCE_S = 1.0
+"""A connection that has waited no longer for a request gives way to no other: its head may be on its way."""
+
 _RESERVED_FILES = 40
 """Descriptors that are no client's: libraries', and those of connections just being accepted or closed."""
 
@@ -33,7 +36,7 @@ class ConnectionLimits:
 
     Attributes:
         max_connections: Connections open at once; beyond, the one that has waited longest for a request is
-            closed, or the new one where all are being answered.
+            closed, or the new one, with 503, where all are being answered or are as new.
         idle_timeout_s: Longest time until the head of a request is whole, from when the connection was made
             or the last answer ended.
         transfer_timeout_s: Longest time in which a part of an answer (64 KiB) is taken.
@@ -70,24 +73,25 @@ class Waiting:
 
     def __init__(self, limits: ConnectionLimits) -> None:
         self.limits, self.max_clients = limits, limits.max_clients
-        self._connections: dict[Connection, None] = {}
+        self._connections: dict[Connection, float] = {}  # with the time at which each began to wait
 
     def add(self, connection: Connection) -> None:
         """A connection begins to wait."""
         self._connections.pop(connection, None)
-        self._connections[connection] = None
+        self._connections[connection] = connection.loop.time()
 
     def discard(self, connection: Connection) -> None:
         """A connection waits no more."""
         self._connections.pop(connection, None)
 
-    def close_longest(self, but: Connection) -> bool:
-        """Close the one that waits longest, and is another than ``but``; whether there was one."""
-        for connection in self._connections:
-            if connection is not but:
-                self.discard(connection)
-                connection.abort()
-                return True
+    def close_longest(self) -> bool:
+        """Close the one that has waited longest; whether there is one that has waited at all."""
+        for connection, began in self._connections.items():
+            if connection.loop.time() - began < _PATIENCE_S:
+                break
+            self.discard(connection)
+            connection.abort()
+            return True
         return False
 
     def connect(self, **options: Any) -> Connection:  # noqa: ANN401
@@ -125,7 +129,7 @@ class Connection(H11Protocol):  # type: ignore[misc]  # uvicorn is not followed
             transport.max_size = _READ_BYTES  # type: ignore[attr-defined]
         self._wait_for_request()
         is_full = len(self.connections) > self._waiting.max_clients
-        if is_full and not self._waiting.close_longest(but=self):
+        if is_full and not self._waiting.close_longest():
             transport.write(_REFUSAL)
             transport.close()
 
