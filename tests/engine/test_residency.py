@@ -13,6 +13,7 @@ from tests.engine.forests import requests_for
 from tests.engine.house import BASE, CHUNK, GEOMETRY, MAX_TOKENS, PROMPTS, SHARES_ALL, House
 from treeshare.config import FoldCost
 from treeshare.engine.forest import LiveNode
+from treeshare.engine.prefill_queue import PrefillQueue
 from treeshare.engine.residency import Residency
 from treeshare.errors import BudgetError
 from treeshare.kv import padded_length
@@ -133,7 +134,7 @@ def chunks_anywhere(monkeypatch):
     def change(want_logits):
         def want(self, node):
             want_logits(self, node)
-            if node in self._incomplete and node.segment.num_written:
+            if node in self._computing and node.segment.num_written:
                 node.segment.num_written = node.num_tokens - 1
 
         return want
@@ -148,9 +149,9 @@ def children_before_parents(monkeypatch):
 def a_dropped_node_is_computed_on(monkeypatch):
     def change(drop):
         def dropped(self, node):
-            incomplete = list(self._incomplete)
+            queued = list(self._computing._nodes)
             drop(self, node)
-            self._incomplete = incomplete
+            self._computing._nodes = queued
 
         return dropped
 
@@ -175,7 +176,7 @@ def logits_stay(monkeypatch):
 
 
 def a_prompt_that_is_given_up_is_computed_on(monkeypatch):
-    monkeypatch.setattr(Residency, "_stop_computing", lambda self, node: None)
+    monkeypatch.setattr(PrefillQueue, "give_up", lambda self, node: False)
 
 
 def what_is_half_computed_counts_as_whole(monkeypatch):
@@ -187,14 +188,18 @@ def what_is_half_computed_counts_as_whole(monkeypatch):
 
 
 def a_copy_that_is_given_up_counts_as_half(monkeypatch):
-    def change(stop):
-        def stopped(self, node):
-            self._recomputed.clear()
-            stop(self, node)
+    def change(remove):
+        def removed(self, node):
+            self._only_logits.discard(node)
+            remove(self, node)
 
-        return stopped
+        return removed
 
-    wrap(monkeypatch, Residency, "_stop_computing", change)
+    wrap(monkeypatch, PrefillQueue, "remove", change)
+
+
+def logits_that_nobody_waits_for_are_computed(monkeypatch):
+    monkeypatch.setattr(PrefillQueue, "forget_logits", lambda self, node: None)
 
 
 FAULTS = [
@@ -210,6 +215,7 @@ FAULTS = [
     a_prompt_that_is_given_up_is_computed_on,
     what_is_half_computed_counts_as_whole,
     a_copy_that_is_given_up_counts_as_half,
+    logits_that_nobody_waits_for_are_computed,
 ]
 
 

@@ -12,11 +12,10 @@ from typing import Any
 import httpx
 import openai
 import transformers
-import uvicorn
 
 from tests.cli.text_model import saved_text_model
 from treeshare.integrations.openai.connection import ConnectionLimits, Waiting
-from treeshare.integrations.openai.serve import bind, server_config
+from treeshare.integrations.openai.serve import Server, bind, server_config
 from treeshare.integrations.openai.server import ServerOptions, create_app
 
 NAME = "tiny"
@@ -53,7 +52,7 @@ def serving(llm, limits=None, send_bytes=None, **options):
     if send_bytes:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_bytes)
     bound.listen(512)
-    server = uvicorn.Server(server_config(app, Waiting(limits or ConnectionLimits())))
+    server = Server(server_config(app, Waiting(limits or ConnectionLimits())))
     thread = threading.Thread(target=server.run, args=([bound],))
     thread.start()
     url = f"http://127.0.0.1:{bound.getsockname()[1]}"

@@ -66,7 +66,7 @@ def server_config(app: Any, waiting: Waiting, **options: Any) -> uvicorn.Config:
     )
 
 
-class _Server(uvicorn.Server):  # type: ignore[misc]  # uvicorn is not followed
+class Server(uvicorn.Server):  # type: ignore[misc]  # uvicorn is not followed
     """A server of uvicorn whose backlog is that of the loop only, and not also the system's."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -116,7 +116,7 @@ def serve(
         with contextlib.suppress(asyncio.CancelledError):  # the grace is over: no fault of the application
             await app(scope, receive, send)
 
-    server = _Server(server_config(until_cancelled, waiting, timeout_graceful_shutdown=grace_s))
+    server = Server(server_config(until_cancelled, waiting, timeout_graceful_shutdown=grace_s))
 
     def stop(number: int, frame: FrameType | None) -> None:
         server.force_exit = server.should_exit
