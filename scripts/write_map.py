@@ -36,6 +36,7 @@ PACKAGES = {
     "attention": "treeshare/attention",
     "kv": "treeshare/kv",
     "tree": "treeshare/tree",
+    "text": "treeshare/text",
     "native": "treeshare/native",
 }
 """The packages by name, in the order of imports; what lies in none of them is below all."""

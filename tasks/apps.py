@@ -5,7 +5,6 @@ Source: Hendrycks et al., "Measuring coding challenge competence with APPS", arX
 
 from __future__ import annotations
 
-import json
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +12,11 @@ from pydantic import AliasChoices, BaseModel, Field
 
 from treeshare.errors import DataError
 from treeshare.evals.matching import AnyOfMatcher, ValueMatcher
+from treeshare.evals.numerals import digits_of, loads
 from treeshare.evals.problem import Problem, ProgramTask
 from treeshare.evals.program_tests import CallCase, ProgramTests, StdinCase
+from treeshare.evals.values import NoValueError, encode
+from treeshare.tasks.preludes import GRADER, STARTER
 from treeshare.tasks.reading import distinct, read_hub, read_records
 from treeshare.tasks.statements import matcher_for
 from treeshare.tree import Shot
@@ -24,17 +26,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 HUB_ID = "codeparrot/apps"
-
-PRELUDE = """\
-import bisect, collections, functools, heapq, itertools, math, random, re, string, sys
-from collections import Counter, OrderedDict, defaultdict, deque
-from functools import lru_cache, reduce
-from heapq import heapify, heappop, heappush
-from itertools import accumulate, combinations, permutations, product
-from math import ceil, floor, gcd, log, log2, sqrt
-from typing import *
-"""
-"""In front of call-based programs: their starter code names types that it does not import."""
 
 
 class AppsRecord(BaseModel):
@@ -95,21 +86,25 @@ class Apps(ProgramTask):
         return shots
 
     def program(self, problem: Problem, completion: str) -> str:
-        """The completion; for a call-based problem with usual imports, and a method made a function."""
+        """The completion with the grader's imports; for a call-based problem, a method made a function."""
         name = problem.data["tests"].get("fn_name")
         if not name:
-            return completion
+            return GRADER.before(completion)
         method = f"\n{name} = Solution().{name}\n" if "class Solution" in completion else ""
-        prelude = "" if "from __future__" in completion else PRELUDE
-        return f"{prelude}{completion}{method}"
+        return STARTER.before(completion) + method
+
+    def entry_point(self, problem: Problem) -> str:
+        """See ``ProgramTask.entry_point``."""
+        return problem.data["tests"].get("fn_name") or ""
 
     def tests(self, problem: Problem) -> ProgramTests:
         """The problem's pairs of input and output, compared as its statement asks."""
         tests = problem.data["tests"]
         pairs = list(zip(tests["inputs"], tests["outputs"], strict=True))
         if name := tests.get("fn_name"):
-            calls = [CallCase(args=list(args), expected=_readings(output)) for args, output in pairs]
-            return ProgramTests(cases=calls, matcher=AnyOfMatcher(ValueMatcher()), entry_point=name)
+            calls = [CallCase(args=_arguments(args), expected=_readings(output)) for args, output in pairs]
+            equal = ValueMatcher(bools_are_numbers=True)
+            return ProgramTests(cases=calls, matcher=AnyOfMatcher(equal), entry_point=name)
         cases = [StdinCase(stdin=_text(given), expected=_text(output)) for given, output in pairs]
         return ProgramTests(cases=cases, matcher=matcher_for(problem.data["statement"]))
 
@@ -146,7 +141,7 @@ def _parsed(text: str, kind: type, where: str) -> Any:  # noqa: ANN401
     if not text.strip():
         return None
     try:
-        value = json.loads(text)
+        value = loads(text)
     except (ValueError, RecursionError) as error:
         raise DataError(f"data: {where}: not JSON inside a string: {error}") from error
     if not isinstance(value, kind):
@@ -164,11 +159,35 @@ def _require_pairs(problem_id: int, tests: dict[str, Any]) -> None:
         raise DataError(f"{where}: fn_name is not the name of a function")
     if tests.get("fn_name") and not all(isinstance(args, list) for args in inputs):
         raise DataError(f"{where}: inputs of a call-based problem are not lists of arguments")
+    if tests.get("fn_name") or not all(isinstance(text, str) for text in [*inputs, *outputs]):
+        try:
+            encode([inputs, outputs])
+        except NoValueError as error:
+            raise DataError(f"{where}: holds {error}") from error
 
 
 def _text(value: Any) -> str:  # noqa: ANN401
     """Standard input or output; some problems give it as a list of lines."""
-    return "\n".join(map(str, value)) if isinstance(value, list) else str(value)
+    return "\n".join(map(_line, value)) if isinstance(value, list) else _line(value)
+
+
+def _line(value: Any) -> str:  # noqa: ANN401
+    """``str(value)``, with integers of any length."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return digits_of(value)
+    if isinstance(value, list):
+        return f"[{', '.join(repr(item) if isinstance(item, str) else _line(item) for item in value)}]"
+    return str(value)
+
+
+def _arguments(args: list[Any]) -> list[Any]:
+    """A call's arguments; a dictionary in front gets back its integer keys, which JSON has made text."""
+    if args and isinstance(args[0], dict):
+        try:
+            return [{int(key): value for key, value in args[0].items()}, *args[1:]]
+        except ValueError:
+            pass
+    return list(args)
 
 
 def _readings(output: Any) -> list[Any]:  # noqa: ANN401

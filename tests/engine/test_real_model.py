@@ -33,7 +33,9 @@ def problems():
 @pytest.mark.parametrize("shots", [0, 2])
 def test_greedy_is_transformers_own(problems, shots):
     loaded = load_model("smollm2-135m", "float32")
-    own = transformers.AutoModelForCausalLM.from_pretrained(_resolve("smollm2-135m"), dtype="float32")
+    own = transformers.AutoModelForCausalLM.from_pretrained(
+        _resolve("smollm2-135m", "float32"), dtype="float32"
+    )
     preamble = "".join(text + "    pass\n\n" for text in problems[20 : 20 + shots])
     prompts = [loaded.tokenizer(preamble + text)["input_ids"] for text in problems[:8]]
     params = SamplingParams(n=2, temperature=0, max_tokens=48, ignore_eos=True)

@@ -53,7 +53,9 @@ class Driver:
         for request, node in zip(requests, nodes, strict=True):
             index, count = len(self.lives), len(request.completion_indices)
             live = LiveRequest(index, request, params.max_tokens, index, node, count)
-            stop = StopChecker(params, max_tokens=params.max_tokens, eos_token_ids=frozenset(), decode=None)
+            stop = StopChecker(
+                params, max_tokens=params.max_tokens, eos_token_ids=frozenset(), continuation=None
+            )
             self.lives.append(live)
             sequences.append(Sequence(live, list(request.completion_indices), stop))
         self.scheduler.add(sequences)

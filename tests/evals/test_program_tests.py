@@ -47,8 +47,8 @@ CALL_MUTANTS = {
     "def add(a, b): return str(a + b)": Verdict.WRONG_ANSWER,
     "def add(a, b): return {a + b}": Verdict.WRONG_ANSWER,
     "def add(a, b): return print": Verdict.WRONG_ANSWER,
-    "def add(a, b): return 10 ** 9999": Verdict.RUNTIME_ERROR,  # Python refuses to write it out
-    "def add(a, b):\n x = 1\n for _ in range(9999): x = [x]\n return x": Verdict.RUNTIME_ERROR,
+    "def add(a, b): return 10 ** 9999": Verdict.WRONG_ANSWER,
+    "def add(a, b):\n x = 1\n for _ in range(9999): x = [x]\n return x": Verdict.WRONG_ANSWER,
     "class Any:\n __eq__ = lambda *_: True\ndef add(a, b): return Any()": Verdict.WRONG_ANSWER,
     "def add(a, b): assert False": Verdict.RUNTIME_ERROR,
     "def add(a, b): raise KeyError(a)": Verdict.RUNTIME_ERROR,

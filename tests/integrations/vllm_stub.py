@@ -124,6 +124,7 @@ class LLM:
         add_generation_prompt=True,
         continue_final_message=False,
         tools=None,
+        chat_template_kwargs=None,
     ):
         conversations = messages if isinstance(messages[0], list) else [messages]
         texts = ["".join(message["content"] for message in conversation) for conversation in conversations]

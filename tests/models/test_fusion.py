@@ -10,7 +10,7 @@ from tests.models.tiny import CONFIGS, make_model
 from treeshare.models import loading
 from treeshare.models.fusion import fuse_layers, unfuse_layers
 from treeshare.models.loading import bind_model
-from treeshare.models.support import SelfCheck
+from treeshare.models.self_check import SelfCheck
 from treeshare.native import kernels
 
 pytestmark = pytest.mark.usefixtures("each_kernel_level")

@@ -15,8 +15,9 @@ from tests.evals.tiny_text import save_text_model
 from tests.models.tiny import ARCHITECTURES, CONFIGS, VOCAB_SIZE, make_model
 from treeshare.cli.inputs import load_llm
 from treeshare.errors import ConfigError, ModelLoadError, TreeshareError, UnsupportedModelError
-from treeshare.models import describe_model, load_model
-from treeshare.models.loading import _converted, bind_model, cache_dir
+from treeshare.models import cache_dir, describe_model, load_model
+from treeshare.models.gguf import converted_folder
+from treeshare.models.loading import bind_model
 from treeshare.models.support import max_model_len
 
 
@@ -175,7 +176,7 @@ REFUSED = {
     "model: got the folder {folder}, expected a config.json in it": lambda f: without(f, "config.json"),
     "model: cannot load {folder}: ": lambda f: (f / "config.json").write_text("{"),
     "model: cannot load {folder}: Error no file named model.safetensors": _weights_of_another_kind,
-    "model: cannot load {folder}: Error while deserializing header": lambda f: (
+    "model: cannot load {folder}: model.safetensors: Error while deserializing": lambda f: (
         f / "model.safetensors"
     ).write_bytes(b"\x00" * 50),
     "t5: not implemented: encoder-decoder architecture": _encoder_decoder,
@@ -279,8 +280,9 @@ def test_what_is_converted_is_not_converted_again(monkeypatch, tmp_path):
     for contents in (b"some", b"others"):
         path.write_bytes(contents)
         digest = hashlib.sha256(contents).hexdigest()[:16]
-        folders.append(cache_dir() / "models" / f"x-{digest}-v1")
+        folders.append(cache_dir() / "models" / f"x-{digest}-v2-float32")
         folders[-1].mkdir(parents=True)
         (folders[-1] / "config.json").write_text("{}")
-        assert _converted(path, "x") == folders[-1]
+        (folders[-1] / "converted.json").write_text('{"config.json": 2}')
+        assert converted_folder(path, "x", "float32") == folders[-1]
     assert folders[0] != folders[1]

@@ -105,3 +105,91 @@ def test_a_window_that_no_sequence_outgrows_is_none(monkeypatch):
             layer.self_attn, "forward", lambda *a, forward=forward, **k: forward(*a, **(k | window))
         )
     assert all(spec.window is None for spec in bind_model(model).specs)
+
+
+# -- what a length, a layer's type or a module decides --
+
+_LONG = {"max_position_embeddings": 96, "num_hidden_layers": 2}
+
+
+def _gemma3(rope):
+    kinds = {"sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}
+    return transformers.Gemma3TextConfig(
+        **(_COMMON | _LONG),
+        head_dim=16,
+        sliding_window=4096,
+        layer_types=["full_attention"] * 2,
+        rope_parameters=kinds | {"full_attention": {"rope_theta": 1e4} | rope},
+    )
+
+
+def _llama4(**values):
+    return transformers.Llama4TextConfig(
+        **(_COMMON | _LONG),
+        head_dim=16,
+        intermediate_size_mlp=96,
+        num_local_experts=2,
+        num_experts_per_tok=1,
+        attention_chunk_size=None,
+        layer_types=["full_attention"] * 2,
+        no_rope_layers=[1, 0],
+        **values,
+    )
+
+
+_FACTORS = {"short_factor": [1.0] * 8, "long_factor": [2.0] * 8, "original_max_position_embeddings": 32}
+
+LENGTHS = {
+    "bidirectional attention": lambda: transformers.GemmaConfig(
+        **_COMMON, head_dim=16, use_bidirectional_attention=True
+    ),
+    "rope_type longrope": lambda: _gemma3({"rope_type": "longrope", "factor": 3.0} | _FACTORS),
+    "rope_type dynamic": lambda: _gemma3({"rope_type": "dynamic", "factor": 2.0}),
+    "attn_temperature_tuning": lambda: _llama4(attn_temperature_tuning=True, floor_scale=24),
+    "a composite configuration": lambda: transformers.Gemma3Config(
+        text_config=_gemma3({}).to_dict(),
+        vision_config={
+            "hidden_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": 32,
+            "patch_size": 16,
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("feature", LENGTHS)
+def test_what_a_short_prompt_does_not_show_is_refused_by_name(feature):
+    with pytest.raises(UnsupportedModelError) as caught:
+        bind_model(make_model(LENGTHS[feature]()))
+    assert feature in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_rope_by_layer_type_that_is_fixed_is_no_reason():
+    assert len(bind_model(make_model(_gemma3({"rope_type": "linear", "factor": 8.0}))).specs) == 2
+
+
+def test_attention_that_is_told_not_to_be_causal_is_refused():
+    """By the module, whatever the configuration says; with the keyword, which goes before."""
+    model = make_model(CONFIGS["llama"]())
+    for layer in model.model.layers:
+        layer.self_attn.is_causal = False
+    with pytest.raises(UnsupportedModelError, match="bidirectional attention"):
+        bind_model(model)
+
+
+def test_a_difference_behind_a_length_is_found(monkeypatch):
+    """The tuning of Llama 4 without its name: the longer tree, past the configuration's number, shows it."""
+    monkeypatch.setattr("treeshare.models.support._is_tuned", lambda config: False)
+    with pytest.raises(UnsupportedModelError, match="not plain causal attention"):
+        bind_model(make_model(_llama4(attn_temperature_tuning=True, floor_scale=24, attn_scale=2.0)))
+    bind_model(make_model(_llama4(attn_temperature_tuning=False, floor_scale=24, attn_scale=2.0)))
+
+
+def test_logits_that_are_not_finite_are_refused():
+    model = make_model(CONFIGS["llama"]())
+    model.model.layers[1].mlp.up_proj.weight.data[3, 5] = torch.nan
+    with pytest.raises(UnsupportedModelError, match=r"not finite: model.layers.1.mlp.up_proj.weight$"):
+        bind_model(model)

@@ -63,7 +63,7 @@ def test_a_manifest_too_large(out):
 
 
 def test_a_journal_that_is_one_endless_line(out, monkeypatch):
-    monkeypatch.setattr("treeshare.runs.journal.MAX_LINE_BYTES", 4096)
+    monkeypatch.setattr("treeshare.files.MAX_LINE_BYTES", 4096)
     os.truncate(out / "samples.jsonl", 1 << 30)
     refused(lambda: RunDirectory(out, manifest()), "line 2: longer than 4096 bytes")
     refused(lambda: read_run(out), "line 2: longer than 4096 bytes")

@@ -52,7 +52,7 @@ class Oracle:
 
 
 def oracle(logits, spec):
-    """Penalties, bans, temperature, top-k, top-p, min-p, one after the other in float64."""
+    """Penalties, bans, temperature, min-p, top-k, top-p, one after the other in float64."""
     params = spec.params
     scores = logits.double().numpy().copy()
     for token in {*spec.prompt, *spec.generated}:
@@ -63,28 +63,28 @@ def oracle(logits, spec):
             params.frequency_penalty * list(spec.generated).count(token) + params.presence_penalty
         )
     scores[list(spec.banned)] = -np.inf
-    weights = np.exp((scores - scores.max()) / params.temperature)
+    below = scores - scores.max()
+    weights = np.exp(below / params.temperature)
     sure = True
+    if params.min_p > 0:
+        border = params.temperature * np.log(params.min_p)
+        sure &= params.min_p == 1 or not is_near(below, border, exact=True)
+        weights[below < border] = 0
     if 0 < params.top_k < len(weights):
-        border = np.sort(weights)[-params.top_k]
-        sure &= not is_near(weights, border)
-        weights = np.where(weights >= border, weights, 0)
+        border = np.sort(below)[-params.top_k]
+        weights[below < border] = 0
     if params.top_p < 1:
-        order = sorted(range(len(weights)), key=lambda token: (-weights[token], token))
+        order = sorted(range(len(weights)), key=lambda token: (weights[token] == 0, -below[token], token))
         mass = weights[order].cumsum() / weights.sum()
         num_kept = int((mass < params.top_p).sum()) + 1
         sure &= not is_near(mass, params.top_p, exact=True)
-        sure &= not is_near(weights, weights[order[num_kept - 1]])
         weights[order[num_kept:]] = 0
-    if params.min_p > 0:
-        sure &= params.min_p == 1 or not is_near(weights, params.min_p, exact=True)
-        weights = np.where(weights >= params.min_p, weights, 0)
     return Oracle(weights / weights.sum(), bool(sure))
 
 
 def is_near(values, border, *, exact=False):
     """Whether a value lies so close to ``border`` that float32 may not know; equal ones do not count."""
-    near = np.abs(values - border) <= NEAR * border
+    near = np.abs(values - border) <= NEAR * np.abs(border)
     return bool((near & ((values != border) | exact)).any())
 
 

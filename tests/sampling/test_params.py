@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from treeshare.errors import ConfigError, TreeshareError
+from treeshare.errors import ConfigError, TreeshareError, one_line
 from treeshare.sampling import SamplingParams
 
 DEFAULTS = {
@@ -35,19 +35,22 @@ DEFAULTS = {
 }
 
 NAN, INF = math.nan, math.inf
+HUGE = [2**31, 2**63, 2**64, 2**70, 10**30]
+"""Integers that some array's integers cannot hold."""
+
 FLAG = "True or False"
 TEXTS = "a non-empty string, or a list of them"
 IDS = "a list of token ids"
 SEED = f"an integer from 0 to {2**64 - 1}"
 PENALTY = "a number, at least -2, at most 2"
 MISTAKES = [
-    ("n", [0, -1, 1.0, True, "1", None, NAN], "an integer of at least 1"),
-    ("max_tokens", [0, -1, 16.0, True, None], "an integer of at least 1"),
-    ("min_tokens", [-1, 17, False, 0.0, None], "an integer from 0 to 16"),
-    ("top_k", [-2, 1.5, True, None, NAN], "an integer of at least -1"),
-    ("seed", [-1, 2**64, 0.0, True, "7"], SEED),
-    ("logprobs", [-1, True, 1.0, "5"], "an integer of at least 0"),
-    ("temperature", [-1e-9, NAN, INF, -INF, 10**400, True, "1", None, 1j], "a number, at least 0"),
+    ("n", [0, -1, 2**20 + 1, *HUGE, 1.0, True, "1", None, NAN], f"an integer from 1 to {2**20}"),
+    ("max_tokens", [0, -1, *HUGE[1:], 16.0, True, None], f"an integer from 1 to {2**63 - 1}"),
+    ("min_tokens", [-1, 17, *HUGE, False, 0.0, None], "an integer from 0 to 16"),
+    ("top_k", [-2, *HUGE, 1.5, True, None, NAN], f"an integer from -1 to {2**31 - 1}"),
+    ("seed", [-1, *HUGE[2:], 0.0, True, "7"], SEED),
+    ("logprobs", [-1, *HUGE, True, 1.0, "5"], f"an integer from 0 to {2**31 - 1}"),
+    ("temperature", [-1e-9, NAN, INF, -INF, 10**309, True, "1", None, 1j], "a number, at least 0"),
     ("top_p", [0, 0.0, -0.1, 1.01, NAN, INF, True, None, "1"], "a number, more than 0, at most 1"),
     ("min_p", [-0.1, 1.01, NAN, INF, False, None], "a number, at least 0, at most 1"),
     ("presence_penalty", [-2.1, 2.1, NAN, INF, True, None], PENALTY),
@@ -57,7 +60,11 @@ MISTAKES = [
     ("skip_special_tokens", [0, 1, None, "yes"], FLAG),
     ("include_stop_str_in_output", [0, 1, None, "yes"], FLAG),
     ("stop", ["", [""], ["a", ""], [1], 0, 5, b"a", [b"a"], {"a"}, [None], [["a"]]], TEXTS),
-    ("stop_token_ids", [[-1], [1.0], ["1"], [True], [None], 0, 7, "12", "", b"12", {1}], IDS),
+    (
+        "stop_token_ids",
+        [[-1], *([i] for i in HUGE), [1.0], ["1"], [True], [None], 0, 7, "12", "", b"12", {1}],
+        IDS,
+    ),
 ]
 
 
@@ -70,7 +77,9 @@ def test_defaults():
     ("name", "got", "expected"), [(name, got, expected) for name, gots, expected in MISTAKES for got in gots]
 )
 def test_mistakes(name, got, expected):
-    with pytest.raises(ConfigError, match="^" + re.escape(f"{name}: got {got!r}, expected {expected}") + "$"):
+    with pytest.raises(
+        ConfigError, match="^" + re.escape(f"{name}: got {one_line(repr(got))}, expected {expected}") + "$"
+    ):
         SamplingParams(**{name: got})
 
 
@@ -93,6 +102,9 @@ def test_every_field_has_its_mistakes():
         {"seed": 0},
         {"min_tokens": 16},
         {"logprobs": 0},
+        {"n": 2**20, "max_tokens": 2**63 - 1, "min_tokens": 2**63 - 1, "top_k": 2**31 - 1},
+        {"logprobs": 2**31 - 1, "stop_token_ids": [0, 2**31 - 1]},
+        {"temperature": 10**300},
         {"stop": "a"},
         {"stop": []},
         {"stop_token_ids": range(3)},
@@ -101,6 +113,28 @@ def test_every_field_has_its_mistakes():
 def test_borders_are_in(values):
     params = SamplingParams(**values)
     assert SamplingParams.from_dict(json.loads(json.dumps(params.to_dict()))) == params
+
+
+@pytest.mark.parametrize("name", ["top_k", "temperature", "n", "seed"])
+def test_integers_that_python_does_not_write(name):
+    with pytest.raises(ConfigError, match=f"^{name}: got an integer of thousands of digits, expected a"):
+        SamplingParams(**{name: 10**5000})
+
+
+def test_a_long_value_is_cut():
+    with pytest.raises(ConfigError) as raised:
+        SamplingParams(stop=["a" * 5000, ""])
+    assert len(str(raised.value)) < 400
+
+
+def test_numbers_become_floats():
+    """An integer that is not in an array's range would fail behind everybody's back, in the engine."""
+    params = SamplingParams(temperature=10**300, top_p=1, min_p=0, presence_penalty=1, repetition_penalty=2)
+    kinds = {name: type(value) for name, value in params.to_dict().items() if value is not None}
+    assert {name for name, kind in kinds.items() if kind is float} == {
+        "temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty",
+    }  # fmt: skip
+    assert params == SamplingParams.from_dict(params.to_dict())
 
 
 def test_stops_become_tuples():
@@ -141,7 +175,7 @@ def test_unknown_key(name, remedy):
 
 
 def test_from_dict_checks_values():
-    with pytest.raises(ConfigError, match=r"^n: got 0, expected an integer of at least 1$"):
+    with pytest.raises(ConfigError, match=r"^n: got 0, expected an integer from 1 to 1048576$"):
         SamplingParams.from_dict({"n": 0})
 
 

@@ -3,15 +3,48 @@
 from __future__ import annotations
 
 import random
+from typing import ClassVar
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from treeshare.sampling import Ending, SamplingParams, StopChecker
+from treeshare.text import Continuation, Detokenizer
 
 EOS = 0
 """Token 0 of every toy tokenizer ends a completion; it has no text."""
+
+
+class Toy:
+    """A tokenizer that is its decoding; the first token ends a completion."""
+
+    added_tokens_decoder: ClassVar[dict] = {}
+    all_special_ids: ClassVar[list] = []
+
+    def __init__(self, decode, vocabulary=()):
+        self._decode = decode
+        names = {bytes([byte]): f"<0x{byte:02X}>" for byte in range(256)}
+        self._names = {i: names.get(piece, "") for i, piece in enumerate(vocabulary)}
+
+    def decode(self, ids, skip_special_tokens=False):
+        return self._decode(ids)
+
+    def encode(self, text, add_special_tokens=True):
+        return []
+
+    def convert_ids_to_tokens(self, token):
+        return self._names.get(token, "")
+
+    def convert_tokens_to_ids(self, names):
+        ids = {name: i for i, name in self._names.items()}
+        return [ids.get(name) for name in names]
+
+
+def continuation(decode, counted=None):
+    """Of a prompt without text: then a completion's text is what decoding makes of it."""
+    pieces = getattr(decode, "vocabulary", ())
+    return Continuation(Detokenizer(Toy(counted or decode, pieces)), [], skip_special_tokens=True)
 
 
 def byte_level(vocabulary):
@@ -40,6 +73,7 @@ def byte_fallback(vocabulary):
             text, run = text + piece, b""
         return text
 
+    decode.vocabulary = vocabulary
     return decode
 
 
@@ -53,7 +87,7 @@ def brute_force(token_ids, params, decode, max_tokens, eos=frozenset({EOS})):
     for count in range(1, len(token_ids) + 1):
         token, text, reason = token_ids[count - 1], texts[count], None
         is_eos = token in eos and not params.ignore_eos
-        ends = count >= params.min_tokens and (is_eos or token in params.stop_ids)
+        ends = count > params.min_tokens and (is_eos or token in params.stop_ids)
         if ends:
             text = text if params.include_stop_str_in_output else texts[count - 1]
             reason = None if is_eos else token
@@ -61,9 +95,9 @@ def brute_force(token_ids, params, decode, max_tokens, eos=frozenset({EOS})):
             (place, stop)
             for stop in params.stop_strings
             for place in range(len(text))
-            if text.startswith(stop, place) and first_seen(place, stop) >= params.min_tokens
+            if text.startswith(stop, place) and first_seen(place, stop) > params.min_tokens
         ]
-        if found and count >= params.min_tokens:
+        if found and count > params.min_tokens:
             place, stop = min(found)
             end = place + len(stop) * params.include_stop_str_in_output
             return count, Ending("stop", stop, text[:end])
@@ -73,7 +107,8 @@ def brute_force(token_ids, params, decode, max_tokens, eos=frozenset({EOS})):
 
 
 def make_checker(params, decode, max_tokens=10**9, eos=frozenset({EOS})):
-    return StopChecker(params, max_tokens=max_tokens, eos_token_ids=eos, decode=decode)
+    text = decode if decode is None or isinstance(decode, Continuation) else continuation(decode)
+    return StopChecker(params, max_tokens=max_tokens, eos_token_ids=eos, continuation=text)
 
 
 def check(token_ids, params, decode, max_tokens=10**9):
@@ -211,11 +246,11 @@ def test_lengths():
 
 def test_min_tokens():
     decode = byte_level(WORDS)
-    params = SamplingParams(min_tokens=3, stop=["two"], stop_token_ids=[4])
+    params = SamplingParams(min_tokens=2, stop=["two"], stop_token_ids=[4])
     assert check([1, 2, 3, 1], params, decode) == (4, None)
     assert check([1, 2, 2], params, decode) == (3, Ending("stop", "two", "one two "))
     assert check([4, 0, 4], params, decode) == (3, Ending("stop", 4, "."))
-    straddles = SamplingParams(min_tokens=3, stop="o th")
+    straddles = SamplingParams(min_tokens=2, stop="o th")
     assert check([1, 2, 3], straddles, decode) == (3, Ending("stop", "o th", "one tw"))
     cut_short = SamplingParams(min_tokens=9, stop="two")
     assert check([1, 2], cut_short, decode, max_tokens=2) == (2, Ending("length", None, "one two"))
@@ -231,6 +266,17 @@ def test_the_earliest_of_several():
     decode = byte_level([b"", b"x abcd"])
     assert check([1], SamplingParams(stop=["d", "bc", "c"]), decode)[1] == Ending("stop", "bc", "x a")
     assert check([1], SamplingParams(stop=["abc", "ab"]), decode)[1] == Ending("stop", "ab", "x ")
+
+
+def test_a_criterion_ends_it_too():
+    params = SamplingParams(min_tokens=2, max_tokens=9)
+    text = continuation(byte_level(WORDS))
+    checker = StopChecker(
+        params, max_tokens=9, eos_token_ids=frozenset(), continuation=text, criterion=lambda ids: ids[-1] == 1
+    )
+    assert checker.check([1]) is None
+    assert checker.check([1, 2]) is None
+    assert checker.check([1, 2, 1]) == Ending("stop", None, "one twoone")
 
 
 def test_incomplete_at_the_end():
@@ -291,7 +337,7 @@ def test_nothing_is_decoded_without_stop_strings():
     decode = Counted(byte_level(WORDS))
     params = SamplingParams(max_tokens=500, stop_token_ids=[4], min_tokens=3)
     assert check([1, 2, 3] * 200, params, decode, 500)[1].finish_reason == "length"
-    assert decode.num_calls == 1
+    assert decode.num_calls == 2  # the prompt, which is empty, and the whole
     assert check([1, 2, 3], params, None, 2) == (2, Ending("length", None, ""))
 
 
@@ -308,7 +354,7 @@ def test_few_tokens_are_decoded():
 
 def test_stop_strings_need_a_tokenizer():
     with pytest.raises(AssertionError, match="stop strings need a tokenizer"):
-        make_checker(SamplingParams(stop="a"), None).check([1])
+        make_checker(SamplingParams(stop="a"), None)
 
 
 PROSE = (

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
+import textwrap
 import types
 
 import pytest
 
 from treeshare.errors import DataError
-from treeshare.evals import PromptOptions, build_prompts
-from treeshare.evals.sandbox import Limits, Verdict
+from treeshare.evals import Problem, PromptOptions, build_prompts
+from treeshare.evals.sandbox import Limits, Sandbox, Verdict
+from treeshare.evals.sandbox.base import Execution
 from treeshare.tasks.apps import Apps, AppsCompetition, AppsInterview, AppsIntroductory
 
 STDIN = {
@@ -103,6 +106,119 @@ def test_functions_and_methods_that_are_called(data, sandbox):
     assert check(pair, future, sandbox).passed
 
 
+def returned(program, expected, sandbox, args=(0,)):
+    tests = {"fn_name": "f", "inputs": [list(args)], "outputs": [expected]}
+    problem = Problem(task_id="p", prompt="", data={"tests": tests, "statement": ""})
+    return check(problem, f"def f(x, *more):\n{textwrap.indent(program, '    ')}\n", sandbox)
+
+
+RETURNED = [
+    ("return np.int64(4)", 4, True),
+    ("return np.sum(np.array([2, 2]))", [4], True),
+    (
+        "return {'sum': np.sum([1, 2]), 'all': (np.bool_(1), [np.float32(0.5)])}",
+        {"sum": 3, "all": [True, [0.5]]},
+        True,
+    ),
+    ("return np.array([4])", [4], True),
+    ("return np.array([4, 5])", [[4, 5]], False),
+    ("return fractions.Fraction(8, 2)", 4, True),
+    ("return fractions.Fraction(1, 10)", 0.1, False),
+    ("import decimal\nreturn [decimal.Decimal('2.50')]", [2.5], True),
+    ("return True", 1, True),
+    ("return 1", True, True),
+    ("return False", 1, False),
+    ("return 4 + 0j", 4, True),
+    ("return -0.0", 0, True),
+    ("return math.inf", math.inf, True),
+    ("return math.nan", math.nan, False),
+    ("return b'a'", "a", False),
+    ("return {1, 2}", [1, 2], False),
+    ("return ((1, (2,)),)", [[[1, [2]]]], True),
+    ("return collections.OrderedDict(a=deque())", {"a": []}, False),
+    ("return type('E', (list,), {'__eq__': lambda *_: True})([3])", [[4]], False),
+    ("return type('E', (dict,), {'__eq__': lambda *_: True})()", [{"a": 1}], False),
+    ("return type('E', (str,), {'__eq__': lambda *_: True})('b')", "a", False),
+    ("return type('E', (float,), {'__eq__': lambda *_: True})(2.5)", 2.25, False),
+    ("return type('E', (), {'__eq__': lambda *_: True, '__int__': lambda _: 1 / 0})()", 4, False),
+    (
+        "import numbers\nE = type('E', (), {'__int__': int})\nnumbers.Integral.register(E)\nreturn E()",
+        4,
+        False,
+    ),
+    ("sys.modules['numpy'] = sys.modules['decimal'] = 3\nreturn object()", 4, False),
+    ("import json\njson.dumps = lambda _: '[' * 99_999\nreturn 4", 5, False),
+    ("x = []\nx.append(x)\nreturn x", [[1]], False),
+]
+
+
+@pytest.mark.parametrize(("program", "expected", "right"), RETURNED)
+def test_returned_values_equal_as_for_the_grader(sandbox, program, expected, right):
+    """And what an object says of itself is not asked."""
+    result = returned(program, expected, sandbox)
+    assert result.verdict is (Verdict.PASSED if right else Verdict.WRONG_ANSWER), result
+
+
+def test_integer_keys_of_a_dictionary_in_front_come_back(sandbox):
+    """As in the grader; elsewhere keys are text. In what is returned an integer is as good as its text."""
+    given = [{"1": 2, "-3": 4}, {"5": 6}]
+    assert returned("return {k + 1: v for k, v in x.items()}", [{"2": 2, "-2": 4}], sandbox, given).passed
+    assert returned("return {k: x for k in more[0]}", {"5": {"1": 2, "-3": 4}}, sandbox, given).passed
+    assert returned("return list(x)", ["a", "1"], sandbox, [{"a": 2, "1": 3}]).passed
+    assert not returned("return {k + 1: v for k, v in x.items()}", [{"1": 2, "-3": 4}], sandbox, given).passed
+
+
+def test_programs_that_read_find_the_graders_imports(data, sandbox):
+    problem = Apps().load(data)[0]
+    right = "from __future__ import annotations\nprint(floor(2 * math.fabs(int(sys.stdin.readline()))))"
+    assert check(problem, right, sandbox).passed
+    assert "import math" in Apps().solution(problem, right)
+    assert check(problem, "print(2 * int(stdin.read()))", sandbox).passed
+    assert (
+        check(problem, "print(2 * int(decimal.Decimal(input())))", sandbox).verdict is Verdict.RUNTIME_ERROR
+    )
+
+
+class Returned(Sandbox):
+    """Stands for a program that has returned this text."""
+
+    name = "returned"
+
+    def __init__(self, value):
+        self._value = value
+
+    def run(self, program, **_):
+        return Execution(
+            verdict=Verdict.PASSED,
+            detail="",
+            exit_code=0,
+            stdout=b"",
+            stderr=b"",
+            value=self._value,
+            wall_s=0.0,
+        )
+
+    def close(self):
+        """Nothing runs."""
+
+
+@pytest.mark.parametrize("front", ["[", '{"a":', '[{"a":', '{"$tuple":[', '{"$dict":[[1,', '{"$array":'])
+@pytest.mark.parametrize("expected", [7, [[1]], {"a": {"a": "text"}}])
+def test_a_value_of_any_depth_gets_a_verdict(front, expected):
+    """Where the stack is deep already, too."""
+    back = "".join({"[": "]", "{": "}"}[c] for c in reversed(front) if c in "[{")
+    tests = {"fn_name": "f", "inputs": [[0]], "outputs": [expected]}
+    problem = Problem(task_id="p", prompt="", data={"tests": tests, "statement": ""})
+
+    def verdict(value, frames):
+        return verdict(value, frames - 1) if frames else check(problem, "", Returned(value)).verdict
+
+    for depth in [*range(1, 1100, 23), *range(290, 310), 9_999]:
+        for frames in (0, 300):
+            assert verdict(front * depth + "0" + back * depth, frames) is Verdict.WRONG_ANSWER, depth
+    assert check(problem, "", Returned(json.dumps(expected))).passed
+
+
 def test_several_right_answers_are_undecided_and_tolerances_hold(tmp_path, sandbox):
     path = tmp_path / "apps.jsonl"
     several = STDIN | {"question": "-----Output-----\nPrint any of them.\n"}
@@ -129,6 +245,11 @@ def test_several_right_answers_are_undecided_and_tolerances_hold(tmp_path, sandb
         ('{"inputs": ["1"], "outputs": ["2"], "fn_name": 3}', "fn_name is not the name of a function"),
         ('{"inputs": [[1]], "outputs": ["2"], "fn_name": "f()"}', "fn_name is not the name of a function"),
         ('{"inputs": ["1"], "outputs": ["2"], "fn_name": "f"}', "not lists of arguments"),
+        (
+            '{"inputs": [[1]], "outputs": [' + "[" * 400 + "]" * 400 + '], "fn_name": "f"}',
+            "holds a value nested deeper than 300 levels",
+        ),
+        ('{"inputs": ["1"], "outputs": [' + "[" * 9999 + "]" * 9999 + "]}", "not JSON inside a string"),
     ],
 )
 def test_bad_tests_are_named(tmp_path, tests, message):

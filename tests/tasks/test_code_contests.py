@@ -75,6 +75,25 @@ def test_public_tests_filter_and_the_others_decide(data, sandbox):
     assert result.detail.startswith("test 2 of 4")
 
 
+def test_outputs_are_compared_as_alphacodes_tester_does(tmp_path, sandbox):
+    path = tmp_path / "contests.jsonl"
+    plain = ROW | {"public_tests": {"input": ["1"], "output": ["Yes 0.5\n12 7\n"]}}
+    several = plain | {"name": "s", "description": "Output\n\nPrint any of them."}
+    close = plain | {"name": "t", "description": "Output\n\nThe relative error must not exceed 10^-2."}
+    hidden = {"private_tests": {"input": [], "output": []}, "generated_tests": {"input": [], "output": []}}
+    path.write_text("".join(json.dumps(row | hidden) + "\n" for row in (plain, several, close)))
+    plain, several, close = CodeContests().load(path)
+    program = "import sys\nsys.stdout.write({!r})".format
+    for problem in (plain, several, close):
+        assert check(problem, program("YES\r\n.500009\v12.0\n\n7."), sandbox) == (Verdict.PASSED, True)
+        assert check(problem, program(""), sandbox) == (Verdict.WRONG_ANSWER, False)
+    off = program("yes 0.5049 12 7")
+    assert check(plain, off, sandbox) == (Verdict.WRONG_ANSWER, False)
+    assert check(several, off, sandbox) == (Verdict.UNDECIDED, False)
+    assert check(close, off, sandbox) == (Verdict.PASSED, True)
+    assert check(close, program("yes 0.5 13 7"), sandbox) == (Verdict.WRONG_ANSWER, False)
+
+
 def test_programs_that_behave_alike_share_a_signature(data, sandbox):
     problem = CodeContests().load(data)[0]
 

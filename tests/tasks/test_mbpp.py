@@ -113,7 +113,7 @@ def test_what_tests_need_comes_after_the_code(tmp_path, sandbox):
     assert MbppSanitized().check(problem, problem.data["solution"], sandbox, Limits()).passed
 
 
-def test_a_chat_reply_is_its_first_block(full):
+def test_a_chat_reply_is_its_last_block_that_the_tests_can_use(full):
     problem, task = problem_of(full, 11), Mbpp()
     code = "def add(x):\n    return x + 11\n"
     assert task.from_chat(problem, f"Sure:\n```python\n{code}```\nThen\n```\nadd(1)\n```") == code

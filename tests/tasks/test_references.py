@@ -12,7 +12,7 @@ import pytest
 from treeshare.evals import evaluate_completions
 from treeshare.evals.sandbox import Limits, Verdict
 from treeshare.tasks.registry import get_task
-from treeshare.tasks.statements import matcher_for
+from treeshare.tasks.statements import alphacode_matcher_for
 
 LIMITS = Limits(wall_s=20, memory_bytes=2 << 30)
 
@@ -138,7 +138,11 @@ def test_mutated_mbpp_fails_with_its_verdict(shared, sandbox, mutate, expected):
 def plainly_checked(data):
     """Places of contest problems with one right answer, by their statements."""
     problems = get_task("code-contests").load(data)
-    return [i for i, p in enumerate(problems) if matcher_for(p.data["statement"]).key == "tokens"]
+    return [
+        i
+        for i, p in enumerate(problems)
+        if alphacode_matcher_for(p.data["statement"]).key == "alphacode(0.0)"
+    ]
 
 
 def test_some_of_code_contests(shared, sandbox):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from treeshare.tasks.statements import matcher_for, output_section, tolerance_of
+from treeshare.tasks.statements import alphacode_matcher_for, matcher_for, output_section, tolerance_of
 
 
 def statement(output, body="Find it."):
@@ -44,6 +44,19 @@ def test_the_section_on_output_decides(output, key):
     example = "-----Examples-----\nInput\nany order\n"
     dashed = f"Find it.\n\n-----Input-----\nx\n\n-----Output-----\n{output}\n\n{example}"
     assert matcher_for(dashed).key == key
+
+
+@pytest.mark.parametrize(
+    ("output", "key"),
+    [
+        ("Print one integer.", "alphacode(0.0)"),
+        ("You can print each letter in any case (upper or lower).", "alphacode(0.0)"),
+        ("An absolute error of 1e-3 is allowed.", "alphacode(0.001)"),
+        ("If there are several answers, print any of them.", "unknown(alphacode(0.0))"),
+    ],
+)
+def test_alphacodes_comparison_and_what_the_statement_allows_beyond(output, key):
+    assert alphacode_matcher_for(statement(output)).key == key
 
 
 def test_what_is_said_elsewhere_does_not():

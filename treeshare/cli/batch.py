@@ -22,6 +22,7 @@ def batch(
     model: options.Model = options.DEFAULT_MODEL,
     name: openai_options.ServedNames = None,
     chat_template: openai_options.ChatTemplate = None,
+    chat_template_kwargs: openai_options.ChatTemplateKwargs = None,
     seed: options.Seed = 0,
     dtype: options.Dtype = "auto",
     threads: options.Threads = None,
@@ -37,11 +38,11 @@ def batch(
     if out.exists() and requests.exists() and out.samefile(requests):
         raise ConfigError(f"{one_line(out)}: it is the input; name another output")
     kv_budget_bytes = options.parse_bytes("--kv-budget", kv_budget)
-    template = openai_options.read_template(chat_template)
+    chat = openai_options.chat_options(chat_template, chat_template_kwargs)
     llm = load_llm(
         model, dtype=dtype, threads=threads, max_num_seqs=max_num_seqs, kv_budget_bytes=kv_budget_bytes
     )
-    lines = read_batch(requests, llm, names=tuple(name or [model]), seed=seed, chat_template=template)
+    lines = read_batch(requests, llm, names=tuple(name or [model]), seed=seed, chat=chat)
     output = open_output(out)
     try:
         if output.num_torn_bytes:

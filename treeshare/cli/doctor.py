@@ -322,7 +322,7 @@ def _model(name: str) -> Finding:
 
 
 def _model_cache() -> Finding:
-    from treeshare.models.loading import cache_dir
+    from treeshare.models import cache_dir
 
     remedy = "set XDG_CACHE_HOME to a directory that you can write to"
     try:

@@ -10,7 +10,7 @@ import typer
 
 from treeshare.cli import options
 from treeshare.cli.inputs import load_task, problems_sha256
-from treeshare.cli.outputs import write_json, write_output
+from treeshare.cli.outputs import write_json
 from treeshare.cli.progress import Progress
 from treeshare.errors import DataError, one_line
 
@@ -43,6 +43,12 @@ def evaluate(
             "--timeout", min=0.1, max=3600, callback=_check_finite, help="Time limit per program, seconds."
         ),
     ] = 3.0,
+    recheck: Annotated[
+        bool,
+        typer.Option(
+            "--recheck", help="Check anew what verdicts.jsonl in the run directory has verdicts on."
+        ),
+    ] = False,
 ) -> None:
     """Check a run's completions (programs run in the sandbox) and print the task's metrics, e.g. pass@k."""
     from treeshare.evals.evaluate import evaluate_completions
@@ -50,7 +56,8 @@ def evaluate(
     from treeshare.evals.results import RESULTS_NAME
     from treeshare.evals.sandbox import Limits, default_sandbox
     from treeshare.evals.summary import RunSummary, calibration_dict
-    from treeshare.evals.verdict_cache import VerdictCache
+    from treeshare.evals.verdict_cache import VERDICTS_NAME, VerdictCache
+    from treeshare.files import write_atomically
     from treeshare.runs import read_run
 
     manifest, records = read_run(directory)
@@ -73,7 +80,7 @@ def evaluate(
         print(f"{missing} of {missing + len(records)} completions are missing", file=sys.stderr)
     sandbox = default_sandbox() if task.needs_sandbox else None
     with (
-        VerdictCache(directory / "verdicts.jsonl") as cache,
+        VerdictCache(directory / VERDICTS_NAME, recheck=recheck) as cache,
         Progress(len(records), "completions") as progress,
     ):
         evaluation = evaluate_completions(
@@ -86,11 +93,16 @@ def evaluate(
             cache=cache,
             on_progress=progress.update,
         )
-    write_output(directory / RESULTS_NAME, evaluation.results_jsonl())
+    write_atomically(directory / RESULTS_NAME, evaluation.results_jsonl())
     run = JudgedRun.read(directory)
     summary = RunSummary.of(run)
     print(summary.table())
     if sandbox is not None:
         print(f"\nchecked in the sandbox {sandbox.name}")
+    if cache.num_taken:
+        print(
+            f"{cache.num_taken} verdicts were taken from {VERDICTS_NAME} in the run directory; "
+            "--recheck makes them anew"
+        )
     if json_out is not None:
         write_json(json_out, summary.to_dict() | calibration_dict(run.checked()))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ if TYPE_CHECKING:
 
     from treeshare.engine.llm import LLM
     from treeshare.evals.problem import Problem, Task
+    from treeshare.evals.prompts import PromptOptions
     from treeshare.models.loading import LoadedModel, ModelDescription
     from treeshare.tree import FewShotPrompts
 
@@ -41,15 +41,17 @@ def load_task(
 
 def problems_sha256(problems: Sequence[Problem]) -> str:
     """SHA-256 of everything that a task has read: prompts, and the data by which completions are checked."""
+    from treeshare.evals.numerals import dumps
+
     digest = hashlib.sha256()
     for problem in problems:
         fields = [problem.task_id, problem.prompt, sorted(problem.data.items())]
-        digest.update(json.dumps(fields, sort_keys=True, default=str).encode() + b"\n")
+        digest.update(dumps(fields, sort_keys=True, default=str).encode() + b"\n")
     return digest.hexdigest()
 
 
 def encode_prompts(
-    task: Task, built: FewShotPrompts, model: LoadedModel | ModelDescription, *, chat: bool = False
+    task: Task, built: FewShotPrompts, model: LoadedModel | ModelDescription, options: PromptOptions
 ) -> list[list[int]]:
     """Token ids of whole prompts.
 
@@ -61,7 +63,13 @@ def encode_prompts(
 
     if model.tokenizer is None:
         raise ConfigError("--model: it has no tokenizer, but prompts are text; give a model with a tokenizer")
-    return prompts.encode_prompts(task, built, model.tokenizer, chat=chat)
+    return prompts.encode_prompts(
+        task,
+        built,
+        model.tokenizer,
+        chat=options.chat,
+        chat_template_kwargs=options.chat_template_kwargs,
+    )
 
 
 def quiet_libraries() -> None:

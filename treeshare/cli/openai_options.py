@@ -2,11 +2,16 @@
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from treeshare.cli.options import parse_json_object
 from treeshare.errors import ConfigError, one_line
+from treeshare.files import read_text
+
+if TYPE_CHECKING:
+    from treeshare.engine.chat import ChatOptions
 
 ServedNames = Annotated[
     list[str] | None,
@@ -17,22 +22,50 @@ ChatTemplate = Annotated[
     typer.Option("--chat-template", help="Jinja file with a chat template, instead of the model's own."),
 ]
 
+ChatTemplateKwargs = Annotated[
+    str | None,
+    typer.Option(
+        "--chat-template-kwargs",
+        "--default-chat-template-kwargs",
+        metavar="JSON",
+        help="What the chat template is given by default, e.g. '{\"enable_thinking\": false}'.",
+    ),
+]
+
+
+def chat_options(template: Path | None, template_kwargs: str | None) -> "ChatOptions":
+    """The server's own chat options.
+
+    Raises:
+        ConfigError: As ``read_template``, or if the arguments are no JSON object or hold a reserved name.
+    """
+    from treeshare.engine.chat import ChatOptions
+
+    given = parse_json_object("--chat-template-kwargs", template_kwargs)
+    return ChatOptions(chat_template=read_template(template), chat_template_kwargs=given)
+
+
+_MAX_TEMPLATE_BYTES = 16 << 20
+
 
 def read_template(path: Path | None) -> str | None:
     """Read a chat template; None without a path.
 
     Raises:
-        ConfigError: If the file cannot be read or is not a Jinja template.
+        DataError: If the file cannot be read.
+        ConfigError: If it is not a Jinja template.
     """
     if path is None:
         return None
     from jinja2 import Environment, TemplateSyntaxError
 
+    text = read_text(path, "--chat-template", max_bytes=_MAX_TEMPLATE_BYTES)
     try:
-        text = path.read_text(encoding="utf-8")
         Environment().parse(text)
-    except (OSError, ValueError, TemplateSyntaxError) as error:
-        raise ConfigError(f"--chat-template: cannot read {one_line(path)}: {one_line(error)}") from error
+    except (RecursionError, TemplateSyntaxError) as error:
+        raise ConfigError(
+            f"--chat-template: {one_line(path)} is not a Jinja template: {one_line(error)}"
+        ) from error
     return text
 
 

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -27,6 +27,25 @@ def parse_bytes(option: str, text: str | None) -> int | None:
     return int(float(match[1]) * unit)
 
 
+def parse_json_object(option: str, text: str | None) -> dict[str, Any] | None:
+    """Parse an option's JSON object; None without text.
+
+    Raises:
+        ConfigError: If ``text`` is something else; the message names ``option``.
+    """
+    if text is None:
+        return None
+    from treeshare.files import parse_json
+
+    try:
+        values = parse_json(text.encode())
+    except ValueError:
+        values = None
+    if not isinstance(values, dict):
+        raise ConfigError.of(option, got=text, expected="a JSON object")
+    return values
+
+
 DEFAULT_MODEL = "smollm2-135m"
 
 TaskName = Annotated[str, typer.Option("--task", help="Task, e.g. humaneval, or your own as FILE.py:CLASS.")]
@@ -44,6 +63,14 @@ ShotChoice = Annotated[
 ]
 ShotData = Annotated[Path | None, typer.Option("--shot-data", help="Read worked examples from this file.")]
 Chat = Annotated[bool, typer.Option("--chat", help="Put each whole prompt into the model's chat template.")]
+ChatTemplateKwargs = Annotated[
+    str | None,
+    typer.Option(
+        "--chat-template-kwargs",
+        metavar="JSON",
+        help="What the chat template is given beside the messages, e.g. '{\"enable_thinking\": false}'.",
+    ),
+]
 NumCompletions = Annotated[int, typer.Option("-n", min=1, max=100_000, help="Completions per problem.")]
 Model = Annotated[
     str, typer.Option("--model", help="Embedded model's name, directory, .gguf file or hub id.")

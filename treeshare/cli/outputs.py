@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
+from pathlib import Path  # noqa: TC003  (typer reads the annotation)
 from typing import Any
 
 import typer
@@ -31,24 +31,8 @@ def check_output(path: Path | None) -> Path | None:
     return path
 
 
-def write_output(path: Path, content: bytes) -> None:
-    """Write a result: atomically to a regular file, directly to a pipe or a device.
-
-    Raises:
-        DataError: If ``path`` cannot be written.
-    """
-    from treeshare.errors import DataError, one_line
-    from treeshare.runs.files import write_atomically
-
-    if path.is_file() or not path.exists():
-        write_atomically(Path(os.path.realpath(path)), content)  # the target is replaced, not the link
-        return
-    try:
-        path.write_bytes(content)
-    except OSError as error:
-        raise DataError(f"cannot write {one_line(path)}: {error.strerror}") from error
-
-
 def write_json(path: Path, value: Any, indent: int | None = 2) -> None:  # noqa: ANN401
-    """Write a result as JSON; see ``write_output``."""
+    """Write a result as JSON; see ``files.write_output``."""
+    from treeshare.files import write_output
+
     write_output(path, json.dumps(value, indent=indent).encode() + b"\n")

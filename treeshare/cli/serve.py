@@ -35,6 +35,7 @@ def serve(
     ] = None,
     name: openai_options.ServedNames = None,
     chat_template: openai_options.ChatTemplate = None,
+    chat_template_kwargs: openai_options.ChatTemplateKwargs = None,
     dtype: options.Dtype = "auto",
     threads: options.Threads = None,
     max_num_seqs: options.MaxNumSeqs = 256,
@@ -114,7 +115,7 @@ def serve(
         for option, size in (("--max-body", max_body), ("--max-held", max_held), ("--max-unread", max_unread))
     )
     kv_budget_bytes = options.parse_bytes("--kv-budget", kv_budget)
-    template = openai_options.read_template(chat_template)
+    chat = openai_options.chat_options(chat_template, chat_template_kwargs)
     openai_options.require_libraries("fastapi", "uvicorn", "prometheus_client")
     from treeshare.engine.async_llm import AsyncLLM
     from treeshare.integrations.openai.connection import ConnectionLimits
@@ -142,7 +143,8 @@ def serve(
             max_held_bytes=max_held_bytes,
             body_timeout_s=transfer_timeout,
             max_unread_bytes=max_unread_bytes,
-            chat_template=template,
+            chat_template=chat.chat_template,
+            chat_template_kwargs=chat.chat_template_kwargs,
         )
         shown = f"[{host}]" if ":" in host else host
         url = f"http://{shown}:{bound.getsockname()[1]}/v1"

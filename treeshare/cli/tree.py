@@ -9,7 +9,7 @@ import typer
 
 from treeshare.cli import options
 from treeshare.cli.inputs import encode_prompts, load_task
-from treeshare.cli.outputs import check_output, write_json, write_output
+from treeshare.cli.outputs import check_output, write_json
 from treeshare.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def tree(
     shot_choice: options.ShotChoice = "fixed",
     shot_data: options.ShotData = None,
     chat: options.Chat = False,
+    chat_template_kwargs: options.ChatTemplateKwargs = None,
     seed: options.Seed = 0,
     n: options.NumCompletions = 1,
     model: options.Model = options.DEFAULT_MODEL,
@@ -80,12 +81,18 @@ def tree(
     else:
         chosen, texts = load_task(task or "", data, limit)
         prompting = PromptOptions(
-            num_shots=shots, shot_choice=shot_choice, seed=seed, chat=chat, data=data, shot_data=shot_data
+            num_shots=shots,
+            shot_choice=shot_choice,
+            seed=seed,
+            chat=chat,
+            chat_template_kwargs=options.parse_json_object("--chat-template-kwargs", chat_template_kwargs),
+            data=data,
+            shot_data=shot_data,
         )
         built = build_prompts(chosen, texts, prompting)
         new_tokens = tokens or chosen.max_tokens
         description = describe_model(model)
-        prompts = encode_prompts(chosen, built, description, chat=chat)
+        prompts = encode_prompts(chosen, built, description, prompting)
         if prompting.record(chosen)["shots"]:
             costs = shot_costs(chosen, texts, prompting, description.tokenizer, n)
             print(cost_table(costs), end="\n\n")
@@ -99,6 +106,8 @@ def tree(
     if json_out is not None:
         write_json(json_out, node_link(prompt_tree), indent=None)  # indented, each token id takes a line
     if graphml_out is not None:
+        from treeshare.files import write_output
+
         write_output(graphml_out, graphml(prompt_tree))
 
 

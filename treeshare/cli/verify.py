@@ -31,6 +31,7 @@ def verify(
         ),
     ] = None,
     chat: options.Chat = False,
+    chat_template_kwargs: options.ChatTemplateKwargs = None,
     temperature: options.Temperature = 0.8,
     max_tokens: Annotated[
         int, typer.Option("--max-tokens", min=2, help="Number of tokens of a completion.")
@@ -51,10 +52,17 @@ def verify(
     chosen, problems = load_task(task, data, limit)
     if shots is None and data is None and not chosen.num_shots:
         shots = _DEFAULT_SHOTS
-    built = build_prompts(chosen, problems, PromptOptions(num_shots=shots, seed=seed, chat=chat, data=data))
+    prompting = PromptOptions(
+        num_shots=shots,
+        seed=seed,
+        chat=chat,
+        chat_template_kwargs=options.parse_json_object("--chat-template-kwargs", chat_template_kwargs),
+        data=data,
+    )
+    built = build_prompts(chosen, problems, prompting)
     params = SamplingParams(n=n, temperature=temperature, seed=seed, max_tokens=max_tokens, ignore_eos=True)
     llm = load_llm(model, dtype=dtype, threads=threads, seed=seed)
-    requests = llm.requests(encode_prompts(chosen, built, llm.loaded, chat=chat), params)
+    requests = llm.requests(encode_prompts(chosen, built, llm.loaded, prompting), params)
     verification = Verification(llm.loaded, llm.config, requests)
     shared = verification.shared
     print(

@@ -9,7 +9,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from treeshare.config import require_int
+from treeshare.engine.chat import DEFAULT_CHAT
 from treeshare.engine.llm import LLM
 from treeshare.engine.streaming import FinishedOutput, StepEvents, StreamOutput
 from treeshare.errors import ConfigError
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from treeshare.engine.chat import ChatOptions, Message
     from treeshare.engine.engine import StepResult
     from treeshare.engine.prompts import Prompt
     from treeshare.engine.sequence import Request
@@ -88,12 +89,8 @@ class AsyncLLM:
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._listeners: dict[int, _Listener] = {}
         self._is_closed = False
-        self._decoders = {skip: self.llm.decoder(skip_special_tokens=skip) for skip in (True, False)}
         self._events = StepEvents(
-            self.llm.output,
-            None,
-            wants_tokens=lambda index: self._listeners[index].wants_tokens,
-            decode_of=lambda index: self._decoders[self._request(index).params.skip_special_tokens],
+            self.llm.output, wants_tokens=lambda index: self._listeners[index].wants_tokens
         )
         self._thread = threading.Thread(target=self._work, name="treeshare", daemon=True)
         self._thread.start()
@@ -149,11 +146,29 @@ class AsyncLLM:
             ConfigError: If the prompt or a parameter is out of range, or after ``close``.
             BudgetError: If the KV budget does not hold the prompt with one completion.
         """
-        require_int("first_index", first_index, low=0, high=2**31 - 1)
         params = sampling_params or SamplingParams()
         request = self.llm.request(prompt, params, first_index=first_index)
         async with contextlib.aclosing(self.run([request], tokens=tokens)) as outputs:
             async for _, output in outputs:
+                yield output
+
+    async def chat(
+        self,
+        messages: Items[Message],
+        sampling_params: SamplingParams | None = None,
+        *,
+        tokens: bool = False,
+        first_index: int = 0,
+        options: ChatOptions = DEFAULT_CHAT,
+    ) -> AsyncGenerator[StreamOutput, None]:
+        """As ``generate``, for a conversation; ``options`` say how it becomes a prompt.
+
+        Raises as ``generate``; also a ``ConfigError`` if there is no chat template, or it refuses them.
+        """
+        prompt = self.llm.prompt_encoder.chat_prompt(messages, options)
+        answers = self.generate(prompt, sampling_params, tokens=tokens, first_index=first_index)
+        async with contextlib.aclosing(answers) as outputs:
+            async for output in outputs:
                 yield output
 
     async def run(
@@ -244,10 +259,6 @@ class AsyncLLM:
             listener.num_left -= 1
             self.num_unfinished -= 1
         return listener, (listener.numbers[index], output)
-
-    def _request(self, index: int) -> Request:
-        listener = self._listeners[index]
-        return listener.requests[listener.numbers[index]]
 
     def _add(self, listener: _Listener) -> None:
         engine, requests = self.llm.engine, listener.requests

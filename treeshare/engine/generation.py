@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from treeshare.engine.engine import Engine, StepResult
     from treeshare.engine.prompts import ParsedPrompt
     from treeshare.engine.sequence import Completion, Request
-    from treeshare.engine.streaming import Decode
 
 
 OnCompletion = Callable[[str, CompletionOutput], str | None]
@@ -72,11 +71,9 @@ class GenerateCall:
             )
         ]
 
-    def stream(
-        self, steps: Iterable[StepResult], decode: Decode | None, *, tokens: bool
-    ) -> Generator[StreamOutput, None, None]:
+    def stream(self, steps: Iterable[StepResult], *, tokens: bool) -> Generator[StreamOutput, None, None]:
         """The outputs of each step, as they come; see ``LLM.stream``."""
-        events = StepEvents(self._output, decode, lambda _: tokens)
+        events = StepEvents(self._output, lambda _: tokens)
         for result in steps:
             for index, output in events.of(result):
                 if isinstance(output, FinishedOutput):

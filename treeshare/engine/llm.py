@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from treeshare.config import AttentionMode, EngineConfig, FoldCost, Sharing, require_int
+from treeshare.config import MAX_THREADS, AttentionMode, EngineConfig, FoldCost, Sharing, require_int
 from treeshare.devices import resolve_device
+from treeshare.engine.chat import ChatOptions, Conversations
 from treeshare.engine.engine import Engine
 from treeshare.engine.fold_cost import fold_cost_here
 from treeshare.engine.generation import GenerateCall, OnCompletion, progress_bar, with_progress
 from treeshare.engine.outputs import CompletionOutput, RequestOutput, completion_output
-from treeshare.engine.prompts import Message, Prompt, PromptEncoder, Prompts
+from treeshare.engine.prompts import Prompt, PromptEncoder, Prompts
 from treeshare.engine.requests import Params, make_requests
 from treeshare.engine.scoring import Pair, Score, score
 from treeshare.engine.search import TokenSearch
@@ -31,12 +32,18 @@ if TYPE_CHECKING:
 __all__ = ["LLM", "OnCompletion"]
 
 
+def _use_threads(threads: int | None) -> None:
+    if threads is not None:
+        require_int("threads", threads, low=1, high=MAX_THREADS)
+        torch.set_num_threads(threads)
+
+
 class LLM:
     """A model that generates many completions for many prompts as one tree.
 
     Args:
         model: An embedded name (``smollm2-135m``), a folder, a ``.gguf`` file or a hub id.
-        dtype: ``auto`` (the model's own), ``float32`` or ``bfloat16``.
+        dtype: ``auto`` (the model's own, see ``load_model``), ``float32`` or ``bfloat16``.
         device: ``auto`` (a CUDA device where there is one and Triton to use it, else the CPU), ``cpu``,
             ``cuda`` or ``cuda:N``. On a CUDA device nothing was ever measured.
         sharing: ``tree``, ``one-level`` or ``none``; see ``EngineConfig``.
@@ -54,6 +61,7 @@ class LLM:
     Attributes:
         loaded: The model and what is known of it.
         engine: Runs requests, for callers that make them themselves.
+        prompt_encoder: Makes token ids of texts and conversations.
 
     Raises:
         ConfigError: If an argument is out of range.
@@ -90,15 +98,13 @@ class LLM:
             keep_nodes=keep_nodes,
         )
         require_int("seed", seed, low=0, high=2**64 - 1)
-        if threads is not None:
-            require_int("threads", threads, low=1)
-            torch.set_num_threads(threads)
+        _use_threads(threads)
         self.seed = seed
         self.loaded = loaded = load_model(model, dtype, resolve_device(device))
         if fold_cost is None:
             fold_cost = fold_cost_here(loaded.geometry, loaded.model.config, config, loaded.device)
         self.engine = Engine(loaded, replace(config, fold_cost=fold_cost))
-        self._encoder = PromptEncoder(loaded.tokenizer, loaded.model_id)
+        self.prompt_encoder = PromptEncoder(loaded.tokenizer, loaded.model_id)
 
     @property
     def model(self) -> Any:  # noqa: ANN401
@@ -147,7 +153,7 @@ class LLM:
 
     def get_tokenizer(self) -> Any:  # noqa: ANN401
         """The model's transformers tokenizer; a ``ConfigError`` if it came without one."""
-        return self._encoder.require_tokenizer()
+        return self.prompt_encoder.require_tokenizer()
 
     def decoder(self, *, skip_special_tokens: bool = True) -> Callable[[Sequence[int]], str] | None:
         """A function from token ids to text; None without a tokenizer."""
@@ -155,7 +161,7 @@ class LLM:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a whole prompt, with the special tokens that the model's tokenizer adds."""
-        return self._encoder.encode(text)
+        return self.prompt_encoder.encode(text)
 
     def generate(
         self,
@@ -210,34 +216,40 @@ class LLM:
         Raises as ``generate``.
         """
         call = self._call(prompts, sampling_params, on_completion)
-        yield from call.stream(self.engine.run_steps(call.requests), self.decoder(), tokens=tokens)
+        yield from call.stream(self.engine.run_steps(call.requests), tokens=tokens)
 
     def chat(
         self,
-        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        messages: Conversations,
         sampling_params: Params = None,
         *,
         use_tqdm: bool = True,
         add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
         chat_template: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        tools: object = None,
     ) -> list[RequestOutput]:
         """Generate for one conversation or several: the model's chat template makes the prompts.
 
-        Args:
-            messages: A conversation, a list of ``{"role", "content"}``; or a list of conversations.
-            sampling_params: As for ``generate``.
-            use_tqdm: As for ``generate``.
-            add_generation_prompt: End the prompt where the assistant's answer begins.
-            chat_template: Instead of the model's own.
+        ``messages``: a list of ``{"role", "content"}``, or a list of such; the rest as in ``ChatOptions``.
 
         Raises:
-            ConfigError: As ``generate``; also if there is no chat template.
+            ConfigError: As ``generate``; also if there is no chat template, or it refuses the messages.
         """
-        prompts = self._encoder.chat_prompts(messages, chat_template, add_generation_prompt)
-        return self.generate(prompts, sampling_params, use_tqdm=use_tqdm)
+        options = ChatOptions(
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            chat_template=chat_template,
+            chat_template_kwargs=chat_template_kwargs,
+            tools=tools,
+        )
+        return self.generate(
+            self.prompt_encoder.chat_prompts(messages, options), sampling_params, use_tqdm=use_tqdm
+        )
 
     def score(self, pairs: Sequence[Pair], *, use_tqdm: bool = True) -> list[Score]:
-        """How likely given continuations are: log-probabilities per token, each shared segment computed once.
+        """How likely given continuations are: a score per pair, each shared segment computed once.
 
         A score depends on the model and its pair, not on the other pairs or their order. Runs on the whole
         tree whatever ``sharing`` is; KV that earlier calls left is dropped. Raises as ``scoring.score``.
@@ -246,16 +258,13 @@ class LLM:
             pairs: Token ids of a context, at least one, and of a continuation; together at most one more than
                 the model's length.
             use_tqdm: Show progress on stderr.
-
-        Returns:
-            One score per pair, in order.
         """
         with progress_bar("Scores", len(pairs), enabled=use_tqdm) as bar:
             return score(self.engine, pairs, bar.update)
 
     def search(self, prompt: Prompt, *, max_tokens: int = 256) -> TokenSearch:
         """Decode by hand: fork, extend and drop branches of one prompt; see ``TokenSearch``."""
-        return TokenSearch(self.engine, self._encoder.parse(0, prompt)[1], max_tokens)
+        return TokenSearch(self.engine, self.prompt_encoder.parse(0, prompt)[1], max_tokens)
 
     def update_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
         """Change weights, also while ``stream`` is suspended; see ``Engine.update_weights``."""
@@ -263,7 +272,8 @@ class LLM:
 
     def request(self, prompt: Prompt, params: SamplingParams, *, first_index: int = 0) -> Request:
         """One request for the engine, for completions from ``first_index`` on."""
-        (request,) = self.requests([self._encoder.parse(0, prompt)[1]], params)
+        require_int("first_index", first_index, low=0, high=2**31 - 1)
+        (request,) = self.requests([self.prompt_encoder.parse(0, prompt)[1]], params)
         return replace(request, completion_indices=range(first_index, first_index + params.n))
 
     def requests(self, prompts: Sequence[Sequence[int]], params: Params) -> list[Request]:
@@ -272,9 +282,9 @@ class LLM:
 
     def output(self, completion: Completion) -> CompletionOutput:
         """A completion as ``generate`` returns it."""
-        return completion_output(completion, self.loaded.tokenizer)
+        return completion_output(completion, self.loaded.detokenizer)
 
     def _call(self, prompts: Prompts, params: Params, on_completion: OnCompletion | None) -> GenerateCall:
-        parsed = self._encoder.parse_all(prompts)
+        parsed = self.prompt_encoder.parse_all(prompts)
         requests = self.requests([token_ids for _, token_ids in parsed], params)
         return GenerateCall(parsed, requests, self.output, on_completion, self.engine.cancel)

@@ -12,7 +12,7 @@ import torch
 from pydantic import ValidationError
 
 from treeshare.devices import cpu_name
-from treeshare.models.loading import cache_dir
+from treeshare.models import cache_dir
 from treeshare.native import kernel_level
 
 if TYPE_CHECKING:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from treeshare.engine.sequence import Completion
+    from treeshare.text import Detokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +18,7 @@ class Logprob:
     Attributes:
         logprob: Natural log of the model's probability, before temperature.
         rank: 1 for the likeliest token of the vocabulary.
-        decoded_token: Its text, or None without a tokenizer.
+        decoded_token: What it adds to the text, special tokens included; None without a tokenizer.
     """
 
     logprob: float
@@ -31,7 +32,7 @@ class CompletionOutput:
 
     Attributes:
         index: Which of the prompt's completions.
-        text: Decoded, cut at the stop string; empty without a tokenizer.
+        text: What continues the prompt's text, cut at the stop string; empty without a tokenizer.
         token_ids: Everything generated, a final stop token included.
         cumulative_logprob: Sum of the tokens' log-probabilities, before temperature.
         logprobs: Per token a mapping from token id, when asked for.
@@ -103,22 +104,29 @@ def _preformatted(text: str) -> str:
     return f'<pre style="white-space:pre-wrap;text-align:left;margin:0">{escape(text)}</pre>'
 
 
-def completion_output(completion: Completion, tokenizer: Any | None) -> CompletionOutput:  # noqa: ANN401
+def _text(detokenizer: Detokenizer | None, token_id: int, begins: bool) -> str | None:
+    return None if detokenizer is None else detokenizer.token_text(token_id, begins=begins)
+
+
+def completion_output(completion: Completion, detokenizer: Detokenizer | None) -> CompletionOutput:
     """A completion as ``LLM.generate`` returns it; without a tokenizer tokens have no text."""
-    decode = None if tokenizer is None else tokenizer.decode
     logprobs = None
     if completion.logprobs is not None:
-        logprobs = [
-            {
-                entry.token_id: Logprob(
-                    logprob=entry.logprob,
-                    rank=entry.rank,
-                    decoded_token=None if decode is None else decode([entry.token_id]),
-                )
-                for entry in entries
-            }
-            for entries in completion.logprobs
-        ]
+        logprobs, begins = [], completion.begins_text
+        for token_id, entries in zip(completion.token_ids, completion.logprobs, strict=True):
+            logprobs.append(
+                {
+                    entry.token_id: Logprob(
+                        logprob=entry.logprob,
+                        rank=entry.rank,
+                        decoded_token=_text(detokenizer, entry.token_id, begins),
+                    )
+                    for entry in entries
+                }
+            )
+            begins = (
+                begins and detokenizer is not None and detokenizer.unseen(skip_special_tokens=True)[token_id]
+            )
     return CompletionOutput(
         index=completion.completion_index,
         text=completion.text,

@@ -2,20 +2,56 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from treeshare.errors import ConfigError
+from treeshare.engine.chat import ChatOptions, Conversations, Message, conversations_of, render_chat
+from treeshare.errors import ConfigError, one_line
 from treeshare.tree import PromptTree
 
 Prompt = str | Mapping[str, Any] | Sequence[int]
 Prompts = Prompt | Sequence[Prompt]
-Message = Mapping[str, Any]
+
+_LOG = logging.getLogger(__name__)
 
 ParsedPrompt = tuple[str | None, list[int]]
 """A prompt's text, if it has one, and its token ids."""
+
+
+class AddedTokens:
+    """Warns, once each, of special tokens around prompts that models have rarely seen there.
+
+    The tokens stay: transformers and vLLM leave them, too, and a prompt's tokens are transformers' own.
+
+    Args:
+        tokenizer: Of the prompts, or None.
+        model_id: The model's name.
+    """
+
+    def __init__(self, tokenizer: Any | None, model_id: str) -> None:  # noqa: ANN401
+        self._begin: int | None = getattr(tokenizer, "bos_token_id", None)
+        self._end: int | None = getattr(tokenizer, "eos_token_id", None)
+        self._end_text = str(getattr(tokenizer, "eos_token", None) or "")
+        self._model_id = model_id
+        self._warned: set[str] = set()
+
+    def look_at(self, text: str, ids: Sequence[int]) -> None:
+        """Look at a prompt that was tokenised."""
+        if self._begin is not None and list(ids[:2]) == [self._begin] * 2:
+            self._warn("begin with the begin-of-sequence token twice: leave it out of the text")
+        is_added = not (self._end_text and text.endswith(self._end_text))
+        if self._end is not None and len(ids) > 1 and ids[-1] == self._end and is_added:
+            self._warn(
+                "end with the end-of-sequence token, which the tokenizer adds: give token ids without it"
+            )
+
+    def _warn(self, what: str) -> None:
+        if what not in self._warned:
+            self._warned.add(what)
+            _LOG.warning("%s: prompts %s", one_line(self._model_id), what)
 
 
 class PromptEncoder:
@@ -28,6 +64,7 @@ class PromptEncoder:
 
     def __init__(self, tokenizer: Any | None, model_id: str) -> None:  # noqa: ANN401
         self._tokenizer, self._model_id = tokenizer, model_id
+        self._added = AddedTokens(tokenizer, model_id)
 
     def require_tokenizer(self) -> Any:  # noqa: ANN401
         """The tokenizer.
@@ -43,7 +80,9 @@ class PromptEncoder:
 
     def encode(self, text: str, *, special_tokens: bool = True) -> list[int]:
         """Token ids of a whole prompt, with the special tokens that the tokenizer adds, or without."""
-        return list(self.require_tokenizer()(text, add_special_tokens=special_tokens)["input_ids"])
+        ids = list(self.require_tokenizer()(text, add_special_tokens=special_tokens)["input_ids"])
+        self._added.look_at(text, ids)
+        return ids
 
     def parse_all(self, prompts: Prompts) -> list[ParsedPrompt]:
         """One prompt or several, each as ``parse`` returns it."""
@@ -71,32 +110,21 @@ class PromptEncoder:
             expected='text, {"prompt": ...}, {"prompt_token_ids": ...} or token ids',
         )
 
-    def chat_prompts(
-        self,
-        messages: Sequence[Message] | Sequence[Sequence[Message]],
-        chat_template: str | None,
-        add_generation_prompt: bool,
-    ) -> list[Prompt]:
+    def chat_prompts(self, messages: Conversations, options: ChatOptions) -> list[Prompt]:
         """A prompt for each conversation, by the model's chat template or the one given.
 
         Raises:
-            ConfigError: If the model has no tokenizer, or there is no chat template.
+            ConfigError: If the model has no tokenizer, or as ``render_chat``.
         """
-        tokenizer = self.require_tokenizer()
-        conversations = [messages] if messages and isinstance(messages[0], Mapping) else messages
-        if chat_template is None and getattr(tokenizer, "chat_template", None) is None:
-            raise ConfigError(f"chat_template: {self._model_id} has none; give one, or use generate")
-        prompts: list[Prompt] = []
-        for conversation in conversations:
-            text = tokenizer.apply_chat_template(
-                conversation,
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-                chat_template=chat_template,
-            )
-            token_ids = self.encode(text, special_tokens=False)
-            prompts.append({"prompt": text, "prompt_token_ids": token_ids})
-        return prompts
+        return [self.chat_prompt(conversation, options) for conversation in conversations_of(messages)]
+
+    def chat_prompt(self, conversation: Sequence[Message], options: ChatOptions) -> dict[str, Any]:
+        """The prompt of one conversation, text and tokens; special tokens are those that the template writes.
+
+        Raises as ``chat_prompts``.
+        """
+        text = render_chat(self.require_tokenizer(), conversation, options, model_id=self._model_id)
+        return {"prompt": text, "prompt_token_ids": self.encode(text, special_tokens=False)}
 
 
 def as_list(prompts: Prompts) -> list[Prompt]:

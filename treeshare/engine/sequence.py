@@ -5,13 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from treeshare.text import Continuation
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from collections.abc import Sequence as Items
 
     from treeshare.engine.forest import LiveNode
     from treeshare.kv import KVStore, Page, Segment
     from treeshare.sampling import SamplingParams, StopChecker
     from treeshare.sampling.sampler import TokenLogprob
+    from treeshare.text import Detokenizer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,6 +28,8 @@ class Request:
         problem_key: 64-bit key of the problem in the random numbers (``sampling.problem_key``).
         seed: Run seed.
         completion_indices: Which completions; each depends on its index, not on which others are asked for.
+        ends: Beside what ``params`` say, ends a completion at the token with which it returns True of all its
+            tokens.
     """
 
     prompt_token_ids: Items[int]
@@ -31,6 +37,14 @@ class Request:
     problem_key: int
     seed: int
     completion_indices: Items[int]
+    ends: Callable[[Items[int]], bool] | None = None
+
+    def continuation(self, detokenizer: Detokenizer | None) -> Continuation | None:
+        """The text of its completions; None without a tokenizer."""
+        if detokenizer is None:
+            return None
+        skip_special_tokens = self.params.skip_special_tokens
+        return Continuation(detokenizer, self.prompt_token_ids, skip_special_tokens=skip_special_tokens)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,12 +55,13 @@ class Completion:
         request_index: Which request of the run.
         completion_index: Which of its completions.
         token_ids: Everything generated, a final stop token included.
-        text: Decoded, cut at the stop string; empty without a tokenizer.
+        text: What continues the prompt's text, cut at the stop string; empty without a tokenizer.
         finish_reason: ``stop`` or ``length``.
         stop_reason: The stop string or stop token id; None at end-of-sequence and at ``length``.
         cumulative_logprob: Natural log of the model's probability of ``token_ids``, before temperature.
         logprobs: Per token the likeliest tokens, when asked for.
         weight_versions: Per token how often the weights had been changed when it was drawn.
+        begins_text: Whether no text of the prompt stands before its own.
     """
 
     request_index: int
@@ -58,6 +73,7 @@ class Completion:
     cumulative_logprob: float
     logprobs: list[list[TokenLogprob]] | None
     weight_versions: list[int]
+    begins_text: bool = False
 
 
 @dataclass(eq=False, slots=True)

@@ -11,12 +11,8 @@ if TYPE_CHECKING:
 
     from treeshare.engine.engine import StepResult
     from treeshare.engine.outputs import CompletionOutput
-    from treeshare.engine.sequence import Completion
+    from treeshare.engine.sequence import Completion, Sequence
     from treeshare.sampling.sampler import TokenLogprob
-
-    Decode = Callable[[Items[int]], str]
-
-_INCOMPLETE = "\ufffd"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +24,11 @@ class TokenOutput:
         index: Which of the prompt's completions.
         position: Of the token in the completion.
         token_id: The token.
-        text: What it adds to the text, once characters are whole; a stop string is not cut away here. Empty
-            without a tokenizer.
-        is_last: Whether the completion ends with it: ``FinishedOutput`` then says which text counts.
+        text: What it adds to the text, as far as no later token changes it and no stop string cuts it; the
+            last one brings the rest, so that all together are the completion's text. Empty without a
+            tokenizer.
+        offset: Where the token begins in the text, one that is part of a character where the character does.
+        is_last: Whether the completion ends with it.
         logprobs: The token and the likeliest ones at its place, when asked for.
     """
 
@@ -39,6 +37,7 @@ class TokenOutput:
     position: int
     token_id: int
     text: str
+    offset: int = 0
     is_last: bool = False
     logprobs: Items[TokenLogprob] | None = None
 
@@ -59,34 +58,17 @@ class FinishedOutput:
 StreamOutput = TokenOutput | FinishedOutput
 
 
-class TextStream:
-    """Turns a growing list of tokens into pieces of text; the pieces together are the whole text.
+@dataclass(slots=True)
+class _Sent:
+    """How much of a completion's text has come out.
 
-    Only the last few tokens are decoded each time. A character that is not whole yet is held back, and so are
-    replacement characters at the end: until the last byte has come, some decoders write them for whole
-    characters, too.
-
-    Args:
-        decode: Token ids to text.
+    Attributes:
+        num_chars: Characters.
+        num_certain: Where its next token begins: characters that no later token changes.
     """
 
-    def __init__(self, decode: Decode) -> None:
-        self._decode = decode
-        # The window is tokens [start, now); the text of [start, middle) is out.
-        self._start = self._middle = 0
-
-    def push(self, token_ids: Items[int]) -> str:
-        """What the tokens since the last call add, as far as it is certain.
-
-        Args:
-            token_ids: All tokens so far.
-        """
-        before = self._decode(token_ids[self._start : self._middle]) if self._middle else ""
-        text = self._decode(token_ids[self._start :])
-        if text.endswith(_INCOMPLETE) or len(text) <= len(before):
-            return ""
-        self._start, self._middle = self._middle, len(token_ids)
-        return text[len(before) :]
+    num_chars: int = 0
+    num_certain: int = 0
 
 
 class StepEvents:
@@ -94,62 +76,70 @@ class StepEvents:
 
     Args:
         output: Makes a completion's output.
-        decode: Token ids to text; None without a tokenizer.
         wants_tokens: Whether a request's tokens are asked for.
-        decode_of: Instead of ``decode`` for a request, where requests differ.
     """
 
     def __init__(
-        self,
-        output: Callable[[Completion], CompletionOutput],
-        decode: Decode | None,
-        wants_tokens: Callable[[int], bool],
-        decode_of: Callable[[int], Decode | None] | None = None,
+        self, output: Callable[[Completion], CompletionOutput], wants_tokens: Callable[[int], bool]
     ) -> None:
         self._output, self._wants_tokens = output, wants_tokens
-        self._decode_of = decode_of or (lambda _: decode)
-        self._texts: dict[int, dict[int, TextStream]] = {}
+        self._sent: dict[int, dict[int, _Sent]] = {}
 
     def forget(self, request: int) -> None:
         """Drop what is kept for a request that was cancelled."""
-        self._texts.pop(request, None)
+        self._sent.pop(request, None)
 
     def of(self, result: StepResult) -> Iterator[tuple[int, StreamOutput]]:
         """A step's outputs, each with its request's index; a last token comes before its whole completion."""
         for sequence in result.drawn:
             if self._wants_tokens(sequence.request_index):
-                logprobs = sequence.logprobs[-1] if sequence.logprobs else None
-                for index in sequence.completions:
-                    yield self._token(sequence.request_index, index, sequence.token_ids, logprobs)
+                yield from self._tokens(sequence)
         for completion in result.finished:
             request, index = completion.request_index, completion.completion_index
             if self._wants_tokens(request):
-                logprobs = completion.logprobs[-1] if completion.logprobs else None
-                yield self._token(request, index, completion.token_ids, logprobs, is_last=True)
-                self._texts[request].pop(index, None)
-                if not self._texts[request]:
-                    del self._texts[request]
+                yield request, self._last_token(completion)
+                self._sent[request].pop(index, None)
+                if not self._sent[request]:
+                    del self._sent[request]
             yield request, FinishedOutput(request_id=str(request), completion=self._output(completion))
 
-    def _token(
-        self,
-        request: int,
-        index: int,
-        token_ids: Items[int],
-        logprobs: Items[TokenLogprob] | None,
-        *,
-        is_last: bool = False,
-    ) -> tuple[int, TokenOutput]:
-        texts = self._texts.setdefault(request, {})
-        text, decode = "", self._decode_of(request)
-        if decode is not None:
-            text = texts.setdefault(index, TextStream(decode)).push(token_ids)
-        return request, TokenOutput(
+    def _of_completion(self, request: int, index: int) -> _Sent:
+        return self._sent.setdefault(request, {}).setdefault(index, _Sent())
+
+    def _tokens(self, sequence: Sequence) -> Iterator[tuple[int, TokenOutput]]:
+        """The latest token of each of a sequence's completions; their text is decoded once."""
+        request, token_ids = sequence.request_index, sequence.token_ids
+        text = sequence.stop.take(token_ids)
+        num_certain = sequence.stop.num_certain
+        logprobs = sequence.logprobs[-1] if sequence.logprobs else None
+        for index in sequence.completions:
+            sent = self._of_completion(request, index)
+            yield (
+                request,
+                TokenOutput(
+                    request_id=str(request),
+                    index=index,
+                    position=len(token_ids) - 1,
+                    token_id=token_ids[-1],
+                    text=text,
+                    offset=sent.num_certain,
+                    logprobs=logprobs,
+                ),
+            )
+            sent.num_chars += len(text)
+            sent.num_certain = num_certain
+
+    def _last_token(self, completion: Completion) -> TokenOutput:
+        """A completion's last token, with the text that has not come out before."""
+        request, index = completion.request_index, completion.completion_index
+        sent = self._of_completion(request, index)
+        return TokenOutput(
             request_id=str(request),
             index=index,
-            position=len(token_ids) - 1,
-            token_id=token_ids[-1],
-            text=text,
-            is_last=is_last,
-            logprobs=logprobs,
+            position=len(completion.token_ids) - 1,
+            token_id=completion.token_ids[-1],
+            text=completion.text[sent.num_chars :],
+            offset=sent.num_certain,
+            is_last=True,
+            logprobs=completion.logprobs[-1] if completion.logprobs else None,
         )

@@ -53,7 +53,8 @@ class TokenStep:
             params,
             max_tokens=live.max_new_tokens,
             eos_token_ids=self._loaded.eos_token_ids,
-            decode=self._loaded.decoder(skip_special_tokens=params.skip_special_tokens),
+            continuation=live.request.continuation(self._loaded.detokenizer),
+            criterion=live.request.ends,
         )
         return Sequence(live, completions, stop)
 
@@ -93,7 +94,7 @@ class TokenStep:
     def _spec(self, sequence: Sequence) -> RowSpec:
         request = sequence.live.request
         params, banned = request.params, frozenset[int]()
-        if len(sequence.token_ids) < params.min_tokens - 1:
+        if len(sequence.token_ids) < params.min_tokens:
             banned = self._loaded.eos_token_ids | frozenset(params.stop_ids)
         return RowSpec(params, sequence.token_ids, request.prompt_token_ids, banned)
 
@@ -156,6 +157,7 @@ class TokenStep:
                 cumulative_logprob=sequence.cumulative_logprob,
                 logprobs=list(sequence.logprobs) if wants_logprobs else None,
                 weight_versions=list(sequence.versions),
+                begins_text=sequence.stop.begins_text,
             )
             for index in sequence.completions
         ]

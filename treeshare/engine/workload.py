@@ -18,6 +18,7 @@ from pydantic import (
 
 from treeshare.devices import peak_resident_bytes
 from treeshare.errors import DataError
+from treeshare.files import read_packed, without_mark
 from treeshare.sampling import SamplingParams
 from treeshare.stopwatch import REST
 
@@ -60,10 +61,9 @@ class Workload(BaseModel):
         Raises:
             DataError: If it is missing, not JSON or not a workload; the message says where.
         """
+        content = without_mark(read_packed(path, "workload"), path, "workload")
         try:
-            workload = cls.model_validate_json(path.read_bytes(), context={})
-        except OSError as error:
-            raise DataError(f"workload: cannot read {path}: {error.strerror}") from error
+            workload = cls.model_validate_json(content, context={})
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "the file"

@@ -20,7 +20,7 @@ import shutil
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from treeshare.errors import ConfigError, DataError, one_line
-from treeshare.runs.files import dump_json, write_atomically
+from treeshare.files import dump_json, write_output
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,16 +58,16 @@ def export_run(run: JudgedRun, kind: Format, out: Path, solution: Solution | Non
         raise DataError(f"export: {one_line(run.path)} holds no completion; run `treeshare sample` first")
     if kind == "human-eval":
         lines = [{"task_id": t, "completion": completion.record.completion} for t, completion in _all(run)]
-        write_atomically(out, b"".join(dump_json(line) + b"\n" for line in lines))
+        write_output(out, b"".join(dump_json(line) + b"\n" for line in lines))
     elif kind == "evalplus":
         programs = [
             {"task_id": t, "solution": _program(kind, solution, t, completion)} for t, completion in _all(run)
         ]
-        write_atomically(out, b"".join(dump_json(line) + b"\n" for line in programs))
+        write_output(out, b"".join(dump_json(line) + b"\n" for line in programs))
     elif kind == "bigcode":
-        write_atomically(out, dump_json(_generations(run, solution)))
+        write_output(out, dump_json(_generations(run, solution)))
     elif kind == "parquet":
-        write_atomically(out, _parquet(run))
+        write_output(out, _parquet(run))
     else:
         _save_dataset(run, out)
     return run.num_completions

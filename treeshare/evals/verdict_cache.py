@@ -13,16 +13,19 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from treeshare.errors import DataError
+from treeshare.errors import DataError, one_line
 from treeshare.evals.check_result import CheckResult
 from treeshare.evals.sandbox import PACKAGES, Verdict
+from treeshare.files import open_regular, read_lines
 
 if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
     from typing import Self
 
-_FORMAT = 2
+VERDICTS_NAME = "verdicts.jsonl"
+
+_FORMAT = 4
 """Raised when a verdict's meaning changes, so that older ones are not reused."""
 
 
@@ -51,26 +54,46 @@ class VerdictCache:
     line is passed over, and its program checked again. Several processes may share the file; each
     sees what was there when it began.
 
+    Whoever can write the file can write verdicts that nothing was run for; ``num_taken`` says how many
+    counted.
+
+    Args:
+        path: The file; made if missing, refused if it is a symbolic link.
+        recheck: Leave aside what the file holds. New verdicts on the same are added behind it, and hold from
+            then on.
+
+    Attributes:
+        num_taken: Verdicts of the file that ``get`` gave.
+
     Raises:
         DataError: If the file cannot be read or written, or is something else.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, recheck: bool = False) -> None:
+        self.num_taken = 0
         self._path = path
         self._lock = threading.Lock()
         self._known: dict[str, CheckResult] = {}
         try:
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-            content = path.read_bytes()
+            self._file = open_regular(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW)
         except OSError as error:
-            raise DataError(f"verdicts: cannot open {path}: {error.strerror}") from error
-        for line in content.split(b"\n"):
-            self._take(line)
-        if content.strip() and not self._known:
+            raise DataError(f"verdicts: cannot open {one_line(path)}: {error.strerror}; delete it") from error
+        try:
+            line, is_empty = b"\n", True
+            for line in read_lines(path, "verdicts"):
+                is_empty &= not line.strip()
+                self._take(line)
+            if not is_empty and not self._known:
+                raise DataError(
+                    f"verdicts: {one_line(path)} holds none, expected JSON lines of treeshare; delete it"
+                )
+            if not line.endswith(b"\n"):
+                self._append(b"\n")
+        except BaseException:
             os.close(self._file)
-            raise DataError(f"verdicts: {path} holds none, expected JSON lines of treeshare; delete it")
-        if content and not content.endswith(b"\n"):
-            self._append(b"\n")
+            raise
+        if recheck:
+            self._known.clear()
 
     def __enter__(self) -> Self:
         return self
@@ -97,8 +120,11 @@ class VerdictCache:
         return hashlib.sha256((version + text).encode("utf-8", "surrogatepass")).hexdigest()
 
     def get(self, key: str) -> CheckResult | None:
-        """The verdict, if it is known."""
-        return self._known.get(key)
+        """The verdict, if it is known. Safe to call from several threads."""
+        with self._lock:
+            result = self._known.get(key)
+            self.num_taken += result is not None
+        return result
 
     def add(self, key: str, result: CheckResult) -> None:
         """Remember a verdict. Safe to call from several threads.

@@ -30,7 +30,7 @@ from treeshare.errors import ConfigError
 from treeshare.integrations.arguments import check_known
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from treeshare.engine.outputs import CompletionOutput
     from treeshare.sampling import SamplingParams
@@ -67,6 +67,7 @@ class TreeshareAPI(ModelAPI):  # type: ignore[misc]  # mypy does not follow into
         model_path: Instead of ``model_name``, for a folder.
         chat_template: Instead of the model's own.
         enable_thinking: Passed to the chat template.
+        chat_template_kwargs: Passed to the chat template, too.
         **options: ``dtype``, ``seed``, ``max_num_seqs``, ``kv_budget_bytes``, ``threads``, ``backend``,
             ``sharing``, ``lazy_divergence``, as for ``LLM``.
 
@@ -86,18 +87,24 @@ class TreeshareAPI(ModelAPI):  # type: ignore[misc]  # mypy does not follow into
         model_path: str | None = None,
         chat_template: str | None = None,
         enable_thinking: bool | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         **options: Any,  # noqa: ANN401
     ) -> None:
         super().__init__(model_name=model_name, base_url=base_url, api_key=api_key, config=config)
-        check_known(options, ("model_path", "chat_template", "enable_thinking"))
+        check_known(options, ("model_path", "chat_template", "enable_thinking", "chat_template_kwargs"))
         if api_key == _LOOKUP_API_KEY:
             return
         from treeshare.engine.async_llm import AsyncLLM
+        from treeshare.engine.chat import ChatOptions, check_template_kwargs
 
+        check_template_kwargs(chat_template_kwargs)
+        thinking = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
+        self._chat = ChatOptions(
+            chat_template=chat_template, chat_template_kwargs={**(chat_template_kwargs or {}), **thinking}
+        )
         self._llm = AsyncLLM(model_path or model_name, **options)
-        self._tokenizer = self._llm.llm.get_tokenizer()
-        self._chat_template = chat_template or getattr(self._tokenizer, "chat_template", None)
-        self._template_args = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
+        tokenizer = self._llm.llm.get_tokenizer()
+        self._has_template = bool(chat_template or getattr(tokenizer, "chat_template", None))
         self._num_asked = Counter[tuple[tuple[int, ...], str]]()
         self._gate: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
 
@@ -164,17 +171,11 @@ class TreeshareAPI(ModelAPI):  # type: ignore[misc]  # mypy does not follow into
                 if kinds:
                     raise ConfigError.of("input", got=", ".join(sorted(kinds)), expected="text")
             chat.append({"role": message.role, "content": message.text})
-        if self._chat_template is None:
+        if not self._has_template:
             text = "".join(f"{message['role']}: {message['content']}\n" for message in chat) + "assistant:"
             return self._llm.llm.encode(text)
-        text = self._tokenizer.apply_chat_template(
-            chat,
-            chat_template=self._chat_template,
-            tokenize=False,
-            add_generation_prompt=True,
-            **self._template_args,
-        )
-        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        ids: list[int] = self._llm.llm.prompt_encoder.chat_prompt(chat, self._chat)["prompt_token_ids"]
+        return ids
 
     def _choice(
         self, completion: CompletionOutput, num_input: int, config: GenerateConfig

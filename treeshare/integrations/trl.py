@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from treeshare.errors import ConfigError
+from treeshare.models.weights import require_all_weights
 from treeshare.sampling import SamplingParams, problem_key
 from treeshare.sampling.sampler import RowSpec, drawn_logprobs
 
@@ -60,7 +61,8 @@ class TreeRollout:
             of the distribution that its tokens were drawn from, temperature and filters included.
 
         Raises:
-            ConfigError: If the model is sharded or has adapters, or parameters are out of range.
+            ConfigError: If the model is sharded, has adapters or is another than the one that generates, or
+                parameters are out of range.
         """
         self._take_weights(trainer)
         ids = tokenize(prompts, trainer)
@@ -96,7 +98,9 @@ class TreeRollout:
         model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
         if getattr(model, "peft_config", None):
             raise ConfigError.of("trainer", got="a model with adapters", expected="one without (PEFT)")
-        self._llm.update_weights(model.state_dict())
+        weights = model.state_dict()
+        require_all_weights(self._llm.model, weights)
+        self._llm.update_weights(weights)
         self._synced, self._num_calls = now, 0
 
     def _seed(self, trainer: Any) -> int:  # noqa: ANN401

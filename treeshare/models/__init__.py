@@ -2,7 +2,8 @@
 
 from treeshare.models.adapter import ModelAdapter
 from treeshare.models.cuda import make_adapter
-from treeshare.models.loading import EMBEDDED, LoadedModel, cache_dir, describe_model, load_model
+from treeshare.models.gguf import cache_dir
+from treeshare.models.loading import EMBEDDED, LoadedModel, describe_model, load_model
 from treeshare.models.step import NoAttention, StepAttention, TreeStep
 
 __all__ = [

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 ATTENTION_NAME = "treeshare"
 
-_IGNORED = frozenset({"is_causal", "position_ids", "use_cache", "cache_position", "output_attentions"})
+_IGNORED = frozenset({"position_ids", "use_cache", "cache_position", "output_attentions"})
 """Keywords of a layer's attention that ask for nothing beyond plain causal attention."""
 
 _SPEC_KEYWORDS = frozenset({"sliding_window", "softcap", "s_aux"})
@@ -65,8 +65,12 @@ def _attention(
     name = type(module).__name__
     if treeshare_step is None:
         raise UnsupportedModelError(f"{name}: this model code does not pass keywords on to its attention")
+    is_causal = kwargs.pop("is_causal", None)
+    if is_causal is None:
+        is_causal = getattr(module, "is_causal", True)
     unknown = {key for key, value in kwargs.items() if value is not None} - _IGNORED - _SPEC_KEYWORDS
     features = sorted(_FEATURE_NAMES.get(key, key) for key in unknown)
+    features += ["bidirectional attention"] * (is_causal is False and query.shape[2] > 1)
     features += ["an attention mask"] * (attention_mask is not None) + ["dropout"] * (dropout != 0)
     if value.shape[-1] != query.shape[-1]:
         features.append("values of another width than keys")

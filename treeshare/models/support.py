@@ -7,23 +7,24 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from treeshare.attention import CpuAttention, PrefillChunk, build_layout
 from treeshare.errors import UnsupportedModelError
-from treeshare.kv import KVGeometry, KVStore
-from treeshare.models.step import TreeStep
+from treeshare.kv import KVGeometry
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from torch import Tensor
 
-    from treeshare.attention import AttentionBackend, AttentionSpec, BatchLayout
+    from treeshare.attention import AttentionBackend, AttentionSpec
 
 _ROPE_BY_LENGTH = frozenset({"dynamic", "longrope"})
 """Kinds of rotary embedding that depend on the longest sequence of a batch."""
 
-_RELATIVE_ERROR = {torch.float32: 1e-3, torch.bfloat16: 0.1}
-"""Largest logit difference in the self-check, relative to the largest logit."""
+_WINDOW_FIELDS = ("sliding_window", "sliding_window_size", "local_attention", "attention_window_size")
+"""Fields of configurations that hold a window's length."""
+
+_SIZES = ("hidden_size", "num_attention_heads", "num_hidden_layers")
+"""Fields that every configuration has under these names, or under others that stand for them."""
 
 
 def max_model_len(config: Any) -> int:  # noqa: ANN401
@@ -36,28 +37,51 @@ def max_model_len(config: Any) -> int:  # noqa: ANN401
 
 
 def unsupported_features(model: Any) -> list[str]:  # noqa: ANN401
-    """Name each feature of ``model`` that treeshare does not implement."""
+    """Name each feature of ``model`` that treeshare does not implement.
+
+    A configuration whose sizes differ between layers, or are another configuration's, is not looked at
+    further: its other fields are not there to be read.
+    """
     config = model.config
-    window, rope_type = _sliding_window(config), _rope_type(config)
+    sizes = foreign_sizes(config)
+    if sizes and "without" not in sizes:
+        return [sizes]
+    windows, rope_types = _windows(config), _rope_types_by_length(model)
     soft_cap = getattr(config, "attn_logit_softcapping", None)
     known_kinds = {"full_attention", "sliding_attention", "attention"}
     other_kinds = sorted(set(getattr(config, "layer_types", None) or ()) - known_kinds)
     checks = {
+        str(sizes): sizes,
         "encoder-decoder architecture": getattr(config, "is_encoder_decoder", False),
-        "bidirectional attention": getattr(config, "is_causal", True) is False,
-        f"sliding-window attention (window {window})": window is not None and window < max_model_len(config),
+        "bidirectional attention": getattr(config, "is_causal", True) is False
+        or getattr(config, "use_bidirectional_attention", None),
+        f"sliding-window attention (window {', '.join(map(str, windows))})": windows,
         f"layers of type {', '.join(other_kinds)}": other_kinds,
         f"attention soft-capping ({soft_cap})": soft_cap is not None,
         "ALiBi position biases": _has_alibi(config),
         "multi-head latent attention": getattr(config, "kv_lora_rank", None),
         "cross-attention": getattr(config, "add_cross_attention", False),
         "attention sinks": any(name.endswith(".sinks") for name, _ in model.named_parameters()),
-        f"rotary embedding that depends on the batch (rope_type {rope_type})": rope_type in _ROPE_BY_LENGTH,
+        f"rotary embedding that depends on the batch (rope_type {', '.join(rope_types)})": rope_types,
+        "attention whose temperature grows with the row's place (attn_temperature_tuning)": _is_tuned(config),
         "model code without transformers' attention interface": not getattr(
             model, "_supports_attention_backend", False
         ),
     }
     return [feature for feature, needed in checks.items() if needed]
+
+
+def foreign_sizes(config: Any) -> str | None:  # noqa: ANN401
+    """Why the fields of a configuration are not those of all the model's layers; None where they are."""
+    try:
+        lacking = [name for name in _SIZES if not isinstance(getattr(config, name, None), int)]
+    except RuntimeError:  # transformers' for a field that differs between layers
+        return "fields that differ between layers"
+    if getattr(config, "is_heterogeneous", False):
+        return "fields that differ between layers"
+    if lacking and config.get_text_config() is not config:
+        return "a composite configuration (its sizes are those of a text model inside)"
+    return f"a configuration without {', '.join(lacking)}" if lacking else None
 
 
 def _has_alibi(config: Any) -> bool:  # noqa: ANN401
@@ -68,18 +92,38 @@ def _has_alibi(config: Any) -> bool:  # noqa: ANN401
     )
 
 
-def _rope_type(config: Any) -> str | None:  # noqa: ANN401
-    rope = getattr(config, "rope_parameters", None)
-    return rope.get("rope_type") if isinstance(rope, dict) else None
+def _is_tuned(config: Any) -> bool:  # noqa: ANN401
+    """Whether layers without rope scale queries by a row's place in the call, as Llama 4's do."""
+    if not getattr(config, "attn_temperature_tuning", None):
+        return False
+    return getattr(config, "floor_scale", 0) <= max_model_len(config) and 0 in (
+        getattr(config, "no_rope_layers", None) or [0]
+    )
 
 
-def _sliding_window(config: Any) -> int | None:  # noqa: ANN401
-    """The window that the model uses, or None."""
-    window = getattr(config, "sliding_window", None)
+def _rope_types_by_length(model: Any) -> list[str]:  # noqa: ANN401
+    """Kinds of the model's rotary embeddings that depend on a call's longest sequence.
+
+    Said by a field of the configuration, a field for each layer type inside it, or the module itself.
+    """
+    found: set[str] = set()
+    for name in ("rope_parameters", "rope_scaling"):
+        rope = getattr(model.config, name, None)
+        parts = [rope, *rope.values()] if isinstance(rope, dict) else []
+        found.update(str(part.get("rope_type", part.get("type"))) for part in parts if isinstance(part, dict))
+    for module in model.modules():
+        kind = getattr(module, "rope_type", None)
+        found.update(map(str, kind.values()) if isinstance(kind, dict) else [str(kind)])
+    return sorted(kind for kind in found if any(part in kind for part in _ROPE_BY_LENGTH))
+
+
+def _windows(config: Any) -> list[int]:  # noqa: ANN401
+    """The windows that the model uses and a sequence can outgrow, by any of the fields that name one."""
     kinds = getattr(config, "layer_types", None)
-    if not isinstance(window, int) or getattr(config, "use_sliding_window", True) is False:
-        return None
-    return window if kinds is None or "sliding_attention" in kinds else None
+    if getattr(config, "use_sliding_window", True) is False or (kinds and "sliding_attention" not in kinds):
+        return []
+    values = {getattr(config, name, None) for name in _WINDOW_FIELDS}
+    return sorted(window for window in values if isinstance(window, int) and window < max_model_len(config))
 
 
 class _Recorder:
@@ -142,66 +186,3 @@ def require_support(
         raise UnsupportedModelError(
             f"{model_type}: not implemented by attention {backend.name}: {'; '.join(missing)}"
         )
-
-
-class SelfCheck:
-    """Compares a small branching tree with the model's own attention, one prompt at a time.
-
-    Catches what no configuration field says: layers that mix the tokens of a row, a mask of the model's own,
-    positions that are ignored, a fused layer that computes something else.
-
-    Args:
-        model: Unfused, attention set to treeshare's.
-        geometry: Its KV.
-    """
-
-    @torch.inference_mode()
-    def __init__(self, model: Any, geometry: KVGeometry) -> None:  # noqa: ANN401
-        from treeshare.models.adapter import ATTENTION_NAME
-
-        self._model, self._geometry = model, geometry
-        vocab_size = model.get_output_embeddings().weight.shape[0]
-        draws = torch.Generator().manual_seed(0)
-        self._parts = [torch.randint(vocab_size, (n,), generator=draws).tolist() for n in (9, 4, 5)]
-        shared, *tails = self._parts
-        model.set_attn_implementation("eager")
-        own = [model(input_ids=torch.tensor([shared + tail]), use_cache=False).logits[0] for tail in tails]
-        model.set_attn_implementation(ATTENTION_NAME)
-        self._expected = torch.cat([own[0], own[1][len(shared) :]]).float()
-
-    @torch.inference_mode()
-    def error(self) -> float:
-        """Largest difference of a logit, relative to the largest logit."""
-        layout = _branching_layout(self._geometry, *map(len, self._parts))
-        got = self._model(
-            input_ids=torch.tensor([[token for part in self._parts for token in part]]),
-            position_ids=layout.positions.unsqueeze(0),
-            use_cache=False,
-            treeshare_step=TreeStep(CpuAttention(), layout),
-        ).logits[0]
-        return float((got.float() - self._expected).abs().max() / self._expected.abs().max())
-
-    def check(self) -> float:
-        """Return ``error()``, if it is small enough to be rounding.
-
-        Raises:
-            UnsupportedModelError: If it is larger.
-        """
-        error = self.error()
-        if not error <= _RELATIVE_ERROR[self._geometry.dtype]:
-            raise UnsupportedModelError(
-                f"{self._model.config.model_type}: its own attention is not plain causal attention "
-                f"(logits differ by {error:.2g} of the largest); this model is not supported"
-            )
-        return error
-
-
-def _branching_layout(geometry: KVGeometry, shared: int, left: int, right: int) -> BatchLayout:
-    """A step that computes a root of ``shared`` tokens and two children, of ``left`` and ``right`` tokens."""
-    store = KVStore(geometry, budget_bytes=1 << 40, page_size=16, max_pages=0)
-    root = store.segments.new(start=0, num_tokens=shared, order=0, parent=None)
-    segments = [root] + [
-        store.segments.new(start=shared, num_tokens=length, order=order, parent=root)
-        for order, length in ((1, left), (2, right))
-    ]
-    return build_layout(store, [PrefillChunk(segment, 0, segment.num_tokens) for segment in segments], [])

@@ -1,4 +1,4 @@
-// Drawing tokens from rows of logits by inverse CDF in token-id order, where temperature, top-k, top-p and min-p
+// Drawing tokens from rows of logits by inverse CDF in token-id order, where temperature, min-p, top-k and top-p
 // lead from logits to the distribution, as `sampling/sampler.py` and `sampling/filters.py` define it. A row's weights
 // stay in L2. Sums run over fixed blocks of one row, so a row's result does not depend on the other rows.
 
@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <functional>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "common.h"
@@ -99,6 +100,7 @@ TARGET int64_t collect(const Weights &weights, float floor, Weights &candidates)
     return count;
 }
 
+// Set all weights below `floor` to zero.
 TARGET void drop_below(Weights &weights, float floor) {
     for (size_t at = 0; at < weights.size(); at += 16) {
         const Floats x = load(&weights[at]);
@@ -106,24 +108,46 @@ TARGET void drop_below(Weights &weights, float floor) {
     }
 }
 
-// Set all weights below the k-th largest to zero; tokens tied with it are kept.
-void keep_top_k(Weights &weights, int64_t k, Weights &candidates) {
+// Set the weights of all tokens whose logits are below `floor` to zero.
+TARGET void drop_unlikely(const Draws &draws, int64_t row, float floor, Weights &weights) {
+    for (size_t at = 0; at < weights.size(); at += 16)
+        store(&weights[at], only(at_least(logits_at(draws, row, at), broadcast(floor)), load(&weights[at])));
+}
+
+// The k-th largest logit of a row, k not above the vocabulary's size.
+TARGET float kth_logit(const Draws &draws, int64_t row, int64_t k, Weights &candidates) {
     std::vector<float> block_maxima;
-    for (size_t at = 0; at < weights.size(); at += BLOCK)
-        block_maxima.push_back(*std::max_element(&weights[at], &weights[at] + BLOCK));
-    float floor = 0;
-    if (k <= int64_t(block_maxima.size())) { // k blocks have a weight >= `floor`: no smaller one is the k-th
+    for (size_t block = 0; block < candidates.size(); block += BLOCK) {
+        Floats maximum = logits_at(draws, row, block);
+        for (size_t at = block + 16; at < block + BLOCK; at += 16) maximum = max(maximum, logits_at(draws, row, at));
+        block_maxima.push_back(max_lanes(maximum));
+    }
+    float floor = -std::numeric_limits<float>::infinity();
+    if (k <= int64_t(block_maxima.size())) { // k blocks have a logit >= `floor`: no smaller one is the k-th
         std::nth_element(block_maxima.begin(), block_maxima.begin() + k - 1, block_maxima.end(), std::greater<float>());
         floor = block_maxima[k - 1];
     }
-    const int64_t count = collect(weights, floor, candidates);
+    int64_t count = 0;
+    for (size_t at = 0; at < candidates.size(); at += 16) {
+        const Floats x = logits_at(draws, row, at);
+        const Mask mask = at_least(x, broadcast(floor));
+        if (bits(mask)) count += compress(&candidates[count], mask, x);
+    }
     std::nth_element(candidates.begin(), candidates.begin() + k - 1, candidates.begin() + count,
                      std::greater<float>());
-    drop_below(weights, candidates[k - 1]);
+    return candidates[k - 1];
 }
 
-// Keep the smallest set of likeliest tokens whose mass reaches `top_p`; of tied tokens those with the lowest ids.
-void keep_top_p(Weights &weights, double top_p, double total, Weights &candidates) {
+// The smallest float that is not below `border`.
+float round_up(double border) {
+    const float rounded = float(border);
+    return double(rounded) < border ? std::nextafter(rounded, std::numeric_limits<float>::infinity()) : rounded;
+}
+
+// Keep the smallest set of likeliest tokens whose mass reaches `top_p`; of equal weights those of the highest logits,
+// of equal logits those with the lowest ids.
+void keep_top_p(const Draws &draws, int64_t row, double top_p, double total, Work &work) {
+    Weights &weights = work.weights, &candidates = work.candidates;
     const double wanted = top_p * total;
     const double floor = (total - wanted) / (2 * weights.size()); // tokens below have at most half of the mass left out
     const int64_t count = collect(weights, std::max(float(floor), std::numeric_limits<float>::min()), candidates);
@@ -138,10 +162,15 @@ void keep_top_p(Weights &weights, double top_p, double total, Weights &candidate
         mass += candidates[num_kept++];
     }
     const float border = candidates[num_kept - 1];
-    int64_t num_tied = num_kept - (std::lower_bound(first, first + num_kept, border, std::greater<float>()) - first);
+    const auto first_tied = std::lower_bound(first, first + num_kept, border, std::greater<float>());
+    const int64_t num_tied = num_kept - (first_tied - first);
     drop_below(weights, border);
-    for (float &weight : weights)
-        if (weight == border && num_tied-- <= 0) weight = 0;
+    std::vector<std::pair<float, int64_t>> tied; // minus the logit, and the token
+    for (int64_t token = 0; token < draws.vocab_size; ++token)
+        if (weights[token] == border) tied.emplace_back(-logit(draws, row, token), token);
+    if (num_tied == int64_t(tied.size())) return;
+    std::nth_element(tied.begin(), tied.begin() + num_tied, tied.end());
+    for (size_t i = num_tied; i < tied.size(); ++i) weights[tied[i].second] = 0;
 }
 
 // The first token whose cumulative weight exceeds the target; a token without weight is never drawn.
@@ -179,10 +208,11 @@ TARGET void draw_row(const Draws &draws, int64_t i, Work &work) {
         if (temperature != 1.0f)
             weigh_row(draws, row, maximum, std::min(LOG2E / temperature, std::numeric_limits<float>::max()),
                       work.weights);
-        if (top_k > 0 && top_k < draws.vocab_size) keep_top_k(work.weights, top_k, work.candidates);
-        if (draws.top_p[i] < 1)
-            keep_top_p(work.weights, draws.top_p[i], sum_blocks(work.weights, work.sums), work.candidates);
-        if (draws.min_p[i] > 0) drop_below(work.weights, draws.min_p[i]);
+        float floor = round_up(double(maximum) + draws.margins[i]); // of min-p
+        if (top_k > 0 && top_k < draws.vocab_size)
+            floor = std::max(floor, kth_logit(draws, row, top_k, work.candidates));
+        if (floor > -std::numeric_limits<float>::infinity()) drop_unlikely(draws, row, floor, work.weights);
+        if (draws.top_p[i] < 1) keep_top_p(draws, row, draws.top_p[i], sum_blocks(work.weights, work.sums), work);
         total = sum_blocks(work.weights, work.sums);
     }
     for (int64_t draw = draws.indptr[i]; draw < draws.indptr[i + 1]; ++draw) {

@@ -101,7 +101,7 @@ constexpr Field FIELDS[] = {
     FIELD(Draws, temperatures),
     FIELD(Draws, top_k),
     FIELD(Draws, top_p),
-    FIELD(Draws, min_p),
+    FIELD(Draws, margins),
     FIELD(Draws, indptr),
     FIELD(Draws, uniforms),
     FIELD(Draws, tokens),

@@ -85,7 +85,7 @@ struct Draws {
     const float *temperatures; // [num_rows]; 0 takes the likeliest token, the lowest id on a tie
     const int64_t *top_k;      // [num_rows]; 0: all
     const double *top_p;       // [num_rows]; 1: all
-    const float *min_p;        // [num_rows]; 0: all
+    const double *margins;     // [num_rows]: min-p: how far a logit may be from the maximum, <= 0; -infinity: any
     const int64_t *indptr;     // [num_rows + 1]: draws of each row
     const double *uniforms;    // [num_draws]
     int64_t *tokens;           // [num_draws]

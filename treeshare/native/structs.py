@@ -99,7 +99,7 @@ class Draws(ctypes.Structure):
 
     _fields_ = (
         *_fields(_INT, "num_rows", "vocab_size", "stride", "is_bfloat16"),
-        *_fields(_POINTER, "logits", "rows", "temperatures", "top_k", "top_p", "min_p"),
+        *_fields(_POINTER, "logits", "rows", "temperatures", "top_k", "top_p", "margins"),
         *_fields(_POINTER, "indptr", "uniforms", "tokens", "logprobs", "broken"),
     )
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from treeshare.errors import DataError, RunLockedError, RunMismatchError, one_line
-from treeshare.runs.files import make_folders, open_regular
+from treeshare.files import make_folders, open_regular
 from treeshare.runs.journal import FSYNC_INTERVAL_S, Journal, read_records
 from treeshare.runs.manifest import Manifest
 from treeshare.runs.signals import SignalsHeld

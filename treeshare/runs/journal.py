@@ -15,8 +15,8 @@ import threading
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from treeshare.errors import DataError, RunLockedError, one_line
-from treeshare.runs.files import open_regular, sync_folder
-from treeshare.runs.record import ENDED_KEY, MAX_LINE_BYTES, Record, TornLineError
+from treeshare.files import open_regular, read_lines, sync_folder
+from treeshare.runs.record import ENDED_KEY, Record, TornLineError
 from treeshare.runs.signals import SignalsHeld
 
 if TYPE_CHECKING:
@@ -68,12 +68,10 @@ def iter_lines(path: Path, parse: Callable[[bytes], K]) -> Iterator[tuple[K, int
     seen: dict[Any, int] = {}
     torn: DataError | None = None
     end = 0
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in enumerate(read_lines(path, "journal"), 1):
         if torn is not None:
             raise torn
         where = f"journal: {one_line(path)}, line {number}"
-        if len(line) > MAX_LINE_BYTES:
-            raise DataError(f"{where}: longer than {MAX_LINE_BYTES} bytes, so this is not a journal")
         if not line.endswith(b"\n"):
             return
         end += len(line)
@@ -103,15 +101,6 @@ def read_records(path: Path) -> tuple[list[Record], int]:
         records.append(record)
         size = end
     return records, size
-
-
-def _lines(path: Path) -> Iterator[bytes]:
-    try:
-        with open(open_regular(path, os.O_RDONLY), "rb") as file:
-            while line := file.readline(MAX_LINE_BYTES + 1):
-                yield line
-    except OSError as error:
-        raise DataError(f"journal: cannot read {one_line(path)}: {error.strerror}") from error
 
 
 class LineFile(Generic[K]):

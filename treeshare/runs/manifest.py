@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,7 +11,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError
 
 from treeshare.errors import DataError, one_line
-from treeshare.runs.files import dump_json, open_regular, parse_json, write_atomically
+from treeshare.files import dump_json, parse_json, read_file, write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -86,13 +85,7 @@ class Manifest(BaseModel):
                 field.
         """
         where = f"manifest: {one_line(path)}"
-        try:
-            with open(open_regular(path, os.O_RDONLY), "rb") as file:
-                content = file.read(MAX_BYTES + 1)
-        except OSError as error:
-            raise DataError(f"manifest: cannot read {one_line(path)}: {error.strerror}") from error
-        if len(content) > MAX_BYTES:
-            raise DataError(f"{where}: larger than {MAX_BYTES} bytes, so this is not a manifest")
+        content = read_file(path, "manifest", max_bytes=MAX_BYTES)
         try:
             return cls.model_validate(parse_json(content), strict=True)
         except ValidationError as error:

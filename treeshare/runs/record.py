@@ -8,13 +8,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 
 from treeshare.errors import DataError, one_line
-from treeshare.runs.files import dump_json, parse_json
+from treeshare.files import MAX_LINE_BYTES, dump_json, parse_json
 
 if TYPE_CHECKING:
     from typing import Self
-
-MAX_LINE_BYTES = 256 << 20
-"""A longer line is not a record."""
 
 ENDED_KEY = "ended_problem"
 """Additional key of a record after which its problem was ended early: the reason."""

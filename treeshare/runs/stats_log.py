@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, ValidationError
 
-from treeshare.errors import DataError, one_line
-from treeshare.runs.files import dump_json, open_regular, parse_json
+from treeshare.errors import DataError
+from treeshare.files import dump_json, open_regular, parse_json, read_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -144,13 +144,8 @@ def read_stats(path: Path) -> list[StatsLine]:
     """
     if not os.path.lexists(path):
         return []
-    try:
-        with open(open_regular(path, os.O_RDONLY), "rb") as file:
-            content = file.read()
-    except OSError as error:
-        raise DataError(f"stats: cannot read {one_line(path)}: {error.strerror}") from error
     lines = []
-    for line in content.split(b"\n"):
+    for line in read_lines(path, "stats"):
         with contextlib.suppress(ValueError, ValidationError):
             lines.append(StatsLine.model_validate(parse_json(line), strict=True))
     return lines

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 
 from treeshare.errors import DataError, one_line
-from treeshare.runs.files import dump_json, open_regular, parse_json, write_atomically
+from treeshare.files import dump_json, parse_json, read_file, write_atomically
 from treeshare.tree import PromptTree
 
 if TYPE_CHECKING:
@@ -75,12 +75,9 @@ class TreeFile(BaseModel):
         """
         if not os.path.lexists(path):
             return None
-        where = f"tree: {one_line(path)}"
+        where, content = f"tree: {one_line(path)}", read_file(path, "tree")
         try:
-            with open(open_regular(path, os.O_RDONLY), "rb") as file:
-                tree = cls.model_validate(parse_json(file.read()), strict=True)
-        except OSError as error:
-            raise DataError(f"tree: cannot read {one_line(path)}: {error.strerror}") from error
+            tree = cls.model_validate(parse_json(content), strict=True)
         except ValidationError as error:
             first = error.errors(include_input=False)[0]
             field = one_line(".".join(map(str, first["loc"])), 60)

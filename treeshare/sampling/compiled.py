@@ -1,4 +1,4 @@
-"""Rows with nothing but temperature, top-k, top-p and min-p, drawn by a compiled kernel."""
+"""Rows with nothing but temperature, min-p, top-k and top-p, drawn by a compiled kernel."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 
 from treeshare.native import kernel_level, kernels
 from treeshare.native.structs import Draws
+from treeshare.sampling.filters import min_p_margin
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,7 +64,7 @@ def draw_compiled(
             (clamped, "f4"),
             ([max(row.top_k, 0) for row in params], "i8"),
             ([row.top_p for row in params], "f8"),
-            ([row.min_p for row in params], "f4"),
+            ([min_p_margin(row) for row in params], "f8"),
             (indptr, "i8"),
             (uniforms, "f8"),
         )

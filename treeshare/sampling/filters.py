@@ -1,7 +1,12 @@
-"""Top-k, top-p and min-p, in that order, on one row of weights."""
+"""Min-p, top-k and top-p, in that order, on one row.
+
+Min-p and top-k are borders on logits, so they mean the same at every temperature: weights of different logits
+may round to the same float32. Top-p adds up weights; where they tie it goes by logits.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,23 +25,41 @@ def has_filters(params: SamplingParams) -> bool:
     return params.top_k > 0 or params.top_p < 1 or params.min_p > 0
 
 
-def filter_weights(weights: Tensor, params: SamplingParams) -> None:
+def min_p_margin(params: SamplingParams) -> float:
+    """How far below the likeliest a logit may be before min-p leaves it out, at most 0; ``-inf`` for any."""
+    return params.temperature * math.log(params.min_p) if params.min_p > 0 else -math.inf
+
+
+def filter_weights(weights: Tensor, logits: Tensor, params: SamplingParams) -> None:
     """Set the weights of tokens left out to zero, in place.
 
     Top-k keeps all tokens tied with the k-th. Top-p keeps the smallest set of likeliest tokens whose mass
-    reaches ``top_p``, of tied tokens those with the lowest ids.
+    reaches ``top_p`` of what is left; of tokens with equal weights those with higher logits, of those with
+    equal logits those with lower ids.
 
     Args:
         weights: ``[V]`` float32, ``V`` a multiple of ``BLOCK``: unnormalised probabilities; the largest is 1.
+        logits: ``[V]`` float32: what the weights were made of, before temperature; not modified.
         params: Which filters.
     """
     row: NDArray[np.float32] = weights.numpy()
-    if 0 < params.top_k < len(row):
-        row *= row >= kth_largest(row, params.top_k)
-    if params.top_p < 1:
-        _keep_top_p(row, params.top_p)
+    scores: NDArray[np.float32] = logits.numpy()
+    floor = np.float32(-np.inf)
     if params.min_p > 0:
-        row *= row >= np.float32(params.min_p)
+        floor = at_least(float(scores.max()) + min_p_margin(params))
+    if 0 < params.top_k < len(row):
+        floor = max(floor, kth_largest(scores, params.top_k))
+    if floor > -np.inf:
+        row *= scores >= floor
+    if params.top_p < 1:
+        _keep_top_p(row, scores, params.top_p)
+
+
+def at_least(border: float) -> np.float32:
+    """The smallest float32 that is not below ``border``."""
+    with np.errstate(over="ignore"):
+        rounded = np.float32(border)
+        return np.nextafter(rounded, np.float32(np.inf)) if float(rounded) < border else rounded
 
 
 def kth_largest(row: NDArray[np.float32], k: int) -> np.float32:
@@ -48,7 +71,7 @@ def kth_largest(row: NDArray[np.float32], k: int) -> np.float32:
     return np.float32(np.partition(row, -k)[-k])
 
 
-def _keep_top_p(row: NDArray[np.float32], top_p: float) -> None:
+def _keep_top_p(row: NDArray[np.float32], scores: NDArray[np.float32], top_p: float) -> None:
     """Set all weights but those that top-p keeps to zero, in place."""
     total = float(row.sum(dtype=np.float64))
     wanted = top_p * total
@@ -58,5 +81,6 @@ def _keep_top_p(row: NDArray[np.float32], top_p: float) -> None:
     border = ordered[num_kept - 1]
     row *= row >= border
     if num_kept < len(ordered) and ordered[num_kept] == border:
+        tied = np.flatnonzero(row == border)
         num_tied = num_kept - np.count_nonzero(ordered > border)
-        row[np.flatnonzero(row == border)[num_tied:]] = 0
+        row[tied[np.argsort(-scores[tied], kind="stable")[num_tied:]]] = 0

@@ -14,6 +14,15 @@ from treeshare.errors import ConfigError
 
 _MAX_SEED = 2**64 - 1
 
+MAX_N = 2**20
+"""Maximum number of completions of a prompt: each costs memory before its first token."""
+
+MAX_COUNT = 2**31 - 1
+"""Maximum number of tokens that a filter keeps, and maximum token id: they end in arrays of fixed width."""
+
+MAX_LENGTH = 2**63 - 1
+"""Maximum length of a completion that may be asked for; the model's own cuts it."""
+
 NOT_FOR_DRAWING = frozenset(
     {
         "n", "seed", "stop", "stop_token_ids", "ignore_eos", "max_tokens", "min_tokens",
@@ -36,14 +45,17 @@ def _drawing_defaults(kind: Any) -> tuple[tuple[str, object], ...]:  # noqa: ANN
 class SamplingParams:
     """How the completions of one prompt are sampled.
 
-    Applied in vLLM's order: penalties, temperature, top-k, top-p, min-p.
+    Applied in the order of vLLM V1: penalties, ``min_tokens``, temperature, min-p, top-k, top-p. Each filter
+    looks at what the ones before have left.
 
     Attributes:
-        n: Completions.
+        n: Completions, at most ``MAX_N``.
         temperature: Divides the logits; 0 takes the likeliest token, the lowest id on a tie.
-        top_p: Keep the likeliest tokens until their mass reaches this, in (0, 1]; 1 keeps all.
-        top_k: Keep this many likeliest tokens (and those tied with the last); 0 or -1 keeps all.
-        min_p: Keep tokens at least this fraction as likely as the likeliest, in [0, 1].
+        top_p: Keep the likeliest tokens until their mass reaches this fraction of what min-p and top-k have
+            left, in (0, 1]; 1 keeps all.
+        top_k: Keep this many likeliest tokens (and those tied with the last); 0 or -1 keeps all, as does a
+            number above the vocabulary's size.
+        min_p: Keep tokens at least this fraction as likely as the likeliest, at this temperature, in [0, 1].
         presence_penalty: Subtracted from the logits of tokens generated before, in [-2, 2].
         frequency_penalty: Subtracted once per time that a token was generated, in [-2, 2].
         repetition_penalty: Divides positive and multiplies negative logits of tokens in prompt or completion;
@@ -53,7 +65,8 @@ class SamplingParams:
         stop_token_ids: Tokens that end a completion.
         ignore_eos: Go on after end-of-sequence.
         max_tokens: Maximum number of tokens generated.
-        min_tokens: No end before this many tokens.
+        min_tokens: The end may come behind this many tokens, not among them: until then stop tokens and
+            end-of-sequence (also with ``ignore_eos``) cannot be drawn, and stop strings do not count.
         logprobs: Report this many likeliest tokens for each position, besides the one drawn; None reports no
             log-probabilities.
         skip_special_tokens: Leave special tokens out of the text.
@@ -82,11 +95,11 @@ class SamplingParams:
     include_stop_str_in_output: bool = False
 
     def __post_init__(self) -> None:
-        self._check_int("n", 1)
-        self._check_int("max_tokens", 1)
+        self._check_int("n", 1, MAX_N)
+        self._check_int("max_tokens", 1, MAX_LENGTH)
         self._check_int("min_tokens", 0, self.max_tokens)
-        self._check_int("top_k", -1)
-        for name, high in (("seed", _MAX_SEED), ("logprobs", None)):
+        self._check_int("top_k", -1, MAX_COUNT)
+        for name, high in (("seed", _MAX_SEED), ("logprobs", MAX_COUNT)):
             if getattr(self, name) is not None:
                 self._check_int(name, 0, high)
         self._check_number("temperature", 0, math.inf)
@@ -147,13 +160,10 @@ class SamplingParams:
             for name, default in _drawing_defaults(type(self))  # type: ignore[arg-type]
         )
 
-    def _check_int(self, name: str, low: int, high: int | None = None) -> None:
+    def _check_int(self, name: str, low: int, high: int) -> None:
         value = getattr(self, name)
-        expected = f"an integer of at least {low}" if high is None else f"an integer from {low} to {high}"
-        if isinstance(value, bool) or not isinstance(value, int) or value < low:
-            raise ConfigError.of(name, got=value, expected=expected)
-        if high is not None and value > high:
-            raise ConfigError.of(name, got=value, expected=expected)
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise ConfigError.of(name, got=value, expected=f"an integer from {low} to {high}")
 
     def _check_number(self, name: str, low: float, high: float, *, open_low: bool = False) -> None:
         value = getattr(self, name)
@@ -164,6 +174,7 @@ class SamplingParams:
         is_finite = abs(value) <= sys.float_info.max
         if not is_finite or value < low or value > high or (open_low and value == low):
             raise ConfigError.of(name, got=value, expected=expected)
+        object.__setattr__(self, name, float(value))  # an integer might not fit in an array's
 
     def _check_stops(self) -> None:
         stop = () if self.stop is None else [self.stop] if isinstance(self.stop, str) else self.stop
@@ -171,7 +182,9 @@ class SamplingParams:
             raise ConfigError.of("stop", got=self.stop, expected="a non-empty string, or a list of them")
         ids = () if self.stop_token_ids is None else self.stop_token_ids
         is_ids = isinstance(ids, Sequence) and not isinstance(ids, (str, bytes))
-        if not is_ids or not all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in ids):
+        if not is_ids or not all(
+            isinstance(i, int) and not isinstance(i, bool) and 0 <= i <= MAX_COUNT for i in ids
+        ):
             raise ConfigError.of("stop_token_ids", got=ids, expected="a list of token ids")
         object.__setattr__(self, "stop", tuple(stop))
         object.__setattr__(self, "stop_token_ids", tuple(ids))

@@ -39,7 +39,8 @@ class RowSpec:
         params: Its parameters.
         generated: Tokens generated so far.
         prompt: Tokens of the prompt; read only when there are penalties.
-        banned: Tokens that may not be drawn now: those that would end a completion before ``min_tokens``.
+        banned: Tokens that may not be drawn now: those that would end a completion of ``min_tokens`` or
+            fewer, themselves counted.
     """
 
     params: SamplingParams
@@ -194,7 +195,7 @@ class _RowGroup:
         greedy = torch.tensor([spec.params.temperature == 0 for spec in self._specs])[rows]
         if greedy.all():
             return _argmax(processed, high)[rows]
-        weights = _weights(torch.sub(processed, high, out=self._work), self._specs)
+        weights = _weights(processed, high, self._specs, self._work)
         tokens = inverse_cdf(weights, rows, uniforms)
         if greedy.any():
             tokens = torch.where(greedy, _argmax(processed, high)[rows], tokens)
@@ -204,7 +205,7 @@ class _RowGroup:
         """Log-probabilities of one token for each row in the distribution it is drawn from, float64."""
         processed, high = self._after_penalties()
         scores = processed.gather(1, tokens[:, None])[:, 0].double() - high[:, 0].double()
-        weights = _weights(torch.sub(processed, high, out=self._work), self._specs)
+        weights = _weights(processed, high, self._specs, self._work)
         scores /= torch.tensor([spec.params.temperature for spec in self._specs], dtype=torch.float64)
         is_left = weights.gather(1, tokens[:, None])[:, 0] > 0
         return torch.where(is_left, scores - block_sums(weights).sum(-1).log(), -torch.inf)
@@ -262,19 +263,22 @@ def _penalise(row: Tensor, spec: RowSpec) -> None:
         row[ids] -= params.frequency_penalty * counts + params.presence_penalty
 
 
-def _weights(below_high: Tensor, specs: Sequence[RowSpec]) -> Tensor:
+def _weights(logits: Tensor, high: Tensor, specs: Sequence[RowSpec], work: Tensor) -> Tensor:
     """Unnormalised probabilities after temperature and filters; the likeliest token weighs 1.
 
     Args:
-        below_high: ``[R, V]`` logits minus the maximum of their row; overwritten.
+        logits: ``[R, V]`` after penalties; not modified.
+        high: ``[R, 1]``: the maximum of each row.
         specs: ``[R]``; rows of temperature 0 are not filtered: nothing is drawn from them.
+        work: ``[R, V]``; overwritten, and returned.
     """
     limits = torch.finfo(torch.float32)
     temperatures = [min(max(spec.params.temperature, limits.tiny), limits.max) for spec in specs]
-    weights = below_high.div_(torch.tensor(temperatures, dtype=torch.float32).unsqueeze(-1)).exp_()
-    for row, spec in zip(weights, specs, strict=True):
+    divisors = torch.tensor(temperatures, dtype=torch.float32).unsqueeze(-1)
+    weights = torch.sub(logits, high, out=work).div_(divisors).exp_()
+    for row, scores, spec in zip(weights, logits, specs, strict=True):
         if spec.params.temperature > 0 and has_filters(spec.params):
-            filter_weights(row, spec.params)
+            filter_weights(row, scores, spec.params)
     return weights
 
 

@@ -11,6 +11,8 @@ import pytest
 
 from tests.cli.conftest import cli, finished, forked  # noqa: F401
 from tests.integrations.openai.serving import NAME
+from treeshare.engine.chat import ChatOptions
+from treeshare.errors import DataError
 from treeshare.integrations.openai.batch import BatchRun, open_output, read_batch
 
 COMMON = "You are a poet of few words. "
@@ -276,3 +278,18 @@ def test_an_interrupt_keeps_what_is_finished(chat_model, tmp_path):
     assert finished(child) == -signal.SIGTERM
     assert "Traceback" not in err.read_text()
     assert out.read_bytes().endswith(b"\n")
+
+
+@pytest.mark.parametrize(
+    "other", [ChatOptions(chat_template_kwargs={"a": 2}), ChatOptions(chat_template="x"), ChatOptions()]
+)
+def test_a_batch_of_other_chat_options_is_another(llm, tmp_path, other):
+    """Its prompts may be others: nothing of it is taken for an answer of this one."""
+    source = write(tmp_path / "in.jsonl", request_lines(2))
+    run(llm, source, tmp_path / "out.jsonl", chat=ChatOptions(chat_template_kwargs={"a": 1}))
+    assert (
+        run(llm, source, tmp_path / "out.jsonl", chat=ChatOptions(chat_template_kwargs={"a": 1})).num_held
+        == 2
+    )
+    with pytest.raises(DataError, match="--chat-template, --chat-template-kwargs or treeshare's arithmetic"):
+        run(llm, source, tmp_path / "out.jsonl", chat=other)

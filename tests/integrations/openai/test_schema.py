@@ -8,8 +8,9 @@ import pytest
 
 from tests.integrations.openai.serving import NAME
 from treeshare import LLM
+from treeshare.engine.chat import ChatOptions
 from treeshare.integrations.openai.job import make_job
-from treeshare.integrations.openai.schema import CHAT, COMPLETIONS, ApiError, parse_body, read_json
+from treeshare.integrations.openai.schema import BODIES, CHAT, COMPLETIONS, ApiError, parse_body, read_json
 
 HELLO = [{"role": "user", "content": "Hello?"}]
 
@@ -119,6 +120,30 @@ def test_what_is_no_request(served, content):
     assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
+def is_number(field):
+    return any(kind in str(field.annotation) for kind in ("int", "float")) and "str" not in str(
+        field.annotation
+    )
+
+
+@pytest.mark.parametrize("url", [COMPLETIONS, CHAT])
+@pytest.mark.parametrize("huge", [2**31, 2**63, 2**64, 10**30, 10**300])
+def test_every_number_has_an_upper_limit(llm, url, huge):
+    """Each field that is a number, or a list of them: no such value gets as far as the engine's arrays."""
+    names = [name for name, field in BODIES[url].model_fields.items() if is_number(field)]
+    assert len(names) > 10
+    body = {"model": NAME, "prompt": "Once"} if url == COMPLETIONS else {"model": NAME, "messages": HELLO}
+    for name in names:
+        change = {name: [huge] if name == "stop_token_ids" else huge}
+        if name == "seed" and huge < 2**64:
+            continue
+        if name == "top_logprobs":
+            change["logprobs"] = True
+        with pytest.raises(ApiError) as caught:
+            make_job(llm, parse_body(url, body | change), model=NAME, seed=0)
+        assert (caught.value.status, caught.value.param) == (400, name)
+
+
 def test_half_characters_are_refused_and_whole_ones_are_not():
     assert read_json(b'{"prompt": "\\ud83d\\ude00"}') == {"prompt": "\U0001f600"}
     with pytest.raises(ApiError, match="surrogate"):
@@ -189,7 +214,7 @@ def test_a_chat_template_that_refuses(llm):
     template = "{{ raise_exception('roles must alternate') }}"
     body = parse_body(CHAT, {"messages": HELLO})
     with pytest.raises(ApiError, match="messages: the model's chat template refuses them: roles must"):
-        make_job(llm, body, model=NAME, seed=0, chat_template=template)
+        make_job(llm, body, model=NAME, seed=0, chat=ChatOptions(chat_template=template))
     broken = "{{ messages.nothing.at.all }}"
     with pytest.raises(ApiError, match="chat template refuses"):
-        make_job(llm, body, model=NAME, seed=0, chat_template=broken)
+        make_job(llm, body, model=NAME, seed=0, chat=ChatOptions(chat_template=broken))

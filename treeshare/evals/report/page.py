@@ -18,7 +18,7 @@ from treeshare.evals.metrics import calibration_rows, filtered_table, majority_c
 from treeshare.evals.report import sections
 from treeshare.evals.report.data import completions_of, script_json, summaries, tree_nodes
 from treeshare.evals.report.timeline import Timeline
-from treeshare.runs.files import write_atomically
+from treeshare.files import write_atomically, write_output
 from treeshare.runs.stats_log import STATS_NAME, read_stats
 from treeshare.runs.tree_file import TREE_NAME, TreeFile
 
@@ -48,9 +48,11 @@ def write_report(directory: Path, out: Path | None = None) -> tuple[Path, int]:
     tree, lines = TreeFile.read(directory / TREE_NAME), read_stats(directory / STATS_NAME)
     # A lone surrogate in a task's id has no UTF-8; in completions it is escaped already.
     content = render_report(run, tree, lines).encode("utf-8", "replace")
-    target = out or directory / REPORT_NAME
-    write_atomically(target, content)
-    return target, len(content)
+    if out is not None:
+        write_output(out, content)
+        return out, len(content)
+    write_atomically(directory / REPORT_NAME, content)
+    return directory / REPORT_NAME, len(content)
 
 
 def render_report(run: JudgedRun, tree: TreeFile | None, lines: Sequence[StatsLine]) -> str:

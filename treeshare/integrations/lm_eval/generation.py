@@ -23,7 +23,7 @@ class Generation:
     """How an answer is generated.
 
     Attributes:
-        until: Where its text is cut.
+        until: Where it ends, and its text is cut.
         params: How it is sampled.
     """
 
@@ -54,7 +54,11 @@ def make_generation(
     kwargs: dict[str, Any] = dict(normalize_gen_kwargs(gen_kwargs, max_gen_toks))
     until = handle_stop_sequences(kwargs.pop("until"), eos=eot_text)
     max_tokens, do_sample = kwargs.pop("max_gen_toks"), kwargs.pop("do_sample")
-    temperature = float(kwargs.pop("temperature", 0.0))
+    temperature = kwargs.pop("temperature", 0.0)
+    try:
+        temperature = float(temperature)
+    except (TypeError, ValueError, OverflowError):
+        raise ConfigError.of("temperature", got=temperature, expected="a number") from None
     if do_sample and not temperature:
         raise ConfigError.of("temperature", got=temperature, expected="more than 0 with do_sample: true")
     options: dict[str, Any] = {}
@@ -74,7 +78,6 @@ def make_generation(
         n=num_copies,
         temperature=temperature if do_sample else 0,
         max_tokens=max_tokens,
-        stop=[text for text in until if text],
         **options,
     )
     return Generation(until=until, params=params)

@@ -232,7 +232,8 @@ class TreeshareLM(TemplateLM):  # type: ignore[misc]  # lm-eval is untyped
             context_ids = self._text.encode_context(context, self._room(generation.params.max_tokens))
             (request,) = self.llm.requests([context_ids], generation.params)
             name = json.dumps([instance.task_name, instance.doc_id, instance.idx, context])
-            asked.append(replace(request, problem_key=problem_key(f"{name} {seen[name]}")))
+            key = problem_key(f"{name} {seen[name]}")
+            asked.append(replace(request, problem_key=key, ends=self._text.stop(generation.until)))
             seen[name] += 1
         answers = [""] * len(requests)
         with tqdm(total=len(requests), desc="Answers", unit="", disable=disable_tqdm) as bar:

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from lm_eval.models.utils import has_bos_prefix, postprocess_generated_text
 
+from treeshare.engine.chat import ChatOptions, check_template_kwargs, render_chat
+from treeshare.engine.prompts import AddedTokens
 from treeshare.errors import ConfigError
+from treeshare.integrations.lm_eval.stopping import HarnessStop
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,7 +46,9 @@ class TextRules:
         self._add_bos_token = add_bos_token
         self._prefix_token_id = prefix_token_id
         self._think_end_token = think_end_token
+        check_template_kwargs(chat_template_args)
         self._chat_template_args = dict(chat_template_args or {})
+        self._added = AddedTokens(tokenizer, model_id)
 
     @property
     def eot_token_id(self) -> int:
@@ -97,34 +102,34 @@ class TextRules:
     def _encode(self, text: str, add_special_tokens: bool | None) -> list[int]:
         choice = self._add_bos_token if add_special_tokens is None else add_special_tokens
         kwargs = {} if choice is None else {"add_special_tokens": choice}
-        return list(self._tokenizer.encode(text, **kwargs))
+        ids = list(self._tokenizer.encode(text, **kwargs))
+        self._added.look_at(text, ids)
+        return ids
 
     def render_chat(self, messages: Messages, *, add_generation_prompt: bool) -> str:
         """The prompt of a conversation; without its system message where the template refuses one.
 
         Raises:
-            ConfigError: If the model has no chat template.
+            ConfigError: If the model has no chat template, or it refuses the other messages.
         """
-        import jinja2
-
-        if getattr(self._tokenizer, "chat_template", None) is None:
-            raise ConfigError(f"chat_template: {self._model_id} has none")
-
-        def render(messages: Messages) -> str:
-            text: str = self._tokenizer.apply_chat_template(
-                messages,
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-                continue_final_message=not add_generation_prompt,
-                **self._chat_template_args,
-            )
+        options = ChatOptions(
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
+            chat_template_kwargs=self._chat_template_args,
+        )
+        try:
+            return render_chat(self._tokenizer, messages, options, model_id=self._model_id)
+        except ConfigError:
+            others = [message for message in messages if message["role"] != "system"]
+            if len(others) == len(messages):
+                raise
+            text = render_chat(self._tokenizer, others, options, model_id=self._model_id)
+            _LOG.warning("The chat template refuses a system message; it is left out.")
             return text
 
-        try:
-            return render(messages)
-        except jinja2.exceptions.TemplateError:
-            _LOG.warning("The chat template refuses a system message; it is left out.")
-            return render([message for message in messages if message["role"] != "system"])
+    def stop(self, until: list[str]) -> HarnessStop:
+        """What ends an answer."""
+        return HarnessStop(self._tokenizer, until)
 
     def decode_answer(self, token_ids: Sequence[int], until: list[str]) -> str:
         """An answer's text without its stop string and what was thought before."""

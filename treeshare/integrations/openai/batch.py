@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from treeshare.config import ARITHMETIC
+from treeshare.engine.chat import DEFAULT_CHAT
 from treeshare.errors import DataError, one_line
+from treeshare.files import dump_json, parse_json, read_lines, without_mark
 from treeshare.integrations.openai.job import make_job
 from treeshare.integrations.openai.reply import Reply, TokenSpeller
 from treeshare.integrations.openai.schema import BODIES, ApiError, model_name, parse_body, read_json
-from treeshare.runs.files import dump_json, open_regular, parse_json
 from treeshare.runs.journal import LineFile
-from treeshare.runs.record import MAX_LINE_BYTES, TornLineError
+from treeshare.runs.record import TornLineError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from treeshare.engine.chat import ChatOptions
     from treeshare.engine.llm import LLM
     from treeshare.engine.outputs import CompletionOutput
     from treeshare.engine.sequence import Request
@@ -86,7 +88,7 @@ class InputLine:
     """A line of the input.
 
     Attributes:
-        digest: Of the line, the model's name, the seed and ``config.ARITHMETIC``.
+        digest: Of the line, the model's name, the seed, the chat options and ``config.ARITHMETIC``.
         custom_id: Its name, or None where it has none.
         job: What runs, or None.
         refusal: Why nothing runs, or None.
@@ -109,7 +111,7 @@ class InputLine:
 
 
 def read_batch(
-    path: Path, llm: LLM, *, names: Sequence[str], seed: int = 0, chat_template: str | None = None
+    path: Path, llm: LLM, *, names: Sequence[str], seed: int = 0, chat: ChatOptions = DEFAULT_CHAT
 ) -> list[InputLine]:
     """Read a file of requests; a bad line becomes a refusal.
 
@@ -120,21 +122,23 @@ def read_batch(
         llm: The model.
         names: Names of the model in requests.
         seed: Run seed.
-        chat_template: Instead of the model's own.
+        chat: How conversations become prompts.
 
     Raises:
         DataError: If the file cannot be read, or a ``custom_id`` comes twice.
     """
+    chat_key = json.dumps([chat.chat_template, chat.chat_template_kwargs], sort_keys=True)
     lines: list[InputLine] = []
     seen: dict[str, int] = {}
-    for number, content in enumerate(_lines(path), 1):
+    for number, line in enumerate(read_lines(path, "batch"), 1):
+        content = without_mark(line, path, "batch") if number == 1 else line
         if not content.strip():
             continue
         custom_id, job, refusal = None, None, None
         try:
             values = _object(content)
             custom_id = _custom_id(values)
-            job = _job(values, llm, names, int(_digest(str(seed), custom_id)[:16], 16), chat_template)
+            job = _job(values, llm, names, int(_digest(str(seed), custom_id)[:16], 16), chat)
         except ApiError as error:
             refusal = error
         if custom_id is not None and seen.setdefault(custom_id, number) != number:
@@ -143,7 +147,9 @@ def read_batch(
                 f"{seen[custom_id]} too; give each line its own"
             )
         place = str(number) if custom_id is None else ""
-        digest = _digest(f"arithmetic {ARITHMETIC}", names[0], str(seed), place, content.strip())[:32]
+        digest = _digest(f"arithmetic {ARITHMETIC}", names[0], str(seed), chat_key, place, content.strip())[
+            :32
+        ]
         lines.append(InputLine(digest=digest, custom_id=custom_id, job=job, refusal=refusal))
     return lines
 
@@ -171,8 +177,8 @@ class BatchRun:
             first = next(held.name for held in output.records() if held.id in unknown_ids)
             raise DataError(
                 f"{one_line(output.path)}: the answer to {first} belongs to no line of the input as it is "
-                "now; the input, the model's name, --seed or treeshare's arithmetic has changed: name another"
-                " output"
+                "now; the input, the model's name, --seed, --chat-template, "
+                "--chat-template-kwargs or treeshare's arithmetic has changed: name another output"
             )
         self.num_held = len(output.keys)
         self._replies: dict[str, Reply] = {}
@@ -228,17 +234,6 @@ def _digest(*parts: str | bytes) -> str:
     return digest.hexdigest()
 
 
-def _lines(path: Path) -> Iterator[bytes]:
-    try:
-        with open(open_regular(path, os.O_RDONLY), "rb") as file:
-            while line := file.readline(MAX_LINE_BYTES + 1):
-                if len(line) > MAX_LINE_BYTES:
-                    raise DataError(f"{one_line(path)}: a line is longer than {MAX_LINE_BYTES} bytes")
-                yield line
-    except OSError as error:
-        raise DataError(f"cannot read {one_line(path)}: {error.strerror}") from error
-
-
 def _object(content: bytes) -> dict[str, Any]:
     """A line's JSON.
 
@@ -260,7 +255,7 @@ def _custom_id(values: dict[str, Any]) -> str:
     return custom_id
 
 
-def _job(values: dict[str, Any], llm: LLM, names: Sequence[str], seed: int, chat_template: str | None) -> Job:
+def _job(values: dict[str, Any], llm: LLM, names: Sequence[str], seed: int, chat: ChatOptions) -> Job:
     if values.get("method") != "POST":
         raise ApiError(400, "method: expected POST", param="method")
     url = values.get("url")
@@ -270,4 +265,4 @@ def _job(values: dict[str, Any], llm: LLM, names: Sequence[str], seed: int, chat
     if body.stream:
         raise ApiError(400, "stream: not in a batch", param="stream")
     model = model_name(body, names)
-    return make_job(llm, body, model=model, seed=seed, chat_template=chat_template)
+    return make_job(llm, body, model=model, seed=seed, chat=chat)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from treeshare.errors import BudgetError, ConfigError, one_line
+from treeshare.engine.chat import DEFAULT_CHAT, render_chat
+from treeshare.errors import BudgetError, ConfigError
 from treeshare.integrations.openai.schema import COMPLETIONS, ApiError, ChatBody, CompletionBody
 from treeshare.sampling import SamplingParams
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
+    from treeshare.engine.chat import ChatOptions
     from treeshare.engine.llm import LLM
     from treeshare.engine.sequence import Request
     from treeshare.integrations.openai.characters import CharacterLimit
-    from treeshare.integrations.openai.schema import Message
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +40,7 @@ def make_job(
     *,
     model: str,
     seed: int,
-    chat_template: str | None = None,
+    chat: ChatOptions = DEFAULT_CHAT,
     character_limit: CharacterLimit | None = None,
 ) -> Job:
     """Turn a request into what the engine runs.
@@ -51,7 +50,7 @@ def make_job(
         body: The request.
         model: Name under which the model answers.
         seed: Where the request has none.
-        chat_template: Instead of the model's own.
+        chat: How conversations become prompts; the request's ``chat_template_kwargs`` add to it.
         character_limit: A longer text is refused without being tokenised.
 
     Raises:
@@ -59,7 +58,7 @@ def make_job(
     """
     try:
         if isinstance(body, ChatBody):
-            prompts = [_chat_prompt(llm, body.messages, chat_template, character_limit)]
+            prompts = [_chat_prompt(llm, body, chat, character_limit)]
         else:
             for prompt in body.prompt:
                 _check_length(llm, prompt, character_limit, "prompt")
@@ -143,24 +142,17 @@ def _check_length(llm: LLM, prompt: str | list[int], limit: CharacterLimit | Non
         )
 
 
-def _chat_prompt(
-    llm: LLM, messages: Sequence[Message], chat_template: str | None, limit: CharacterLimit | None
-) -> list[int]:
+def _chat_prompt(llm: LLM, body: ChatBody, chat: ChatOptions, limit: CharacterLimit | None) -> list[int]:
     """Token ids of a conversation, as far as where the assistant answers."""
     tokenizer = llm.get_tokenizer()
-    if chat_template is None and getattr(tokenizer, "chat_template", None) is None:
+    if chat.chat_template is None and getattr(tokenizer, "chat_template", None) is None:
         raise ConfigError(f"messages: the model has no chat template; use {COMPLETIONS}")
-    from jinja2 import TemplateError
-
-    conversation = [message.model_dump(exclude_none=True) for message in messages]
+    conversation = [message.model_dump(exclude_none=True) for message in body.messages]
     for message in conversation:
         if message["role"] == "developer":  # the newer name of what templates call system
             message["role"] = "system"
-    try:
-        text = tokenizer.apply_chat_template(
-            conversation, tokenize=False, add_generation_prompt=True, chat_template=chat_template
-        )
-    except (TemplateError, TypeError, ValueError) as error:
-        raise ConfigError(f"messages: the model's chat template refuses them: {one_line(error)}") from error
+    given = {**(chat.chat_template_kwargs or {}), **body.chat_template_kwargs}
+    options = replace(chat, chat_template_kwargs=given)
+    text = render_chat(tokenizer, conversation, options, model_id=llm.model_id)
     _check_length(llm, text, limit, "messages")
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return llm.prompt_encoder.encode(text, special_tokens=False)

@@ -8,8 +8,9 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from treeshare.engine.streaming import FinishedOutput, StreamOutput, TextStream, TokenOutput
+from treeshare.engine.streaming import FinishedOutput, StreamOutput, TokenOutput
 from treeshare.integrations.openai.schema import ChatBody
+from treeshare.text import offsets
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -21,8 +22,20 @@ if TYPE_CHECKING:
 _LOWEST_LOGPROB = -9999.0
 """Stands for minus infinity, which JSON cannot express."""
 
-TokenLogprobs = list[tuple[int, float]]
-"""The token drawn, then others, each with its log-probability."""
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """Log-probabilities of a token.
+
+    Attributes:
+        entries: The token drawn, then others, each with its log-probability.
+        offset: Where in the completion's text it begins.
+        begins: Whether no text stands before it.
+    """
+
+    entries: list[tuple[int, float]]
+    offset: int
+    begins: bool
 
 
 class TokenSpeller:
@@ -33,20 +46,30 @@ class TokenSpeller:
     """
 
     def __init__(self, llm: LLM) -> None:
-        self._tokenizer = llm.loaded.tokenizer
-        self._known: dict[int, tuple[str, list[int] | None]] = {}
+        self._tokenizer, self._detokenizer = llm.loaded.tokenizer, llm.loaded.detokenizer
+        self._known: dict[tuple[int, bool], tuple[str, list[int] | None]] = {}
         self._byte_of = _bytes_of_letters()
 
-    def spell(self, token_id: int) -> tuple[str, list[int] | None]:
-        r"""A token's text, and its UTF-8 bytes; part of a character reads ``bytes:\xe2\x82``."""
-        if token_id not in self._known:
-            self._known[token_id] = self._look_up(token_id)
-        return self._known[token_id]
+    def spell(self, token_id: int, *, begins: bool = False) -> tuple[str, list[int] | None]:
+        r"""What a token adds to a text, and its UTF-8 bytes; part of a character reads ``bytes:\xe2\x82``.
 
-    def _look_up(self, token_id: int) -> tuple[str, list[int] | None]:
-        if self._tokenizer is None:
+        Args:
+            token_id: The token.
+            begins: Whether nothing stands before it.
+        """
+        if (token_id, begins) not in self._known:
+            self._known[token_id, begins] = self._look_up(token_id, begins)
+        return self._known[token_id, begins]
+
+    def adds_nothing(self, token_id: int) -> bool:
+        """Whether a token leaves the beginning of a text to the next one."""
+        detokenizer = self._detokenizer
+        return detokenizer is not None and detokenizer.unseen(skip_special_tokens=True)[token_id]
+
+    def _look_up(self, token_id: int, begins: bool) -> tuple[str, list[int] | None]:
+        if self._tokenizer is None or self._detokenizer is None:
             return f"token_id:{token_id}", None
-        text = self._tokenizer.decode([token_id])
+        text = self._detokenizer.token_text(token_id, begins=begins)
         if "\ufffd" not in text:
             return text, list(text.encode())
         raw = self._tokenizer.convert_ids_to_tokens(token_id) or ""
@@ -71,17 +94,15 @@ class _Choice:
     """How far a choice has been sent.
 
     Attributes:
-        text: All text so far, with what is still held back.
+        begins: Whether no text stands before its next token.
         num_sent: Characters sent.
-        tokens: Log-probabilities of tokens that were not sent yet.
-        offsets: Where in the text these begin.
+        rows: Of tokens that were not sent yet.
         is_begun: Whether anything was sent.
     """
 
-    text: str = ""
+    begins: bool
     num_sent: int = 0
-    tokens: list[TokenLogprobs] = field(default_factory=list)
-    offsets: list[int] = field(default_factory=list)
+    rows: list[_Row] = field(default_factory=list)
     is_begun: bool = False
 
 
@@ -101,7 +122,7 @@ class Reply:
     def __init__(self, llm: LLM, job: Job, speller: TokenSpeller, key: str | None = None) -> None:
         self._job, self._speller = job, speller
         self._is_chat = isinstance(job.body, ChatBody)
-        self._decode = llm.decoder(skip_special_tokens=job.body.skip_special_tokens)
+        self._continuations = [request.continuation(llm.loaded.detokenizer) for request in job.requests]
         self._choices: dict[int, _Choice] = {}
         self._id = ("chatcmpl-" if self._is_chat else "cmpl-") + (key or secrets.token_hex(16))
         self._created = int(time.time())
@@ -124,11 +145,13 @@ class Reply:
         logprobs = None
         if self._wants_logprobs:
             assert output.logprobs is not None
-            rows = [
-                [(token, at[token].logprob), *((i, entry.logprob) for i, entry in at.items() if i != token)]
-                for token, at in zip(output.token_ids, output.logprobs, strict=True)
-            ]
-            logprobs = self._logprobs(rows, self._offsets(output.token_ids))
+            begins, rows = self._begins_text(number), []
+            places = self._offsets(number, output.token_ids)
+            for token, at, place in zip(output.token_ids, output.logprobs, places, strict=True):
+                others = ((i, entry.logprob) for i, entry in at.items() if i != token)
+                rows.append(_Row([(token, at[token].logprob), *others], place, begins))
+                begins = begins and self._speller.adds_nothing(token)
+            logprobs = self._logprobs(rows)
         if self._is_chat:
             words: dict[str, Any] = {
                 "message": {"role": "assistant", "content": output.text, "refusal": None}
@@ -142,15 +165,13 @@ class Reply:
     def pieces(self, number: int, output: StreamOutput) -> Iterator[dict[str, Any]]:
         """What an output adds to the answer, as OpenAI's chunks.
 
-        Text that may turn out to be the beginning of a stop string is held back.
-
         Args:
             number: Of the prompt.
             output: Of it.
         """
         index = output.index if isinstance(output, TokenOutput) else output.completion.index
         index += number * self._job.body.n
-        choice = self._choices.setdefault(index, _Choice())
+        choice = self._choices.setdefault(index, _Choice(self._begins_text(number)))
         if not choice.is_begun:
             choice.is_begun = True
             if self._is_chat:
@@ -170,25 +191,21 @@ class Reply:
             )
             return
         if output.logprobs is not None:
-            choice.tokens.append([(entry.token_id, entry.logprob) for entry in output.logprobs])
-            choice.offsets.append(len(choice.text))
-        if output.is_last:
-            return
-        choice.text += output.text
-        end = len(choice.text) - _num_held(choice.text, self._job.body.stop)
-        if text := choice.text[choice.num_sent : end]:
-            choice.num_sent = end
+            entries = [(entry.token_id, entry.logprob) for entry in output.logprobs]
+            choice.rows.append(_Row(entries, output.offset, choice.begins))
+            choice.begins = choice.begins and self._speller.adds_nothing(output.token_id)
+        if output.text and not output.is_last:
+            choice.num_sent += len(output.text)
             logprobs = self._take_logprobs(choice)
-            yield self._piece(index, self._words(text) | {"logprobs": logprobs})
+            yield self._piece(index, self._words(output.text) | {"logprobs": logprobs})
 
     def last_piece(self) -> dict[str, Any]:
         """The number of tokens, after all other pieces."""
         return self._frame(self._chunk_kind, []) | {"usage": self.usage()}
 
     def _take_logprobs(self, choice: _Choice) -> dict[str, Any] | None:
-        rows, offsets = choice.tokens, choice.offsets
-        choice.tokens, choice.offsets = [], []
-        return self._logprobs(rows, offsets) if rows else None
+        rows, choice.rows = choice.rows, []
+        return self._logprobs(rows) if rows else None
 
     def _words(self, text: str) -> dict[str, Any]:
         if self._is_chat:
@@ -222,36 +239,39 @@ class Reply:
     def _wants_logprobs(self) -> bool:
         return self._job.requests[0].params.logprobs is not None
 
-    def _logprobs(self, rows: Sequence[TokenLogprobs], offsets: Sequence[int]) -> dict[str, Any]:
-        """Of some tokens, in the endpoint's form; ``rows`` begin with the token drawn."""
+    def _begins_text(self, number: int) -> bool:
+        """Whether no text stands before a prompt's completions."""
+        continuation = self._continuations[number]
+        return continuation is not None and continuation.begins_text
+
+    def _offsets(self, number: int, token_ids: Sequence[int]) -> list[int]:
+        """Where in the text each token begins; a part of a character begins where the character does."""
+        continuation = self._continuations[number]
+        return [0] * len(token_ids) if continuation is None else offsets(continuation, token_ids)
+
+    def _logprobs(self, rows: Sequence[_Row]) -> dict[str, Any]:
+        """Of some tokens, in the endpoint's form."""
         if self._is_chat:
             return {"content": [self._chat_token(row) for row in rows], "refusal": None}
-        spelled = [[(self._speller.spell(i)[0], _number(value)) for i, value in row] for row in rows]
+        spelled = [
+            [(self._speller.spell(i, begins=row.begins)[0], _number(value)) for i, value in row.entries]
+            for row in rows
+        ]
         return {
             "tokens": [row[0][0] for row in spelled],
             "token_logprobs": [row[0][1] for row in spelled],
             "top_logprobs": [dict(row) for row in spelled],
-            "text_offset": list(offsets),
+            "text_offset": [row.offset for row in rows],
         }
 
-    def _chat_token(self, row: TokenLogprobs) -> dict[str, Any]:
+    def _chat_token(self, row: _Row) -> dict[str, Any]:
         def entry(token_id: int, value: float) -> dict[str, Any]:
-            text, raw = self._speller.spell(token_id)
+            text, raw = self._speller.spell(token_id, begins=row.begins)
             return {"token": text, "logprob": _number(value), "bytes": raw}
 
         assert isinstance(self._job.body, ChatBody)
-        top = sorted(row, key=lambda pair: -pair[1])[: self._job.body.top_logprobs or 0]
-        return entry(*row[0]) | {"top_logprobs": [entry(*pair) for pair in top]}
-
-    def _offsets(self, token_ids: Sequence[int]) -> list[int]:
-        """Where in the text each token begins; a part of a character begins where the character does."""
-        if self._decode is None:
-            return [0] * len(token_ids)
-        stream, place, offsets = TextStream(self._decode), 0, []
-        for end in range(1, len(token_ids) + 1):
-            offsets.append(place)
-            place += len(stream.push(token_ids[:end]))
-        return offsets
+        top = sorted(row.entries, key=lambda pair: -pair[1])[: self._job.body.top_logprobs or 0]
+        return entry(*row.entries[0]) | {"top_logprobs": [entry(*pair) for pair in top]}
 
 
 def _ending(output: CompletionOutput, logprobs: dict[str, Any] | None) -> dict[str, Any]:
@@ -264,16 +284,3 @@ def _ending(output: CompletionOutput, logprobs: dict[str, Any] | None) -> dict[s
 
 def _number(value: float) -> float:
     return max(value, _LOWEST_LOGPROB)
-
-
-def _num_held(text: str, stops: Sequence[str]) -> int:
-    """Characters at the end of ``text`` with which a stop string may begin."""
-    return max(
-        (
-            size
-            for stop in stops
-            for size in range(1, min(len(stop), len(text) + 1))
-            if text[-1] == stop[size - 1] and text.endswith(stop[:size])
-        ),
-        default=0,
-    )

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, PlainValidator, ValidationError
 
+from treeshare.engine.chat import content_text
 from treeshare.errors import TreeshareError, one_line
-from treeshare.runs.files import parse_json
+from treeshare.files import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -122,16 +123,8 @@ def _stops(value: object) -> list[str]:
 
 
 def _content(value: object) -> object:
-    """A message's text; parts of text are joined by newlines, as vLLM does."""
-    if not isinstance(value, list):
-        return value
-    texts = []
-    for part in value:
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind != "text" or not isinstance(part.get("text"), str) or set(part) > {"type", "text"}:
-            raise ValueError(f'expected parts like {{"type": "text", "text": ...}}, got the type {kind!r}')
-        texts.append(part["text"])
-    return "\n".join(texts)
+    """A message's text, also where it is given in parts."""
+    return content_text(value) if isinstance(value, list) and value else value
 
 
 class _Model(BaseModel):
@@ -181,7 +174,7 @@ class _Body(_Model):
     min_p: float = Field(0.0, ge=0, le=1)
     repetition_penalty: float = Field(1.0, ge=0.01, le=100)
     ignore_eos: bool = False
-    min_tokens: int = Field(0, ge=0)
+    min_tokens: int = Field(0, ge=0, lt=2**31)
     stop_token_ids: Annotated[list[int], FailFast()] = Field([], max_length=256)
     skip_special_tokens: bool = True
     include_stop_str_in_output: bool = False
@@ -191,7 +184,7 @@ class CompletionBody(_Body):
     """A request to ``/v1/completions``."""
 
     prompt: Annotated[list[str | list[int]], PlainValidator(_prompts)]
-    max_tokens: int = Field(16, ge=1)
+    max_tokens: int = Field(16, ge=1, lt=2**31)
     logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
     echo: bool = False
     best_of: int | None = Field(None, ge=1, le=MAX_N)
@@ -201,10 +194,11 @@ class ChatBody(_Body):
     """A request to ``/v1/chat/completions``."""
 
     messages: Annotated[list[Message], FailFast()] = Field(min_length=1, max_length=4096)
-    max_tokens: int | None = Field(None, ge=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
+    max_tokens: int | None = Field(None, ge=1, lt=2**31)
+    max_completion_tokens: int | None = Field(None, ge=1, lt=2**31)
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
+    chat_template_kwargs: dict[str, Any] = {}
 
 
 BODIES: dict[str, type[CompletionBody | ChatBody]] = {COMPLETIONS: CompletionBody, CHAT: ChatBody}

@@ -16,7 +16,9 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import Route
 
+from treeshare.engine.chat import ChatOptions
 from treeshare.engine.streaming import FinishedOutput
+from treeshare.files import dump_json
 from treeshare.integrations.openai.access import Access
 from treeshare.integrations.openai.characters import CharacterLimit
 from treeshare.integrations.openai.job import make_job
@@ -34,12 +36,11 @@ from treeshare.integrations.openai.schema import (
 )
 from treeshare.integrations.openai.stream import EventStream, WholeAnswer, unless_gone
 from treeshare.integrations.openai.upload import Queue, Upload
-from treeshare.runs.files import dump_json
 
 _LOG = logging.getLogger("treeshare.server")
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Coroutine
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 
     from treeshare.engine.async_llm import AsyncLLM
     from treeshare.engine.outputs import CompletionOutput
@@ -63,6 +64,7 @@ class ServerOptions:
         max_unread_bytes: Of a streamed answer, what is kept for a client that does not read it; beyond, it is
             hung up on.
         chat_template: Instead of the model's own.
+        chat_template_kwargs: What its chat template is given, where a request does not say otherwise.
     """
 
     names: tuple[str, ...]
@@ -75,6 +77,7 @@ class ServerOptions:
     body_timeout_s: float = 60.0
     max_unread_bytes: int = 16 << 20
     chat_template: str | None = None
+    chat_template_kwargs: Mapping[str, Any] | None = None
 
 
 def create_app(llm: AsyncLLM, options: ServerOptions) -> Any:  # noqa: ANN401
@@ -94,6 +97,9 @@ class _Server:
         self._llm, self._options = llm, options
         self._access = Access(options.api_key, options.hosts, is_local=options.is_local)
         self._queue = Queue(options.max_queue, options.max_held_bytes)
+        self._chat = ChatOptions(
+            chat_template=options.chat_template, chat_template_kwargs=options.chat_template_kwargs
+        )
         self._metrics = Metrics(llm, self._queue)
         self._speller = TokenSpeller(llm.llm)
         self._started = int(time.time())
@@ -221,7 +227,7 @@ class _Server:
             body,
             model=model_name(body, self._options.names),
             seed=secrets.randbits(64),
-            chat_template=self._options.chat_template,
+            chat=self._chat,
             character_limit=self._character_limit,
         )
 

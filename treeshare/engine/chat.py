@@ -1,0 +1,184 @@
+"""Conversations as text: what a chat template is given, and what it refuses."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from treeshare.errors import ConfigError, one_line
+
+Message = Mapping[str, Any]
+
+Conversations = Sequence[Message] | Sequence[Sequence[Message]]
+"""A conversation, or several."""
+
+_RESERVED = frozenset({"conversation", "documents", "messages", "tools"})
+"""Names that a template gets from elsewhere; with them the arguments of ``apply_chat_template``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatOptions:
+    """How conversations become prompts; vLLM's names.
+
+    Attributes:
+        chat_template: Jinja text, instead of the model's own template.
+        add_generation_prompt: End the prompt where the assistant's answer begins.
+        continue_final_message: End the prompt inside the last message, for the model to go on with it.
+        chat_template_kwargs: What the template asks for beside the messages, such as ``enable_thinking``. A
+            name that it does not know changes nothing, as in transformers.
+        tools: None: not implemented.
+
+    Raises:
+        ConfigError: If a value is of the wrong type, or values do not go together.
+    """
+
+    chat_template: str | None = None
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    chat_template_kwargs: Mapping[str, Any] | None = None
+    tools: object = None
+
+    def __post_init__(self) -> None:
+        if self.tools:
+            raise ConfigError.of("tools", got=self.tools, expected="none: not implemented")
+        if self.chat_template is not None and not isinstance(self.chat_template, str):
+            raise ConfigError.of("chat_template", got=self.chat_template, expected="Jinja text")
+        for name in ("add_generation_prompt", "continue_final_message"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError.of(name, got=getattr(self, name), expected="True or False")
+        if self.add_generation_prompt and self.continue_final_message:
+            raise ConfigError(
+                "continue_final_message: got True with add_generation_prompt, expected one of them"
+            )
+        check_template_kwargs(self.chat_template_kwargs)
+
+
+def check_template_kwargs(values: object) -> None:
+    """Check ``chat_template_kwargs``.
+
+    Raises:
+        ConfigError: If they are no mapping from names, or a name is not the template's but one of
+            ``apply_chat_template``'s own.
+    """
+    if values is None:
+        return
+    if not isinstance(values, Mapping) or not all(isinstance(name, str) for name in values):
+        expected = 'a mapping from names, such as {"enable_thinking": False}'
+        raise ConfigError.of("chat_template_kwargs", got=values, expected=expected)
+    reserved = sorted(values.keys() & _reserved_names())
+    if reserved:
+        raise ConfigError.of(
+            "chat_template_kwargs",
+            got=", ".join(reserved),
+            expected="names of the template's own",
+            remedy="give it as an argument of its own, where there is one",
+        )
+
+
+DEFAULT_CHAT = ChatOptions()
+
+
+@functools.cache
+def _reserved_names() -> frozenset[str]:
+    from transformers import PreTrainedTokenizerBase
+
+    return _RESERVED.union(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters)
+
+
+def conversations_of(messages: Conversations) -> Sequence[Sequence[Message]]:
+    """One conversation or several as several.
+
+    Raises:
+        ConfigError: If it is neither.
+    """
+    if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
+        expected = 'a list of {"role": ..., "content": ...}, or a list of such lists'
+        raise ConfigError.of("messages", got=messages, expected=expected)
+    is_single = bool(messages) and isinstance(messages[0], Mapping)
+    return [messages] if is_single else messages  # type: ignore[list-item, return-value]
+
+
+def render_chat(
+    tokenizer: Any,  # noqa: ANN401
+    conversation: Sequence[Message],
+    options: ChatOptions,
+    *,
+    model_id: str,
+) -> str:
+    """The prompt of a conversation, by the model's chat template or the one given.
+
+    Args:
+        tokenizer: The model's.
+        conversation: Messages with ``role`` and ``content``: text, or parts of text.
+        options: How.
+        model_id: The model's name, for messages.
+
+    Raises:
+        ConfigError: If there is no template, a message is in no known form, or the template refuses them: a
+            template is a program of the model's, and may raise anything.
+    """
+    if options.chat_template is None and getattr(tokenizer, "chat_template", None) is None:
+        raise ConfigError(f"chat_template: {model_id} has none; give one, or a prompt as text")
+    messages = check_messages(conversation)
+    arguments = dict(options.chat_template_kwargs or {})
+    if options.chat_template is not None:
+        arguments["chat_template"] = options.chat_template
+    if options.continue_final_message:
+        arguments["continue_final_message"] = True
+    try:
+        text = tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=options.add_generation_prompt, **arguments
+        )
+    except Exception as error:
+        reason = one_line(" ".join(str(error).split())) or type(error).__name__
+        raise ConfigError(f"messages: the model's chat template refuses them: {reason}") from error
+    assert isinstance(text, str), "tokenize=False"
+    return text
+
+
+def check_messages(conversation: object) -> list[dict[str, Any]]:
+    """A conversation as templates take it: each message's content one text.
+
+    Raises:
+        ConfigError: If a message is in no known form.
+    """
+    if isinstance(conversation, (str, bytes, Mapping)) or not isinstance(conversation, Sequence):
+        raise ConfigError.of("messages", got=conversation, expected='a list of {"role": ..., "content": ...}')
+    messages = []
+    for place, message in enumerate(conversation):
+        where = f"messages[{place}]"
+        if not isinstance(message, Mapping):
+            raise ConfigError.of(where, got=message, expected='{"role": ..., "content": ...}')
+        role, content = message.get("role"), message.get("content")
+        if not isinstance(role, str) or not role:
+            raise ConfigError.of(f"{where}: role", got=role, expected="text, such as user")
+        if content is None and message.get("tool_calls"):
+            content = ""  # a template would write "None"
+        try:
+            messages.append({**message, "content": content_text(content)})
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
+    return messages
+
+
+def content_text(content: object) -> str:
+    """A message's text; parts of text are joined by newlines, as vLLM does.
+
+    Raises:
+        ConfigError: If it is something else, or a part is; the message names its type.
+    """
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, Sequence) or isinstance(content, bytes) or not content:
+        raise ConfigError.of("content", got=content, expected="text, or a list of parts of text")
+    texts = []
+    for part in content:
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind != "text" or not isinstance(part.get("text"), str) or set(part) > {"type", "text"}:
+            expected = 'parts like {"type": "text", "text": ...}'
+            raise ConfigError(f"content: got the type {kind!r}, expected {expected}")
+        texts.append(part["text"])
+    return "\n".join(texts)

@@ -1,0 +1,184 @@
+"""What a GGUF file says of its model, held against what transformers made of it.
+
+transformers passes over metadata and tensors that it does not know. Some of them change what the model
+computes: such a file is refused by their names.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from treeshare.errors import ModelLoadError
+from treeshare.models.tensor_names import shortened
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+_DEFAULT_ROPE_BASE = 10000.0
+"""llama.cpp's, where a file says nothing."""
+
+_REQUIRED = ("block_count", "embedding_length", "attention.head_count")
+
+_WITHOUT_EFFECT = frozenset(
+    {
+        "context_length",
+        "vocab_size",
+        "rope.scaling.finetuned",
+        "rope.scaling.original_context_length",  # of a scaling that is refused for its type or its tensors
+        "tensor_data_layout",
+        "expert_feed_forward_length",  # a weight's size, like the next ones: loading compares sizes
+        "feed_forward_length",
+        "attention.value_length",
+        "attention.key_length",
+        "expert_shared_feed_forward_length",
+        "attention.layer_norm_epsilon",  # compared below
+        "attention.layer_norm_rms_epsilon",
+        "attention.head_count_kv",
+        "rope.dimension_count",
+        "rope.freq_base",
+        "attention.causal",
+        *_REQUIRED,
+    }
+)
+"""Metadata of a model that transformers need not pass on, or that is compared here."""
+
+_NEUTRAL: dict[str, Any] = {
+    "rope.scaling.type": "none",
+    "rope.scaling.factor": 1.0,
+    "rope.scaling.attn_factor": 1.0,
+    "rope.scale_linear": 1.0,
+    "expert_count": 0,
+    "expert_used_count": 0,
+    "attention.clamp_kqv": 0.0,
+    "attention.max_alibi_bias": 0.0,
+    "attention.causal": True,
+    "attn_logit_softcapping": 0.0,
+    "final_logit_softcapping": 0.0,
+    "logit_scale": 1.0,
+    "embedding_scale": 1.0,
+    "residual_scale": 1.0,
+    "attention.sliding_window": 0,
+    "use_parallel_residual": False,
+}
+"""Metadata that changes nothing with this value, and with another what transformers does not compute."""
+
+_CONFIG_NAMES = {
+    "attention.sliding_window": ("sliding_window",),
+    "attn_logit_softcapping": ("attn_logit_softcapping",),
+    "final_logit_softcapping": ("final_logit_softcapping",),
+    "expert_count": ("num_experts", "num_local_experts"),
+    "expert_used_count": ("num_experts_per_tok",),
+}
+"""Fields of a configuration that may carry such a value."""
+
+_ROPE_TENSORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
+
+
+def require_metadata(metadata: Mapping[str, Any], path: Path) -> None:
+    """Refuse a part of a split file, and one that lacks what transformers would replace by a default.
+
+    Raises:
+        ModelLoadError: Saying which part, and how to put them together; or what is lacking.
+    """
+    count = metadata.get("split.count", 1)
+    if count > 1:
+        raise ModelLoadError(
+            f"model: {path} is part {metadata.get('split.no', 0) + 1} of {count}, which is not implemented; "
+            "put them together first (llama-gguf-split --merge)"
+        )
+    front = f"{metadata['general.architecture']}."
+    lost = [front + key for key in _REQUIRED if front + key not in metadata]
+    if lost:
+        raise ModelLoadError(f"model: {path} lacks metadata: {shortened(lost)}")
+
+
+def require_meaning(
+    metadata: Mapping[str, Any],
+    tensors: Iterable[str],
+    config: Any,  # noqa: ANN401
+    path: Path,
+) -> list[str]:
+    """Refuse a file of which transformers left out what changes the model.
+
+    Args:
+        metadata: The file's, for which ``require_metadata`` holds, lists of texts as their lengths.
+        tensors: Names of its tensors.
+        config: The configuration that transformers made of it.
+        path: The file.
+
+    Returns:
+        Keys of the model's metadata of which it is not known whether they change anything.
+
+    Raises:
+        ModelLoadError: Naming what is left out.
+    """
+    front = f"{metadata['general.architecture']}."
+    own = {key.removeprefix(front): value for key, value in metadata.items() if key.startswith(front)}
+    left_out = [name for name in tensors if name.endswith(_ROPE_TENSORS)]
+    left_out += [
+        f"{front}{key} ({own[key]})"
+        for key, neutral in _NEUTRAL.items()
+        if _changes(own, key, neutral, config)
+    ]
+    left_out += [
+        f"{front}{key} (got {got}, the model has {has})" for key, got, has in _differing(own, config)
+    ]
+    if left_out:
+        raise ModelLoadError(
+            f"model: {path}: not implemented from a GGUF file: {'; '.join(left_out)}; "
+            "use the model's safetensors instead"
+        )
+    return sorted(front + key for key in own if key not in _WITHOUT_EFFECT and key not in _NEUTRAL)
+
+
+def _changes(own: Mapping[str, Any], key: str, neutral: object, config: Any) -> bool:  # noqa: ANN401
+    """Whether metadata has an effect that the configuration does not have."""
+    value = own.get(key, neutral)
+    if value == neutral or any(value == getattr(config, name, None) for name in _CONFIG_NAMES.get(key, ())):
+        return False
+    is_window = key == "attention.sliding_window" and isinstance(value, int)
+    return not (is_window and value >= own.get("context_length", math.inf))
+
+
+def _differing(own: Mapping[str, Any], config: Any) -> list[tuple[str, Any, Any]]:  # noqa: ANN401
+    """What the file says of sizes and constants, and what the configuration says, where they differ."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    heads = own["attention.head_count"]
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    pairs: list[tuple[str, Any, Any]] = [
+        ("block_count", own["block_count"], config.num_hidden_layers),
+        ("embedding_length", own["embedding_length"], config.hidden_size),
+        ("attention.head_count", heads, config.num_attention_heads),
+        ("attention.head_count_kv", own.get("attention.head_count_kv", heads), _kv_heads(config)),
+    ]
+    for key in ("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon"):
+        if key in own:
+            pairs.append((key, own[key], _epsilon(config)))
+    if isinstance(rope.get("rope_theta"), (int, float)):
+        pairs.append(("rope.freq_base", own.get("rope.freq_base", _DEFAULT_ROPE_BASE), rope["rope_theta"]))
+        rotary = round(
+            head_dim * rope.get("partial_rotary_factor", getattr(config, "partial_rotary_factor", 1.0))
+        )
+        pairs.append(("rope.dimension_count", own.get("rope.dimension_count", rotary), rotary))
+    return [(key, got, has) for key, got, has in pairs if not _same(got, has)]
+
+
+def _kv_heads(config: Any) -> int:  # noqa: ANN401
+    heads: int = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    return heads
+
+
+def _epsilon(config: Any) -> float | None:  # noqa: ANN401
+    names = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps")
+    return next((getattr(config, name) for name in names if hasattr(config, name)), None)
+
+
+def _same(got: Any, has: Any) -> bool:  # noqa: ANN401
+    """Whether two values are the same number; GGUF keeps float32. A list is one value per layer."""
+    if isinstance(got, list):
+        return all(_same(part, has) for part in got)
+    if isinstance(got, float) and isinstance(has, (int, float)):
+        return math.isclose(got, has, rel_tol=1e-6)
+    return bool(got == has)

@@ -1,0 +1,160 @@
+"""Compares treeshare's attention inside a model with the model's own, when it is loaded."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from treeshare.attention import CpuAttention, PrefillChunk, build_layout
+from treeshare.errors import UnsupportedModelError
+from treeshare.kv import KVStore
+from treeshare.models.step import TreeStep
+from treeshare.models.support import max_model_len
+from treeshare.models.tensor_names import shortened
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch import Tensor
+
+    from treeshare.attention import BatchLayout
+    from treeshare.kv import KVGeometry
+
+_RELATIVE_ERROR = {torch.float32: 1e-3, torch.bfloat16: 0.1}
+"""Largest logit difference in the self-check, relative to the largest logit."""
+
+_PARTS = (9, 4, 5)
+"""Tokens of the tree that every model is checked with: a root and two children."""
+
+_TAILS = (6, 7)
+"""Tokens of the children of a longer tree."""
+
+_LONGEST = 256
+"""Longest root of a tree that a number of the configuration asks for: to check costs as much as a prompt."""
+
+_LENGTHS = re.compile(r"window|chunk|floor|position|seq_len|max_len|context|block_size|span")
+"""Fields that may hold a number of tokens from which on a model computes something else."""
+
+
+class SelfCheck:
+    """Compares a small branching tree with the model's own attention, one prompt at a time.
+
+    Catches what no configuration field says: layers that mix the tokens of a row, a mask of the model's own,
+    positions that are ignored, a fused layer that computes something else.
+
+    Args:
+        model: Unfused, attention set to treeshare's.
+        geometry: Its KV.
+        parts: Tokens of the root and of its two children.
+    """
+
+    @torch.inference_mode()
+    def __init__(self, model: Any, geometry: KVGeometry, parts: Sequence[int] = _PARTS) -> None:  # noqa: ANN401
+        self._model, self._geometry = model, geometry
+        vocab_size = model.get_output_embeddings().weight.shape[0]
+        draws = torch.Generator().manual_seed(0)
+        self._parts = [torch.randint(vocab_size, (n,), generator=draws).tolist() for n in parts]
+        self._expected = self._own_logits("eager")
+
+    def _own_logits(self, implementation: str) -> Tensor:
+        """Logits of the tree's tokens by an attention of transformers; treeshare's is set again."""
+        from treeshare.models.adapter import ATTENTION_NAME
+
+        shared, *tails = self._parts
+        self._model.set_attn_implementation(implementation)
+        own = [
+            self._model(input_ids=torch.tensor([shared + tail]), use_cache=False).logits[0] for tail in tails
+        ]
+        self._model.set_attn_implementation(ATTENTION_NAME)
+        return torch.cat([own[0], own[1][len(shared) :]]).float()
+
+    def _difference(self, logits: Tensor) -> float:
+        return float((logits.float() - self._expected).abs().max() / self._expected.abs().max())
+
+    @torch.inference_mode()
+    def error(self) -> float:
+        """Largest difference of a logit, relative to the largest logit."""
+        layout = _branching_layout(self._geometry, *map(len, self._parts))
+        got = self._model(
+            input_ids=torch.tensor([[token for part in self._parts for token in part]]),
+            position_ids=layout.positions.unsqueeze(0),
+            use_cache=False,
+            treeshare_step=TreeStep(CpuAttention(), layout),
+        ).logits[0]
+        return self._difference(got)
+
+    @torch.inference_mode()
+    def check(self) -> float:
+        """Return ``error()``, if it is small enough to be rounding.
+
+        The attention that transformers' users get must agree with its slowest, too, which is the reference.
+
+        Raises:
+            UnsupportedModelError: If a difference is larger, or logits are no numbers.
+        """
+        if not self._expected.isfinite().all():
+            names = [key for key, weight in self._model.named_parameters() if not weight.isfinite().all()]
+            where = f"; weights that are not finite: {shortened(names)}" if names else ""
+            raise UnsupportedModelError(f"{self._kind}: its logits are not finite{where}")
+        limit = _RELATIVE_ERROR[self._geometry.dtype]
+        error = self.error()
+        if not error <= limit:
+            raise UnsupportedModelError(
+                f"{self._kind}: its own attention is not plain causal attention "
+                f"(logits differ by {error:.2g} of the largest); this model is not supported"
+            )
+        if getattr(self._model, "_supports_sdpa", False):
+            usual = self._difference(self._own_logits("sdpa"))
+            if not usual <= limit:
+                raise UnsupportedModelError(
+                    f"{self._kind}: transformers' attentions eager and sdpa differ "
+                    f"(by {usual:.2g} of the largest logit); this model is not supported"
+                )
+        return error
+
+    @property
+    def _kind(self) -> str:
+        kind: str = self._model.config.model_type
+        return kind
+
+
+def check_lengths(model: Any, geometry: KVGeometry) -> None:  # noqa: ANN401
+    """Compare trees that are longer than each small number of tokens in the configuration.
+
+    A model may compute something else from such a length on; what a prompt of ``_LONGEST`` tokens does not
+    reach is to be refused by name (``support.py``).
+
+    Raises:
+        UnsupportedModelError: As ``SelfCheck.check``.
+    """
+    longest = max_model_len(model.config) - max(_TAILS)
+    for length in sorted({*_lengths(model.config)}):
+        root = (
+            length - min(_TAILS) // 2
+        )  # each child has positions on both sides; in the row, the second has none
+        if 0 < root <= min(longest, _LONGEST):
+            SelfCheck(model, geometry, (root, *_TAILS)).check()
+
+
+def _lengths(config: Any) -> Iterator[int]:  # noqa: ANN401
+    """Numbers of the configuration, and of the dictionaries inside, that may be numbers of tokens."""
+    parts = [config.to_dict()]
+    while parts:
+        for name, value in parts.pop().items():
+            if isinstance(value, dict):
+                parts.append(value)
+            elif isinstance(value, int) and _LENGTHS.search(str(name)):
+                yield value
+
+
+def _branching_layout(geometry: KVGeometry, shared: int, left: int, right: int) -> BatchLayout:
+    """A step that computes a root of ``shared`` tokens and two children, of ``left`` and ``right`` tokens."""
+    store = KVStore(geometry, budget_bytes=1 << 40, page_size=16, max_pages=0)
+    root = store.segments.new(start=0, num_tokens=shared, order=0, parent=None)
+    segments = [root] + [
+        store.segments.new(start=shared, num_tokens=length, order=order, parent=root)
+        for order, length in ((1, left), (2, right))
+    ]
+    return build_layout(store, [PrefillChunk(segment, 0, segment.num_tokens) for segment in segments], [])
