@@ -28,6 +28,7 @@ from treeshare.models import load_model
 from treeshare.sampling import SamplingParams
 
 PARAMS = SamplingParams(n=4, temperature=1.0, max_tokens=30)
+SHORT = SamplingParams(n=2, temperature=1.0, max_tokens=6)
 LONG = SamplingParams(n=6, temperature=1.0, max_tokens=40, ignore_eos=True)
 
 
@@ -123,6 +124,41 @@ def test_cancel(engine):
         engine.store.check_empty()
         assert engine.cancel(first) == 0
     assert engine.cancel(10**6) == 0
+
+
+@pytest.mark.parametrize("keep_nodes", [True, False])
+@pytest.mark.parametrize("num_steps", [0, 3])
+@pytest.mark.parametrize("prefix", [0, 150])
+def test_a_prompt_that_is_given_up_is_computed_no_further(model_dir, keep_nodes, num_steps, prefix):
+    """Next to one that goes on, with which it shares ``prefix`` tokens: as if it had never come."""
+    engine = make_engine(model_dir("llama"), keep_nodes=keep_nodes, prefill_chunk=16)
+    rest = [token % 60 + 2 for token in range(400)]
+    given_up, other = requests_for([[*[3] * prefix, *rest], [*[3] * prefix, 9, 7, 5]], SHORT)
+    engine.add_request(other)
+    expected = {index: completion.token_ids for (_, index), completion in drain(engine).items()}
+    needed = engine.stats.prefilled_tokens
+    engine.clear()
+
+    index = engine.add_request(given_up)
+    engine.add_request(other)
+    for _ in range(num_steps):
+        engine.step()
+    before = engine.stats.prefilled_tokens
+    assert engine.cancel(index) == SHORT.n
+    found = {index: completion.token_ids for (_, index), completion in drain(engine).items()}
+    assert found == expected
+    assert engine.stats.prefilled_tokens - before <= needed, "more than the other's prompt was computed"
+
+    # It comes again: what was computed is there, and no bit is another.
+    is_new = engine.stats.prefilled_tokens
+    engine.add_request(given_up)
+    again = [completion.token_ids for completion in drain(engine).values()]
+    num_again = engine.stats.prefilled_tokens - is_new
+    engine.clear()
+    engine.add_request(given_up)
+    assert again == [completion.token_ids for completion in drain(engine).values()]
+    if keep_nodes and num_steps:
+        assert num_again < len(given_up.prompt_token_ids)
 
 
 def test_the_engine_is_one_at_a_time(engine):

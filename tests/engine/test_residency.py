@@ -13,6 +13,7 @@ from tests.engine.forests import requests_for
 from tests.engine.house import BASE, CHUNK, GEOMETRY, MAX_TOKENS, PROMPTS, SHARES_ALL, House
 from treeshare.config import FoldCost
 from treeshare.engine.forest import LiveNode
+from treeshare.engine.prefill_queue import PrefillQueue
 from treeshare.engine.residency import Residency
 from treeshare.errors import BudgetError
 from treeshare.kv import padded_length
@@ -72,7 +73,34 @@ SCENARIOS = [
 ]
 
 
+def give_up_and_come_again(house):
+    """A prompt half computed is given up, and asked for again; then one of which only logits are missing."""
+    for prompt in PROMPTS[4:6]:
+        (first,) = house.arrive([prompt])
+        house.admit(first)
+        house.compute(2 * CHUNK)
+        house.leave(first)
+        assert not house.residency.is_prefilling
+        (second,) = house.arrive([prompt])
+        house.admit(second)
+        house.compute_all()
+        house.start(second)
+        assert second.has_started
+        (third,) = house.arrive([prompt])
+        house.admit(third)
+        assert house.residency.is_prefilling
+        house.leave(third)
+        assert not house.residency.is_prefilling
+    return house.num_computed
+
+
+def test_a_prompt_given_up_is_gone_on_with():
+    assert give_up_and_come_again(House(keep_nodes=True)) == len(PROMPTS[4]) + len(PROMPTS[5])
+    assert give_up_and_come_again(House()) == 2 * 2 * CHUNK + len(PROMPTS[4]) + len(PROMPTS[5])
+
+
 def play_scenarios():
+    give_up_and_come_again(House(keep_nodes=True))
     for seed, scenario in enumerate(SCENARIOS):
         play(House(**scenario), random_actions(seed, 300))
 
@@ -106,7 +134,7 @@ def chunks_anywhere(monkeypatch):
     def change(want_logits):
         def want(self, node):
             want_logits(self, node)
-            if node in self._incomplete and node.segment.num_written:
+            if node in self._computing and node.segment.num_written:
                 node.segment.num_written = node.num_tokens - 1
 
         return want
@@ -121,9 +149,9 @@ def children_before_parents(monkeypatch):
 def a_dropped_node_is_computed_on(monkeypatch):
     def change(drop):
         def dropped(self, node):
-            incomplete = list(self._incomplete)
+            queued = list(self._computing._nodes)
             drop(self, node)
-            self._incomplete = incomplete
+            self._computing._nodes = queued
 
         return dropped
 
@@ -147,6 +175,33 @@ def logits_stay(monkeypatch):
     monkeypatch.setattr(Residency, "drop_logits", lambda self: None)
 
 
+def a_prompt_that_is_given_up_is_computed_on(monkeypatch):
+    monkeypatch.setattr(PrefillQueue, "give_up", lambda self, node: False)
+
+
+def what_is_half_computed_counts_as_whole(monkeypatch):
+    def admit(self, node, count):
+        for above in node.path():
+            above.num_admitted += count
+
+    monkeypatch.setattr(Residency, "admit", admit)
+
+
+def a_copy_that_is_given_up_counts_as_half(monkeypatch):
+    def change(remove):
+        def removed(self, node):
+            self._only_logits.discard(node)
+            remove(self, node)
+
+        return removed
+
+    wrap(monkeypatch, PrefillQueue, "remove", change)
+
+
+def logits_that_nobody_waits_for_are_computed(monkeypatch):
+    monkeypatch.setattr(PrefillQueue, "forget_logits", lambda self, node: None)
+
+
 FAULTS = [
     more_is_copied_than_is_alike,
     a_row_is_no_reason_to_keep,
@@ -157,6 +212,10 @@ FAULTS = [
     nobody_is_pruned,
     a_row_that_nobody_had_is_given_back,
     logits_stay,
+    a_prompt_that_is_given_up_is_computed_on,
+    what_is_half_computed_counts_as_whole,
+    a_copy_that_is_given_up_counts_as_half,
+    logits_that_nobody_waits_for_are_computed,
 ]
 
 

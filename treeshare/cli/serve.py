@@ -25,6 +25,14 @@ def serve(
     no_api_key: Annotated[
         bool, typer.Option("--no-api-key", help="Allow everybody who can reach --host to use the model.")
     ] = False,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-host",
+            metavar="NAME",
+            help="Name under which clients may ask for the server without a key; repeatable, * for all.",
+        ),
+    ] = None,
     name: openai_options.ServedNames = None,
     chat_template: openai_options.ChatTemplate = None,
     chat_template_kwargs: openai_options.ChatTemplateKwargs = None,
@@ -47,6 +55,49 @@ def serve(
             "--max-body", metavar="BYTES", help="Maximum size of a request; larger ones get status 413."
         ),
     ] = "4MiB",
+    max_held: Annotated[
+        str,
+        typer.Option(
+            "--max-held",
+            metavar="BYTES",
+            help="Maximum size of all requests held at once, unfinished ones too; others get status 429.",
+        ),
+    ] = "256MiB",
+    max_unread: Annotated[
+        str,
+        typer.Option(
+            "--max-unread",
+            metavar="BYTES",
+            help="Maximum of a stream that is kept for its client; a slower one is hung up on.",
+        ),
+    ] = "16MiB",
+    max_connections: Annotated[
+        int,
+        typer.Option(
+            "--max-connections",
+            min=1,
+            max=1_000_000,
+            help="Maximum connections; beyond, idle ones are closed, then new ones get status 503.",
+        ),
+    ] = 1000,
+    idle_timeout: Annotated[
+        float,
+        typer.Option(
+            "--idle-timeout",
+            min=0.1,
+            max=86400,
+            help="Seconds in which the head of a request must come, before its connection is closed.",
+        ),
+    ] = 30,
+    transfer_timeout: Annotated[
+        float,
+        typer.Option(
+            "--transfer-timeout",
+            min=0.1,
+            max=86400,
+            help="Seconds in which a request's body must come, and each 64 KiB of an answer be taken.",
+        ),
+    ] = 60,
     grace: Annotated[
         int,
         typer.Option(
@@ -59,12 +110,15 @@ def serve(
     Prefixes that requests share are computed once. After Ctrl-C or SIGTERM, running requests may finish.
     """
     _check_exposure(host, api_key, no_api_key)
-    max_body_bytes = options.parse_bytes("--max-body", max_body)
-    assert max_body_bytes is not None
+    max_body_bytes, max_held_bytes, max_unread_bytes = (
+        options.parse_bytes(option, size) or 0
+        for option, size in (("--max-body", max_body), ("--max-held", max_held), ("--max-unread", max_unread))
+    )
     kv_budget_bytes = options.parse_bytes("--kv-budget", kv_budget)
     chat = openai_options.chat_options(chat_template, chat_template_kwargs)
     openai_options.require_libraries("fastapi", "uvicorn", "prometheus_client")
     from treeshare.engine.async_llm import AsyncLLM
+    from treeshare.integrations.openai.connection import ConnectionLimits
     from treeshare.integrations.openai.serve import bind
     from treeshare.integrations.openai.serve import serve as run_server
     from treeshare.integrations.openai.server import ServerOptions
@@ -82,8 +136,13 @@ def serve(
         server_options = ServerOptions(
             names=tuple(name or [model]),
             api_key=api_key,
+            hosts=(host, *(allow_host or ())),
+            is_local=_is_local(host),
             max_body_bytes=max_body_bytes,
             max_queue=max_queue,
+            max_held_bytes=max_held_bytes,
+            body_timeout_s=transfer_timeout,
+            max_unread_bytes=max_unread_bytes,
             chat_template=chat.chat_template,
             chat_template_kwargs=chat.chat_template_kwargs,
         )
@@ -93,7 +152,18 @@ def serve(
         def announce() -> None:
             print(f"serving {one_line(server_options.names[0])} at {url}", file=sys.stderr, flush=True)
 
-        run_server(AsyncLLM(llm), bound, server_options, grace_s=grace, on_start=announce)
+        run_server(
+            AsyncLLM(llm),
+            bound,
+            server_options,
+            grace_s=grace,
+            connection_limits=ConnectionLimits(
+                max_connections=max_connections,
+                idle_timeout_s=idle_timeout,
+                transfer_timeout_s=transfer_timeout,
+            ),
+            on_start=announce,
+        )
 
 
 def _check_exposure(host: str, api_key: str | None, no_api_key: bool) -> None:
@@ -102,11 +172,15 @@ def _check_exposure(host: str, api_key: str | None, no_api_key: bool) -> None:
         raise ConfigError("--no-api-key: got a key too, from --api-key or TREESHARE_API_KEY; remove either")
     if api_key is not None and not (api_key.isascii() and api_key.isprintable() and api_key.strip()):
         raise ConfigError("--api-key: expected printable ASCII characters, at least one of them not a space")
-    is_local = host == "localhost"
-    with contextlib.suppress(ValueError):
-        is_local = ipaddress.ip_address(host).is_loopback
-    if api_key is None and not no_api_key and not is_local:
+    if api_key is None and not no_api_key and not _is_local(host):
         raise ConfigError(
             f"--host: got {host}, which other machines may reach, but no key; "
             "set TREESHARE_API_KEY, or give --api-key or --no-api-key"
         )
+
+
+def _is_local(host: str) -> bool:
+    """Whether only this machine can reach an address."""
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"

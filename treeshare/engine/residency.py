@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from treeshare.attention import PrefillChunk
 from treeshare.engine.expectation import num_pages
 from treeshare.engine.forest import Forest, LiveNode
 from treeshare.engine.idle_nodes import IdleNodes
+from treeshare.engine.prefill_queue import PrefillQueue
 from treeshare.errors import BudgetError
 from treeshare.kv import padded_length
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from treeshare.attention import PrefillChunk
     from treeshare.config import FoldCost
     from treeshare.engine.sequence import Request, Sequence
     from treeshare.kv import KVStore, Segment
@@ -46,7 +47,7 @@ class Residency:
         self.store = store
         self.forest = Forest()
         self._chunk, self._keep_nodes = prefill_chunk, keep_nodes
-        self._incomplete: list[LiveNode] = []  # nodes whose KV is being computed, the next one first
+        self._computing = PrefillQueue(prefill_chunk)
         self._idle = IdleNodes()
         self._displaced: list[LiveNode] = []  # grafted, then not used: their prompts got nodes of their own
         self._clock = 0  # completions that have ended, for ``LiveNode.last_used``
@@ -105,9 +106,10 @@ class Residency:
     # -- who needs a node --
 
     def admit(self, node: LiveNode, count: int) -> None:
-        """Completions at a node got a row: its path must keep its KV."""
+        """Completions at a node got a row: its path must keep its KV, and what lacks of that is computed."""
         for above in node.path():
             above.num_admitted += count
+            self._computing.add(above)
 
     def withdraw(self, node: LiveNode, count: int) -> None:
         """Completions at a node lost their row; they will be admitted again."""
@@ -120,9 +122,13 @@ class Residency:
         node.num_unstarted -= count
         if not node.num_unstarted:
             node.logits = None
+            self._computing.forget_logits(node)
 
     def forget(self, node: LiveNode, count: int, *, had_row: bool) -> None:
-        """Completions at a node have ended; nodes without any are removed, or stay for later requests."""
+        """Completions at a node have ended; nodes without any are removed, or stay for later requests.
+
+        Of a prompt that nobody waits for any more no further token is computed.
+        """
         self._clock += 1
         for above in reversed(node.path()):
             above.num_unfinished -= count
@@ -130,7 +136,7 @@ class Residency:
             above.last_used = self._clock
             if not above.num_unfinished:
                 above.logits = None
-                if not self._keep_nodes:
+                if self._computing.give_up(above) or not self._keep_nodes:
                     self._drop_segment(above)
             self._idle.note(above)
             self._prune(above)
@@ -140,11 +146,11 @@ class Residency:
     @property
     def is_prefilling(self) -> bool:
         """Whether there are nodes whose KV is being computed."""
-        return bool(self._incomplete)
+        return bool(self._computing)
 
     def is_computed(self, node: LiveNode) -> bool:
         """Whether the KV of a node's path is stored, or is computed by the step that was planned last."""
-        return all(above.segment is not None and above not in self._incomplete for above in node.path())
+        return all(above.segment is not None and above not in self._computing for above in node.path())
 
     def make_segments(self, nodes: Items[LiveNode]) -> None:
         """Make segments for nodes, parents first, and queue them; equal padded lengths lie side by side."""
@@ -158,37 +164,16 @@ class Residency:
                 start=node.start, num_tokens=node.num_tokens, order=node.order, parent=node.parent.segment
             )
             self._copy_known(node, node.segment)
-            self._incomplete.append(node)
+            self._computing.add(node)
 
     def want_logits(self, node: LiveNode) -> None:
         """If a node has its KV but no logits, have its last chunk computed again, to the same bits."""
-        if node.logits is None and node.segment is not None and node not in self._incomplete:
-            node.segment.num_written = (node.num_tokens - 1) // self._chunk * self._chunk
-            self._incomplete.append(node)
+        if node.logits is None and node.segment is not None and node not in self._computing:
+            self._computing.add_for_logits(node)
 
     def next_chunks(self, max_rows: int) -> list[tuple[LiveNode, PrefillChunk]]:
-        """Take the next chunks that fit into ``max_rows``, depth-first; from now on they count as written.
-
-        A segment is cut at multiples of one length, so its KV does not depend on what else runs.
-        """
-        chunks: list[tuple[LiveNode, PrefillChunk]] = []
-        while self._incomplete:
-            node = self._incomplete[0]
-            segment = node.segment
-            assert segment is not None, "only a node with a place for its KV is queued"
-            if not chunks:  # what this step computes cannot be copied yet
-                self._copy_known(node, segment)
-            start = segment.num_written
-            end = min(start + self._chunk, segment.num_tokens)
-            if end - start > max_rows:
-                break
-            max_rows -= end - start
-            chunks.append((node, PrefillChunk(segment, start, end)))
-            segment.num_written = end
-            node.note_computed()
-            if end == segment.num_tokens:
-                self._incomplete.pop(0)
-        return sorted(chunks, key=lambda item: (item[0].order, item[1].start))
+        """The next chunks that fit into ``max_rows``: see ``PrefillQueue.take``."""
+        return self._computing.take(max_rows, self._copy_known)
 
     def keep_logits(self, node: LiveNode, logits: Tensor) -> None:
         """Keep ``[vocab_size]`` logits after a node's last token: completions will start from them."""
@@ -234,6 +219,7 @@ class Residency:
             assert node.num_held == sum(child.segment is not None for child in node.children)
             assert node.segment is not None or not node.num_admitted, "the prompt of a row has no KV"
             assert node.segment is not None or node.num_unfinished or node.children, "a node has no use"
+        self._computing.check_invariants(list(self.forest.nodes()))
 
     def _copy_known(self, node: LiveNode, segment: Segment) -> None:
         """Copy the whole chunks that a sibling has computed by now, but not the last: it gives the logits."""
@@ -246,8 +232,7 @@ class Residency:
 
     def _drop_segment(self, node: LiveNode) -> None:
         """Release a node's KV and logits, if it has any; a node that nothing needs is removed."""
-        if node in self._incomplete:
-            self._incomplete.remove(node)
+        self._computing.remove(node)
         self.store.segments.release(node.drop_segment())
         self._idle.note(node.parent)
         self._prune(node)

@@ -9,6 +9,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Self
 
 from treeshare.errors import ConfigError, one_line
+from treeshare.integrations.ray_watchdog import Watchdog
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -30,8 +31,9 @@ _ENVIRONMENT = {
 class RayCluster:
     """A context in which there is a cluster, with the number of workers that fit it.
 
-    A cluster of our own listens on the loopback address, has no dashboard, and ends with the context. One
-    that Python code has joined before (``ray.init``) is used and left as it is.
+    A cluster of our own listens on the loopback address, has no dashboard, and ends with the context, or with
+    this process, however that ends. One that Python code has joined before (``ray.init``) is used and left as
+    it is.
 
     Args:
         address: ``local``, or as for ``ray.init``: ``auto``, ``HOST:PORT``, ``ray://HOST:PORT``.
@@ -53,6 +55,7 @@ class RayCluster:
         self.description = ""
         self._address, self._wanted = address, (num_workers, threads)
         self._is_ours = False
+        self._watchdog: Watchdog | None = None
         self._sigterm: Any = None
 
     def __enter__(self) -> Self:
@@ -106,8 +109,10 @@ class RayCluster:
             ray.init(self._address, **quiet)
             return
         self._settle([len(os.sched_getaffinity(0))])
+        self._watchdog = Watchdog()
         ray.init(
             LOCAL,
+            _temp_dir=self._watchdog.folder,
             num_cpus=self.num_workers * self.threads,
             num_gpus=0,
             include_dashboard=False,
@@ -139,8 +144,13 @@ class RayCluster:
         if self._is_ours:
             import ray
 
-            ray.shutdown()
-            self._is_ours = False
+            try:
+                ray.shutdown()
+            finally:
+                self._is_ours = False
+                if self._watchdog is not None:
+                    self._watchdog.close()
+                    self._watchdog = None
             if self._sigterm is not None:  # ``ray.init`` has put its own
                 signal.signal(signal.SIGTERM, self._sigterm)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import threading
 import time
 from dataclasses import dataclass
@@ -11,10 +12,10 @@ from typing import Any
 import httpx
 import openai
 import transformers
-import uvicorn
 
 from tests.cli.text_model import saved_text_model
-from treeshare.integrations.openai.serve import bind
+from treeshare.integrations.openai.connection import ConnectionLimits, Waiting
+from treeshare.integrations.openai.serve import Server, bind, server_config
 from treeshare.integrations.openai.server import ServerOptions, create_app
 
 NAME = "tiny"
@@ -44,12 +45,14 @@ class Served:
 
 
 @contextlib.contextmanager
-def serving(llm, **options):
-    """Serve ``llm`` in a thread; the model stays open."""
+def serving(llm, limits=None, send_bytes=None, **options):
+    """Serve ``llm`` in a thread; the model stays open. ``send_bytes`` are kept by the system for a client."""
     app = create_app(llm, ServerOptions(**{"names": (NAME, "other name"), **options}))
     bound = bind("127.0.0.1", 0)
+    if send_bytes:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_bytes)
     bound.listen(512)
-    server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_level="error", access_log=False))
+    server = Server(server_config(app, Waiting(limits or ConnectionLimits())))
     thread = threading.Thread(target=server.run, args=([bound],))
     thread.start()
     url = f"http://127.0.0.1:{bound.getsockname()[1]}"

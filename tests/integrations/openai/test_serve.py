@@ -9,12 +9,15 @@ import re
 import signal
 import socket
 import sys
+from pathlib import Path
 
 import httpx
 import pytest
+from typer.main import get_command
 
 from tests.cli.conftest import cli, finished, forked  # noqa: F401
 from tests.integrations.openai.serving import NAME, wait_until
+from treeshare.cli.app import app
 
 
 @contextlib.contextmanager
@@ -102,11 +105,28 @@ def test_the_key_of_the_environment(chat_model, tmp_path, monkeypatch, cli):  # 
         (["--max-body", "x"], "--max-body: got 'x'"),
         (["--kv-budget", "x"], "--kv-budget: got 'x'"),
         (["--max-queue", 0], "--max-queue"),
+        (["--max-held", "x"], "--max-held: got 'x'"),
+        (["--max-unread", "x"], "--max-unread: got 'x'"),
+        (["--max-connections", 0], "--max-connections"),
+        (["--idle-timeout", 0], "--idle-timeout"),
+        (["--transfer-timeout", "nan"], "--transfer-timeout"),
         (["--chat-template", "."], "--chat-template: cannot read ."),
     ],
 )
 def test_mistakes(cli, chat_model, arguments, named):  # noqa: F811
     assert named in cli("serve", chat_model, *arguments).refusal
+
+
+def test_the_limits_are_those_of_the_document():
+    text = (Path(__file__).parents[3] / "docs" / "server.md").read_text(encoding="utf-8")
+    rows = re.findall(r"\| `(--[a-z-]+)` \| (\d+)(?: (MiB|s))? \|$", text, re.M)
+    parameters = {name: one for one in get_command(app).commands["serve"].params for name in one.opts}
+    assert len(rows) >= 8
+    for option, number, unit in rows:
+        assert str(parameters[option].default) == number + (unit if unit == "MiB" else ""), option
+    assert {option for option, *_ in rows} == {
+        option for option in parameters if re.match("--max-(?!num)|.*-timeout", option)
+    }
 
 
 def test_a_port_in_use_is_refused_before_the_model_is_loaded(cli):  # noqa: F811

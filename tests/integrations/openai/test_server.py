@@ -320,7 +320,7 @@ def test_a_body_that_does_not_come(async_llm):
     with serving(async_llm, body_timeout_s=0.2) as served:
         with socket.create_connection(("127.0.0.1", served.http.base_url.port)) as slow:
             slow.sendall(
-                b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+                b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
                 b"content-length: 100\r\n\r\n{"
             )
             wait_until(lambda: 'status="408"' in served.http.get("/metrics").text or _slowly(slow))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from treeshare.engine.chat import DEFAULT_CHAT
+from treeshare.engine.chat import DEFAULT_CHAT, render_chat
 from treeshare.errors import BudgetError, ConfigError
 from treeshare.integrations.openai.schema import COMPLETIONS, ApiError, ChatBody, CompletionBody
 from treeshare.sampling import SamplingParams
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from treeshare.engine.chat import ChatOptions
     from treeshare.engine.llm import LLM
     from treeshare.engine.sequence import Request
+    from treeshare.integrations.openai.characters import CharacterLimit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,7 @@ def make_job(
     model: str,
     seed: int,
     chat: ChatOptions = DEFAULT_CHAT,
+    character_limit: CharacterLimit | None = None,
 ) -> Job:
     """Turn a request into what the engine runs.
 
@@ -49,14 +51,17 @@ def make_job(
         model: Name under which the model answers.
         seed: Where the request has none.
         chat: How conversations become prompts; the request's ``chat_template_kwargs`` add to it.
+        character_limit: A longer text is refused without being tokenised.
 
     Raises:
         ApiError: Status 400, if the model cannot run it.
     """
     try:
         if isinstance(body, ChatBody):
-            prompts = [_chat_prompt(llm, body, chat)]
+            prompts = [_chat_prompt(llm, body, chat, character_limit)]
         else:
+            for prompt in body.prompt:
+                _check_length(llm, prompt, character_limit, "prompt")
             prompts = [llm.encode(prompt) if isinstance(prompt, str) else prompt for prompt in body.prompt]
         limit = llm.max_model_len
         longest = max(map(len, prompts))
@@ -125,7 +130,19 @@ def _check_stop_ids(body: CompletionBody | ChatBody, llm: LLM) -> None:
         raise ConfigError("stop_token_ids: with min_tokens no token is left to draw")
 
 
-def _chat_prompt(llm: LLM, body: ChatBody, chat: ChatOptions) -> list[int]:
+def _check_length(llm: LLM, prompt: str | list[int], limit: CharacterLimit | None, param: str) -> None:
+    """Refuse a text that cannot be few enough tokens."""
+    if limit is not None and isinstance(prompt, str) and limit.is_passed(prompt):
+        raise ApiError(
+            400,
+            f"the model's context is {llm.max_model_len} tokens; the prompt has {len(prompt)} characters, "
+            f"and so many tokens have at most {limit.max_characters}",
+            param=param,
+            code="context_length_exceeded",
+        )
+
+
+def _chat_prompt(llm: LLM, body: ChatBody, chat: ChatOptions, limit: CharacterLimit | None) -> list[int]:
     """Token ids of a conversation, as far as where the assistant answers."""
     tokenizer = llm.get_tokenizer()
     if chat.chat_template is None and getattr(tokenizer, "chat_template", None) is None:
@@ -136,5 +153,6 @@ def _chat_prompt(llm: LLM, body: ChatBody, chat: ChatOptions) -> list[int]:
             message["role"] = "system"
     given = {**(chat.chat_template_kwargs or {}), **body.chat_template_kwargs}
     options = replace(chat, chat_template_kwargs=given)
-    ids: list[int] = llm.prompt_encoder.chat_prompt(conversation, options)["prompt_token_ids"]
-    return ids
+    text = render_chat(tokenizer, conversation, options, model_id=llm.model_id)
+    _check_length(llm, text, limit, "messages")
+    return llm.prompt_encoder.encode(text, special_tokens=False)

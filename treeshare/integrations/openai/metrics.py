@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from treeshare.engine.async_llm import AsyncLLM
+    from treeshare.integrations.openai.upload import Queue
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
@@ -20,14 +21,11 @@ class Metrics:
 
     Args:
         llm: Read when the metrics are asked for.
-
-    Attributes:
-        num_held: Requests that are being answered.
+        queue: Likewise.
     """
 
-    def __init__(self, llm: AsyncLLM) -> None:
-        self._llm = llm
-        self.num_held = 0
+    def __init__(self, llm: AsyncLLM, queue: Queue) -> None:
+        self._llm, self._queue = llm, queue
         self._registry = CollectorRegistry()
         self._registry.register(self)
         self.requests = Counter(
@@ -58,9 +56,11 @@ class Metrics:
     def collect(self) -> Iterator[Any]:
         """What the engine knows, read at this moment; Prometheus' interface of a collector."""
         llm = self._llm
+        held = self._queue.num_requests
         running = min(llm.num_running, llm.num_unfinished)
         gauges = {
-            "treeshare_requests_in_flight": ("Requests that are being answered.", self.num_held),
+            "treeshare_requests_in_flight": ("Requests held, from their head to their answer's end.", held),
+            "treeshare_request_bytes": ("Bytes of their bodies.", self._queue.num_bytes),
             "treeshare_completions_running": ("Completions that decode.", running),
             "treeshare_completions_waiting": ("Completions that wait.", llm.num_unfinished - running),
             "treeshare_kv_bytes": ("KV bytes in use.", llm.kv_bytes_in_use),

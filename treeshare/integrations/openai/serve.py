@@ -6,12 +6,18 @@ import asyncio
 import contextlib
 import signal
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
 from treeshare.errors import ConfigError
+from treeshare.integrations.openai.connection import ConnectionLimits, Waiting
+from treeshare.integrations.openai.log_limit import LogLimit
 from treeshare.integrations.openai.server import create_app
+
+_BACKLOG, _ACCEPTED_AT_ONCE = 2048, 4
+"""Connections that may wait to be accepted; and those accepted before others are looked at: fewer than the
+descriptors that ``ConnectionLimits`` leaves, some steps of the event loop long."""
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,12 +50,39 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
+def server_config(app: Any, waiting: Waiting, **options: Any) -> uvicorn.Config:  # noqa: ANN401
+    """Settings of uvicorn for an application of ``create_app``."""
+    return uvicorn.Config(
+        app,
+        http=waiting.connect,
+        ws="none",
+        lifespan="off",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=_ACCEPTED_AT_ONCE,
+        **options,
+    )
+
+
+class Server(uvicorn.Server):  # type: ignore[misc]  # uvicorn is not followed
+    """A server of uvicorn whose backlog is that of the loop only, and not also the system's."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen."""
+        await super().startup(sockets)
+        for bound in sockets or ():
+            bound.listen(_BACKLOG)
+
+
 def serve(
     llm: AsyncLLM,
     bound: socket.socket,
     options: ServerOptions,
     *,
     grace_s: int,
+    connection_limits: ConnectionLimits | None = None,
     on_start: Callable[[], None] = lambda: None,
 ) -> None:
     """Answer requests until SIGINT or SIGTERM comes; then no new ones, and the running ones may finish.
@@ -59,13 +92,19 @@ def serve(
         bound: Where to listen.
         options: How to answer.
         grace_s: Longest time for running requests to finish; a second signal ends it.
+        connection_limits: How long clients may keep the server waiting.
         on_start: Called when requests can come.
 
     Raises:
-        ConfigError: If another server has begun to listen there since ``bind``.
+        ConfigError: If another server has begun to listen there since ``bind``, or the process may not open
+            enough files.
     """
     try:
-        bound.listen(2048)
+        waiting = Waiting(connection_limits or ConnectionLimits())
+        bound.listen(_BACKLOG)
+    except ConfigError:
+        llm.close()
+        raise
     except OSError as error:
         llm.close()
         raise ConfigError(
@@ -77,16 +116,7 @@ def serve(
         with contextlib.suppress(asyncio.CancelledError):  # the grace is over: no fault of the application
             await app(scope, receive, send)
 
-    config = uvicorn.Config(
-        until_cancelled,
-        lifespan="off",
-        log_level="warning",
-        access_log=False,
-        timeout_graceful_shutdown=grace_s,
-        server_header=False,
-        proxy_headers=False,
-    )
-    server = uvicorn.Server(config)
+    server = Server(server_config(until_cancelled, waiting, timeout_graceful_shutdown=grace_s))
 
     def stop(number: int, frame: FrameType | None) -> None:
         server.force_exit = server.should_exit
@@ -98,7 +128,8 @@ def serve(
         server.capture_signals = contextlib.nullcontext
         on_start()
         try:
-            await server.serve([bound])
+            with LogLimit():
+                await server.serve([bound])
         finally:
             await asyncio.to_thread(llm.close)
             for number, handler in held.items():

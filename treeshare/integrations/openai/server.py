@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import hmac
 import logging
 import secrets
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
@@ -21,7 +19,10 @@ from starlette.routing import Route
 from treeshare.engine.chat import ChatOptions
 from treeshare.engine.streaming import FinishedOutput
 from treeshare.files import dump_json
+from treeshare.integrations.openai.access import Access
+from treeshare.integrations.openai.characters import CharacterLimit
 from treeshare.integrations.openai.job import make_job
+from treeshare.integrations.openai.lanes import Lanes
 from treeshare.integrations.openai.metrics import Metrics
 from treeshare.integrations.openai.reply import Reply, TokenSpeller
 from treeshare.integrations.openai.schema import (
@@ -33,21 +34,18 @@ from treeshare.integrations.openai.schema import (
     read_json,
     unknown_model,
 )
-
-_DRAINED_BYTES, _DRAIN_S = 256 << 20, 10.0
-"""Maximum of a refused body that is read: bytes, and seconds."""
+from treeshare.integrations.openai.stream import EventStream, WholeAnswer, unless_gone
+from treeshare.integrations.openai.upload import Queue, Upload
 
 _LOG = logging.getLogger("treeshare.server")
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Mapping
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 
     from treeshare.engine.async_llm import AsyncLLM
     from treeshare.engine.outputs import CompletionOutput
     from treeshare.integrations.openai.job import Job
-
-    Receive = Callable[[], Awaitable[dict[str, Any]]]
-    Send = Callable[[dict[str, Any]], Awaitable[None]]
+    from treeshare.integrations.openai.stream import Receive, Send
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,18 +55,27 @@ class ServerOptions:
     Attributes:
         names: Names of the model; the first stands in answers to requests that give none.
         api_key: What ``/v1`` asks of its clients; None for nothing.
+        hosts: Names beside the loopback ones that ``Host`` may have where there is no key; ``*`` for all.
+        is_local: Whether only this machine can reach the server; see ``Access``.
         max_body_bytes: A longer body is refused with 413.
-        max_queue: Requests held at once; beyond, 429.
+        max_queue: Requests held at once, uploads that are not complete among them; beyond, 429.
+        max_held_bytes: Bodies of the requests held, together; beyond, 429.
         body_timeout_s: Longest time in which a body comes; beyond, 408.
+        max_unread_bytes: Of a streamed answer, what is kept for a client that does not read it; beyond, it is
+            hung up on.
         chat_template: Instead of the model's own.
         chat_template_kwargs: What its chat template is given, where a request does not say otherwise.
     """
 
     names: tuple[str, ...]
     api_key: str | None = None
+    hosts: tuple[str, ...] = ()
+    is_local: bool = True
     max_body_bytes: int = 4 << 20
     max_queue: int = 1024
+    max_held_bytes: int = 256 << 20
     body_timeout_s: float = 60.0
+    max_unread_bytes: int = 16 << 20
     chat_template: str | None = None
     chat_template_kwargs: Mapping[str, Any] | None = None
 
@@ -88,15 +95,16 @@ class _Server:
 
     def __init__(self, llm: AsyncLLM, options: ServerOptions) -> None:
         self._llm, self._options = llm, options
+        self._access = Access(options.api_key, options.hosts, is_local=options.is_local)
+        self._queue = Queue(options.max_queue, options.max_held_bytes)
         self._chat = ChatOptions(
             chat_template=options.chat_template, chat_template_kwargs=options.chat_template_kwargs
         )
-        self._metrics = Metrics(llm)
+        self._metrics = Metrics(llm, self._queue)
         self._speller = TokenSpeller(llm.llm)
         self._started = int(time.time())
-        # One thread: long texts are turned to tokens and back beside the loop, and not on all of the model's
-        # cores.
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="tokenise")
+        self._lanes = Lanes()
+        self._character_limit = CharacterLimit.of(llm.llm.loaded.tokenizer, llm.max_model_len)
         self.app = FastAPI(
             routes=[
                 Route(COMPLETIONS, self._endpoint(COMPLETIONS), methods=["POST"]),
@@ -112,6 +120,7 @@ class _Server:
             },
             openapi_url=None,
         )
+        self.app.add_middleware(_Gate, access=self._access)
 
     # -- what is cheap --
 
@@ -122,11 +131,11 @@ class _Server:
         return Response(self._metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def _models(self, request: Any) -> Response:  # noqa: ANN401
-        self._authorise(request)
+        self._access.check_key(request.headers)
         return _json(200, {"object": "list", "data": [self._card(name) for name in self._options.names]})
 
     async def _model(self, request: Any) -> Response:  # noqa: ANN401
-        self._authorise(request)
+        self._access.check_key(request.headers)
         name = request.path_params["name"]
         if name not in self._options.names:
             raise unknown_model(name, self._options.names)
@@ -141,19 +150,17 @@ class _Server:
             "max_model_len": self._llm.max_model_len,
         }
 
-    def _authorise(self, request: Any) -> None:  # noqa: ANN401
-        """Refuse a client without the key; the time that takes does not depend on what it guessed."""
-        if self._options.api_key is None:
-            return
-        given = request.headers.get("authorization", "").encode("latin-1")
-        if not hmac.compare_digest(given, b"Bearer " + self._options.api_key.encode()):
-            raise ApiError(401, "the API key is missing or wrong", code="invalid_api_key")
-
     # -- what runs the model --
 
     def _endpoint(self, url: str) -> Callable[[Any], Coroutine[Any, Any, Any]]:
         async def answer(request: Any) -> Any:  # noqa: ANN401
-            upload = _Upload(request.receive)
+            options = self._options
+            upload = Upload(
+                request.receive,
+                request.headers,
+                max_bytes=options.max_body_bytes,
+                timeout_s=options.body_timeout_s,
+            )
             try:
                 response = await self._answer(url, request, upload)
             except ClientDisconnect:
@@ -172,78 +179,56 @@ class _Server:
 
         return answer
 
-    async def _answer(self, url: str, request: Any, upload: _Upload) -> Any:  # noqa: ANN401
-        self._authorise(request)
-        self._check_queue()
-        values = await self._read(request, upload)
-        started = time.perf_counter()
-        loop = asyncio.get_running_loop()
+    async def _answer(self, url: str, request: Any, upload: Upload) -> Any:  # noqa: ANN401
+        self._access.check_key(request.headers)
         with contextlib.ExitStack() as stack:
-            self._check_queue()
-            stack.enter_context(self._held(url, started))
-            job = await loop.run_in_executor(self._worker, self._job, url, values)
+            body = await upload.read(stack.enter_context(self._queue.place()))
+            started = time.perf_counter()
+            stack.callback(self._observe_end, url, started)
+            job = await self._job(url, body, request.receive)
             self._metrics.prompt_tokens.inc(sum(len(request.prompt_token_ids) for request in job.requests))
             reply = Reply(self._llm.llm, job, self._speller)
             if job.body.stream:
-                return _EventStream(self._events(job, reply, started), stack.pop_all())
+                events = self._events(job, reply, started)
+                return EventStream(events, stack.pop_all(), self._options.max_unread_bytes)
             outputs: list[tuple[int, CompletionOutput]] = []
+            content = b""
 
             async def collect() -> None:
+                nonlocal content
                 async with contextlib.aclosing(self._llm.run(job.requests)) as events:
                     async for number, output in events:
                         if not outputs:
                             self._metrics.first_token_s.observe(time.perf_counter() - started)
                         assert isinstance(output, FinishedOutput)
                         outputs.append((number, output.completion))
+                content = await self._lanes.run(_size(outputs), lambda: dump_json(reply.whole(outputs)))
 
-            await _unless_gone(collect(), request.receive)
-            content = await loop.run_in_executor(self._worker, lambda: dump_json(reply.whole(outputs)))
-            return Response(content, media_type="application/json")
+            await unless_gone(collect(), request.receive)
+            return WholeAnswer(content, stack.pop_all())
 
-    def _check_queue(self) -> None:
-        if self._metrics.num_held >= self._options.max_queue:
-            raise ApiError(
-                429, f"{self._options.max_queue} requests are being answered; try again", code="queue_full"
-            )
+    def _observe_end(self, url: str, started: float) -> None:
+        self._metrics.request_s.labels(url).observe(time.perf_counter() - started)
 
-    @contextlib.contextmanager
-    def _held(self, url: str, started: float) -> Iterator[None]:
-        """Count a request while it is being answered."""
-        self._metrics.num_held += 1
-        try:
-            yield
-        finally:
-            self._metrics.num_held -= 1
-            self._metrics.request_s.labels(url).observe(time.perf_counter() - started)
+    async def _job(self, url: str, content: bytes, receive: Receive) -> Job:
+        """Parse and tokenise a request beside the loop, unless its client goes away meanwhile."""
+        jobs: list[Job] = []
 
-    async def _read(self, request: Any, upload: _Upload) -> object:  # noqa: ANN401
-        """The body's JSON; no more is taken in than the limit allows."""
-        limit = self._options.max_body_bytes
-        too_long = ApiError(413, f"the body is longer than {limit} bytes", code="body_too_large")
-        if not request.headers.get("content-type", "").lower().startswith("application/json"):
-            raise ApiError(415, "content-type: expected application/json")
-        length = request.headers.get("content-length", "0")
-        if length.isdigit() and int(length[:20]) > limit:
-            raise too_long
-        body = bytearray()
-        try:
-            async with asyncio.timeout(self._options.body_timeout_s):
-                while not upload.is_whole:
-                    body += await upload.next_part()
-                    if len(body) > limit:
-                        raise too_long
-        except TimeoutError:
-            raise ApiError(408, "the body took too long to come") from None
-        return read_json(bytes(body))
+        async def make() -> None:
+            jobs.append(await self._lanes.run(len(content), lambda: self._make_job(url, content)))
 
-    def _job(self, url: str, values: object) -> Job:
-        body = parse_body(url, values)
+        await unless_gone(make(), receive)
+        return jobs[0]
+
+    def _make_job(self, url: str, content: bytes) -> Job:
+        body = parse_body(url, read_json(content))
         return make_job(
             self._llm.llm,
             body,
             model=model_name(body, self._options.names),
             seed=secrets.randbits(64),
             chat=self._chat,
+            character_limit=self._character_limit,
         )
 
     async def _events(self, job: Job, reply: Reply, started: float) -> AsyncGenerator[bytes, None]:
@@ -268,93 +253,36 @@ class _Server:
         yield b"data: [DONE]\n\n"
 
 
-class _Upload:
-    """A request's body as it comes.
+class _Gate:
+    """Refuses requests for another server, or in another protocol, whatever they ask for.
 
     Args:
-        receive: Of the ASGI application.
+        app: What answers the others.
+        access: Says which.
     """
 
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self.is_whole = False
+    def __init__(self, app: Any, access: Access) -> None:  # noqa: ANN401
+        self._app, self._access = app, access
 
-    async def next_part(self) -> bytes:
-        """Some more of it.
-
-        Raises:
-            ClientDisconnect: If the client has gone.
-        """
-        message = await self._receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        self.is_whole = not message.get("more_body", False)
-        part: bytes = message.get("body", b"")
-        return part
-
-    async def drain(self) -> None:
-        """Throw the rest away, within limits: a client that still sends would not see its refusal."""
-        left = _DRAINED_BYTES
-        with contextlib.suppress(ClientDisconnect, TimeoutError):
-            async with asyncio.timeout(_DRAIN_S):
-                while left > 0 and not self.is_whole:
-                    left -= len(await self.next_part())
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:  # noqa: ANN401
+        answer = self._app
+        try:
+            if scope["type"] == "http":
+                self._access.check_protocol(scope["http_version"])
+                self._access.check_host(Headers(scope=scope))
+        except ApiError as error:
+            answer = _json(error.status, error.body, {"connection": "close"})
+        await answer(scope, receive, send)
 
 
-class _EventStream:
-    """A streamed answer: an ASGI application that ends when its client has gone.
-
-    Args:
-        events: What to send; closed at the end, so that rows are freed.
-        held: Closed at the end.
-    """
-
-    status_code = 200
-
-    def __init__(self, events: AsyncGenerator[bytes, None], held: contextlib.ExitStack) -> None:
-        self._events, self._held = events, held
-
-    async def __call__(self, scope: object, receive: Receive, send: Send) -> None:
-        headers = [
-            (b"content-type", b"text/event-stream; charset=utf-8"),
-            (b"cache-control", b"no-cache"),
-            (b"x-accel-buffering", b"no"),
-        ]
-
-        async def pump() -> None:
-            await send({"type": "http.response.start", "status": 200, "headers": headers})
-            async with contextlib.aclosing(self._events) as events:
-                async for event in events:
-                    await send({"type": "http.response.body", "body": event, "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
-
-        with self._held, contextlib.suppress(ClientDisconnect):
-            await _unless_gone(pump(), receive)
-
-
-async def _unless_gone(work: Coroutine[Any, Any, None], receive: Receive) -> None:
-    """Do something as long as the client is there.
-
-    Raises:
-        ClientDisconnect: If it has gone.
-    """
-
-    async def gone() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-
-    tasks = [asyncio.ensure_future(work), asyncio.ensure_future(gone())]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        is_done = tasks[0].done()
-    finally:
-        for task in tasks:
-            task.cancel()
-        outcome, _ = await asyncio.gather(*tasks, return_exceptions=True)
-    if not is_done:
-        raise ClientDisconnect
-    if isinstance(outcome, BaseException):
-        raise outcome
+def _size(outputs: list[tuple[int, CompletionOutput]]) -> int:
+    """About how many bytes an answer has."""
+    return sum(
+        len(output.token_ids) * (4 + 30 * sum(map(len, output.logprobs[:1])))
+        if output.logprobs
+        else len(output.text)
+        for _, output in outputs
+    )
 
 
 _FAULT = ApiError(500, "the server could not answer; its log says why", code="internal_error")

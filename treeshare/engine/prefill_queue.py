@@ -1,0 +1,120 @@
+"""The nodes whose KV is being computed, in the order in which it is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from treeshare.attention import PrefillChunk
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from treeshare.engine.forest import LiveNode
+    from treeshare.kv import Segment
+
+
+class PrefillQueue:
+    """Nodes with a place for their KV that lack some of it, or only their logits.
+
+    Args:
+        chunk: Tokens of a node that are computed together.
+    """
+
+    def __init__(self, chunk: int) -> None:
+        self._chunk = chunk
+        self._nodes: list[LiveNode] = []  # the next one first
+        self._only_logits: set[LiveNode] = set()  # those of them that have had all of their KV
+
+    def __bool__(self) -> bool:
+        return bool(self._nodes)
+
+    def __contains__(self, node: LiveNode) -> bool:
+        return node in self._nodes
+
+    def add(self, node: LiveNode) -> None:
+        """Queue a node, unless it is queued, or lacks nothing of its KV."""
+        if not is_whole(node) and node not in self._nodes:
+            self._nodes.append(node)
+
+    def add_for_logits(self, node: LiveNode) -> None:
+        """Have the last chunk of a node that lacks nothing computed again, to the same bits."""
+        assert node.segment is not None
+        assert node not in self._nodes
+        node.segment.num_written = (node.num_tokens - 1) // self._chunk * self._chunk
+        self._nodes.append(node)
+        self._only_logits.add(node)
+
+    def give_up(self, node: LiveNode) -> bool:
+        """Nobody waits for a node: compute no more of it.
+
+        What it has of its KV stays valid; the rest comes when it is needed, and added, again.
+
+        Returns:
+            Whether it was queued and has none.
+        """
+        was_queued = node in self._nodes
+        self.remove(node)
+        return was_queued and node.segment is not None and not node.segment.num_written
+
+    def forget_logits(self, node: LiveNode) -> None:
+        """Nobody waits for a node's logits."""
+        if node in self._only_logits:
+            self.remove(node)
+
+    def remove(self, node: LiveNode) -> None:
+        """Take a node out, if it is queued."""
+        if node in self._nodes:
+            self._nodes.remove(node)
+        if node in self._only_logits and node.segment is not None:
+            node.segment.num_written = node.num_tokens  # the same bits would have been written once more
+        self._only_logits.discard(node)
+
+    def take(
+        self, max_rows: int, copy_known: Callable[[LiveNode, Segment], None]
+    ) -> list[tuple[LiveNode, PrefillChunk]]:
+        """Take the next chunks that fit into ``max_rows``, depth-first; from now on they count as written.
+
+        A segment is cut at multiples of one length, so its KV does not depend on what else runs.
+
+        Args:
+            max_rows: Maximum number of tokens.
+            copy_known: Copies what others have by now; called for a node before its chunk is chosen.
+        """
+        chunks: list[tuple[LiveNode, PrefillChunk]] = []
+        while self._nodes:
+            node = self._nodes[0]
+            segment = node.segment
+            assert segment is not None, "only a node with a place for its KV is queued"
+            if not chunks:  # what this step computes cannot be copied yet
+                copy_known(node, segment)
+            start = segment.num_written
+            end = min(start + self._chunk, segment.num_tokens)
+            if end - start > max_rows:
+                break
+            max_rows -= end - start
+            chunks.append((node, PrefillChunk(segment, start, end)))
+            segment.num_written = end
+            node.note_computed()
+            if end == segment.num_tokens:
+                self._nodes.pop(0)
+                self._only_logits.discard(node)
+        return sorted(chunks, key=lambda item: (item[0].order, item[1].start))
+
+    def check_invariants(self, live: Collection[LiveNode]) -> None:
+        """Assert that what is queued is live, and that somebody waits for it.
+
+        Args:
+            live: All nodes.
+        """
+        assert self._only_logits <= set(self._nodes) <= set(live)
+        for node in self._nodes:
+            assert node.num_unfinished, "a prompt is computed that nobody waits for"
+            assert node.num_unstarted or node not in self._only_logits, "logits nobody waits for"
+        for node in live:
+            is_coming = is_whole(node) or node in self._nodes
+            assert is_coming or not node.num_admitted, "a row's prompt is not computed"
+
+
+def is_whole(node: LiveNode) -> bool:
+    """Whether a node lacks nothing of its KV, or has no place for it yet."""
+    return node.segment is None or node.segment.num_written == node.num_tokens
