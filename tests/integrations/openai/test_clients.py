@@ -114,7 +114,7 @@ def test_too_many_connections(async_llm, monkeypatch):
 
 def test_no_descriptors_for_clients(monkeypatch):
     monkeypatch.setattr("resource.getrlimit", lambda _: (20, 20))
-    with pytest.raises(ConfigError, match="open files: the limit leaves"):
+    with pytest.raises(ConfigError, match="open files: the limit is 20, of which none is left for clients"):
         _ = ConnectionLimits().max_clients
 
 
@@ -257,17 +257,24 @@ def test_tokenising_delays_no_shorter_text_and_is_left_out_for_who_has_gone():
     asyncio.run(run())
 
 
-def test_a_client_that_goes_while_its_prompt_is_tokenised(served, monkeypatch):
-    is_over, is_begun = threading.Event(), threading.Event()
-    monkeypatch.setattr(
-        type(served.llm.llm), "encode", lambda *_, **__: (is_begun.set(), is_over.wait(30), [5])[2]
-    )
+def test_clients_that_go_while_prompts_are_tokenised(served, monkeypatch):
+    """What was not begun is left out, and nothing is generated for either."""
+    is_over, begun = threading.Event(), []
+
+    def encode(*_, **__):
+        begun.append(1)
+        is_over.wait(30)
+        return [5]
+
+    monkeypatch.setattr(type(served.llm.llm), "encode", encode)
     before = served.llm.num_finished
-    with connected(served, post({"prompt": "Once"})):
-        assert is_begun.wait(30)
-    wait_until(lambda: "treeshare_requests_in_flight 0.0" in served.http.get("/metrics").text)
+    with connected(served, post({"prompt": "Once"})), connected(served, post({"prompt": "Once"})):
+        wait_until(lambda: begun and "treeshare_requests_in_flight 2.0" in served.http.get("/metrics").text)
+    served.http.get("/health")
+    time.sleep(0.2)
     is_over.set()
-    time.sleep(0.1)
+    wait_until(lambda: "treeshare_requests_in_flight 0.0" in served.http.get("/metrics").text)
+    assert len(begun) == 1
     assert served.llm.num_finished == before
 
 

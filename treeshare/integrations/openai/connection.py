@@ -22,8 +22,8 @@ _READ_BYTES = 16 << 10
 _PATIENCE_S = 1.0
 """A connection that has waited no longer for a request gives way to no other: its head may be on its way."""
 
-_RESERVED_FILES = 40
-"""Descriptors that are no client's: libraries', and those of connections just being accepted or closed."""
+_RESERVED_FILES = 24
+"""Descriptors that are no client's, apart from those of connections just being accepted or closed."""
 
 _REFUSAL = (
     b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n"
@@ -47,6 +47,12 @@ class ConnectionLimits:
     transfer_timeout_s: float = 60.0
 
     @property
+    def accepted_at_once(self) -> int:
+        """Connections that are accepted before those that are open are looked at again."""
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return max(1, min(128, limit // 24))
+
+    @property
     def max_clients(self) -> int:
         """``max_connections``, or what the process's limit of open files leaves for them.
 
@@ -54,14 +60,16 @@ class ConnectionLimits:
             ConfigError: If it leaves none.
         """
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        # A connection is known, and one that gives way is closed, some turns of the event loop later.
+        reserved = _RESERVED_FILES + 3 * self.accepted_at_once
         with contextlib.suppress(OSError):
-            limit -= len(os.listdir("/proc/self/fd" if Path("/proc/self/fd").exists() else "/dev/fd"))
-        if limit <= _RESERVED_FILES:
+            reserved += len(os.listdir("/proc/self/fd" if Path("/proc/self/fd").exists() else "/dev/fd"))
+        if limit <= reserved:
             raise ConfigError(
-                f"open files: the limit leaves {limit} for clients, expected more than {_RESERVED_FILES}; "
-                "raise it (ulimit -n)"
+                f"open files: the limit is {limit}, of which none is left for clients, expected more than "
+                f"{reserved}; raise it (ulimit -n)"
             )
-        return min(self.max_connections, limit - _RESERVED_FILES)
+        return min(self.max_connections, limit - reserved)
 
 
 class Waiting:
@@ -115,6 +123,16 @@ class Connection(H11Protocol):  # type: ignore[misc]  # uvicorn is not followed
         self._waiting = waiting
         self._request_clock: asyncio.TimerHandle | None = None
         self._write_clock: asyncio.TimerHandle | None = None
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether the client has taken all that it was sent."""
+        return not self.flow.write_paused
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the client has gone, or was hung up on."""
+        return bool(self.transport.is_closing())
 
     def abort(self) -> None:
         """Hang up; what has not been sent is dropped."""

@@ -15,9 +15,8 @@ from treeshare.integrations.openai.connection import ConnectionLimits, Waiting
 from treeshare.integrations.openai.log_limit import LogLimit
 from treeshare.integrations.openai.server import create_app
 
-_BACKLOG, _ACCEPTED_AT_ONCE = 2048, 4
-"""Connections that may wait to be accepted; and those accepted before others are looked at: fewer than the
-descriptors that ``ConnectionLimits`` leaves, some steps of the event loop long."""
+_BACKLOG = 2048
+"""Connections that may wait to be accepted."""
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,7 +60,7 @@ def server_config(app: Any, waiting: Waiting, **options: Any) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        backlog=_ACCEPTED_AT_ONCE,
+        backlog=waiting.limits.accepted_at_once,
         **options,
     )
 

@@ -34,7 +34,7 @@ from treeshare.integrations.openai.schema import (
     read_json,
     unknown_model,
 )
-from treeshare.integrations.openai.stream import EventStream, WholeAnswer, unless_gone
+from treeshare.integrations.openai.stream import EventStream, WholeAnswer, connection_of, unless_gone
 from treeshare.integrations.openai.upload import Queue, Upload
 
 _LOG = logging.getLogger("treeshare.server")
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
     from treeshare.engine.async_llm import AsyncLLM
     from treeshare.engine.outputs import CompletionOutput
+    from treeshare.integrations.openai.connection import Connection
     from treeshare.integrations.openai.job import Job
     from treeshare.integrations.openai.stream import Receive, Send
 
@@ -185,7 +186,8 @@ class _Server:
             body = await upload.read(stack.enter_context(self._queue.place()))
             started = time.perf_counter()
             stack.callback(self._observe_end, url, started)
-            job = await self._job(url, body, request.receive)
+            connection = connection_of(request.scope)
+            job = await self._lanes.run(len(body), lambda: self._make_job(url, body, connection))
             self._metrics.prompt_tokens.inc(sum(len(request.prompt_token_ids) for request in job.requests))
             reply = Reply(self._llm.llm, job, self._speller)
             if job.body.stream:
@@ -210,17 +212,10 @@ class _Server:
     def _observe_end(self, url: str, started: float) -> None:
         self._metrics.request_s.labels(url).observe(time.perf_counter() - started)
 
-    async def _job(self, url: str, content: bytes, receive: Receive) -> Job:
-        """Parse and tokenise a request beside the loop, unless its client goes away meanwhile."""
-        jobs: list[Job] = []
-
-        async def make() -> None:
-            jobs.append(await self._lanes.run(len(content), lambda: self._make_job(url, content)))
-
-        await unless_gone(make(), receive)
-        return jobs[0]
-
-    def _make_job(self, url: str, content: bytes) -> Job:
+    def _make_job(self, url: str, content: bytes, connection: Connection | None) -> Job:
+        """Parse and tokenise a request, beside the loop, unless its client has gone meanwhile."""
+        if connection is not None and connection.is_lost:
+            raise ClientDisconnect
         body = parse_body(url, read_json(content))
         return make_job(
             self._llm.llm,

@@ -13,6 +13,8 @@ from starlette.requests import ClientDisconnect
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 
+    from treeshare.integrations.openai.connection import Connection
+
     Receive = Callable[[], Awaitable[dict[str, Any]]]
     Send = Callable[[dict[str, Any]], Awaitable[None]]
 
@@ -61,7 +63,13 @@ class _Outbox:
         self._max_bytes, self._num_bytes = max_bytes, 0
         self._events: deque[bytes] = deque()
         self._is_over = False
+        self._is_taken = False
         self._has_news = asyncio.Event()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing lies here, and what was taken last is sent."""
+        return not self._events and not self._is_taken
 
     def put(self, event: bytes) -> None:
         """Add an event.
@@ -82,6 +90,7 @@ class _Outbox:
 
     async def take(self) -> bytes:
         """About ``PART_BYTES`` of what lies here, once there is something; empty at the end."""
+        self._is_taken = False
         if not self._events and not self._is_over:
             self._has_news.clear()
             await self._has_news.wait()
@@ -91,6 +100,7 @@ class _Outbox:
             taken.append(self._events.popleft())
             size += len(taken[-1])
         self._num_bytes -= size
+        self._is_taken = True
         return b"".join(taken)
 
 
@@ -115,55 +125,75 @@ class EventStream:
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:  # noqa: ANN401
         """Send the answer as it is made."""
-        with self._held, contextlib.suppress(ClientDisconnect):
+        connection = connection_of(scope)
+        with self._held:
+            tasks = [
+                asyncio.ensure_future(work)
+                for work in (gone(receive), self._fill(send, connection), self._empty(send))
+            ]
             try:
-                await unless_gone(self._pump(send), receive)
-            except BufferError as error:
-                _LOG.warning("a stream's client was hung up on: %s", error)
-                await _hang_up(scope, receive)
+                await asyncio.wait(tasks[:2], return_when=asyncio.FIRST_COMPLETED)
+                if not tasks[0].done() and not tasks[1].exception():
+                    await asyncio.wait([tasks[0], tasks[2]], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in tasks:
+                    task.cancel()
+                _, *outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+            for outcome in outcomes:
+                if isinstance(outcome, BufferError):
+                    _LOG.warning("a stream's client was hung up on: %s", outcome)
+                    await _hang_up(connection, receive)
+                elif isinstance(outcome, Exception):
+                    raise outcome
 
-    async def _pump(self, send: Send) -> None:
+    async def _fill(self, send: Send, connection: Connection | None) -> None:
+        """Make the events; what the client takes at once goes out at once, the rest by way of the outbox."""
         headers = [
             (b"content-type", b"text/event-stream; charset=utf-8"),
             (b"cache-control", b"no-cache"),
             (b"x-accel-buffering", b"no"),
         ]
-        filling = asyncio.ensure_future(self._fill())
-        sending = asyncio.ensure_future(self._send(send, headers))
-        try:
-            await asyncio.wait([filling, sending], return_when=asyncio.FIRST_EXCEPTION)
-        finally:
-            for task in (filling, sending):
-                task.cancel()
-            outcomes = await asyncio.gather(filling, sending, return_exceptions=True)
-        for outcome in outcomes:
-            if isinstance(outcome, BaseException) and not isinstance(outcome, asyncio.CancelledError):
-                raise outcome
-
-    async def _fill(self) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
         count = 0
         async with contextlib.aclosing(self._events) as events:
             async for event in events:
-                self._outbox.put(event)
+                if connection is not None and connection.is_writable and self._outbox.is_idle:
+                    await send(_part(event))
+                else:
+                    self._outbox.put(event)
                 count += 1
                 if count % _EVENTS_AT_ONCE == 0:
                     await asyncio.sleep(0)
         self._outbox.end()
 
-    async def _send(self, send: Send, headers: list[tuple[bytes, bytes]]) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        while part := await self._outbox.take():
-            await send({"type": "http.response.body", "body": part, "more_body": True})
+    async def _empty(self, send: Send) -> None:
+        """Send what lies in the outbox, and the end."""
+        while content := await self._outbox.take():
+            await send(_part(content))
         await send({"type": "http.response.body", "body": b""})
 
 
-async def _hang_up(scope: Any, receive: Receive) -> None:  # noqa: ANN401
+def _part(content: bytes) -> dict[str, Any]:
+    return {"type": "http.response.body", "body": content, "more_body": True}
+
+
+async def _hang_up(connection: Connection | None, receive: Receive) -> None:
     """Drop the connection with what it has not taken; under another server, leave the answer unfinished."""
-    connection = scope.get("state", {}).get("connection")
     if connection is not None:
         connection.abort()
-        while (await receive())["type"] != "http.disconnect":
-            pass
+        await gone(receive)
+
+
+def connection_of(scope: Any) -> Connection | None:  # noqa: ANN401
+    """The connection on which a request has come; None under another server."""
+    found: Connection | None = scope.get("state", {}).get("connection")
+    return found
+
+
+async def gone(receive: Receive) -> None:
+    """Wait until the client has gone."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 async def unless_gone(work: Coroutine[Any, Any, None], receive: Receive) -> None:
@@ -172,12 +202,7 @@ async def unless_gone(work: Coroutine[Any, Any, None], receive: Receive) -> None
     Raises:
         ClientDisconnect: If it has gone.
     """
-
-    async def gone() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-
-    tasks = [asyncio.ensure_future(work), asyncio.ensure_future(gone())]
+    tasks = [asyncio.ensure_future(work), asyncio.ensure_future(gone(receive))]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         is_done = tasks[0].done()
