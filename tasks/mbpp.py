@@ -13,6 +13,7 @@ from pydantic import AliasChoices, BaseModel, Field
 from treeshare.errors import DataError
 from treeshare.evals.problem import CodeTask, Problem
 from treeshare.evals.replies import free_names
+from treeshare.evals.sandbox import OutsideTests
 from treeshare.tasks.reading import read_hub, read_records, require_unique
 from treeshare.tree import Shot
 
@@ -110,15 +111,17 @@ class Mbpp(CodeTask):
         return free_names("\n".join(problem.data[part] for part in ("imports", "setup", "tests")))
 
     def program(self, problem: Problem, completion: str) -> str:
-        """The code, then what its tests need, then the tests.
+        """The completion's code."""
+        return completion.split(DONE)[0]
 
-        The set-up comes after the code: it makes objects of the classes that the code defines.
+    def tests(self, problem: Problem) -> OutsideTests:
+        """What the tests need, then the tests.
+
+        The set-up makes objects of the classes that the code defines; these stay in the code's process.
         """
-        parts = [
-            completion.split(DONE)[0],
-            *(problem.data[part] for part in ("imports", "setup", "tests")),
-        ]
-        return "\n".join(part for part in parts if part) + "\n"
+        parts = [problem.data[part] for part in ("imports", "setup", "tests")]
+        source = "\n".join(part for part in parts if part) + "\n"
+        return OutsideTests(source=source, reference=problem.data["solution"])
 
     def solution(self, problem: Problem, completion: str) -> str | None:
         """See ``Task.solution``: the completion's code alone, as the prompt is not Python."""

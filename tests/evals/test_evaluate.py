@@ -19,7 +19,7 @@ from treeshare.evals.evaluate import evaluate_completions
 from treeshare.evals.matching import TokenMatcher
 from treeshare.evals.problem import Problem, ProgramTask
 from treeshare.evals.program_tests import ProgramTests, StdinCase
-from treeshare.evals.sandbox import Limits, Verdict
+from treeshare.evals.sandbox import Limits, Sandbox, Verdict
 from treeshare.evals.verdict_cache import VerdictCache
 from treeshare.tasks.humaneval import HumanEval
 
@@ -156,7 +156,7 @@ class Echo(ProgramTask):
         )
 
 
-class CountingSandbox:
+class CountingSandbox(Sandbox):
     """Counts runs; otherwise the sandbox that it is given."""
 
     name = "counting"

@@ -1,4 +1,4 @@
-"""Stop strings that are, or hold, special tokens that the text leaves out; by brute force over shown text."""
+"""Stop strings that are or hold special tokens which the text leaves out; by brute force over shown text."""
 
 from __future__ import annotations
 

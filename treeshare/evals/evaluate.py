@@ -123,6 +123,8 @@ def evaluate_completions(
         raise
     finally:
         pool.shutdown(cancel_futures=True)
+        if sandbox is not None:
+            sandbox.release()
     checked = [
         CheckedCompletion(
             task_id=record["task_id"],

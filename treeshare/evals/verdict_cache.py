@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 VERDICTS_NAME = "verdicts.jsonl"
 
-_FORMAT = 3
+_FORMAT = 4
 """Raised when a verdict's meaning changes, so that older ones are not reused."""
 
 

@@ -1,6 +1,6 @@
 """Sandboxes for model-written code."""
 
-from treeshare.evals.sandbox.base import Call, Execution, Limits, Sandbox, SandboxError, Verdict
+from treeshare.evals.sandbox.base import Call, Execution, Limits, OutsideTests, Sandbox, SandboxError, Verdict
 from treeshare.evals.sandbox.bubblewrap import BubblewrapSandbox
 from treeshare.evals.sandbox.detect import BACKENDS, default_sandbox, working_sandbox
 from treeshare.evals.sandbox.interpreter import PACKAGES
@@ -14,6 +14,7 @@ __all__ = [
     "Execution",
     "LandlockSandbox",
     "Limits",
+    "OutsideTests",
     "Sandbox",
     "SandboxError",
     "Verdict",

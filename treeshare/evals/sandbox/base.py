@@ -75,6 +75,27 @@ class Call:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OutsideTests:
+    """Tests of a program, which run in another process than the program does.
+
+    Attributes:
+        source: Python source that runs to its end if and only if the program is right.
+        names: Names in it that are the program's.
+        helpers: Source that runs before it, such as the problem's own text. What the helpers define is not
+            the program's, but for their classes: their instances belong to the program.
+        reference: A right program, which is not run: names that it defines at its top, imports left out, are
+            the program's too.
+
+    Names that nothing here defines are the program's as well.
+    """
+
+    source: str
+    names: tuple[str, ...] = ()
+    helpers: str = ""
+    reference: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Execution:
     """How a program ran.
 
@@ -140,6 +161,26 @@ class Sandbox(ABC):
         Raises:
             SandboxError: If the sandbox broke. Whatever the program does ends in an ``Execution`` instead.
         """
+
+    def examine(self, program: str, tests: OutsideTests, *, limits: Limits | None = None) -> Execution:
+        """Run ``program`` in one process and its tests in another. Safe to call from several threads.
+
+        The program never sees the tests, nor what they expect: it is asked for its functions, and what it
+        returns is built anew from plain data. It has passed if the tests have run to their end.
+
+        Args:
+            program: Python source, executed in an empty namespace.
+            tests: What it is to pass.
+            limits: Of the program with its tests, and of each of the two processes; ``Limits()`` by default.
+
+        Raises:
+            SandboxError: If the sandbox broke.
+            DataError: If a test gives the program an object that cannot be sent to another process.
+        """
+        raise SandboxError(f"sandbox: {self.name} cannot run tests apart from the program")
+
+    def release(self) -> None:  # noqa: B027  # a sandbox that keeps none has nothing to do
+        """End processes that are kept for the next tests."""
 
     @abstractmethod
     def close(self) -> None:

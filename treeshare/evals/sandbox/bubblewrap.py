@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from treeshare.errors import SandboxUnavailableError
 from treeshare.evals.sandbox.interpreter import package_folders, this_interpreter
-from treeshare.evals.sandbox.process import HARNESS, ProcessSandbox, python_options
-from treeshare.evals.sandbox.seccomp import filter_program
+from treeshare.evals.sandbox.process import ProcessSandbox, python_options
+from treeshare.evals.sandbox.roles import Role, role_code
+from treeshare.evals.sandbox.seccomp import PID_MARK, filter_program
 
 if TYPE_CHECKING:
     from treeshare.evals.sandbox.base import Limits
@@ -29,7 +30,8 @@ class BubblewrapSandbox(ProcessSandbox):
 
     A program can read the system's folder /usr, without its Python packages, and learn where the interpreter
     lies on the host. How many files it makes is bounded by time only (180,000 empty ones took 2.5 seconds and
-    180 MB of the kernel's memory). It can cheat at tests that run in its own process.
+    180 MB of the kernel's memory). It can cheat at tests that run in its own process, not
+    at those of ``examine``.
 
     Raises:
         SandboxUnavailableError: If bubblewrap is missing or the interpreter cannot be shown; the message says
@@ -45,18 +47,23 @@ class BubblewrapSandbox(ProcessSandbox):
             raise SandboxUnavailableError("sandbox: bwrap not found (package bubblewrap)")
         self._bwrap = path
         self._filter = filter_program(pid=_INSIDE_PID, metadata=False)
+        self._forking_filter = filter_program(pid=_INSIDE_PID, metadata=False, may_fork=True)
+        self._fork_filter = filter_program(metadata=False)
         self._interpreter, self._packages = this_interpreter(), package_folders()
-        self._harness = HARNESS.read_text(encoding="utf-8")
 
-    def command(self, spec: dict[str, str], limits: Limits) -> tuple[list[str], dict[str, bytes]]:
+    def command(self, role: Role, spec: dict[str, str], limits: Limits) -> tuple[list[str], dict[str, bytes]]:
         """See ``ProcessSandbox.command``."""
         spec["threads"] = str(limits.threads)
         spec["packages"] = ":".join(f"{name}={INSIDE_PACKAGES / name}" for name in self._packages)
         python = self._inside(self._interpreter.executable)
         arguments = [self._bwrap, *self._options, "--size", str(limits.file_bytes), "--perms", "1777"]
         arguments += ["--tmpfs", "/tmp", "--chdir", "/tmp", "--remount-ro", "/dev", "--remount-ro", "/"]
-        arguments += ["--seccomp", "{filter}", "--", str(python), *python_options(self._harness)]
-        return arguments, {"filter": self._filter}
+        arguments += ["--seccomp", "{filter}", "--", str(python), *python_options()]
+        if role is not Role.EXAMINER:
+            return arguments, {"filter": self._filter, "code": role_code(role, with_confine=False)}
+        spec |= {"fork_filter": "{fork_filter}", "pid_mark": str(PID_MARK)}
+        code = role_code(role, with_confine=True)
+        return arguments, {"filter": self._forking_filter, "fork_filter": self._fork_filter, "code": code}
 
     def _inside(self, path: Path) -> Path:
         """Where a program sees a path of the interpreter's."""

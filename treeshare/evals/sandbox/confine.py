@@ -1,4 +1,4 @@
-"""Runs inside the Landlock sandbox, as text before the harness: gives up root, then files, then system calls.
+"""Runs inside the sandbox, before the harness: gives up root, then files, then system calls.
 
 Standard library only, never imported by treeshare.
 """
@@ -74,6 +74,11 @@ def confine(spec: dict[str, str]) -> None:
     prctl(PR_SET_NO_NEW_PRIVS, 1)
     checked("landlock", library.syscall(RESTRICT_SELF, rules, 0))
     os.close(rules)
+    install(code)
+
+
+def install(code: bytearray) -> None:
+    """Put a system-call filter on top of those that there are."""
     text = (ctypes.c_char * len(code)).from_buffer(code)
 
     class Filter(ctypes.Structure):

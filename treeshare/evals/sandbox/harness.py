@@ -1,9 +1,11 @@
-"""Runs inside the sandbox, before and around the program; standard library only, never imported.
+"""Runs inside the sandbox, before and around the program; standard library only, never imported by treeshare.
 
-Arguments are ``name=value``. The file ``source`` holds a nonce, the program and, where there is a function
-to call, the module ``values`` and what to call. The report begins with the nonce, which is read when the
-program has ended: it is not to be had by accident or by leaving early. A program that goes looking for it can
-find it: that is cheating at a test, not an escape.
+``roles.py`` says which files run together, and calls the main function of one. Arguments are ``name=value``.
+The file ``source`` holds a nonce, the program and, where there is a function to call, the module ``values``
+and what to call. The report of a program begins with the nonce, which is read when the program has ended: it
+is not to be had by accident or by leaving early. A program that goes looking for it can find it: that is
+cheating at a test, not an escape; tests that are to be safe from it run apart from the program
+(``examiner.py``).
 
 Modules that are not needed are not imported: importing is most of a short program's time.
 """
@@ -26,7 +28,6 @@ def limit(spec: dict[str, str]) -> None:
     stack = resource.getrlimit(resource.RLIMIT_STACK)[1]
     for kind, soft, hard in (
         (resource.RLIMIT_CORE, 0, 0),
-        (resource.RLIMIT_CPU, cpu_s, cpu_s + 1),
         (resource.RLIMIT_FSIZE, file_bytes, file_bytes),
         (resource.RLIMIT_NOFILE, 64, 64),
         (resource.RLIMIT_MEMLOCK, 0, 0),
@@ -35,6 +36,8 @@ def limit(spec: dict[str, str]) -> None:
         (resource.RLIMIT_AS, memory, memory),
     ):
         resource.setrlimit(kind, (soft, hard))
+    if cpu_s:
+        resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 1))
     if "threads" in spec:
         resource.setrlimit(resource.RLIMIT_NPROC, (int(spec["threads"]),) * 2)
 
@@ -144,15 +147,12 @@ def namespace_for(as_main: bool) -> dict[str, object]:
     return module.__dict__
 
 
-def main() -> None:
-    """Limit, run, report."""
+def prepared() -> tuple[dict[str, str], bytes, bytes]:
+    """Limit this process; what it was told, the program, and what stands behind the program."""
     spec = dict(argument.split("=", 1) for argument in sys.argv[1:])
-    source, report, as_main = int(spec["source"]), int(spec["report"]), spec["as_main"] == "1"
-    with open(source, "rb", closefd=False) as file:
+    with open(int(spec["source"]), "rb", closefd=False) as file:
         content = file.read()
     end = NONCE_BYTES + int(spec["program_bytes"])
-    codec_end = end + int(spec["codec_bytes"])
-    program, codec, request = content[NONCE_BYTES:end], content[end:codec_end], content[codec_end:]
     limit(spec)
     if "landlock" in spec:
         confine(spec)  # type: ignore[name-defined]  # noqa: F821  # in the text before this one
@@ -163,14 +163,21 @@ def main() -> None:
     os.close(started)
     sys.argv[:] = ["program.py"]
     sys.meta_path.append(Packages(spec["packages"]))  # type: ignore[arg-type]
-    del file, content, started, spec, end, codec_end
+    return spec, content[NONCE_BYTES:end], content[end:]
+
+
+def program_main() -> None:
+    """Limit, run, report."""
+    spec, program, request = prepared()
+    source, report, as_main = int(spec["source"]), int(spec["report"]), spec["as_main"] == "1"
     value, verdict, detail, failure = "", "passed", "", None
     try:
         namespace = namespace_for(as_main)
         text = program.decode("utf-8", "surrogatepass").removeprefix("\ufeff")
         exec(compile(text, "program.py", "exec", dont_inherit=True), namespace)
         if request:
-            value, detail = call(namespace, codec, request)
+            codec_bytes = int(spec["codec_bytes"])
+            value, detail = call(namespace, request[:codec_bytes], request[codec_bytes:])
     except SystemExit:
         raise
     except BaseException as error:
@@ -186,6 +193,3 @@ def main() -> None:
             sys.excepthook(type(failure), failure, failure.__traceback__)
         finally:
             sys.exit(1)
-
-
-main()

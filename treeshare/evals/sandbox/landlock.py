@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import ctypes
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from treeshare.errors import SandboxUnavailableError
 from treeshare.evals.sandbox.interpreter import package_folders, this_interpreter
-from treeshare.evals.sandbox.process import HARNESS, ProcessSandbox, python_options
+from treeshare.evals.sandbox.process import ProcessSandbox, python_options
+from treeshare.evals.sandbox.roles import Role, role_code
 from treeshare.evals.sandbox.seccomp import PID_MARK, filter_program
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from treeshare.evals.sandbox.base import Limits
 
-_CONFINE = Path(__file__).with_name("confine.py")
 _CREATE_RULESET, _VERSION = 444, 1
 _READABLE = ("/usr/lib", "/usr/lib64", "/lib", "/lib64", "/usr/share/zoneinfo", "/etc/ld.so.cache")
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
@@ -44,6 +45,7 @@ class LandlockSandbox(ProcessSandbox):
             )
         found = this_interpreter()
         self._filter = filter_program(metadata=True)
+        self._forking_filter = filter_program(metadata=True, may_fork=True)
         self._python = str(found.executable)
         self._readable = [*_READABLE, *_DEVICES, str(found.prefix / "lib"), self._python]
         folders = package_folders()
@@ -52,9 +54,8 @@ class LandlockSandbox(ProcessSandbox):
         self._readable = [path for path in self._readable if os.path.exists(path)]
         needed = [found.prefix / "lib", *folders.values()]
         self._keep_reading = self.is_root and not all(map(_open_to_all, needed))
-        self._harness = _CONFINE.read_text(encoding="utf-8") + HARNESS.read_text(encoding="utf-8")
 
-    def command(self, spec: dict[str, str], limits: Limits) -> tuple[list[str], dict[str, bytes]]:
+    def command(self, role: Role, spec: dict[str, str], limits: Limits) -> tuple[list[str], dict[str, bytes]]:
         """See ``ProcessSandbox.command``."""
         spec |= {
             "landlock": ":".join(self._readable),
@@ -66,7 +67,11 @@ class LandlockSandbox(ProcessSandbox):
         }
         if self.is_root:
             spec["threads"] = str(limits.threads)
-        return [self._python, *python_options(self._harness)], {"filter": self._filter}
+        contents = {"filter": self._filter, "code": role_code(role, with_confine=True)}
+        if role is Role.EXAMINER:
+            spec["fork_filter"] = "{fork_filter}"
+            contents |= {"filter": self._forking_filter, "fork_filter": self._filter}
+        return [self._python, *python_options()], contents
 
 
 def landlock_version() -> int:

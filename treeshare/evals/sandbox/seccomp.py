@@ -127,13 +127,15 @@ PID_MARK = 0x7FEDCBA9
 """Stands for the process's own id where that is not known yet; the process puts it in."""
 
 
-def filter_program(*, pid: int = PID_MARK, metadata: bool) -> bytes:
+def filter_program(*, pid: int = PID_MARK, metadata: bool, may_fork: bool = False) -> bytes:
     """The filter for this machine.
 
     Args:
         pid: The process's own id, as it sees it: the only one it may signal.
         metadata: Whether to deny changing modes, owners, times, attributes and lengths by path, which
             Landlock does not.
+        may_fork: Whether to leave out what denies forks and a signal at the parent's death: for a process
+            that gives both up in each fork, by the same filter without this.
 
     Raises:
         SandboxUnavailableError: On a machine whose system-call numbers are not known here.
@@ -151,16 +153,18 @@ def filter_program(*, pid: int = PID_MARK, metadata: bool) -> bytes:
         number = numbers[column]
         if number is None or (name in _METADATA and not metadata):
             continue
-        rule = b"".join(_rule(name, pid))
+        if may_fork and name in ("fork", "prctl"):
+            continue
+        rule = b"".join(_rule(name, pid, may_fork=may_fork))
         code += [_op(_JUMP_EQUAL, number, 0, len(rule) // _OP_BYTES), rule]
     return b"".join([*code, _op(_RETURN, _ALLOW)])
 
 
-def _rule(name: str, pid: int) -> list[bytes]:
+def _rule(name: str, pid: int, *, may_fork: bool) -> list[bytes]:
     """What to do with a call, once it is known to be ``name``; ends in a return on every path."""
     load, allow, refuse = _op(_LOAD, _ARG0), _op(_RETURN, _ALLOW), _op(_RETURN, _ERRNO | errno.EPERM)
     if name == "clone":
-        again = _op(_RETURN, _ERRNO | errno.EAGAIN)
+        again = allow if may_fork else _op(_RETURN, _ERRNO | errno.EAGAIN)
         return [
             load,
             _op(_JUMP_ANY_BIT, _CLONE_NAMESPACES, 0, 1),

@@ -1,0 +1,222 @@
+"""Starting and ending confined processes; a backend says by what command."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import secrets
+import signal
+import subprocess
+import threading
+import time
+import weakref
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from treeshare.errors import one_line
+from treeshare.evals.sandbox.base import Execution, SandboxError, Verdict
+from treeshare.evals.sandbox.descriptors import Pipe, content_of, is_ready, memory_file
+from treeshare.evals.sandbox.interpreter import spare_uid
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from treeshare.evals.sandbox.base import Limits
+    from treeshare.evals.sandbox.roles import Role
+
+_KILL_S = 5.0
+"""Seconds that dying may take before the sandbox counts as broken."""
+
+_START_S = 30.0
+"""Seconds that starting may take, on a busy machine, before the sandbox counts as broken."""
+
+_STDERR_BYTES = 4096
+_ENVIRONMENT = {
+    "PATH": "/usr/bin:/bin",
+    "HOME": "/tmp",
+    "LANG": "C.UTF-8",
+    "PYTHONHASHSEED": "0",
+    "OPENBLAS_NUM_THREADS": "1",  # numpy would start a thread, and reserve memory, for each core
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What a process is given to run.
+
+    Attributes:
+        program: Python source.
+        nonce: What a report has to begin with.
+        request: The module ``values`` and what is to be called; may be empty.
+        stdin: The program's input.
+    """
+
+    program: bytes = b""
+    nonce: bytes = b"-" * 32
+    request: bytes = b""
+    stdin: bytes = b""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    """A confined process, and the unnamed files in memory that it writes to.
+
+    Attributes:
+        process: What the backend has started.
+        began: When, by ``time.perf_counter()``.
+        stdout: Takes output; the file size limit holds for it.
+        stderr: The same.
+    """
+
+    process: subprocess.Popen[bytes]
+    began: float
+    stdout: int
+    stderr: int
+
+    def printed(self) -> int:
+        """Bytes of output."""
+        return os.fstat(self.stdout).st_size + os.fstat(self.stderr).st_size
+
+    def execution(self, limits: Limits) -> Execution:
+        """What is known of a process that has ended; the verdict is to be filled in."""
+        return Execution(
+            verdict=Verdict.RUNTIME_ERROR,
+            detail="",
+            exit_code=_exit_code(self.process.returncode),
+            stdout=content_of(self.stdout, limits.output_bytes),
+            stderr=content_of(self.stderr, limits.output_bytes),
+            wall_s=time.perf_counter() - self.began,
+        )
+
+
+class Launcher:
+    """Starts the processes of a sandbox, and knows which are still running.
+
+    As root, each gets an unused user id, a different one for each.
+
+    Args:
+        command: ``ProcessSandbox.command``.
+    """
+
+    def __init__(
+        self, command: Callable[[Role, dict[str, str], Limits], tuple[list[str], dict[str, bytes]]]
+    ) -> None:
+        self._command = command
+        self._is_root = os.geteuid() == 0
+        self._running: set[subprocess.Popen[bytes]] = set()
+        weakref.finalize(self, _end, self._running)
+        self._lock = threading.Lock()
+        self.is_closed = False
+
+    def start(
+        self,
+        role: Role,
+        source: Source,
+        limits: Limits,
+        stack: contextlib.ExitStack,
+        *,
+        told: dict[str, str],
+        inherited: Sequence[int],
+    ) -> Running:
+        """Start a process, and wait until its program is about to run.
+
+        Args:
+            role: What it is for.
+            source: What it runs.
+            limits: What it may use.
+            stack: Kills it and closes what belongs to it.
+            told: What the harness is told besides, by ``name=value``.
+            inherited: Descriptors that it gets.
+
+        Raises:
+            SandboxError: If it does not start.
+        """
+        stdin, stdout, stderr = (
+            stack.enter_context(memory_file(content)) for content in (source.stdin, None, None)
+        )
+        started = stack.enter_context(Pipe())
+        text = stack.enter_context(memory_file(source.nonce + source.program + source.request))
+        spec = self._spec(limits) | {"source": str(text), "program_bytes": str(len(source.program))}
+        spec |= {"started": str(started.writing)} | told
+        arguments, contents = self._command(role, spec, limits)
+        extra = {name: stack.enter_context(memory_file(content)) for name, content in contents.items()}
+        places = {f"{{{name}}}": str(descriptor) for name, descriptor in extra.items()}
+        arguments = [places.get(argument, argument) for argument in arguments]
+        arguments += [f"{name}={places.get(value, value)}" for name, value in spec.items()]
+        began = time.perf_counter()
+        with self._lock:
+            if self.is_closed:
+                raise SandboxError("sandbox: closed")
+            try:
+                process = subprocess.Popen(
+                    arguments,
+                    stdin=stdin,
+                    stdout=stdout,
+                    stderr=stderr,
+                    pass_fds=(text, started.writing, *inherited, *extra.values()),
+                    start_new_session=True,
+                    cwd="/",
+                    env=_ENVIRONMENT,
+                )
+            except OSError as error:
+                raise SandboxError(f"sandbox: cannot start {arguments[0]}: {error.strerror}") from error
+            self._running.add(process)
+        stack.callback(self.kill, process)
+        started.close(started.writing)
+        if not (is_ready(started.reading, _START_S) and os.read(started.reading, 1)):
+            self.kill(process)
+            if self.is_closed:
+                raise SandboxError("sandbox: closed")
+            said = one_line(_last_line(content_of(stderr, _STDERR_BYTES)))
+            raise SandboxError(f"sandbox: {said or 'the program did not start'}")
+        return Running(process=process, began=began, stdout=stdout, stderr=stderr)
+
+    def kill(self, process: subprocess.Popen[bytes]) -> None:
+        """Kill a process that was started; with it dies all that it has started."""
+        if process.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        try:
+            process.wait(_KILL_S)
+        except subprocess.TimeoutExpired as error:
+            raise SandboxError("sandbox: a program cannot be killed") from error
+        with self._lock:
+            self._running.discard(process)
+
+    def close(self) -> None:
+        """Kill what is running; nothing can be started then."""
+        with self._lock:
+            self.is_closed = True
+            running = list(self._running)
+        for process in running:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+    def _spec(self, limits: Limits) -> dict[str, str]:
+        """What the harness is told by every backend."""
+        return {
+            "uid": str(spare_uid(secrets.randbits(32)) if self._is_root else 0),
+            "cpu_s": str(math.ceil(limits.wall_s) + 1),
+            "file_bytes": str(limits.file_bytes),
+            "memory_bytes": str(limits.memory_bytes),
+        }
+
+
+def _end(running: set[subprocess.Popen[bytes]]) -> None:
+    """End what a sandbox has left that nobody has closed."""
+    for process in running:
+        with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(_KILL_S)
+
+
+def _exit_code(returned: int) -> int:
+    """What the program left with: bubblewrap adds 128 to a signal's number."""
+    return 128 - returned if returned - 128 in set(signal.Signals) else returned
+
+
+def _last_line(text: bytes) -> str:
+    lines = text.decode("utf-8", "replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
