@@ -214,7 +214,7 @@ def test_only_one_module_opens_files():
         "engine/machine.py": "the user's cache",
         "evals/report/page.py": "the package's own files",
         "evals/sandbox": "the package's own files, and descriptors",
-        "models/loading.py": "a model's files",
+        "models/checkpoint.py": "safetensors' own reader, of files that models/folder.py has looked at",
         "runs/directory.py": "the lock",
         "runs/stats_log.py": "the machine's own files",
     }

@@ -16,6 +16,7 @@ from treeshare.errors import DataError, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from io import BufferedReader
 
 MAX_BYTES = 4 << 30
 """A larger file is not read into memory."""
@@ -76,6 +77,28 @@ def open_regular(path: str | Path, flags: int = os.O_RDONLY) -> int:
     return descriptor
 
 
+@contextlib.contextmanager
+def opened(path: str | Path, what: str) -> Iterator[BufferedReader]:
+    """A regular file, open for reading inside.
+
+    Args:
+        path: The file.
+        what: What messages call it.
+
+    Raises:
+        DataError: If it cannot be opened, is not a regular file, or what is read does not fit into memory.
+    """
+    try:
+        descriptor = open_regular(path)
+    except OSError as error:
+        raise _unreadable(path, what, error) from error
+    with open(descriptor, "rb") as file:
+        try:
+            yield file
+        except MemoryError as error:
+            raise DataError(f"{what}: {one_line(path)} does not fit into memory") from error
+
+
 def read_file(path: str | Path, what: str, *, max_bytes: int = MAX_BYTES) -> bytes:
     """The bytes of a regular file.
 
@@ -87,7 +110,7 @@ def read_file(path: str | Path, what: str, *, max_bytes: int = MAX_BYTES) -> byt
     Raises:
         DataError: If it cannot be read, is not a regular file, or is too large; one line.
     """
-    with _opened(path, what) as file:
+    with opened(path, what) as file:
         content = _bounded(file, max_bytes)
     if content is None:
         raise DataError(f"{what}: {one_line(path)} is larger than {max_bytes} bytes, the maximum")
@@ -152,7 +175,7 @@ def read_lines(path: str | Path, what: str) -> Iterator[bytes]:
     Raises:
         DataError: If it cannot be read, is not a regular file, or a line is longer than ``MAX_LINE_BYTES``.
     """
-    with _opened(path, what) as file:
+    with opened(path, what) as file:
         number = 0
         while True:
             try:
@@ -182,19 +205,6 @@ def without_mark(content: bytes, path: str | Path, what: str) -> bytes:
     if encoding is not None:
         raise DataError(f"{what}: {one_line(path)} is in {encoding}, expected UTF-8; save it as UTF-8")
     return content.removeprefix(_UTF8_MARK)
-
-
-@contextlib.contextmanager
-def _opened(path: str | Path, what: str) -> Iterator[BinaryIO]:
-    try:
-        descriptor = open_regular(path)
-    except OSError as error:
-        raise _unreadable(path, what, error) from error
-    with open(descriptor, "rb") as file:
-        try:
-            yield file
-        except MemoryError as error:
-            raise DataError(f"{what}: {one_line(path)} does not fit into memory") from error
 
 
 def _bounded(file: BinaryIO, max_bytes: int) -> bytes | None:

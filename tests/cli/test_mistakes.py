@@ -284,8 +284,8 @@ def test_tree_wants_one_source(cli, text_model, tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "named"),
     [
-        ("config.json", b"", "model: cannot load"),
-        ("config.json", b"{", "model: cannot load"),
+        ("config.json", b"", "config.json: not JSON"),
+        ("config.json", b"{", "config.json: not JSON"),
         ("config.json", b'{"model_type": "no such model"}', "model: cannot load"),
         ("config.json", None, "expected a config.json in it"),
         ("model.safetensors", b"garbage", "model: cannot load"),

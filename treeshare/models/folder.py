@@ -13,8 +13,8 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from treeshare import files
 from treeshare.errors import DataError, ModelLoadError, one_line
+from treeshare.files import read_file, read_text, without_mark
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 
@@ -58,7 +58,7 @@ def require_readable(folder: Path) -> None:
             read_object(folder / name)
     for template in sorted([*folder.glob("*.jinja"), *folder.glob(f"{_TEMPLATES}/*.jinja")]):
         try:
-            files.read_text(template, "chat template", max_bytes=_MAX_TEXT_BYTES)
+            read_text(template, "chat template", max_bytes=_MAX_TEXT_BYTES)
         except DataError as error:
             raise ModelLoadError(str(error)) from error
 
@@ -95,8 +95,8 @@ def read_object(path: Path) -> dict[str, Any]:
     """
     where = f"model: cannot read {one_line(path)}"
     try:
-        content = files.read_file(path, "model", max_bytes=_MAX_TEXT_BYTES)
-        if files.without_mark(content, path, "model") != content:
+        content = read_file(path, "model", max_bytes=_MAX_TEXT_BYTES)
+        if without_mark(content, path, "model") != content:
             raise ModelLoadError(f"{where}: it begins with a byte order mark; save it as UTF-8 without one")
         value = json.loads(content.decode())
     except DataError as error:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import json
 import math
 import os
 import shutil
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from treeshare import files
-from treeshare.errors import ModelLoadError, one_line
+from treeshare.errors import DataError, ModelLoadError, one_line
 from treeshare.failures import refusing
 from treeshare.models.checkpoint import DTYPES, require_weights, say
 from treeshare.models.construction import bounded
@@ -102,7 +101,7 @@ def _digest(gguf: Path) -> str:
         ModelLoadError: If it cannot be read, is no regular file or no GGUF file.
     """
     try:
-        with open(files.open_regular(gguf), "rb") as file:
+        with files.opened(gguf, "model") as file:
             if file.read(len(_MAGIC)) != _MAGIC:
                 raise ModelLoadError(
                     f"model: cannot read {one_line(gguf)}: it does not begin with {_MAGIC.decode()}, "
@@ -110,9 +109,11 @@ def _digest(gguf: Path) -> str:
                 )
             file.seek(0)
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except ModelLoadError:
-        raise
+    except DataError as error:
+        raise ModelLoadError(str(error)) from error
     except OSError as error:
+        if isinstance(error, ModelLoadError):
+            raise
         raise ModelLoadError(f"model: cannot read {one_line(gguf)}: {error.strerror or error}") from error
 
 
@@ -141,10 +142,10 @@ def _write_list(folder: Path) -> None:
     """Make the folder's files durable, then list them."""
     sizes = {}
     for path in sorted(folder.iterdir()):
-        with path.open("rb") as file:
+        with files.opened(path, "model cache") as file:
             os.fsync(file.fileno())
         sizes[path.name] = path.stat().st_size
-    (folder / _LIST).write_text(json.dumps(sizes), encoding="utf-8")
+    files.write_atomically(folder / _LIST, files.dump_json(sizes))
 
 
 def _read(gguf: Path, alone: Path, name: str, dtype: str) -> tuple[Any, Any]:
