@@ -19,7 +19,7 @@ dropped, a character cut."""
 _NUM_SETTLED = 16
 """New characters after which the window moves on."""
 
-_MAX_BROKEN = 64
+_MAX_BROKEN = 32
 """Tokens without a whole character at their end after which another place is looked for."""
 
 _MAX_BYTES = 3
