@@ -134,7 +134,11 @@ def test_what_is_no_sampling_params(llm, served, params):
     assert found == dict.fromkeys(ways, True)
 
 
-@pytest.mark.parametrize("value", [None, -1, 1.5, "x", True, [1], Stubborn()], ids=repr)
+@pytest.mark.parametrize(
+    "value",
+    [None, -1, 1.5, "x", True, [1], Stubborn()],
+    ids=lambda value: "stubborn" if isinstance(value, Stubborn) else repr(value),
+)
 def test_numbers_and_branches(llm, served, value):
     with llm.search("ab", max_tokens=3) as search:
         ways = {
