@@ -254,6 +254,7 @@ def test_a_scratch_folder_where_the_backend_has_one(sandbox):
             "alarm\n",
         ),
         (
+            "import threading\nthreading.stack_size(1 << 20)\n"
             "from concurrent.futures import ThreadPoolExecutor\nwith ThreadPoolExecutor(4) as pool:\n"
             " print(sum(pool.map(abs, range(9))))",
             "36\n",

@@ -88,7 +88,7 @@ def evaluate_completions(
 
     Raises:
         DataError: If a record names an unknown problem.
-        SandboxError: If the sandbox broke.
+        SandboxError: If the sandbox broke; the message says so where a cache keeps the verdicts so far.
     """
     by_id = {problem.task_id: problem for problem in problems}
     rank = {task_id: place for place, task_id in enumerate(by_id)}
@@ -104,7 +104,11 @@ def evaluate_completions(
         if cache is None or text is None:
             return task.check(problem, completion, sandbox, limits)
         name = cache.key(f"{task.name}\n{sandbox.name if sandbox else ''}\n{text}")
-        result = cache.get(name) or task.check(problem, completion, sandbox, limits)
+        try:
+            result = cache.get(name) or task.check(problem, completion, sandbox, limits)
+        except SandboxError as error:
+            kept = "verdicts so far are kept: evaluate again to go on from them"
+            raise SandboxError(f"{error}; {kept}") from error
         cache.add(name, result)
         return result
 
