@@ -129,28 +129,16 @@ def test_a_start_that_fails_once_is_no_failure(broken_bwrap, tmp_path):
 
 def test_an_evaluation_says_that_verdicts_are_kept(broken_bwrap, tmp_path):
     task = get_task("humaneval", own_code=False)
-    record = {
-        "task_id": "T/0",
-        "prompt": "def f():\n",
-        "entry_point": "f",
-        "canonical_solution": "    return 1\n",
-    }
+    solution = "    return 1\n"
+    record = {"task_id": "T/0", "prompt": "def f():\n", "entry_point": "f", "canonical_solution": solution}
+    record["test"] = "def check(candidate):\n    assert candidate() == 1\n"
     data = tmp_path / "data.jsonl"
-    data.write_text(
-        json.dumps(record | {"test": "def check(candidate):\n    assert candidate() == 1\n"}) + "\n"
-    )
-    problems = task.load(str(data))
-    records = [{"task_id": "T/0", "completion_index": 0, "completion": record["canonical_solution"]}]
-    with pytest.raises(SandboxError, match=r"exit status 7 .*; verdicts so far are kept: evaluate again"):
-        evaluate_completions(
-            task,
-            problems,
-            records,
-            broken_bwrap("exit 7"),
-            workers=1,
-            limits=Limits(),
-            cache=VerdictCache(tmp_path / "verdicts.jsonl"),
-        )
+    data.write_text(json.dumps(record) + "\n")
+    records = [{"task_id": "T/0", "completion_index": 0, "completion": solution}]
+    expected = r"exit status 7 .*; verdicts so far are kept: evaluate again"
+    problems, sandbox = task.load(str(data)), broken_bwrap("exit 7")
+    with VerdictCache(tmp_path / "verdicts.jsonl") as cache, pytest.raises(SandboxError, match=expected):
+        evaluate_completions(task, problems, records, sandbox, workers=1, limits=Limits(), cache=cache)
 
 
 def test_a_start_that_never_comes_is_ended(broken_bwrap, monkeypatch):
