@@ -47,6 +47,25 @@ FAST: dict[str, tuple[str, set[V]]] = {
     "shared memory segment": (CALL_LIBC + "syscall(29, 0, 1 << 30, 0o1600)", {V.FORBIDDEN}),
     "memfd": ("import os\nos.memfd_create('x')", {V.FORBIDDEN}),
     "key ring": (CALL_LIBC + "syscall(248, b'user', b'a', b'x' * 9999, 9999, -3)", {V.FORBIDDEN}),
+    "asynchronous reads": (CALL_LIBC + "syscall(206, 65536, ctypes.byref(ctypes.c_ulong()))", {V.FORBIDDEN}),
+    "extended attributes": (
+        "import os\nopen('/tmp/x', 'w').close()\nos.setxattr('/tmp/x', 'user.x', b'x' * 65536)",
+        {V.FILE_ACCESS},
+    ),
+    "Landlock rules": (CALL_LIBC + "syscall(444, bytes(8), 8, 0)", {V.FORBIDDEN}),
+    "timers": (CALL_LIBC + "syscall(222, 0, 0, ctypes.byref(ctypes.c_int()))", {V.FORBIDDEN}),
+    "a bigger pipe": ("import fcntl, os\nfcntl.fcntl(os.pipe()[0], 1031, 1 << 20)", {V.FORBIDDEN}),
+    # objects of the host
+    "a segment of another": (CALL_LIBC + "syscall(30, 0, 0, 0)", {V.FORBIDDEN}),
+    "a semaphore of another": (CALL_LIBC + "syscall(65, 0, 0, 0)", {V.FORBIDDEN}),
+    "a message to another": (CALL_LIBC + "syscall(69, 0, 0, 0, 0)", {V.FORBIDDEN}),
+    "a message queue": (CALL_LIBC + "syscall(240, b'x', 64, 0o600, 0)", {V.FORBIDDEN}),
+    "removing a message queue": (CALL_LIBC + "syscall(241, b'x')", {V.FORBIDDEN}),
+    "mounts of the host": (CALL_LIBC + "syscall(458, 0, 0, 0, 0)", {V.FORBIDDEN}),
+    "a lock": ("import fcntl, os\nfcntl.flock(open(os.__file__), fcntl.LOCK_SH)", {V.FORBIDDEN}),
+    "a lock on a range": ("import fcntl, os\nfcntl.lockf(open(os.__file__), fcntl.LOCK_SH)", {V.FORBIDDEN}),
+    "a lease": ("import fcntl, os\nfcntl.fcntl(open(os.__file__), 1024, fcntl.F_RDLCK)", {V.FORBIDDEN}),
+    "a call from the future": (CALL_LIBC + "syscall(900)", {V.RUNTIME_ERROR}),
     # output
     "stdout flood": ("while True: print('x' * 100000)", {V.OUTPUT_LIMIT}),
     "stderr flood": (
@@ -66,6 +85,13 @@ FAST: dict[str, tuple[str, set[V]]] = {
     "netlink": ("import socket\nsocket.socket(socket.AF_NETLINK, socket.SOCK_RAW)", {V.NETWORK}),
     "dns": ("import socket\nsocket.getaddrinfo('example.org', 80)", {V.NETWORK}),
     "http": ("import urllib.request as r\nr.urlopen('http://example.org', timeout=1)", {V.NETWORK}),
+    "connecting a pair": ("import socket\nsocket.socketpair(1, 2)[0].connect('\\0x')", {V.NETWORK}),
+    "sending from a pair": ("import socket\nsocket.socketpair(1, 2)[0].sendto(b'x', '\\0x')", {V.NETWORK}),
+    "a message from a pair": (
+        "import socket\nsocket.socketpair(1, 2)[0].sendmsg([b'x'], [], 0, '\\0x')",
+        {V.NETWORK},
+    ),
+    "naming a pair": ("import socket\nsocket.socketpair(1, 2)[0].bind('\\0x')", {V.NETWORK}),
     "listening": ("import socket\nsocket.create_server(('', 0))", {V.NETWORK}),
     "io_uring": (CALL_LIBC + "syscall(425, 8, ctypes.create_string_buffer(120))", {V.FORBIDDEN}),
     # files

@@ -242,6 +242,23 @@ def test_a_scratch_folder_where_the_backend_has_one(sandbox):
         ("import asyncio\nasync def f(): print('async')\nasyncio.run(f())", "async\n"),
         ("import numpy\nprint(numpy.linalg.solve(numpy.eye(2), [1.0, 2.0]).sum())", "3.0\n"),
         ("import sympy\nprint(sympy.isprime(10**9 + 7))", "True\n"),
+        ("import socket\na, b = socket.socketpair()\na.send(b'x')\nprint(b.recv(1))", "b'x'\n"),
+        (
+            "import sqlite3\nd = sqlite3.connect(':memory:')\nd.execute('create table t (x)')\n"
+            "d.execute('insert into t values (1)')\nprint(d.execute('select x from t').fetchall())",
+            "[(1,)]\n",
+        ),
+        (
+            "import select, signal, time\nsignal.signal(signal.SIGALRM, lambda *_: print('alarm'))\n"
+            "signal.setitimer(signal.ITIMER_REAL, 0.01)\ntime.sleep(0.1)\nselect.epoll().close()",
+            "alarm\n",
+        ),
+        (
+            "import threading\nthreading.stack_size(1 << 20)\n"
+            "from concurrent.futures import ThreadPoolExecutor\nwith ThreadPoolExecutor(4) as pool:\n"
+            " print(sum(pool.map(abs, range(9))))",
+            "36\n",
+        ),
         ("import pickle\nclass A: pass\nprint(type(pickle.loads(pickle.dumps(A()))) is A)", "True\n"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -9,9 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from treeshare.errors import DataError
+from treeshare.evals.sandbox.base import SandboxError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from treeshare.evals.problem import CheckResult, Problem, Task
     from treeshare.evals.sandbox import Limits, Sandbox
@@ -88,7 +90,7 @@ def evaluate_completions(
 
     Raises:
         DataError: If a record names an unknown problem.
-        SandboxError: If the sandbox broke.
+        SandboxError: If the sandbox broke; the message says so where a cache keeps the verdicts so far.
     """
     by_id = {problem.task_id: problem for problem in problems}
     rank = {task_id: place for place, task_id in enumerate(by_id)}
@@ -104,7 +106,8 @@ def evaluate_completions(
         if cache is None or text is None:
             return task.check(problem, completion, sandbox, limits)
         name = cache.key(f"{task.name}\n{sandbox.name if sandbox else ''}\n{text}")
-        result = cache.get(name) or task.check(problem, completion, sandbox, limits)
+        with _saying_what_is_kept():
+            result = cache.get(name) or task.check(problem, completion, sandbox, limits)
         cache.add(name, result)
         return result
 
@@ -136,3 +139,13 @@ def evaluate_completions(
     ]
     checked.sort(key=lambda completion: (rank[completion.task_id], completion.completion_index))
     return Evaluation(completions=checked)
+
+
+@contextlib.contextmanager
+def _saying_what_is_kept() -> Iterator[None]:
+    """Where the sandbox breaks, say that the cache has the verdicts so far."""
+    try:
+        yield
+    except SandboxError as error:
+        kept = "verdicts so far are kept: evaluate again to go on from them"
+        raise SandboxError(f"{error}; {kept}") from error

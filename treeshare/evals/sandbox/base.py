@@ -1,4 +1,16 @@
-"""What a sandbox promises, and what comes out of one."""
+"""What a sandbox promises, and what comes out of one.
+
+Covered, on every backend: files, processes, network, Unix sockets, System V objects, POSIX queues and file
+locks of the host; forks; memory (address space, and kernel memory by way of extended attributes, memfds,
+``io_setup``, keys, timers, bigger pipes, Landlock rules); output; time; what a program leaves behind.
+System calls are allowed by a list (``syscalls.py``), so that one which a later kernel brings is refused.
+
+Not covered: faults of the kernel in what is allowed, and what is told by the time that things take; the
+number of files in bubblewrap's scratch folder, and of threads under Landlock for a plain user; how programs
+that run at once share the processor; a program that cheats at tests in its own process (``examine`` is for
+that). Refused although harmless, since a filter cannot tell it apart: locks, with them databases of sqlite3
+in files (those in memory work), ``sendmsg``, and connecting or naming a socket of a pair.
+"""
 
 from __future__ import annotations
 

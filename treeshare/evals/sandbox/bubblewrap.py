@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from treeshare.errors import SandboxUnavailableError
 from treeshare.evals.sandbox.interpreter import package_folders, this_interpreter
+from treeshare.evals.sandbox.launcher import INFO
 from treeshare.evals.sandbox.process import ProcessSandbox, python_options
 from treeshare.evals.sandbox.roles import Role, role_code
 from treeshare.evals.sandbox.seccomp import PID_MARK, filter_program
@@ -58,7 +59,7 @@ class BubblewrapSandbox(ProcessSandbox):
         python = self._inside(self._interpreter.executable)
         arguments = [self._bwrap, *self._options, "--size", str(limits.file_bytes), "--perms", "1777"]
         arguments += ["--tmpfs", "/tmp", "--chdir", "/tmp", "--remount-ro", "/dev", "--remount-ro", "/"]
-        arguments += ["--seccomp", "{filter}", "--", str(python), *python_options()]
+        arguments += ["--info-fd", INFO, "--seccomp", "{filter}", "--", str(python), *python_options()]
         if role is not Role.EXAMINER:
             return arguments, {"filter": self._filter, "code": role_code(role, with_confine=False)}
         spec |= {"fork_filter": "{fork_filter}", "pid_mark": str(PID_MARK)}

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from treeshare.errors import one_line
 from treeshare.evals.sandbox.base import Execution, SandboxError, Verdict
-from treeshare.evals.sandbox.descriptors import Pipe, content_of, is_ready, memory_file
+from treeshare.evals.sandbox.child import Child
+from treeshare.evals.sandbox.descriptors import Pipe, content_of, has_ended, is_ready, memory_file
 from treeshare.evals.sandbox.interpreter import spare_uid
 
 if TYPE_CHECKING:
@@ -25,13 +26,16 @@ if TYPE_CHECKING:
     from treeshare.evals.sandbox.base import Limits
     from treeshare.evals.sandbox.roles import Role
 
-_KILL_S = 5.0
-"""Seconds that dying may take before the sandbox counts as broken."""
-
 _START_S = 30.0
 """Seconds that starting may take, on a busy machine, before the sandbox counts as broken."""
 
+_ENDING_S = 1.0
+"""Seconds that the end of a process may take that has closed everything."""
+
 _STDERR_BYTES = 4096
+INFO = "{info}"
+"""Stands, in a command, for the descriptor to which it writes which process it leaves behind."""
+
 _ENVIRONMENT = {
     "PATH": "/usr/bin:/bin",
     "HOME": "/tmp",
@@ -64,13 +68,11 @@ class Running:
 
     Attributes:
         process: What the backend has started.
-        began: When, by ``time.perf_counter()``.
         stdout: Takes output; the file size limit holds for it.
         stderr: The same.
     """
 
-    process: subprocess.Popen[bytes]
-    began: float
+    process: Child
     stdout: int
     stderr: int
 
@@ -86,7 +88,7 @@ class Running:
             exit_code=_exit_code(self.process.returncode),
             stdout=content_of(self.stdout, limits.output_bytes),
             stderr=content_of(self.stderr, limits.output_bytes),
-            wall_s=time.perf_counter() - self.began,
+            wall_s=time.perf_counter() - self.process.began,
         )
 
 
@@ -104,7 +106,7 @@ class Launcher:
     ) -> None:
         self._command = command
         self._is_root = os.geteuid() == 0
-        self._running: set[subprocess.Popen[bytes]] = set()
+        self._running: set[Child] = set()
         weakref.finalize(self, _end, self._running)
         self._lock = threading.Lock()
         self.is_closed = False
@@ -119,7 +121,7 @@ class Launcher:
         told: dict[str, str],
         inherited: Sequence[int],
     ) -> Running:
-        """Start a process, and wait until its program is about to run.
+        """Start a process, and wait until its program is about to run; tried twice.
 
         Args:
             role: What it is for.
@@ -130,56 +132,91 @@ class Launcher:
             inherited: Descriptors that it gets.
 
         Raises:
-            SandboxError: If it does not start.
+            SandboxError: If it does not start: what each try said, how it ended and after how long.
         """
-        stdin, stdout, stderr = (
-            stack.enter_context(memory_file(content)) for content in (source.stdin, None, None)
-        )
-        started = stack.enter_context(Pipe())
-        text = stack.enter_context(memory_file(source.nonce + source.program + source.request))
-        spec = self._spec(limits) | {"source": str(text), "program_bytes": str(len(source.program))}
-        spec |= {"started": str(started.writing)} | told
-        arguments, contents = self._command(role, spec, limits)
-        extra = {name: stack.enter_context(memory_file(content)) for name, content in contents.items()}
-        places = {f"{{{name}}}": str(descriptor) for name, descriptor in extra.items()}
-        arguments = [places.get(argument, argument) for argument in arguments]
-        arguments += [f"{name}={places.get(value, value)}" for name, value in spec.items()]
-        began = time.perf_counter()
-        with self._lock:
-            if self.is_closed:
-                raise SandboxError("sandbox: closed")
-            try:
-                process = subprocess.Popen(
+        spec = self._spec(limits) | told
+        try:
+            return self._tried(role, source, limits, stack, spec, inherited)
+        except _NotStartedError as error:
+            first = error
+        try:
+            return self._tried(role, source, limits, stack, spec, inherited)
+        except _NotStartedError as second:
+            raise SandboxError(f"sandbox: {second}; the first try: {first.ending}") from second
+
+    def _tried(
+        self,
+        role: Role,
+        source: Source,
+        limits: Limits,
+        stack: contextlib.ExitStack,
+        told: dict[str, str],
+        inherited: Sequence[int],
+    ) -> Running:
+        """Try to start a process; what belongs to it is closed with the stack if it starts, now if not."""
+        with contextlib.ExitStack() as own:
+            stdin, stdout, stderr = (
+                own.enter_context(memory_file(content)) for content in (source.stdin, None, None)
+            )
+            started = own.enter_context(Pipe())
+            text = own.enter_context(memory_file(source.nonce + source.program + source.request))
+            spec = told | {"source": str(text), "program_bytes": str(len(source.program))}
+            spec |= {"started": str(started.writing)}
+            arguments, contents = self._command(role, spec, limits)
+            extra = {name: own.enter_context(memory_file(content)) for name, content in contents.items()}
+            info = own.enter_context(Pipe()) if INFO in arguments else None
+            places = {f"{{{name}}}": str(descriptor) for name, descriptor in extra.items()}
+            places |= {} if info is None else {INFO: str(info.writing)}
+            arguments = [places.get(argument, argument) for argument in arguments]
+            arguments += [f"{name}={places.get(value, value)}" for name, value in spec.items()]
+            passed = (text, started.writing, *inherited, *extra.values())
+            passed += () if info is None else (info.writing,)
+            process = self._begun(
+                lambda: subprocess.Popen(
                     arguments,
                     stdin=stdin,
                     stdout=stdout,
                     stderr=stderr,
-                    pass_fds=(text, started.writing, *inherited, *extra.values()),
+                    pass_fds=passed,
                     start_new_session=True,
                     cwd="/",
                     env=_ENVIRONMENT,
-                )
-            except OSError as error:
-                raise SandboxError(f"sandbox: cannot start {arguments[0]}: {error.strerror}") from error
-            self._running.add(process)
-        stack.callback(self.kill, process)
-        started.close(started.writing)
-        if not (is_ready(started.reading, _START_S) and os.read(started.reading, 1)):
-            self.kill(process)
+                ),
+                info,
+            )
+            own.callback(self.kill, process)
+            started.close(started.writing)
+            if not (is_ready(started.reading, _START_S) and os.read(started.reading, 1)):
+                has_ended(process.pid, _ENDING_S)  # its own exit status, not that of being killed
+                after = time.perf_counter() - process.began
+                self.kill(process)
+                if self.is_closed:
+                    raise SandboxError("sandbox: closed")
+                said = one_line(_last_line(content_of(stderr, _STDERR_BYTES)))
+                raise _NotStartedError(said, _ending(process.returncode, after))
+            stack.push(own.pop_all())
+        return Running(process=process, stdout=stdout, stderr=stderr)
+
+    def _begun(self, popen: Callable[[], subprocess.Popen[bytes]], info: Pipe | None) -> Child:
+        """Start a process and remember it.
+
+        Raises:
+            SandboxError: If there is no such program, or the sandbox is closed.
+        """
+        with self._lock:
             if self.is_closed:
                 raise SandboxError("sandbox: closed")
-            said = one_line(_last_line(content_of(stderr, _STDERR_BYTES)))
-            raise SandboxError(f"sandbox: {said or 'the program did not start'}")
-        return Running(process=process, began=began, stdout=stdout, stderr=stderr)
+            try:
+                process = Child(popen, info)
+            except OSError as error:
+                raise _NotStartedError(f"cannot start: {error.strerror}", "no process") from error
+            self._running.add(process)
+            return process
 
-    def kill(self, process: subprocess.Popen[bytes]) -> None:
+    def kill(self, process: Child) -> None:
         """Kill a process that was started; with it dies all that it has started."""
-        if process.returncode is not None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
         try:
-            process.wait(_KILL_S)
+            process.kill()
         except subprocess.TimeoutExpired as error:
             raise SandboxError("sandbox: a program cannot be killed") from error
         with self._lock:
@@ -191,8 +228,7 @@ class Launcher:
             self.is_closed = True
             running = list(self._running)
         for process in running:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            process.interrupt()
 
     def _spec(self, limits: Limits) -> dict[str, str]:
         """What the harness is told by every backend."""
@@ -204,12 +240,32 @@ class Launcher:
         }
 
 
-def _end(running: set[subprocess.Popen[bytes]]) -> None:
+class _NotStartedError(Exception):
+    """A process that ended, or took too long, before its program ran.
+
+    Attributes:
+        ending: How it ended, and when.
+    """
+
+    def __init__(self, said: str, ending: str) -> None:
+        self.ending = ending
+        super().__init__(f"{said or 'the program did not start'} ({ending})")
+
+
+def _ending(returned: int, after: float) -> str:
+    """How a process ended that did not start."""
+    if after >= _START_S:
+        return f"not ready after {after:.0f} s, killed"
+    code = _exit_code(returned)
+    how = f"exit status {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
+    return f"{how} after {after:.2f} s"
+
+
+def _end(running: set[Child]) -> None:
     """End what a sandbox has left that nobody has closed."""
     for process in running:
-        with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(_KILL_S)
+        with contextlib.suppress(subprocess.TimeoutExpired, SandboxError):
+            process.kill()
 
 
 def _exit_code(returned: int) -> int:

@@ -1,10 +1,10 @@
 """A system-call filter for a program that is to stay one process, without network or hidden memory.
 
-It denies by name what namespaces, Landlock and rlimits leave open: starting processes (which would multiply
-the memory limit), sockets of every family (Landlock leaves UDP open, network namespaces vsock), memory that
-no limit counts (System V segments, memfds, keys), other processes, and kernel interfaces that a test program
-never needs. The result is classic BPF as the kernel takes it. ``tests/evals/test_seccomp.py`` compares the
-numbers with libseccomp's.
+It has a list of what is allowed (``syscalls.py``). So it denies what namespaces, Landlock and rlimits leave
+open: starting processes (which would multiply the memory limit), sockets of every family (Landlock leaves UDP
+and Unix datagrams open, network namespaces vsock), memory that no limit counts, other processes, locks on the
+host's files, and kernel interfaces that came later than the list. The result is classic BPF as the kernel
+takes it. ``tests/evals/test_seccomp.py`` compares the numbers with libseccomp's and runs the filter.
 """
 
 from __future__ import annotations
@@ -12,114 +12,47 @@ from __future__ import annotations
 import errno
 import platform
 import struct
+from typing import TYPE_CHECKING
 
 from treeshare.errors import SandboxUnavailableError
+from treeshare.evals.sandbox.syscalls import JUDGED, NEWEST, OWN_FILES, PLAIN, TOLD_APART
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
-"""Per machine, the column of ``SYSCALLS`` and the kernel's AUDIT_ARCH value."""
+"""Per machine, the column of ``Numbers`` and the kernel's AUDIT_ARCH value."""
 
-SYSCALLS: dict[str, tuple[int | None, int | None]] = {
-    "clone": (56, 220),
-    "fork": (57, None),
-    "vfork": (58, None),
-    "clone3": (435, 435),
-    "socket": (41, 198),
-    "io_uring_setup": (425, 425),
-    "kill": (62, 129),
-    "tgkill": (234, 131),
-    "tkill": (200, 130),
-    "rt_sigqueueinfo": (129, 138),
-    "rt_tgsigqueueinfo": (297, 240),
-    "pidfd_open": (434, 434),
-    "pidfd_send_signal": (424, 424),
-    "pidfd_getfd": (438, 438),
-    "prlimit64": (302, 261),
-    "setpriority": (141, 140),
-    "ioprio_set": (251, 30),
-    "sched_setscheduler": (144, 119),
-    "sched_setparam": (142, 118),
-    "sched_setattr": (314, 274),
-    "sched_setaffinity": (203, 122),
-    "prctl": (157, 167),
-    "fcntl": (72, 25),
-    "ioctl": (16, 29),
-    "ptrace": (101, 117),
-    "process_vm_readv": (310, 270),
-    "process_vm_writev": (311, 271),
-    "kcmp": (312, 272),
-    "shmget": (29, 194),
-    "semget": (64, 190),
-    "msgget": (68, 186),
-    "mq_open": (240, 180),
-    "memfd_create": (319, 279),
-    "memfd_secret": (447, 447),
-    "add_key": (248, 217),
-    "request_key": (249, 218),
-    "keyctl": (250, 219),
-    "unshare": (272, 97),
-    "setns": (308, 268),
-    "mount": (165, 40),
-    "umount2": (166, 39),
-    "pivot_root": (155, 41),
-    "chroot": (161, 51),
-    "open_tree": (428, 428),
-    "move_mount": (429, 429),
-    "fsopen": (430, 430),
-    "fspick": (433, 433),
-    "mount_setattr": (442, 442),
-    "bpf": (321, 280),
-    "perf_event_open": (298, 241),
-    "userfaultfd": (323, 282),
-    "name_to_handle_at": (303, 264),
-    "open_by_handle_at": (304, 265),
-    "fanotify_init": (300, 262),
-    "inotify_init": (253, None),
-    "inotify_init1": (294, 26),
-    "truncate": (76, 45),
-    "chmod": (90, None),
-    "fchmod": (91, 52),
-    "fchmodat": (268, 53),
-    "fchmodat2": (452, 452),
-    "chown": (92, None),
-    "fchown": (93, 55),
-    "lchown": (94, None),
-    "fchownat": (260, 54),
-    "utime": (132, None),
-    "utimes": (235, None),
-    "futimesat": (261, None),
-    "utimensat": (280, 88),
-    "setxattr": (188, 5),
-    "lsetxattr": (189, 6),
-    "fsetxattr": (190, 7),
-    "removexattr": (197, 14),
-    "lremovexattr": (198, 15),
-    "fremovexattr": (199, 16),
-    "setxattrat": (463, 463),
-    "removexattrat": (466, 466),
-}
-"""Numbers on x86_64 and aarch64; None where there is no such call."""
-
-_METADATA = list(SYSCALLS)[list(SYSCALLS).index("truncate") :]
-_OWN_PROCESS = ("kill", "tgkill", "prlimit64")
 _ERRORS = {
     "fork": errno.EAGAIN,
     "vfork": errno.EAGAIN,
     "clone3": errno.ENOSYS,  # the C library then falls back on clone, whose flags a filter can see
-    "socket": errno.ENETDOWN,
 }
+"""What a refused call of ``TOLD_APART`` says; ``ENETDOWN`` the others."""
 
 _CLONE_THREAD = 0x00010000
 _CLONE_NAMESPACES = 0x7E020080
+_AF_UNIX = 1
 _PR_SET_PDEATHSIG = 1
-_DENIED_COMMANDS = {
-    "fcntl": (8, 15),  # F_SETOWN, F_SETOWN_EX: signals to any process of the same user
-    "ioctl": (0x8901, 0x8902, 0x5412),  # FIOSETOWN, SIOCSPGRP; TIOCSTI: typing into a terminal
+_COMMANDS: dict[str, tuple[int, tuple[int, ...]]] = {
+    # F_DUPFD, F_GETFD to F_SETFL, F_DUPFD_CLOEXEC, F_GETPIPE_SZ, F_ADD_SEALS, F_GET_SEALS: no locks, leases,
+    # owners of signals, notifications or bigger pipes.
+    "fcntl": (1, (0, 1, 2, 3, 4, 1030, 1032, 1033, 1034)),
+    # TCGETS, TCGETS2, TIOCGPGRP, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX
+    "ioctl": (1, (0x5401, 0x802C542A, 0x540F, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)),
+    # PR_GET_PDEATHSIG to PR_SET_DUMPABLE, names of threads, PR_SET_SECCOMP (a further filter),
+    # PR_CAPBSET_READ, PR_SET_NO_NEW_PRIVS and its reading, PR_SET_VMA (names of memory)
+    "prctl": (0, (2, 3, 4, 15, 16, 21, 22, 23, 38, 39, 0x53564D41)),
+    "socketpair": (0, (_AF_UNIX,)),
 }
+"""Per call: which argument says what it does, and the values that are allowed."""
+
 _X32_BIT = 0x40000000
 
 _LOAD, _JUMP_EQUAL, _JUMP_AT_LEAST, _JUMP_ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
-_NUMBER, _ARCH, _ARG0, _ARG1 = 0, 4, 16, 24
+_NUMBER, _ARCH, _ARGUMENTS = 0, 4, 16
+"""Where the kernel's seccomp_data has them; an argument takes 8 bytes, the low half first."""
 
 _OP_BYTES = 8
 
@@ -132,8 +65,7 @@ def filter_program(*, pid: int = PID_MARK, metadata: bool, may_fork: bool = Fals
 
     Args:
         pid: The process's own id, as it sees it: the only one it may signal.
-        metadata: Whether to deny changing modes, owners, times, attributes and lengths by path, which
-            Landlock does not.
+        metadata: Whether to deny changing modes, owners, times and lengths by path, which Landlock does not.
         may_fork: Whether to leave out what denies forks and a signal at the parent's death: for a process
             that gives both up in each fork, by the same filter without this.
 
@@ -149,39 +81,72 @@ def filter_program(*, pid: int = PID_MARK, metadata: bool, may_fork: bool = Fals
     code = [_op(_LOAD, _ARCH), _op(_JUMP_EQUAL, arch, 1, 0), _op(_RETURN, _KILL), _op(_LOAD, _NUMBER)]
     if machine == "x86_64":
         code += [_op(_JUMP_AT_LEAST, _X32_BIT, 0, 1), _op(_RETURN, _KILL)]
-    for name, numbers in SYSCALLS.items():
+    for name, numbers in (JUDGED | TOLD_APART).items():
         number = numbers[column]
-        if number is None or (name in _METADATA and not metadata):
-            continue
-        if may_fork and name in ("fork", "prctl"):
-            continue
-        rule = b"".join(_rule(name, pid, may_fork=may_fork))
-        code += [_op(_JUMP_EQUAL, number, 0, len(rule) // _OP_BYTES), rule]
-    return b"".join([*code, _op(_RETURN, _ALLOW)])
+        if number is not None:
+            rule = b"".join(_rule(name, pid, may_fork=may_fork))
+            code += [_op(_JUMP_EQUAL, number, 0, len(rule) // _OP_BYTES), rule]
+    allowed = PLAIN if metadata else PLAIN | OWN_FILES
+    for low, end in _ranges(
+        number for numbers in allowed.values() if (number := numbers[column]) is not None
+    ):
+        code += [_op(_JUMP_AT_LEAST, low, 0, 2), _op(_JUMP_AT_LEAST, end, 1, 0), _op(_RETURN, _ALLOW)]
+    code += [_op(_JUMP_AT_LEAST, NEWEST + 1, 0, 1), _refusal(errno.ENOSYS), _refusal(errno.EPERM)]
+    return b"".join(code)
+
+
+def _ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
+    """Runs of consecutive numbers, ascending: the first of each, and the first after it."""
+    runs: list[tuple[int, int]] = []
+    for number in sorted(numbers):
+        if runs and runs[-1][1] == number:
+            runs[-1] = (runs[-1][0], number + 1)
+        else:
+            runs.append((number, number + 1))
+    return runs
 
 
 def _rule(name: str, pid: int, *, may_fork: bool) -> list[bytes]:
     """What to do with a call, once it is known to be ``name``; ends in a return on every path."""
-    load, allow, refuse = _op(_LOAD, _ARG0), _op(_RETURN, _ALLOW), _op(_RETURN, _ERRNO | errno.EPERM)
+    allow, refuse = _op(_RETURN, _ALLOW), _refusal(errno.EPERM)
+    if name in ("fork", "vfork") and may_fork:
+        return [allow]
+    if name in TOLD_APART:
+        return [_refusal(_ERRORS.get(name, errno.ENETDOWN))]
     if name == "clone":
-        again = allow if may_fork else _op(_RETURN, _ERRNO | errno.EAGAIN)
         return [
-            load,
+            _argument(0),
             _op(_JUMP_ANY_BIT, _CLONE_NAMESPACES, 0, 1),
             refuse,
             _op(_JUMP_ANY_BIT, _CLONE_THREAD, 0, 1),
             allow,
-            again,
+            allow if may_fork else _refusal(errno.EAGAIN),
         ]
-    if name in _OWN_PROCESS:
-        zero_too = [_op(_JUMP_EQUAL, 0, 1, 0)] if name == "prlimit64" else []
-        return [load, *zero_too, _op(_JUMP_EQUAL, pid, 0, 1), allow, refuse]
-    if name == "prctl":
-        return [load, _op(_JUMP_EQUAL, _PR_SET_PDEATHSIG, 0, 1), refuse, allow]
-    if name in _DENIED_COMMANDS:
-        commands = [_op(_JUMP_EQUAL, command, 0, 1) + refuse for command in _DENIED_COMMANDS[name]]
-        return [_op(_LOAD, _ARG1), *commands, allow]
-    return [_op(_RETURN, _ERRNO | _ERRORS.get(name, errno.EPERM))]
+    if name == "sendto":  # to whom the pair is connected: without an address, whose halves are both zero
+        unnamed = [
+            _argument(4),
+            _op(_JUMP_EQUAL, 0, 0, 3),
+            _argument(4, high=True),
+            _op(_JUMP_EQUAL, 0, 0, 1),
+        ]
+        return [*unnamed, allow, _refusal(errno.ENETDOWN)]
+    if name in _COMMANDS:
+        place, commands = _COMMANDS[name]
+        if name == "prctl" and may_fork:
+            commands = (*commands, _PR_SET_PDEATHSIG)
+        tests = [_op(_JUMP_EQUAL, command, 0, 1) + allow for command in commands]
+        return [_argument(place), *tests, _refusal(errno.ENETDOWN) if name == "socketpair" else refuse]
+    zero_too = [_op(_JUMP_EQUAL, 0, 1, 0)] if name == "prlimit64" else []
+    return [_argument(0), *zero_too, _op(_JUMP_EQUAL, pid, 0, 1), allow, refuse]
+
+
+def _argument(place: int, *, high: bool = False) -> bytes:
+    """Load the low half of an argument, or the high one."""
+    return _op(_LOAD, _ARGUMENTS + 8 * place + 4 * high)
+
+
+def _refusal(error: int) -> bytes:
+    return _op(_RETURN, _ERRNO | error)
 
 
 def _op(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
