@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import threading
 import tracemalloc
 from pathlib import Path
@@ -211,10 +212,12 @@ def test_only_one_module_opens_files():
         "cli/app.py": "standard streams",
         "cli/doctor.py": "the machine's own files",
         "devices.py": "the machine's own files",
+        "control_groups.py": "the machine's own files",
         "engine/machine.py": "the user's cache",
         "evals/report/page.py": "the package's own files",
         "evals/sandbox": "the package's own files, and descriptors",
         "models/checkpoint.py": "safetensors' own reader, of files that models/folder.py has looked at",
+        "integrations/ray_watchdog.py": "the machine's own files",
         "runs/directory.py": "the lock",
         "runs/stats_log.py": "the machine's own files",
     }
@@ -226,4 +229,5 @@ def test_only_one_module_opens_files():
             if name == "files.py" or any(name.startswith(place) for place in known):
                 continue
             text = "\n".join(line.split("#")[0] for line in path.read_text(encoding="utf-8").splitlines())
-            assert not [call for call in calls if call in text], f"{name} opens a file by itself"
+            found = [call for call in calls if re.search(rf"(?<![A-Za-z_]){re.escape(call)}", text)]
+            assert not found, f"{name} opens a file by itself"

@@ -107,7 +107,8 @@ FILES = {
     str(path.relative_to(ROOT)): path
     for folder in FOLDERS
     for path in sorted((ROOT / folder).rglob("*.py"))
-    if "import re\n" in path.read_text(encoding="utf-8") and ROOT / "treeshare/tasks" not in path.parents
+    if re.search(r"^import re\n.*\bre\.", path.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    and ROOT / "treeshare/tasks" not in path.parents
 }
 
 

@@ -220,7 +220,7 @@ WORKLOAD = {"problems": [{"prompt_ids": [5, 6], "samples": 2}], "new_tokens": 4}
         ({"problems": [{"prompt_ids": [1], "samples": 0}]}, "problems.0.samples: "),
         ({"problems": [{"prompt_ids": [1]}]}, "problems.0.samples: "),
         ({"problems": [{"prompt_ids": [999], "samples": 1}]}, "prompts[0]: got 999, expected token ids in"),
-        ({"problems": [{"prompt_ids": [10**30], "samples": 1}]}, "expected token ids in"),
+        ({"problems": [{"prompt_ids": [10**30], "samples": 1}]}, "expected a flat list of token ids"),
         ({"problems": [{"prompt_ids": [3] * 9999, "samples": 1}]}, "9999 tokens"),
         ({"new_tokens": 0}, "new_tokens: "),
         ({"new_tokens": None}, "new_tokens: "),

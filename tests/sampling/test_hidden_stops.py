@@ -87,9 +87,9 @@ def spelled_by_force(ids, stops, min_tokens, include):
             text = text_of(count, skip)
             for stop in some:
                 for place in range(len(text)):
-                    if text.startswith(stop, place) and first_seen(place, stop, skip) >= min_tokens:
+                    if text.startswith(stop, place) and first_seen(place, stop, skip) > min_tokens:
                         found.append((place if skip else visible(place), int(skip), stop))
-        if found and count >= min_tokens:
+        if found and count > min_tokens:
             place, _, stop = min(found)
             return count, Ending("stop", stop, text_of(count, True)[:place] + stop * include)
     return len(ids), None

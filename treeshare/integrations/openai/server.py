@@ -56,7 +56,8 @@ class ServerOptions:
     Attributes:
         names: Names of the model; the first stands in answers to requests that give none.
         api_key: What ``/v1`` asks of its clients; None for nothing.
-        hosts: Names beside the loopback ones that ``Host`` may have where there is no key; ``*`` for all.
+        hosts: Names beside the loopback ones that ``Host`` may have where there is no key; ``*`` for all. By
+            default the one that Starlette's ``TestClient`` gives, which no page can have.
         is_local: Whether only this machine can reach the server; see ``Access``.
         max_body_bytes: A longer body is refused with 413.
         max_queue: Requests held at once, uploads that are not complete among them; beyond, 429.
@@ -70,7 +71,7 @@ class ServerOptions:
 
     names: tuple[str, ...]
     api_key: str | None = None
-    hosts: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ("testserver",)
     is_local: bool = True
     max_body_bytes: int = 4 << 20
     max_queue: int = 1024
