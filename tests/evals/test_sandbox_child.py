@@ -12,11 +12,11 @@ import sys
 
 import pytest
 
-from tasks.registry import get_task
 from treeshare.errors import SandboxUnavailableError
 from treeshare.evals.evaluate import evaluate_completions
 from treeshare.evals.sandbox import BubblewrapSandbox, Limits, OutsideTests, SandboxError, Verdict
 from treeshare.evals.verdict_cache import VerdictCache
+from treeshare.tasks.registry import get_task
 
 PROGRAMS = (
     "pass",
