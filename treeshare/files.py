@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gzip
+import io
 import json
 import os
 import secrets
 import stat
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from treeshare.errors import DataError, one_line
 
@@ -86,17 +88,17 @@ def opened(path: str | Path, what: str) -> Iterator[BufferedReader]:
         what: What messages call it.
 
     Raises:
-        DataError: If it cannot be opened, is not a regular file, or what is read does not fit into memory.
+        DataError: If it cannot be opened or read, is not a regular file, or does not fit into memory.
     """
     try:
-        descriptor = open_regular(path)
-    except OSError as error:
-        raise _unreadable(path, what, error) from error
-    with open(descriptor, "rb") as file:
-        try:
+        with open(open_regular(path), "rb") as file:
             yield file
-        except MemoryError as error:
-            raise DataError(f"{what}: {one_line(path)} does not fit into memory") from error
+    except OSError as error:
+        raise DataError(
+            f"{what}: cannot read {one_line(path)}: {error.strerror or one_line(error)}"
+        ) from error
+    except MemoryError as error:
+        raise DataError(f"{what}: {one_line(path)} does not fit into memory") from error
 
 
 def read_file(path: str | Path, what: str, *, max_bytes: int = MAX_BYTES) -> bytes:
@@ -111,8 +113,12 @@ def read_file(path: str | Path, what: str, *, max_bytes: int = MAX_BYTES) -> byt
         DataError: If it cannot be read, is not a regular file, or is too large; one line.
     """
     with opened(path, what) as file:
-        content = _bounded(file, max_bytes)
-    if content is None:
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(size + 1) if size <= max_bytes else b""
+        while size < len(content) <= max_bytes:  # it grows, or its file system does not tell sizes
+            size = len(content)
+            content += file.read(_CHUNK_BYTES)
+    if max(size, len(content)) > max_bytes:
         raise DataError(f"{what}: {one_line(path)} is larger than {max_bytes} bytes, the maximum")
     return content
 
@@ -133,18 +139,18 @@ def read_packed(path: str | Path, what: str, *, max_bytes: int = MAX_BYTES) -> b
     if not packed.startswith(b"\x1f\x8b"):
         return packed
     limit = min(max_bytes, max(MIN_UNPACKED_BYTES, MAX_RATIO * len(packed)))
-    parts, size = [], 0
+    content = io.BytesIO()
     try:
-        for part in _unpacked(packed):
-            size += len(part)
-            if size > limit:
-                raise DataError(
-                    f"{what}: {one_line(path)} unpacks to more than {limit} bytes, the maximum for its "
-                    f"{len(packed)}; unpack it first if you trust it"
-                )
-            parts.append(part)
-        return b"".join(parts)
-    except (EOFError, zlib.error) as error:
+        with gzip.GzipFile(fileobj=io.BytesIO(packed)) as file:
+            while part := file.read(_CHUNK_BYTES):
+                content.write(part)
+                if content.tell() > limit:
+                    raise DataError(
+                        f"{what}: {one_line(path)} unpacks to more than {limit} bytes, the maximum for its "
+                        f"{len(packed)}; unpack it first if you trust it"
+                    )
+        return content.getvalue()
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{what}: cannot read {one_line(path)}: {one_line(error)}") from error
     except MemoryError as error:
         raise DataError(f"{what}: {one_line(path)} does not fit into memory") from error
@@ -177,13 +183,7 @@ def read_lines(path: str | Path, what: str) -> Iterator[bytes]:
     """
     with opened(path, what) as file:
         number = 0
-        while True:
-            try:
-                line = file.readline(MAX_LINE_BYTES + 1)
-            except OSError as error:
-                raise _unreadable(path, what, error) from error
-            if not line:
-                return
+        while line := file.readline(MAX_LINE_BYTES + 1):
             number += 1
             if len(line) > MAX_LINE_BYTES:
                 raise DataError(
@@ -205,36 +205,6 @@ def without_mark(content: bytes, path: str | Path, what: str) -> bytes:
     if encoding is not None:
         raise DataError(f"{what}: {one_line(path)} is in {encoding}, expected UTF-8; save it as UTF-8")
     return content.removeprefix(_UTF8_MARK)
-
-
-def _bounded(file: BinaryIO, max_bytes: int) -> bytes | None:
-    size = os.fstat(file.fileno()).st_size
-    if size > max_bytes:
-        return None
-    content = file.read(size + 1)
-    while len(content) > size:  # it grows, or it is of a file system that does not tell sizes
-        if size > max_bytes:
-            return None
-        size = len(content)
-        content += file.read(_CHUNK_BYTES)
-    return content
-
-
-def _unreadable(path: str | Path, what: str, error: OSError) -> DataError:
-    return DataError(f"{what}: cannot read {one_line(path)}: {error.strerror or one_line(error)}")
-
-
-def _unpacked(packed: bytes) -> Iterator[bytes]:
-    """The parts of gzip's members, one after the other; zeros after the last are passed over."""
-    while packed:
-        member = zlib.decompressobj(wbits=31)
-        while not member.eof:
-            part = member.decompress(packed, _CHUNK_BYTES)
-            packed = member.unconsumed_tail
-            if not part and not packed and not member.eof:
-                raise EOFError("it ends too early")
-            yield part
-        packed = member.unused_data.lstrip(b"\0")
 
 
 # -- JSON ---------------------------------------------------------------------------------------------------
