@@ -14,7 +14,7 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from treeshare.errors import DataError, one_line
+from treeshare.errors import DataError, TreeshareError, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,6 +93,8 @@ def opened(path: str | Path, what: str) -> Iterator[BufferedReader]:
     try:
         with open(open_regular(path), "rb") as file:
             yield file
+    except TreeshareError:  # some are OSErrors
+        raise
     except OSError as error:
         raise DataError(
             f"{what}: cannot read {one_line(path)}: {error.strerror or one_line(error)}"

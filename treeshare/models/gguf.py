@@ -111,10 +111,6 @@ def _digest(gguf: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except DataError as error:
         raise ModelLoadError(str(error)) from error
-    except OSError as error:
-        if isinstance(error, ModelLoadError):
-            raise
-        raise ModelLoadError(f"model: cannot read {one_line(gguf)}: {error.strerror or error}") from error
 
 
 def _own_dtype(gguf: Path) -> str:
@@ -142,8 +138,11 @@ def _write_list(folder: Path) -> None:
     """Make the folder's files durable, then list them."""
     sizes = {}
     for path in sorted(folder.iterdir()):
-        with files.opened(path, "model cache") as file:
-            os.fsync(file.fileno())
+        descriptor = files.open_regular(path)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
         sizes[path.name] = path.stat().st_size
     files.write_atomically(folder / _LIST, files.dump_json(sizes))
 
