@@ -53,6 +53,11 @@ HONEST: list[tuple[str, str]] = [
         "r, n = f(), 0\nwhile r: r, n = r[0], n + 1\nassert n == 5000",
     ),
     ("return list(range(20000))", "assert f() == list(range(20000))"),
+    ("return tuple((i,) for i in range(20000))", "assert f() == tuple((i,) for i in range(20000))"),
+    (
+        "x = [(i,) for i in range(20000)]; return x, frozenset(x)",
+        "r = f(); assert r[1] == set(r[0]) == {(i,) for i in range(20000)}",
+    ),
     # containers of the standard library
     (
         "from collections import Counter; return Counter('aab')",

@@ -46,6 +46,10 @@ class Verdict(enum.StrEnum):
     UNDECIDED = "undecided"
 
 
+VERDICTS = {verdict.value: verdict for verdict in Verdict}
+"""By the text in which a process writes one."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """What a program may use. It is one process: it cannot start others.

@@ -19,23 +19,22 @@ class Reader:
     """Messages of the host's: each is its length in four bytes, then its content."""
 
     def __init__(self, descriptor: int) -> None:
-        self.descriptor, self.buffer = descriptor, b""
+        self.descriptor, self.buffer = descriptor, bytearray()
 
     def message(self) -> bytes:
         """The next one; the end of the process where there is none."""
-        size = 4
-        is_head = True
-        while True:
-            if len(self.buffer) >= size:
-                part, self.buffer = self.buffer[:size], self.buffer[size:]
-                if not is_head:
-                    return part
-                is_head, size = False, int.from_bytes(part, "big")
-                continue
+        return self.taken(int.from_bytes(self.taken(4), "big"))
+
+    def taken(self, size: int) -> bytes:
+        """That many bytes."""
+        while len(self.buffer) < size:
             more = os.read(self.descriptor, 1 << 16 if size < 1 << 16 else 1 << 20)
             if not more:
                 os._exit(3)
             self.buffer += more
+        taken = bytes(self.buffer[:size])
+        del self.buffer[:size]
+        return taken
 
 
 def write_frame(descriptor: int, content: bytes) -> None:

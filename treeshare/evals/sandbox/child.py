@@ -125,7 +125,8 @@ class Child:
             if self._is_over:
                 return
             self.interrupt()
-            self._process.wait(_KILL_S)
+            has_ended(self._process.pid, _KILL_S)  # subprocess would look again and again
+            self._process.wait(0)
             self._is_over = True
             if self._info is None:
                 return

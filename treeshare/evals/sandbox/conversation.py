@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING
 
 from treeshare.errors import DataError, one_line
-from treeshare.evals.sandbox.base import Verdict
+from treeshare.evals.sandbox.base import VERDICTS, Verdict
 from treeshare.evals.sandbox.descriptors import is_ready
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ _LENGTH_BYTES = 4
 _MAX_EXAMINERS_BYTES = 1 << 28
 _START_S = 30.0
 _GIVE_UP_S = 0.5
-_VERDICTS = {verdict.value: verdict for verdict in Verdict}
 
 
 class TooLateError(Exception):
@@ -227,7 +226,7 @@ def converse(
 def verdict_in(text: bytes) -> tuple[Verdict, str]:
     """A verdict as a process writes it, with one line on it; never that a program has passed."""
     name, _, detail = text.decode("utf-8", "replace").partition("\n")
-    verdict = _VERDICTS.get(name, Verdict.RUNTIME_ERROR)
+    verdict = VERDICTS.get(name, Verdict.RUNTIME_ERROR)
     if verdict is Verdict.PASSED:
         verdict = Verdict.RUNTIME_ERROR
     return verdict, one_line(detail)[:300] or "no reason is known"

@@ -8,7 +8,7 @@ import math
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any, TypeAlias
 
     Value: TypeAlias = Any
@@ -82,28 +82,33 @@ class Decoder:
 
     def make(self, number: int) -> None:
         """Make a value that cannot change, after those that it is made of."""
-        waiting = [number]
+        if self.is_made[number]:
+            return
+        waiting = [(number, self.parts(number))]
         while waiting:
-            number = waiting[-1]
-            if self.is_made[number]:
-                waiting.pop()
+            number, parts = waiting[-1]
+            missing = next((part for part in parts if not self.is_made[part]), None)
+            if missing is not None:
+                if len(waiting) > len(self.nodes):
+                    raise Refused("a value that is part of itself")
+                waiting.append((missing, self.parts(missing)))
                 continue
             node = self.nodes[number]
             assert node is not None
-            missing = [part for part in self.parts(node) if not self.is_made[part]]
-            if len(waiting) > len(self.nodes):
-                raise Refused("a value that is part of itself")
-            if missing:
-                waiting.append(missing[0])
-                continue
             self.objects[number] = MAKERS[node[0]](self, node)
             self.is_made[number] = True
+            waiting.pop()
 
-    def parts(self, node: "Node") -> "list[int]":
+    def parts(self, number: int) -> "Iterator[int]":
         """The nodes that a node refers to."""
+        node = self.nodes[number]
+        assert node is not None
         places = node[1] if len(node) > 1 and type(node[1]) is list else []
-        found = [place[0] for place in places if type(place) is list and len(place) == 1]
-        return [part for part in found if type(part) is int and 0 <= part < len(self.nodes)]
+        for place in places:
+            if type(place) is list and len(place) == 1:
+                part = place[0]
+                if type(part) is int and 0 <= part < len(self.nodes):
+                    yield part
 
     def at(self, place: "Value") -> "Value":
         """The value in a place."""

@@ -21,7 +21,7 @@ from treeshare.evals.sandbox.descriptors import Pipe, content_of, has_ended, is_
 from treeshare.evals.sandbox.interpreter import spare_uid
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from treeshare.evals.sandbox.base import Limits
     from treeshare.evals.sandbox.roles import Role
@@ -46,16 +46,24 @@ _ENVIRONMENT = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
-    """What a process is given to run.
+class Order:
+    """What a process is for, and what it is given.
 
     Attributes:
+        role: What it is for.
+        limits: What it may use.
+        told: What the harness is told besides, by ``name=value``.
+        inherited: Descriptors that it gets.
         program: Python source.
         nonce: What a report has to begin with.
         request: The module ``values`` and what is to be called; may be empty.
         stdin: The program's input.
     """
 
+    role: Role
+    limits: Limits
+    told: dict[str, str]
+    inherited: tuple[int, ...]
     program: bytes = b""
     nonce: bytes = b"-" * 32
     request: bytes = b""
@@ -111,65 +119,44 @@ class Launcher:
         self._lock = threading.Lock()
         self.is_closed = False
 
-    def start(
-        self,
-        role: Role,
-        source: Source,
-        limits: Limits,
-        stack: contextlib.ExitStack,
-        *,
-        told: dict[str, str],
-        inherited: Sequence[int],
-    ) -> Running:
+    def start(self, order: Order, stack: contextlib.ExitStack) -> Running:
         """Start a process, and wait until its program is about to run; tried twice.
 
         Args:
-            role: What it is for.
-            source: What it runs.
-            limits: What it may use.
+            order: What it is for, and what it is given.
             stack: Kills it and closes what belongs to it.
-            told: What the harness is told besides, by ``name=value``.
-            inherited: Descriptors that it gets.
 
         Raises:
             SandboxError: If it does not start: what each try said, how it ended and after how long.
         """
-        spec = self._spec(limits) | told
+        told = self._spec(order.limits) | order.told
         try:
-            return self._tried(role, source, limits, stack, spec, inherited)
+            return self._tried(order, told, stack)
         except _NotStartedError as error:
             first = error
         try:
-            return self._tried(role, source, limits, stack, spec, inherited)
+            return self._tried(order, told, stack)
         except _NotStartedError as second:
             raise SandboxError(f"sandbox: {second}; the first try: {first.ending}") from second
 
-    def _tried(
-        self,
-        role: Role,
-        source: Source,
-        limits: Limits,
-        stack: contextlib.ExitStack,
-        told: dict[str, str],
-        inherited: Sequence[int],
-    ) -> Running:
+    def _tried(self, order: Order, told: dict[str, str], stack: contextlib.ExitStack) -> Running:
         """Try to start a process; what belongs to it is closed with the stack if it starts, now if not."""
         with contextlib.ExitStack() as own:
             stdin, stdout, stderr = (
-                own.enter_context(memory_file(content)) for content in (source.stdin, None, None)
+                own.enter_context(memory_file(content)) for content in (order.stdin, None, None)
             )
             started = own.enter_context(Pipe())
-            text = own.enter_context(memory_file(source.nonce + source.program + source.request))
-            spec = told | {"source": str(text), "program_bytes": str(len(source.program))}
+            text = own.enter_context(memory_file(order.nonce + order.program + order.request))
+            spec = told | {"source": str(text), "program_bytes": str(len(order.program))}
             spec |= {"started": str(started.writing)}
-            arguments, contents = self._command(role, spec, limits)
+            arguments, contents = self._command(order.role, spec, order.limits)
             extra = {name: own.enter_context(memory_file(content)) for name, content in contents.items()}
             info = own.enter_context(Pipe()) if INFO in arguments else None
             places = {f"{{{name}}}": str(descriptor) for name, descriptor in extra.items()}
             places |= {} if info is None else {INFO: str(info.writing)}
             arguments = [places.get(argument, argument) for argument in arguments]
             arguments += [f"{name}={places.get(value, value)}" for name, value in spec.items()]
-            passed = (text, started.writing, *inherited, *extra.values())
+            passed = (text, started.writing, *order.inherited, *extra.values())
             passed += () if info is None else (info.writing,)
             process = self._begun(
                 lambda: subprocess.Popen(
@@ -212,6 +199,17 @@ class Launcher:
                 raise _NotStartedError(f"cannot start: {error.strerror}", "no process") from error
             self._running.add(process)
             return process
+
+    def end(self, running: Running, limits: Limits) -> Execution:
+        """Kill a process, and say what is known of it.
+
+        Raises:
+            SandboxError: If the sandbox is closed: it may have been killed by that.
+        """
+        self.kill(running.process)
+        if self.is_closed:
+            raise SandboxError("sandbox: closed")
+        return running.execution(limits)
 
     def kill(self, process: Child) -> None:
         """Kill a process that was started; with it dies all that it has started."""

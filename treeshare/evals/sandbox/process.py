@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import marshal
 import math
 import os
 import secrets
@@ -11,12 +10,10 @@ import signal
 import time
 from abc import abstractmethod
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from treeshare.errors import ConfigError, one_line
-from treeshare.evals import values
-from treeshare.evals.sandbox.base import Execution, Limits, Sandbox, SandboxError, Verdict
+from treeshare.evals.sandbox.base import VERDICTS, Execution, Limits, Sandbox, SandboxError, Verdict
 from treeshare.evals.sandbox.conversation import (
     Channel,
     Examiner,
@@ -28,18 +25,14 @@ from treeshare.evals.sandbox.conversation import (
 from treeshare.evals.sandbox.descriptors import Pipe, content_of, has_ended, memory_file
 from treeshare.evals.sandbox.examiners import Examiners
 from treeshare.evals.sandbox.interpreter import spare_uid
-from treeshare.evals.sandbox.launcher import Launcher, Source
-from treeshare.evals.sandbox.roles import LAUNCHER, Role
+from treeshare.evals.sandbox.launcher import Launcher, Order
+from treeshare.evals.sandbox.roles import LAUNCHER, Role, codec_code
 from treeshare.evals.values import NoValueError, encode
 
 if TYPE_CHECKING:
     from treeshare.evals.sandbox.base import Call, OutsideTests
 
-_CODEC = marshal.dumps(compile(Path(values.__file__).read_bytes(), "values.py", "exec", dont_inherit=True))
-"""The module ``values``, compiled, which takes milliseconds: the sandbox runs the same interpreter."""
-
 _EXTRA_BYTES = 4096
-_VERDICTS = {verdict.value: verdict for verdict in Verdict}
 
 
 class ProcessSandbox(Sandbox):
@@ -81,19 +74,23 @@ class ProcessSandbox(Sandbox):
         """See ``Sandbox.run``."""
         limits = limits or Limits()
         nonce = secrets.token_hex(16).encode()
-        codec, request = (b"", b"") if call is None else (_CODEC, _request(call))
-        source = Source(program=_encoded(program), nonce=nonce, request=codec + request, stdin=stdin)
+        codec, request = (b"", b"") if call is None else (codec_code(), _request(call))
         with contextlib.ExitStack() as stack:
             report_file = stack.enter_context(memory_file())
             told = {"report": str(report_file), "as_main": str(int(as_main)), "codec_bytes": str(len(codec))}
-            running = self._launcher.start(
-                Role.PROGRAM, source, limits, stack, told=told, inherited=(report_file,)
+            order = Order(
+                role=Role.PROGRAM,
+                limits=limits,
+                told=told,
+                inherited=(report_file,),
+                program=_encoded(program),
+                nonce=nonce,
+                request=codec + request,
+                stdin=stdin,
             )
+            running = self._launcher.start(order, stack)
             is_late = not has_ended(running.process.pid, limits.wall_s)
-            self._launcher.kill(running.process)
-            if self._launcher.is_closed:
-                raise SandboxError("sandbox: closed")
-            execution = running.execution(limits)
+            execution = self._launcher.end(running, limits)
             report = content_of(report_file, limits.output_bytes + _EXTRA_BYTES)
             is_long = running.printed() > limits.output_bytes
             if is_long or len(report) == limits.output_bytes + _EXTRA_BYTES:
@@ -126,14 +123,14 @@ class ProcessSandbox(Sandbox):
             stack.callback(examiner.give_up)
             examiner.begin(tests, math.ceil(limits.wall_s) + 1)
             questions, answers = stack.enter_context(Pipe()), stack.enter_context(Pipe())
-            running = self._launcher.start(
-                Role.CANDIDATE,
-                Source(program=_encoded(program)),
-                limits,
-                stack,
+            order = Order(
+                role=Role.CANDIDATE,
+                limits=limits,
                 told={"incoming": str(questions.reading), "outgoing": str(answers.writing)},
                 inherited=(questions.reading, answers.writing),
+                program=_encoded(program),
             )
+            running = self._launcher.start(order, stack)
             deadline = time.monotonic() + limits.wall_s
             questions.close(questions.reading)
             answers.close(answers.writing)
@@ -145,10 +142,7 @@ class ProcessSandbox(Sandbox):
                 is_late = True
             except TooLongError:
                 is_long = True
-            self._launcher.kill(running.process)
-            if self._launcher.is_closed:
-                raise SandboxError("sandbox: closed")
-            execution = running.execution(limits)
+            execution = self._launcher.end(running, limits)
             if is_long or running.printed() > limits.output_bytes:
                 return _with_too_much_output(execution, limits)
         if is_late:
@@ -160,14 +154,13 @@ class ProcessSandbox(Sandbox):
     def _start_examiner(self, limits: Limits, stack: contextlib.ExitStack) -> Examiner:
         """Start a process that runs tests; the stack ends it."""
         jobs, replies = stack.enter_context(Pipe()), stack.enter_context(Pipe())
-        self._launcher.start(
-            Role.EXAMINER,
-            Source(),
-            limits,
-            stack,
+        order = Order(
+            role=Role.EXAMINER,
+            limits=limits,
             told={"incoming": str(jobs.reading), "outgoing": str(replies.writing), "cpu_s": "0"},
             inherited=(jobs.reading, replies.writing),
         )
+        self._launcher.start(order, stack)
         jobs.close(jobs.reading)
         replies.close(replies.writing)
         return Examiner(Channel(replies.reading, jobs.writing))
@@ -214,12 +207,10 @@ def _late(execution: Execution, limits: Limits) -> Execution:
 def _judged(execution: Execution, report: bytes, nonce: bytes) -> Execution:
     """``execution`` with the verdict of the harness, or of how the process ended without it."""
     lines = report.removeprefix(nonce).decode("utf-8", "replace").split("\n", 2)
-    if report.startswith(nonce) and len(lines) == 3 and lines[0] in _VERDICTS:
+    if report.startswith(nonce) and len(lines) == 3 and lines[0] in VERDICTS:
         verdict, detail, value = lines
         if verdict != Verdict.PASSED or execution.exit_code == 0:
-            return replace(
-                execution, verdict=_VERDICTS[verdict], detail=one_line(detail), value=value or None
-            )
+            return replace(execution, verdict=VERDICTS[verdict], detail=one_line(detail), value=value or None)
     return _left(execution)
 
 

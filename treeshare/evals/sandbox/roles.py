@@ -1,4 +1,4 @@
-"""What runs inside a sandboxed process: the files of this folder that a role needs, compiled."""
+"""What runs inside a sandboxed process: the files that a role needs, compiled."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import enum
 import functools
 import marshal
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import CodeType
 
 _FOLDER = Path(__file__).parent
 
@@ -45,7 +49,18 @@ def role_code(role: Role, *, with_confine: bool) -> bytes:
             has taken away.
     """
     names = ("confine",) * with_confine + _FILES[role]
-    texts = {f"{name}.py": _FOLDER.joinpath(f"{name}.py").read_text(encoding="utf-8") for name in names}
-    texts["start"] = f"{role}_main()"
-    codes = [compile(text, name, "exec", dont_inherit=True, optimize=2) for name, text in texts.items()]
+    codes = [_compiled(_FOLDER / f"{name}.py") for name in names]
+    codes.append(compile(f"{role}_main()", "start", "exec", dont_inherit=True))
     return marshal.dumps(codes)
+
+
+@functools.cache
+def codec_code() -> bytes:
+    """The code of the module ``values``, which reads what a function is given and writes what it returns."""
+    return marshal.dumps(_compiled(_FOLDER.parent / "values.py"))
+
+
+def _compiled(path: Path) -> CodeType:
+    """Compiled here, as it takes milliseconds: the sandbox runs the same interpreter."""
+    text = path.read_text(encoding="utf-8")
+    return compile(text, path.name, "exec", dont_inherit=True, optimize=2)
