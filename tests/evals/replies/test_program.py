@@ -187,6 +187,14 @@ def test_a_corrected_helper_takes_its_place():
     )
 
 
+@pytest.mark.parametrize("imports", ["from m import g, h\n", "from m import (\n    g,\n    h,\n)\n"])
+def test_functions_take_the_place_of_one_import_of_them(imports):
+    user = "def f(x):\n    return g(x) + h(x)\n"
+    g, h = "def g(x):\n    return 1\n", "def h(x):\n    return 2\n"
+    assert program_in(block(imports + user) + "where\n" + block(g + "\n" + h), F) == g + h + user
+    assert program_in(block(imports + user) + "where\n" + block(h), F) == imports + h + user
+
+
 def test_future_imports_stay_first():
     reply = block("from __future__ import annotations\nimport re\ndef g(x: List): return 1\n") + block(
         "# f\nfrom __future__ import annotations\ndef f(x):\n    return g(x)\n"

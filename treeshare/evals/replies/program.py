@@ -132,9 +132,11 @@ def _assembled(sources: Sequence[Source], chosen: int, wanted: Wanted) -> str:
         if statement.is_future_import:
             futures.insert(0, statement.text)
             lines[statement.first : statement.end] = []
-        for name in statement.binds & newer.keys():
-            if statement.defines:
-                lines[statement.first : statement.end] = [newer[name].text.rstrip("\n")]
+        renewed = statement.binds & newer.keys() if statement.defines else frozenset()
+        if renewed:
+            keeps = statement.binds - renewed  # an import of several names
+            texts = dict.fromkeys(newer[name].text.rstrip("\n") for name in sorted(renewed))
+            lines[statement.end if keeps else statement.first : statement.end] = texts
     futures += [one.text for one in helpers if one.is_future_import and one.text not in futures]
     return "".join([*futures, *(one.text for one in helpers if not one.is_future_import), "\n".join(lines)])
 
