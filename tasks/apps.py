@@ -42,10 +42,10 @@ class AppsRecord(BaseModel):
         """``input_output``, which is JSON inside a string; empty if the problem has no test."""
         return _parsed(self.input_output, dict, f"problem {self.problem_id}, input_output") or {}
 
-    def prompt(self) -> str:
-        """The published wording, up to where the code begins."""
+    def prompt(self, tests: dict[str, Any]) -> str:
+        """The published wording, up to where the code begins; ``tests`` says its form."""
         starter = f"\n{self.starter_code}" if self.starter_code else ""
-        form = "Call-Based" if self.tests().get("fn_name") else "Standard Input"
+        form = "Call-Based" if tests.get("fn_name") else "Standard Input"
         return f"\nQUESTION:\n{self.question}{starter}\nUse {form} format\nANSWER:\n"
 
 
@@ -68,7 +68,8 @@ class Apps(ProgramTask):
                 continue
             _require_pairs(record.problem_id, tests)
             content = {"tests": tests, "statement": record.question}
-            problems.append(Problem(task_id=task_id, prompt=record.prompt(), data=MappingProxyType(content)))
+            prompt = record.prompt(tests)
+            problems.append(Problem(task_id=task_id, prompt=prompt, data=MappingProxyType(content)))
         if not problems:
             kind = f"{self.difficulty} problem" if self.difficulty else "problem"
             raise DataError(f"data: {data or HUB_ID} holds no {kind} with tests")
@@ -82,7 +83,7 @@ class Apps(ProgramTask):
             if solutions and self.difficulty in ("", record.difficulty):
                 task_id = f"APPS/{record.problem_id}" if shot_data is None and data is not None else None
                 answer = str(solutions[0]).replace("\r\n", "\n").rstrip()
-                shots.append(Shot(prompt=record.prompt(), answer=answer, task_id=task_id))
+                shots.append(Shot(prompt=record.prompt(record.tests()), answer=answer, task_id=task_id))
         return shots
 
     def program(self, problem: Problem, completion: str) -> str:

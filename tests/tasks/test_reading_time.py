@@ -128,6 +128,13 @@ def test_the_time_of_long_texts_grows_with_them(name):
     assert slow_texts(reader(name), PUMPS, size=10000, negligible_s=0.05, limit_s=60) == {}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("pump", ["a b\nx=1\n", "a b\nf=1\n"])
+def test_the_time_of_many_pieces_of_code_grows_with_their_number(pump):
+    """Between words, so many that what is done with the whole text for each of them shows."""
+    assert slow_texts(reader("humaneval"), [pump], size=60000, negligible_s=0.05, limit_s=30) == {}
+
+
 def test_a_reader_that_is_quadratic_is_found():
     def read(text):
         return [text[i:].count("`") for i in range(0, len(text), 2)]

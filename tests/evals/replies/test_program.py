@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import warnings
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from treeshare.evals.replies import Wanted, as_body, program_in, without_future_imports
+from treeshare.evals.replies import Wanted, as_body, free_names, program_in, without_future_imports
 
 F = Wanted(names=frozenset({"f"}))
 READS = Wanted(reads_stdin=True)
@@ -186,6 +187,14 @@ def test_a_corrected_helper_takes_its_place():
     )
 
 
+@pytest.mark.parametrize("imports", ["from m import g, h\n", "from m import (\n    g,\n    h,\n)\n"])
+def test_functions_take_the_place_of_one_import_of_them(imports):
+    user = "def f(x):\n    return g(x) + h(x)\n"
+    g, h = "def g(x):\n    return 1\n", "def h(x):\n    return 2\n"
+    assert program_in(block(imports + user) + "where\n" + block(g + "\n" + h), F) == g + h + user
+    assert program_in(block(imports + user) + "where\n" + block(h), F) == imports + h + user
+
+
 def test_future_imports_stay_first():
     reply = block("from __future__ import annotations\nimport re\ndef g(x: List): return 1\n") + block(
         "# f\nfrom __future__ import annotations\ndef f(x):\n    return g(x)\n"
@@ -250,6 +259,15 @@ def test_no_program(reply):
 def test_any_text_gives_something(reply):
     for wanted in (F, READS, Wanted()):
         assert isinstance(program_in(reply, wanted), str)
+
+
+def test_escapes_in_strings_are_the_programs_affair():
+    """Warnings are errors in tests; for users each would be a line on the terminal."""
+    helper, user = "def g(x):\n    return '\\d'\n", "def f(x):\n    return g('\\w')\n"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert program_in(block(helper) + block(user), F) == helper + user
+        assert free_names("x = y + '\\d'\n") == {"y"}
 
 
 # --- what stands behind a prompt ---

@@ -61,10 +61,12 @@ def python_blocks(text: str) -> list[Block]:
 
 def _python_blocks(text: str, depth: int) -> list[Block]:
     lines = text.split("\n")
-    fences = [token for token in _reply_parser().parse(text) if token.type == "fence"]
+    tokens = _reply_parser().parse(text)
     found: list[tuple[int, Block]] = []
     free_from = 0
-    for token in fences:
+    for token in tokens:
+        if token.type != "fence":
+            continue
         assert token.map is not None
         first, end = token.map
         found += _unfenced(lines, free_from, first)
@@ -73,11 +75,13 @@ def _python_blocks(text: str, depth: int) -> list[Block]:
         lead_in = _lead_in(lines, first)
         if language in _MARKDOWN and depth < _MAX_NESTING:
             found += [(first, block) for block in _python_blocks(token.content, depth + 1)]
-        elif _PYTHON.fullmatch(language) or (language in _NO_LANGUAGE and _is_python(token.content)):
-            found.append((first, Block(source=Source.of(token.content), lead_in=lead_in)))
+        elif (is_named := _PYTHON.fullmatch(language)) or language in _NO_LANGUAGE:
+            source = Source.of(token.content)
+            if is_named or _is_python(source, token.content):
+                found.append((first, Block(source=source, lead_in=lead_in)))
     found += _unfenced(lines, free_from, len(lines))
     if not found:
-        found = _indented(text)
+        found = _indented(tokens)
     return [block for _, block in found]
 
 
@@ -87,22 +91,24 @@ def _unfenced(lines: list[str], first: int, end: int) -> list[tuple[int, Block]]
     text = "\n".join(lines[first:end]) + ("\n" if end < len(lines) else "")
     if "<code" in text or "<pre" in text:
         text = html.unescape(_HTML_TAG.sub("\n", text))
+    own_lines = text.split("\n")
     return [
-        (first, Block(source=source, lead_in=_lead_in(text.split("\n"), line), is_fenced=False))
+        (first, Block(source=source, lead_in=_lead_in(own_lines, line), is_fenced=False))
         for line, source in code_runs(text)
     ]
 
 
-def _indented(text: str) -> list[tuple[int, Block]]:
+def _indented(tokens: list[Token]) -> list[tuple[int, Block]]:
     """Markdown's indented code, where there is no other; a fence that is indented too far is in there."""
     found = []
-    for token in _reply_parser().parse(text):
+    for token in tokens:
         if token.type == "code_block" and token.map is not None:
             content = textwrap.dedent(token.content)
             inner = [token.content for token in _reply_parser().parse(content) if token.type == "fence"]
             for code in inner or [content]:
-                if _is_python(code):
-                    found.append((token.map[0], Block(source=Source.of(code), lead_in="")))
+                source = Source.of(code)
+                if _is_python(source, code):
+                    found.append((token.map[0], Block(source=source, lead_in="")))
     return found
 
 
@@ -112,9 +118,8 @@ def _language(info: str) -> str:
     return _LANGUAGE_END.split(words, maxsplit=1)[0].lower() if words else ""
 
 
-def _is_python(code: str) -> bool:
+def _is_python(source: Source, code: str) -> bool:
     """Whether code of no language is Python, and more than a value such as a sample's numbers."""
-    source = Source.of(code)
     return source.has_statements if source.tree is not None else bool(_LIKE_PYTHON.search(code))
 
 

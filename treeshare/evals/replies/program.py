@@ -11,7 +11,7 @@ from treeshare.evals.replies.blocks import Block, python_blocks
 from treeshare.evals.replies.reasoning import final_answer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from treeshare.evals.replies.source import Source, Statement
 
@@ -68,21 +68,15 @@ def _last_definition(blocks: Sequence[Block], names: frozenset[str]) -> int:
     sources = [block.source for block in blocks]
     if not names:
         return _last_definition_of_any(sources)
-    for i in reversed(range(len(blocks))):
-        found = sources[i].defines & names
+    defining = [i for i, source in enumerate(sources) if source.defines & names]
+    for i in reversed(defining):
         # Between words an assignment may be part of them.
-        if found and (
-            blocks[i].is_fenced or found & sources[i].functions or not any(_defining(blocks[:i], names))
-        ):
+        if blocks[i].is_fenced or sources[i].functions & names or i == defining[0]:
             return i
     for i in reversed(range(len(sources))):
         if sources[i].returns or sources[i].tree is None:
             return i
     return _last_definition_of_any(sources)
-
-
-def _defining(blocks: Sequence[Block], names: frozenset[str]) -> Iterator[bool]:
-    return (bool(block.source.defines & names) for block in blocks)
 
 
 def _last_definition_of_any(sources: Sequence[Source]) -> int:
@@ -138,9 +132,11 @@ def _assembled(sources: Sequence[Source], chosen: int, wanted: Wanted) -> str:
         if statement.is_future_import:
             futures.insert(0, statement.text)
             lines[statement.first : statement.end] = []
-        for name in statement.binds & newer.keys():
-            if statement.defines:
-                lines[statement.first : statement.end] = [newer[name].text.rstrip("\n")]
+        renewed = statement.binds & newer.keys() if statement.defines else frozenset()
+        if renewed:
+            keeps = statement.binds - renewed  # an import of several names
+            texts = dict.fromkeys(newer[name].text.rstrip("\n") for name in sorted(renewed))
+            lines[statement.end if keeps else statement.first : statement.end] = texts
     futures += [one.text for one in helpers if one.is_future_import and one.text not in futures]
     return "".join([*futures, *(one.text for one in helpers if not one.is_future_import), "\n".join(lines)])
 

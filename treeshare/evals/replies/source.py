@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import contextlib
 import doctest
 import re
 import symtable
@@ -31,17 +32,27 @@ _DEFINED = re.compile(
 )
 _READS = re.compile(r"\b(?:input\(|stdin\b)")
 
-_quiet = threading.Lock()
+_filters = threading.Lock()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No warnings of the parser's inside, such as of escapes in strings: they are the program's affair.
+
+    The filters are the whole process's, so there is a single thread at a time.
+    """
+    with _filters, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def parsed(text: str) -> ast.Module | None:
     """The syntax tree of a text; None if it is no Python, or nested too deep for the parser."""
-    with _quiet, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of escapes in strings: the program's affair
-        try:
+    try:
+        with _quiet():
             return ast.parse(text)
-        except _FAILURES:
-            return None
+    except _FAILURES:
+        return None
 
 
 def is_statement(node: ast.stmt) -> bool:
@@ -251,7 +262,8 @@ class Source:
 def free_names(text: str) -> frozenset[str]:
     """The names that a module's text uses and neither it nor Python defines; none if that cannot be said."""
     try:
-        top = symtable.symtable(text, "<reply>", "exec")
+        with _quiet():
+            top = symtable.symtable(text, "<reply>", "exec")
     except _FAILURES:
         return frozenset()
     used: set[str] = set()

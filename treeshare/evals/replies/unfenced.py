@@ -42,10 +42,12 @@ class _Unit:
 
 def code_runs(text: str) -> list[tuple[int, Source]]:
     """The longest pieces of a text that are Python, with the number of their first line."""
-    if _is_whole(text):
-        return [(0, Source.of(text))]
+    tree = parsed(text)
+    if tree is not None and _is_whole(tree):
+        return [(0, Source(text, tree))]
     runs: list[tuple[int, Source]] = []
     units: list[_Unit] = []
+    code_end = 0  # of the run's units: those behind it are comments
     names: set[str] = set()
     before = "\n"
     for unit in [*_units(text), None]:
@@ -53,11 +55,12 @@ def code_runs(text: str) -> list[tuple[int, Source]]:
         before = unit.lines[-1] if unit is not None else ""
         if unit is not None and (kind == "code" or (kind == "comment" and units)):
             units.append(unit)
+            if kind == "code":
+                code_end = len(units)
         elif kind == "words":
-            while units and _kind(units[-1], names) == "comment":
-                units.pop()
             if units:
-                runs.append((units[0].line, Source.of(_dedented("".join(one.text for one in units)))))
+                code = "".join(one.text for one in units[:code_end])
+                runs.append((units[0].line, Source.of(_dedented(code))))
             units = []
     return runs
 
@@ -68,13 +71,11 @@ def _is_heading(unit: _Unit, before: str) -> bool:
     return is_apart and _HEADING.match(unit.lines[0]) is not None
 
 
-def _is_whole(text: str) -> bool:
+def _is_whole(tree: ast.Module) -> bool:
     """Whether a text is code from its first word to its last, strings that explain it included."""
-    tree = parsed(text)
-    names = bound_names(tree.body) if tree is not None else set()
+    names = bound_names(tree.body)
     return (
-        tree is not None
-        and any(is_statement(node) for node in tree.body)
+        any(is_statement(node) for node in tree.body)
         and all(is_statement(node) or _is_string(node) for node in tree.body)
         and not any(_is_unknown_call(node, names) for node in tree.body)
     )
@@ -150,9 +151,7 @@ def _goes_on(lines: list[str]) -> list[bool]:
 
 def _kind(unit: _Unit, names: set[str]) -> _Kind:
     """Whether a unit is code; the names that it binds are noted."""
-    text = unit.text
-    first = unit.lines[0]
-    tree = parsed(_dedented(text) if first[:1] in (" ", "\t") else text)
+    tree = parsed(_dedented(unit.text))
     if tree is None:
         return "words"
     if not tree.body:
