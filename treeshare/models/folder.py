@@ -36,6 +36,10 @@ _READ = frozenset({".json", ".jinja", ".model", ".safetensors", ".txt"})
 _MAX_TEXT_BYTES = 1 << 30
 """Maximum size of such a file, weights apart; the largest tokenizers have tens of megabytes."""
 
+_MAX_DEPTH = 300
+"""Levels of lists and objects in such a file: libraries copy them by recursion, two calls a level, and Python
+allows 1000 in all. How deep its JSON parser goes depends on its version."""
+
 _MAX_LAYERS = 10_000
 _LAYERS = re.compile(r"layer|depth")
 """Fields of a configuration that count layers; libraries make a list that long before they see a weight."""
@@ -99,6 +103,8 @@ def read_object(path: Path) -> dict[str, Any]:
         if without_mark(content, path, "model") != content:
             raise ModelLoadError(f"{where}: it begins with a byte order mark; save it as UTF-8 without one")
         value = json.loads(content.decode())
+        if _depth(value) > _MAX_DEPTH:
+            raise RecursionError  # where the parser goes deeper
     except DataError as error:
         raise ModelLoadError(str(error)) from error
     except RecursionError as error:
@@ -109,6 +115,15 @@ def read_object(path: Path) -> dict[str, Any]:
         got = "null" if value is None else f"a {type(value).__name__}"
         raise ModelLoadError(f"{where}: got {got}, expected a JSON object; get it again")
     return value
+
+
+def _depth(value: object) -> int:
+    """Levels of lists and objects inside one another."""
+    depth, level = 0, [value]
+    while inner := [part for part in level if isinstance(part, (list, dict))]:
+        depth += 1
+        level = [part for outer in inner for part in (outer.values() if isinstance(outer, dict) else outer)]
+    return depth
 
 
 def require_layers(config: Path) -> None:
