@@ -144,28 +144,21 @@ def mutate(folder, name, draw, value):
     (folder / name).write_text(json.dumps(tree))
 
 
-def walk(folder, tmp_path, damage):
-    place = tmp_path / "damaged"
-    shutil.rmtree(place, ignore_errors=True)
-    shutil.copytree(folder, place)
-    mutate(place, *damage)
-    loads_or_refuses(place)
-
-
 QUIET = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None, "derandomize": True}
 
 
-@settings(max_examples=12, **QUIET)
-@given(damage=DAMAGE)
-def test_some_values_anywhere(whole, tmp_path, damage):
-    walk(whole, tmp_path, damage)
+@pytest.mark.parametrize("number", [12, pytest.param(600, marks=pytest.mark.slow)])
+def test_values_anywhere(whole, tmp_path, number):
+    @settings(max_examples=number, **QUIET)
+    @given(damage=DAMAGE)
+    def walk(damage):
+        place = tmp_path / "damaged"
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.copytree(whole, place)
+        mutate(place, *damage)
+        loads_or_refuses(place)
 
-
-@pytest.mark.slow
-@settings(max_examples=600, **QUIET)
-@given(damage=DAMAGE)
-def test_many_values_anywhere(whole, tmp_path, damage):
-    walk(whole, tmp_path, damage)
+    walk()
 
 
 @pytest.mark.slow
@@ -272,27 +265,22 @@ def test_layers_that_a_gguf_does_not_have(tmp_path, monkeypatch, layers):
 GGUF_DAMAGE = st.lists(st.tuples(st.floats(0, 0.99), st.integers(0, 255)), min_size=1, max_size=4)
 
 
-@settings(max_examples=8, **QUIET)
-@given(damage=GGUF_DAMAGE)
-def test_some_bytes_of_a_gguf(tmp_path, monkeypatch, damage):
-    walk_gguf(tmp_path, monkeypatch, damage)
-
-
-@pytest.mark.slow
-@settings(max_examples=300, **QUIET)
-@given(damage=GGUF_DAMAGE)
-def test_many_bytes_of_a_gguf(tmp_path, monkeypatch, damage):
-    walk_gguf(tmp_path, monkeypatch, damage)
-
-
-def walk_gguf(tmp_path, monkeypatch, damage):
+@pytest.mark.parametrize("number", [8, pytest.param(300, marks=pytest.mark.slow)])
+def test_bytes_of_a_gguf(tmp_path, monkeypatch, number):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     path = write_gguf(tmp_path / "x.gguf")
-    content = bytearray(path.read_bytes())
-    for place, byte in damage:
-        content[int(place * 1600)] = byte  # of header and metadata
-    path.write_bytes(content)
-    loads_or_refuses(path)
+    whole = path.read_bytes()
+
+    @settings(max_examples=number, **QUIET)
+    @given(damage=GGUF_DAMAGE)
+    def walk(damage):
+        content = bytearray(whole)
+        for place, byte in damage:
+            content[int(place * 1600)] = byte  # of header and metadata
+        path.write_bytes(content)
+        loads_or_refuses(path)
+
+    walk()
 
 
 def test_no_room_for_a_conversion(tmp_path, monkeypatch):

@@ -11,10 +11,13 @@ import os
 import re
 import stat
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from treeshare.errors import DataError, ModelLoadError, one_line
 from treeshare.files import read_file, read_text, without_mark
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 
@@ -132,16 +135,23 @@ def require_layers(config: Path) -> None:
     Raises:
         ModelLoadError: Naming the field.
     """
-    parts = [read_object(config)]
+    for name, number in integers(read_object(config), _LAYERS):
+        if number > _MAX_LAYERS:
+            raise ModelLoadError(
+                f"model: {one_line(config)}: {one_line(name)}: got {number:.3g}, "
+                f"expected at most {_MAX_LAYERS} layers"
+            )
+
+
+def integers(values: Mapping[Any, Any], names: re.Pattern[str]) -> Iterator[tuple[str, int]]:
+    """Fields of a configuration, and of the dictionaries inside, that are integers and have such a name."""
+    parts = [values]
     while parts:
         for name, value in parts.pop().items():
             if isinstance(value, dict):
                 parts.append(value)
-            elif isinstance(value, int) and value > _MAX_LAYERS and _LAYERS.search(name):
-                raise ModelLoadError(
-                    f"model: {one_line(config)}: {one_line(name)}: got {value:.3g}, "
-                    f"expected at most {_MAX_LAYERS} layers"
-                )
+            elif isinstance(value, int) and names.search(str(name)):
+                yield str(name), value
 
 
 def require_endings(generation: Path) -> None:
