@@ -11,10 +11,13 @@ import os
 import re
 import stat
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from treeshare.errors import DataError, ModelLoadError, one_line
 from treeshare.files import read_file, read_text, without_mark
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 
@@ -35,6 +38,10 @@ _READ = frozenset({".json", ".jinja", ".model", ".safetensors", ".txt"})
 
 _MAX_TEXT_BYTES = 1 << 30
 """Maximum size of such a file, weights apart; the largest tokenizers have tens of megabytes."""
+
+_MAX_DEPTH = 300
+"""Levels of lists and objects in such a file: libraries copy them by recursion, two calls a level, and Python
+allows 1000 in all. How deep its JSON parser goes depends on its version."""
 
 _MAX_LAYERS = 10_000
 _LAYERS = re.compile(r"layer|depth")
@@ -99,6 +106,8 @@ def read_object(path: Path) -> dict[str, Any]:
         if without_mark(content, path, "model") != content:
             raise ModelLoadError(f"{where}: it begins with a byte order mark; save it as UTF-8 without one")
         value = json.loads(content.decode())
+        if _depth(value) > _MAX_DEPTH:
+            raise RecursionError  # where the parser goes deeper
     except DataError as error:
         raise ModelLoadError(str(error)) from error
     except RecursionError as error:
@@ -111,22 +120,38 @@ def read_object(path: Path) -> dict[str, Any]:
     return value
 
 
+def _depth(value: object) -> int:
+    """Levels of lists and objects inside one another."""
+    depth, level = 0, [value]
+    while inner := [part for part in level if isinstance(part, (list, dict))]:
+        depth += 1
+        level = [part for outer in inner for part in (outer.values() if isinstance(outer, dict) else outer)]
+    return depth
+
+
 def require_layers(config: Path) -> None:
     """Refuse a configuration with more layers than any model has: libraries would build them for hours.
 
     Raises:
         ModelLoadError: Naming the field.
     """
-    parts = [read_object(config)]
+    for name, number in integers(read_object(config), _LAYERS):
+        if number > _MAX_LAYERS:
+            raise ModelLoadError(
+                f"model: {one_line(config)}: {one_line(name)}: got {number:.3g}, "
+                f"expected at most {_MAX_LAYERS} layers"
+            )
+
+
+def integers(values: Mapping[Any, Any], names: re.Pattern[str]) -> Iterator[tuple[str, int]]:
+    """Fields of a configuration, and of the dictionaries inside, that are integers and have such a name."""
+    parts = [values]
     while parts:
         for name, value in parts.pop().items():
             if isinstance(value, dict):
                 parts.append(value)
-            elif isinstance(value, int) and value > _MAX_LAYERS and _LAYERS.search(name):
-                raise ModelLoadError(
-                    f"model: {one_line(config)}: {one_line(name)}: got {value:.3g}, "
-                    f"expected at most {_MAX_LAYERS} layers"
-                )
+            elif isinstance(value, int) and names.search(str(name)):
+                yield str(name), value
 
 
 def require_endings(generation: Path) -> None:

@@ -10,6 +10,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from treeshare.errors import ModelLoadError, one_line
+from treeshare.models.support import head_dim, num_kv_heads
 from treeshare.models.tensor_names import shortened
 
 if TYPE_CHECKING:
@@ -153,13 +154,12 @@ def _changes(own: Mapping[str, Any], key: str, neutral: object, config: Any) -> 
 def _differing(own: Mapping[str, Any], config: Any) -> list[tuple[str, Any, Any]]:  # noqa: ANN401
     """What the file says of sizes and constants, and what the configuration says, where they differ."""
     rope = getattr(config, "rope_parameters", None) or {}
-    heads = own["attention.head_count"]
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    heads, width = own["attention.head_count"], head_dim(config)
     pairs: list[tuple[str, Any, Any]] = [
         ("block_count", own["block_count"], config.num_hidden_layers),
         ("embedding_length", own["embedding_length"], config.hidden_size),
         ("attention.head_count", heads, config.num_attention_heads),
-        ("attention.head_count_kv", own.get("attention.head_count_kv", heads), _kv_heads(config)),
+        ("attention.head_count_kv", own.get("attention.head_count_kv", heads), num_kv_heads(config)),
     ]
     for key in ("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon"):
         if key in own:
@@ -167,15 +167,10 @@ def _differing(own: Mapping[str, Any], config: Any) -> list[tuple[str, Any, Any]
     if isinstance(rope.get("rope_theta"), (int, float)):
         pairs.append(("rope.freq_base", own.get("rope.freq_base", _DEFAULT_ROPE_BASE), rope["rope_theta"]))
         rotary = round(
-            head_dim * rope.get("partial_rotary_factor", getattr(config, "partial_rotary_factor", 1.0))
+            width * rope.get("partial_rotary_factor", getattr(config, "partial_rotary_factor", 1.0))
         )
         pairs.append(("rope.dimension_count", own.get("rope.dimension_count", rotary), rotary))
     return [(key, got, has) for key, got, has in pairs if not _same(got, has)]
-
-
-def _kv_heads(config: Any) -> int:  # noqa: ANN401
-    heads: int = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    return heads
 
 
 def _epsilon(config: Any) -> float | None:  # noqa: ANN401

@@ -41,7 +41,9 @@ from treeshare.models.self_check import SelfCheck, check_lengths
 from treeshare.models.support import (
     discover_layers,
     foreign_sizes,
+    head_dim,
     max_model_len,
+    num_kv_heads,
     require_support,
     unsupported_features,
 )
@@ -213,11 +215,10 @@ def describe_model(model: str | os.PathLike[str], dtype: str = "auto") -> ModelD
         if unreadable := foreign_sizes(config):
             raise UnsupportedModelError(f"{config.model_type}: not implemented: {unreadable}")
         files = weight_files(source, config, download=False) if config.dtype is None else []
-        num_heads = config.num_attention_heads
         geometry = KVGeometry(
             num_layers=config.num_hidden_layers,
-            num_kv_heads=getattr(config, "num_key_value_heads", None) or num_heads,
-            head_dim=getattr(config, "head_dim", None) or config.hidden_size // num_heads,
+            num_kv_heads=num_kv_heads(config),
+            head_dim=head_dim(config),
             dtype=resolve_dtype(config, dtype, read_headers(files, shown)),
         )
     _require_sizes(geometry, shown)

@@ -10,12 +10,13 @@ import torch
 from treeshare.attention import CpuAttention, PrefillChunk, build_layout
 from treeshare.errors import UnsupportedModelError
 from treeshare.kv import KVStore
+from treeshare.models.folder import integers
 from treeshare.models.step import TreeStep
 from treeshare.models.support import max_model_len
 from treeshare.models.tensor_names import shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from torch import Tensor
 
@@ -130,23 +131,11 @@ def check_lengths(model: Any, geometry: KVGeometry) -> None:  # noqa: ANN401
         UnsupportedModelError: As ``SelfCheck.check``.
     """
     longest = max_model_len(model.config) - max(_TAILS)
-    for length in sorted({*_lengths(model.config)}):
-        root = (
-            length - min(_TAILS) // 2
-        )  # each child has positions on both sides; in the row, the second has none
+    for length in sorted({number for _, number in integers(model.config.to_dict(), _LENGTHS)}):
+        # Each child has positions on both sides; in the row, the second has none.
+        root = length - min(_TAILS) // 2
         if 0 < root <= min(longest, _LONGEST):
             SelfCheck(model, geometry, (root, *_TAILS)).check()
-
-
-def _lengths(config: Any) -> Iterator[int]:  # noqa: ANN401
-    """Numbers of the configuration, and of the dictionaries inside, that may be numbers of tokens."""
-    parts = [config.to_dict()]
-    while parts:
-        for name, value in parts.pop().items():
-            if isinstance(value, dict):
-                parts.append(value)
-            elif isinstance(value, int) and _LENGTHS.search(str(name)):
-                yield value
 
 
 def _branching_layout(geometry: KVGeometry, shared: int, left: int, right: int) -> BatchLayout:

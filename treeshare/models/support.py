@@ -36,6 +36,18 @@ def max_model_len(config: Any) -> int:  # noqa: ANN401
     return 1 << 20
 
 
+def num_kv_heads(config: Any) -> int:  # noqa: ANN401
+    """Heads of keys and values of each layer, as a configuration gives them."""
+    heads: int = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    return heads
+
+
+def head_dim(config: Any) -> int:  # noqa: ANN401
+    """Width of a head, as a configuration gives it."""
+    width: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return width
+
+
 def unsupported_features(model: Any) -> list[str]:  # noqa: ANN401
     """Name each feature of ``model`` that treeshare does not implement.
 
