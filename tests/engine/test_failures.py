@@ -28,6 +28,12 @@ class BrokenError(Exception):
 
 
 @contextmanager
+def replaced(patch, holder, name, instead):
+    with patch.context() as inner:
+        inner.setattr(holder, name, instead)
+        yield
+
+
 def broken_sampler(patch, is_broken):
     """Drawing raises for a batch that holds a row of a broken request."""
     draw = token_step.sample
@@ -37,12 +43,9 @@ def broken_sampler(patch, is_broken):
             raise BrokenError
         return draw(logits, specs, draw_rows, uniforms)
 
-    with patch.context() as inner:
-        inner.setattr(token_step, "sample", fails)
-        yield
+    return replaced(patch, token_step, "sample", fails)
 
 
-@contextmanager
 def broken_logits(patch, is_broken):
     """A row of a broken request is NaN, as a model that overflows makes it."""
     draw = token_step.sample
@@ -53,12 +56,9 @@ def broken_logits(patch, is_broken):
         spoilt[rows] = torch.nan
         return draw(spoilt, specs, draw_rows, uniforms)
 
-    with patch.context() as inner:
-        inner.setattr(token_step, "sample", spoilt)
-        yield
+    return replaced(patch, token_step, "sample", spoilt)
 
 
-@contextmanager
 def broken_stop(patch, is_broken):
     """Looking for an end raises, as a tokenizer may that cannot decode."""
     check = StopChecker.check
@@ -68,9 +68,7 @@ def broken_stop(patch, is_broken):
             raise BrokenError
         return check(self, token_ids)
 
-    with patch.context() as inner:
-        inner.setattr(StopChecker, "check", fails)
-        yield
+    return replaced(patch, StopChecker, "check", fails)
 
 
 BROKEN = SamplingParams(n=4, temperature=0.9, max_tokens=12, ignore_eos=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -86,6 +89,18 @@ def test_thousands_of_siblings_are_not_compared(monkeypatch, common):
     calls.clear()
     assert beside.copy_source() == (nodes[78], common + 20)
     assert len(calls) <= 8
+
+
+def test_a_prompt_that_grows_token_by_token():
+    """Each is a node below the last one, deeper than Python nests calls: a client asks token by token."""
+    forest, depth = Forest(), sys.getrecursionlimit() + 100
+    nodes = [
+        forest.graft(PromptTree.from_prompts([list(range(end))]), [1], FoldCost())[0]
+        for end in range(1, depth + 1)
+    ]
+    assert all(node.parent is above for above, node in pairwise(nodes))
+    assert [len(node.order) for node in nodes[1:]] == list(range(2, depth + 1))
+    assert nodes == sorted(nodes, key=lambda node: node.order)
 
 
 def test_siblings_without_computed_kv_are_not_copied_from():

@@ -149,7 +149,7 @@ def children_before_parents(monkeypatch):
 def a_dropped_node_is_computed_on(monkeypatch):
     def change(drop):
         def dropped(self, node):
-            queued = list(self._computing._nodes)
+            queued = self._computing._nodes.copy()
             drop(self, node)
             self._computing._nodes = queued
 
@@ -190,7 +190,8 @@ def what_is_half_computed_counts_as_whole(monkeypatch):
 def a_copy_that_is_given_up_counts_as_half(monkeypatch):
     def change(remove):
         def removed(self, node):
-            self._only_logits.discard(node)
+            if node in self._nodes:
+                self._nodes[node] = False
             remove(self, node)
 
         return removed

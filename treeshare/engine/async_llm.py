@@ -342,18 +342,15 @@ class AsyncLLM:
         self.num_finished += len(result.finished)
 
     def _add(self, listener: _Listener) -> None:
-        engine, requests = self.llm.engine, listener.requests
         try:
-            engine.check(requests)
-            for number, request in enumerate(requests):
-                index = engine.add_request(request)
-                self._listeners[index], listener.numbers[index] = listener, number
+            indices = self.llm.engine.add_requests(listener.requests)
         except Exception as error:  # the caller's
-            self._cancel(listener)
             _post([(listener, error)])
-        else:
-            listener.num_left = sum(len(request.completion_indices) for request in requests)
-            self.num_unfinished += listener.num_left
+            return
+        for number, index in enumerate(indices):
+            self._listeners[index], listener.numbers[index] = listener, number
+        listener.num_left = sum(len(request.completion_indices) for request in listener.requests)
+        self.num_unfinished += listener.num_left
 
     def _cancel(self, listener: _Listener) -> None:
         """Cancel what a listener still waits for, if anything."""

@@ -134,17 +134,24 @@ class Engine:
     # -- requests --
 
     def add_request(self, request: Request) -> int:
-        """Take a request; it joins the tree at the next step, with all others that came since the last step.
+        """As ``add_requests`` for a single one; returns its index."""
+        return self.add_requests([request]).start
+
+    def add_requests(self, requests: Items[Request]) -> range:
+        """Take requests; they join the tree at the next step, with all others that came since the last step.
 
         Returns:
-            Its index, by which its completions refer to it.
+            Their indices, by which completions refer to them.
 
         Raises:
-            ConfigError: As ``check``.
-            BudgetError: As ``check``.
+            ConfigError: As ``check``, or if a search is open; none was taken.
+            BudgetError: As ``check``; likewise.
         """
-        self._add([request])
-        return self._intake.num_requests - 1
+        self._require_no_search("engine")
+        first = self._intake.num_requests
+        self._intake.add(requests)
+        self.stats.num_completions += sum(len(request.completion_indices) for request in requests)
+        return range(first, self._intake.num_requests)
 
     def check(self, requests: Items[Request]) -> list[tuple[Request, int]]:
         """Refuse requests that could never run; returns each with the maximum tokens of a completion.
@@ -224,7 +231,7 @@ class Engine:
         self._intake.num_requests = 0
         self._token_step.observe, self._scheduler.pace.is_live = observe, False
         try:
-            self._add(requests)
+            self.add_requests(requests)
             self._intake.join_tree(self.stats)
             self.stopwatch.lap("planning")
             while not self.is_idle:
@@ -267,8 +274,3 @@ class Engine:
         if self.check_invariants:
             self.store.check_invariants()
             self._scheduler.check_invariants()
-
-    def _add(self, requests: Items[Request]) -> None:
-        self._require_no_search("engine")
-        self._intake.add(requests)
-        self.stats.num_completions += sum(len(request.completion_indices) for request in requests)

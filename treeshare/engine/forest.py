@@ -97,8 +97,10 @@ class LiveNode:
 
     def add_child(self, child: LiveNode) -> None:
         """Put a node below this one, behind the others."""
+        assert child.parent is self
         self.num_children += 1
-        child.number, child.order = self.num_children, (*self._order_below, self.num_children)
+        child.number = self.num_children
+        child.order = tuple(node.number for node in child.path())
         self.children[child] = None
 
     def remove_child(self, child: LiveNode) -> None:
@@ -141,12 +143,6 @@ class LiveNode:
                     if common > max_common:
                         best, max_common = sibling, common
         return best, max_common if best else 0
-
-    @property
-    def _order_below(self) -> tuple[int, ...]:
-        """What the orders of its children begin with; it stays where ``order`` becomes empty."""
-        above = self.parent
-        return () if above is None else (*above._order_below, self.number)
 
 
 class Forest:

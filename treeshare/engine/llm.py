@@ -15,7 +15,7 @@ from treeshare.engine.fold_cost import fold_cost_here
 from treeshare.engine.generation import GenerateCall, OnCompletion, progress_bar, with_progress
 from treeshare.engine.outputs import CompletionOutput, RequestOutput, completion_output
 from treeshare.engine.prompts import Prompt, PromptEncoder, Prompts, items_of
-from treeshare.engine.requests import Params, make_requests, one_request
+from treeshare.engine.requests import Params, checked_requests, make_requests, one_request
 from treeshare.engine.scoring import Pair, Score, score
 from treeshare.engine.search import TokenSearch
 from treeshare.models import load_model
@@ -277,7 +277,7 @@ class LLM:
 
     def requests(self, prompts: Sequence[Sequence[int]], params: Params) -> list[Request]:
         """Requests for the engine; their random numbers depend on the prompt, not on the order."""
-        return make_requests(prompts, params, self.seed)
+        return checked_requests(prompts, params, self.seed)
 
     def output(self, completion: Completion) -> CompletionOutput:
         """A completion as ``generate`` returns it."""
@@ -285,5 +285,5 @@ class LLM:
 
     def _call(self, prompts: Prompts, params: Params, on_completion: OnCompletion | None) -> GenerateCall:
         parsed = self.prompt_encoder.parse_all(prompts)
-        requests = self.requests([token_ids for _, token_ids in parsed], params)
+        requests = make_requests([token_ids for _, token_ids in parsed], params, self.seed)
         return GenerateCall(parsed, requests, self.output, on_completion, self.engine.cancel)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from treeshare.attention import PrefillChunk
@@ -22,8 +23,9 @@ class PrefillQueue:
 
     def __init__(self, chunk: int) -> None:
         self._chunk = chunk
-        self._nodes: list[LiveNode] = []  # the next one first
-        self._only_logits: set[LiveNode] = set()  # those of them that have had all of their KV
+        # The next one first (``OrderedDict``: the first goes at once); whether it has had all of its KV, and
+        # only its logits are wanted.
+        self._nodes: OrderedDict[LiveNode, bool] = OrderedDict()
 
     def __bool__(self) -> bool:
         return bool(self._nodes)
@@ -33,16 +35,15 @@ class PrefillQueue:
 
     def add(self, node: LiveNode) -> None:
         """Queue a node, unless it is queued, or lacks nothing of its KV."""
-        if not is_whole(node) and node not in self._nodes:
-            self._nodes.append(node)
+        if not is_whole(node):
+            self._nodes.setdefault(node, False)
 
     def add_for_logits(self, node: LiveNode) -> None:
         """Have the last chunk of a node that lacks nothing computed again, to the same bits."""
         assert node.segment is not None
         assert node not in self._nodes
         node.segment.num_written = (node.num_tokens - 1) // self._chunk * self._chunk
-        self._nodes.append(node)
-        self._only_logits.add(node)
+        self._nodes[node] = True
 
     def give_up(self, node: LiveNode) -> bool:
         """Nobody waits for a node: compute no more of it.
@@ -58,16 +59,13 @@ class PrefillQueue:
 
     def forget_logits(self, node: LiveNode) -> None:
         """Nobody waits for a node's logits."""
-        if node in self._only_logits:
+        if self._nodes.get(node):
             self.remove(node)
 
     def remove(self, node: LiveNode) -> None:
         """Take a node out, if it is queued."""
-        if node in self._nodes:
-            self._nodes.remove(node)
-        if node in self._only_logits and node.segment is not None:
+        if self._nodes.pop(node, False) and node.segment is not None:
             node.segment.num_written = node.num_tokens  # the same bits would have been written once more
-        self._only_logits.discard(node)
 
     def take(
         self, max_rows: int, copy_known: Callable[[LiveNode, Segment], None]
@@ -82,7 +80,7 @@ class PrefillQueue:
         """
         chunks: list[tuple[LiveNode, PrefillChunk]] = []
         while self._nodes:
-            node = self._nodes[0]
+            node = next(iter(self._nodes))
             segment = node.segment
             assert segment is not None, "only a node with a place for its KV is queued"
             if not chunks:  # what this step computes cannot be copied yet
@@ -96,8 +94,7 @@ class PrefillQueue:
             segment.num_written = end
             node.note_computed()
             if end == segment.num_tokens:
-                self._nodes.pop(0)
-                self._only_logits.discard(node)
+                del self._nodes[node]
         return sorted(chunks, key=lambda item: (item[0].order, item[1].start))
 
     def check_invariants(self, live: Collection[LiveNode]) -> None:
@@ -106,10 +103,10 @@ class PrefillQueue:
         Args:
             live: All nodes.
         """
-        assert self._only_logits <= set(self._nodes) <= set(live)
-        for node in self._nodes:
+        assert self._nodes.keys() <= set(live)
+        for node, only_logits in self._nodes.items():
             assert node.num_unfinished, "a prompt is computed that nobody waits for"
-            assert node.num_unstarted or node not in self._only_logits, "logits nobody waits for"
+            assert node.num_unstarted or not only_logits, "logits nobody waits for"
         for node in live:
             is_coming = is_whole(node) or node in self._nodes
             assert is_coming or not node.num_admitted, "a row's prompt is not computed"

@@ -7,8 +7,6 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from treeshare.engine.chat import ChatOptions, Conversations, Message, conversations_of, render_chat
 from treeshare.errors import ConfigError, one_line
 from treeshare.text import encode
@@ -163,7 +161,7 @@ def as_list(prompts: Prompts) -> list[Prompt]:
     if isinstance(prompts, (str, Mapping)):
         return [prompts]
     items = items_of("prompts", prompts, "a prompt, or a list of prompts")
-    is_one = bool(items) and (isinstance(items[0], (int, np.integer)) or _has_no_axes(items[0]))
+    is_one = bool(items) and (isinstance(items[0], int) or _has_no_axes(items[0]))
     return [items] if is_one else items
 
 

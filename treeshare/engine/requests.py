@@ -22,17 +22,16 @@ def make_requests(prompts: Sequence[Sequence[int]], params: Params, seed: int) -
     """Requests for prompts given as token ids; their random numbers depend on the prompt, not on the order.
 
     Args:
-        prompts: Token ids of each. A prompt that comes again counts as another problem.
+        prompts: Token ids of each, lists of integers. A prompt that comes again counts as another problem.
         params: How to sample.
         seed: For parameters that have none.
 
     Raises:
-        ConfigError: If prompts are no token ids, or there are not as many parameters as prompts.
+        ConfigError: If there are not as many parameters as prompts.
     """
     num_seen = Counter[bytes]()
     requests = []
-    rows = [token_ids_of(i, ids) for i, ids in enumerate(items_of("prompts", prompts, "a list of token ids"))]
-    for token_ids, own in zip(rows, params_per_prompt(params, len(rows)), strict=True):
+    for token_ids, own in zip(prompts, params_per_prompt(params, len(prompts)), strict=True):
         content = np.array(token_ids, dtype="<i8").tobytes()
         key = problem_key(content + num_seen[content].to_bytes(8, "little"))
         num_seen[content] += 1
@@ -46,6 +45,16 @@ def make_requests(prompts: Sequence[Sequence[int]], params: Params, seed: int) -
             )
         )
     return requests
+
+
+def checked_requests(prompts: Sequence[Sequence[int]], params: Params, seed: int) -> list[Request]:
+    """As ``make_requests``, for prompts that nobody has looked at.
+
+    Raises:
+        ConfigError: If prompts are no token ids, or as ``make_requests``.
+    """
+    given = items_of("prompts", prompts, "a list of token ids")
+    return make_requests([token_ids_of(i, ids) for i, ids in enumerate(given)], params, seed)
 
 
 def one_request(token_ids: Sequence[int], params: SamplingParams, seed: int, first_index: int) -> Request:

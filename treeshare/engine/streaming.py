@@ -96,9 +96,13 @@ class StepEvents:
         A request that failed in the step, or whose tokens cannot be decoded, gets its error, then no more.
         """
         failed = dict(result.failed)
-        drawn = [(sequence.request_index, partial(self._drawn, sequence)) for sequence in result.drawn]
-        ended = [(ending.request_index, partial(self._finished, ending)) for ending in result.finished]
-        for request, make in (*drawn, *ended):
+        makers: list[tuple[int, Callable[[], Items[StreamOutput]]]] = [
+            (sequence.request_index, partial(self._tokens, sequence))
+            for sequence in result.drawn
+            if self._wants_tokens(sequence.request_index)
+        ]
+        makers += [(ending.request_index, partial(self._finished, ending)) for ending in result.finished]
+        for request, make in makers:
             if request not in failed or request in result.failed:
                 try:
                     yield from ((request, output) for output in make())
@@ -108,48 +112,43 @@ class StepEvents:
             self.forget(request)
             yield request, reason
 
-    def _drawn(self, sequence: Sequence) -> list[StreamOutput]:
-        """The latest token of a sequence that goes on, for each of its completions."""
-        return list(self._tokens(sequence)) if self._wants_tokens(sequence.request_index) else []
-
     def _finished(self, completion: Completion) -> list[StreamOutput]:
         """A completion that ended, after its last token."""
-        request, index = completion.request_index, completion.completion_index
-        outputs: list[StreamOutput] = []
-        if self._wants_tokens(request):
-            outputs.append(self._last_token(completion))
-            self._sent[request].pop(index, None)
-            if not self._sent[request]:
-                del self._sent[request]
-        return [*outputs, FinishedOutput(request_id=str(request), completion=self._output(completion))]
+        request = completion.request_index
+        last = [self._last_token(completion)] if self._wants_tokens(request) else []
+        return [*last, FinishedOutput(request_id=str(request), completion=self._output(completion))]
 
-    def _of_completion(self, request: int, index: int) -> _Sent:
-        return self._sent.setdefault(request, {}).setdefault(index, _Sent())
-
-    def _tokens(self, sequence: Sequence) -> Iterator[TokenOutput]:
-        """The latest token of each of a sequence's completions; their text is decoded once."""
+    def _tokens(self, sequence: Sequence) -> list[TokenOutput]:
+        """The latest token of each completion of a sequence that goes on; their text is decoded once."""
         request, token_ids = sequence.request_index, sequence.token_ids
         text = sequence.stop.take(token_ids)
         num_certain = sequence.stop.num_certain
         logprobs = sequence.logprobs[-1] if sequence.logprobs else None
+        own, outputs = self._sent.setdefault(request, {}), []
         for index in sequence.completions:
-            sent = self._of_completion(request, index)
-            yield TokenOutput(
-                request_id=str(request),
-                index=index,
-                position=len(token_ids) - 1,
-                token_id=token_ids[-1],
-                text=text,
-                offset=sent.num_certain,
-                logprobs=logprobs,
+            sent = own.setdefault(index, _Sent())
+            outputs.append(
+                TokenOutput(
+                    request_id=str(request),
+                    index=index,
+                    position=len(token_ids) - 1,
+                    token_id=token_ids[-1],
+                    text=text,
+                    offset=sent.num_certain,
+                    logprobs=logprobs,
+                )
             )
             sent.num_chars += len(text)
             sent.num_certain = num_certain
+        return outputs
 
     def _last_token(self, completion: Completion) -> TokenOutput:
         """A completion's last token, with the text that has not come out before."""
         request, index = completion.request_index, completion.completion_index
-        sent = self._of_completion(request, index)
+        own = self._sent.get(request, {})
+        sent = own.pop(index, _Sent())
+        if not own:
+            self.forget(request)
         return TokenOutput(
             request_id=str(request),
             index=index,
