@@ -8,7 +8,6 @@ import typer
 
 from treeshare.cli.options import parse_json_object
 from treeshare.errors import ConfigError, one_line
-from treeshare.files import read_text
 
 if TYPE_CHECKING:
     from treeshare.engine.chat import ChatOptions
@@ -58,6 +57,8 @@ def read_template(path: Path | None) -> str | None:
     if path is None:
         return None
     from jinja2 import Environment, TemplateSyntaxError
+
+    from treeshare.files import read_text
 
     text = read_text(path, "--chat-template", max_bytes=_MAX_TEMPLATE_BYTES)
     try:
