@@ -7,6 +7,8 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+from treeshare.text import bytes_of_letters
+
 COMPOSED = 4
 """Maximum number of characters that Unicode's normal forms make one of."""
 
@@ -106,7 +108,7 @@ def _drops_nothing(step: dict[str, Any]) -> bool:
 def _dropped(model: dict[str, Any], vocabulary: dict[str, int], steps: set[str]) -> str | None:
     """The characters of which a run may become a single token, or none; None if that may be most of them."""
     if model["type"] == "BPE" and "ByteLevel" in steps:
-        known = {byte for byte, letter in enumerate(_byte_letters()) if letter in vocabulary}
+        known = {byte for letter, byte in bytes_of_letters().items() if letter in vocabulary}
         # Of a character beyond ASCII, at least its continuation bytes are part of a token.
         return (
             "".join(chr(byte) for byte in range(128) if byte not in known) if known >= _CONTINUATION else None
@@ -114,10 +116,3 @@ def _dropped(model: dict[str, Any], vocabulary: dict[str, int], steps: set[str])
     if model["type"] in ("BPE", "Unigram") and model.get("byte_fallback"):
         return "" if all(f"<0x{byte:02X}>" in vocabulary for byte in _UTF8) else None
     return None
-
-
-def _byte_letters() -> list[str]:
-    """The letter that stands for each byte in a byte-level vocabulary."""
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
-
-    return [letter for _, letter in sorted(bytes_to_unicode().items())]

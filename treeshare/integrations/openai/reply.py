@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from treeshare.engine.streaming import FinishedOutput, StreamOutput, TokenOutput
 from treeshare.integrations.openai.schema import ChatBody
-from treeshare.text import offsets
+from treeshare.text import bytes_of_letters, offsets
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -48,7 +48,7 @@ class TokenSpeller:
     def __init__(self, llm: LLM) -> None:
         self._tokenizer, self._detokenizer = llm.loaded.tokenizer, llm.loaded.detokenizer
         self._known: dict[tuple[int, bool], tuple[str, list[int] | None]] = {}
-        self._byte_of = _bytes_of_letters()
+        self._byte_of = bytes_of_letters()
 
     def spell(self, token_id: int, *, begins: bool = False) -> tuple[str, list[int] | None]:
         r"""What a token adds to a text, and its UTF-8 bytes; part of a character reads ``bytes:\xe2\x82``.
@@ -80,13 +80,6 @@ class TokenSpeller:
         else:
             return text, list(text.encode())
         return "bytes:" + "".join(f"\\x{byte:02x}" for byte in part), part
-
-
-def _bytes_of_letters() -> dict[str, int]:
-    """Which byte a letter stands for in byte-level vocabularies: as GPT-2's, unprintable ones from 256 on."""
-    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in plain]
-    return {chr(byte): byte for byte in plain} | {chr(256 + i): byte for i, byte in enumerate(others)}
 
 
 @dataclass(slots=True)
