@@ -27,8 +27,6 @@ _CONTINUATION = frozenset(range(0x80, 0xC0))
 _UTF8 = frozenset(range(0xF5)) - {0xC0, 0xC1}
 """Bytes that continue a character, and all that occur in UTF-8."""
 
-_BLANKS = "".join(filter(str.isspace, map(chr, range(sys.maxunicode + 1))))
-
 
 @dataclass(frozen=True, kw_only=True)
 class CharacterLimit:
@@ -76,7 +74,7 @@ class CharacterLimit:
         if any(token.get("lstrip") or token.get("rstrip") for token in rules.get("added_tokens", ())) or any(
             step["type"] in (*_BLANKLESS, "Strip") for step in (*normalisers, *splits)
         ):
-            dropped += _BLANKS
+            dropped += _blanks()
         longest = max(map(len, vocabulary), default=1)
         uncounted = "".join(sorted(set(dropped)))
         return cls(max_characters=num_tokens * factor * longest, uncounted=uncounted)
@@ -116,3 +114,8 @@ def _dropped(model: dict[str, Any], vocabulary: dict[str, int], steps: set[str])
     if model["type"] in ("BPE", "Unigram") and model.get("byte_fallback"):
         return "" if all(f"<0x{byte:02X}>" in vocabulary for byte in _UTF8) else None
     return None
+
+
+def _blanks() -> str:
+    """All characters that are blank: a walk through Unicode, so only where they are needed."""
+    return "".join(filter(str.isspace, map(chr, range(sys.maxunicode + 1))))
