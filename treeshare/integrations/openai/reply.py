@@ -87,16 +87,15 @@ class _Choice:
     """How far a choice has been sent.
 
     Attributes:
-        begins: Whether no text stands before its next token.
+        begins: Whether no text stands before its next token; looked up only where log-probabilities are asked
+            for.
         num_sent: Characters sent.
         rows: Of tokens that were not sent yet.
-        is_begun: Whether anything was sent.
     """
 
     begins: bool
     num_sent: int = 0
     rows: list[_Row] = field(default_factory=list)
-    is_begun: bool = False
 
 
 class Reply:
@@ -164,9 +163,10 @@ class Reply:
         """
         index = output.index if isinstance(output, TokenOutput) else output.completion.index
         index += number * self._job.body.n
-        choice = self._choices.setdefault(index, _Choice(self._begins_text(number)))
-        if not choice.is_begun:
-            choice.is_begun = True
+        choice = self._choices.get(index)
+        if choice is None:
+            begins = self._wants_logprobs and self._begins_text(number)
+            choice = self._choices[index] = _Choice(begins)
             if self._is_chat:
                 yield self._piece(index, {"delta": {"role": "assistant", "content": ""}})
             elif self._job.echoes[number]:
