@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from treeshare.cli.options import parse_json_object
+from treeshare.cli.options import parse_template_kwargs
 from treeshare.errors import ConfigError, one_line
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def chat_options(template: Path | None, template_kwargs: str | None) -> "ChatOpt
     """
     from treeshare.engine.chat import ChatOptions
 
-    given = parse_json_object("--chat-template-kwargs", template_kwargs)
+    given = parse_template_kwargs(template_kwargs)
     return ChatOptions(chat_template=read_template(template), chat_template_kwargs=given)
 
 
