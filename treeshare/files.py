@@ -39,7 +39,7 @@ _OTHER_MARKS = {  # UTF-32 first: its mark begins with UTF-16's
     b"\xff\xfe": "UTF-16",
     b"\xfe\xff": "UTF-16",
 }
-_LINE_ENDS = {ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"}
+_LINE_ENDS = {end: f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"}
 _CHUNK_BYTES = 1 << 20
 
 
@@ -238,8 +238,10 @@ def dump_json(value: object, indent: int | None = None) -> bytes:
     """
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
+        for end, escape in _LINE_ENDS.items():  # they stand in strings only
+            text = text.replace(end, escape)  # ``translate`` would look up each character
         try:
-            return text.translate(_LINE_ENDS).encode()  # they stand in strings only
+            return text.encode()
         except UnicodeEncodeError:
             return json.dumps(value, allow_nan=False, indent=indent).encode()
     except (TypeError, RecursionError) as error:

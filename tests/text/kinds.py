@@ -62,9 +62,9 @@ def byte_level(special=SPECIAL):
 
 def byte_letters(text):
     """How a byte-level vocabulary writes bytes."""
-    from treeshare.integrations.openai.reply import _bytes_of_letters
+    from treeshare.text import bytes_of_letters
 
-    letter_of = {byte: letter for letter, byte in _bytes_of_letters().items()}
+    letter_of = {byte: letter for letter, byte in bytes_of_letters().items()}
     return "".join(letter_of[byte] for byte in (text.encode() if isinstance(text, str) else text))
 
 

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from treeshare.cli.options import parse_json_object
+from treeshare.cli.options import parse_template_kwargs
 from treeshare.errors import ConfigError, one_line
-from treeshare.files import read_text
 
 if TYPE_CHECKING:
     from treeshare.engine.chat import ChatOptions
@@ -41,7 +40,7 @@ def chat_options(template: Path | None, template_kwargs: str | None) -> "ChatOpt
     """
     from treeshare.engine.chat import ChatOptions
 
-    given = parse_json_object("--chat-template-kwargs", template_kwargs)
+    given = parse_template_kwargs(template_kwargs)
     return ChatOptions(chat_template=read_template(template), chat_template_kwargs=given)
 
 
@@ -58,6 +57,8 @@ def read_template(path: Path | None) -> str | None:
     if path is None:
         return None
     from jinja2 import Environment, TemplateSyntaxError
+
+    from treeshare.files import read_text
 
     text = read_text(path, "--chat-template", max_bytes=_MAX_TEMPLATE_BYTES)
     try:

@@ -27,11 +27,11 @@ def parse_bytes(option: str, text: str | None) -> int | None:
     return int(float(match[1]) * unit)
 
 
-def parse_json_object(option: str, text: str | None) -> dict[str, Any] | None:
-    """Parse an option's JSON object; None without text.
+def parse_template_kwargs(text: str | None) -> dict[str, Any] | None:
+    """Parse the JSON object of ``--chat-template-kwargs``; None without text.
 
     Raises:
-        ConfigError: If ``text`` is something else; the message names ``option``.
+        ConfigError: If ``text`` is something else.
     """
     if text is None:
         return None
@@ -42,7 +42,7 @@ def parse_json_object(option: str, text: str | None) -> dict[str, Any] | None:
     except ValueError:
         values = None
     if not isinstance(values, dict):
-        raise ConfigError.of(option, got=text, expected="a JSON object")
+        raise ConfigError.of("--chat-template-kwargs", got=text, expected="a JSON object")
     return values
 
 

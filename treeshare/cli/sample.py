@@ -70,7 +70,7 @@ def sample(
         shot_choice=shot_choice,
         seed=seed,
         chat=chat,
-        chat_template_kwargs=options.parse_json_object("--chat-template-kwargs", chat_template_kwargs),
+        chat_template_kwargs=options.parse_template_kwargs(chat_template_kwargs),
         data=data,
         shot_data=shot_data,
     )

@@ -56,7 +56,7 @@ def verify(
         num_shots=shots,
         seed=seed,
         chat=chat,
-        chat_template_kwargs=options.parse_json_object("--chat-template-kwargs", chat_template_kwargs),
+        chat_template_kwargs=options.parse_template_kwargs(chat_template_kwargs),
         data=data,
     )
     built = build_prompts(chosen, problems, prompting)

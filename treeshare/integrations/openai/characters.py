@@ -7,6 +7,8 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+from treeshare.text import bytes_of_letters
+
 COMPOSED = 4
 """Maximum number of characters that Unicode's normal forms make one of."""
 
@@ -24,8 +26,6 @@ _BLANKLESS = ("BertPreTokenizer", "Whitespace", "WhitespaceSplit")
 _CONTINUATION = frozenset(range(0x80, 0xC0))
 _UTF8 = frozenset(range(0xF5)) - {0xC0, 0xC1}
 """Bytes that continue a character, and all that occur in UTF-8."""
-
-_BLANKS = "".join(filter(str.isspace, map(chr, range(sys.maxunicode + 1))))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ class CharacterLimit:
         if any(token.get("lstrip") or token.get("rstrip") for token in rules.get("added_tokens", ())) or any(
             step["type"] in (*_BLANKLESS, "Strip") for step in (*normalisers, *splits)
         ):
-            dropped += _BLANKS
+            dropped += _blanks()
         longest = max(map(len, vocabulary), default=1)
         uncounted = "".join(sorted(set(dropped)))
         return cls(max_characters=num_tokens * factor * longest, uncounted=uncounted)
@@ -106,7 +106,7 @@ def _drops_nothing(step: dict[str, Any]) -> bool:
 def _dropped(model: dict[str, Any], vocabulary: dict[str, int], steps: set[str]) -> str | None:
     """The characters of which a run may become a single token, or none; None if that may be most of them."""
     if model["type"] == "BPE" and "ByteLevel" in steps:
-        known = {byte for byte, letter in enumerate(_byte_letters()) if letter in vocabulary}
+        known = {byte for letter, byte in bytes_of_letters().items() if letter in vocabulary}
         # Of a character beyond ASCII, at least its continuation bytes are part of a token.
         return (
             "".join(chr(byte) for byte in range(128) if byte not in known) if known >= _CONTINUATION else None
@@ -116,8 +116,6 @@ def _dropped(model: dict[str, Any], vocabulary: dict[str, int], steps: set[str])
     return None
 
 
-def _byte_letters() -> list[str]:
-    """The letter that stands for each byte in a byte-level vocabulary."""
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
-
-    return [letter for _, letter in sorted(bytes_to_unicode().items())]
+def _blanks() -> str:
+    """All characters that are blank: a walk through Unicode, so only where they are needed."""
+    return "".join(filter(str.isspace, map(chr, range(sys.maxunicode + 1))))

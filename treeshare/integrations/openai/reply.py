@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from treeshare.engine.streaming import FinishedOutput, StreamOutput, TokenOutput
 from treeshare.integrations.openai.schema import ChatBody
-from treeshare.text import offsets
+from treeshare.text import bytes_of_letters, offsets
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -48,7 +48,7 @@ class TokenSpeller:
     def __init__(self, llm: LLM) -> None:
         self._tokenizer, self._detokenizer = llm.loaded.tokenizer, llm.loaded.detokenizer
         self._known: dict[tuple[int, bool], tuple[str, list[int] | None]] = {}
-        self._byte_of = _bytes_of_letters()
+        self._byte_of = bytes_of_letters()
 
     def spell(self, token_id: int, *, begins: bool = False) -> tuple[str, list[int] | None]:
         r"""What a token adds to a text, and its UTF-8 bytes; part of a character reads ``bytes:\xe2\x82``.
@@ -82,28 +82,20 @@ class TokenSpeller:
         return "bytes:" + "".join(f"\\x{byte:02x}" for byte in part), part
 
 
-def _bytes_of_letters() -> dict[str, int]:
-    """Which byte a letter stands for in byte-level vocabularies: as GPT-2's, unprintable ones from 256 on."""
-    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in plain]
-    return {chr(byte): byte for byte in plain} | {chr(256 + i): byte for i, byte in enumerate(others)}
-
-
 @dataclass(slots=True)
 class _Choice:
     """How far a choice has been sent.
 
     Attributes:
-        begins: Whether no text stands before its next token.
+        begins: Whether no text stands before its next token; looked up only where log-probabilities are asked
+            for.
         num_sent: Characters sent.
         rows: Of tokens that were not sent yet.
-        is_begun: Whether anything was sent.
     """
 
     begins: bool
     num_sent: int = 0
     rows: list[_Row] = field(default_factory=list)
-    is_begun: bool = False
 
 
 class Reply:
@@ -171,9 +163,10 @@ class Reply:
         """
         index = output.index if isinstance(output, TokenOutput) else output.completion.index
         index += number * self._job.body.n
-        choice = self._choices.setdefault(index, _Choice(self._begins_text(number)))
-        if not choice.is_begun:
-            choice.is_begun = True
+        choice = self._choices.get(index)
+        if choice is None:
+            begins = self._wants_logprobs and self._begins_text(number)
+            choice = self._choices[index] = _Choice(begins)
             if self._is_chat:
                 yield self._piece(index, {"delta": {"role": "assistant", "content": ""}})
             elif self._job.echoes[number]:
