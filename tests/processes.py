@@ -7,7 +7,18 @@ from pathlib import Path
 
 forkserver = multiprocessing.get_context("forkserver")
 forkserver.set_forkserver_preload(
-    ["treeshare.cli", "treeshare.engine.llm", "treeshare.runs", "treeshare.tasks.humaneval", "transformers"]
+    [
+        "treeshare.cli",
+        "treeshare.engine.llm",
+        "treeshare.runs",
+        "treeshare.tasks.humaneval",
+        "transformers",
+        "transformers.models.auto.modeling_auto",
+        "transformers.models.auto.tokenization_auto",
+        "transformers.models.llama.modeling_llama",
+        "tests.cli.conftest",  # and what else has functions that are started there
+        "tests.runs.test_faults",
+    ]
 )
 
 

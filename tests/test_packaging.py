@@ -47,8 +47,28 @@ def test_importing_treeshare_loads_nothing_heavy():
     assert done.stdout.strip() == "[]"
 
 
-def test_a_users_own_tasks_py_is_left_alone(folder_with_tasks_py, tmp_path):
-    """Here ``python -m`` finds ``tasks.py`` of the current folder before anything that is installed."""
+def run_beside(folder_with_tasks_py, *words):
+    """What Python prints there: it finds ``tasks.py`` of that folder before anything that is installed."""
+    done = subprocess.run(
+        [sys.executable, *map(str, words)],
+        cwd=folder_with_tasks_py,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_users_own_tasks_py_is_left_alone(folder_with_tasks_py):
+    assert "Usage" in run_beside(folder_with_tasks_py, "-m", "treeshare.cli", "--help")
+    names, *_ = run_beside(folder_with_tasks_py, "-c", LOOKUP).splitlines()
+    assert {"humaneval", "gsm8k", "apps"} <= set(names.split())
+
+
+@pytest.mark.slow
+def test_a_users_own_tasks_py_is_left_alone_by_a_run(folder_with_tasks_py, tmp_path):
     record = {
         "task_id": "T/0",
         "prompt": "def f():\n",
@@ -60,17 +80,7 @@ def test_a_users_own_tasks_py_is_left_alone(folder_with_tasks_py, tmp_path):
     model = save_text_model(tmp_path / "model")
     command = ["sample", "--task", "humaneval", "--data", "data.jsonl", "--limit", "1", "--model", model]
     command += ["-n", "1", "--max-tokens", "2", "--threads", "1", "--out", "run"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    for words in (["--help"], command):
-        done = subprocess.run(
-            [sys.executable, "-m", "treeshare.cli", *map(str, words)],
-            cwd=folder_with_tasks_py,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
+    run_beside(folder_with_tasks_py, "-m", "treeshare.cli", *command)
     assert len((folder_with_tasks_py / "run" / "samples.jsonl").read_text().splitlines()) == 1
 
 

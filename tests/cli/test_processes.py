@@ -15,7 +15,9 @@ import time
 import pytest
 
 from tests.cli.conftest import finished, forked, lines_of, write_lines
+from tests.processes import forkserver
 from tests.runs.test_faults import tiny_disk  # noqa: F401
+from treeshare.cli import main
 
 LONG = ["--max-num-seqs", 16, "--max-tokens", 40]
 
@@ -106,11 +108,20 @@ def test_full_pipes_are_waited_for(sampling, tmp_path):
     assert len(lines_of(tmp_path / "run")) == 6
 
 
+def without_streams(words):
+    """What Python makes of ``treeshare ... <&- >&- 2>&-``."""
+    os.closerange(0, 3)
+    sys.stdin = sys.stdout = sys.stderr = sys.__stdin__ = sys.__stdout__ = sys.__stderr__ = None
+    sys.argv = ["treeshare", *words]
+    main()
+
+
 def test_closed_streams_do_not_end_in_the_journal(sampling, tmp_path):
     out = tmp_path / "run"
-    words = " ".join(map(str, sampling))
-    command = f"{sys.executable} -m treeshare.cli {words} -n 2 --out {out} <&- >&- 2>&-"
-    assert subprocess.run(["sh", "-c", command], check=False).returncode == 0
+    words = [*map(str, sampling), "-n", "2", "--out", str(out)]
+    child = forkserver.Process(target=without_streams, args=(words,))
+    child.start()
+    assert finished(child) == 0
     assert len([json.loads(line) for line in lines_of(out)]) == 6
     assert (out / ".lock").read_text().isdigit()
 

@@ -40,6 +40,10 @@ CONFIGS = {
 }
 
 
+DEPTHS = [0, *(pytest.param(depth, marks=pytest.mark.slow) for depth in range(1, 5)), 5, 6]
+"""The last two, one for each architecture, have the places of those between."""
+
+
 def forest(depth):
     """A prompt of 600 tokens and others that leave it at ``depth`` places, at and beside blocks' borders."""
     draws = np.random.default_rng(depth)
@@ -126,7 +130,7 @@ def differing(loaded, depth):
 
 @pytest.mark.parametrize("level", LEVEL_PARAMS)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-@pytest.mark.parametrize("depth", range(7))
+@pytest.mark.parametrize("depth", DEPTHS)
 def test_bits_are_the_requests_own(model_dir, dtype, level, depth):
     with using_kernels(level):
         architecture = ("llama", "qwen3")[depth % 2]  # layers that are fused, and layers that are not

@@ -10,6 +10,7 @@ import torch
 
 from tests.engine.fake_device import CUDA, FakeDevice, OnDevice, install
 from tests.engine.forests import random_prompts, requests_for
+from tests.models.tiny import CONFIGS, make_model
 from treeshare.attention.triton.shape import is_interpreted
 from treeshare.config import EngineConfig
 from treeshare.devices import upload
@@ -52,18 +53,26 @@ def run(engine, params, device=None):
     return tokens, waits
 
 
-@pytest.mark.parametrize(
-    ("architecture", "params"),
-    [
-        pytest.param("llama", PARAMS, id="llama"),
-        *(
-            pytest.param(name, MANY_TOKENS, id=f"{name} two pages", marks=pytest.mark.slow)
-            for name in ("llama", "gpt2", "qwen3", "phi3")
-        ),
-    ],
-)
-def test_tokens_are_the_hosts_and_decoding_is_replayed(model_dir, device, architecture, params):
-    folder = model_dir(architecture)
+@pytest.fixture(scope="module")
+def two_layers(tmp_path_factory):
+    """The folder of a llama with a layer less than others: Triton's interpreter takes its time for each."""
+    config, path = CONFIGS["llama"](), tmp_path_factory.mktemp("two layers")
+    config.num_hidden_layers = 2
+    make_model(config).save_pretrained(path)
+    return path
+
+
+def test_tokens_are_the_hosts_and_decoding_is_replayed(two_layers, device):
+    check_tokens(two_layers, device, PARAMS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "qwen3", "phi3"])
+def test_tokens_are_the_hosts_on_two_pages(model_dir, device, architecture):
+    check_tokens(model_dir(architecture), device, MANY_TOKENS)
+
+
+def check_tokens(folder, device, params):
     expected, _ = run(engine_on(folder, "cpu"), params)
     engine = engine_on(folder, "cuda")
     assert engine.store.device == CUDA
@@ -96,13 +105,12 @@ def test_a_graph_is_not_the_step_it_was_captured_in(model_dir, device, monkeypat
     assert tokens != expected
 
 
-def test_scores_and_branches_are_the_hosts(model_dir, device):
+def test_scores_and_branches_are_the_hosts(two_layers, device):
     """Scoring and search hand their logits to the host, too."""
-    folder = model_dir("llama")
     pairs = [(PROMPTS[0], [3, 5, 7]), ([*PROMPTS[0], 9], [5])]
     found = []
     for name in ("cpu", "cuda"):
-        engine = engine_on(folder, name)
+        engine = engine_on(two_layers, name)
         scores = score(engine, pairs, lambda _: None)
         with TokenSearch(engine, PROMPTS[1], max_tokens=3) as search:
             (branch,) = search.extend([(search.root, 4)])

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import importlib
 import re
-import sys
+import threading
 import tomllib
 from pathlib import Path
 
@@ -34,7 +34,8 @@ USER = {"max_tokens": 12, "temperature": 1.0, "seed": 7}
 def provider():
     """The module that the entry point names, loaded as Inspect loads it."""
     settings = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
-    return importlib.import_module(settings["project"]["entry-points"]["inspect_ai"]["treeshare"])
+    yield importlib.import_module(settings["project"]["entry-points"]["inspect_ai"]["treeshare"])
+    gc.collect()  # what Inspect leaves unclosed warns here, not in a later module's test
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,6 @@ def api(folder):
     yield make
     for model in made:
         model.api.close()
-    gc.collect()  # what Inspect leaves unclosed warns here, not in a later test
 
 
 def prompt_of(question):
@@ -90,8 +90,8 @@ def by_question(log):
     ]
 
 
-def ask(model, *calls):
-    """Outputs of calls that are made together; each is a text and settings."""
+def ask(model, *calls, beside=()):
+    """Outputs of calls, each a text and settings, that are made together, and ``beside`` other coroutines."""
     from inspect_ai.model import ChatMessageUser, GenerateConfig
 
     async def call(text, config, tools):
@@ -99,9 +99,9 @@ def ask(model, *calls):
         return await model.api.generate(messages, tools, "none", GenerateConfig(**config))
 
     async def together():
-        return await asyncio.gather(*(call(text, config, tools) for text, config, tools in calls))
+        return await asyncio.gather(*(call(text, config, tools) for text, config, tools in calls), *beside)
 
-    return asyncio.run(together())
+    return asyncio.run(together())[: len(calls)]
 
 
 def test_epochs(api, folder, tmp_path):
@@ -163,22 +163,28 @@ def test_settings(api, folder):
     assert outputs[4].stop_reason == "max_tokens"
 
 
-@pytest.fixture
-def calls_come_together(provider, monkeypatch):
-    """On a busy machine too: calls are collected for longer, and handed over without a switch of threads."""
-    monkeypatch.setattr(provider, "_COLLECTING_S", 0.3)
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(10)
-    yield
-    sys.setswitchinterval(interval)
+def test_calls_that_come_together_decode_together(api, provider, monkeypatch):
+    """Fifty calls take as many steps as the longest of them: none is handed over before all have come.
 
-
-@pytest.mark.usefixtures("calls_come_together")
-def test_calls_that_come_together_decode_together(api):
-    """Fifty calls take as many steps as the longest of them."""
+    No clock decides, however busy the machine: the time for which calls are collected ends here when all have
+    come, and the engine's thread goes on when all are handed over.
+    """
+    monkeypatch.setattr(provider, "_COLLECTING_S", 3600)
     model = api()
+    commands, all_are_handed_over = model.api._llm._commands, threading.Event()
+    commands.put(lambda: all_are_handed_over.wait(300))
+
+    async def gates():
+        while model.api._num_asked.total() < 50:
+            await asyncio.sleep(0.01)
+        assert commands._queue.qsize() <= 1  # the one above
+        model.api._gate[1].set()
+        while commands._queue.qsize() < 50:
+            await asyncio.sleep(0.01)
+        all_are_handed_over.set()
+
     config = {"max_tokens": 12, "temperature": 0.0}
-    outputs = ask(model, *(("word " * i, config, []) for i in range(50)))
+    outputs = ask(model, *(("word " * i, config, []) for i in range(50)), beside=[gates()])
     stats = model.api._llm.stats
     assert stats.num_finished == 50
     assert stats.num_steps == max(output.usage.output_tokens for output in outputs) - 1

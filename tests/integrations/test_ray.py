@@ -82,6 +82,7 @@ def one_process(arguments, out, like):
     return forked(*arguments, "--out", out)
 
 
+@pytest.mark.slow
 def test_a_worker_is_killed(arguments, tmp_path):
     log, out = tmp_path / "log", tmp_path / "ray"
     child = forked(*arguments, "--out", out, "--ray", "--ray-workers", 2, stderr=log)

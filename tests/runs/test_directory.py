@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
+import signal
 
 import pytest
 
+from tests.processes import forkserver
 from tests.runs.test_journal import record
 from treeshare.config import ARITHMETIC
 from treeshare.errors import DataError, RunLockedError, RunMismatchError
@@ -94,14 +94,16 @@ def test_a_second_writer_is_refused(tmp_path):
         assert read_run(tmp_path / "run")[1] == []
 
 
+def lock_and_die(out):
+    RunDirectory(out, manifest())
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def test_the_lock_ends_with_its_process(tmp_path):
-    code = (
-        "import os, sys; from pathlib import Path; from tests.runs.test_directory import manifest;"
-        "from treeshare.runs import RunDirectory;"
-        "RunDirectory(Path(sys.argv[1]), manifest()); os.kill(os.getpid(), 9)"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")], check=False)
-    assert done.returncode == -9
+    child = forkserver.Process(target=lock_and_die, args=(tmp_path / "run",))
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
     with RunDirectory(tmp_path / "run", manifest()):
         pass
 

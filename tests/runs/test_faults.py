@@ -9,7 +9,6 @@ import random
 import resource
 import signal
 import subprocess
-import sys
 import threading
 import time
 
@@ -22,8 +21,13 @@ from treeshare.errors import DataError, RunLockedError
 from treeshare.runs import Journal, RunDirectory, read_records, read_run
 
 
-def in_child(code, *arguments, **options):
-    return subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], text=True, **options)
+def in_child(target, *arguments):
+    """A process that runs ``target(sender, *arguments)``, and the other end of ``sender``."""
+    receiver, sender = forkserver.Pipe(duplex=False)
+    child = forkserver.Process(target=target, args=(sender, *arguments))
+    child.start()
+    sender.close()
+    return child, receiver
 
 
 @pytest.fixture
@@ -65,28 +69,23 @@ def test_a_full_disk_leaves_a_run_that_can_be_resumed(tiny_disk):
     assert [r.completion_index for r in read_run(out)[1]] == list(range(1000))
 
 
-_LIMITED = """
-import resource, sys
-from pathlib import Path
-from tests.runs.test_journal import record
-from treeshare.errors import DataError
-from treeshare.runs import Journal
-resource.setrlimit(resource.RLIMIT_FSIZE, (5000, resource.RLIM_INFINITY))
-journal = Journal(Path(sys.argv[1]))
-try:
-    for index in range(1000):
-        journal.append(record(index, "y" * 300))
-except DataError as error:
-    print(error)
-journal.close()
-"""
+def write_within_a_limit(sender, path):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, resource.RLIM_INFINITY))
+    journal = Journal(path)
+    try:
+        for index in range(1000):
+            journal.append(record(index, "y" * 300))
+    except DataError as error:
+        sender.send(str(error))
+    journal.close()
 
 
 def test_a_file_size_limit_leaves_whole_lines(tmp_path):
     path = tmp_path / "samples.jsonl"
-    child = in_child(_LIMITED, path, stdout=subprocess.PIPE)
-    assert "File too large; free disk space and resume" in child.communicate()[0]
-    assert child.returncode == 0
+    child, receiver = in_child(write_within_a_limit, path)
+    assert "File too large; free disk space and resume" in receiver.recv()
+    child.join()
+    assert child.exitcode == 0
     records, size = read_records(path)
     assert size == path.stat().st_size <= 5000
     assert [r.completion_index for r in records] == list(range(len(records)))
@@ -186,87 +185,75 @@ def test_a_journal_has_one_writer_even_without_the_lock_file(tmp_path):
             RunDirectory(tmp_path / "run", manifest())
 
 
-_INTERRUPTED = """
-import os, signal, sys
-from pathlib import Path
-from tests.runs.test_directory import manifest
-from tests.runs.test_journal import record
-from treeshare.runs import RunDirectory
-num_interrupts, is_armed = 0, False
+def write_through_interrupts(sender, out):
+    num_interrupts, is_armed = 0, False
 
-def interrupt(*_):
-    global is_armed
-    if is_armed:  # not while the last interrupt is looked into
-        is_armed = False
-        raise KeyboardInterrupt
+    def interrupt(*_):
+        nonlocal is_armed
+        if is_armed:  # not while the last interrupt is looked into
+            is_armed = False
+            raise KeyboardInterrupt
 
-signal.signal(signal.SIGINT, interrupt)
-print("ready", flush=True)
-run = RunDirectory(Path(sys.argv[1]), manifest(n=3000))
-while True:
-    try:
-        is_armed = True
-        for index in run.remaining("T/0"):
-            run.append(record(index, "z" * (index % 313)))
-        is_armed = False
-        break
-    except KeyboardInterrupt:
-        num_interrupts += 1
-        content = Path(sys.argv[1], "samples.jsonl").read_bytes()
-        assert content[-1:] in (b"", b"\\n"), "torn"
-        assert content.count(b"\\n") == len(run.finished), "lost or repeated"
-run.close()
-print(num_interrupts, flush=True)
-os._exit(0)  # an interpreter that ends normally puts the default back, and the next interrupt ends it
-"""
+    signal.signal(signal.SIGINT, interrupt)
+    sender.send("ready")
+    run = RunDirectory(out, manifest(n=3000))
+    while True:
+        try:
+            is_armed = True
+            for index in run.remaining("T/0"):
+                run.append(record(index, "z" * (index % 313)))
+            is_armed = False
+            break
+        except KeyboardInterrupt:
+            num_interrupts += 1
+            content = (out / "samples.jsonl").read_bytes()
+            assert content[-1:] in (b"", b"\n"), "torn"
+            assert content.count(b"\n") == len(run.finished), "lost or repeated"
+    run.close()
+    sender.send(num_interrupts)
+    os._exit(0)  # a process that ends normally puts the default back, and the next interrupt ends it
 
 
 def test_interrupts_tear_and_lose_and_repeat_nothing(tmp_path):
-    child = in_child(_INTERRUPTED, tmp_path / "run", stdout=subprocess.PIPE)
-    assert child.stdout.readline() == "ready\n"
+    child, receiver = in_child(write_through_interrupts, tmp_path / "run")
+    assert receiver.recv() == "ready"
     deadline = time.monotonic() + 1.0
-    while child.poll() is None and time.monotonic() < deadline:
-        child.send_signal(signal.SIGINT)
+    while child.is_alive() and time.monotonic() < deadline:
+        os.kill(child.pid, signal.SIGINT)
         time.sleep(0.0015)
-    output = child.communicate()[0]
-    assert child.returncode == 0
-    assert int(output) > 3
+    assert receiver.recv() > 3
+    child.join()
+    assert child.exitcode == 0
     assert [r.completion_index for r in read_run(tmp_path / "run")[1]] == list(range(3000))
 
 
-_READ_WHILE = """
-import sys
-from pathlib import Path
-from tests.runs.test_directory import manifest
-from tests.runs.test_journal import record
-from treeshare.runs import RunDirectory
-with RunDirectory(Path(sys.argv[1]), manifest(n=10)):
-    print("ready", flush=True)
-for n in range(100, 3001, 100):
-    with RunDirectory(Path(sys.argv[1]), manifest(n=n)) as run:
-        for index in run.remaining("T/0"):
-            run.append(record(index, "w" * 500))
-"""
+def write_and_extend(sender, out):
+    with RunDirectory(out, manifest(n=10)):
+        sender.send("ready")
+    for n in range(100, 3001, 100):
+        with RunDirectory(out, manifest(n=n)) as run:
+            for index in run.remaining("T/0"):
+                run.append(record(index, "w" * 500))
 
 
 def test_reading_while_another_process_writes_and_extends(tmp_path):
-    writer = in_child(_READ_WHILE, tmp_path / "run", stdout=subprocess.PIPE)
-    assert writer.stdout.readline() == "ready\n"
+    writer, receiver = in_child(write_and_extend, tmp_path / "run")
+    assert receiver.recv() == "ready"
     sizes = []
-    while writer.poll() is None:
+    while writer.is_alive():
         held, records = read_run(tmp_path / "run")
         assert len(records) <= held.n
         assert [r.completion_index for r in records] == list(range(len(records)))
         sizes.append(len(records))
-    writer.communicate()
-    assert writer.returncode == 0
+    writer.join()
+    assert writer.exitcode == 0
     assert sizes == sorted(sizes)
     assert len(set(sizes)) > 1
     assert len(read_run(tmp_path / "run")[1]) == 3000
 
 
-def extend(out, n, ready):
-    ready.send(True)
+def extend(sender, out, n):
+    sender.send("ready")
     with RunDirectory(out, manifest(n=n)) as run:
         for index in run.remaining("T/0"):
             run.append(record(index, "k" * (index % 31)))
@@ -275,10 +262,8 @@ def extend(out, n, ready):
 def test_a_run_killed_while_it_is_opened_and_extended_goes_on(tmp_path):
     out, rng = tmp_path / "a" / "b" / "run", random.Random(1)
     for attempt in range(24):
-        receiver, sender = forkserver.Pipe(duplex=False)
-        child = forkserver.Process(target=extend, args=(out, min(20 * (attempt + 1), 160), sender))
-        child.start()
-        assert receiver.recv()
+        child, receiver = in_child(extend, out, min(20 * (attempt + 1), 160))
+        assert receiver.recv() == "ready"
         time.sleep(rng.random() * 0.004)
         child.kill()
         child.join()
