@@ -16,12 +16,12 @@ from treeshare.models.linear import bind_linears
 if TYPE_CHECKING:
     from treeshare.models import LoadedModel
 
-_ROWS = 256
+_ROWS = 128
 MIN_WIDTH, MAX_WIDTH = 256, 768
 """Other layers are measured as if they had the nearer of these widths: narrow ones take too little time, and
 the rate of wide ones hardly differs."""
 
-_REPEATS = 5
+_REPEATS = 15
 _FASTER = 1.15
 """A dtype is named where it is faster by more than measurements differ."""
 
@@ -64,7 +64,7 @@ def faster_dtype(loaded: LoadedModel) -> str | None:
 def measure(width: int) -> LinearRates:
     """Time a layer from ``width`` inputs to four times as many outputs; dtypes take turns, minima count.
 
-    By one thread: several wait for one another where other programs run, and even the minimum shows it.
+    By one thread and in its own seconds: several would wait for one another where other programs run.
     """
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -80,9 +80,9 @@ def _measure(width: int) -> LinearRates:
     seconds = dict.fromkeys(DTYPES, float("inf"))
     for _ in range(_REPEATS + 1):  # the first time, memory is touched
         for name, layer in layers.items():
-            started = time.perf_counter()
+            started = time.thread_time()
             layer(rows[name])
-            seconds[name] = min(seconds[name], time.perf_counter() - started)
+            seconds[name] = min(seconds[name], time.thread_time() - started)
     work = 2 * _ROWS * width * 4 * width
     return LinearRates(gflops={name: round(work / s / 1e9, 1) for name, s in seconds.items()})
 
