@@ -76,7 +76,7 @@ def test_a_rows_bits_do_not_depend_on_the_number_of_rows(num_inputs, num_outputs
 
 @pytest.mark.parametrize(("num_inputs", "num_outputs"), [(90, 49), (1600, 100)])
 def test_levels_have_the_same_bits(num_inputs, num_outputs, dtype):
-    """Running sums of products, rounded once with its addition; bfloat16 where no level has its dot products."""
+    """Running sums of products, rounded once with the addition; bfloat16 on levels without dot products."""
     linear = layer(num_inputs, num_outputs, bias=True, dtype=dtype)
     x, results = rows_for(linear, 23), []
     for level in LEVELS if dtype == torch.float32 else WIDENING_LEVELS:
