@@ -7,10 +7,13 @@ import contextlib
 import pytest
 import torch
 
-from treeshare.native import kernel_level, kernel_levels, kernels
+from treeshare.native import kernel_level, kernel_levels, kernels, level_code
 
-LEVELS = kernel_levels()[:-1]
-"""Best first, without ``none``."""
+LEVELS = tuple(dict.fromkeys(level_code(level) for level in kernel_levels()[:-1]))
+"""Those with code of their own, best first, without ``none``."""
+
+WIDENING_LEVELS = tuple(level for level in LEVELS if level in ("avx512f", "avx2"))
+"""Those that compute bfloat16 in float32: in the same order, so that all their bits are the same."""
 
 LEVEL_PARAMS = LEVELS or [
     pytest.param("none", marks=pytest.mark.skip(reason="no compiled kernels are built for this CPU"))

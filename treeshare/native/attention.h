@@ -31,6 +31,7 @@ constexpr int TASKS = 3;   // minimum for each thread, if there are enough rows,
 constexpr int KEYS = KEY_BLOCK; // packed keys and values of a block fit into L2 beside the rows
 constexpr int GROUP = 16 * ATTENTION_VECTORS; // keys of a register tile
 constexpr int QUERIES = 6; // query rows of a register tile
+constexpr int NEAR = 8;    // steps ahead that packed keys and values are fetched from L2
 
 // So that no template is instantiated for more vectors than a register tile has.
 constexpr int cap_vectors(int vectors) { return std::min(vectors, ATTENTION_VECTORS); }
@@ -40,8 +41,8 @@ enum Kind { SHARED, CAUSAL, PRIVATE, MERGE, STORE }; // MERGE: gathering the que
 // One task's working set.
 struct Work {
     Operand *query;     // [ROWS * G][D]
-    Element *keys;      // [KEYS / GROUP][D / STEP][GROUP][STEP]
-    Element *values;    // [KEYS / STEP][D][STEP]
+    Packed *keys;       // [KEYS / GROUP][D / STEP][GROUP][STEP]
+    Packed *values;     // [KEYS / STEP][D][STEP]
     Element *gathered_keys;    // [D][KEYS]: of a block that lies in several pieces
     Element *gathered_values;  // [KEYS][D]
     float *scores;      // [QUERIES][KEYS]
@@ -54,8 +55,8 @@ struct Work {
 
     Work(Scratch &scratch, int num_queries, int head_dim, float scale) : head_dim(head_dim), scale(scale) {
         const size_t sizes[] = {size_t(num_queries) * head_dim * sizeof(Operand),
-                                size_t(KEYS) * head_dim * sizeof(Element),
-                                size_t(KEYS) * head_dim * sizeof(Element) + 64, // `interleave` may write past the last
+                                size_t(KEYS) * head_dim * sizeof(Packed),
+                                size_t(KEYS) * head_dim * sizeof(Packed) + 64, // `interleave` may write past the last
                                 size_t(KEYS) * head_dim * sizeof(Element),
                                 size_t(KEYS) * head_dim * sizeof(Element),
                                 size_t(QUERIES) * KEYS * 4,
@@ -67,8 +68,8 @@ struct Work {
         for (int i = 0; i < 10; ++i) offsets[i + 1] = offsets[i] + (sizes[i] + 63) / 64 * 64;
         char *memory = scratch.reserve(offsets[10]);
         query = reinterpret_cast<Operand *>(memory + offsets[0]);
-        keys = reinterpret_cast<Element *>(memory + offsets[1]);
-        values = reinterpret_cast<Element *>(memory + offsets[2]);
+        keys = reinterpret_cast<Packed *>(memory + offsets[1]);
+        values = reinterpret_cast<Packed *>(memory + offsets[2]);
         gathered_keys = reinterpret_cast<Element *>(memory + offsets[3]);
         gathered_values = reinterpret_cast<Element *>(memory + offsets[4]);
         scores = reinterpret_cast<float *>(memory + offsets[5]);
@@ -82,11 +83,17 @@ struct Work {
     }
 };
 
+// Keys of the group that begins at key `first` of `count`: the last group is as narrow as its keys allow.
+INLINE int group_width(int first, int count) {
+    return std::min(GROUP, (count - first + STRIP - 1) / STRIP * STRIP);
+}
+
 // Interleave rows of transposed keys, [D][stride], STEP at a time; keys from `count` on become zero.
-TARGET void pack_keys(const Element *source, int64_t stride, int head_dim, int count, Element *packed) {
+TARGET void pack_keys(const Element *source, int64_t stride, int head_dim, int count, Packed *packed) {
     for (int first = 0; first < count; first += GROUP) {
+        const int last = first + group_width(first, count);
         for (int d = 0; d < head_dim; d += STEP) {
-            for (int strip = first; strip < first + GROUP; strip += STRIP) {
+            for (int strip = first; strip < last; strip += STRIP) {
                 interleave(source + d * stride + strip, stride, STEP, count - strip, packed);
                 packed += STEP * STRIP;
             }
@@ -95,7 +102,7 @@ TARGET void pack_keys(const Element *source, int64_t stride, int head_dim, int c
 }
 
 // Interleave STEP neighbouring rows of values, [count][stride]; a missing last row counts as zero.
-TARGET void pack_values(const Element *source, int64_t stride, int head_dim, int count, Element *packed) {
+TARGET void pack_values(const Element *source, int64_t stride, int head_dim, int count, Packed *packed) {
     for (int token = 0; token < count; token += STEP) {
         for (int column = 0; column < head_dim; column += STRIP)
             interleave(source + token * stride + column, stride, count - token, head_dim - column,
@@ -104,15 +111,30 @@ TARGET void pack_values(const Element *source, int64_t stride, int head_dim, int
     }
 }
 
-// scores[m][n] = query[m] . key[n]
+// scores[m][n] = query[m] . key[n] for a group of J vectors of keys
+template <int M, int J>
+INLINE void score_group(const Operand *query, const Packed *keys, int head_dim, float *scores) {
+    Floats sums[M][J];
+    clear(sums);
+    for (int d = 0; d < head_dim; d += STEP, keys += STEP * 16 * J) {
+        for (int j = 0; j < J; ++j) __builtin_prefetch(keys + STEP * 16 * (NEAR * J + j), 0, 3);
+        add_products(sums, query + d, head_dim, keys);
+    }
+    const auto &results = complete_sums(sums);
+    for (int m = 0; m < M; ++m)
+        for (int j = 0; j < J; ++j) store(scores + m * KEYS + 16 * j, results[m][j]);
+}
+
+// The same for `count` packed keys, of which `packed_count` lie in the block.
 template <int M>
-TARGET void score(const Operand *query, const Element *keys, int head_dim, int count, float *scores) {
-    for (int first = 0; first < count; first += GROUP) {
-        Floats sums[M][ATTENTION_VECTORS];
-        clear(sums);
-        for (int d = 0; d < head_dim; d += STEP, keys += STEP * GROUP) add_products(sums, query + d, head_dim, keys);
-        for (int m = 0; m < M; ++m)
-            for (int j = 0; j < ATTENTION_VECTORS; ++j) store(scores + m * KEYS + first + 16 * j, sums[m][j]);
+TARGET void score(const Operand *query, const Packed *keys, int head_dim, int count, int packed_count, float *scores) {
+    for (int first = 0; first < count; first += GROUP, keys += GROUP * head_dim) {
+        switch (group_width(first, packed_count) / 16) {
+        case 4: score_group<M, cap_vectors(4)>(query, keys, head_dim, scores + first); break;
+        case 3: score_group<M, cap_vectors(3)>(query, keys, head_dim, scores + first); break;
+        case 2: score_group<M, cap_vectors(2)>(query, keys, head_dim, scores + first); break;
+        default: score_group<M, 1>(query, keys, head_dim, scores + first);
+        }
     }
 }
 
@@ -139,12 +161,14 @@ TARGET float online_softmax(const float *scores, Operand *weights, int seen, int
 
 // numerator[m] = numerator[m] * correction[m] + weights[m] . values, for J vectors of sixteen columns
 template <int M, int J>
-INLINE void add_values(const Operand *weights, const Element *values, int head_dim, int count,
+INLINE void add_values(const Operand *weights, const Packed *values, int head_dim, int count,
                        const float *correction, float *numerator) {
     Floats sums[M][J];
     clear(sums);
-    for (int token = 0; token < count; token += STEP, values += STEP * head_dim)
+    for (int token = 0; token < count; token += STEP, values += STEP * head_dim) {
+        for (int j = 0; j < J; ++j) __builtin_prefetch(values + STEP * (NEAR * head_dim + 16 * j), 0, 3);
         add_products(sums, weights + token, KEYS, values);
+    }
     for (int m = 0; m < M; ++m) {
         const Floats factor = broadcast(correction[m]);
         for (int j = 0; j < J; ++j) {
@@ -154,17 +178,18 @@ INLINE void add_values(const Operand *weights, const Element *values, int head_d
     }
 }
 
-// Attend M queries, from number `query` on, to the packed block: query m to the first `seen[m]` of `count` keys.
+// Attend M queries, from number `query` on, to the block of `packed_count` keys: query m to the first `seen[m]` of
+// `count`.
 template <int M>
-TARGET void attend_tile(Work &work, int query, const int *seen, int count) {
+TARGET void attend_tile(Work &work, int query, const int *seen, int count, int packed_count) {
     const int dim = work.head_dim;
     float corrections[M];
-    score<M>(work.query + query * dim, work.keys, dim, count, work.scores);
+    score<M>(work.query + query * dim, work.keys, dim, count, packed_count, work.scores);
     for (int m = 0; m < M; ++m)
         corrections[m] = online_softmax(work.scores + m * KEYS, work.weights + m * KEYS, seen[m], count, work.scale,
                                         work.maximum + query + m, work.denominator + query + m);
     for (int column = 0; column < dim; column += 16 * ATTENTION_VECTORS) {
-        const Element *values = work.values + STEP * column;
+        const Packed *values = work.values + STEP * column;
         float *numerator = work.numerator + query * dim + column;
         switch (std::min(ATTENTION_VECTORS, (dim - column) / 16)) {
         case 4: add_values<M, cap_vectors(4)>(work.weights, values, dim, count, corrections, numerator); break;
@@ -215,12 +240,12 @@ TARGET void attend_block(Work &work, int first, int last, int group, int count, 
         }
         if (max_seen == 0) continue;
         switch (m) {
-        case 6: attend_tile<6>(work, query, seen, max_seen); break;
-        case 5: attend_tile<5>(work, query, seen, max_seen); break;
-        case 4: attend_tile<4>(work, query, seen, max_seen); break;
-        case 3: attend_tile<3>(work, query, seen, max_seen); break;
-        case 2: attend_tile<2>(work, query, seen, max_seen); break;
-        default: attend_tile<1>(work, query, seen, max_seen);
+        case 6: attend_tile<6>(work, query, seen, max_seen, count); break;
+        case 5: attend_tile<5>(work, query, seen, max_seen, count); break;
+        case 4: attend_tile<4>(work, query, seen, max_seen, count); break;
+        case 3: attend_tile<3>(work, query, seen, max_seen, count); break;
+        case 2: attend_tile<2>(work, query, seen, max_seen, count); break;
+        default: attend_tile<1>(work, query, seen, max_seen, count);
         }
     }
 }
