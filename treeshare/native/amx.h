@@ -17,7 +17,7 @@
 
 #undef TARGET
 #undef LEVEL_EXPORT
-#define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma,amx-tile,amx-bf16")))
+#define TARGET __attribute__((target(AMX_FEATURES)))
 #define LEVEL_EXPORT(name) treeshare_##name##_amx
 #define HAS_TILES
 
