@@ -55,6 +55,11 @@ template <int TILE>
 INLINE void load(const void *source, int64_t stride) {
     __asm__ volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(source), "r"(stride), "i"(TILE) : "memory");
 }
+// The same of what is not needed again soon: it leaves L1 to what is.
+template <int TILE>
+INLINE void load_once(const void *source, int64_t stride) {
+    __asm__ volatile("tileloaddt1 (%0,%1,1), %%tmm%c2" ::"r"(source), "r"(stride), "i"(TILE) : "memory");
+}
 template <int TILE>
 INLINE void store(void *target, int64_t stride) {
     __asm__ volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(target), "r"(stride), "i"(TILE) : "memory");
