@@ -30,7 +30,16 @@ constexpr int ROWS = 64;   // maximum number of packed rows of a task
 constexpr int TASKS = 3;   // minimum for each thread, if there are enough rows, so that no thread waits long at the end
 constexpr int KEYS = KEY_BLOCK; // packed keys and values of a block fit into L2 beside the rows
 constexpr int GROUP = 16 * ATTENTION_VECTORS; // keys of a register tile
-constexpr int QUERIES = 6; // query rows of a register tile
+#ifdef HAS_TILES
+constexpr int QUERIES = tiles::SIDE; // query rows of a register tile
+constexpr int64_t PAD = tiles::DEPTH; // queries and tokens of values are filled up with zeros to a multiple of it
+#else
+constexpr int QUERIES = 6;
+constexpr int64_t PAD = 1;
+#endif
+
+// Numbers from one query to the next.
+constexpr int64_t query_stride(int64_t head_dim) { return (head_dim + PAD - 1) / PAD * PAD; }
 
 // So that no template is instantiated for more vectors than a register tile has.
 constexpr int cap_vectors(int vectors) { return std::min(vectors, ATTENTION_VECTORS); }
@@ -39,7 +48,7 @@ enum Kind { SHARED, CAUSAL, PRIVATE, MERGE, STORE }; // MERGE: gathering the que
 
 // One task's working set.
 struct Work {
-    Operand *query;     // [ROWS * G][D]
+    Operand *query;     // [ROWS * G][query_stride(D)], and as much as a register tile reads behind the last
     Packed *keys;       // [KEYS / GROUP][D / STEP][GROUP][STEP]
     Packed *values;     // [KEYS / STEP][D][STEP]
     Element *gathered_keys;    // [D][KEYS]: of a block that lies in several pieces
@@ -53,8 +62,8 @@ struct Work {
     float scale;        // of scores, times log2(e)
 
     Work(Scratch &scratch, int num_queries, int head_dim, float scale) : head_dim(head_dim), scale(scale) {
-        const size_t sizes[] = {size_t(num_queries) * head_dim * sizeof(Operand),
-                                size_t(KEYS) * head_dim * sizeof(Packed),
+        const size_t sizes[] = {size_t(num_queries + QUERIES) * query_stride(head_dim) * sizeof(Operand),
+                                size_t(KEYS) * query_stride(head_dim) * sizeof(Packed),
                                 size_t(KEYS) * head_dim * sizeof(Packed) + 64, // `interleave` may write past the last
                                 size_t(KEYS) * head_dim * sizeof(Element),
                                 size_t(KEYS) * head_dim * sizeof(Element),
@@ -81,6 +90,36 @@ struct Work {
         std::fill_n(denominator, num_queries, 0.0f);
     }
 };
+
+// One step of online softmax: a row of scores becomes weights below the row's new maximum. Of `count` keys the row sees
+// the first `seen`. Returns the factor that corrects what was summed up below the old maximum.
+TARGET float online_softmax(const float *scores, Operand *weights, int seen, int count, float scale, float *maximum,
+                            float *denominator) {
+    Floats largest = broadcast(-std::numeric_limits<float>::infinity());
+    for (int n = 0; n < seen; n += 16) largest = max_where(first16(seen - n), largest, load(scores + n));
+    const float old_maximum = *maximum, new_maximum = std::max(old_maximum, max_lanes(largest) * scale);
+    const Floats shift = broadcast(new_maximum), factor = broadcast(scale);
+    Floats sum = broadcast(0.0f);
+    for (int n = 0; n < count; n += 16) {
+        const Floats power = mul_sub(load(scores + n), factor, shift);
+        const Floats weight = only(first16(seen - n), exp2_lanes<EXP2_DEGREE>(power));
+        sum = add(sum, weight);
+        store_operands(weights + n, weight);
+    }
+    const float correction = std::exp2(old_maximum - new_maximum);
+    *maximum = new_maximum;
+    *denominator = *denominator * correction + sum_lanes(sum);
+    return correction;
+}
+
+} // namespace
+} // namespace attention
+
+#ifdef HAS_TILES
+#include "tile_attention.h"
+#else
+namespace attention {
+namespace {
 
 // Interleave rows of transposed keys, [D][stride], STEP at a time; keys from `count` on become zero.
 TARGET void pack_keys(const Element *source, int64_t stride, int head_dim, int count, Packed *packed) {
@@ -114,27 +153,6 @@ TARGET void score(const Operand *query, const Packed *keys, int head_dim, int co
         for (int m = 0; m < M; ++m)
             for (int j = 0; j < ATTENTION_VECTORS; ++j) store(scores + m * KEYS + first + 16 * j, sums[m][j]);
     }
-}
-
-// One step of online softmax: a row of scores becomes weights below the row's new maximum. Of `count` keys the row sees
-// the first `seen`. Returns the factor that corrects what was summed up below the old maximum.
-TARGET float online_softmax(const float *scores, Operand *weights, int seen, int count, float scale, float *maximum,
-                            float *denominator) {
-    Floats largest = broadcast(-std::numeric_limits<float>::infinity());
-    for (int n = 0; n < seen; n += 16) largest = max_where(first16(seen - n), largest, load(scores + n));
-    const float old_maximum = *maximum, new_maximum = std::max(old_maximum, max_lanes(largest) * scale);
-    const Floats shift = broadcast(new_maximum), factor = broadcast(scale);
-    Floats sum = broadcast(0.0f);
-    for (int n = 0; n < count; n += 16) {
-        const Floats power = mul_sub(load(scores + n), factor, shift);
-        const Floats weight = only(first16(seen - n), exp2_lanes<EXP2_DEGREE>(power));
-        sum = add(sum, weight);
-        store_operands(weights + n, weight);
-    }
-    const float correction = std::exp2(old_maximum - new_maximum);
-    *maximum = new_maximum;
-    *denominator = *denominator * correction + sum_lanes(sum);
-    return correction;
 }
 
 // numerator[m] = numerator[m] * correction[m] + weights[m] . values, for J vectors of sixteen columns
@@ -175,6 +193,25 @@ TARGET void attend_tile(Work &work, int query, const int *seen, int count) {
     }
 }
 
+// Attend `m` queries.
+TARGET void attend_queries(Work &work, int query, int m, const int *seen, int count) {
+    switch (m) {
+    case 6: return attend_tile<6>(work, query, seen, count);
+    case 5: return attend_tile<5>(work, query, seen, count);
+    case 4: return attend_tile<4>(work, query, seen, count);
+    case 3: return attend_tile<3>(work, query, seen, count);
+    case 2: return attend_tile<2>(work, query, seen, count);
+    default: return attend_tile<1>(work, query, seen, count);
+    }
+}
+
+} // namespace
+} // namespace attention
+#endif
+
+namespace attention {
+namespace {
+
 // Pack the `count` keys of a block, and their values, of one KV head: pieces side by side, the first from its token
 // `used` on. What lies in several pieces is gathered first.
 TARGET void pack_block(Work &work, const Piece *piece, int64_t used, int head, int64_t value_width, int count) {
@@ -214,14 +251,7 @@ TARGET void attend_block(Work &work, int first, int last, int group, int count, 
             max_seen = std::max(max_seen, seen[i]);
         }
         if (max_seen == 0) continue;
-        switch (m) {
-        case 6: attend_tile<6>(work, query, seen, max_seen); break;
-        case 5: attend_tile<5>(work, query, seen, max_seen); break;
-        case 4: attend_tile<4>(work, query, seen, max_seen); break;
-        case 3: attend_tile<3>(work, query, seen, max_seen); break;
-        case 2: attend_tile<2>(work, query, seen, max_seen); break;
-        default: attend_tile<1>(work, query, seen, max_seen);
-        }
+        attend_queries(work, query, m, seen, max_seen);
     }
 }
 
@@ -282,9 +312,11 @@ TARGET void attend_task(const TreeStep &step, const Projections<Element> &from, 
     const int num_queries = (last_row - first_row) * group;
     Laps laps(step.nanoseconds);
     Work work(scratch, num_queries, dim, scale * 1.44269504f);
-    for (int64_t row = first_row; row < last_row; ++row)
-        copy_operands(from.query + row * from.query_stride + head * group * dim, group * dim,
-                      work.query + (row - first_row) * group * dim);
+    for (int q = 0; q < num_queries; ++q) {
+        const Element *query = from.query + (first_row + q / group) * from.query_stride + (head * group + q % group) * dim;
+        copy_operands(query, dim, work.query + q * query_stride(dim));
+        std::fill_n(work.query + q * query_stride(dim) + dim, query_stride(dim) - dim, Operand(0));
+    }
     laps.lap(MERGE);
     for (int64_t row = first_row; row < last_row; ++row) store_token(step, from, row, head);
     laps.lap(STORE);
@@ -338,6 +370,9 @@ extern "C" void EXPORT(attend)(const TreeStep *step, const Projections<Element> 
     {
         static thread_local Scratch scratch;
         Laps laps(step->nanoseconds);
+#ifdef HAS_TILES
+        const tiles::Session session;
+#endif
         store_prompts(*step, *from);
         laps.lap(STORE);
 #pragma omp for schedule(dynamic, 1)
