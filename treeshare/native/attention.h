@@ -56,8 +56,8 @@ struct Work {
     float *scores;      // [QUERIES][KEYS]
     Operand *weights;   // [QUERIES][KEYS]
     float *numerator;   // [ROWS * G][D]
-    float *maximum;     // [ROWS * G]: of the scaled scores so far, as powers of 2
-    float *denominator; // [ROWS * G]
+    float *maximum;     // [ROWS * G], and so on: of the scaled scores so far, as powers of 2
+    float *denominator; // [ROWS * G], and so on
     int head_dim;
     float scale;        // of scores, times log2(e)
 
@@ -70,8 +70,8 @@ struct Work {
                                 size_t(QUERIES) * KEYS * 4,
                                 size_t(QUERIES) * KEYS * sizeof(Operand),
                                 size_t(num_queries) * head_dim * 4,
-                                size_t(num_queries) * 4,
-                                size_t(num_queries) * 4};
+                                size_t(num_queries + QUERIES) * 4,
+                                size_t(num_queries + QUERIES) * 4};
         size_t offsets[11] = {0};
         for (int i = 0; i < 10; ++i) offsets[i + 1] = offsets[i] + (sizes[i] + 63) / 64 * 64;
         char *memory = scratch.reserve(offsets[10]);
@@ -90,27 +90,6 @@ struct Work {
         std::fill_n(denominator, num_queries, 0.0f);
     }
 };
-
-// One step of online softmax: a row of scores becomes weights below the row's new maximum. Of `count` keys the row sees
-// the first `seen`. Returns the factor that corrects what was summed up below the old maximum.
-TARGET float online_softmax(const float *scores, Operand *weights, int seen, int count, float scale, float *maximum,
-                            float *denominator) {
-    Floats largest = broadcast(-std::numeric_limits<float>::infinity());
-    for (int n = 0; n < seen; n += 16) largest = max_where(first16(seen - n), largest, load(scores + n));
-    const float old_maximum = *maximum, new_maximum = std::max(old_maximum, max_lanes(largest) * scale);
-    const Floats shift = broadcast(new_maximum), factor = broadcast(scale);
-    Floats sum = broadcast(0.0f);
-    for (int n = 0; n < count; n += 16) {
-        const Floats power = mul_sub(load(scores + n), factor, shift);
-        const Floats weight = only(first16(seen - n), exp2_lanes<EXP2_DEGREE>(power));
-        sum = add(sum, weight);
-        store_operands(weights + n, weight);
-    }
-    const float correction = std::exp2(old_maximum - new_maximum);
-    *maximum = new_maximum;
-    *denominator = *denominator * correction + sum_lanes(sum);
-    return correction;
-}
 
 } // namespace
 } // namespace attention
@@ -153,6 +132,27 @@ TARGET void score(const Operand *query, const Packed *keys, int head_dim, int co
         for (int m = 0; m < M; ++m)
             for (int j = 0; j < ATTENTION_VECTORS; ++j) store(scores + m * KEYS + first + 16 * j, sums[m][j]);
     }
+}
+
+// One step of online softmax: a row of scores becomes weights below the row's new maximum. Of `count` keys the row sees
+// the first `seen`. Returns the factor that corrects what was summed up below the old maximum.
+TARGET float online_softmax(const float *scores, Operand *weights, int seen, int count, float scale, float *maximum,
+                            float *denominator) {
+    Floats largest = broadcast(-std::numeric_limits<float>::infinity());
+    for (int n = 0; n < seen; n += 16) largest = max_where(first16(seen - n), largest, load(scores + n));
+    const float old_maximum = *maximum, new_maximum = std::max(old_maximum, max_lanes(largest) * scale);
+    const Floats shift = broadcast(new_maximum), factor = broadcast(scale);
+    Floats sum = broadcast(0.0f);
+    for (int n = 0; n < count; n += 16) {
+        const Floats power = mul_sub(load(scores + n), factor, shift);
+        const Floats weight = only(first16(seen - n), exp2_lanes<EXP2_DEGREE>(power));
+        sum = add(sum, weight);
+        store_operands(weights + n, weight);
+    }
+    const float correction = std::exp2(old_maximum - new_maximum);
+    *maximum = new_maximum;
+    *denominator = *denominator * correction + sum_lanes(sum);
+    return correction;
 }
 
 // numerator[m] = numerator[m] * correction[m] + weights[m] . values, for J vectors of sixteen columns

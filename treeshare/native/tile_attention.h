@@ -91,6 +91,65 @@ INLINE void add_sums(const float *sums, int width, float correction, float *nume
         store(numerator + j, mul_add(load(numerator + j), factor, add(load(sums + j), zero)));
 }
 
+// 2 ** x, zero for minus infinity and NaN for NaN; exact for whole numbers. The relative error is below 3e-6.
+INLINE Floats weigh(Floats x) {
+    const Floats f = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); // above the next lower whole number
+    Floats y = mul_add(broadcast(1.3426795e-2f), f, broadcast(5.2242298e-2f));
+    y = mul_add(y, f, broadcast(2.4128029e-1f));
+    y = mul_add(y, f, broadcast(6.9304484e-1f));
+    y = mul_add(y, f, broadcast(1.0f));
+    return scale_by_power(y, x); // which is rounded down there
+}
+
+TARGET float largest_score(const float *scores, int seen) {
+    Floats largest = broadcast(-std::numeric_limits<float>::infinity());
+    for (; seen >= 16; seen -= 16, scores += 16) largest = max(largest, load(scores));
+    return max_lanes(max_where(first16(seen), largest, load(scores)));
+}
+
+// A row of scores becomes weights below its maximum `shift`, zeros from `seen` on; returns their sum.
+TARGET float weigh_scores(const float *scores, int seen, int count, float scale, float shift, Operand *weights) {
+    const Floats factor = broadcast(scale), shifts = broadcast(shift);
+    Floats sum = broadcast(0.0f);
+    int n = 0;
+    for (; n + DEPTH <= seen; n += DEPTH) {
+        const Floats low = weigh(mul_sub(load(scores + n), factor, shifts));
+        const Floats high = weigh(mul_sub(load(scores + n + SIDE), factor, shifts));
+        sum = add(add(sum, low), high);
+        _mm512_store_si512(weights + n, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+    }
+    for (; n < count; n += SIDE) {
+        const Floats weight = only(first16(seen - n), weigh(mul_sub(load(scores + n), factor, shifts)));
+        sum = add(sum, weight);
+        store_operands(weights + n, weight);
+    }
+    return sum_lanes(sum);
+}
+
+// One step of online softmax for rows that see any key: scores become weights below the rows' new maxima. Corrections
+// are the factors for what was summed up below the old ones.
+TARGET void softmax_rows(Work &work, int query, int num, const int *seen, int count, float *corrections) {
+    alignas(64) float maxima[SIDE], sums[SIDE];
+    int active = 0;
+    for (int m = 0; m < num; ++m) {
+        active |= (seen[m] > 0) << m;
+        maxima[m] = largest_score(work.scores + m * KEYS, seen[m]);
+    }
+    const Mask mask = active;
+    const Floats old = load(work.maximum + query);
+    const Floats shifts = max_where(mask, old, mul(load(maxima), broadcast(work.scale)));
+    const Floats factors = exp2_lanes<7>(sub(old, shifts));
+    store(maxima, shifts);
+    store(corrections, factors);
+    for (int m = 0; m < num; ++m)
+        if (seen[m] > 0)
+            sums[m] = weigh_scores(work.scores + m * KEYS, seen[m], count, work.scale, maxima[m],
+                                   work.weights + m * KEYS);
+    float *denominator = work.denominator + query;
+    store(work.maximum + query, shifts);
+    store(denominator, select_lanes(mask, mul_add(load(denominator), factors, load(sums)), load(denominator)));
+}
+
 // Attend `num` queries, from number `query` on, to the packed block: query m to the first `seen[m]` of `count` keys.
 TARGET void attend_queries(Work &work, int query, int num, const int *seen, int count) {
     const int dim = work.head_dim, stride = query_stride(dim), num_groups = (count + SIDE - 1) / SIDE;
@@ -99,11 +158,8 @@ TARGET void attend_queries(Work &work, int query, int num, const int *seen, int 
         multiply_columns(num_groups - group, work.query + query * stride, stride * sizeof(Operand), depth,
                          work.keys + group * depth * ELEMENTS, ELEMENTS, depth * ELEMENTS, work.scores + group * SIDE,
                          KEYS * sizeof(float));
-    float corrections[QUERIES];
-    for (int m = 0; m < num; ++m)
-        if (seen[m] > 0)
-            corrections[m] = online_softmax(work.scores + m * KEYS, work.weights + m * KEYS, seen[m], value_depth * DEPTH,
-                                            work.scale, work.maximum + query + m, work.denominator + query + m);
+    alignas(64) float corrections[QUERIES];
+    softmax_rows(work, query, num, seen, value_depth * DEPTH, corrections);
     alignas(64) float sums[QUERIES][MAX_TILES * SIDE];
     for (int column = 0; column < dim; column += MAX_TILES * SIDE) {
         const int width = std::min(MAX_TILES * SIDE, dim - column);
