@@ -46,13 +46,13 @@ struct Panel {
     int num_outputs;
 };
 
-// Copies weights [num_outputs][num_inputs] as [depth][PANEL][DEPTH]; what is missing is zero.
+// Copies weights [num_outputs][num_inputs] as [depth][PANEL][DEPTH], with zeros behind the last input. Below the last
+// output may be anything: nobody stores its sums.
 TARGET void copy_weights(const Element *weight, int64_t num_inputs, int num_outputs, Element *copy) {
     for (int64_t left = num_inputs; left > 0; left -= DEPTH, weight += DEPTH, copy += PANEL * DEPTH) {
         const __mmask32 mask = first32(left);
         for (int i = 0; i < num_outputs; ++i)
             _mm512_store_si512(copy + i * DEPTH, _mm512_maskz_loadu_epi16(mask, weight + i * num_inputs));
-        std::fill_n(copy + num_outputs * DEPTH, (PANEL - num_outputs) * DEPTH, 0);
     }
 }
 
