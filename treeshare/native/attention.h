@@ -31,8 +31,8 @@ constexpr int TASKS = 3;   // minimum for each thread, if there are enough rows,
 constexpr int KEYS = KEY_BLOCK; // packed keys and values of a block fit into L2 beside the rows
 constexpr int GROUP = 16 * ATTENTION_VECTORS; // keys of a register tile
 #ifdef HAS_TILES
-constexpr int QUERIES = tiles::SIDE; // query rows of a register tile
-constexpr int64_t PAD = tiles::DEPTH; // queries and tokens of values are filled up with zeros to a multiple of it
+constexpr int QUERIES = tiles::SIDE;  // query rows of a register tile
+constexpr int64_t PAD = tiles::DEPTH; // a query is filled up with zeros to a multiple of it
 #else
 constexpr int QUERIES = 6;
 constexpr int64_t PAD = 1;
@@ -40,9 +40,6 @@ constexpr int64_t PAD = 1;
 
 // Numbers from one query to the next.
 constexpr int64_t query_stride(int64_t head_dim) { return (head_dim + PAD - 1) / PAD * PAD; }
-
-// So that no template is instantiated for more vectors than a register tile has.
-constexpr int cap_vectors(int vectors) { return std::min(vectors, ATTENTION_VECTORS); }
 
 enum Kind { SHARED, CAUSAL, PRIVATE, MERGE, STORE }; // MERGE: gathering the queries, normalising the result
 
@@ -100,11 +97,22 @@ struct Work {
 namespace attention {
 namespace {
 
+constexpr int NEAR = 8; // steps ahead that packed keys and values are fetched from L2
+
+// So that no template is instantiated for more vectors than a register tile has.
+constexpr int cap_vectors(int vectors) { return std::min(vectors, ATTENTION_VECTORS); }
+
+// Keys of the group that begins at key `first` of `count`: the last group is as narrow as its keys allow.
+INLINE int group_width(int first, int count) {
+    return std::min(GROUP, (count - first + STRIP - 1) / STRIP * STRIP);
+}
+
 // Interleave rows of transposed keys, [D][stride], STEP at a time; keys from `count` on become zero.
 TARGET void pack_keys(const Element *source, int64_t stride, int head_dim, int count, Packed *packed) {
     for (int first = 0; first < count; first += GROUP) {
+        const int last = first + group_width(first, count);
         for (int d = 0; d < head_dim; d += STEP) {
-            for (int strip = first; strip < first + GROUP; strip += STRIP) {
+            for (int strip = first; strip < last; strip += STRIP) {
                 interleave(source + d * stride + strip, stride, STEP, count - strip, packed);
                 packed += STEP * STRIP;
             }
@@ -122,15 +130,30 @@ TARGET void pack_values(const Element *source, int64_t stride, int head_dim, int
     }
 }
 
-// scores[m][n] = query[m] . key[n]
+// scores[m][n] = query[m] . key[n] for a group of J vectors of keys
+template <int M, int J>
+INLINE void score_group(const Operand *query, const Packed *keys, int head_dim, float *scores) {
+    Floats sums[M][J];
+    clear(sums);
+    for (int d = 0; d < head_dim; d += STEP, keys += STEP * 16 * J) {
+        for (int j = 0; j < J; ++j) __builtin_prefetch(keys + STEP * 16 * (NEAR * J + j), 0, 3);
+        add_products(sums, query + d, head_dim, keys);
+    }
+    const auto &results = complete_sums(sums);
+    for (int m = 0; m < M; ++m)
+        for (int j = 0; j < J; ++j) store(scores + m * KEYS + 16 * j, results[m][j]);
+}
+
+// The same for `count` packed keys, of which `packed_count` lie in the block.
 template <int M>
-TARGET void score(const Operand *query, const Packed *keys, int head_dim, int count, float *scores) {
-    for (int first = 0; first < count; first += GROUP) {
-        Floats sums[M][ATTENTION_VECTORS];
-        clear(sums);
-        for (int d = 0; d < head_dim; d += STEP, keys += STEP * GROUP) add_products(sums, query + d, head_dim, keys);
-        for (int m = 0; m < M; ++m)
-            for (int j = 0; j < ATTENTION_VECTORS; ++j) store(scores + m * KEYS + first + 16 * j, sums[m][j]);
+TARGET void score(const Operand *query, const Packed *keys, int head_dim, int count, int packed_count, float *scores) {
+    for (int first = 0; first < count; first += GROUP, keys += GROUP * head_dim) {
+        switch (group_width(first, packed_count) / 16) {
+        case 4: score_group<M, cap_vectors(4)>(query, keys, head_dim, scores + first); break;
+        case 3: score_group<M, cap_vectors(3)>(query, keys, head_dim, scores + first); break;
+        case 2: score_group<M, cap_vectors(2)>(query, keys, head_dim, scores + first); break;
+        default: score_group<M, 1>(query, keys, head_dim, scores + first);
+        }
     }
 }
 
@@ -161,8 +184,10 @@ INLINE void add_values(const Operand *weights, const Packed *values, int head_di
                        const float *correction, float *numerator) {
     Floats sums[M][J];
     clear(sums);
-    for (int token = 0; token < count; token += STEP, values += STEP * head_dim)
+    for (int token = 0; token < count; token += STEP, values += STEP * head_dim) {
+        for (int j = 0; j < J; ++j) __builtin_prefetch(values + STEP * (NEAR * head_dim + 16 * j), 0, 3);
         add_products(sums, weights + token, KEYS, values);
+    }
     for (int m = 0; m < M; ++m) {
         const Floats factor = broadcast(correction[m]);
         for (int j = 0; j < J; ++j) {
@@ -172,12 +197,13 @@ INLINE void add_values(const Operand *weights, const Packed *values, int head_di
     }
 }
 
-// Attend M queries, from number `query` on, to the packed block: query m to the first `seen[m]` of `count` keys.
+// Attend M queries, from number `query` on, to the block of `packed_count` keys: query m to the first `seen[m]` of
+// `count`.
 template <int M>
-TARGET void attend_tile(Work &work, int query, const int *seen, int count) {
+TARGET void attend_tile(Work &work, int query, const int *seen, int count, int packed_count) {
     const int dim = work.head_dim;
     float corrections[M];
-    score<M>(work.query + query * dim, work.keys, dim, count, work.scores);
+    score<M>(work.query + query * dim, work.keys, dim, count, packed_count, work.scores);
     for (int m = 0; m < M; ++m)
         corrections[m] = online_softmax(work.scores + m * KEYS, work.weights + m * KEYS, seen[m], count, work.scale,
                                         work.maximum + query + m, work.denominator + query + m);
@@ -193,15 +219,15 @@ TARGET void attend_tile(Work &work, int query, const int *seen, int count) {
     }
 }
 
-// Attend `m` queries.
-TARGET void attend_queries(Work &work, int query, int m, const int *seen, int count) {
-    switch (m) {
-    case 6: return attend_tile<6>(work, query, seen, count);
-    case 5: return attend_tile<5>(work, query, seen, count);
-    case 4: return attend_tile<4>(work, query, seen, count);
-    case 3: return attend_tile<3>(work, query, seen, count);
-    case 2: return attend_tile<2>(work, query, seen, count);
-    default: return attend_tile<1>(work, query, seen, count);
+// Attend `num` queries.
+TARGET void attend_queries(Work &work, int query, int num, const int *seen, int count, int packed_count) {
+    switch (num) {
+    case 6: return attend_tile<6>(work, query, seen, count, packed_count);
+    case 5: return attend_tile<5>(work, query, seen, count, packed_count);
+    case 4: return attend_tile<4>(work, query, seen, count, packed_count);
+    case 3: return attend_tile<3>(work, query, seen, count, packed_count);
+    case 2: return attend_tile<2>(work, query, seen, count, packed_count);
+    default: return attend_tile<1>(work, query, seen, count, packed_count);
     }
 }
 
@@ -251,7 +277,7 @@ TARGET void attend_block(Work &work, int first, int last, int group, int count, 
             max_seen = std::max(max_seen, seen[i]);
         }
         if (max_seen == 0) continue;
-        attend_queries(work, query, m, seen, max_seen);
+        attend_queries(work, query, m, seen, max_seen, count);
     }
 }
 

@@ -151,7 +151,7 @@ TARGET void softmax_rows(Work &work, int query, int num, const int *seen, int co
 }
 
 // Attend `num` queries, from number `query` on, to the packed block: query m to the first `seen[m]` of `count` keys.
-TARGET void attend_queries(Work &work, int query, int num, const int *seen, int count) {
+TARGET void attend_queries(Work &work, int query, int num, const int *seen, int count, int /*packed_count*/) {
     const int dim = work.head_dim, stride = query_stride(dim), num_groups = (count + SIDE - 1) / SIDE;
     const int depth = stride / DEPTH, value_depth = (count + DEPTH - 1) / DEPTH;
     for (int group = 0; group < num_groups; group += MAX_TILES)
