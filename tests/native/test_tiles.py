@@ -54,8 +54,8 @@ def model(linear, x):
             pair[i % 2] = multiply_add(pair[i % 2], x[:, :, i], weight[:, :, i])
         both = flushed(pair[0].astype(np.float64) + pair[1])
         total = flushed(total.astype(np.float64) + both)
-    if linear.bias is not None:
-        total = (total.astype(np.float64) + linear.bias.float().numpy()).astype(np.float32)
+    bias = 0.0 if linear.bias is None else linear.bias.float().numpy()  # without one -0 becomes 0, too
+    total = (total.astype(np.float64) + bias).astype(np.float32)
     return torch.from_numpy(flushed(total.astype(np.float64))).to(torch.bfloat16)
 
 
