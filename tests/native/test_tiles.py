@@ -216,24 +216,26 @@ extern "C" __attribute__((visibility("default"))) void leave_tiles() { // one ro
 }
 """
 
+LINEAR = "tile_linear.h"
 FAULTS = {
-    "none": (None, "", ""),
-    "a tile of weights too far to the right": ("tile_linear.h", "panel.tile = DEPTH;", "panel.tile = DEPTH + 2;"),
-    "a wrong stride": ("tile_linear.h", "panel.row * sizeof(Element)", "(panel.row + 32) * sizeof(Element)"),
-    "no zeros behind the rows' inputs": (
-        "tile_linear.h",
-        "std::fill_n(packed + num_words * SIDE, (SIDE - num_words) * SIDE, 0);",
-        "",
+    "none": (LINEAR, "", ""),
+    "a tile of weights too far to the right": (LINEAR, "panel.tile = DEPTH;", "panel.tile = DEPTH + 2;"),
+    "a wrong stride": (LINEAR, "panel.row * sizeof(Element)", "(panel.row + 32) * sizeof(Element)"),
+    "no zeros behind the rows": (
+        LINEAR,
+        "std::fill_n(packed + num_words",
+        "if (0) std::fill_n(packed + num_words",
     ),
-    "no zeros behind the weights": ("tile_linear.h", "first32(left)", "~0u"),
-    "the even and the odd output change places": ("tile_linear.h", "cvtne2ps_pbh(high, low)", "cvtne2ps_pbh(low, high)"),
-    "the wrong tile of rows": ("tile_linear.h", "tiles::multiply<3, 5, 7>", "tiles::multiply<3, 5, 6>"),
-    "a block that is never finished": ("tile_linear.h", "    }\n    finish(last, stride);", "    }\n"),
-    "a bias for each second output": ("tile_linear.h", "panel.bias[2 * i + 1]", "panel.bias[2 * i]"),
+    "no zeros behind the weights": (LINEAR, "first32(left)", "~0u"),
+    "neighbours change places": (LINEAR, "cvtne2ps_pbh(high, low)", "cvtne2ps_pbh(low, high)"),
+    "the wrong tile of rows": (LINEAR, "tiles::multiply<3, 5, 7>", "tiles::multiply<3, 5, 6>"),
+    "a block that is never finished": (LINEAR, "    }\n    finish(last, stride);", "    }\n"),
+    "a bias for every second output": (LINEAR, "panel.bias[2 * i + 1]", "panel.bias[2 * i]"),
     "a thread without its own configuration": ("amx.h", '__asm__ volatile("ldtilecfg %0" ::"m"(whole));', ""),
     "tiles that stay in use": ("amx.h", '__asm__ volatile("tilerelease");', ""),
 }
 """By name: the file, what is replaced, and by what."""
+
 
 def faults_found(built):
     """What is wrong with a build of linear layers on tiles."""

@@ -1,13 +1,13 @@
-// AVX-512's vectors, see avx512.h, and tiles: eight registers of sixteen rows of 64 bytes, and an instruction that
-// multiplies two tiles of bfloat16. Linear layers (tile_linear.h) and attention (tile_attention.h) use them.
+// Tiles of bfloat16 beside AVX-512's vectors: eight registers of sixteen rows of 64 bytes, and an instruction that
+// multiplies two of them. Linear layers (tile_linear.h) and attention (tile_attention.h) use them.
 //
-// Bits. With a [16][32] and b [16][16][2], the instruction computes for every c[m][n], in float32,
+// Bits. With a [16][32], b [16][16][2] and c [16][16], the instruction computes for every c[m][n], in float32,
 //     even = odd = 0
 //     for k in 0 ... 15: even += a[m][2 k] * b[k][n][0]; odd += a[m][2 k + 1] * b[k][n][1]    (rounded once each)
 //     c[m][n] += even + odd
-// where numbers too small for a normal one count as zero and become zero. This order is the level's own, the same for any number
-// of rows: every product goes through a tile. It does not matter which side is a: a product's factors change places. What is
-// missing in a tile is zero, and adding products of zeros changes no bit: no sum begins as -0.
+// where numbers that are too small for a normal one count as zero and become zero. The order is the level's own, and
+// the same for any number of rows: every product goes through a tile. It does not matter which side is a. What is missing
+// in a tile is zero; a product with it changes no bit but the sign of a zero.
 //
 // The instructions are written as assembly: compilers' own functions do not say which memory they read.
 

@@ -27,7 +27,8 @@ INLINE void interleave_tiles(const Element *even, int64_t stride, int num_rows, 
     if (count > SIDE) _mm512_store_si512(high, _mm512_permutex2var_epi16(a, even_odd(true), b));
 }
 
-// Transposed keys, [D][stride], become tiles [KEYS / 16][D / 32]: sixteen keys side by side, pairs of D below one another.
+// Transposed keys, [D][stride], become tiles [KEYS / 16][D / 32]: sixteen keys side by side, pairs of D below one
+// another.
 TARGET void pack_keys(const Element *source, int64_t stride, int head_dim, int count, Packed *packed) {
     const int64_t group = query_stride(head_dim) / DEPTH * ELEMENTS; // from sixteen keys to the next
     for (int first = 0; first < count; first += 2 * SIDE, packed += 2 * group)
@@ -48,10 +49,10 @@ TARGET void pack_values(const Element *source, int64_t stride, int head_dim, int
 }
 
 // out [16][16 * J] = sixteen rows of `left` . J columns of tiles on the right: `depth` tiles from left to right, and
-// from top to bottom `right_depth` elements apart, columns `right_column` apart. Strides of `left` and `out` count bytes.
+// from top to bottom `right_depth` elements apart, columns `right_column` apart. Strides of `left` and `out` are bytes.
 template <int J>
-INLINE void multiply_tiles(const Operand *left, int64_t left_stride, int depth, const Packed *right, int64_t right_depth,
-                           int64_t right_column, float *out, int64_t out_stride) {
+INLINE void multiply_tiles(const Operand *left, int64_t left_stride, int depth, const Packed *right,
+                           int64_t right_depth, int64_t right_column, float *out, int64_t out_stride) {
     tiles::clear<0>();
     if (J > 1) tiles::clear<1>();
     if (J > 2) tiles::clear<2>();
@@ -93,7 +94,7 @@ INLINE void add_sums(const float *sums, int width, float correction, float *nume
 
 // 2 ** x, zero for minus infinity and NaN for NaN; exact for whole numbers. The relative error is below 3e-6.
 INLINE Floats weigh(Floats x) {
-    const Floats f = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); // above the next lower whole number
+    const Floats f = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); // x less the whole number below
     Floats y = mul_add(broadcast(1.3426795e-2f), f, broadcast(5.2242298e-2f));
     y = mul_add(y, f, broadcast(2.4128029e-1f));
     y = mul_add(y, f, broadcast(6.9304484e-1f));
