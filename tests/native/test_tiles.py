@@ -1,4 +1,4 @@
-"""Level ``amx``: the bits that Intel defines, for any number of rows; permission, forks; faults in the source."""
+"""Level ``amx``: the manual's bits for any number of rows; permission; forks; faults in the source."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def multiply_add(total, a, b):
 
 
 def model(linear, x):
-    """TDPBF16PS as Intel's manual defines it, number by number: ``[num_rows, num_outputs]``, bits of bfloat16."""
+    """TDPBF16PS as Intel's manual defines it, number by number: bfloat16 ``[num_rows, num_outputs]``."""
     weight, x = (flushed(t.float().numpy().astype(np.float64)) for t in (linear.weight, x))
     padding = ((0, 0), (0, -weight.shape[1] % 32))
     weight, x = np.pad(weight, padding)[None], np.pad(x, padding)[:, None]
@@ -68,7 +68,7 @@ def layer(num_inputs, num_outputs, *, bias=True):
 
 
 def rows_for(linear):
-    """Ordinary rows, rows whose products nearly cancel, and rows whose products are below the normal numbers."""
+    """Ordinary rows, rows whose products nearly cancel, and rows whose products are no normal numbers."""
     draws = torch.Generator().manual_seed(7)
     x = torch.randn(MAX_ROWS, linear.in_features, generator=draws)
     third = linear.in_features // 3

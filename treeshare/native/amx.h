@@ -6,8 +6,8 @@
 //     for k in 0 ... 15: even += a[m][2 k] * b[k][n][0]; odd += a[m][2 k + 1] * b[k][n][1]    (rounded once each)
 //     c[m][n] += even + odd
 // where numbers that are too small for a normal one count as zero and become zero. The order is the level's own, and
-// the same for any number of rows: every product goes through a tile. It does not matter which side is a. What is missing
-// in a tile is zero; a product with it changes no bit but the sign of a zero.
+// the same for any number of rows: every product goes through a tile. It does not matter which side is a. What is
+// missing in a tile is zero; a product with it changes no bit but the sign of a zero.
 //
 // The instructions are written as assembly: compilers' own functions do not say which memory they read.
 
