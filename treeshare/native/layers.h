@@ -10,7 +10,11 @@
 #include <cstdint>
 
 #include "common.h"
+#ifdef HAS_TILES
+#include "tile_linear.h"
+#else
 #include "linear.h"
+#endif
 
 namespace layers {
 

@@ -37,10 +37,12 @@ class Level(NamedTuple):
     """The level whose kernels serve it: what ends their names. Levels of one code give the same bits."""
     automatic: bool = True
     """Whether it is taken where the user names none. A level that no machine has run yet is not."""
+    base: str | None = None
+    """The level whose kernels serve it in float32, and where the element does not matter; None: ``code``."""
 
 
 LEVELS = (
-    Level("amx", "amx"),
+    Level("amx", "amx", base="avx512"),
     Level("avx512", "avx512"),  # with BF16
     Level("avx512vnni", "avx512f"),  # its own instructions are for integers
     Level("avx512f", "avx512f"),
@@ -82,12 +84,15 @@ def kernels(dtype: torch.dtype) -> Any | None:  # noqa: ANN401
 
     None where no kernels are used, or none computes in ``dtype``.
     """
-    code, element = level_code(kernel_level()), ELEMENTS.get(dtype)
-    if code == _NONE or element is None:
+    level = next((level for level in LEVELS if level.name == kernel_level()), None)
+    element = ELEMENTS.get(dtype)
+    if level is None or element is None:
         return None
+    base = level.base or level.code
+    code = level.code if dtype == torch.bfloat16 else base
     functions = {}
     for name, arguments in _ARGUMENTS.items():
-        ending = code if name in _WITHOUT_ELEMENT else f"{element}_{code}"
+        ending = base if name in _WITHOUT_ELEMENT else f"{element}_{code}"
         function = functions[f"treeshare_{name}"] = getattr(_load().library, f"treeshare_{name}_{ending}")
         function.argtypes, function.restype = arguments, None
     return SimpleNamespace(**functions)
