@@ -133,7 +133,7 @@ TARGET float online_softmax(const float *scores, Operand *weights, int seen, int
     }
     const float correction = std::exp2(old_maximum - new_maximum);
     *maximum = new_maximum;
-    *denominator = *denominator * correction + sum_lanes(sum);
+    *denominator = std::fma(*denominator, correction, sum_lanes(sum));
     return correction;
 }
 

@@ -44,7 +44,7 @@ INLINE void multiply(const Operand *x, int64_t x_stride, const uint32_t *packed,
         Floats sums[M][J];
         clear(sums);
         for (int64_t word = first; word < last; ++word, packed += PANEL) {
-            for (int line = 0; line < lines; ++line, ahead += 64) _mm_prefetch(ahead, _MM_HINT_T1);
+            for (int line = 0; line < lines; ++line, ahead += 64) __builtin_prefetch(ahead, 0, 2);
             add_products(sums, x + STEP * word, x_stride, reinterpret_cast<const Element *>(packed));
         }
         const auto &results = complete_sums(sums);
