@@ -18,7 +18,7 @@ void treeshare_sin(const float *x, float *out, int64_t count) {
     for (int64_t i = 0; i < count; ++i) out[i] = numbers::turn(x[i]).sine;
 }
 
-void treeshare_power(double base, const float *exponents, float *out, int64_t count) {
-    for (int64_t i = 0; i < count; ++i) out[i] = numbers::power(base, exponents[i]);
+void treeshare_power(const double *base, const float *exponents, float *out, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) out[i] = numbers::power(*base, exponents[i]);
 }
 }
