@@ -98,6 +98,10 @@ class FixedOperations(TorchDispatchMode):
             return own(*args)
         name = func.overloadpacket.__name__.removesuffix("_")
         if not self._is_fixed(name, args, options):
+            with self:
+                parts = func.decompose(*args, **options)
+            if parts is not NotImplemented:
+                return parts
             raise refusal(
                 self._owner, f"its forward needs torch's {name}, whose last bits differ from CPU to CPU"
             )
