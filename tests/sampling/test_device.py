@@ -31,7 +31,7 @@ def test_tokens_are_the_hosts(vocab_size, dtype):
     by_torch = [replace(spec, params=replace(spec.params, logprobs=2)) for spec in specs]
     with using_kernels("none"):  # the compiled exponential rounds otherwise
         expected = sample(logits, by_torch, rows, numbers)
-    drawn = sample_on_device(logits, specs, rows, numbers)
+        drawn = sample_on_device(logits, specs, rows, numbers)
     assert np.array_equal(drawn.token_ids, expected.token_ids)
     assert np.abs(drawn.logprobs - expected.logprobs).max() <= 16 * np.finfo(np.float32).eps
     assert drawn.top == [top if row == 2 else None for row, top in zip(rows, expected.top, strict=True)]

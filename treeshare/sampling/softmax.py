@@ -54,7 +54,7 @@ def exp_(x: Tensor) -> Tensor:
 
 def log(x: Tensor) -> Tensor:
     """``log(x)`` for float64 ``x > 0`` in the host's memory."""
-    library = functions()
+    library = _functions()
     if library is None:
         return x.log()
     dense = x.contiguous()
@@ -65,7 +65,7 @@ def log(x: Tensor) -> Tensor:
 
 def log_of(x: float) -> float:
     """``log(x)`` for one number above 0."""
-    library = functions()
+    library = _functions()
     if library is None:
         return math.log(x)
     values = np.array([x, 0.0])
@@ -82,6 +82,11 @@ def log_softmax(logits: Tensor) -> Tensor:
     out = torch.empty_like(rows)
     library.treeshare_log_softmax(rows.data_ptr(), out.data_ptr(), rows.numel() // rows.shape[-1], rows.shape[-1])
     return out
+
+
+def _functions() -> Any | None:  # noqa: ANN401
+    """The library's functions of numbers where kernels are used; else None."""
+    return None if kernels(torch.float32) is None else functions()
 
 
 def _kernels_for(x: Tensor) -> Any | None:  # noqa: ANN401
