@@ -31,12 +31,6 @@ constexpr int LINEAR_PANEL = 16; // columns
 static constexpr int linear_vectors(int /*num_rows*/) { return 1; }
 } // namespace float32_tiles
 
-namespace bfloat16_tiles {
-using namespace float32_tiles;
-using Operand = float; // of a dot product's left side
-constexpr int STRIP = 16; // numbers that `interleave` takes of each row
-} // namespace bfloat16_tiles
-
 // The same bits as another type of the same size.
 template <class To, class From>
 INLINE To bits_as(From from) {
@@ -211,38 +205,9 @@ INLINE Floats rounded_once(Floats x) { return x; }
 
 INLINE void accumulate(Floats &sum, Floats a, Floats b) { sum = mul_add(a, b, sum); }
 
-INLINE void copy_operands(const uint16_t *source, int64_t count, float *target) {
-    for (int64_t i = 0; i < count; ++i) target[i] = bits_as<float>(uint32_t(source[i]) << 16);
-}
-INLINE const float *as_operands(const uint16_t *source, int64_t count, float *buffer) {
-    copy_operands(source, count, buffer);
-    return buffer;
-}
-INLINE void store_operands(float *target, Floats x) { store(target, x); }
-
-// sums[m][j] += a[m] . b[j]: two neighbouring numbers of M rows, `stride` apart, and J vectors of sixteen pairs.
-template <int M, int J>
-INLINE void add_products(Floats (&sums)[M][J], const float *a, int64_t stride, const uint16_t *b) {
-    for (int odd = 0; odd < 2; ++odd) {
-        for (int j = 0; j < J; ++j) {
-            float numbers[16];
-            for (int i = 0; i < 16; ++i) numbers[i] = bits_as<float>(uint32_t(b[32 * j + 2 * i + odd]) << 16);
-            for (int m = 0; m < M; ++m) accumulate(sums[m][j], broadcast(a[m * stride + odd]), load(numbers));
-        }
-    }
-}
-
 // The sums, for reading after the last add_products.
 template <int M, int J>
 INLINE const Floats (&complete_sums(const Floats (&sums)[M][J]))[M][J] { return sums; }
-
-// The first `count` of STRIP numbers of two rows, `stride` apart, as pairs; zeros for the rest and for a missing row.
-INLINE void interleave(const uint16_t *even, int64_t stride, int num_rows, int count, uint16_t *target) {
-    for (int i = 0; i < 16; ++i) {
-        target[2 * i] = i < count ? even[i] : 0;
-        target[2 * i + 1] = i < count && num_rows > 1 ? even[stride + i] : 0;
-    }
-}
 
 // Up to sixteen rows of up to sixteen words, `stride` apart, become columns: target[word * target_stride + row], zeros
 // for rows that are missing.
@@ -252,3 +217,16 @@ INLINE void transpose_words(const uint32_t *source, int64_t stride, int64_t num_
         for (int word = 0; word < num_words; ++word)
             target[word * target_stride + row] = row < num_rows ? source[row * stride + word] : 0;
 }
+
+// The same of pairs of bfloat16, each of which becomes two columns of float32.
+INLINE void pack_words(const uint16_t *source, int64_t stride, int64_t num_rows, int num_words, float *target,
+                       int64_t target_stride) {
+    for (int row = 0; row < 16; ++row)
+        for (int number = 0; number < 2 * num_words; ++number) {
+            const uint32_t half = row < num_rows ? source[row * stride + number] : 0;
+            target[number * target_stride + row] = bits_as<float>(half << 16);
+        }
+}
+
+#include "float32_products.h"
+#include "widened.h"
