@@ -82,10 +82,7 @@ def exact_positions(model):
 
 
 def fixed_run(folder, dtype, params=(PARAMS, FILTERED, ENDING), **config):
-    """A hash of a run's tokens and log-probabilities: prompts of 1 to 700 tokens on a tree.
-
-    Of ``ENDING`` the tokens alone: rows with banned tokens are drawn by torch, by its own exponentials.
-    """
+    """A hash of a run's tokens and log-probabilities: prompts of 1 to 700 tokens on a tree."""
     loaded = load_model(folder, dtype)
     exact_positions(loaded.model)
     base = [2 + i * 37 % 290 for i in range(700)]
@@ -97,9 +94,7 @@ def fixed_run(folder, dtype, params=(PARAMS, FILTERED, ENDING), **config):
             completion.request_index,
             completion.completion_index,
             completion.token_ids,
-            ""
-            if requests[completion.request_index].params.min_tokens
-            else completion.cumulative_logprob.hex(),
+            completion.cumulative_logprob.hex(),
         )
         for completion in engine.run(requests)
     )
