@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from tests.engine.forests import requests_for
-from treeshare.config import EngineConfig
+from treeshare.config import DEFAULT_FOLD_COST
 from treeshare.engine.llm import LLM
 from treeshare.models.fusion import decoder_layers
 from treeshare.sampling import SamplingParams
@@ -31,7 +31,7 @@ PARAMS = (
 
 def portable_run(folder, dtype, num_tokens=300):
     """A hash of each part of a run: of the model's tables and hidden states, tokens, log-probabilities, scores."""
-    llm = LLM(folder, dtype=dtype, seed=5, config=EngineConfig(max_num_seqs=8))
+    llm = LLM(folder, dtype=dtype, seed=5, max_num_seqs=8, kv_budget_bytes=1 << 26, fold_cost=DEFAULT_FOLD_COST)
     parts = _Parts(llm.loaded.model)
     base = [2 + i * 37 % 290 for i in range(num_tokens)]
     prompts = [base, base[: num_tokens // 2], [*base[: 3 * num_tokens // 4], 5, 6], [7, *base[:20]], [9]]
@@ -55,8 +55,9 @@ class _Parts:
     def __init__(self, model):
         self._digests = {}
         layers = {id(layer) for layer in decoder_layers(model)}
+        inside = {id(module) for layer in decoder_layers(model) for module in layer.modules()} - layers
         for name, module in model.named_modules():
-            if id(module) in layers or isinstance(module, (nn.Embedding, nn.Linear)) or "rotary" in name:
+            if id(module) not in inside and not any(isinstance(child, nn.ModuleList) for child in module.children()):
                 self._digests[name] = hashlib.sha256()
                 module.register_forward_hook(self._keep(name))
 
