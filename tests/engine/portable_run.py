@@ -11,7 +11,6 @@ import json
 import sys
 
 import torch
-from torch import nn
 
 from tests.engine.forests import requests_for
 from treeshare.config import DEFAULT_FOLD_COST
@@ -54,10 +53,11 @@ class _Parts:
 
     def __init__(self, model):
         self._digests = {}
-        layers = {id(layer) for layer in decoder_layers(model)}
-        inside = {id(module) for layer in decoder_layers(model) for module in layer.modules()} - layers
+        layers = decoder_layers(model)
+        inside = {id(module) for layer in layers for module in layer.modules()} - set(map(id, layers))
+        whole = {id(module) for module in model.modules() if set(map(id, layers)) & set(map(id, module.modules()))}
         for name, module in model.named_modules():
-            if id(module) not in inside and not any(isinstance(child, nn.ModuleList) for child in module.children()):
+            if id(module) not in inside | whole or module in layers:
                 self._digests[name] = hashlib.sha256()
                 module.register_forward_hook(self._keep(name))
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tests.kernel_levels import PORTABLE_CODES, using_kernels
-from tests.models.tiny import tiny_model
+from tests.models.tiny import CONFIGS, make_model
 from treeshare.errors import UnsupportedModelError
 from treeshare.models.loading import bind_model
 from treeshare.models.portable import FixedOperations, fix_tables
@@ -69,12 +69,13 @@ def test_what_is_fixed_is_let_through(compute, inference):
     with torch.inference_mode(inference):
         expected = compute()
         with FixedOperations("llama"):
-            assert torch.equal(compute(), expected)
+            found = compute()
+        assert torch.equal(found, expected)
 
 
 def test_rotary_tables_are_rounded_correctly():
     """From float32 angles, as transformers has them; each of the angle's factors is rounded once, too."""
-    model = tiny_model("llama")
+    model = make_model(CONFIGS["llama"]())
     fix_tables(model)
     rotary = model.model.rotary_emb
     width = 2 * len(rotary.inv_freq)
@@ -91,7 +92,7 @@ def test_rotary_tables_are_rounded_correctly():
 
 
 def test_a_model_that_stays_unfused_is_refused():
-    model = tiny_model("llama")
+    model = make_model(CONFIGS["llama"]())
     model.model.layers[0].mlp.act_fn = nn.Softplus()
     with pytest.raises(UnsupportedModelError, match=r"^llama: TREESHARE_KERNELS=portable: its layers are not comp"):
         bind_model(model)
@@ -99,18 +100,18 @@ def test_a_model_that_stays_unfused_is_refused():
 
 def test_compiled_layers_need_the_cpu():
     with pytest.raises(UnsupportedModelError, match=r"TREESHARE_KERNELS=portable: compiled layers are the CPU's"):
-        bind_model(tiny_model("llama"), use_kernels=False)
+        bind_model(make_model(CONFIGS["llama"]()), use_kernels=False)
 
 
 def test_a_table_that_is_computed_when_the_model_is_made_is_refused():
-    model = tiny_model("llama")
+    model = make_model(CONFIGS["llama"]())
     model.model.layers[0].mlp.register_buffer("slopes", torch.ones(3), persistent=False)
     with pytest.raises(UnsupportedModelError, match=r"LlamaMLP computes slopes when it is made"):
         bind_model(model)
 
 
 def test_an_operation_outside_of_the_layers_is_refused():
-    model = tiny_model("llama")
+    model = make_model(CONFIGS["llama"]())
     model.model.norm.register_forward_hook(lambda module, arguments, output: output.tanh().atanh())
     with pytest.raises(UnsupportedModelError, match=r"its forward needs torch's tanh"):
         bind_model(model)
