@@ -16,7 +16,7 @@ import torch
 import transformers
 
 from tests.engine.forests import requests_for
-from tests.kernel_levels import LEVEL_PARAMS, using_kernels
+from tests.kernel_levels import LEVEL_PARAMS, PORTABLE_CODES, portable_by, using_kernels
 from treeshare.config import ARITHMETIC, EngineConfig
 from treeshare.engine.engine import Engine
 from treeshare.models.loading import load_model
@@ -107,6 +107,15 @@ def test_bits_are_those_of_the_version(folder, level, dtype):
     with using_kernels(level):
         found = fixed_run(folder, dtype)
     assert HASHES.get((ARITHMETIC, level, dtype)) == found, "bits have changed: see HASHES"
+
+
+@pytest.mark.parametrize("code", PORTABLE_CODES)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_bits_of_portable_are_those_of_the_version(folder, dtype, code):
+    """Whatever serves it; with its own rotary tables, which are rounded correctly, as those of ``exact_positions``."""
+    with portable_by(code):
+        found = fixed_run(folder, dtype)
+    assert HASHES.get((ARITHMETIC, "portable", dtype)) == found, "bits have changed: see HASHES"
 
 
 @pytest.mark.parametrize("level", LEVEL_PARAMS[:1])
