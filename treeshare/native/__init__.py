@@ -2,6 +2,8 @@
 
 from treeshare.native.library import (
     ELEMENTS,
+    PORTABLE,
+    functions,
     kernel_level,
     kernel_levels,
     kernels,
@@ -9,4 +11,13 @@ from treeshare.native.library import (
     unused_reason,
 )
 
-__all__ = ["ELEMENTS", "kernel_level", "kernel_levels", "kernels", "level_code", "unused_reason"]
+__all__ = [
+    "ELEMENTS",
+    "PORTABLE",
+    "functions",
+    "kernel_level",
+    "kernel_levels",
+    "kernels",
+    "level_code",
+    "unused_reason",
+]
