@@ -15,10 +15,11 @@ from tests.evals.tiny_text import save_text_model
 from tests.models.tiny import ARCHITECTURES, CONFIGS, VOCAB_SIZE, make_model
 from treeshare.cli.inputs import load_llm
 from treeshare.errors import ConfigError, ModelLoadError, TreeshareError, UnsupportedModelError
-from treeshare.models import cache_dir, describe_model, load_model
+from treeshare.models import cache_dir, describe_model, load_model, loading
 from treeshare.models.gguf import converted_folder
 from treeshare.models.loading import bind_model
 from treeshare.models.support import max_model_len
+from treeshare.native import kernel_level
 
 
 @pytest.fixture
@@ -145,15 +146,20 @@ def test_a_fingerprint_is_of_every_bit(folder):
     assert load_model(folder, "float32").fingerprint() != before
 
 
+@pytest.mark.parametrize("why", [None, "its layers sort"])
 @pytest.mark.parametrize(("architecture", "dtype"), [("llama", "bfloat16"), ("gpt2", "float32")])
-def test_the_loading_line_says_why_layers_are_not_fused(model_dir, capsys, architecture, dtype):
+def test_the_loading_line_says_why_layers_are_not_fused(
+    model_dir, capsys, architecture, dtype, why, monkeypatch
+):
+    if why is not None:
+        monkeypatch.setattr(loading, "fuse_layers", lambda model: ([], why))
     llm = load_llm(str(model_dir(architecture)), dtype=dtype)
     reason = llm.loaded.unfused_reason
     line = capsys.readouterr().err
     assert line.startswith(f"{model_dir(architecture)}: {dtype}, loaded in ")
     assert line.endswith(f", layers not fused: {reason}\n" if reason else ", fused layers\n")
     assert (reason is None) == bool(llm.loaded.fused)
-    assert reason is not None or architecture == "llama"
+    assert reason == why or kernel_level() == "none"
 
 
 # -- refusals --

@@ -1,5 +1,12 @@
 """The compiled kernels: C++ sources, and the library that is built from them."""
 
-from treeshare.native.library import ELEMENTS, kernel_level, kernel_levels, kernels, unused_reason
+from treeshare.native.library import (
+    ELEMENTS,
+    kernel_level,
+    kernel_levels,
+    kernels,
+    number_of,
+    unused_reason,
+)
 
-__all__ = ["ELEMENTS", "kernel_level", "kernel_levels", "kernels", "unused_reason"]
+__all__ = ["ELEMENTS", "kernel_level", "kernel_levels", "kernels", "number_of", "unused_reason"]
