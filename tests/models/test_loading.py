@@ -16,10 +16,11 @@ from tests.models.tiny import ARCHITECTURES, CONFIGS, VOCAB_SIZE, make_model
 from treeshare.cli.inputs import load_llm
 from treeshare.engine import dtype_speed
 from treeshare.errors import ConfigError, ModelLoadError, TreeshareError, UnsupportedModelError
-from treeshare.models import cache_dir, describe_model, load_model
+from treeshare.models import cache_dir, describe_model, load_model, loading
 from treeshare.models.gguf import converted_folder
 from treeshare.models.loading import bind_model
 from treeshare.models.support import max_model_len
+from treeshare.native import kernel_level
 
 
 @pytest.fixture
@@ -146,10 +147,16 @@ def test_a_fingerprint_is_of_every_bit(folder):
     assert load_model(folder, "float32").fingerprint() != before
 
 
-@pytest.mark.parametrize("faster", [None, "--dtype float64 would be faster"])
+@pytest.mark.parametrize(
+    ("why", "faster"), [(None, None), ("its layers sort", None), (None, "--dtype float64 is faster")]
+)
 @pytest.mark.parametrize(("architecture", "dtype"), [("llama", "bfloat16"), ("gpt2", "float32")])
-def test_the_loading_line_says_what_is_slower(model_dir, capsys, monkeypatch, architecture, dtype, faster):
+def test_the_loading_line_says_what_is_slower(
+    model_dir, capsys, architecture, dtype, why, faster, monkeypatch
+):
     monkeypatch.setattr(dtype_speed, "faster_dtype", lambda _: faster)
+    if why is not None:
+        monkeypatch.setattr(loading, "fuse_layers", lambda model: ([], why))
     llm = load_llm(str(model_dir(architecture)), dtype=dtype)
     reason = llm.loaded.unfused_reason
     line = capsys.readouterr().err
@@ -157,7 +164,7 @@ def test_the_loading_line_says_what_is_slower(model_dir, capsys, monkeypatch, ar
     layers = f", layers not fused: {reason}" if reason else ", fused layers"
     assert line.endswith(f"{layers}; {faster}\n" if faster else f"{layers}\n")
     assert (reason is None) == bool(llm.loaded.fused)
-    assert reason is not None or architecture == "llama"
+    assert reason == why or kernel_level() == "none"
 
 
 # -- refusals --
