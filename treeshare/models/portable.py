@@ -23,21 +23,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 _MOVES = frozenset(
-    """
-    _reshape_alias _to_copy _unsafe_view alias arange cat clone copy detach diagonal embedding empty empty_like
-    expand expand_as fill flip full full_like gather index index_put index_select lift_fresh masked_fill narrow
-    new_empty new_full new_ones new_zeros ones ones_like permute repeat repeat_interleave reshape roll scatter
-    select select_scatter slice slice_scatter split split_with_sizes squeeze stack t transpose triu tril unbind
-    unfold unsqueeze view where zero zeros zeros_like
-    """.split()
+    ["_reshape_alias", "_to_copy", "_unsafe_view", "alias", "arange", "cat", "clone", "copy", "detach", "diagonal", "embedding", "empty", "empty_like", "expand", "expand_as", "fill", "flip", "full", "full_like", "gather", "index", "index_put", "index_select", "lift_fresh", "masked_fill", "narrow", "new_empty", "new_full", "new_ones", "new_zeros", "ones", "ones_like", "permute", "repeat", "repeat_interleave", "reshape", "roll", "scatter", "select", "select_scatter", "slice", "slice_scatter", "split", "split_with_sizes", "squeeze", "stack", "t", "transpose", "triu", "tril", "unbind", "unfold", "unsqueeze", "view", "where", "zero", "zeros", "zeros_like"]
 )
 """Operations that only move numbers, or make whole ones, or convert them: that is rounded once."""
 
 _ROUNDED_ONCE = frozenset(
-    """
-    abs add amax amin argmax clamp clamp_max clamp_min div eq floor ge gt isfinite isnan le lt max maximum min
-    minimum mul ne neg reciprocal relu rsub sign sqrt sub trunc
-    """.split()
+    ["abs", "add", "amax", "amin", "argmax", "clamp", "clamp_max", "clamp_min", "div", "eq", "floor", "ge", "gt", "isfinite", "isnan", "le", "lt", "max", "maximum", "min", "minimum", "mul", "ne", "neg", "reciprocal", "relu", "rsub", "sign", "sqrt", "sub", "trunc"]
 )
 """Operations whose result for each number IEEE 754 fixes."""
 
@@ -112,7 +103,10 @@ class FixedOperations(TorchDispatchMode):
         if name in ("add", "sub", "rsub") and options.get("alpha", 1) != 1:  # a product, and fused or not
             return False
         if name in ("mm", "bmm"):  # of one term: nothing is summed up
-            return all(isinstance(x, Tensor) and x.dtype == torch.float32 for x in args) and args[0].shape[-1] == 1
+            return (
+                all(isinstance(x, Tensor) and x.dtype == torch.float32 for x in args)
+                and args[0].shape[-1] == 1
+            )
         if name in _MOVES | _ROUNDED_ONCE:
             return True
         made = options.get("dtype")
@@ -164,7 +158,9 @@ class _KernelNorm:
 
 def refusal(owner: str, reason: str) -> UnsupportedModelError:
     """The error for a model that ``portable`` cannot promise the same bits."""
-    return UnsupportedModelError(f"{owner}: TREESHARE_KERNELS={PORTABLE}: {reason}; take auto or another level")
+    return UnsupportedModelError(
+        f"{owner}: TREESHARE_KERNELS={PORTABLE}: {reason}; take auto or another level"
+    )
 
 
 def is_portable() -> bool:

@@ -80,7 +80,9 @@ def log_softmax(logits: Tensor) -> Tensor:
     if library is None:
         return rows.log_softmax(-1)
     out = torch.empty_like(rows)
-    library.treeshare_log_softmax(rows.data_ptr(), out.data_ptr(), rows.numel() // rows.shape[-1], rows.shape[-1])
+    library.treeshare_log_softmax(
+        rows.data_ptr(), out.data_ptr(), rows.numel() // rows.shape[-1], rows.shape[-1]
+    )
     return out
 
 
