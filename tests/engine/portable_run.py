@@ -1,7 +1,7 @@
 """A run whose every bit level portable promises: printed as a hash of each part, to be compared between CPUs.
 
-``python -m tests.engine.portable_run FOLDER DTYPE`` in a process whose libraries were told to leave instructions
-unused, or below an emulated CPU.
+``python -m tests.engine.portable_run FOLDER DTYPE`` in a process whose libraries were told to leave
+instructions unused, or below an emulated CPU.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PARAMS = (
 
 
 def portable_run(folder, dtype, num_tokens=300):
-    """A hash of each part of a run: of the model's tables and hidden states, tokens, log-probabilities, scores."""
+    """A hash of each part of a run: tables, hidden states, tokens, log-probabilities, scores."""
     llm = LLM(
         folder, dtype=dtype, seed=5, max_num_seqs=8, kv_budget_bytes=1 << 26, fold_cost=DEFAULT_FOLD_COST
     )

@@ -28,7 +28,7 @@ def exact(function, values, kind):
 
 
 def angles():
-    """Small and large ones, whole ones as positions give, and those nearest to multiples of a quarter turn."""
+    """Small and large ones, whole ones as positions give, those nearest to multiples of a quarter turn."""
     draws = np.random.default_rng(0)
     quarters = (draws.integers(1, 1 << 23, 400) * np.pi / 2).astype(np.float32)
     neighbours = [np.nextafter(quarters, np.float32(side)) for side in (-np.inf, np.inf)]

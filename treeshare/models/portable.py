@@ -1,9 +1,9 @@
-"""What a model computes outside of its compiled layers, held to bits that every CPU gives: level ``portable``.
+"""What a model computes outside of its compiled layers, with the same bits on every CPU: level ``portable``.
 
-IEEE 754 fixes the result of an addition, multiplication, division, square root or conversion; not that of a
-sum, whose order is torch's, which follows the width of a CPU's vectors, nor that of a cosine, of which torch has
-several. So every operation of torch that a model needs is looked at: those that are fixed are let through, a few
-are the library's own (``native/numbers.h``), and a model that needs another is refused by its name.
+IEEE 754 fixes the result of an addition, multiplication, division, square root or conversion. It fixes neither
+that of a sum, whose order is torch's and follows the width of a CPU's vectors, nor that of a cosine, of which
+torch has several. So every operation of torch that a model needs is looked at: those that are fixed are let
+through, a few are the library's own (``native/numbers.h``), and a model that needs another is refused by its name.
 """
 
 from __future__ import annotations
@@ -22,13 +22,24 @@ from treeshare.native import PORTABLE, functions, kernel_level, kernels
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-_MOVES = frozenset(
-    ["_reshape_alias", "_to_copy", "_unsafe_view", "alias", "arange", "cat", "clone", "copy", "detach", "diagonal", "embedding", "empty", "empty_like", "expand", "expand_as", "fill", "flip", "full", "full_like", "gather", "index", "index_put", "index_select", "lift_fresh", "masked_fill", "narrow", "new_empty", "new_full", "new_ones", "new_zeros", "ones", "ones_like", "permute", "repeat", "repeat_interleave", "reshape", "roll", "scatter", "select", "select_scatter", "slice", "slice_scatter", "split", "split_with_sizes", "squeeze", "stack", "t", "transpose", "triu", "tril", "unbind", "unfold", "unsqueeze", "view", "where", "zero", "zeros", "zeros_like"]
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_MOVES = _words(
+    "_reshape_alias _to_copy _unsafe_view alias arange cat clone copy detach diagonal embedding empty "
+    "empty_like expand expand_as fill flip full full_like gather index index_put index_select "
+    "lift_fresh masked_fill narrow new_empty new_full new_ones new_zeros ones ones_like permute "
+    "repeat repeat_interleave reshape roll scatter select select_scatter slice slice_scatter split "
+    "split_with_sizes squeeze stack t transpose triu tril unbind unfold unsqueeze view where zero "
+    "zeros zeros_like "
 )
 """Operations that only move numbers, or make whole ones, or convert them: that is rounded once."""
 
-_ROUNDED_ONCE = frozenset(
-    ["abs", "add", "amax", "amin", "argmax", "clamp", "clamp_max", "clamp_min", "div", "eq", "floor", "ge", "gt", "isfinite", "isnan", "le", "lt", "max", "maximum", "min", "minimum", "mul", "ne", "neg", "reciprocal", "relu", "rsub", "sign", "sqrt", "sub", "trunc"]
+_ROUNDED_ONCE = _words(
+    "abs add amax amin argmax clamp clamp_max clamp_min div eq floor ge gt isfinite isnan le lt max "
+    "maximum min minimum mul ne neg reciprocal relu rsub sign sqrt sub trunc "
 )
 """Operations whose result for each number IEEE 754 fixes."""
 
