@@ -1,9 +1,10 @@
 """What a model computes outside of its compiled layers, with the same bits on every CPU: level ``portable``.
 
-IEEE 754 fixes the result of an addition, multiplication, division, square root or conversion. It fixes neither
-that of a sum, whose order is torch's and follows the width of a CPU's vectors, nor that of a cosine, of which
+IEEE 754 fixes the result of an addition, multiplication, division, square root or conversion. It fixes
+neither that of a sum, whose order is torch's and follows the width of a CPU's vectors, nor that of a cosine, of which
 torch has several. So every operation of torch that a model needs is looked at: those that are fixed are let
-through, a few are the library's own (``native/numbers.h``), and a model that needs another is refused by its name.
+through, a few are the library's own (``native/numbers.h``), and a model that needs another is refused by its
+name.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ def _words(text: str) -> frozenset[str]:
 
 _MOVES = _words(
     "_reshape_alias _to_copy _unsafe_view alias arange cat clone copy detach diagonal embedding empty "
-    "empty_like expand expand_as fill flip full full_like gather index index_put index_select "
+    "empty_like expand expand_as fill flip full full_like gather index index_select "
     "lift_fresh masked_fill narrow new_empty new_full new_ones new_zeros ones ones_like permute "
-    "repeat repeat_interleave reshape roll scatter select select_scatter slice slice_scatter split "
+    "repeat repeat_interleave reshape roll select select_scatter slice slice_scatter split "
     "split_with_sizes squeeze stack t transpose triu tril unbind unfold unsqueeze view where zero "
     "zeros zeros_like "
 )
@@ -72,7 +73,7 @@ _OWN: Mapping[Any, Callable[..., Tensor]] = {
 """Operations that are computed here, of float32."""
 
 
-class FixedOperations(TorchDispatchMode):
+class FixedOperations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Inside, torch computes only what has the same bits on every CPU.
 
     Args:
@@ -83,7 +84,7 @@ class FixedOperations(TorchDispatchMode):
     """
 
     def __init__(self, owner: str) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._owner = owner
 
     def __torch_dispatch__(
