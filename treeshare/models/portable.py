@@ -1,10 +1,10 @@
 """What a model computes outside of its compiled layers, with the same bits on every CPU: level ``portable``.
 
 IEEE 754 fixes the result of an addition, multiplication, division, square root or conversion. It fixes
-neither that of a sum, whose order is torch's and follows the width of a CPU's vectors, nor that of a cosine, of which
-torch has several. So every operation of torch that a model needs is looked at: those that are fixed are let
-through, a few are the library's own (``native/numbers.h``), and a model that needs another is refused by its
-name.
+neither that of a sum, whose order is torch's and follows the width of a CPU's vectors, nor that of a cosine,
+of which torch has several. So every operation of torch that a model needs is looked at: those that are fixed
+are let through, a few are the library's own (``native/numbers.h``), and a model that needs another is refused
+by its name.
 """
 
 from __future__ import annotations
