@@ -1,7 +1,7 @@
 """A run whose every bit level portable promises: printed as a hash of each part, to be compared between CPUs.
 
-``python -m tests.engine.portable_run FOLDER DTYPE`` in a process whose libraries were told to leave instructions
-unused, or below an emulated CPU.
+``python -m tests.engine.portable_run FOLDER DTYPE`` in a process whose libraries were told to leave
+instructions unused, or below an emulated CPU.
 """
 
 from __future__ import annotations
@@ -22,15 +22,24 @@ PARAMS = (
     SamplingParams(n=2, temperature=0.9, top_p=0.95, max_tokens=12, ignore_eos=True),
     SamplingParams(n=2, temperature=1.4, min_p=0.2, top_k=30, max_tokens=12, ignore_eos=True),
     SamplingParams(
-        n=2, temperature=1.1, top_p=0.9, min_p=0.01, max_tokens=12, min_tokens=8, repetition_penalty=1.2, logprobs=3
+        n=2,
+        temperature=1.1,
+        top_p=0.9,
+        min_p=0.01,
+        max_tokens=12,
+        min_tokens=8,
+        repetition_penalty=1.2,
+        logprobs=3,
     ),
 )
 """The compiled sampler's rows, and those of the general path."""
 
 
 def portable_run(folder, dtype, num_tokens=300):
-    """A hash of each part of a run: of the model's tables and hidden states, tokens, log-probabilities, scores."""
-    llm = LLM(folder, dtype=dtype, seed=5, max_num_seqs=8, kv_budget_bytes=1 << 26, fold_cost=DEFAULT_FOLD_COST)
+    """A hash of each part of a run: tables, hidden states, tokens, log-probabilities, scores."""
+    llm = LLM(
+        folder, dtype=dtype, seed=5, max_num_seqs=8, kv_budget_bytes=1 << 26, fold_cost=DEFAULT_FOLD_COST
+    )
     parts = _Parts(llm.loaded.model)
     base = [2 + i * 37 % 290 for i in range(num_tokens)]
     prompts = [base, base[: num_tokens // 2], [*base[: 3 * num_tokens // 4], 5, 6], [7, *base[:20]], [9]]
@@ -55,7 +64,9 @@ class _Parts:
         self._digests = {}
         layers = decoder_layers(model)
         inside = {id(module) for layer in layers for module in layer.modules()} - set(map(id, layers))
-        whole = {id(module) for module in model.modules() if set(map(id, layers)) & set(map(id, module.modules()))}
+        whole = {
+            id(module) for module in model.modules() if set(map(id, layers)) & set(map(id, module.modules()))
+        }
         for name, module in model.named_modules():
             if id(module) not in inside | whole or module in layers:
                 self._digests[name] = hashlib.sha256()

@@ -118,7 +118,7 @@ def test_bits_are_those_of_the_version(folder, level, dtype):
 )
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_bits_of_portable_are_those_of_the_version(folder, dtype, code):
-    """Whatever serves it; with its own rotary tables, which are rounded correctly, as those of ``exact_positions``."""
+    """Whatever serves it; the rotary tables are those of ``exact_positions``."""
     with portable_by(code):
         found = fixed_run(folder, dtype)
     assert HASHES.get((ARITHMETIC, "portable", dtype)) == found, "bits have changed: see HASHES"

@@ -58,9 +58,9 @@ LET_THROUGH = (
 @pytest.mark.parametrize("inference", [False, True])
 def test_what_differs_between_cpus_is_refused_by_name(name, inference):
     message = rf"^llama: TREESHARE_KERNELS=portable: its forward needs torch's {name}, whose last bits differ"
-    with torch.inference_mode(inference), pytest.raises(UnsupportedModelError, match=message):
-        with FixedOperations("llama"):
-            REFUSED[name]()
+    refused = pytest.raises(UnsupportedModelError, match=message)
+    with torch.inference_mode(inference), refused, FixedOperations("llama"):
+        REFUSED[name]()
 
 
 @pytest.mark.parametrize("compute", LET_THROUGH)
@@ -94,12 +94,16 @@ def test_rotary_tables_are_rounded_correctly():
 def test_a_model_that_stays_unfused_is_refused():
     model = make_model(CONFIGS["llama"]())
     model.model.layers[0].mlp.act_fn = nn.Softplus()
-    with pytest.raises(UnsupportedModelError, match=r"^llama: TREESHARE_KERNELS=portable: its layers are not comp"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"^llama: TREESHARE_KERNELS=portable: its layers are not comp"
+    ):
         bind_model(model)
 
 
 def test_compiled_layers_need_the_cpu():
-    with pytest.raises(UnsupportedModelError, match=r"TREESHARE_KERNELS=portable: compiled layers are the CPU's"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"TREESHARE_KERNELS=portable: compiled layers are the CPU's"
+    ):
         bind_model(make_model(CONFIGS["llama"]()), use_kernels=False)
 
 

@@ -28,11 +28,17 @@ def exact(function, values, kind):
 
 
 def angles():
-    """Small and large ones, whole ones as positions give, and those nearest to multiples of a quarter turn."""
+    """Small and large ones, whole ones as positions give, those nearest to multiples of a quarter turn."""
     draws = np.random.default_rng(0)
     quarters = (draws.integers(1, 1 << 23, 400) * np.pi / 2).astype(np.float32)
     neighbours = [np.nextafter(quarters, np.float32(side)) for side in (-np.inf, np.inf)]
-    parts = [draws.uniform(-4, 4, 500), draws.integers(0, 1 << 24, 500), [0.0, 1e-30, -1e-8], quarters, *neighbours]
+    parts = [
+        draws.uniform(-4, 4, 500),
+        draws.integers(0, 1 << 24, 500),
+        [0.0, 1e-30, -1e-8],
+        quarters,
+        *neighbours,
+    ]
     found = np.concatenate(parts).astype(np.float32)
     return found[np.abs(found) < 2**24]
 
@@ -54,10 +60,15 @@ def test_logarithms():
     """Within two units of the last place, over all sizes and close to 1."""
     draws = np.random.default_rng(0)
     near = 1 + draws.uniform(-0.5, 1, 400) * 2.0 ** -draws.integers(0, 52, 400)
-    values = np.concatenate([[1.0, 2.0, 0.5], near, 10 ** draws.uniform(-300, 300, 400), draws.uniform(1, 2e5, 400)])
+    values = np.concatenate(
+        [[1.0, 2.0, 0.5], near, 10 ** draws.uniform(-300, 300, 400), draws.uniform(1, 2e5, 400)]
+    )
     found = computed("log", values)
     with mpmath.workdps(DIGITS):
-        errors = [abs(mpmath.mpf(float(a)) - mpmath.log(mpmath.mpf(float(x)))) for a, x in zip(found, values, strict=True)]
+        errors = [
+            abs(mpmath.mpf(float(a)) - mpmath.log(mpmath.mpf(float(x))))
+            for a, x in zip(found, values, strict=True)
+        ]
     assert np.count_nonzero(found == 0) == np.count_nonzero(values == 1)
     assert all(float(error) <= 2 * np.spacing(abs(a)) for error, a in zip(errors, found, strict=True))
 

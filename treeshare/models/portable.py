@@ -1,9 +1,10 @@
-"""What a model computes outside of its compiled layers, held to bits that every CPU gives: level ``portable``.
+"""What a model computes outside of its compiled layers, with the same bits on every CPU: level ``portable``.
 
-IEEE 754 fixes the result of an addition, multiplication, division, square root or conversion; not that of a
-sum, whose order is torch's, which follows the width of a CPU's vectors, nor that of a cosine, of which torch has
-several. So every operation of torch that a model needs is looked at: those that are fixed are let through, a few
-are the library's own (``native/numbers.h``), and a model that needs another is refused by its name.
+IEEE 754 fixes the result of an addition, multiplication, division, square root or conversion. It fixes
+neither that of a sum, whose order is torch's and follows the width of a CPU's vectors, nor that of a cosine,
+of which torch has several. So every operation of torch that a model needs is looked at: those that are fixed
+are let through, a few are the library's own (``native/numbers.h``), and a model that needs another is refused
+by its name.
 """
 
 from __future__ import annotations
@@ -22,22 +23,24 @@ from treeshare.native import PORTABLE, functions, kernel_level, kernels
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-_MOVES = frozenset(
-    """
-    _reshape_alias _to_copy _unsafe_view alias arange cat clone copy detach diagonal embedding empty empty_like
-    expand expand_as fill flip full full_like gather index index_put index_select lift_fresh masked_fill narrow
-    new_empty new_full new_ones new_zeros ones ones_like permute repeat repeat_interleave reshape roll scatter
-    select select_scatter slice slice_scatter split split_with_sizes squeeze stack t transpose triu tril unbind
-    unfold unsqueeze view where zero zeros zeros_like
-    """.split()
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_MOVES = _words(
+    "_reshape_alias _to_copy _unsafe_view alias arange cat clone copy detach diagonal embedding empty "
+    "empty_like expand expand_as fill flip full full_like gather index index_select "
+    "lift_fresh masked_fill narrow new_empty new_full new_ones new_zeros ones ones_like permute "
+    "repeat repeat_interleave reshape roll select select_scatter slice slice_scatter split "
+    "split_with_sizes squeeze stack t transpose triu tril unbind unfold unsqueeze view where zero "
+    "zeros zeros_like "
 )
 """Operations that only move numbers, or make whole ones, or convert them: that is rounded once."""
 
-_ROUNDED_ONCE = frozenset(
-    """
-    abs add amax amin argmax clamp clamp_max clamp_min div eq floor ge gt isfinite isnan le lt max maximum min
-    minimum mul ne neg reciprocal relu rsub sign sqrt sub trunc
-    """.split()
+_ROUNDED_ONCE = _words(
+    "abs add amax amin argmax clamp clamp_max clamp_min div eq floor ge gt isfinite isnan le lt max "
+    "maximum min minimum mul ne neg reciprocal relu rsub sign sqrt sub trunc "
 )
 """Operations whose result for each number IEEE 754 fixes."""
 
@@ -70,7 +73,7 @@ _OWN: Mapping[Any, Callable[..., Tensor]] = {
 """Operations that are computed here, of float32."""
 
 
-class FixedOperations(TorchDispatchMode):
+class FixedOperations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Inside, torch computes only what has the same bits on every CPU.
 
     Args:
@@ -81,7 +84,7 @@ class FixedOperations(TorchDispatchMode):
     """
 
     def __init__(self, owner: str) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._owner = owner
 
     def __torch_dispatch__(
@@ -112,7 +115,10 @@ class FixedOperations(TorchDispatchMode):
         if name in ("add", "sub", "rsub") and options.get("alpha", 1) != 1:  # a product, and fused or not
             return False
         if name in ("mm", "bmm"):  # of one term: nothing is summed up
-            return all(isinstance(x, Tensor) and x.dtype == torch.float32 for x in args) and args[0].shape[-1] == 1
+            return (
+                all(isinstance(x, Tensor) and x.dtype == torch.float32 for x in args)
+                and args[0].shape[-1] == 1
+            )
         if name in _MOVES | _ROUNDED_ONCE:
             return True
         made = options.get("dtype")
@@ -164,7 +170,9 @@ class _KernelNorm:
 
 def refusal(owner: str, reason: str) -> UnsupportedModelError:
     """The error for a model that ``portable`` cannot promise the same bits."""
-    return UnsupportedModelError(f"{owner}: TREESHARE_KERNELS={PORTABLE}: {reason}; take auto or another level")
+    return UnsupportedModelError(
+        f"{owner}: TREESHARE_KERNELS={PORTABLE}: {reason}; take auto or another level"
+    )
 
 
 def is_portable() -> bool:

@@ -1,6 +1,6 @@
-// Sixteen floats in C++ alone, for a CPU that has no other level: vectors as GCC and clang give them, which become
-// whatever instructions the compiler may use without being told more. The names are those of avx2.h, and so are the
-// bits of every result, those of dot products too.
+// Sixteen floats in C++ alone, for a CPU that has no other level. Vectors as GCC and clang give them become whatever
+// instructions the compiler may use without being told more. The names are those of avx2.h, and so are the bits of
+// every result, those of dot products too.
 
 #pragma once
 

@@ -1,7 +1,7 @@
 """Exponentials, their sums and logarithms: the compiled kernels' where there are any, else torch's.
 
-A C library, and torch, have several versions of each, chosen by the CPU, whose last bits differ; the kernels' are the
-same on every CPU that computes by the same level (``native/softmax.h``, ``native/numbers.h``).
+A C library, and torch, have several versions of each, chosen by the CPU, whose last bits differ; the
+kernels' are the same on every CPU that has the level (``native/softmax.h``, ``native/numbers.h``).
 
 Shapes: ``R`` rows, ``V`` vocabulary, ``B`` blocks.
 """
@@ -80,7 +80,9 @@ def log_softmax(logits: Tensor) -> Tensor:
     if library is None:
         return rows.log_softmax(-1)
     out = torch.empty_like(rows)
-    library.treeshare_log_softmax(rows.data_ptr(), out.data_ptr(), rows.numel() // rows.shape[-1], rows.shape[-1])
+    library.treeshare_log_softmax(
+        rows.data_ptr(), out.data_ptr(), rows.numel() // rows.shape[-1], rows.shape[-1]
+    )
     return out
 
 
