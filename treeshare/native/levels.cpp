@@ -22,7 +22,7 @@ struct Level {
 #define LEVEL(name, features, is_built) {name, features, needs(features), is_built}
 
 constexpr Level LEVELS[] = {
-    LEVEL("amx", AMX_FEATURES, true),
+    LEVEL("amx", AMX_FEATURES, COMPILER_KNOWS_TILES),
     LEVEL("avx512", AVX512_FEATURES, true),
     LEVEL("avx512vnni", AVX512VNNI_FEATURES, true),
     LEVEL("avx512f", AVX512F_FEATURES, true),

@@ -77,11 +77,21 @@ TARGET void make_panel(const Linear<Element> &linear, int64_t first, int64_t num
     }
 }
 
-// Fetches what is needed later into L2, some cache lines at a time.
+// Fetches the next panel into L2, some cache lines at a time; 0 lines: weights that are read once, by a single block of
+// rows, are fetched a few tiles before.
 struct Ahead {
     const char *next, *last;
     int lines; // at a time
 };
+
+constexpr int NEAR = 16; // tiles
+
+// What is at the same place NEAR tiles further, in this panel or the next, where `left` tiles remain of this one.
+INLINE void fetch_near(const Element *weight, int64_t row_bytes, int64_t left) {
+    const char *line = reinterpret_cast<const char *>(weight + NEAR * DEPTH);
+    if (left <= NEAR) line += (PANEL - 1) * row_bytes; // beyond the end of a row the next one begins
+    for (int i = 0; i < PANEL; ++i, line += row_bytes) _mm_prefetch(line, _MM_HINT_T1);
+}
 
 // sums [ROWS][PANEL][SIDE] = panel . ROWS tiles of rows
 template <int ROWS>
@@ -96,6 +106,7 @@ TARGET void multiply(const Panel &panel, int64_t depth, const uint32_t *x, float
     const int lines = ahead.lines;
     for (; depth > 0; --depth, upper += tile, lower += tile, x += 2 * SIZE) {
         for (int i = 0; i < lines && next < last; ++i, next += 64) _mm_prefetch(next, _MM_HINT_T1);
+        if (lines == 0) fetch_near(upper, row_bytes, depth);
         tiles::load<4>(upper, row_bytes);
         tiles::load<6>(x, 64);
         tiles::multiply<0, 4, 6>();
@@ -160,7 +171,8 @@ TARGET void multiply_panels(const Linear<Element> &linear, int64_t first, int64_
         Panel &panel = panels[i % 2];
         make_panel(linear, first, num_blocks, copy, panel);
         const char *below = reinterpret_cast<const char *>(linear.weight + (first + PANEL) * num_inputs);
-        Ahead ahead = {below, below + panel_bytes, int(divide_up(PANEL, num_blocks))};
+        const int lines = num_blocks > 1 ? divide_up(PANEL, num_blocks) : 0;
+        Ahead ahead = {below, below + panel_bytes, lines};
         for (int64_t row = 0; row < num_rows; row += BLOCK, ++turn) {
             const int count = std::min<int64_t>(BLOCK, num_rows - row);
             const uint32_t *x = packed + row / BLOCK * depth * 2 * SIZE;
