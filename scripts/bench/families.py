@@ -231,15 +231,15 @@ def _main(argv: Sequence[str] | None) -> None:
         words = [sys.executable, __file__, "--here", "--out", str(args.out), "--rounds", str(args.rounds)]
         words += ["--tiny"] * args.tiny + ["--whole"] * args.whole + ["--families", *args.families]
         environment = {**os.environ, "TREESHARE_KERNELS": level, "OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        for line in process.stdout:
-            found = json.loads(line) | {"level": level}
-            key = found["family"], level
-            records = [r for r in records if (r["family"], r["level"]) != key] + [found]
-            print(f"{level} {found['family']}: {found['of_llama']:.2f} of llama", flush=True)
-            order = {name: number for number, name in enumerate(FAMILIES)}
-            records.sort(key=lambda r: (order[r["family"]], kernel_levels().index(r["level"])))
+        with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                found = json.loads(line) | {"level": level}
+                key = found["family"], level
+                records = [r for r in records if (r["family"], r["level"]) != key] + [found]
+                print(f"{level} {found['family']}: {found['of_llama']:.2f} of llama", flush=True)
+                order = {name: number for number, name in enumerate(FAMILIES)}
+                records.sort(key=lambda r: (order[r["family"]], kernel_levels().index(r["level"])))
         _report(args.out, records, company)
         if process.wait():
             raise SystemExit(f"families: level {level}: exit status {process.returncode}")
