@@ -5,7 +5,9 @@
 A family's ``of llama`` is the time that the Llama shape would need for the family's multiply-adds, over the
 time that the family needs: its multiply-adds per second over Llama's. Multiply-adds are those of the layers'
 weights and of ``lm_head``, each times the rows that it is applied to, and of attention. Both run by turns in
-one process, on one thread; times are CPU seconds, the smallest of ``--rounds``.
+one process, on one thread; times are CPU seconds, the smallest of ``--rounds``. Models have a tenth of the
+layers and of the vocabulary of one with 135M parameters, in the same proportion: runs are short and taken by
+turns, else a shared machine's speed changes more than what is compared. ``--whole``: all layers.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +58,7 @@ class Forest:
     preamble: int = 256
     own: int = 32
     problems: int = 2
-    samples: int = 64
+    samples: int = 128
     new_tokens: int = 3
 
     def requests(self, vocabulary: int) -> list[Request]:
@@ -176,7 +178,7 @@ def _report(out: Path, records: list[dict[str, Any]], company: Company) -> None:
         own = {record["level"]: record for record in records if record["family"] == family}
         first = next(iter(own.values()))
         name = f"**{family}**" if family in README_FAMILIES else family
-        cells[family] = [name, f"{first['parameters'] / 1e6:.0f} M"]
+        cells[family] = [name, f"{first['parameters'] / 1e6:.1f} M"]
         for level in levels:
             found = own.get(level)
             cells[family] += [f"{found['tok_s']:.0f}", f"{found['of_llama']:.2f}"] if found else ["", ""]
@@ -210,11 +212,14 @@ def _main(argv: Sequence[str] | None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="results: OUT.md, OUT.json; others are kept")
     parser.add_argument("--levels", nargs="+", default=list(kernel_levels()[:-1]))
     parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--whole", action="store_true", help="models of 135M parameters")
     parser.add_argument("--tiny", action="store_true", help="small sizes: shows that it runs")
     parser.add_argument("--here", action="store_true", help="measure in this process and print JSON lines")
     args = parser.parse_args(argv)
-    sizes = Sizes(64, 4, 2, 96, 2, 256, 256) if args.tiny else Sizes()
+    whole = Sizes()
+    tenth = replace(whole, layers=whole.layers // 10, vocabulary=whole.vocabulary // 10)
+    sizes = Sizes(64, 4, 2, 96, 2, 256, 256) if args.tiny else whole if args.whole else tenth
     forest = Forest(32, 8, 2, 4, 3) if args.tiny else Forest()
     if args.here:
         measure(args.families, sizes, forest, torch.bfloat16, args.rounds)
@@ -224,17 +229,17 @@ def _main(argv: Sequence[str] | None) -> None:
     records = json.loads(path.read_text())["records"] if path.exists() else []
     for level in args.levels:
         words = [sys.executable, __file__, "--here", "--out", str(args.out), "--rounds", str(args.rounds)]
-        words += ["--tiny"] * args.tiny + ["--families", *args.families]
+        words += ["--tiny"] * args.tiny + ["--whole"] * args.whole + ["--families", *args.families]
         environment = {**os.environ, "TREESHARE_KERNELS": level, "OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        for line in process.stdout:
-            found = json.loads(line) | {"level": level}
-            key = found["family"], level
-            records = [r for r in records if (r["family"], r["level"]) != key] + [found]
-            print(f"{level} {found['family']}: {found['of_llama']:.2f} of llama", flush=True)
-            order = {name: number for number, name in enumerate(FAMILIES)}
-            records.sort(key=lambda r: (order[r["family"]], kernel_levels().index(r["level"])))
+        with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                found = json.loads(line) | {"level": level}
+                key = found["family"], level
+                records = [r for r in records if (r["family"], r["level"]) != key] + [found]
+                print(f"{level} {found['family']}: {found['of_llama']:.2f} of llama", flush=True)
+                order = {name: number for number, name in enumerate(FAMILIES)}
+                records.sort(key=lambda r: (order[r["family"]], kernel_levels().index(r["level"])))
         _report(args.out, records, company)
         if process.wait():
             raise SystemExit(f"families: level {level}: exit status {process.returncode}")

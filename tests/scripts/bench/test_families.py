@@ -22,6 +22,7 @@ def test_work_by_hand():
     assert forest.multiply_adds(make_model(recipes.make_config("llama", sizes))) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not LEVELS, reason="no kernels, or none for this CPU")
 def test_a_table_that_grows(tmp_path, capsys):
     script = load_script(BENCH, "families")
