@@ -1,5 +1,5 @@
 """The compiled kernels: C++ sources, and the library that is built from them."""
 
-from treeshare.native.library import ELEMENTS, kernel_level, kernel_levels, kernels, unused_reason
+from treeshare.native.library import ELEMENTS, kernel_level, kernel_levels, kernels, unused_reason, unused_remedy
 
-__all__ = ["ELEMENTS", "kernel_level", "kernel_levels", "kernels", "unused_reason"]
+__all__ = ["ELEMENTS", "kernel_level", "kernel_levels", "kernels", "unused_reason", "unused_remedy"]

@@ -1,7 +1,7 @@
 """Loads the compiled kernels, which the package's installation builds if there is a C++ compiler.
 
 They know nothing of Python or torch: their callers hand over addresses. They run on torch's own OpenMP
-threads: torch's OpenMP library is loaded first, with its symbols global, so that the kernels use it.
+threads (``openmp.py``).
 
 The library holds every kernel once for each level of instructions; the best level that this CPU has is used,
 unless ``TREESHARE_KERNELS`` names another.
@@ -13,14 +13,13 @@ import ctypes
 import functools
 import importlib.util
 import os
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
 
 from treeshare.errors import ConfigError
-from treeshare.native import structs
+from treeshare.native import installation, openmp, structs
 
 VARIABLE = "TREESHARE_KERNELS"
 """The environment variable that names a level: ``none`` for torch's matmuls, ``auto`` or empty for the best
@@ -105,30 +104,40 @@ def unused_reason() -> str | None:
     return _load().reason
 
 
+def unused_remedy() -> str | None:
+    """What would let the compiled library be used; None if it is used."""
+    return _load().remedy
+
+
 class _Loaded(NamedTuple):
-    """The library, or None and the reason why it is not used."""
+    """The library, or None, the reason why it is not used, and what helps."""
 
     library: Any | None
     reason: str | None = None
+    remedy: str | None = None
 
 
 @functools.cache
 def _load() -> _Loaded:
-    """Load the library if it was built from these sources and torch has the OpenMP library that it needs."""
+    """Load the library if it was built from these sources and runs on torch's OpenMP threads."""
     spec = importlib.util.find_spec("treeshare.native._kernels")
     if spec is None or spec.origin is None:
-        return _Loaded(None, "not built")
-    runtime = Path(torch.__file__).parent / "lib" / "libgomp.so.1"
-    if not runtime.is_file():
-        return _Loaded(None, "torch brings no libgomp, whose threads they run on")
-    ctypes.CDLL(str(runtime), mode=ctypes.RTLD_GLOBAL)
+        return _Loaded(None, "not built", installation.how_to_install())
+    reason = openmp.share_runtime()
+    if reason is not None:
+        return _Loaded(None, reason, "install PyTorch's own wheel of torch")
     try:
         library = ctypes.CDLL(spec.origin)
-    except OSError as error:  # clang links an OpenMP library of its own: two would compete for the cores
-        return _Loaded(None, f"does not load: {error}")
+    except OSError as error:  # as one that clang built, which calls functions that gcc's OpenMP library lacks
+        remedy = f"build it with gcc: CC=gcc CXX=g++ {installation.how_to_install()}"
+        return _Loaded(None, f"does not load: {error}", remedy)
     difference = _difference(library)
     if difference is not None:
-        return _Loaded(None, f"built from other sources: {difference}")
+        return _Loaded(None, f"built from other sources: {difference}", installation.how_to_install())
+    other = openmp.competing_runtime()
+    if other is not None:
+        reason = f"torch runs on another OpenMP library than {other}, and the two would compete for the cores"
+        return _Loaded(None, reason, "import treeshare before the package that loads it, or unset LD_PRELOAD")
     return _Loaded(library)
 
 
