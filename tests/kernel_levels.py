@@ -7,10 +7,10 @@ import contextlib
 import pytest
 import torch
 
-from treeshare.native import kernel_level, kernel_levels, kernels
+from treeshare.native import kernel_level, kernel_levels, kernels, level_code
 
-LEVELS = kernel_levels()[:-1]
-"""Best first, without ``none``."""
+LEVELS = tuple(dict.fromkeys(level_code(level) for level in kernel_levels()[:-1]))
+"""Those with code of their own, best first, without ``none``."""
 
 LEVEL_PARAMS = LEVELS or [
     pytest.param("none", marks=pytest.mark.skip(reason="no compiled kernels are built for this CPU"))

@@ -28,7 +28,7 @@ PARAMS = [
 ]
 
 
-@pytest.mark.parametrize("level", [*LEVELS, "none"])
+@pytest.mark.parametrize("level", kernel_levels())
 def test_a_level_by_name(level):
     with using_kernels(level):
         assert kernel_level() == level
@@ -42,41 +42,62 @@ def test_the_best_level(wish):
         assert kernel_level() == kernel_levels()[0]
 
 
-def test_no_such_level():
-    message = r"^TREESHARE_KERNELS: got 'sse', expected one of auto, avx512, avx2, none$"
-    with using_kernels("sse"), pytest.raises(ConfigError, match=message):
+@pytest.fixture
+def with_levels(monkeypatch):
+    """``with_levels(states)``: what ``treeshare_has_level`` says; None: no library."""
+
+    def replace(states):
+        found = states and SimpleNamespace(treeshare_has_level=lambda name: states.get(name.decode(), -1))
+        monkeypatch.setattr(library, "_load", lambda: SimpleNamespace(library=found))
+
+    return replace
+
+
+LINES = [
+    (None, "none (not built: amx, avx512, avx512vnni, avx512f, avx2, neon, portable)"),
+    (
+        {"amx": 0, "avx512": 0, "avx2": 1},
+        "avx2, none (not on this CPU: amx, avx512; not built: avx512vnni, avx512f, neon, portable)",
+    ),
+    (
+        {"avx512": 1, "avx2": 0},  # none implies another
+        "avx512, none (not on this CPU: avx2; not built: amx, avx512vnni, avx512f, neon, portable)",
+    ),
+    (dict.fromkeys([level.name for level in library.LEVELS], 1), None),
+]
+
+
+@pytest.mark.parametrize("wish", ["sse", "neon", "AVX2"])
+@pytest.mark.parametrize(("states", "expected"), LINES)
+def test_a_level_that_is_not_there(states, expected, wish, with_levels):
+    """Unknown, not built, or not on this CPU: one line lists them all."""
+    with_levels(states)
+    expected = expected or "amx, avx512, avx512vnni, avx512f, avx2, neon, portable, none"
+    if wish in expected.partition("none")[0]:
+        pytest.skip("it is there")
+    with using_kernels(wish), pytest.raises(ConfigError) as caught:
         kernels(torch.float32)
+    assert (
+        str(caught.value) == f"TREESHARE_KERNELS: got '{wish}', expected one of auto, {expected}; take auto"
+    )
 
 
-@pytest.mark.parametrize(
-    ("there", "wish", "expected"),
-    [
-        (set(), "avx2", "a level that was built and this CPU has: none; take auto"),
-        ({"avx2"}, "avx512", "a level that this CPU has: avx2, none; take auto"),
-        ({"avx512"}, "avx2", "a level that this CPU has: avx512, none; take auto"),
-        (None, "avx512", "a level that was built and this CPU has: none; take auto"),
-    ],
-)
-def test_a_level_that_is_not_there(there, wish, expected, monkeypatch):
-    """On a CPU without any, with one of them (none implies another), and where nothing was built."""
-    built = None
-    if there is not None:
-        built = SimpleNamespace(treeshare_has_level=lambda name: int(name.decode() in there))
-    monkeypatch.setattr(library, "_load", lambda: SimpleNamespace(library=built))
-    with using_kernels(wish), pytest.raises(ConfigError, match=f"got '{wish}', expected {expected}$"):
-        kernels(torch.float32)
-
-
-def test_the_best_level_comes_first(monkeypatch):
-    built = SimpleNamespace(treeshare_has_level=lambda name: 1)
-    monkeypatch.setattr(library, "_load", lambda: SimpleNamespace(library=built))
-    assert kernel_levels() == ("avx512", "avx2", "none")
+def test_the_best_level_comes_first(with_levels, monkeypatch):
+    names = tuple(level.name for level in library.LEVELS)
+    with_levels(dict.fromkeys(names, 1))
+    assert kernel_levels() == (*names, "none")
+    optional = tuple(level._replace(automatic=level.name != "amx") for level in library.LEVELS)
+    monkeypatch.setattr(library, "LEVELS", optional)
+    with using_kernels("auto"):
+        assert kernel_level() == "avx512"
+    with using_kernels("amx"):
+        assert kernel_level() == "amx"
 
 
 @needs_kernels
 def test_the_library_knows_no_other_level():
     has_level = library._load().library.treeshare_has_level
-    assert {name: has_level(name) for name in (b"sse", b"", b"none")} == {b"sse": 0, b"": 0, b"none": 0}
+    assert {name: has_level(name) for name in (b"sse", b"", b"none")} == {b"sse": -1, b"": -1, b"none": -1}
 
 
 def test_a_library_that_does_not_load(monkeypatch):

@@ -147,11 +147,13 @@ def test_levels_share_no_function_but_the_standard_librarys():
     )
     symbols = [line.split(" ", 2)[1:] for line in lines.stdout.splitlines()]
     own = {name for kind, name in symbols if kind == "T"}
-    ends = tuple(f"_{level}" for level in library.LEVELS)
+    ends = tuple(f"_{level}" for level in {level.code for level in library.LEVELS})
     assert {name for name in own if not name.startswith("treeshare_")} == set()
     common = {name for name in own if not name.endswith(ends)}
     assert common == {
         "treeshare_has_level",
+        "treeshare_cpu_has_level",
+        "treeshare_level_features",
         "treeshare_struct_size",
         "treeshare_field_offset",
         "treeshare_field_size",
@@ -172,7 +174,7 @@ def test_a_level_that_lacks_a_name_does_not_compile(level, element, tmp_path):
         (tmp_path / "changed.h").write_text(header)
         includes = [tmp_path / "changed.h", SOURCES / f"{element}.h", SOURCES / "level.h"]
         (tmp_path / "level.cpp").write_text("".join(f'#include "{path}"\n' for path in includes))
-        words = ["g++", "-w", "-fsyntax-only", str(tmp_path / "level.cpp")]
+        words = ["g++", "-w", "-fsyntax-only", f"-I{SOURCES}", str(tmp_path / "level.cpp")]
         return subprocess.run(words, capture_output=True, text=True, check=False)
 
     header = (SOURCES / f"{level}.h").read_text()

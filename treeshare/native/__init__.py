@@ -1,5 +1,21 @@
 """The compiled kernels: C++ sources, and the library that is built from them."""
 
-from treeshare.native.library import ELEMENTS, kernel_level, kernel_levels, kernels, unused_reason, unused_remedy
+from treeshare.native.library import (
+    ELEMENTS,
+    kernel_level,
+    kernel_levels,
+    kernels,
+    level_code,
+    unused_reason,
+    unused_remedy,
+)
 
-__all__ = ["ELEMENTS", "kernel_level", "kernel_levels", "kernels", "unused_reason", "unused_remedy"]
+__all__ = [
+    "ELEMENTS",
+    "kernel_level",
+    "kernel_levels",
+    "kernels",
+    "level_code",
+    "unused_reason",
+    "unused_remedy",
+]

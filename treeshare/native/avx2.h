@@ -7,7 +7,9 @@
 
 #include <cstdint>
 
-#define TARGET __attribute__((target("avx2,fma")))
+#include "instruction_sets.h"
+
+#define TARGET __attribute__((target(AVX2_FEATURES)))
 #define INLINE TARGET __attribute__((always_inline)) static inline
 #define LEVEL_EXPORT(name) treeshare_##name##_avx2
 

@@ -7,7 +7,9 @@
 
 #include <cstdint>
 
-#define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma")))
+#include "instruction_sets.h"
+
+#define TARGET __attribute__((target(AVX512_FEATURES)))
 #define INLINE TARGET __attribute__((always_inline)) static inline
 #define LEVEL_EXPORT(name) treeshare_##name##_avx512
 

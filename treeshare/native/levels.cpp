@@ -1,36 +1,82 @@
-// Which levels of instructions this CPU can run. The library has each kernel once for every level, whose name ends the
-// kernel's.
+// Which levels of instructions were built and which of them a CPU can run. The library has each kernel once for every
+// level, whose name ends the kernel's.
 
+#include <cstdint>
 #include <cstring>
+
+#if defined(__x86_64__) && defined(__GNUC__)
+
+#include "cpu_x86.h"
+#include "instruction_sets.h"
 
 namespace {
 
-// Every feature that the level's TARGET names. Levels are a set: none implies another, and library.py has their
-// order of preference.
-#if defined(__x86_64__) && defined(__GNUC__)
-bool has_avx512() {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("fma");
-}
-bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
-#else
-bool has_avx512() { return false; }
-bool has_avx2() { return false; }
-#endif
-
+// Levels are a set: none implies another, and library.py has their order of preference.
 struct Level {
-    const char *name;
-    bool (*is_available)();
+    const char *name, *features;
+    Cpu needed;
+    bool is_built; // or served by a level that is
 };
 
-constexpr Level LEVELS[] = {{"avx512", has_avx512}, {"avx2", has_avx2}};
+#define LEVEL(name, features, is_built) {name, features, needs(features), is_built}
+
+constexpr Level LEVELS[] = {
+    LEVEL("amx", AMX_FEATURES, false),
+    LEVEL("avx512", AVX512_FEATURES, true),
+    LEVEL("avx512vnni", AVX512VNNI_FEATURES, false),
+    LEVEL("avx512f", AVX512F_FEATURES, false),
+    LEVEL("avx2", AVX2_FEATURES, true),
+};
 
 } // namespace
 
-// 1 where the kernels of a level were built and this CPU runs them, else 0.
-extern "C" int treeshare_has_level(const char *name) {
+#else // a level's code is empty
+
+namespace {
+
+struct Cpu {};
+struct Level {
+    const char *name, *features;
+    Cpu needed;
+    bool is_built;
+};
+constexpr Level LEVELS[] = {{"none", "", {}, false}};
+Cpu this_cpu() { return {}; }
+bool has_all(const Cpu &, const Cpu &) { return false; }
+
+} // namespace
+
+#endif
+
+namespace {
+
+const Level *find_level(const char *name) {
     for (const Level &level : LEVELS)
-        if (!std::strcmp(level.name, name)) return level.is_available();
-    return 0;
+        if (!std::strcmp(level.name, name)) return &level;
+    return nullptr;
+}
+
+} // namespace
+
+extern "C" {
+
+// 1 where the kernels of a level were built and this CPU runs them, 0 where it does not, -1 where none were built.
+int treeshare_has_level(const char *name) {
+    const Level *level = find_level(name);
+    return level && level->is_built ? has_all(this_cpu(), level->needed) : -1;
+}
+
+// The same of a CPU of which the words of `Cpu` are given, whether or not the kernels were built: for tests.
+int treeshare_cpu_has_level(const uint32_t *words, const char *name) {
+    const Level *level = find_level(name);
+    Cpu cpu;
+    std::memcpy(&cpu, words, sizeof(cpu));
+    return level ? has_all(cpu, level->needed) : -1;
+}
+
+// The instruction sets of a level, with commas between them; null if it is not known.
+const char *treeshare_level_features(const char *name) {
+    const Level *level = find_level(name);
+    return level ? level->features : nullptr;
+}
 }

@@ -25,11 +25,30 @@ VARIABLE = "TREESHARE_KERNELS"
 """The environment variable that names a level: ``none`` for torch's matmuls, ``auto`` or empty for the best
 available."""
 
-LEVELS = ("avx512", "avx2")
-"""All levels, best first: AVX-512 with BF16; AVX2 with FMA. A CPU may have any of them; ``levels.cpp`` knows
-which instructions each needs."""
-
 _NONE = "none"
+
+
+class Level(NamedTuple):
+    """A level of instructions as a user names it."""
+
+    name: str
+    code: str
+    """The level whose kernels serve it: what ends their names. Levels of one code give the same bits."""
+    automatic: bool = True
+    """Whether it is taken where the user names none. A level that no machine has run yet is not."""
+
+
+LEVELS = (
+    Level("amx", "amx"),
+    Level("avx512", "avx512"),  # with BF16
+    Level("avx512vnni", "avx512f"),  # its own instructions are for integers
+    Level("avx512f", "avx512f"),
+    Level("avx2", "avx2"),
+    Level("neon", "neon"),
+    Level("portable", "portable"),
+)
+"""All levels, best first. A build may have any of them, and so may a CPU: ``levels.cpp`` knows which, and
+``instruction_sets.h`` what each needs."""
 
 _POINTER, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
@@ -62,12 +81,12 @@ def kernels(dtype: torch.dtype) -> Any | None:  # noqa: ANN401
 
     None where no kernels are used, or none computes in ``dtype``.
     """
-    level, element = kernel_level(), ELEMENTS.get(dtype)
-    if level == _NONE or element is None:
+    code, element = level_code(kernel_level()), ELEMENTS.get(dtype)
+    if code == _NONE or element is None:
         return None
     functions = {}
     for name, arguments in _ARGUMENTS.items():
-        ending = level if name in _WITHOUT_ELEMENT else f"{element}_{level}"
+        ending = code if name in _WITHOUT_ELEMENT else f"{element}_{code}"
         function = functions[f"treeshare_{name}"] = getattr(_load().library, f"treeshare_{name}_{ending}")
         function.argtypes, function.restype = arguments, None
     return SimpleNamespace(**functions)
@@ -75,28 +94,44 @@ def kernels(dtype: torch.dtype) -> Any | None:  # noqa: ANN401
 
 @functools.cache
 def kernel_level() -> str:
-    """Which kernels are used: one of ``LEVELS``, or ``none``.
+    """Which kernels are used: the name of one of ``LEVELS``, or ``none``.
 
     Raises:
         ConfigError: If ``TREESHARE_KERNELS`` names no level, or one that was not built or this CPU lacks.
     """
-    wanted, levels = os.environ.get(VARIABLE) or "auto", kernel_levels()
-    if wanted not in ("auto", *LEVELS, _NONE):
-        raise ConfigError.of(VARIABLE, got=wanted, expected=f"one of auto, {', '.join((*LEVELS, _NONE))}")
-    if wanted not in ("auto", *levels):
-        reason = "this CPU has" if len(levels) > 1 else "was built and this CPU has"
-        raise ConfigError.of(
-            VARIABLE, got=wanted, expected=f"a level that {reason}: {', '.join(levels)}", remedy="take auto"
-        )
-    return levels[0] if wanted == "auto" else wanted
+    wanted, available = os.environ.get(VARIABLE) or "auto", kernel_levels()
+    if wanted == "auto":
+        automatic = {level.name for level in LEVELS if level.automatic} | {_NONE}
+        return next(name for name in available if name in automatic)
+    if wanted not in available:
+        raise ConfigError.of(VARIABLE, got=wanted, expected=_expected_levels(), remedy="take auto")
+    return wanted
 
 
 def kernel_levels() -> tuple[str, ...]:
     """The levels that were built and this CPU has, best first; the last is ``none``."""
+    return (*(level.name for level in LEVELS if _has_level(level.name) == 1), _NONE)
+
+
+def level_code(level: str) -> str:
+    """The level whose kernels serve ``level``, one of ``kernel_levels()``."""
+    return next((known.code for known in LEVELS if known.name == level), _NONE)
+
+
+def _has_level(name: str) -> int:
+    """1 where a level was built and this CPU has it, 0 where this CPU lacks it, -1 where it was not built."""
     library = _load().library
-    if library is None:
-        return (_NONE,)
-    return (*(level for level in LEVELS if library.treeshare_has_level(level.encode())), _NONE)
+    return -1 if library is None else int(library.treeshare_has_level(name.encode()))
+
+
+def _expected_levels() -> str:
+    """The levels that may be named, and why the others may not, in one line."""
+    reasons = []
+    for state, reason in ((0, "not on this CPU"), (-1, "not built")):
+        names = [level.name for level in LEVELS if _has_level(level.name) == state]
+        if names:
+            reasons.append(f"{reason}: {', '.join(names)}")
+    return f"one of auto, {', '.join(kernel_levels())}" + (f" ({'; '.join(reasons)})" if reasons else "")
 
 
 def unused_reason() -> str | None:

@@ -1,0 +1,10 @@
+// The instruction sets that each level's code may use, as a compiler's target attribute names them. A level's TARGET
+// and the check of the CPU in levels.cpp are both made from these lists, so that they cannot differ.
+
+#pragma once
+
+#define AVX2_FEATURES "avx2,fma"
+#define AVX512F_FEATURES "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"
+#define AVX512VNNI_FEATURES AVX512F_FEATURES ",avx512vnni"
+#define AVX512_FEATURES AVX512F_FEATURES ",avx512bf16"
+#define AMX_FEATURES AVX512_FEATURES ",amx-tile,amx-bf16"
