@@ -18,7 +18,7 @@ from transformers.activations import SiLUActivation
 
 from treeshare.attention import AttentionSpec
 from treeshare.models.linear import LINEAR, SMALL_OPERATIONS, has_kernel, weights_of
-from treeshare.native import ELEMENTS, kernel_level, kernels, structs
+from treeshare.native import ELEMENTS, kernel_level, kernels, structs, unused_reason
 from treeshare.stopwatch import OFF
 
 if TYPE_CHECKING:
@@ -151,7 +151,8 @@ def unfused_reason(layer: nn.Module) -> str | None:
     if name not in _LAYERS:
         return f"{name} is none of {', '.join(sorted(_LAYERS))}"
     if kernel_level() == "none":
-        return "no compiled kernels are used"
+        reason = unused_reason()
+        return "no compiled kernels are used" + (f": {reason}" if reason else "")
     for path, names in _PARTS.items():
         found = {child for child, _ in layer.get_submodule(path).named_children()}
         if found != names:

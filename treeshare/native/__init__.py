@@ -6,8 +6,10 @@ from treeshare.native.library import (
     kernel_levels,
     kernels,
     level_code,
+    unused_notice,
     unused_reason,
     unused_remedy,
+    warn_where_unused,
 )
 
 __all__ = [
@@ -16,6 +18,8 @@ __all__ = [
     "kernel_levels",
     "kernels",
     "level_code",
+    "unused_notice",
     "unused_reason",
     "unused_remedy",
+    "warn_where_unused",
 ]

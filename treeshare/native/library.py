@@ -12,20 +12,24 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib.util
+import logging
 import os
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
 
+from treeshare import installation
 from treeshare.errors import ConfigError
-from treeshare.native import installation, openmp, structs
+from treeshare.native import openmp, structs
 
 VARIABLE = "TREESHARE_KERNELS"
 """The environment variable that names a level: ``none`` for torch's matmuls, ``auto`` or empty for the best
 available."""
 
 _NONE = "none"
+
+_LOG = logging.getLogger(__name__)
 
 
 class Level(NamedTuple):
@@ -142,6 +146,21 @@ def unused_reason() -> str | None:
 def unused_remedy() -> str | None:
     """What would let the compiled library be used; None if it is used."""
     return _load().remedy
+
+
+@functools.cache
+def warn_where_unused() -> None:
+    """Log, once in a process, why no compiled kernels are used and what helps, unless the user wants none."""
+    if kernel_levels() == (_NONE,) and os.environ.get(VARIABLE) != _NONE:
+        _LOG.warning("treeshare: %s", unused_notice())
+
+
+def unused_notice() -> str:
+    """What the user of an installation without kernels, or of a CPU that runs none of them, should know."""
+    return (
+        f"no compiled kernels ({unused_reason() or 'this CPU runs none of them'}): slower, and last bits may "
+        f"depend on what else runs" + (f"; {remedy}" if (remedy := unused_remedy()) else "")
+    )
 
 
 class _Loaded(NamedTuple):

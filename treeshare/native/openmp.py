@@ -1,8 +1,8 @@
 """The OpenMP library that torch runs on, which the compiled kernels share: two would compete for the cores.
 
 The kernels call gcc's entry points (``GOMP_parallel`` and its like) and are linked against no OpenMP library.
-gcc's own, libgomp, has them, and so have clang's libomp and Intel's libiomp5. Wheels of torch bring one under a
-name of their own, distributions link the system's: it is found through torch itself.
+gcc's own, libgomp, has them, and so have clang's libomp and Intel's libiomp5. Wheels of torch bring one under
+a name of their own, distributions link the system's: it is found through torch itself.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ _ENTRY = "GOMP_parallel"
 
 
 def share_runtime() -> str | None:
-    """Let libraries that are loaded later use torch's OpenMP library; why that cannot be, None where it can."""
+    """Let libraries that are loaded later use torch's OpenMP library; why not, None where they can."""
     try:
-        entry = getattr(ctypes.CDLL(torch._C.__file__), _ENTRY)  # a search through all that torch is linked to
+        entry = getattr(
+            ctypes.CDLL(torch._C.__file__), _ENTRY
+        )  # a search through all that torch is linked to
     except (AttributeError, OSError):
         return f"torch is linked to no OpenMP library that has {_ENTRY}, on whose threads they run"
     path = _file_at(ctypes.cast(entry, ctypes.c_void_p).value or 0)
@@ -31,8 +33,8 @@ def share_runtime() -> str | None:
 def competing_runtime() -> str | None:
     """The OpenMP library that global symbols lead to, where torch runs on another; None where it is torch's.
 
-    It is asked, not looked up: another one may have come first, by ``LD_PRELOAD`` or from another package, and
-    then torch runs on it or not, depending on when it came.
+    It is asked, not looked up: another one may have come first, by ``LD_PRELOAD`` or from another package,
+    and then torch runs on it or not, depending on when it came.
     """
     process, before = ctypes.CDLL(None), torch.get_num_threads()
     try:

@@ -34,7 +34,7 @@ def how_to_install() -> str:
 
 
 def _source() -> str:
-    """What was given to pip: a folder, ``-e`` before it for an editable installation, an address, or the name."""
+    """What was given to pip: a folder (``-e`` before it where it stays in place), an address, or the name."""
     try:
         text = metadata.distribution("treeshare").read_text("direct_url.json")
         content = json.loads(text or "{}")
