@@ -40,8 +40,8 @@ enum Kind { SHARED, CAUSAL, PRIVATE, MERGE, STORE }; // MERGE: gathering the que
 // One task's working set.
 struct Work {
     Operand *query;     // [ROWS * G][D]
-    Element *keys;      // [KEYS / GROUP][D / STEP][GROUP][STEP]
-    Element *values;    // [KEYS / STEP][D][STEP]
+    Packed *keys;       // [KEYS / GROUP][D / STEP][GROUP][STEP]
+    Packed *values;     // [KEYS / STEP][D][STEP]
     Element *gathered_keys;    // [D][KEYS]: of a block that lies in several pieces
     Element *gathered_values;  // [KEYS][D]
     float *scores;      // [QUERIES][KEYS]
@@ -54,8 +54,8 @@ struct Work {
 
     Work(Scratch &scratch, int num_queries, int head_dim, float scale) : head_dim(head_dim), scale(scale) {
         const size_t sizes[] = {size_t(num_queries) * head_dim * sizeof(Operand),
-                                size_t(KEYS) * head_dim * sizeof(Element),
-                                size_t(KEYS) * head_dim * sizeof(Element) + 64, // `interleave` may write past the last
+                                size_t(KEYS) * head_dim * sizeof(Packed),
+                                size_t(KEYS) * head_dim * sizeof(Packed) + 64, // `interleave` may write past the last
                                 size_t(KEYS) * head_dim * sizeof(Element),
                                 size_t(KEYS) * head_dim * sizeof(Element),
                                 size_t(QUERIES) * KEYS * 4,
@@ -67,8 +67,8 @@ struct Work {
         for (int i = 0; i < 10; ++i) offsets[i + 1] = offsets[i] + (sizes[i] + 63) / 64 * 64;
         char *memory = scratch.reserve(offsets[10]);
         query = reinterpret_cast<Operand *>(memory + offsets[0]);
-        keys = reinterpret_cast<Element *>(memory + offsets[1]);
-        values = reinterpret_cast<Element *>(memory + offsets[2]);
+        keys = reinterpret_cast<Packed *>(memory + offsets[1]);
+        values = reinterpret_cast<Packed *>(memory + offsets[2]);
         gathered_keys = reinterpret_cast<Element *>(memory + offsets[3]);
         gathered_values = reinterpret_cast<Element *>(memory + offsets[4]);
         scores = reinterpret_cast<float *>(memory + offsets[5]);
@@ -83,7 +83,7 @@ struct Work {
 };
 
 // Interleave rows of transposed keys, [D][stride], STEP at a time; keys from `count` on become zero.
-TARGET void pack_keys(const Element *source, int64_t stride, int head_dim, int count, Element *packed) {
+TARGET void pack_keys(const Element *source, int64_t stride, int head_dim, int count, Packed *packed) {
     for (int first = 0; first < count; first += GROUP) {
         for (int d = 0; d < head_dim; d += STEP) {
             for (int strip = first; strip < first + GROUP; strip += STRIP) {
@@ -95,7 +95,7 @@ TARGET void pack_keys(const Element *source, int64_t stride, int head_dim, int c
 }
 
 // Interleave STEP neighbouring rows of values, [count][stride]; a missing last row counts as zero.
-TARGET void pack_values(const Element *source, int64_t stride, int head_dim, int count, Element *packed) {
+TARGET void pack_values(const Element *source, int64_t stride, int head_dim, int count, Packed *packed) {
     for (int token = 0; token < count; token += STEP) {
         for (int column = 0; column < head_dim; column += STRIP)
             interleave(source + token * stride + column, stride, count - token, head_dim - column,
@@ -106,7 +106,7 @@ TARGET void pack_values(const Element *source, int64_t stride, int head_dim, int
 
 // scores[m][n] = query[m] . key[n]
 template <int M>
-TARGET void score(const Operand *query, const Element *keys, int head_dim, int count, float *scores) {
+TARGET void score(const Operand *query, const Packed *keys, int head_dim, int count, float *scores) {
     for (int first = 0; first < count; first += GROUP) {
         Floats sums[M][ATTENTION_VECTORS];
         clear(sums);
@@ -139,7 +139,7 @@ TARGET float online_softmax(const float *scores, Operand *weights, int seen, int
 
 // numerator[m] = numerator[m] * correction[m] + weights[m] . values, for J vectors of sixteen columns
 template <int M, int J>
-INLINE void add_values(const Operand *weights, const Element *values, int head_dim, int count,
+INLINE void add_values(const Operand *weights, const Packed *values, int head_dim, int count,
                        const float *correction, float *numerator) {
     Floats sums[M][J];
     clear(sums);
@@ -164,7 +164,7 @@ TARGET void attend_tile(Work &work, int query, const int *seen, int count) {
         corrections[m] = online_softmax(work.scores + m * KEYS, work.weights + m * KEYS, seen[m], count, work.scale,
                                         work.maximum + query + m, work.denominator + query + m);
     for (int column = 0; column < dim; column += 16 * ATTENTION_VECTORS) {
-        const Element *values = work.values + STEP * column;
+        const Packed *values = work.values + STEP * column;
         float *numerator = work.numerator + query * dim + column;
         switch (std::min(ATTENTION_VECTORS, (dim - column) / 16)) {
         case 4: add_values<M, cap_vectors(4)>(work.weights, values, dim, count, corrections, numerator); break;

@@ -1,5 +1,5 @@
-// Sixteen floats as AVX2 has them, in two registers; bfloat16 by shifts. The names are those of avx512.h, and so are
-// the bits of every result but that of dot products, which take float32 on their left side here.
+// Sixteen floats as AVX2 has them, in two registers; bfloat16 is widened to float32. The names are those of
+// floats512.h, and so are the bits of every result.
 
 #pragma once
 
@@ -28,12 +28,6 @@ constexpr int LINEAR_PANEL = 32; // columns
 // Vectors of sixteen columns, for so many rows.
 static constexpr int linear_vectors(int num_rows) { return num_rows <= 3 ? 2 : 1; }
 } // namespace float32_tiles
-
-namespace bfloat16_tiles {
-using namespace float32_tiles;
-using Operand = float; // of a dot product's left side
-constexpr int STRIP = 16; // numbers that `interleave` takes of each row
-} // namespace bfloat16_tiles
 
 INLINE __m256i lanes(int first) { // the numbers of eight lanes, from `first` on
     return _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(first));
@@ -194,47 +188,6 @@ INLINE void accumulate(Floats &sum, Floats a, Floats b) {
     sum.high = _mm256_fmadd_ps(a.high, b.high, sum.high);
 }
 
-INLINE void copy_operands(const uint16_t *source, int64_t count, float *target) {
-    int64_t i = 0;
-    for (; i + 16 <= count; i += 16) store(target + i, load_bf16(16, source + i));
-    for (; i < count; ++i) target[i] = _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(source[i] << 16)));
-}
-
-// bfloat16 as operands, converted into `buffer`.
-INLINE const float *as_operands(const uint16_t *source, int64_t count, float *buffer) {
-    copy_operands(source, count, buffer);
-    return buffer;
-}
-
-INLINE void store_operands(float *target, Floats x) { store(target, x); }
-
-// The first and the second number of each pair. The second by two shifts: a mask would take a register, and a sum
-// would move to memory and back each time (6 rows: 79 instead of 117 GFLOP/s a core).
-INLINE __m256 first_of(__m256i pairs) { return _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16)); }
-INLINE __m256 second_of(__m256i pairs) { return first_of(_mm256_srli_epi32(pairs, 16)); }
-
-// sums[m][j] += a[m] . b[j]: two neighbouring numbers of M rows, `stride` apart, and J vectors of sixteen pairs.
-template <int M, int J>
-INLINE void add_products(Floats (&sums)[M][J], const float *a, int64_t stride, const uint16_t *b) {
-    for (int odd = 0; odd < 2; ++odd) {
-        Floats vectors[J];
-        for (int j = 0; j < J; ++j) {
-            const __m256i *pairs = reinterpret_cast<const __m256i *>(b + 32 * j);
-            vectors[j] = {odd ? second_of(pairs[0]) : first_of(pairs[0]),
-                          odd ? second_of(pairs[1]) : first_of(pairs[1])};
-        }
-#pragma GCC unroll 8
-        for (int m = 0; m < M; ++m) {
-            const __m256 number = _mm256_broadcast_ss(a + m * stride + odd);
-#pragma GCC unroll 4
-            for (int j = 0; j < J; ++j) { // whole structs would be copied through memory
-                sums[m][j].low = _mm256_fmadd_ps(number, vectors[j].low, sums[m][j].low);
-                sums[m][j].high = _mm256_fmadd_ps(number, vectors[j].high, sums[m][j].high);
-            }
-        }
-    }
-}
-
 // The sums, for reading after the last add_products: a copy, or gcc would not keep them in registers until then.
 template <int M, int J>
 struct CompleteSums {
@@ -247,16 +200,6 @@ INLINE CompleteSums<M, J> complete_sums(const Floats (&sums)[M][J]) {
     for (int m = 0; m < M; ++m)
         for (int j = 0; j < J; ++j) copy.rows[m][j] = sums[m][j];
     return copy;
-}
-
-// The first `count` of STRIP numbers of two rows, `stride` apart, as pairs; zeros for the rest and for a missing row.
-INLINE void interleave(const uint16_t *even, int64_t stride, int num_rows, int count, uint16_t *target) {
-    const __m256i a = load_halves(count, even);
-    const __m256i b = num_rows > 1 ? load_halves(count, even + stride) : _mm256_setzero_si256();
-    const __m256i low = _mm256_unpacklo_epi16(a, b), high = _mm256_unpackhi_epi16(a, b);
-    __m256i *pairs = reinterpret_cast<__m256i *>(target);
-    _mm256_store_si256(pairs, _mm256_permute2x128_si256(low, high, 0x20));
-    _mm256_store_si256(pairs + 1, _mm256_permute2x128_si256(low, high, 0x31));
 }
 
 // Eight rows of eight 32-bit numbers become eight columns.
@@ -300,3 +243,19 @@ INLINE void transpose_words(const uint32_t *source, int64_t stride, int64_t num_
         }
     }
 }
+
+// The first and the second number of sixteen pairs of bfloat16.
+INLINE __m256i eight_pairs(const uint32_t *pairs) { return _mm256_load_si256(reinterpret_cast<const __m256i *>(pairs)); }
+INLINE __m256 first_of(__m256i pairs) { return _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16)); }
+INLINE __m256 second_of(__m256i pairs) {
+    return _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(0xffff0000)));
+}
+INLINE Floats first_numbers(const uint32_t *pairs) {
+    return {first_of(eight_pairs(pairs)), first_of(eight_pairs(pairs + 8))};
+}
+INLINE Floats second_numbers(const uint32_t *pairs) {
+    return {second_of(eight_pairs(pairs)), second_of(eight_pairs(pairs + 8))};
+}
+
+#include "float32_products.h"
+#include "widened.h"

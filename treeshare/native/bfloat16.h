@@ -10,7 +10,6 @@
 using namespace bfloat16_tiles;
 
 using Element = uint16_t;
-constexpr int STEP = 2;         // neighbouring inputs that add_products takes
 constexpr Element ONE = 0x3f80; // the number 1
 constexpr int64_t LINEAR_RUN = INT64_MAX; // one running sum: its error does not show beside a rounding to bfloat16
 constexpr int EXP2_DEGREE = 5;

@@ -1,5 +1,4 @@
-// float32 as the element of the kernels: nothing is converted or rounded. A product is a multiplication and an
-// addition that are rounded once, on every level. See bfloat16.h.
+// float32 as the element of the kernels: nothing is converted or rounded. See bfloat16.h.
 
 #pragma once
 
@@ -12,6 +11,7 @@ using namespace float32_tiles;
 
 using Element = float;
 using Operand = float;
+using Packed = float;
 constexpr int STEP = 1; // inputs that add_products takes
 constexpr int STRIP = 16;
 constexpr Element ONE = 1.0f;
@@ -27,20 +27,13 @@ INLINE void copy_operands(const Element *source, int64_t count, Operand *target)
 }
 INLINE const Operand *as_operands(const Element *source, int64_t /*count*/, Operand * /*buffer*/) { return source; }
 
-// sums[m][j] += a[m] . b[j]: one number of M rows, `stride` apart, and J vectors of sixteen.
-template <int M, int J>
-INLINE void add_products(Floats (&sums)[M][J], const Operand *a, int64_t stride, const Element *b) {
-    Floats vectors[J];
-    for (int j = 0; j < J; ++j) vectors[j] = load(b + 16 * j);
-#pragma GCC unroll 8
-    for (int m = 0; m < M; ++m) {
-        const Floats number = broadcast(a[m * stride]);
-#pragma GCC unroll 4
-        for (int j = 0; j < J; ++j) accumulate(sums[m][j], number, vectors[j]);
-    }
-}
-
 // The first `count` of STRIP numbers of a row, zeros for the rest.
 INLINE void interleave(const Element *first, int64_t /*stride*/, int /*num_rows*/, int count, Element *target) {
     store(target, load_first(count, first));
+}
+
+// Up to sixteen rows of up to sixteen numbers become columns, see transpose_words.
+INLINE void pack_words(const float *source, int64_t stride, int64_t num_rows, int num_words, float *target,
+                       int64_t target_stride) {
+    transpose_words(reinterpret_cast<const uint32_t *>(source), stride, num_rows, num_words, reinterpret_cast<uint32_t *>(target), target_stride);
 }

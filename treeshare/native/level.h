@@ -32,7 +32,8 @@ REQUIRE(sizeof(Floats) == 64); // Floats: sixteen of them, passed by value
 REQUIRE(sizeof(Mask) >= 2); // Mask: a truth value for each lane
 REQUIRE((std::is_same<Element, float>::value || std::is_same<Element, uint16_t>::value)); // uint16_t: a bfloat16
 REQUIRE((std::is_same<Operand, float>::value || std::is_same<Operand, Element>::value)); // a dot product's left side
-REQUIRE(STEP * sizeof(Element) == 4); // inputs of add_products
+REQUIRE((std::is_same<Packed, float>::value || std::is_same<Packed, Element>::value)); // its right side
+REQUIRE(STEP * sizeof(Packed) == 4); // inputs of add_products
 REQUIRE((std::is_same<decltype(ONE), const Element>::value)); // the number 1
 REQUIRE(LINEAR_RUN > 0); // words that a linear layer sums up before it adds them to the words before
 REQUIRE(EXP2_DEGREE > 0); // of the polynomial whose error does not show beside the element's
@@ -101,11 +102,13 @@ REQUIRE_TYPE(Floats, round_to_element(*x)); // as store_elements rounds
 REQUIRE_TYPE(void, copy_operands(elements, int64_t(), operands));
 REQUIRE_TYPE(const Operand *, as_operands(elements, int64_t(), operands)); // where they are, or copied to the last
 REQUIRE_TYPE(void, store_operands(operands, *x));
-REQUIRE_TYPE(void, interleave(elements, int64_t(), int(), int(), static_cast<Element *>(nullptr)));
+REQUIRE_TYPE(void, interleave(elements, int64_t(), int(), int(), static_cast<Packed *>(nullptr)));
 REQUIRE_TYPE(void, transpose_words(static_cast<const uint32_t *>(nullptr), int64_t(), int64_t(), int(),
                                    static_cast<uint32_t *>(nullptr), int64_t()));
+REQUIRE_TYPE(void, pack_words(elements, int64_t(), int64_t(), int(),
+                              static_cast<Packed *>(nullptr), int64_t()));
 constexpr Floats (*sums)[1][1] = nullptr;
-REQUIRE_TYPE(void, (add_products<1, 1>(*sums, operands, int64_t(), elements))); // sums[m][j] += a[m] . b[j]
+REQUIRE_TYPE(void, (add_products<1, 1>(*sums, operands, int64_t(), static_cast<const Packed *>(nullptr)))); // sums[m][j] += a[m] . b[j]
 // The sums, to be read after the last add_products.
 REQUIRE((std::is_convertible<decltype(complete_sums<1, 1>(*sums)[0][0]), Floats>::value));
 

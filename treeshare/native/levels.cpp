@@ -23,8 +23,8 @@ struct Level {
 constexpr Level LEVELS[] = {
     LEVEL("amx", AMX_FEATURES, false),
     LEVEL("avx512", AVX512_FEATURES, true),
-    LEVEL("avx512vnni", AVX512VNNI_FEATURES, false),
-    LEVEL("avx512f", AVX512F_FEATURES, false),
+    LEVEL("avx512vnni", AVX512VNNI_FEATURES, true),
+    LEVEL("avx512f", AVX512F_FEATURES, true),
     LEVEL("avx2", AVX2_FEATURES, true),
 };
 

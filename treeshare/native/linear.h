@@ -1,10 +1,10 @@
 // A linear layer, for any number of rows.
 //
-// Columns are cut into panels; a thread packs a panel of weights into words of STEP neighbouring inputs, sixteen
-// outputs side by side, and multiplies every row by it. An output is a running sum over its inputs in their
-// order, in runs of a fixed length whose sums are added up, so a row's bits do not depend on how many rows there are,
-// and no row is padded. The weights themselves stay as they are:
-// while a panel is multiplied, the next is fetched, so few rows cost little more than reading the weights once.
+// Columns are cut into panels and inputs into chunks; a thread packs a chunk of a panel, sixteen outputs side by side,
+// and multiplies every row by it. An output is a running sum over its inputs in their order, which waits in memory
+// between chunks (in float32 it is one of runs of a fixed length, whose sums are added up). So a row's bits do not
+// depend on how many rows there are, and no row is padded. The weights themselves stay as they are: while a chunk is
+// multiplied, the next is fetched, so few rows cost little more than reading the weights once.
 
 #pragma once
 
@@ -16,106 +16,178 @@
 namespace linear {
 namespace {
 
-constexpr int PANEL = LINEAR_PANEL; // outputs of a panel
-constexpr int64_t RUN = LINEAR_RUN; // words that are summed up before they are added to the words before
-constexpr int LINES = PANEL / 16;   // cache lines that a panel has for each word
-static_assert(STEP * sizeof(Element) == sizeof(uint32_t), "a word holds STEP inputs");
+constexpr int PANEL = LINEAR_PANEL;                  // outputs of a panel
+constexpr int LINES = PANEL / 16;                    // cache lines that a panel's weights have for each word of a row
+constexpr int STEPS = 4 / (STEP * sizeof(Element));  // of add_products, for a word of weights
+constexpr int COLUMN = PANEL * STEP;                 // numbers that a panel has for a step
+constexpr bool HAS_RUNS = LINEAR_RUN < INT64_MAX;    // or one running sum
+constexpr int64_t MAX_CHUNK = HAS_RUNS ? LINEAR_RUN : 384; // words: packed, they take a part of L2
+constexpr int64_t SMALL_CHUNK = HAS_RUNS ? LINEAR_RUN : 64; // they stay in L1, where each is used by one tile only
+static_assert(STEP * STEPS * sizeof(Element) == sizeof(uint32_t), "a word holds the inputs of whole steps");
 
-// weight [num_outputs][num_inputs] becomes packed [words][PANEL]; missing outputs count as zero.
-TARGET void pack(const Element *weight, int64_t num_inputs, int num_outputs, uint32_t *packed) {
-    const int64_t num_words = num_inputs / STEP;
+// Words [first, last) of a layer's inputs.
+struct Chunk {
+    int64_t first, last;
+    bool begins, ends; // the sums
+    int64_t size() const { return last - first; }
+};
+
+// Words of all chunks but the last, of `num_words` for `num_tiles` tiles of rows.
+inline int64_t chunk_size(int64_t num_words, int64_t num_tiles) {
+    if (HAS_RUNS || num_tiles == 1) return SMALL_CHUNK;
+    const int64_t num_chunks = (num_words + MAX_CHUNK - 1) / MAX_CHUNK, size = (num_words + num_chunks - 1) / num_chunks;
+    return (size + 15) / 16 * 16;
+}
+
+// Lines of weights that are packed next, fetched one after the other from rows that lie `stride` bytes apart.
+struct Ahead {
+    const char *row;
+    int64_t stride, lines, line; // lines of a row, and which is next
+};
+
+INLINE void fetch_line(Ahead &ahead) {
+    __builtin_prefetch(ahead.row + 64 * ahead.line, 0, 2);
+    if (++ahead.line < ahead.lines) return;
+    ahead.line = 0;
+    ahead.row += ahead.stride;
+}
+
+// Words of `num_outputs` rows of weights, `stride` numbers apart, become packed [words][STEPS][PANEL][STEP]; missing
+// outputs count as zero.
+TARGET void pack(const Element *weight, int64_t stride, int64_t num_words, int num_outputs, Packed *packed) {
     for (int first = 0; first < PANEL; first += 16) {
-        for (int64_t word = 0; word < num_words; word += 16) {
-            const uint32_t *source = reinterpret_cast<const uint32_t *>(weight) + first * num_words + word;
-            transpose_words(source, num_words, num_outputs - first, std::min<int64_t>(16, num_words - word),
-                            packed + word * PANEL + first, PANEL);
-        }
+        for (int64_t word = 0; word < num_words; word += 16)
+            pack_words(weight + first * stride + word * STEP * STEPS, stride, num_outputs - first,
+                       std::min<int64_t>(16, num_words - word), packed + word * STEPS * COLUMN + first * STEP, COLUMN);
     }
 }
 
-// out[m] = x[m] . columns + bias for M rows and J vectors of columns; fetches `lines` cache lines a word from `ahead`.
+// A tile of rows with all that its outputs need beside the panel.
+struct Tile {
+    const Operand *x;
+    int64_t x_stride;
+    float *totals; // [rows][PANEL]: of the chunks before
+    const Element *bias; // or null
+    int num_outputs;
+    Element *out;
+    int64_t out_stride;
+    int lines; // to fetch with each word
+};
+
+// totals[m] += x[m] . columns for M rows and J vectors of columns; the last chunk's sums go to out.
 template <int M, int J>
-INLINE void multiply(const Operand *x, int64_t x_stride, const uint32_t *packed, int64_t num_words,
-                     const Element *bias, int num_outputs, Element *out, int64_t out_stride, const char *ahead,
-                     int lines) {
-    alignas(64) float totals[M][J][16]; // of the runs before
-    for (int64_t first = 0, last; first < num_words; first = last) {
-        last = num_words - first > RUN ? first + RUN : num_words;
-        Floats sums[M][J];
-        clear(sums);
-        for (int64_t word = first; word < last; ++word, packed += PANEL) {
-            for (int line = 0; line < lines; ++line, ahead += 64) _mm_prefetch(ahead, _MM_HINT_T1);
-            add_products(sums, x + STEP * word, x_stride, reinterpret_cast<const Element *>(packed));
-        }
-        const auto &results = complete_sums(sums);
-        for (int j = 0; j < J; ++j) {
-            const int64_t left = num_outputs - 16 * j;
-            const Floats offset = bias ? load_elements(left, bias + 16 * j) : broadcast(0.0f);
-            for (int m = 0; m < M; ++m) {
-                const Floats total = first > 0 ? add(load(totals[m][j]), results[m][j]) : results[m][j];
-                if (last < num_words)
-                    store(totals[m][j], total);
-                else
-                    store_elements(left, out + m * out_stride + 16 * j, add(total, offset));
-            }
+INLINE void multiply(const Tile &tile, const Packed *packed, const Chunk &chunk, int column, Ahead &ahead) {
+    float *totals = tile.totals + column;
+    const Operand *x = tile.x;
+    const int64_t x_stride = tile.x_stride;
+    const int lines = tile.lines;
+    Floats sums[M][J];
+    clear(sums);
+    if (!HAS_RUNS && !chunk.begins) {
+#pragma GCC unroll 8
+        for (int m = 0; m < M; ++m)
+#pragma GCC unroll 4
+            for (int j = 0; j < J; ++j) sums[m][j] = load(totals + m * PANEL + 16 * j);
+    }
+    packed += column * STEP;
+    for (int64_t word = 0; word < chunk.size(); ++word) {
+        for (int line = 0; line < lines; ++line) fetch_line(ahead);
+#pragma GCC unroll 2
+        for (int step = 0; step < STEPS; ++step, packed += COLUMN, x += STEP) add_products(sums, x, x_stride, packed);
+    }
+    const auto &results = complete_sums(sums);
+    for (int j = 0; j < J; ++j) {
+        const int first = column + 16 * j, left = tile.num_outputs - first;
+        const Floats offset = tile.bias && chunk.ends ? load_elements(left, tile.bias + first) : broadcast(0.0f);
+        for (int m = 0; m < M; ++m) {
+            float *place = totals + m * PANEL + 16 * j;
+            const Floats total = HAS_RUNS && !chunk.begins ? add(load(place), results[m][j]) : results[m][j];
+            if (chunk.ends)
+                store_elements(left, tile.out + m * tile.out_stride + first, add(total, offset));
+            else
+                store(place, total);
         }
     }
 }
 
 // The same for a whole panel.
 template <int M>
-TARGET void multiply_panel(const Operand *x, int64_t x_stride, const uint32_t *packed, int64_t num_words,
-                           const Element *bias, int num_outputs, Element *out, int64_t out_stride, const char *ahead,
-                           int lines) {
+TARGET void multiply_panel(Tile tile, const Packed *packed, const Chunk &chunk, Ahead &ahead) {
     constexpr int J = linear_vectors(M);
-    if (16 * linear_vectors(LINEAR_ROWS) == PANEL) // no loop, whose counter would take a register from the one inside
-        return multiply<M, J>(x, x_stride, packed, num_words, bias, num_outputs, out, out_stride, ahead, lines);
-    for (int column = 0; column < num_outputs; column += 16 * J, lines = 0)
-        multiply<M, J>(x, x_stride, packed + column, num_words, bias ? bias + column : nullptr, num_outputs - column,
-                       out + column, out_stride, ahead, lines);
+    for (int column = 0; column < tile.num_outputs; column += 16 * J, tile.lines = 0)
+        multiply<M, J>(tile, packed, chunk, column, ahead);
 }
 
 // So that no template is instantiated for more rows than a register tile has.
 constexpr int cap_rows(int rows) { return std::min(rows, LINEAR_ROWS); }
 
+TARGET void multiply_rows(int num_rows, const Tile &tile, const Packed *packed, const Chunk &chunk, Ahead &ahead) {
+    switch (num_rows) {
+    case 8: return multiply_panel<cap_rows(8)>(tile, packed, chunk, ahead);
+    case 7: return multiply_panel<cap_rows(7)>(tile, packed, chunk, ahead);
+    case 6: return multiply_panel<cap_rows(6)>(tile, packed, chunk, ahead);
+    case 5: return multiply_panel<cap_rows(5)>(tile, packed, chunk, ahead);
+    case 4: return multiply_panel<cap_rows(4)>(tile, packed, chunk, ahead);
+    case 3: return multiply_panel<cap_rows(3)>(tile, packed, chunk, ahead);
+    case 2: return multiply_panel<cap_rows(2)>(tile, packed, chunk, ahead);
+    default: return multiply_panel<1>(tile, packed, chunk, ahead);
+    }
+}
+
+// A chunk of a tile's rows as operands: where they are, or in `buffer`.
+TARGET void take_operands(Tile &tile, const Element *x, int64_t stride, int num_rows, int64_t count, Operand *buffer) {
+    tile.x = as_operands(x, count, buffer);
+    tile.x_stride = tile.x == buffer ? count : stride;
+    if (tile.x != buffer) return;
+    for (int m = 1; m < num_rows; ++m) as_operands(x + m * stride, count, buffer + m * count);
+}
+
+// A thread's memory.
+struct Work {
+    Packed *packed;
+    Operand *operands;
+    float *totals;
+    Work(Scratch &scratch, int64_t chunk, int64_t num_rows, bool has_totals) {
+        const int64_t packed_size = chunk * STEPS * COLUMN * sizeof(Packed);
+        const int64_t operands_size = (LINEAR_ROWS * chunk * STEPS * STEP * sizeof(Operand) + 63) / 64 * 64;
+        char *memory = scratch.reserve(packed_size + operands_size + (has_totals ? num_rows * PANEL * 4 : 0));
+        packed = reinterpret_cast<Packed *>(memory);
+        operands = reinterpret_cast<Operand *>(memory + packed_size);
+        totals = reinterpret_cast<float *>(memory + packed_size + operands_size);
+    }
+};
+
 // out = x weight^T + bias: x [num_rows][num_inputs], out [num_rows][num_outputs]. Every thread of a parallel region
 // calls it; all have finished when it returns.
 TARGET void apply(const Linear<Element> &linear, const Element *x, Element *out, int64_t num_rows) {
-    const int64_t num_inputs = linear.num_inputs, num_outputs = linear.num_outputs, num_words = num_inputs / STEP;
-    const int64_t num_panels = (num_outputs + PANEL - 1) / PANEL;
+    const int64_t num_inputs = linear.num_inputs, num_outputs = linear.num_outputs;
+    const int64_t num_words = num_inputs / (STEP * STEPS), num_panels = (num_outputs + PANEL - 1) / PANEL;
     const int64_t num_tiles = (num_rows + LINEAR_ROWS - 1) / LINEAR_ROWS;
     if (num_tiles == 0) return;
-    const int64_t share = (LINES + num_tiles - 1) / num_tiles; // lines to fetch during a tile
+    const int64_t share = (LINES + num_tiles - 1) / num_tiles; // lines to fetch with a tile's words
+    const int64_t size = std::min(chunk_size(num_words, num_tiles), (num_words + 15) / 16 * 16);
     static thread_local Scratch scratch;
-    char *memory = scratch.reserve(num_words * PANEL * 4 + LINEAR_ROWS * num_inputs * sizeof(Operand));
-    uint32_t *packed = reinterpret_cast<uint32_t *>(memory);
-    Operand *buffer = reinterpret_cast<Operand *>(memory + num_words * PANEL * 4);
+    const Work work(scratch, size, num_rows, num_words > size);
 #pragma omp for schedule(static)
     for (int64_t panel = 0; panel < num_panels; ++panel) {
         const int64_t first = panel * PANEL;
         const int count = std::min<int64_t>(PANEL, num_outputs - first);
-        pack(linear.weight + first * num_inputs, num_inputs, count, packed);
-        const Element *bias = linear.bias ? linear.bias + first : nullptr;
-        const char *ahead = reinterpret_cast<const char *>(linear.weight + (first + PANEL) * num_inputs);
-        for (int64_t tile = 0; tile < num_tiles; ++tile) {
-            const int64_t row = tile * LINEAR_ROWS, height = std::min<int64_t>(LINEAR_ROWS, num_rows - row);
-            const int lines = tile * share < LINES ? share : 0;
-            const Operand *source = as_operands(x + row * num_inputs, height * num_inputs, buffer);
-            Element *target = out + row * num_outputs + first;
-#define TILE(M)                                                                                                        \
-    multiply_panel<cap_rows(M)>(source, num_inputs, packed, num_words, bias, count, target, num_outputs, ahead, lines)
-            switch (height) {
-            case 8: TILE(8); break;
-            case 7: TILE(7); break;
-            case 6: TILE(6); break;
-            case 5: TILE(5); break;
-            case 4: TILE(4); break;
-            case 3: TILE(3); break;
-            case 2: TILE(2); break;
-            default: TILE(1);
+        for (int64_t word = 0; word < num_words; word += size) {
+            const Chunk chunk = {word, std::min(word + size, num_words), word == 0, word + size >= num_words};
+            pack(linear.weight + first * num_inputs + word * STEP * STEPS, num_inputs, chunk.size(), count, work.packed);
+            const Element *next = linear.weight + (chunk.ends ? (first + PANEL) * num_inputs
+                                                              : first * num_inputs + chunk.last * STEP * STEPS);
+            Ahead ahead = {reinterpret_cast<const char *>(next), int64_t(num_inputs * sizeof(Element)), (chunk.size() + 15) / 16, 0};
+            for (int64_t tile = 0; tile < num_tiles; ++tile) {
+                const int64_t row = tile * LINEAR_ROWS;
+                const int height = std::min<int64_t>(LINEAR_ROWS, num_rows - row);
+                Tile rows = {nullptr, 0, work.totals + row * PANEL, linear.bias ? linear.bias + first : nullptr, count,
+                             out + row * num_outputs + first, num_outputs,
+                             int(tile * share < LINES ? share : 0)};
+                take_operands(rows, x + row * num_inputs + word * STEP * STEPS, num_inputs, height,
+                              chunk.size() * STEP * STEPS, work.operands);
+                multiply_rows(height, rows, work.packed, chunk, ahead);
             }
-#undef TILE
-            ahead += lines * 64 * num_words;
         }
     }
 }

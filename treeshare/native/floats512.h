@@ -1,0 +1,130 @@
+// Sixteen floats in one register: what all levels of 512 bits have in common. A level's header defines TARGET before it
+// includes this one, and has conversions to bfloat16 and dot products of its own. level.h lists the names that the
+// kernels are written in.
+
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+#define INLINE TARGET __attribute__((always_inline)) static inline
+
+using Floats = __m512;
+using Mask = __mmask16;
+
+// Register tiles. A tile of attention has 6 rows, see QUERIES.
+namespace float32_tiles {
+constexpr int ATTENTION_VECTORS = 4; // of sixteen columns
+constexpr int LINEAR_ROWS = 8;
+constexpr int LINEAR_PANEL = 48; // columns
+// Vectors of sixteen columns, for so many rows.
+static constexpr int linear_vectors(int /*num_rows*/) { return 3; }
+} // namespace float32_tiles
+
+INLINE Mask first16(int64_t count) { return count >= 16 ? 0xffff : count <= 0 ? 0 : (1 << count) - 1; }
+
+INLINE Floats broadcast(float x) { return _mm512_set1_ps(x); }
+INLINE Floats load(const float *source) { return _mm512_loadu_ps(source); }
+INLINE void store(float *target, Floats x) { _mm512_storeu_ps(target, x); }
+INLINE Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
+INLINE Floats sub(Floats a, Floats b) { return _mm512_sub_ps(a, b); }
+INLINE Floats mul(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
+INLINE Floats div(Floats a, Floats b) { return _mm512_div_ps(a, b); }
+INLINE Floats mul_add(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
+INLINE Floats mul_sub(Floats a, Floats b, Floats c) { return _mm512_fmsub_ps(a, b, c); }
+INLINE Floats min(Floats a, Floats b) { return _mm512_min_ps(a, b); }
+INLINE Floats max(Floats a, Floats b) { return _mm512_max_ps(a, b); } // b where one is NaN
+INLINE float sum_lanes(Floats x) { return _mm512_reduce_add_ps(x); }
+INLINE float max_lanes(Floats x) { return _mm512_reduce_max_ps(x); }
+INLINE float first_lane(Floats x) { return _mm512_cvtss_f32(x); }
+
+INLINE Floats round_whole(Floats x) {
+    return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+// y * 2 ** power for a whole power of at least -150.
+INLINE Floats scale_by_power(Floats y, Floats power) { return _mm512_scalef_ps(y, power); }
+
+INLINE Mask greater(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
+INLINE Mask at_least(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
+INLINE Mask equal(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
+INLINE Mask not_a_number(Floats x) { return _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q); }
+INLINE __mmask16 bits(Mask mask) { return mask; }
+INLINE Floats only(Mask mask, Floats x) { return _mm512_maskz_mov_ps(mask, x); } // zero elsewhere
+INLINE Floats select_lanes(Mask mask, Floats x, Floats other) { return _mm512_mask_mov_ps(other, mask, x); }
+INLINE Floats max_where(Mask mask, Floats a, Floats b) { return _mm512_mask_max_ps(a, mask, a, b); } // a elsewhere
+
+// Store the lanes of a mask side by side; returns how many.
+INLINE int compress(float *target, Mask mask, Floats x) {
+    _mm512_mask_compressstoreu_ps(target, mask, x);
+    return __builtin_popcount(mask);
+}
+
+// Up to sixteen numbers; what lies beyond `count` is not touched, and zero when read.
+INLINE Floats load_first(int64_t count, const float *source) { return _mm512_maskz_loadu_ps(first16(count), source); }
+
+INLINE void store_first(int64_t count, float *target, Floats x) { _mm512_mask_storeu_ps(target, first16(count), x); }
+
+INLINE Floats load_bf16(int64_t count, const uint16_t *source) {
+    const __m256i halves = _mm256_maskz_loadu_epi16(first16(count), source);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+}
+
+// x as it is: a compiler does not fuse the multiplication that it comes from with a later addition.
+INLINE Floats rounded_once(Floats x) {
+    __asm__("" : "+v"(x));
+    return x;
+}
+
+// sum += a * b, rounded once
+INLINE void accumulate(Floats &sum, Floats a, Floats b) { sum = _mm512_fmadd_ps(a, b, sum); }
+
+// The sums, for reading after the last add_products.
+template <int M, int J>
+INLINE const Floats (&complete_sums(const Floats (&sums)[M][J]))[M][J] {
+    return sums;
+}
+
+// Sixteen rows of sixteen 32-bit numbers become sixteen columns.
+INLINE void transpose(__m512i (&r)[16]) {
+    __m512i t[16];
+    for (int i = 0; i < 8; ++i) {
+        t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
+        t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) {
+        r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+        r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+        r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+        r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+    }
+    for (int i = 0; i < 4; ++i) { // r[4 k + i] has column 4 l + i of rows 4 k ... 4 k + 3 in its lane l
+        t[i] = _mm512_shuffle_i32x4(r[i], r[4 + i], 0x88);
+        t[4 + i] = _mm512_shuffle_i32x4(r[8 + i], r[12 + i], 0x88);
+        t[8 + i] = _mm512_shuffle_i32x4(r[i], r[4 + i], 0xdd);
+        t[12 + i] = _mm512_shuffle_i32x4(r[8 + i], r[12 + i], 0xdd);
+    }
+    for (int i = 0; i < 4; ++i) {
+        r[i] = _mm512_shuffle_i32x4(t[i], t[4 + i], 0x88);
+        r[4 + i] = _mm512_shuffle_i32x4(t[8 + i], t[12 + i], 0x88);
+        r[8 + i] = _mm512_shuffle_i32x4(t[i], t[4 + i], 0xdd);
+        r[12 + i] = _mm512_shuffle_i32x4(t[8 + i], t[12 + i], 0xdd);
+    }
+}
+
+// Up to sixteen rows of up to sixteen words, `stride` apart, become columns: target[word * target_stride + row], zeros
+// for rows that are missing. Fetches the sixteen rows below.
+INLINE void transpose_words(const uint32_t *source, int64_t stride, int64_t num_rows, int num_words, uint32_t *target,
+                            int64_t target_stride) {
+    const __mmask16 mask = first16(num_words);
+    __m512i r[16];
+    for (int i = 0; i < 16; ++i) {
+        r[i] = i < num_rows ? _mm512_maskz_loadu_epi32(mask, source + i * stride) : _mm512_setzero_si512();
+        if (i + 16 < num_rows) _mm_prefetch(reinterpret_cast<const char *>(source + (i + 16) * stride), _MM_HINT_T0);
+    }
+    transpose(r);
+    for (int i = 0; i < num_words; ++i) _mm512_store_si512(target + i * target_stride, r[i]);
+}
+
+#include "float32_products.h"

@@ -1,0 +1,11 @@
+// The kernels with AVX-512 instructions, none for bfloat16, in bfloat16, and those without an element.
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#include "avx512f.h"
+
+#include "bfloat16.h"
+
+#include "attention.h"
+#include "layers.h"
+#include "sampling.h"
+#endif

@@ -1,0 +1,10 @@
+// The kernels with AVX-512 instructions, none for bfloat16, in float32.
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#include "avx512f.h"
+
+#include "float32.h"
+
+#include "attention.h"
+#include "layers.h"
+#endif
