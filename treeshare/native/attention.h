@@ -111,8 +111,9 @@ TARGET void score(const Operand *query, const Packed *keys, int head_dim, int co
         Floats sums[M][ATTENTION_VECTORS];
         clear(sums);
         for (int d = 0; d < head_dim; d += STEP, keys += STEP * GROUP) add_products(sums, query + d, head_dim, keys);
+        const auto &results = complete_sums(sums);
         for (int m = 0; m < M; ++m)
-            for (int j = 0; j < ATTENTION_VECTORS; ++j) store(scores + m * KEYS + first + 16 * j, sums[m][j]);
+            for (int j = 0; j < ATTENTION_VECTORS; ++j) store(scores + m * KEYS + first + 16 * j, results[m][j]);
     }
 }
 
@@ -145,11 +146,12 @@ INLINE void add_values(const Operand *weights, const Packed *values, int head_di
     clear(sums);
     for (int token = 0; token < count; token += STEP, values += STEP * head_dim)
         add_products(sums, weights + token, KEYS, values);
+    const auto &results = complete_sums(sums);
     for (int m = 0; m < M; ++m) {
         const Floats factor = broadcast(correction[m]);
         for (int j = 0; j < J; ++j) {
             float *place = numerator + m * head_dim + 16 * j;
-            store(place, mul_add(load(place), factor, sums[m][j]));
+            store(place, mul_add(load(place), factor, results[m][j]));
         }
     }
 }

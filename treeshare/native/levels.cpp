@@ -30,6 +30,25 @@ constexpr Level LEVELS[] = {
 
 } // namespace
 
+#elif defined(__aarch64__) && defined(__GNUC__)
+
+#include "cpu_aarch64.h"
+
+namespace {
+
+struct Level {
+    const char *name, *features;
+    Cpu needed;
+    bool is_built;
+};
+
+constexpr Level LEVELS[] = {
+    {"neon_bfmmla", "asimd,bf16", BFMMLA, true},
+    {"neon", "asimd", NEON, true},
+};
+
+} // namespace
+
 #else // a level's code is empty
 
 namespace {

@@ -40,6 +40,10 @@ class Level(NamedTuple):
     """The level whose kernels serve it: what ends their names. Levels of one code give the same bits."""
     automatic: bool = True
     """Whether it is taken where the user names none. A level that no machine has run yet is not."""
+    base: str | None = None
+    """The level whose kernels serve it in float32, and where the element does not matter; None: ``code``."""
+    extension: str | None = None
+    """What serves it in bfloat16 instead of ``code`` on a CPU that has it, too: with bits of its own."""
 
 
 LEVELS = (
@@ -48,7 +52,7 @@ LEVELS = (
     Level("avx512vnni", "avx512f"),  # its own instructions are for integers
     Level("avx512f", "avx512f"),
     Level("avx2", "avx2"),
-    Level("neon", "neon"),
+    Level("neon", "neon", base="neon", extension="neon_bfmmla"),
     Level("portable", "portable"),
 )
 """All levels, best first. A build may have any of them, and so may a CPU: ``levels.cpp`` knows which, and
@@ -85,12 +89,15 @@ def kernels(dtype: torch.dtype) -> Any | None:  # noqa: ANN401
 
     None where no kernels are used, or none computes in ``dtype``.
     """
-    code, element = level_code(kernel_level()), ELEMENTS.get(dtype)
-    if code == _NONE or element is None:
+    level = next((level for level in LEVELS if level.name == kernel_level()), None)
+    element = ELEMENTS.get(dtype)
+    if level is None or element is None:
         return None
+    base = level.base or level.code
+    code = level_code(level.name) if dtype == torch.bfloat16 else base
     functions = {}
     for name, arguments in _ARGUMENTS.items():
-        ending = code if name in _WITHOUT_ELEMENT else f"{element}_{code}"
+        ending = base if name in _WITHOUT_ELEMENT else f"{element}_{code}"
         function = functions[f"treeshare_{name}"] = getattr(_load().library, f"treeshare_{name}_{ending}")
         function.argtypes, function.restype = arguments, None
     return SimpleNamespace(**functions)
@@ -118,8 +125,11 @@ def kernel_levels() -> tuple[str, ...]:
 
 
 def level_code(level: str) -> str:
-    """The level whose kernels serve ``level``, one of ``kernel_levels()``."""
-    return next((known.code for known in LEVELS if known.name == level), _NONE)
+    """The level whose kernels serve ``level``, one of ``kernel_levels()``, in bfloat16: what its bits are tied to."""
+    known = next((known for known in LEVELS if known.name == level), None)
+    if known is None:
+        return _NONE
+    return known.extension if known.extension and _has_level(known.extension) == 1 else known.code
 
 
 def _has_level(name: str) -> int:

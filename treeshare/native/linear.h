@@ -17,13 +17,15 @@ namespace linear {
 namespace {
 
 constexpr int PANEL = LINEAR_PANEL;                  // outputs of a panel
-constexpr int LINES = PANEL / 16;                    // cache lines that a panel's weights have for each word of a row
-constexpr int STEPS = 4 / (STEP * sizeof(Element));  // of add_products, for a word of weights
+constexpr int STEPS = STEP * sizeof(Element) < 4 ? 4 / (STEP * sizeof(Element)) : 1; // of add_products, for a word
+constexpr int WORD = STEP * STEPS;                   // inputs of a word, which has 32 bits or, where a step needs it, more
+constexpr int BYTES = WORD * sizeof(Element);        // of a word of weights
+constexpr int LINES = PANEL * BYTES / 64;            // cache lines that a panel's weights have for each word of a row
 constexpr int COLUMN = PANEL * STEP;                 // numbers that a panel has for a step
 constexpr bool HAS_RUNS = LINEAR_RUN < INT64_MAX;    // or one running sum
-constexpr int64_t MAX_CHUNK = HAS_RUNS ? LINEAR_RUN : 384; // words: packed, they take a part of L2
-constexpr int64_t SMALL_CHUNK = HAS_RUNS ? LINEAR_RUN : 64; // they stay in L1, where each is used by one tile only
-static_assert(STEP * STEPS * sizeof(Element) == sizeof(uint32_t), "a word holds the inputs of whole steps");
+constexpr int64_t MAX_CHUNK = HAS_RUNS ? LINEAR_RUN : 1536 / BYTES; // words: packed, they take a part of L2
+constexpr int64_t SMALL_CHUNK = HAS_RUNS ? LINEAR_RUN : 256 / BYTES; // they stay in L1, where each is used by one tile only
+static_assert(BYTES == 4 || (BYTES == 8 && STEPS == 1), "a word holds the inputs of whole steps");
 
 // Words [first, last) of a layer's inputs.
 struct Chunk {
@@ -52,13 +54,20 @@ INLINE void fetch_line(Ahead &ahead) {
     ahead.row += ahead.stride;
 }
 
-// Words of `num_outputs` rows of weights, `stride` numbers apart, become packed [words][STEPS][PANEL][STEP]; missing
-// outputs count as zero.
-TARGET void pack(const Element *weight, int64_t stride, int64_t num_words, int num_outputs, Packed *packed) {
+// Inputs of `num_outputs` rows of weights, `stride` numbers apart, become packed [words][STEPS][PANEL][STEP]; missing
+// outputs count as zero, and so do those that the last word lacks.
+TARGET void pack(const Element *weight, int64_t stride, int64_t num_inputs, int num_outputs, Packed *packed) {
+    const int64_t num_words = num_inputs / WORD, left = BYTES > 4 ? num_inputs % WORD : 0;
     for (int first = 0; first < PANEL; first += 16) {
+        const Element *rows = weight + first * stride;
         for (int64_t word = 0; word < num_words; word += 16)
-            pack_words(weight + first * stride + word * STEP * STEPS, stride, num_outputs - first,
-                       std::min<int64_t>(16, num_words - word), packed + word * STEPS * COLUMN + first * STEP, COLUMN);
+            pack_words(rows + word * WORD, stride, num_outputs - first, std::min<int64_t>(16, num_words - word),
+                       packed + word * STEPS * COLUMN + first * STEP, COLUMN);
+        if (left == 0) continue;
+        Element last[16 * WORD] = {0};
+        for (int row = 0; row < std::min(16, num_outputs - first); ++row)
+            std::copy_n(rows + row * stride + num_words * WORD, left, last + row * WORD);
+        pack_words(last, WORD, 16, 1, packed + num_words * STEPS * COLUMN + first * STEP, COLUMN);
     }
 }
 
@@ -94,6 +103,13 @@ INLINE void multiply(const Tile &tile, const Packed *packed, const Chunk &chunk,
         for (int line = 0; line < lines; ++line) fetch_line(ahead);
 #pragma GCC unroll 2
         for (int step = 0; step < STEPS; ++step, packed += COLUMN, x += STEP) add_products(sums, x, x_stride, packed);
+    }
+    if (!HAS_RUNS && !chunk.ends) { // they go on as they are, whatever that is before they are complete
+#pragma GCC unroll 8
+        for (int m = 0; m < M; ++m)
+#pragma GCC unroll 4
+            for (int j = 0; j < J; ++j) store(totals + m * PANEL + 16 * j, sums[m][j]);
+        return;
     }
     const auto &results = complete_sums(sums);
     for (int j = 0; j < J; ++j) {
@@ -134,12 +150,17 @@ TARGET void multiply_rows(int num_rows, const Tile &tile, const Packed *packed, 
     }
 }
 
-// A chunk of a tile's rows as operands: where they are, or in `buffer`.
-TARGET void take_operands(Tile &tile, const Element *x, int64_t stride, int num_rows, int64_t count, Operand *buffer) {
-    tile.x = as_operands(x, count, buffer);
+// A chunk of a tile's rows as operands: where they are, or in `buffer`, where zeros fill the last word.
+TARGET void take_operands(Tile &tile, const Element *x, int64_t stride, int num_rows, int64_t num_inputs,
+                          Operand *buffer) {
+    const int64_t left = BYTES > 4 ? num_inputs % WORD : 0, count = left ? num_inputs - left + WORD : num_inputs;
+    tile.x = left ? buffer : as_operands(x, count, buffer);
     tile.x_stride = tile.x == buffer ? count : stride;
     if (tile.x != buffer) return;
-    for (int m = 1; m < num_rows; ++m) as_operands(x + m * stride, count, buffer + m * count);
+    for (int m = left ? 0 : 1; m < num_rows; ++m) {
+        copy_operands(x + m * stride, num_inputs, buffer + m * count);
+        std::fill_n(buffer + m * count + num_inputs, count - num_inputs, Operand(0));
+    }
 }
 
 // A thread's memory.
@@ -149,7 +170,7 @@ struct Work {
     float *totals;
     Work(Scratch &scratch, int64_t chunk, int64_t num_rows, bool has_totals) {
         const int64_t packed_size = chunk * STEPS * COLUMN * sizeof(Packed);
-        const int64_t operands_size = (LINEAR_ROWS * chunk * STEPS * STEP * sizeof(Operand) + 63) / 64 * 64;
+        const int64_t operands_size = (LINEAR_ROWS * chunk * WORD * sizeof(Operand) + 63) / 64 * 64;
         char *memory = scratch.reserve(packed_size + operands_size + (has_totals ? num_rows * PANEL * 4 : 0));
         packed = reinterpret_cast<Packed *>(memory);
         operands = reinterpret_cast<Operand *>(memory + packed_size);
@@ -161,7 +182,7 @@ struct Work {
 // calls it; all have finished when it returns.
 TARGET void apply(const Linear<Element> &linear, const Element *x, Element *out, int64_t num_rows) {
     const int64_t num_inputs = linear.num_inputs, num_outputs = linear.num_outputs;
-    const int64_t num_words = num_inputs / (STEP * STEPS), num_panels = (num_outputs + PANEL - 1) / PANEL;
+    const int64_t num_words = (num_inputs + WORD - 1) / WORD, num_panels = (num_outputs + PANEL - 1) / PANEL;
     const int64_t num_tiles = (num_rows + LINEAR_ROWS - 1) / LINEAR_ROWS;
     if (num_tiles == 0) return;
     const int64_t share = (LINES + num_tiles - 1) / num_tiles; // lines to fetch with a tile's words
@@ -174,18 +195,18 @@ TARGET void apply(const Linear<Element> &linear, const Element *x, Element *out,
         const int count = std::min<int64_t>(PANEL, num_outputs - first);
         for (int64_t word = 0; word < num_words; word += size) {
             const Chunk chunk = {word, std::min(word + size, num_words), word == 0, word + size >= num_words};
-            pack(linear.weight + first * num_inputs + word * STEP * STEPS, num_inputs, chunk.size(), count, work.packed);
+            const int64_t used = std::min(chunk.last * WORD, num_inputs) - word * WORD;
+            pack(linear.weight + first * num_inputs + word * WORD, num_inputs, used, count, work.packed);
             const Element *next = linear.weight + (chunk.ends ? (first + PANEL) * num_inputs
-                                                              : first * num_inputs + chunk.last * STEP * STEPS);
-            Ahead ahead = {reinterpret_cast<const char *>(next), int64_t(num_inputs * sizeof(Element)), (chunk.size() + 15) / 16, 0};
+                                                              : first * num_inputs + chunk.last * WORD);
+            Ahead ahead = {reinterpret_cast<const char *>(next), int64_t(num_inputs * sizeof(Element)), (chunk.size() * BYTES + 63) / 64, 0};
             for (int64_t tile = 0; tile < num_tiles; ++tile) {
                 const int64_t row = tile * LINEAR_ROWS;
                 const int height = std::min<int64_t>(LINEAR_ROWS, num_rows - row);
                 Tile rows = {nullptr, 0, work.totals + row * PANEL, linear.bias ? linear.bias + first : nullptr, count,
                              out + row * num_outputs + first, num_outputs,
                              int(tile * share < LINES ? share : 0)};
-                take_operands(rows, x + row * num_inputs + word * STEP * STEPS, num_inputs, height,
-                              chunk.size() * STEP * STEPS, work.operands);
+                take_operands(rows, x + row * num_inputs + word * WORD, num_inputs, height, used, work.operands);
                 multiply_rows(height, rows, work.packed, chunk, ahead);
             }
         }
