@@ -125,7 +125,7 @@ def kernel_levels() -> tuple[str, ...]:
 
 
 def level_code(level: str) -> str:
-    """The level whose kernels serve ``level``, one of ``kernel_levels()``, in bfloat16: what its bits are tied to."""
+    """The level whose kernels serve one of ``kernel_levels()`` in bfloat16: what its bits are tied to."""
     known = next((known for known in LEVELS if known.name == level), None)
     if known is None:
         return _NONE
