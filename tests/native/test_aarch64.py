@@ -330,7 +330,7 @@ def test_a_rows_bits_are_its_own(built, level, cpu, threads):
 FAULTS = {
     "pairs in another order": ("multiply_pair(sum, vuzp1q_u32(low, high), first);\n", ""),
     "a row's neighbour": ("{of_second(a.q0", "{of_first(a.q0"),
-    "the last word": ("return vcombine_u16(vld1_u16(a), vld1_u16(a + stride))", "return vld1q_u16(a)"),
+    "rows that do not lie there": ("return vcombine_u16(vld1_u16(a), vld1_u16(a + stride))", "return vld1q_u16(a)"),
 }
 """In ``neon_bfmmla.h``: what is replaced, by what."""
 
