@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.kernel_levels import LEVELS, using_kernels
+from tests.kernel_levels import LEVELS, portable_by, using_kernels
 from treeshare.errors import ConfigError
 from treeshare.native import ELEMENTS, kernel_level, kernel_levels, kernels, library
 from treeshare.sampling import SamplingParams
@@ -147,6 +147,8 @@ def of_levels(compute):
     for level in LEVELS:
         with using_kernels(level):
             results.append(compute())
+    with portable_by("portable"):  # the code of a CPU without any
+        results.append(compute())
     return results
 
 

@@ -2,6 +2,8 @@
 
 from treeshare.native.library import (
     ELEMENTS,
+    PORTABLE,
+    functions,
     kernel_level,
     kernel_levels,
     kernels,
@@ -14,6 +16,8 @@ from treeshare.native.library import (
 
 __all__ = [
     "ELEMENTS",
+    "PORTABLE",
+    "functions",
     "kernel_level",
     "kernel_levels",
     "kernels",

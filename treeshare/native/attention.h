@@ -21,6 +21,7 @@
 #include <limits>
 
 #include "common.h"
+#include "numbers.h"
 
 namespace attention {
 
@@ -132,9 +133,9 @@ TARGET float online_softmax(const float *scores, Operand *weights, int seen, int
         sum = add(sum, weight);
         store_operands(weights + n, weight);
     }
-    const float correction = std::exp2(old_maximum - new_maximum);
+    const float correction = first_lane(exp2_lanes<7>(broadcast(old_maximum - new_maximum)));
     *maximum = new_maximum;
-    *denominator = *denominator * correction + sum_lanes(sum);
+    *denominator = std::fma(*denominator, correction, sum_lanes(sum));
     return correction;
 }
 
@@ -323,7 +324,7 @@ TARGET void attend_task(const TreeStep &step, const Projections<Element> &from, 
         const Floats share = broadcast(1.0f / work.denominator[q]);
         for (int column = 0; column < dim; column += 16)
             store_elements(16, out + place * dim + column, mul(load(work.numerator + q * dim + column), share));
-        lse[place] = (work.maximum[q] + std::log2(work.denominator[q])) * 0.69314718f;
+        lse[place] = work.maximum[q] * 0.6931471805599453 + numbers::log(work.denominator[q]);
     }
     laps.lap(MERGE);
 }

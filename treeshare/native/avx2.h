@@ -222,39 +222,63 @@ INLINE void transpose(__m256i (&r)[8]) {
     for (int i = 0; i < 8; ++i) r[i] = t[i];
 }
 
-// Up to sixteen rows of up to sixteen words, `stride` apart, become columns: target[word * target_stride + row], zeros
-// for rows that are missing. Fetches the sixteen rows below.
-INLINE void transpose_words(const uint32_t *source, int64_t stride, int64_t num_rows, int num_words, uint32_t *target,
-                            int64_t target_stride) {
-    for (int row = 0; row < 16; ++row)
-        if (row + 16 < num_rows)
-            _mm_prefetch(reinterpret_cast<const char *>(source + (row + 16) * stride), _MM_HINT_T0);
+// Sixteen rows of sixteen words, `stride` apart, become columns, which `keep` gets by halves: the word, the first of
+// eight rows and the half. Or fewer of each, with zeros for rows that are missing. Fetches the sixteen rows below.
+template <bool ALL, class Keep>
+INLINE void take_columns(const uint32_t *source, int64_t stride, int64_t num_rows, int num_words, const Keep &keep) {
+    for (int row = 16; row < 32; ++row)
+        if (row < num_rows) _mm_prefetch(reinterpret_cast<const char *>(source + row * stride), _MM_HINT_T0);
     for (int row = 0; row < 16; row += 8) {
-        for (int word = 0; word < num_words; word += 8) {
+        for (int word = 0; word < (ALL ? 16 : num_words); word += 8) {
             const __m256i mask = _mm256_castps_si256(below(num_words - word, 0));
+            const int *numbers = reinterpret_cast<const int *>(source + row * stride + word);
             __m256i r[8];
-            for (int i = 0; i < 8; ++i) {
-                const int *numbers = reinterpret_cast<const int *>(source + (row + i) * stride + word);
-                r[i] = row + i < num_rows ? _mm256_maskload_epi32(numbers, mask) : _mm256_setzero_si256();
-            }
+#pragma GCC unroll 8
+            for (int i = 0; i < 8; ++i, numbers += stride)
+                r[i] = ALL                  ? _mm256_loadu_si256(reinterpret_cast<const __m256i *>(numbers))
+                       : row + i < num_rows ? _mm256_maskload_epi32(numbers, mask)
+                                            : _mm256_setzero_si256();
             transpose(r);
-            for (int i = 0; i < 8 && word + i < num_words; ++i)
-                _mm256_store_si256(reinterpret_cast<__m256i *>(target + (word + i) * target_stride + row), r[i]);
+#pragma GCC unroll 8
+            for (int i = 0; i < 8; ++i)
+                if (ALL || word + i < num_words) keep(word + i, row, r[i]);
         }
     }
 }
+template <class Keep>
+INLINE void take_columns(const uint32_t *source, int64_t stride, int64_t num_rows, int num_words, const Keep &keep) {
+    if (num_rows >= 16 && num_words == 16) return take_columns<true>(source, stride, num_rows, 16, keep);
+    take_columns<false>(source, stride, num_rows, num_words, keep);
+}
 
-// The first and the second number of sixteen pairs of bfloat16.
-INLINE __m256i eight_pairs(const uint32_t *pairs) { return _mm256_load_si256(reinterpret_cast<const __m256i *>(pairs)); }
-INLINE __m256 first_of(__m256i pairs) { return _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16)); }
-INLINE __m256 second_of(__m256i pairs) {
-    return _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(0xffff0000)));
+// They become target[word * target_stride + row].
+struct KeepWords {
+    uint32_t *target;
+    int64_t stride;
+    TARGET inline void operator()(int64_t word, int row, __m256i half) const {
+        _mm256_store_si256(reinterpret_cast<__m256i *>(target + word * stride + row), half);
+    }
+};
+INLINE void transpose_words(const uint32_t *source, int64_t stride, int64_t num_rows, int num_words, uint32_t *target,
+                            int64_t target_stride) {
+    take_columns(source, stride, num_rows, num_words, KeepWords{target, target_stride});
 }
-INLINE Floats first_numbers(const uint32_t *pairs) {
-    return {first_of(eight_pairs(pairs)), first_of(eight_pairs(pairs + 8))};
-}
-INLINE Floats second_numbers(const uint32_t *pairs) {
-    return {second_of(eight_pairs(pairs)), second_of(eight_pairs(pairs + 8))};
+
+// The same of pairs of bfloat16, each of which becomes two columns of float32.
+struct KeepPairs {
+    float *target;
+    int64_t stride;
+    TARGET inline void operator()(int64_t word, int row, __m256i half) const {
+        float *place = target + 2 * word * stride + row;
+        _mm256_store_ps(place, _mm256_castsi256_ps(_mm256_slli_epi32(half, 16)));
+        const __m256i second = _mm256_and_si256(half, _mm256_set1_epi32(0xffff0000));
+        _mm256_store_ps(place + stride, _mm256_castsi256_ps(second));
+    }
+};
+INLINE void pack_words(const uint16_t *source, int64_t stride, int64_t num_rows, int num_words, float *target,
+                       int64_t target_stride) {
+    take_columns(reinterpret_cast<const uint32_t *>(source), stride / 2, num_rows, num_words,
+                 KeepPairs{target, target_stride});
 }
 
 #include "float32_products.h"

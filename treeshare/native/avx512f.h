@@ -25,12 +25,20 @@ INLINE void store_bf16(int64_t count, uint16_t *target, Floats x) {
     _mm256_mask_storeu_epi16(target, first16(count), _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded(x), 16)));
 }
 
-// The first and the second number of sixteen pairs of bfloat16.
-INLINE Floats first_numbers(const uint32_t *pairs) {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_load_si512(pairs), 16));
-}
-INLINE Floats second_numbers(const uint32_t *pairs) {
-    return _mm512_castsi512_ps(_mm512_and_si512(_mm512_load_si512(pairs), _mm512_set1_epi32(0xffff0000)));
+// Pairs of bfloat16 become columns, see take_columns: each two of float32.
+struct KeepPairs {
+    float *target;
+    int64_t stride;
+    TARGET inline void operator()(int64_t word, __m512i column) const {
+        float *place = target + 2 * word * stride;
+        store(place, _mm512_castsi512_ps(_mm512_slli_epi32(column, 16)));
+        store(place + stride, _mm512_castsi512_ps(_mm512_and_si512(column, _mm512_set1_epi32(0xffff0000))));
+    }
+};
+INLINE void pack_words(const uint16_t *source, int64_t stride, int64_t num_rows, int num_words, float *target,
+                       int64_t target_stride) {
+    take_columns(reinterpret_cast<const uint32_t *>(source), stride / 2, num_rows, num_words,
+                 KeepPairs{target, target_stride});
 }
 
 #include "widened.h"

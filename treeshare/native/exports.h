@@ -31,4 +31,19 @@ void EXPORT(rotate)(Element *x, const Element *cosine, const Element *sine, int6
 void EXPORT(silu_mul)(const Element *gate_up, Element *out, int64_t num_rows, int64_t width);
 
 void LEVEL_EXPORT(draw)(const Draws *draws);
+
+// In place, x <= 0: exp(x).
+void LEVEL_EXPORT(exp)(float *x, int64_t count);
+
+// Sums of blocks of 256 weights.
+void LEVEL_EXPORT(sum_blocks)(const float *weights, double *sums, int64_t num_blocks);
+
+// x, out [num_rows][vocab_size].
+void LEVEL_EXPORT(log_softmax)(const float *x, float *out, int64_t num_rows, int64_t vocab_size);
+
+// Functions of single numbers, the same for all levels; see numbers.h.
+void treeshare_log(const double *x, double *out, int64_t count);
+void treeshare_cos(const float *x, float *out, int64_t count);
+void treeshare_sin(const float *x, float *out, int64_t count);
+void treeshare_power(const double *base, const float *exponents, float *out, int64_t count);
 }

@@ -113,18 +113,42 @@ INLINE void transpose(__m512i (&r)[16]) {
     }
 }
 
-// Up to sixteen rows of up to sixteen words, `stride` apart, become columns: target[word * target_stride + row], zeros
-// for rows that are missing. Fetches the sixteen rows below.
+// Sixteen rows of sixteen words, `stride` apart, become columns, which `keep` gets with their numbers. Or fewer of
+// each, with zeros for rows that are missing. Fetches the sixteen rows below.
+template <bool ALL, class Keep>
+INLINE void take_columns(const uint32_t *source, int64_t stride, int64_t num_rows, int num_words, const Keep &keep) {
+    const __mmask16 mask = first16(num_words);
+    const uint32_t *row = source;
+    __m512i r[16];
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i, row += stride)
+        r[i] = ALL            ? _mm512_loadu_si512(row)
+               : i < num_rows ? _mm512_maskz_loadu_epi32(mask, row)
+                              : _mm512_setzero_si512();
+    for (int i = 16; i < 32; ++i, row += stride)
+        if (i < num_rows) _mm_prefetch(reinterpret_cast<const char *>(row), _MM_HINT_T0);
+    transpose(r);
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i)
+        if (ALL || i < num_words) keep(i, r[i]);
+}
+template <class Keep>
+INLINE void take_columns(const uint32_t *source, int64_t stride, int64_t num_rows, int num_words, const Keep &keep) {
+    if (num_rows >= 16 && num_words == 16) return take_columns<true>(source, stride, num_rows, 16, keep);
+    take_columns<false>(source, stride, num_rows, num_words, keep);
+}
+
+// They become target[word * target_stride + row].
+struct KeepWords {
+    uint32_t *target;
+    int64_t stride;
+    TARGET inline void operator()(int64_t word, __m512i column) const {
+        _mm512_store_si512(target + word * stride, column);
+    }
+};
 INLINE void transpose_words(const uint32_t *source, int64_t stride, int64_t num_rows, int num_words, uint32_t *target,
                             int64_t target_stride) {
-    const __mmask16 mask = first16(num_words);
-    __m512i r[16];
-    for (int i = 0; i < 16; ++i) {
-        r[i] = i < num_rows ? _mm512_maskz_loadu_epi32(mask, source + i * stride) : _mm512_setzero_si512();
-        if (i + 16 < num_rows) _mm_prefetch(reinterpret_cast<const char *>(source + (i + 16) * stride), _MM_HINT_T0);
-    }
-    transpose(r);
-    for (int i = 0; i < num_words; ++i) _mm512_store_si512(target + i * target_stride, r[i]);
+    take_columns(source, stride, num_rows, num_words, KeepWords{target, target_stride});
 }
 
 #include "float32_products.h"

@@ -26,6 +26,7 @@ constexpr Level LEVELS[] = {
     LEVEL("avx512vnni", AVX512VNNI_FEATURES, true),
     LEVEL("avx512f", AVX512F_FEATURES, true),
     LEVEL("avx2", AVX2_FEATURES, true),
+    {"portable", "", {}, true},
 };
 
 } // namespace
@@ -45,11 +46,12 @@ struct Level {
 constexpr Level LEVELS[] = {
     {"neon_bfmmla", "asimd,bf16", BFMMLA, true},
     {"neon", "asimd", NEON, true},
+    {"portable", "", {}, true},
 };
 
 } // namespace
 
-#else // a level's code is empty
+#else // other levels' code is empty
 
 namespace {
 
@@ -59,9 +61,9 @@ struct Level {
     Cpu needed;
     bool is_built;
 };
-constexpr Level LEVELS[] = {{"none", "", {}, false}};
+constexpr Level LEVELS[] = {{"portable", "", {}, true}};
 Cpu this_cpu() { return {}; }
-bool has_all(const Cpu &, const Cpu &) { return false; }
+bool has_all(const Cpu &, const Cpu &) { return true; }
 
 } // namespace
 

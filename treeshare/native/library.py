@@ -39,12 +39,19 @@ class Level(NamedTuple):
     code: str
     """The level whose kernels serve it: what ends their names. Levels of one code give the same bits."""
     automatic: bool = True
-    """Whether it is taken where the user names none. A level that no machine has run yet is not."""
+    """Whether it is taken where the user names none. A level that no machine has run yet is not; nor is
+    ``portable``, which refuses models."""
     base: str | None = None
     """The level whose kernels serve it in float32, and where the element does not matter; None: ``code``."""
     extension: str | None = None
     """What serves it in bfloat16 instead of ``code`` on a CPU that has it, too: with bits of its own."""
 
+
+PORTABLE = "portable"
+"""The level whose results are the same bits on every CPU. Any code of ``_SAME_BITS`` serves it."""
+
+_SAME_BITS = ("avx512f", "avx2", "neon", PORTABLE)
+"""Codes that give the same bits in every result, fastest first; the last is for a CPU that has no other."""
 
 LEVELS = (
     Level("amx", "amx"),
@@ -53,7 +60,7 @@ LEVELS = (
     Level("avx512f", "avx512f"),
     Level("avx2", "avx2"),
     Level("neon", "neon", base="neon", extension="neon_bfmmla"),
-    Level("portable", "portable"),
+    Level(PORTABLE, PORTABLE, automatic=False),
 )
 """All levels, best first. A build may have any of them, and so may a CPU: ``levels.cpp`` knows which, and
 ``instruction_sets.h`` what each needs."""
@@ -73,11 +80,22 @@ _ARGUMENTS = {
     "silu_mul": (_POINTER, _POINTER, _INT, _INT),
     "linear": (_POINTER, _POINTER, _POINTER, _INT),
     "draw": (_POINTER,),
+    "exp": (_POINTER, _INT),
+    "sum_blocks": (_POINTER, _POINTER, _INT),
+    "log_softmax": (_POINTER, _POINTER, _INT, _INT),
 }
 """The argument types of every kernel, as ``native/exports.h`` declares it."""
 
-_WITHOUT_ELEMENT = frozenset({"draw"})
+_WITHOUT_ELEMENT = frozenset({"draw", "exp", "sum_blocks", "log_softmax"})
 """Kernels that a level has once: they are told what their numbers are."""
+
+_FUNCTIONS = {
+    "log": (_POINTER, _POINTER, _INT),
+    "cos": (_POINTER, _POINTER, _INT),
+    "sin": (_POINTER, _POINTER, _INT),
+    "power": (_POINTER, _POINTER, _POINTER, _INT),
+}
+"""Those of functions that no level has: ``native/numbers.h``."""
 
 _LETTERS = {_POINTER: "p", _INT: "i", _FLOAT: "f"}
 """Of argument types, as ``treeshare_arguments`` in ``structs.cpp`` writes them."""
@@ -89,11 +107,10 @@ def kernels(dtype: torch.dtype) -> Any | None:  # noqa: ANN401
 
     None where no kernels are used, or none computes in ``dtype``.
     """
-    level = next((level for level in LEVELS if level.name == kernel_level()), None)
-    element = ELEMENTS.get(dtype)
+    level, element = _find_level(kernel_level()), ELEMENTS.get(dtype)
     if level is None or element is None:
         return None
-    base = level.base or level.code
+    base = level.base or level_code(level.name)
     code = level_code(level.name) if dtype == torch.bfloat16 else base
     functions = {}
     for name, arguments in _ARGUMENTS.items():
@@ -126,10 +143,16 @@ def kernel_levels() -> tuple[str, ...]:
 
 def level_code(level: str) -> str:
     """The level whose kernels serve one of ``kernel_levels()`` in bfloat16: what its bits are tied to."""
-    known = next((known for known in LEVELS if known.name == level), None)
+    known = _find_level(level)
     if known is None:
         return _NONE
+    if level == PORTABLE:
+        return next(code for code in _SAME_BITS if _has_level(code) == 1)
     return known.extension if known.extension and _has_level(known.extension) == 1 else known.code
+
+
+def _find_level(name: str) -> Level | None:
+    return next((level for level in LEVELS if level.name == name), None)
 
 
 def _has_level(name: str) -> int:
@@ -146,6 +169,17 @@ def _expected_levels() -> str:
         if names:
             reasons.append(f"{reason}: {', '.join(names)}")
     return f"one of auto, {', '.join(kernel_levels())}" + (f" ({'; '.join(reasons)})" if reasons else "")
+
+
+def functions() -> Any | None:  # noqa: ANN401
+    """The functions that no level has, by names such as ``treeshare_log``; None without a library."""
+    library = _load().library
+    if library is None:
+        return None
+    for name, arguments in _FUNCTIONS.items():
+        function = getattr(library, f"treeshare_{name}")
+        function.argtypes, function.restype = arguments, None
+    return library
 
 
 def unused_reason() -> str | None:
@@ -213,7 +247,7 @@ def _difference(library: Any) -> str | None:  # noqa: ANN401
             return found
         describe = library.treeshare_arguments
         describe.argtypes, describe.restype = (ctypes.c_char_p,), ctypes.c_char_p
-        for name, arguments in _ARGUMENTS.items():
+        for name, arguments in (_ARGUMENTS | _FUNCTIONS).items():
             expected = "".join(_LETTERS[kind] for kind in arguments)
             if describe(name.encode()) != expected.encode():
                 return f"{name} takes other arguments there"

@@ -8,8 +8,11 @@
 
 #pragma once
 
+#include <omp.h>
+
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 #include "common.h"
 
@@ -18,13 +21,18 @@ namespace {
 
 constexpr int PANEL = LINEAR_PANEL;                  // outputs of a panel
 constexpr int STEPS = STEP * sizeof(Element) < 4 ? 4 / (STEP * sizeof(Element)) : 1; // of add_products, for a word
-constexpr int WORD = STEP * STEPS;                   // inputs of a word, which has 32 bits or, where a step needs it, more
+constexpr int WORD = STEP * STEPS;                   // inputs of a word: 32 bits or, where a step needs them, 64
 constexpr int BYTES = WORD * sizeof(Element);        // of a word of weights
 constexpr int LINES = PANEL * BYTES / 64;            // cache lines that a panel's weights have for each word of a row
 constexpr int COLUMN = PANEL * STEP;                 // numbers that a panel has for a step
 constexpr bool HAS_RUNS = LINEAR_RUN < INT64_MAX;    // or one running sum
 constexpr int64_t MAX_CHUNK = HAS_RUNS ? LINEAR_RUN : 1536 / BYTES; // words: packed, they take a part of L2
 constexpr int64_t SMALL_CHUNK = HAS_RUNS ? LINEAR_RUN : 256 / BYTES; // they stay in L1, where each is used by one tile only
+constexpr int NEAR = 8; // steps ahead that packed weights are fetched from L2
+constexpr int64_t FEW_TILES = 2, GROUP_BYTES = 448 << 10; // of packed panels: a part of L2
+constexpr bool COPIES = !std::is_same<Operand, Element>::value; // rows of x, to a buffer
+constexpr bool HAS_TAILS = BYTES > 4; // inputs are even in number: they may end within a word
+constexpr int64_t BUFFER_STRIDE = MAX_CHUNK * WORD + 16; // rows begin in different sets of L1
 static_assert(BYTES == 4 || (BYTES == 8 && STEPS == 1), "a word holds the inputs of whole steps");
 
 // Words [first, last) of a layer's inputs.
@@ -34,30 +42,30 @@ struct Chunk {
     int64_t size() const { return last - first; }
 };
 
-// Words of all chunks but the last, of `num_words` for `num_tiles` tiles of rows.
-inline int64_t chunk_size(int64_t num_words, int64_t num_tiles) {
-    if (HAS_RUNS || num_tiles == 1) return SMALL_CHUNK;
-    const int64_t num_chunks = (num_words + MAX_CHUNK - 1) / MAX_CHUNK, size = (num_words + num_chunks - 1) / num_chunks;
-    return (size + 15) / 16 * 16;
-}
+constexpr int64_t per(int64_t number, int64_t size) { return (number + size - 1) / size; }
+constexpr int64_t round_up(int64_t words) { return per(words, 16) * 16; }
 
 // Lines of weights that are packed next, fetched one after the other from rows that lie `stride` bytes apart.
 struct Ahead {
     const char *row;
     int64_t stride, lines, line; // lines of a row, and which is next
+    int64_t rate, due;           // LINE stands for one: to fetch with each step, and what has come together
+    static constexpr int64_t LINE = 1 << 16;
 };
 
-INLINE void fetch_line(Ahead &ahead) {
-    __builtin_prefetch(ahead.row + 64 * ahead.line, 0, 2);
-    if (++ahead.line < ahead.lines) return;
-    ahead.line = 0;
-    ahead.row += ahead.stride;
+INLINE void fetch_due(Ahead &ahead) {
+    for (ahead.due += ahead.rate; ahead.due >= Ahead::LINE; ahead.due -= Ahead::LINE) {
+        __builtin_prefetch(ahead.row + 64 * ahead.line, 0, 2);
+        if (++ahead.line < ahead.lines) continue;
+        ahead.line = 0;
+        ahead.row += ahead.stride;
+    }
 }
 
 // Inputs of `num_outputs` rows of weights, `stride` numbers apart, become packed [words][STEPS][PANEL][STEP]; missing
-// outputs count as zero, and so do those that the last word lacks.
+// outputs count as zero, and so do inputs that the last word lacks.
 TARGET void pack(const Element *weight, int64_t stride, int64_t num_inputs, int num_outputs, Packed *packed) {
-    const int64_t num_words = num_inputs / WORD, left = BYTES > 4 ? num_inputs % WORD : 0;
+    const int64_t num_words = num_inputs / WORD, left = HAS_TAILS ? num_inputs % WORD : 0;
     for (int first = 0; first < PANEL; first += 16) {
         const Element *rows = weight + first * stride;
         for (int64_t word = 0; word < num_words; word += 16)
@@ -80,16 +88,18 @@ struct Tile {
     int num_outputs;
     Element *out;
     int64_t out_stride;
-    int lines; // to fetch with each word
 };
 
-// totals[m] += x[m] . columns for M rows and J vectors of columns; the last chunk's sums go to out.
+// totals[m] += x[m] . columns for M rows and J vectors of columns; the last chunk's sums go to out. Not inlined: a
+// compiler would move constants out of the loops around it, into registers that the sums need.
 template <int M, int J>
-INLINE void multiply(const Tile &tile, const Packed *packed, const Chunk &chunk, int column, Ahead &ahead) {
+TARGET __attribute__((noinline)) void multiply(const Tile &tile, const Packed *packed, const Chunk &chunk, int column,
+                                               bool fetches, Ahead &shared_ahead) {
+    Ahead ahead = shared_ahead; // in registers
+    if (!fetches) ahead.rate = 0;
     float *totals = tile.totals + column;
     const Operand *x = tile.x;
-    const int64_t x_stride = tile.x_stride;
-    const int lines = tile.lines;
+    const int64_t x_stride = COPIES ? BUFFER_STRIDE : tile.x_stride; // a constant takes no registers
     Floats sums[M][J];
     clear(sums);
     if (!HAS_RUNS && !chunk.begins) {
@@ -99,11 +109,12 @@ INLINE void multiply(const Tile &tile, const Packed *packed, const Chunk &chunk,
             for (int j = 0; j < J; ++j) sums[m][j] = load(totals + m * PANEL + 16 * j);
     }
     packed += column * STEP;
-    for (int64_t word = 0; word < chunk.size(); ++word) {
-        for (int line = 0; line < lines; ++line) fetch_line(ahead);
-#pragma GCC unroll 2
-        for (int step = 0; step < STEPS; ++step, packed += COLUMN, x += STEP) add_products(sums, x, x_stride, packed);
+    for (const Packed *end = packed + chunk.size() * STEPS * COLUMN; packed < end; packed += COLUMN, x += STEP) {
+        fetch_due(ahead);
+        for (int j = 0; j < J; ++j) __builtin_prefetch(packed + NEAR * COLUMN + 16 * j * STEP, 0, 3);
+        add_products(sums, x, x_stride, packed);
     }
+    if (fetches) shared_ahead = ahead;
     if (!HAS_RUNS && !chunk.ends) { // they go on as they are, whatever that is before they are complete
 #pragma GCC unroll 8
         for (int m = 0; m < M; ++m)
@@ -128,10 +139,10 @@ INLINE void multiply(const Tile &tile, const Packed *packed, const Chunk &chunk,
 
 // The same for a whole panel.
 template <int M>
-TARGET void multiply_panel(Tile tile, const Packed *packed, const Chunk &chunk, Ahead &ahead) {
+TARGET void multiply_panel(const Tile &tile, const Packed *packed, const Chunk &chunk, Ahead &ahead) {
     constexpr int J = linear_vectors(M);
-    for (int column = 0; column < tile.num_outputs; column += 16 * J, tile.lines = 0)
-        multiply<M, J>(tile, packed, chunk, column, ahead);
+    for (int column = 0; column < tile.num_outputs; column += 16 * J)
+        multiply<M, J>(tile, packed, chunk, column, column == 0, ahead);
 }
 
 // So that no template is instantiated for more rows than a register tile has.
@@ -151,64 +162,94 @@ TARGET void multiply_rows(int num_rows, const Tile &tile, const Packed *packed, 
 }
 
 // A chunk of a tile's rows as operands: where they are, or in `buffer`, where zeros fill the last word.
-TARGET void take_operands(Tile &tile, const Element *x, int64_t stride, int num_rows, int64_t num_inputs,
-                          Operand *buffer) {
-    const int64_t left = BYTES > 4 ? num_inputs % WORD : 0, count = left ? num_inputs - left + WORD : num_inputs;
-    tile.x = left ? buffer : as_operands(x, count, buffer);
-    tile.x_stride = tile.x == buffer ? count : stride;
-    if (tile.x != buffer) return;
-    for (int m = left ? 0 : 1; m < num_rows; ++m) {
-        copy_operands(x + m * stride, num_inputs, buffer + m * count);
-        std::fill_n(buffer + m * count + num_inputs, count - num_inputs, Operand(0));
+TARGET const Operand *take_operands(const Element *x, int64_t stride, int num_rows, int64_t count, Operand *buffer) {
+    const int64_t left = HAS_TAILS ? count % WORD : 0;
+    if (!COPIES && left == 0) return as_operands(x, count, buffer);
+    for (int m = 0; m < num_rows; ++m, buffer += BUFFER_STRIDE) {
+        copy_operands(x + m * stride, count, buffer);
+        if (left) std::fill_n(buffer + count, WORD - left, Operand(0));
     }
+    return buffer - num_rows * BUFFER_STRIDE;
+}
+
+// How a layer's work is cut.
+struct Cut {
+    int64_t num_tiles, chunk; // words of all chunks but the last
+    int group;                // panels that are packed together, so that rows are copied once for all of them
+};
+
+inline Cut cut(int64_t num_words, int64_t num_panels, int64_t num_rows) {
+    const int64_t num_tiles = (num_rows + LINEAR_ROWS - 1) / LINEAR_ROWS, num_threads = omp_get_num_threads();
+    if (HAS_RUNS || num_tiles <= FEW_TILES) return {num_tiles, std::min(SMALL_CHUNK, round_up(num_words)), 1};
+    const int64_t num_chunks = per(num_words, MAX_CHUNK);
+    const int64_t chunk = round_up(per(num_words, num_chunks));
+    const auto num_of_thread = [&](int64_t group) { return per(per(num_panels, group), num_threads) * group; };
+    int group = COPIES ? std::max<int64_t>(1, GROUP_BYTES / (chunk * STEPS * COLUMN * sizeof(Packed))) : 1;
+    while (group > 1 && num_of_thread(group) > num_of_thread(1)) --group;
+    return {num_tiles, chunk, group};
 }
 
 // A thread's memory.
 struct Work {
-    Packed *packed;
-    Operand *operands;
-    float *totals;
-    Work(Scratch &scratch, int64_t chunk, int64_t num_rows, bool has_totals) {
-        const int64_t packed_size = chunk * STEPS * COLUMN * sizeof(Packed);
-        const int64_t operands_size = (LINEAR_ROWS * chunk * WORD * sizeof(Operand) + 63) / 64 * 64;
-        char *memory = scratch.reserve(packed_size + operands_size + (has_totals ? num_rows * PANEL * 4 : 0));
+    Packed *packed;    // [group][chunk][STEPS][PANEL][STEP]
+    Operand *operands; // [LINEAR_ROWS][BUFFER_STRIDE]
+    float *totals;     // [group][rows][PANEL]
+    int64_t panel_size;
+
+    Work(Scratch &scratch, const Cut &cut, int64_t num_rows, bool has_totals)
+        : panel_size(cut.chunk * STEPS * COLUMN) {
+        const int64_t packed_size = cut.group * panel_size * sizeof(Packed);
+        const int64_t operands_size = COPIES || HAS_TAILS ? LINEAR_ROWS * BUFFER_STRIDE * sizeof(Operand) : 0;
+        char *memory = scratch.reserve(packed_size + operands_size + (has_totals ? cut.group * num_rows * PANEL * 4 : 0));
         packed = reinterpret_cast<Packed *>(memory);
         operands = reinterpret_cast<Operand *>(memory + packed_size);
         totals = reinterpret_cast<float *>(memory + packed_size + operands_size);
     }
 };
 
+// A chunk of some panels, from output `first` on, for all rows.
+TARGET void apply_chunk(const Linear<Element> &linear, const Element *x, Element *out, int64_t num_rows, const Cut &cut,
+                        const Work &work, int64_t first, const Chunk &chunk) {
+    const int64_t num_inputs = linear.num_inputs, num_outputs = linear.num_outputs, last = first + cut.group * PANEL;
+    const auto weights = [&](int64_t output, int64_t word) {
+        return linear.weight + output * num_inputs + word * WORD;
+    };
+    const int64_t count = std::min(chunk.last * WORD, num_inputs) - chunk.first * WORD;
+    for (int64_t output = first, place = 0; output < std::min(last, num_outputs); output += PANEL, ++place)
+        pack(weights(output, chunk.first), num_inputs, count, std::min<int64_t>(PANEL, num_outputs - output),
+             work.packed + place * work.panel_size);
+    Ahead ahead = {reinterpret_cast<const char *>(chunk.ends ? weights(last, 0) : weights(first, chunk.last)),
+                   int64_t(num_inputs * sizeof(Element)), per(chunk.size() * BYTES, 64), 0, Ahead::LINE * LINES / (cut.num_tiles * STEPS), 0};
+    for (int64_t row = 0; row < num_rows; row += LINEAR_ROWS) {
+        const int height = std::min<int64_t>(LINEAR_ROWS, num_rows - row);
+        const Operand *operands =
+            take_operands(x + row * num_inputs + chunk.first * WORD, num_inputs, height, count, work.operands);
+        for (int64_t output = first, place = 0; output < std::min(last, num_outputs); output += PANEL, ++place) {
+            const Tile tile = {operands,
+                               HAS_TAILS && operands == work.operands ? BUFFER_STRIDE : num_inputs,
+                               work.totals + (place * num_rows + row) * PANEL,
+                               linear.bias ? linear.bias + output : nullptr,
+                               int(std::min<int64_t>(PANEL, num_outputs - output)),
+                               out + row * num_outputs + output,
+                               num_outputs};
+            multiply_rows(height, tile, work.packed + place * work.panel_size, chunk, ahead);
+        }
+    }
+}
+
 // out = x weight^T + bias: x [num_rows][num_inputs], out [num_rows][num_outputs]. Every thread of a parallel region
 // calls it; all have finished when it returns.
 TARGET void apply(const Linear<Element> &linear, const Element *x, Element *out, int64_t num_rows) {
-    const int64_t num_inputs = linear.num_inputs, num_outputs = linear.num_outputs;
-    const int64_t num_words = (num_inputs + WORD - 1) / WORD, num_panels = (num_outputs + PANEL - 1) / PANEL;
-    const int64_t num_tiles = (num_rows + LINEAR_ROWS - 1) / LINEAR_ROWS;
-    if (num_tiles == 0) return;
-    const int64_t share = (LINES + num_tiles - 1) / num_tiles; // lines to fetch with a tile's words
-    const int64_t size = std::min(chunk_size(num_words, num_tiles), (num_words + 15) / 16 * 16);
+    if (num_rows == 0) return;
+    const int64_t num_words = per(linear.num_inputs, WORD), num_panels = per(linear.num_outputs, PANEL);
+    const Cut cut = linear::cut(num_words, num_panels, num_rows);
     static thread_local Scratch scratch;
-    const Work work(scratch, size, num_rows, num_words > size);
+    const Work work(scratch, cut, num_rows, num_words > cut.chunk);
 #pragma omp for schedule(static)
-    for (int64_t panel = 0; panel < num_panels; ++panel) {
-        const int64_t first = panel * PANEL;
-        const int count = std::min<int64_t>(PANEL, num_outputs - first);
-        for (int64_t word = 0; word < num_words; word += size) {
-            const Chunk chunk = {word, std::min(word + size, num_words), word == 0, word + size >= num_words};
-            const int64_t used = std::min(chunk.last * WORD, num_inputs) - word * WORD;
-            pack(linear.weight + first * num_inputs + word * WORD, num_inputs, used, count, work.packed);
-            const Element *next = linear.weight + (chunk.ends ? (first + PANEL) * num_inputs
-                                                              : first * num_inputs + chunk.last * WORD);
-            Ahead ahead = {reinterpret_cast<const char *>(next), int64_t(num_inputs * sizeof(Element)), (chunk.size() * BYTES + 63) / 64, 0};
-            for (int64_t tile = 0; tile < num_tiles; ++tile) {
-                const int64_t row = tile * LINEAR_ROWS;
-                const int height = std::min<int64_t>(LINEAR_ROWS, num_rows - row);
-                Tile rows = {nullptr, 0, work.totals + row * PANEL, linear.bias ? linear.bias + first : nullptr, count,
-                             out + row * num_outputs + first, num_outputs,
-                             int(tile * share < LINES ? share : 0)};
-                take_operands(rows, x + row * num_inputs + word * WORD, num_inputs, height, used, work.operands);
-                multiply_rows(height, rows, work.packed, chunk, ahead);
-            }
+    for (int64_t panel = 0; panel < num_panels; panel += cut.group) {
+        for (int64_t word = 0; word < num_words; word += cut.chunk) {
+            const int64_t last = std::min(word + cut.chunk, num_words);
+            apply_chunk(linear, x, out, num_rows, cut, work, panel * PANEL, {word, last, word == 0, last == num_words});
         }
     }
 }

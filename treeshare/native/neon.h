@@ -20,16 +20,24 @@ INLINE CompleteSums<M, J> complete_sums(const Floats (&sums)[M][J]) {
     return copy;
 }
 
-// The first and the second number of sixteen pairs of bfloat16.
-INLINE float32x4_t first_of(const uint32_t *pairs) { return vreinterpretq_f32_u32(vshlq_n_u32(vld1q_u32(pairs), 16)); }
-INLINE float32x4_t second_of(const uint32_t *pairs) {
-    return vreinterpretq_f32_u32(vandq_u32(vld1q_u32(pairs), vdupq_n_u32(0xffff0000)));
+// The first and the second number of four pairs of bfloat16.
+INLINE float32x4_t first_of(uint32x4_t pairs) { return vreinterpretq_f32_u32(vshlq_n_u32(pairs, 16)); }
+INLINE float32x4_t second_of(uint32x4_t pairs) {
+    return vreinterpretq_f32_u32(vandq_u32(pairs, vdupq_n_u32(0xffff0000)));
 }
-INLINE Floats first_numbers(const uint32_t *pairs) {
-    return {first_of(pairs), first_of(pairs + 4), first_of(pairs + 8), first_of(pairs + 12)};
-}
-INLINE Floats second_numbers(const uint32_t *pairs) {
-    return {second_of(pairs), second_of(pairs + 4), second_of(pairs + 8), second_of(pairs + 12)};
+
+// Up to sixteen rows of up to sixteen pairs become columns, see transpose_words; a pair becomes two of them.
+INLINE void pack_words(const uint16_t *source, int64_t stride, int64_t num_rows, int num_words, float *target,
+                       int64_t target_stride) {
+    alignas(64) uint32_t words[16 * 16];
+    transpose_words(reinterpret_cast<const uint32_t *>(source), stride / 2, num_rows, num_words, words, 16);
+    for (int word = 0; word < num_words; ++word, target += 2 * target_stride) {
+        for (int row = 0; row < 16; row += 4) {
+            const uint32x4_t pairs = vld1q_u32(words + 16 * word + row);
+            vst1q_f32(target + row, first_of(pairs));
+            vst1q_f32(target + target_stride + row, second_of(pairs));
+        }
+    }
 }
 
 #include "float32_products.h"

@@ -154,10 +154,13 @@ struct Kernel {
 };
 
 #define KERNEL(name) {#name, Arguments<decltype(EXPORT(name))>::letters}
+#define FUNCTION(name) {#name, Arguments<decltype(treeshare_##name)>::letters} // no level's
 
 constexpr Kernel KERNELS[] = {
     KERNEL(attend),       KERNEL(linear), KERNEL(before_attention), KERNEL(after_attention), KERNEL(rms_norm),
-    KERNEL(add_rms_norm), KERNEL(rotate), KERNEL(silu_mul),         KERNEL(draw),
+    KERNEL(add_rms_norm), KERNEL(rotate), KERNEL(silu_mul),         KERNEL(draw),            KERNEL(exp),
+    KERNEL(sum_blocks),   KERNEL(log_softmax),
+    FUNCTION(log),        FUNCTION(cos),  FUNCTION(sin),            FUNCTION(power),
 };
 
 const Field *find_field(const char *name) {

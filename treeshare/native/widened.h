@@ -14,7 +14,8 @@ constexpr int STRIP = 16; // numbers that `interleave` takes of each row
 } // namespace bfloat16_tiles
 
 INLINE void copy_operands(const uint16_t *source, int64_t count, float *target) {
-    for (; count > 0; count -= 16, source += 16, target += 16) store_first(count, target, load_bf16(count, source));
+    for (; count >= 16; count -= 16, source += 16, target += 16) store(target, load_bf16(16, source));
+    if (count > 0) store_first(count, target, load_bf16(count, source));
 }
 
 // bfloat16 as operands, converted into `buffer`.
@@ -26,15 +27,4 @@ INLINE const float *as_operands(const uint16_t *source, int64_t count, float *bu
 // The first `count` of STRIP numbers of a row, zeros for the rest.
 INLINE void interleave(const uint16_t *first, int64_t /*stride*/, int /*num_rows*/, int count, float *target) {
     store(target, load_bf16(count, first));
-}
-
-// Up to sixteen rows of up to sixteen pairs become columns, see transpose_words; a pair becomes two of them.
-INLINE void pack_words(const uint16_t *source, int64_t stride, int64_t num_rows, int num_words, float *target,
-                       int64_t target_stride) {
-    alignas(64) uint32_t words[16 * 16];
-    transpose_words(reinterpret_cast<const uint32_t *>(source), stride / 2, num_rows, num_words, words, 16);
-    for (int word = 0; word < num_words; ++word, target += 2 * target_stride) {
-        store(target, first_numbers(words + 16 * word));
-        store(target + target_stride, second_numbers(words + 16 * word));
-    }
 }
