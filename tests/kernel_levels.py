@@ -15,6 +15,9 @@ LEVELS = tuple(dict.fromkeys(level_code(level) for level in kernel_levels()[:-1]
 PORTABLE_CODES = tuple(code for code in library._SAME_BITS if library._has_level(code) == 1)
 """Those that serve level portable here, fastest first."""
 
+WIDENING_LEVELS = tuple(level for level in LEVELS if level in ("avx512f", "avx2"))
+"""Those that compute bfloat16 in float32: in the same order, so that all their bits are the same."""
+
 LEVEL_PARAMS = LEVELS or [
     pytest.param("none", marks=pytest.mark.skip(reason="no compiled kernels are built for this CPU"))
 ]

@@ -32,6 +32,7 @@ constexpr int TASKS = 3;   // minimum for each thread, if there are enough rows,
 constexpr int KEYS = KEY_BLOCK; // packed keys and values of a block fit into L2 beside the rows
 constexpr int GROUP = 16 * ATTENTION_VECTORS; // keys of a register tile
 constexpr int QUERIES = 6; // query rows of a register tile
+constexpr int NEAR = 8;    // steps ahead that packed keys and values are fetched from L2
 
 // So that no template is instantiated for more vectors than a register tile has.
 constexpr int cap_vectors(int vectors) { return std::min(vectors, ATTENTION_VECTORS); }
@@ -83,11 +84,17 @@ struct Work {
     }
 };
 
+// Keys of the group that begins at key `first` of `count`: the last group is as narrow as its keys allow.
+INLINE int group_width(int first, int count) {
+    return std::min(GROUP, (count - first + STRIP - 1) / STRIP * STRIP);
+}
+
 // Interleave rows of transposed keys, [D][stride], STEP at a time; keys from `count` on become zero.
 TARGET void pack_keys(const Element *source, int64_t stride, int head_dim, int count, Packed *packed) {
     for (int first = 0; first < count; first += GROUP) {
+        const int last = first + group_width(first, count);
         for (int d = 0; d < head_dim; d += STEP) {
-            for (int strip = first; strip < first + GROUP; strip += STRIP) {
+            for (int strip = first; strip < last; strip += STRIP) {
                 interleave(source + d * stride + strip, stride, STEP, count - strip, packed);
                 packed += STEP * STRIP;
             }
@@ -105,16 +112,30 @@ TARGET void pack_values(const Element *source, int64_t stride, int head_dim, int
     }
 }
 
-// scores[m][n] = query[m] . key[n]
+// scores[m][n] = query[m] . key[n] for a group of J vectors of keys
+template <int M, int J>
+INLINE void score_group(const Operand *query, const Packed *keys, int head_dim, float *scores) {
+    Floats sums[M][J];
+    clear(sums);
+    for (int d = 0; d < head_dim; d += STEP, keys += STEP * 16 * J) {
+        for (int j = 0; j < J; ++j) __builtin_prefetch(keys + STEP * 16 * (NEAR * J + j), 0, 3);
+        add_products(sums, query + d, head_dim, keys);
+    }
+    const auto &results = complete_sums(sums);
+    for (int m = 0; m < M; ++m)
+        for (int j = 0; j < J; ++j) store(scores + m * KEYS + 16 * j, results[m][j]);
+}
+
+// The same for `count` packed keys, of which `packed_count` lie in the block.
 template <int M>
-TARGET void score(const Operand *query, const Packed *keys, int head_dim, int count, float *scores) {
-    for (int first = 0; first < count; first += GROUP) {
-        Floats sums[M][ATTENTION_VECTORS];
-        clear(sums);
-        for (int d = 0; d < head_dim; d += STEP, keys += STEP * GROUP) add_products(sums, query + d, head_dim, keys);
-        const auto &results = complete_sums(sums);
-        for (int m = 0; m < M; ++m)
-            for (int j = 0; j < ATTENTION_VECTORS; ++j) store(scores + m * KEYS + first + 16 * j, results[m][j]);
+TARGET void score(const Operand *query, const Packed *keys, int head_dim, int count, int packed_count, float *scores) {
+    for (int first = 0; first < count; first += GROUP, keys += GROUP * head_dim) {
+        switch (group_width(first, packed_count) / 16) {
+        case 4: score_group<M, cap_vectors(4)>(query, keys, head_dim, scores + first); break;
+        case 3: score_group<M, cap_vectors(3)>(query, keys, head_dim, scores + first); break;
+        case 2: score_group<M, cap_vectors(2)>(query, keys, head_dim, scores + first); break;
+        default: score_group<M, 1>(query, keys, head_dim, scores + first);
+        }
     }
 }
 
@@ -145,24 +166,26 @@ INLINE void add_values(const Operand *weights, const Packed *values, int head_di
                        const float *correction, float *numerator) {
     Floats sums[M][J];
     clear(sums);
-    for (int token = 0; token < count; token += STEP, values += STEP * head_dim)
+    for (int token = 0; token < count; token += STEP, values += STEP * head_dim) {
+        for (int j = 0; j < J; ++j) __builtin_prefetch(values + STEP * (NEAR * head_dim + 16 * j), 0, 3);
         add_products(sums, weights + token, KEYS, values);
-    const auto &results = complete_sums(sums);
+    }
     for (int m = 0; m < M; ++m) {
         const Floats factor = broadcast(correction[m]);
         for (int j = 0; j < J; ++j) {
             float *place = numerator + m * head_dim + 16 * j;
-            store(place, mul_add(load(place), factor, results[m][j]));
+            store(place, mul_add(load(place), factor, sums[m][j]));
         }
     }
 }
 
-// Attend M queries, from number `query` on, to the packed block: query m to the first `seen[m]` of `count` keys.
+// Attend M queries, from number `query` on, to the block of `packed_count` keys: query m to the first `seen[m]` of
+// `count`.
 template <int M>
-TARGET void attend_tile(Work &work, int query, const int *seen, int count) {
+TARGET void attend_tile(Work &work, int query, const int *seen, int count, int packed_count) {
     const int dim = work.head_dim;
     float corrections[M];
-    score<M>(work.query + query * dim, work.keys, dim, count, work.scores);
+    score<M>(work.query + query * dim, work.keys, dim, count, packed_count, work.scores);
     for (int m = 0; m < M; ++m)
         corrections[m] = online_softmax(work.scores + m * KEYS, work.weights + m * KEYS, seen[m], count, work.scale,
                                         work.maximum + query + m, work.denominator + query + m);
@@ -218,12 +241,12 @@ TARGET void attend_block(Work &work, int first, int last, int group, int count, 
         }
         if (max_seen == 0) continue;
         switch (m) {
-        case 6: attend_tile<6>(work, query, seen, max_seen); break;
-        case 5: attend_tile<5>(work, query, seen, max_seen); break;
-        case 4: attend_tile<4>(work, query, seen, max_seen); break;
-        case 3: attend_tile<3>(work, query, seen, max_seen); break;
-        case 2: attend_tile<2>(work, query, seen, max_seen); break;
-        default: attend_tile<1>(work, query, seen, max_seen);
+        case 6: attend_tile<6>(work, query, seen, max_seen, count); break;
+        case 5: attend_tile<5>(work, query, seen, max_seen, count); break;
+        case 4: attend_tile<4>(work, query, seen, max_seen, count); break;
+        case 3: attend_tile<3>(work, query, seen, max_seen, count); break;
+        case 2: attend_tile<2>(work, query, seen, max_seen, count); break;
+        default: attend_tile<1>(work, query, seen, max_seen, count);
         }
     }
 }
@@ -278,6 +301,34 @@ TARGET void store_token(const TreeStep &step, const Projections<Element> &from, 
                reinterpret_cast<Element *>(step.pool_values) + place * size * step.value_width, size, last % size);
 }
 
+// Fetch what lies at an address, of one KV head of a page.
+INLINE void fetch(uint64_t address, int64_t size) {
+    for (int64_t place = 0; place < size; place += 64)
+        __builtin_prefetch(reinterpret_cast<const char *>(address) + place, 0, 2);
+}
+
+// Attend rows [first_row, last_row) of one KV head to their private pages; while one is attended to, the next is fetched.
+TARGET void attend_pages(const TreeStep &step, Work &work, int64_t first_row, int64_t last_row, int head) {
+    const int64_t size = step.page_size, last = step.page_indptr[last_row];
+    const int64_t key_bytes = step.head_dim * size * sizeof(Element);
+    const int64_t value_bytes = size * step.value_width * sizeof(Element);
+    const int group = step.group_size;
+    for (int64_t row = first_row; row < last_row; ++row) {
+        int64_t left = step.private_tokens[row];
+        for (int64_t i = step.page_indptr[row]; left > 0; ++i, left -= size) {
+            if (i + 1 < last) {
+                const int64_t next = step.pages[i + 1] * step.num_kv_heads + head;
+                fetch(step.pool_keys + next * key_bytes, key_bytes);
+                fetch(step.pool_values + next * value_bytes, value_bytes);
+            }
+            const int64_t place = step.pages[i] * step.num_kv_heads, count = std::min(left, size);
+            const Piece page = {step.pool_keys + place * key_bytes, step.pool_values + place * value_bytes, size, count};
+            attend_pieces(work, (row - first_row) * group, (row - first_row + 1) * group, group, &page, head,
+                          step.value_width, count, count, 0);
+        }
+    }
+}
+
 // Attend rows [first_row, last_row) of one KV head to all they see.
 TARGET void attend_task(const TreeStep &step, const Projections<Element> &from, Scratch &scratch, int64_t first_row,
                         int64_t last_row, int head, float scale, Element *out, float *lse) {
@@ -306,18 +357,7 @@ TARGET void attend_task(const TreeStep &step, const Projections<Element> &from, 
                       num_keys, limit, slice.causal);
         laps.lap(slice.causal ? CAUSAL : SHARED);
     }
-    const int64_t page_size = step.page_size;
-    for (int64_t row = first_row; row < last_row; ++row) {
-        int64_t left = step.private_tokens[row];
-        for (int64_t i = step.page_indptr[row]; left > 0; ++i, left -= page_size) {
-            const int64_t place = step.pages[i] * num_kv_heads, count = std::min(left, page_size);
-            const Piece page = {step.pool_keys + place * dim * page_size * sizeof(Element),
-                                step.pool_values + place * page_size * step.value_width * sizeof(Element),
-                                page_size, count};
-            attend_pieces(work, (row - first_row) * group, (row - first_row + 1) * group, group, &page, head,
-                          step.value_width, count, count, 0);
-        }
-    }
+    attend_pages(step, work, first_row, last_row, head);
     laps.lap(PRIVATE);
     for (int q = 0; q < num_queries; ++q) {
         const int64_t place = (first_row + q / group) * num_kv_heads * group + head * group + q % group;
