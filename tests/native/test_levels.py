@@ -113,12 +113,14 @@ def test_a_library_that_does_not_load(monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", fail)
     if importlib.util.find_spec("treeshare.native._kernels") is None:
         pytest.skip("nothing was built")
-    assert library._load.__wrapped__() == (None, "does not load: undefined symbol: __kmpc_fork_call")
+    loaded = library._load.__wrapped__()
+    assert loaded[:2] == (None, "does not load: undefined symbol: __kmpc_fork_call")
+    assert loaded.remedy.startswith("build it with gcc: CC=gcc CXX=g++ ")
 
 
 def test_a_library_that_was_not_built(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert library._load.__wrapped__() == (None, "not built")
+    assert library._load.__wrapped__()[:2] == (None, "not built")
 
 
 def every_bfloat16():

@@ -51,7 +51,7 @@ def make_backend(
         raise ConfigError.of(
             "backend",
             got=name,
-            expected="a compiled kernel, bfloat16 or float32, AVX2 and a head_dim that is a multiple of 16",
+            expected="kernels for this CPU, bfloat16 or float32, and a head_dim that is a multiple of 16",
             remedy="take auto",
         )
     if name == "reference":

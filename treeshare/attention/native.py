@@ -43,7 +43,7 @@ class NativeAttention(AttentionBackend):
             proportion to what the threads spent on each.
 
     Raises:
-        ConfigError: If the kernel is not available: not built, switched off, or a CPU without AVX2.
+        ConfigError: If the kernel is not available: not built, switched off, or a CPU that runs none.
     """
 
     name = "native"
@@ -52,7 +52,7 @@ class NativeAttention(AttentionBackend):
     def __init__(self, stopwatch: Stopwatch = OFF) -> None:
         self._kernels: dict[torch.dtype, Any] = {dtype: kernels(dtype) for dtype in ELEMENTS}
         if kernel_level() == "none":
-            reason = unused_reason() or "switched off, or this CPU lacks AVX2"
+            reason = unused_reason() or "switched off, or this CPU runs none of them"
             raise ConfigError(f"attention: no compiled kernels: {reason}")
         self._plan: _Plan | None = None
         self._stopwatch = stopwatch

@@ -20,6 +20,7 @@ import typer
 from treeshare.cli.finding import Finding, findings_of
 from treeshare.cli.hub import hub
 from treeshare.cli.outputs import check_output, write_json
+from treeshare.installation import compiler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -247,9 +248,7 @@ def _sandboxes() -> Iterator[Finding]:
 
 
 def _compiler() -> Finding:
-    names = [os.environ.get("CXX", ""), "c++", "g++", "clang++"]
-    path = next((found for name in names if name and (found := shutil.which(name))), None)
-    version = ""
+    path, version = compiler(), ""
     if path is not None:
         try:
             done = subprocess.run(
@@ -260,29 +259,34 @@ def _compiler() -> Finding:
             version = "does not run"
     return Finding(
         name="C++ compiler",
-        found=f"{path}: {version}" if path else "none",
-        remedy="" if path else "needed only to build the kernels and for torch.compile: apt-get install g++",
+        found=f"{path}: {version}" if path else "none (treeshare itself runs without)",
+        remedy="" if path or _kernels_are_there() else "needed to build the kernels: see there",
         data={"path": path, "version": version},
     )
 
 
+def _kernels_are_there() -> bool:
+    try:
+        from treeshare.native import unused_reason
+    except (ImportError, OSError):
+        return False
+    return unused_reason() is None
+
+
 def _kernels() -> Finding:
     try:
-        from treeshare.native import kernel_level, kernel_levels, unused_reason
+        from treeshare.native import kernel_level, kernel_levels, level_code, unused_notice, unused_reason
     except (ImportError, OSError):
         return Finding(name="kernels", found="none", remedy="they need torch", data={"used": "none"})
     used, levels, reason = kernel_level(), kernel_levels(), unused_reason()
-    others = ", ".join(level for level in levels if level != used)
+    code, others = level_code(used), ", ".join(level for level in levels if level != used)
+    by = f", by the code of {code}" if code != used else ""
+    choice = f" (set TREESHARE_KERNELS to choose {others})" if others else ""
     return Finding(
         name="kernels",
-        found=used
-        + (f" (set TREESHARE_KERNELS to choose {others})" if others else "")
-        + (f" ({reason})" if reason else ""),
-        remedy=""
-        if len(levels) > 1
-        else "slower without, and last bits may depend on what else runs: if the CPU has AVX2, install g++ "
-        "and then treeshare again",
-        data={"used": used, "levels": levels, "unused_reason": reason},
+        found=used + by + choice + (f" ({reason})" if reason else ""),
+        remedy="" if len(levels) > 1 else unused_notice(),
+        data={"used": used, "code": code, "levels": levels, "unused_reason": reason},
     )
 
 

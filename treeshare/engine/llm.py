@@ -19,6 +19,7 @@ from treeshare.engine.requests import Params, checked_requests, make_requests, o
 from treeshare.engine.scoring import Pair, Score, score
 from treeshare.engine.search import TokenSearch
 from treeshare.models import load_model
+from treeshare.native import warn_where_unused
 
 if TYPE_CHECKING:
     import os
@@ -100,6 +101,7 @@ class LLM:
         require_int("seed", seed, low=0, high=2**64 - 1)
         _use_threads(threads)
         self.seed = seed
+        warn_where_unused()
         self.loaded = loaded = load_model(model, dtype, resolve_device(device))
         if fold_cost is None:
             fold_cost = fold_cost_here(loaded.geometry, loaded.model.config, config, loaded.device)

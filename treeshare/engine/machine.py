@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from treeshare.devices import cpu_name
 from treeshare.models import cache_dir
-from treeshare.native import kernel_level
+from treeshare.native import kernel_level, level_code
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -56,7 +56,7 @@ def _digest(key: Mapping[str, Any]) -> str:
         **key,
         "threads": torch.get_num_threads(),
         "machine": [platform.machine(), platform.processor(), cpu_name(), os.cpu_count()],
-        "kernels": kernel_level(),
+        "kernels": level_code(kernel_level()),
         "torch": torch.__version__,
     }
     return hashlib.sha256(json.dumps(circumstances, sort_keys=True, default=str).encode()).hexdigest()[:24]

@@ -9,7 +9,10 @@ from treeshare.native.library import (
     kernels,
     level_code,
     number_of,
+    unused_notice,
     unused_reason,
+    unused_remedy,
+    warn_where_unused,
 )
 
 __all__ = [
@@ -21,5 +24,8 @@ __all__ = [
     "kernels",
     "level_code",
     "number_of",
+    "unused_notice",
     "unused_reason",
+    "unused_remedy",
+    "warn_where_unused",
 ]

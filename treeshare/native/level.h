@@ -35,7 +35,7 @@ REQUIRE(sizeof(Mask) >= 2); // Mask: a truth value for each lane
 REQUIRE((std::is_same<Element, float>::value || std::is_same<Element, uint16_t>::value)); // uint16_t: a bfloat16
 REQUIRE((std::is_same<Operand, float>::value || std::is_same<Operand, Element>::value)); // a dot product's left side
 REQUIRE((std::is_same<Packed, float>::value || std::is_same<Packed, Element>::value)); // its right side
-REQUIRE(STEP * sizeof(Packed) == 4); // inputs of add_products
+REQUIRE(STEP * sizeof(Packed) == 4 || STEP * sizeof(Packed) == 8); // inputs of add_products
 REQUIRE((std::is_same<decltype(ONE), const Element>::value)); // the number 1
 REQUIRE(LINEAR_RUN > 0); // words that a linear layer sums up before it adds them to the words before
 REQUIRE(EXP2_DEGREE > 0); // of the polynomial whose error does not show beside the element's

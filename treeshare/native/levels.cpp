@@ -35,6 +35,26 @@ bool is_permitted(const Level &level) { return !has_all(level.needed, AMX_TILE) 
 
 } // namespace
 
+#elif defined(__aarch64__) && defined(__GNUC__)
+
+#include "cpu_aarch64.h"
+
+namespace {
+
+struct Level {
+    const char *name, *features;
+    Cpu needed;
+    bool is_built;
+};
+
+constexpr Level LEVELS[] = {
+    {"neon_bfmmla", "asimd,bf16", BFMMLA, true},
+    {"neon", "asimd", NEON, true},
+    {"portable", "", {}, true},
+};
+
+} // namespace
+
 #else // other levels' code is empty
 
 namespace {

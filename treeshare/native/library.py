@@ -1,7 +1,7 @@
 """Loads the compiled kernels, which the package's installation builds if there is a C++ compiler.
 
 They know nothing of Python or torch: their callers hand over addresses. They run on torch's own OpenMP
-threads: torch's OpenMP library is loaded first, with its symbols global, so that the kernels use it.
+threads (``openmp.py``).
 
 The library holds every kernel once for each level of instructions; the best level that this CPU has is used,
 unless ``TREESHARE_KERNELS`` names another.
@@ -12,21 +12,24 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib.util
+import logging
 import os
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
 
+from treeshare import installation
 from treeshare.errors import ConfigError
-from treeshare.native import structs
+from treeshare.native import openmp, structs
 
 VARIABLE = "TREESHARE_KERNELS"
 """The environment variable that names a level: ``none`` for torch's matmuls, ``auto`` or empty for the best
 available."""
 
 _NONE = "none"
+
+_LOG = logging.getLogger(__name__)
 
 
 class Level(NamedTuple):
@@ -40,6 +43,8 @@ class Level(NamedTuple):
     ``portable``, which refuses models."""
     base: str | None = None
     """The level whose kernels serve it in float32, and where the element does not matter; None: ``code``."""
+    extension: str | None = None
+    """What serves it in bfloat16 instead of ``code`` on a CPU that has it, too: with bits of its own."""
 
 
 PORTABLE = "portable"
@@ -54,7 +59,7 @@ LEVELS = (
     Level("avx512vnni", "avx512f"),  # its own instructions are for integers
     Level("avx512f", "avx512f"),
     Level("avx2", "avx2"),
-    Level("neon", "neon"),
+    Level("neon", "neon", base="neon", extension="neon_bfmmla"),
     Level(PORTABLE, PORTABLE, automatic=False),
 )
 """All levels, best first. A build may have any of them, and so may a CPU: ``levels.cpp`` knows which, and
@@ -100,13 +105,11 @@ def kernels(dtype: torch.dtype) -> Any | None:  # noqa: ANN401
 
     None where no kernels are used, or none computes in ``dtype``.
     """
-    level = next((level for level in LEVELS if level.name == kernel_level()), None)
-    element = ELEMENTS.get(dtype)
+    level, element = _find_level(kernel_level()), ELEMENTS.get(dtype)
     if level is None or element is None:
         return None
-    code = level_code(level.name)
-    base = level.base or code
-    code = code if dtype == torch.bfloat16 else base
+    base = level.base or level_code(level.name)
+    code = level_code(level.name) if dtype == torch.bfloat16 else base
     functions = {}
     for name, arguments in _ARGUMENTS.items():
         ending = base if name in _WITHOUT_ELEMENT else f"{element}_{code}"
@@ -137,10 +140,17 @@ def kernel_levels() -> tuple[str, ...]:
 
 
 def level_code(level: str) -> str:
-    """The level whose kernels serve ``level``, one of ``kernel_levels()``."""
+    """The level whose kernels serve one of ``kernel_levels()`` in bfloat16: what its bits are tied to."""
+    known = _find_level(level)
+    if known is None:
+        return _NONE
     if level == PORTABLE:
         return next(code for code in _SAME_BITS if _has_level(code) == 1)
-    return next((known.code for known in LEVELS if known.name == level), _NONE)
+    return known.extension if known.extension and _has_level(known.extension) == 1 else known.code
+
+
+def _find_level(name: str) -> Level | None:
+    return next((level for level in LEVELS if level.name == name), None)
 
 
 def _has_level(name: str) -> int:
@@ -189,30 +199,55 @@ def unused_reason() -> str | None:
     return _load().reason
 
 
+def unused_remedy() -> str | None:
+    """What would let the compiled library be used; None if it is used."""
+    return _load().remedy
+
+
+@functools.cache
+def warn_where_unused() -> None:
+    """Log, once in a process, why no compiled kernels are used and what helps, unless the user wants none."""
+    if kernel_levels() == (_NONE,) and os.environ.get(VARIABLE) != _NONE:
+        _LOG.warning("treeshare: %s", unused_notice())
+
+
+def unused_notice() -> str:
+    """What the user of an installation without kernels, or of a CPU that runs none of them, should know."""
+    return (
+        f"no compiled kernels ({unused_reason() or 'this CPU runs none of them'}): slower, and last bits may "
+        f"depend on what else runs" + (f"; {remedy}" if (remedy := unused_remedy()) else "")
+    )
+
+
 class _Loaded(NamedTuple):
-    """The library, or None and the reason why it is not used."""
+    """The library, or None, the reason why it is not used, and what helps."""
 
     library: Any | None
     reason: str | None = None
+    remedy: str | None = None
 
 
 @functools.cache
 def _load() -> _Loaded:
-    """Load the library if it was built from these sources and torch has the OpenMP library that it needs."""
+    """Load the library if it was built from these sources and runs on torch's OpenMP threads."""
     spec = importlib.util.find_spec("treeshare.native._kernels")
     if spec is None or spec.origin is None:
-        return _Loaded(None, "not built")
-    runtime = Path(torch.__file__).parent / "lib" / "libgomp.so.1"
-    if not runtime.is_file():
-        return _Loaded(None, "torch brings no libgomp, whose threads they run on")
-    ctypes.CDLL(str(runtime), mode=ctypes.RTLD_GLOBAL)
+        return _Loaded(None, "not built", installation.how_to_install())
+    reason = openmp.share_runtime()
+    if reason is not None:
+        return _Loaded(None, reason, "install PyTorch's own wheel of torch")
     try:
         library = ctypes.CDLL(spec.origin)
-    except OSError as error:  # clang links an OpenMP library of its own: two would compete for the cores
-        return _Loaded(None, f"does not load: {error}")
+    except OSError as error:  # as one that clang built, which calls functions that gcc's OpenMP library lacks
+        remedy = f"build it with gcc: CC=gcc CXX=g++ {installation.how_to_install()}"
+        return _Loaded(None, f"does not load: {error}", remedy)
     difference = _difference(library)
     if difference is not None:
-        return _Loaded(None, f"built from other sources: {difference}")
+        return _Loaded(None, f"built from other sources: {difference}", installation.how_to_install())
+    other = openmp.competing_runtime()
+    if other is not None:
+        reason = f"torch runs on another OpenMP library than {other}, and the two would compete for the cores"
+        return _Loaded(None, reason, "import treeshare before the package that loads it, or unset LD_PRELOAD")
     return _Loaded(library)
 
 

@@ -20,17 +20,20 @@ namespace linear {
 namespace {
 
 constexpr int PANEL = LINEAR_PANEL;                  // outputs of a panel
-constexpr int LINES = PANEL / 16;                    // cache lines that a panel's weights have for each word of a row
-constexpr int STEPS = 4 / (STEP * sizeof(Element));  // of add_products, for a word of weights
+constexpr int STEPS = STEP * sizeof(Element) < 4 ? 4 / (STEP * sizeof(Element)) : 1; // of add_products, for a word
+constexpr int WORD = STEP * STEPS;                   // inputs of a word: 32 bits or, where a step needs them, 64
+constexpr int BYTES = WORD * sizeof(Element);        // of a word of weights
+constexpr int LINES = PANEL * BYTES / 64;            // cache lines that a panel's weights have for each word of a row
 constexpr int COLUMN = PANEL * STEP;                 // numbers that a panel has for a step
 constexpr bool HAS_RUNS = LINEAR_RUN < INT64_MAX;    // or one running sum
-constexpr int64_t MAX_CHUNK = HAS_RUNS ? LINEAR_RUN : 384; // words: packed, they take a part of L2
-constexpr int64_t SMALL_CHUNK = HAS_RUNS ? LINEAR_RUN : 64; // they stay in L1, where each is used by one tile only
+constexpr int64_t MAX_CHUNK = HAS_RUNS ? LINEAR_RUN : 1536 / BYTES; // words: packed, they take a part of L2
+constexpr int64_t SMALL_CHUNK = HAS_RUNS ? LINEAR_RUN : 256 / BYTES; // they stay in L1, where each is used by one tile only
 constexpr int NEAR = 8; // steps ahead that packed weights are fetched from L2
 constexpr int64_t FEW_TILES = 2, GROUP_BYTES = 448 << 10; // of packed panels: a part of L2
 constexpr bool COPIES = !std::is_same<Operand, Element>::value; // rows of x, to a buffer
-constexpr int64_t BUFFER_STRIDE = MAX_CHUNK * STEPS * STEP + 16; // rows begin in different sets of L1
-static_assert(STEP * STEPS * sizeof(Element) == sizeof(uint32_t), "a word holds the inputs of whole steps");
+constexpr bool HAS_TAILS = BYTES > 4; // inputs are even in number: they may end within a word
+constexpr int64_t BUFFER_STRIDE = MAX_CHUNK * WORD + 16; // rows begin in different sets of L1
+static_assert(BYTES == 4 || (BYTES == 8 && STEPS == 1), "a word holds the inputs of whole steps");
 
 // Words [first, last) of a layer's inputs.
 struct Chunk {
@@ -59,13 +62,20 @@ INLINE void fetch_due(Ahead &ahead) {
     }
 }
 
-// Words of `num_outputs` rows of weights, `stride` numbers apart, become packed [words][STEPS][PANEL][STEP]; missing
-// outputs count as zero.
-TARGET void pack(const Element *weight, int64_t stride, int64_t num_words, int num_outputs, Packed *packed) {
+// Inputs of `num_outputs` rows of weights, `stride` numbers apart, become packed [words][STEPS][PANEL][STEP]; missing
+// outputs count as zero, and so do inputs that the last word lacks.
+TARGET void pack(const Element *weight, int64_t stride, int64_t num_inputs, int num_outputs, Packed *packed) {
+    const int64_t num_words = num_inputs / WORD, left = HAS_TAILS ? num_inputs % WORD : 0;
     for (int first = 0; first < PANEL; first += 16) {
+        const Element *rows = weight + first * stride;
         for (int64_t word = 0; word < num_words; word += 16)
-            pack_words(weight + first * stride + word * STEP * STEPS, stride, num_outputs - first,
-                       std::min<int64_t>(16, num_words - word), packed + word * STEPS * COLUMN + first * STEP, COLUMN);
+            pack_words(rows + word * WORD, stride, num_outputs - first, std::min<int64_t>(16, num_words - word),
+                       packed + word * STEPS * COLUMN + first * STEP, COLUMN);
+        if (left == 0) continue;
+        Element last[16 * WORD] = {0};
+        for (int row = 0; row < std::min(16, num_outputs - first); ++row)
+            std::copy_n(rows + row * stride + num_words * WORD, left, last + row * WORD);
+        pack_words(last, WORD, 16, 1, packed + num_words * STEPS * COLUMN + first * STEP, COLUMN);
     }
 }
 
@@ -105,6 +115,13 @@ TARGET __attribute__((noinline)) void multiply(const Tile &tile, const Packed *p
         add_products(sums, x, x_stride, packed);
     }
     if (fetches) shared_ahead = ahead;
+    if (!HAS_RUNS && !chunk.ends) { // they go on as they are, whatever that is before they are complete
+#pragma GCC unroll 8
+        for (int m = 0; m < M; ++m)
+#pragma GCC unroll 4
+            for (int j = 0; j < J; ++j) store(totals + m * PANEL + 16 * j, sums[m][j]);
+        return;
+    }
     const auto &results = complete_sums(sums);
     for (int j = 0; j < J; ++j) {
         const int first = column + 16 * j, left = tile.num_outputs - first;
@@ -144,11 +161,15 @@ TARGET void multiply_rows(int num_rows, const Tile &tile, const Packed *packed, 
     }
 }
 
-// A chunk of a tile's rows as operands: where they are, or in `buffer`.
+// A chunk of a tile's rows as operands: where they are, or in `buffer`, where zeros fill the last word.
 TARGET const Operand *take_operands(const Element *x, int64_t stride, int num_rows, int64_t count, Operand *buffer) {
-    if (!COPIES) return as_operands(x, count, buffer);
-    for (int m = 0; m < num_rows; ++m) copy_operands(x + m * stride, count, buffer + m * BUFFER_STRIDE);
-    return buffer;
+    const int64_t left = HAS_TAILS ? count % WORD : 0;
+    if (!COPIES && left == 0) return as_operands(x, count, buffer);
+    for (int m = 0; m < num_rows; ++m, buffer += BUFFER_STRIDE) {
+        copy_operands(x + m * stride, count, buffer);
+        if (left) std::fill_n(buffer + count, WORD - left, Operand(0));
+    }
+    return buffer - num_rows * BUFFER_STRIDE;
 }
 
 // How a layer's work is cut.
@@ -178,7 +199,7 @@ struct Work {
     Work(Scratch &scratch, const Cut &cut, int64_t num_rows, bool has_totals)
         : panel_size(cut.chunk * STEPS * COLUMN) {
         const int64_t packed_size = cut.group * panel_size * sizeof(Packed);
-        const int64_t operands_size = COPIES ? LINEAR_ROWS * BUFFER_STRIDE * sizeof(Operand) : 0;
+        const int64_t operands_size = COPIES || HAS_TAILS ? LINEAR_ROWS * BUFFER_STRIDE * sizeof(Operand) : 0;
         char *memory = scratch.reserve(packed_size + operands_size + (has_totals ? cut.group * num_rows * PANEL * 4 : 0));
         packed = reinterpret_cast<Packed *>(memory);
         operands = reinterpret_cast<Operand *>(memory + packed_size);
@@ -191,20 +212,21 @@ TARGET void apply_chunk(const Linear<Element> &linear, const Element *x, Element
                         const Work &work, int64_t first, const Chunk &chunk) {
     const int64_t num_inputs = linear.num_inputs, num_outputs = linear.num_outputs, last = first + cut.group * PANEL;
     const auto weights = [&](int64_t output, int64_t word) {
-        return linear.weight + output * num_inputs + word * STEP * STEPS;
+        return linear.weight + output * num_inputs + word * WORD;
     };
+    const int64_t count = std::min(chunk.last * WORD, num_inputs) - chunk.first * WORD;
     for (int64_t output = first, place = 0; output < std::min(last, num_outputs); output += PANEL, ++place)
-        pack(weights(output, chunk.first), num_inputs, chunk.size(), std::min<int64_t>(PANEL, num_outputs - output),
+        pack(weights(output, chunk.first), num_inputs, count, std::min<int64_t>(PANEL, num_outputs - output),
              work.packed + place * work.panel_size);
     Ahead ahead = {reinterpret_cast<const char *>(chunk.ends ? weights(last, 0) : weights(first, chunk.last)),
-                   int64_t(num_inputs * sizeof(Element)), per(chunk.size(), 16), 0, Ahead::LINE * LINES / (cut.num_tiles * STEPS), 0};
+                   int64_t(num_inputs * sizeof(Element)), per(chunk.size() * BYTES, 64), 0, Ahead::LINE * LINES / (cut.num_tiles * STEPS), 0};
     for (int64_t row = 0; row < num_rows; row += LINEAR_ROWS) {
         const int height = std::min<int64_t>(LINEAR_ROWS, num_rows - row);
-        const Operand *operands = take_operands(x + row * num_inputs + chunk.first * STEP * STEPS, num_inputs, height,
-                                                chunk.size() * STEP * STEPS, work.operands);
+        const Operand *operands =
+            take_operands(x + row * num_inputs + chunk.first * WORD, num_inputs, height, count, work.operands);
         for (int64_t output = first, place = 0; output < std::min(last, num_outputs); output += PANEL, ++place) {
             const Tile tile = {operands,
-                               num_inputs,
+                               HAS_TAILS && operands == work.operands ? BUFFER_STRIDE : num_inputs,
                                work.totals + (place * num_rows + row) * PANEL,
                                linear.bias ? linear.bias + output : nullptr,
                                int(std::min<int64_t>(PANEL, num_outputs - output)),
@@ -219,7 +241,7 @@ TARGET void apply_chunk(const Linear<Element> &linear, const Element *x, Element
 // calls it; all have finished when it returns.
 TARGET void apply(const Linear<Element> &linear, const Element *x, Element *out, int64_t num_rows) {
     if (num_rows == 0) return;
-    const int64_t num_words = linear.num_inputs / (STEP * STEPS), num_panels = per(linear.num_outputs, PANEL);
+    const int64_t num_words = per(linear.num_inputs, WORD), num_panels = per(linear.num_outputs, PANEL);
     const Cut cut = linear::cut(num_words, num_panels, num_rows);
     static thread_local Scratch scratch;
     const Work work(scratch, cut, num_rows, num_words > cut.chunk);

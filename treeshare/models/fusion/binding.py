@@ -13,7 +13,7 @@ from treeshare.models.fusion.judge import NUM_ROWS, Call, Mixer, judge
 from treeshare.models.fusion.layer import FusedLayer, Workspace
 from treeshare.models.fusion.recipe import find_recipe
 from treeshare.models.fusion.tables import StepTables
-from treeshare.native import ELEMENTS, kernel_level
+from treeshare.native import ELEMENTS, kernel_level, unused_reason
 
 if TYPE_CHECKING:
     from treeshare.models.fusion.graph import Attend
@@ -110,7 +110,8 @@ def find_programs(found: list[Call], dtype: torch.dtype) -> list[Program]:
 
 def _dtype(layers: list[nn.Module]) -> torch.dtype:
     if kernel_level() == "none":
-        raise Unfusable("no compiled kernels are used")
+        reason = unused_reason()
+        raise Unfusable("no compiled kernels are used" + (f": {reason}" if reason else ""))
     if not layers:
         raise Unfusable("it has no list of layers")
     dtypes = {parameter.dtype for layer in layers for parameter in layer.parameters()}

@@ -1,0 +1,416 @@
+"""NEON's kernels on emulated ARM CPUs: this machine's bits, and with BFMMLA sums as exact as they can be.
+
+The library is compiled by Debian's cross compiler, and the calls are run in qemu's user mode.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import treeshare.native
+from tests.native.calls import Calls
+from treeshare.native import kernel_levels, library, structs
+
+SOURCES = Path(treeshare.native.__file__).parent
+ROOT = Path(__file__).parents[2]
+
+COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64-static"
+MISSING = [name for name in (COMPILER, EMULATOR) if shutil.which(name) is None]
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        bool(MISSING), reason=f"no {' and no '.join(MISSING)}: g++-aarch64-linux-gnu, qemu-user-static"
+    ),
+]
+needs_avx2 = pytest.mark.skipif(
+    "avx2" not in kernel_levels(), reason="no kernels of this machine to compare with"
+)
+
+BASELINE, BF16 = "cortex-a72", "max"
+"""CPUs that qemu is told to be: Armv8.0-A, and one with all there is."""
+
+ELEMENTS = ["bfloat16", "float32"]
+
+
+def options():
+    """What the extension is compiled from and with."""
+    [extension] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["ext-modules"]
+    return [ROOT / source for source in extension["sources"]], extension["extra-compile-args"]
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory):
+    """``build(name, *flags)``: the driver and the kernels' library in a folder, compiled for aarch64."""
+
+    def build(*flags):
+        folder = tmp_path_factory.mktemp("aarch64")
+        sources, arguments = options()
+        objects = []
+        for source in sources:
+            objects.append(folder / f"{source.stem}.o")
+            words = [COMPILER, *arguments, "-fPIC", *flags, "-c", source, "-o", objects[-1]]
+            subprocess.run(words, check=True)
+        subprocess.run([COMPILER, "-shared", *objects, "-o", folder / "kernels.so"], check=True)
+        driver = [
+            COMPILER,
+            "-fopenmp",
+            "-Wl,--no-as-needed",
+            Path(__file__).with_name("driver.cpp"),
+            "-ldl",
+            "-o",
+            folder / "driver",
+        ]
+        subprocess.run(driver, check=True)
+        return folder
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def built(build):
+    return build()
+
+
+def emulate(folder, cpu, *words, threads=2):
+    command = [EMULATOR, "-cpu", cpu, "-L", "/usr/aarch64-linux-gnu", "-E", f"OMP_NUM_THREADS={threads}"]
+    command += [folder / "driver", folder / "kernels.so", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def run(folder, cpu, calls, level, **options):
+    calls.write(folder / "calls", level)
+    emulate(folder, cpu, folder / "calls", folder / "result", **options)
+    return calls.read(folder / "result")
+
+
+def to_element(values, element):
+    """As the kernels take numbers: bfloat16 are cut, so that they are exact."""
+    values = np.asarray(values, np.float32)
+    return (values.view(np.uint32) >> 16).astype(np.uint16) if element == "bfloat16" else values
+
+
+def to_floats(values):
+    return (values.astype(np.uint32) << 16).view(np.float32) if values.dtype == np.uint16 else values
+
+
+class Case:
+    """Calls for an element, with random numbers of a seed."""
+
+    def __init__(self, element, seed=0):
+        self.calls, self.element, self.draws = Calls(), element, np.random.default_rng(seed)
+
+    def numbers(self, *shape, scale=1.0):
+        return to_element(scale * self.draws.standard_normal(shape), self.element)
+
+    def given(self, *shape, scale=1.0):
+        return self.calls.array(self.numbers(*shape, scale=scale))
+
+    def filled(self, name, *shape):
+        return self.calls.result(name, np.full(shape, 7, to_element([0], self.element).dtype))
+
+
+LINEARS = [(2, 1), (6, 16), (34, 47), (90, 48), (576, 49), (1544, 100), (64, 320)]
+"""Inputs and outputs: whole words, chunks and panels, and not."""
+
+NUM_ROWS = (1, 2, 3, 4, 5, 6, 7, 13)
+
+
+def linear_case(element):
+    """Every shape; the rows are the first of the same ones."""
+    case = Case(element)
+    for num_inputs, num_outputs in LINEARS:
+        weight, bias = case.given(num_outputs, num_inputs), case.given(num_outputs)
+        x = case.given(max(NUM_ROWS), num_inputs)
+        layer = case.calls.struct(
+            structs.Linear, weight=weight, bias=bias, num_inputs=num_inputs, num_outputs=num_outputs
+        )
+        for num_rows in NUM_ROWS:
+            out = case.filled(f"{num_inputs} {num_outputs} {num_rows}", num_rows, num_outputs)
+            case.calls.call(f"linear_{element}", layer, x, out, num_rows)
+    return case
+
+
+HEADS, GROUP, DIM, WIDTH, PAGE = 2, 3, 48, 64, 16
+PREFIX, OWN, PREFILLED = 300, 70, 20
+PRIVATE = (1, 16, 17, 40, 3)
+"""Tokens on the pages of the rows that decode."""
+
+
+def attention_case(element, decoding=PRIVATE, prefilled=PREFILLED):
+    """A prefix of two blocks, a segment whose last tokens are computed, and rows with pages of their own."""
+    case = Case(element, seed=1)
+    num_rows = prefilled + len(decoding)
+    lengths, padded = (PREFIX, OWN), (320, 128)
+    keys = [case.given(HEADS, DIM, tokens) for tokens in padded]
+    values = [case.given(HEADS, tokens, WIDTH) for tokens in padded]
+    pieces = np.zeros(4, structs.PIECE)
+    pieces["padded_tokens"], pieces["num_tokens"] = padded * 2, lengths * 2
+    at = case.calls.structs(pieces, keys=[(k, 0) for k in keys * 2], values=[(v, 0) for v in values * 2])
+    slices = np.zeros(2, structs.SLICE)
+    slices["first_row"], slices["last_row"] = (0, prefilled), (prefilled, num_rows)
+    slices["first_piece"], slices["num_pieces"], slices["num_keys"] = (0, 2), 2, PREFIX + OWN
+    slices["first_own_token"], slices["causal"] = (OWN - PREFILLED, 0), (1, 0)
+    used = slices[slices["last_row"] > slices["first_row"]]
+    pages = np.array([-(-tokens // PAGE) for tokens in decoding])
+    pool = int(sum(-(-tokens // PAGE) for tokens in PRIVATE))
+    step = case.calls.struct(
+        structs.TreeStep,
+        num_rows=num_rows,
+        num_kv_heads=HEADS,
+        group_size=GROUP,
+        head_dim=DIM,
+        value_width=WIDTH,
+        page_size=PAGE,
+        num_slices=len(used),
+        slices=case.calls.array(used),
+        pieces=at,
+        page_indptr=case.calls.array(np.concatenate([np.zeros(prefilled + 1, int), pages.cumsum()])),
+        pages=case.calls.array(np.arange(pages.sum())),
+        private_tokens=case.calls.array(np.array([0] * prefilled + list(decoding))),
+        pool_keys=case.given(pool, HEADS, DIM, PAGE),
+        pool_values=case.given(pool, HEADS, PAGE, WIDTH),
+    )
+    drawn = [case.numbers(PREFILLED + len(PRIVATE), heads, DIM) for heads in (HEADS * GROUP, HEADS, HEADS)]
+    rows = [*range(prefilled), *range(PREFILLED, PREFILLED + len(decoding))]
+    query, key, value = (case.calls.array(part[rows]) for part in drawn)
+    projections = case.calls.struct(
+        structs.Projections,
+        query=query,
+        key=key,
+        value=value,
+        query_stride=HEADS * GROUP * DIM,
+        key_stride=HEADS * DIM,
+        value_stride=HEADS * DIM,
+    )
+    out = case.filled("out", num_rows, HEADS * GROUP, DIM)
+    lse = case.calls.result("lse", np.zeros((num_rows, HEADS * GROUP), np.float32))
+    case.calls.call(f"attend_{element}", step, projections, DIM**-0.5, out, lse)
+    return case
+
+
+def every_size(element):
+    """Numbers of every exponent, and infinities; no NaN, whose bits come from either operand."""
+    upper = np.arange(1 << 16, dtype=np.uint32) << 16
+    low = np.random.default_rng(2).integers(1 << 16, size=1 << 16, dtype=np.uint32)
+    values = (upper | (low if element == "float32" else 0)).view(np.float32)
+    return to_element(np.where(np.isnan(values), np.float32(1.5), values), element)
+
+
+def rows_case(element):
+    """Norms, residuals, rotary positions, activations; of numbers of every size."""
+    case = Case(element, seed=3)
+    values, width = every_size(element), 80
+    rows = len(values) // width
+    x = values[: rows * width].reshape(rows, width)
+    delta = case.draws.permutation(values)[: rows * width].reshape(rows, width)
+    given, other, weight = case.calls.array(x), case.calls.array(delta), case.given(width)
+    gated, turned = case.filled("gated", rows, width // 2), case.calls.result("turned", x)
+    normal, added = case.filled("normal", rows, width), case.calls.result("added", x)
+    tame = case.given(rows, width)
+    case.calls.call(f"silu_mul_{element}", given, gated, rows, width // 2)
+    case.calls.call(f"rotate_{element}", turned, other, case.given(rows, width), rows, width, 1, width)
+    case.calls.call(f"rms_norm_{element}", tame, weight, case.filled("tame", rows, width), rows, width, 1e-5)
+    case.calls.call(f"add_rms_norm_{element}", added, other, weight, normal, rows, width, 1e-5)
+    return case
+
+
+def drawing_case(element):
+    """Greedy, and each filter; one row has a NaN."""
+    case, num_rows, vocab_size = Case(element, seed=4), 20, 3000
+    logits = case.numbers(num_rows, vocab_size, scale=4)
+    logits[7, 5] = to_element([np.nan], element)[0]
+    kinds = np.arange(num_rows) % 5
+    draws = case.calls.struct(
+        structs.Draws,
+        num_rows=num_rows,
+        vocab_size=vocab_size,
+        stride=vocab_size,
+        is_bfloat16=element == "bfloat16",
+        logits=case.calls.array(logits),
+        rows=case.calls.array(np.arange(num_rows)),
+        temperatures=case.calls.array(np.array([0, 1, 0.3, 1, 1.7], np.float32)[kinds]),
+        top_k=case.calls.array(np.array([0, 0, 5, 0, 300])[kinds]),
+        top_p=case.calls.array(np.array([1, 1, 1, 0.9, 0.5])[kinds]),
+        margins=case.calls.array(np.array([-np.inf, -np.inf, -np.inf, -np.inf, -3.0])[kinds]),
+        indptr=case.calls.array(4 * np.arange(num_rows + 1)),
+        uniforms=case.calls.array(case.draws.random(4 * num_rows)),
+        tokens=case.calls.result("tokens", np.full(4 * num_rows, -1)),
+        logprobs=case.calls.result("logprobs", np.zeros(4 * num_rows)),
+        broken=case.calls.result("broken", np.zeros(num_rows, np.int64)),
+    )
+    case.calls.call("draw", draws)
+    return case
+
+
+def softmax_case(element):
+    """Rows of the vocabulary; the kernels are float32's for every element."""
+    case, num_rows, vocab_size = Case("float32", seed=5), 3, 1024
+    x = np.clip(every_size("float32"), -200, 0)
+    logits = case.given(num_rows, vocab_size, scale=4)
+    case.calls.call("exp", case.calls.result("exp", x), len(x))
+    case.calls.call("sum_blocks", logits, case.calls.result("sums", np.zeros(12)), 12)
+    out = case.filled("log_softmax", num_rows, vocab_size)
+    case.calls.call("log_softmax", logits, out, num_rows, vocab_size)
+    return case
+
+
+CASES = {
+    "linear": linear_case,
+    "attention": attention_case,
+    "rows": rows_case,
+    "drawing": drawing_case,
+    "softmax": softmax_case,
+}
+
+
+def assert_same_bits(got, expected):
+    assert got.keys() == expected.keys()
+    assert [name for name in expected if to_floats(expected[name]).any()] != []
+    differing = {}
+    for name, values in expected.items():
+        a, b = to_floats(got[name]), to_floats(values)
+        same = (a.view(f"u{a.itemsize}") == b.view(f"u{b.itemsize}")) | ((a != a) & (b != b))
+        if not same.all():
+            differing[name] = int((~same).sum())
+    assert differing == {}
+
+
+def test_every_kernel_is_called():
+    called = {
+        name.split("_bf")[0].split("_fl")[0]
+        for case in CASES.values()
+        for name, *_ in case("bfloat16").calls._calls
+    }
+    layers = {"before_attention", "after_attention"}  # of these parts; Python on such a machine runs them
+    assert called | layers == set(library._ARGUMENTS)
+
+
+@pytest.mark.parametrize(("cpu", "expected"), [(BASELINE, (1, 0)), ("neoverse-n1", (1, 0)), (BF16, (1, 1))])
+def test_the_level_of_a_cpu(built, cpu, expected):
+    found = tuple(int(emulate(built, cpu, name)) for name in ("neon", "neon_bfmmla"))
+    assert found == expected
+    assert emulate(built, cpu, "avx2") == "-1\n"
+
+
+@needs_avx2
+@pytest.mark.skipif(platform.machine() == "aarch64", reason="this machine has NEON itself")
+@pytest.mark.parametrize("level", ["neon", "portable"])
+@pytest.mark.parametrize("element", ELEMENTS)
+@pytest.mark.parametrize("case", CASES)
+def test_arm_has_avx2s_bits(built, case, element, level):
+    """In every kernel, on a CPU with nothing but Armv8.0-A: another instruction would end it."""
+    calls = CASES[case](element).calls
+    assert_same_bits(run(built, BASELINE, calls, level), calls.run(library._load().library, "avx2"))
+
+
+def test_the_comparison_sees_one_bit(built):
+    calls = linear_case("float32").calls
+    expected = run(built, BASELINE, calls, "neon")
+    changed = {name: values.copy() for name, values in expected.items()}
+    changed["34 47 5"].view(np.uint32)[4, 46] ^= 1
+    with pytest.raises(AssertionError, match="'34 47 5': 1"):
+        assert_same_bits(changed, expected)
+
+
+def check_rows(folder, level, cpu, threads=2):
+    """A row's bits are the same beside any others."""
+    got = run(folder, cpu, linear_case("bfloat16").calls, level, threads=threads)
+    for num_inputs, num_outputs in LINEARS:
+        whole = got[f"{num_inputs} {num_outputs} {max(NUM_ROWS)}"]
+        for num_rows in NUM_ROWS:
+            np.testing.assert_array_equal(got[f"{num_inputs} {num_outputs} {num_rows}"], whole[:num_rows])
+    steps = {
+        (prefilled, num_rows): attention_case("bfloat16", PRIVATE[:num_rows], prefilled)
+        for prefilled, num_rows in ((PREFILLED, 5), (PREFILLED, 0), (0, 5), (0, 1), (0, 2))
+    }
+    out = {key: run(folder, cpu, case.calls, level, threads=threads) for key, case in steps.items()}
+    for name in ("out", "lse"):
+        np.testing.assert_array_equal(out[PREFILLED, 5][name][:PREFILLED], out[PREFILLED, 0][name])
+        for num_rows in (1, 2):
+            np.testing.assert_array_equal(out[0, 5][name][:num_rows], out[0, num_rows][name])
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(("level", "cpu"), [("neon", BASELINE), ("neon_bfmmla", BF16)])
+def test_a_rows_bits_are_its_own(built, level, cpu, threads):
+    check_rows(built, level, cpu, threads)
+
+
+FAULTS = {
+    "pairs in another order": ("multiply_pair(sum, vuzp1q_u32(low, high), first);\n", ""),
+    "a row's neighbour": ("{of_second(a.q0", "{of_first(a.q0"),
+    "rows that do not lie there": (
+        "return vcombine_u16(vld1_u16(a), vld1_u16(a + stride))",
+        "return vld1q_u16(a)",
+    ),
+}
+"""In ``neon_bfmmla.h``: what is replaced, by what."""
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_changes_a_rows_bits(built, fault, tmp_path):
+    sources, arguments = options()
+    changed = tmp_path / "native"
+    shutil.copytree(SOURCES, changed, ignore=lambda _, names: [name for name in names if name[-2:] != ".h"])
+    header = (SOURCES / "neon_bfmmla.h").read_text()
+    assert FAULTS[fault][0] in header
+    (changed / "neon_bfmmla.h").write_text(header.replace(*FAULTS[fault]))
+    [name] = [source.name for source in sources if "bfmmla" in source.name]
+    shutil.copy(SOURCES / name, changed)
+    objects = [path for path in built.glob("*.o") if path.stem != Path(name).stem]
+    words = [
+        COMPILER,
+        *arguments,
+        "-fPIC",
+        "-shared",
+        changed / name,
+        *objects,
+        "-o",
+        tmp_path / "kernels.so",
+    ]
+    subprocess.run(words, check=True)
+    shutil.copy(built / "driver", tmp_path)
+    with pytest.raises(AssertionError):
+        check_rows(tmp_path, "neon_bfmmla", BF16)
+
+
+def test_bfmmla_sums_as_exactly_as_it_can(built):
+    """Each sum of a pair, and each with what was before, is off by one unit of a float's last place."""
+    case, level = linear_case("bfloat16"), "neon_bfmmla"
+    got = run(built, BF16, case.calls, level)
+    again = Case("bfloat16")
+    for num_inputs, num_outputs in LINEARS:
+        weight, bias, x = (
+            to_floats(again.numbers(*shape)).astype(np.float64)
+            for shape in ((num_outputs, num_inputs), (num_outputs,), (max(NUM_ROWS), num_inputs))
+        )
+        exact, size = x @ weight.T + bias, np.abs(x) @ np.abs(weight).T + np.abs(bias)
+        budget = num_inputs * 2.0**-23 * size + 2.0**-8 * np.abs(exact) + 1e-30
+        name = f"{num_inputs} {num_outputs} {max(NUM_ROWS)}"
+        assert (np.abs(to_floats(got[name]) - exact) <= budget).all()
+
+
+def test_bfmmla_attends_as_neon_does(built):
+    """But for the rounding of weights to bfloat16, which moves a mean of values by 2 ** -8 of their size."""
+    calls = attention_case("bfloat16").calls
+    plain, got = run(built, BF16, calls, "neon"), run(built, BF16, calls, "neon_bfmmla")
+    difference = np.abs(to_floats(got["out"]) - to_floats(plain["out"]))
+    assert difference.max() > 0
+    assert (difference <= 2.0**-7 * 1.0 + 2.0**-7 * np.abs(to_floats(plain["out"]))).all()
+    np.testing.assert_array_less(np.abs(got["lse"] - plain["lse"]), 2.0**-8)
+
+
+@pytest.mark.parametrize("case", ["rows"])
+def test_bfmmla_changes_sums_alone(built, case):
+    calls = CASES[case]("bfloat16").calls
+    assert_same_bits(run(built, BF16, calls, "neon_bfmmla"), run(built, BF16, calls, "neon"))

@@ -1,0 +1,47 @@
+"""How the compiled kernels come into an installation, and what to do where they did not.
+
+A wheel brings them. An installation from source compiles them, where there is a compiler: it is optional, so
+nobody needs one, and what is missing is said when a model is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+from importlib import metadata
+from urllib.parse import unquote, urlparse
+
+NAMES = ("c++", "g++", "clang++")
+"""Of C++ compilers, beside the one that ``CXX`` names."""
+
+
+def compiler() -> str | None:
+    """The path of a C++ compiler; None if there is none."""
+    wanted = shlex.split(os.environ.get("CXX", ""))[:1]
+    return next((path for name in (*wanted, *NAMES) if (path := shutil.which(name))), None)
+
+
+def how_to_install() -> str:
+    """What builds the kernels of this installation anew.
+
+    By pip's flags: else it says that treeshare is there already, or takes the wheel without kernels that it
+    built before and kept.
+    """
+    command = f"pip install --no-cache-dir --force-reinstall --no-deps {_source()}"
+    return command if compiler() else f"apt-get install g++ (or another C++ compiler), then {command}"
+
+
+def _source() -> str:
+    """What was given to pip: a folder (``-e`` before it where it stays in place), an address, or the name."""
+    try:
+        text = metadata.distribution("treeshare").read_text("direct_url.json")
+        content = json.loads(text or "{}")
+        url, folder = content.get("url", ""), content.get("dir_info")
+    except (metadata.PackageNotFoundError, ValueError, AttributeError):
+        return "treeshare"
+    if folder is None:
+        return shlex.quote(url) if url and "vcs_info" not in content else "treeshare"
+    path = shlex.quote(unquote(urlparse(url).path))
+    return f"-e {path}" if folder.get("editable") else path
