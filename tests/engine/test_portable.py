@@ -34,8 +34,8 @@ NO_MATMULS = {
 OLD_CPU = {"ATEN_CPU_CAPABILITY": "default", **NO_GLIBC, **NO_NUMPY, **NO_MATMULS}
 
 NO_AMX = {"ONEDNN_MAX_CPU_ISA": "AVX2"}
-"""torch 2.13's own attention in bfloat16 fails where it is kept from AVX-512 and oneDNN is not: loading compares
-with it."""
+"""torch 2.13's own attention in bfloat16 fails where it is kept from AVX-512 and oneDNN is not: loading
+compares with it."""
 
 MASKS = {
     "torch default": {"ATEN_CPU_CAPABILITY": "default", **NO_AMX},
