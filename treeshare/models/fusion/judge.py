@@ -82,7 +82,10 @@ class Call:
             return leaf.to(hidden.dtype) if is_float else leaf
 
         args, kwargs = tree_map(convert, (self.args, self.kwargs))
-        return forward(hidden, *args, treeshare_step=Mixer(), **kwargs)[0]
+        try:
+            return forward(hidden, *args, treeshare_step=Mixer(), **kwargs)[0]
+        except _LOST as error:  # such as a forward that somebody replaced, which is bound to the layer itself
+            raise Unfusable(f"a copy of its layers does not run ({type(error).__name__}: {error})") from error
 
 
 class Mixer:
