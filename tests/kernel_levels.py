@@ -12,6 +12,8 @@ from treeshare.native import PORTABLE, kernel_level, kernel_levels, kernels, lev
 LEVELS = tuple(dict.fromkeys(level_code(level) for level in kernel_levels()[:-1]))
 """Those with code of their own, best first, without ``none``."""
 
+WIDENING_LEVELS = tuple(level for level in LEVELS if level in ("avx512f", "avx2"))
+"""Those that compute bfloat16 in float32: in the same order, so that all their bits are the same."""
 PORTABLE_CODES = tuple(code for code in library._SAME_BITS if library._has_level(code) == 1)
 """Those that serve level portable here, fastest first."""
 

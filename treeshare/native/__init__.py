@@ -8,6 +8,7 @@ from treeshare.native.library import (
     kernel_levels,
     kernels,
     level_code,
+    number_of,
     unused_reason,
 )
 
@@ -19,5 +20,6 @@ __all__ = [
     "kernel_levels",
     "kernels",
     "level_code",
+    "number_of",
     "unused_reason",
 ]

@@ -38,6 +38,8 @@ class Level(NamedTuple):
     automatic: bool = True
     """Whether it is taken where the user names none. A level that no machine has run yet is not; nor is
     ``portable``, which refuses models."""
+    base: str | None = None
+    """The level whose kernels serve it in float32, and where the element does not matter; None: ``code``."""
 
 
 PORTABLE = "portable"
@@ -47,7 +49,7 @@ _SAME_BITS = ("avx512f", "avx2", "neon", PORTABLE)
 """Codes that give the same bits in every result, fastest first; the last is for a CPU that has no other."""
 
 LEVELS = (
-    Level("amx", "amx"),
+    Level("amx", "amx", base="avx512"),
     Level("avx512", "avx512"),  # with BF16
     Level("avx512vnni", "avx512f"),  # its own instructions are for integers
     Level("avx512f", "avx512f"),
@@ -65,13 +67,8 @@ ELEMENTS = {torch.bfloat16: "bfloat16", torch.float32: "float32"}
 
 _ARGUMENTS = {
     "attend": (_POINTER, _POINTER, _FLOAT, _POINTER, _POINTER),
-    "before_attention": (_POINTER, _POINTER),
-    "after_attention": (_POINTER, _POINTER),
-    "rms_norm": (_POINTER, _POINTER, _POINTER, _INT, _INT, _FLOAT),
-    "add_rms_norm": (_POINTER, _POINTER, _POINTER, _POINTER, _INT, _INT, _FLOAT),
-    "rotate": (_POINTER, _POINTER, _POINTER, _INT, _INT, _INT, _INT),
-    "silu_mul": (_POINTER, _POINTER, _INT, _INT),
     "linear": (_POINTER, _POINTER, _POINTER, _INT),
+    "run": (_POINTER,),
     "draw": (_POINTER,),
     "exp": (_POINTER, _INT),
     "sum_blocks": (_POINTER, _POINTER, _INT),
@@ -90,6 +87,9 @@ _FUNCTIONS = {
 }
 """Those of functions that no level has: ``native/numbers.h``."""
 
+_NO_NUMBER = -(1 << 63)
+"""Of ``treeshare_number``, for a name that it does not know."""
+
 _LETTERS = {_POINTER: "p", _INT: "i", _FLOAT: "f"}
 """Of argument types, as ``treeshare_arguments`` in ``structs.cpp`` writes them."""
 
@@ -100,12 +100,16 @@ def kernels(dtype: torch.dtype) -> Any | None:  # noqa: ANN401
 
     None where no kernels are used, or none computes in ``dtype``.
     """
-    code, element = level_code(kernel_level()), ELEMENTS.get(dtype)
-    if code == _NONE or element is None:
+    level = next((level for level in LEVELS if level.name == kernel_level()), None)
+    element = ELEMENTS.get(dtype)
+    if level is None or element is None:
         return None
+    code = level_code(level.name)
+    base = level.base or code
+    code = code if dtype == torch.bfloat16 else base
     functions = {}
     for name, arguments in _ARGUMENTS.items():
-        ending = code if name in _WITHOUT_ELEMENT else f"{element}_{code}"
+        ending = base if name in _WITHOUT_ELEMENT else f"{element}_{code}"
         function = functions[f"treeshare_{name}"] = getattr(_load().library, f"treeshare_{name}_{ending}")
         function.argtypes, function.restype = arguments, None
     return SimpleNamespace(**functions)
@@ -166,6 +170,20 @@ def functions() -> Any | None:  # noqa: ANN401
     return library
 
 
+@functools.cache
+def number_of(name: str) -> int:
+    """The number that ``native/structs.h`` gives an operation's kind or flag, such as ``RMS_NORM``.
+
+    Raises:
+        KeyError: If there is none, or no library.
+    """
+    library = _load().library
+    number = _NO_NUMBER if library is None else library.treeshare_number(name.encode())
+    if number == _NO_NUMBER:
+        raise KeyError(name)
+    return int(number)
+
+
 def unused_reason() -> str | None:
     """Why the compiled library is not used, such as ``not built``; None if it is used."""
     return _load().reason
@@ -210,6 +228,7 @@ def _difference(library: Any) -> str | None:  # noqa: ANN401
             expected = "".join(_LETTERS[kind] for kind in arguments)
             if describe(name.encode()) != expected.encode():
                 return f"{name} takes other arguments there"
+        library.treeshare_number.argtypes, library.treeshare_number.restype = (ctypes.c_char_p,), _INT
         library.treeshare_has_level.argtypes = (ctypes.c_char_p,)
     except AttributeError as error:
         return f"it lacks a function ({error})"
