@@ -7,10 +7,15 @@ import contextlib
 import pytest
 import torch
 
-from treeshare.native import kernel_level, kernel_levels, kernels, level_code
+from treeshare.native import PORTABLE, kernel_level, kernel_levels, kernels, level_code, library
 
 LEVELS = tuple(dict.fromkeys(level_code(level) for level in kernel_levels()[:-1]))
 """Those with code of their own, best first, without ``none``."""
+
+WIDENING_LEVELS = tuple(level for level in LEVELS if level in ("avx512f", "avx2"))
+"""Those that compute bfloat16 in float32: in the same order, so that all their bits are the same."""
+PORTABLE_CODES = tuple(code for code in library._SAME_BITS if library._has_level(code) == 1)
+"""Those that serve level portable here, fastest first."""
 
 LEVEL_PARAMS = LEVELS or [
     pytest.param("none", marks=pytest.mark.skip(reason="no compiled kernels are built for this CPU"))
@@ -28,6 +33,15 @@ def using_kernels(level):
             yield
         finally:
             _forget()
+
+
+@contextlib.contextmanager
+def portable_by(code):
+    """Level portable, served by the kernels of ``code``, as on a CPU that has none that are faster."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(library, "_SAME_BITS", (code,))
+        with using_kernels(PORTABLE):
+            yield
 
 
 @contextlib.contextmanager

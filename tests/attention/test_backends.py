@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.attention.budget import Case, Forest, assert_within_budget
-from tests.kernel_levels import LEVELS, num_threads, using_kernels
+from tests.kernel_levels import LEVELS, WIDENING_LEVELS, num_threads, using_kernels
 from treeshare.attention import (
     CpuAttention,
     NativeAttention,
@@ -182,6 +182,22 @@ def test_a_rows_bits_are_its_own(name, dtype):
             forest = Forest(replace(case, sharing=sharing))
             with num_threads(threads):
                 results.append(forest.attend(NativeAttention()))
+    num_rows = forest.layout.num_rows
+    for result in results[1:]:
+        assert torch.equal(result.out[:num_rows], results[0].out[:num_rows])
+        assert torch.equal(result.lse[:num_rows], results[0].lse[:num_rows])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("head_dim", [64, 80])
+@pytest.mark.parametrize("name", ["block borders", "mixed step", "long nodes"])
+def test_levels_have_the_same_bits(name, head_dim, dtype):
+    """In bfloat16 those without dot products of it."""
+    results = []
+    for level in LEVELS if dtype == "float32" else WIDENING_LEVELS:
+        with using_kernels(level):
+            forest = Forest(replace((FORESTS | LONG)[name], dtype=DTYPES[dtype], head_dim=head_dim))
+            results.append(forest.attend(NativeAttention()))
     num_rows = forest.layout.num_rows
     for result in results[1:]:
         assert torch.equal(result.out[:num_rows], results[0].out[:num_rows])

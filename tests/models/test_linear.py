@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.kernel_levels import LEVELS, num_threads, using_kernels
+from tests.kernel_levels import LEVELS, WIDENING_LEVELS, num_threads, using_kernels
 from tests.models.tiny import CONFIGS, make_model
 from treeshare.models import ModelAdapter
 from treeshare.models.linear import KernelLinear, bind_linears, has_kernel, unbind_linears, weights_of
@@ -74,11 +74,12 @@ def test_a_rows_bits_do_not_depend_on_the_number_of_rows(num_inputs, num_outputs
             assert torch.equal(forward(x[:num_rows]), whole[:num_rows])
 
 
-def test_float32_has_the_same_bits_on_every_level():
-    """One running sum of products, each rounded once with its addition: no level has another way."""
-    linear = layer(90, 49, bias=True, dtype=torch.float32)
+@pytest.mark.parametrize(("num_inputs", "num_outputs"), [(90, 49), (1600, 100)])
+def test_levels_have_the_same_bits(num_inputs, num_outputs, dtype):
+    """Running sums of products, rounded once with the addition; bfloat16 on levels without dot products."""
+    linear = layer(num_inputs, num_outputs, bias=True, dtype=dtype)
     x, results = rows_for(linear, 23), []
-    for level in LEVELS:
+    for level in LEVELS if dtype == torch.float32 else WIDENING_LEVELS:
         with using_kernels(level):
             results.append(KernelLinear(linear)(x))
     assert all(torch.equal(result, results[0]) for result in results)
@@ -131,10 +132,10 @@ def test_what_the_kernel_does_not_compute():
 
 
 @pytest.mark.parametrize("architecture", sorted(CONFIGS))
-def test_rows_are_padded_only_where_the_kernel_is_not_used(architecture, dtype):
-    """GPT-2's layers keep their weights the other way round."""
+def test_no_row_is_padded(architecture, dtype):
+    """Nowhere: GPT-2's layers, which keep their weights the other way round, have one too."""
     model = make_model(CONFIGS[architecture](), dtype)
     fused = bind_model(model).fused
     adapter = ModelAdapter(model, fused, max_rows=64)
-    assert (37 in adapter.widths) == (architecture != "gpt2")
+    assert 37 in adapter.widths
     assert 37 in adapter.head_widths

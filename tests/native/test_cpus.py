@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 import treeshare.native
-from treeshare.native import kernel_levels, library
+from tests.kernel_levels import using_kernels
+from treeshare.native import kernel_level, library
 
 SOURCES = Path(treeshare.native.__file__).parent
 
@@ -113,7 +114,8 @@ def has_level(bits, level):
 def test_the_best_level_of_a_cpu(cpu, monkeypatch):
     bits, expected = CPUS[cpu]
     monkeypatch.setattr(library, "_has_level", lambda name: has_level(bits, name))
-    assert kernel_levels()[0] == expected
+    with using_kernels("auto"):
+        assert kernel_level() == expected
 
 
 @pytest.mark.parametrize("level", NEEDED)

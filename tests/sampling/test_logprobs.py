@@ -8,8 +8,8 @@ import torch
 
 from tests.sampling.rows import PARAMS, UNIT, draw_all, peaked_logits, plain_spec, specs_for
 from treeshare.sampling import SamplingParams
-from treeshare.sampling.inverse_cdf import BLOCK
 from treeshare.sampling.sampler import RowSpec, drawn_logprobs, sample
+from treeshare.sampling.softmax import BLOCK
 
 pytestmark = pytest.mark.usefixtures("each_way_of_drawing")
 

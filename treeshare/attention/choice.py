@@ -12,6 +12,7 @@ from treeshare.attention.reference import ReferenceAttention
 from treeshare.attention.triton import TritonAttention
 from treeshare.config import require_choice
 from treeshare.errors import ConfigError
+from treeshare.native import PORTABLE, kernel_level
 from treeshare.stopwatch import OFF, Stopwatch
 
 if TYPE_CHECKING:
@@ -43,8 +44,10 @@ def make_backend(
         return TritonAttention(geometry, device, stopwatch)
     if on_cuda:
         raise ConfigError.of("backend", got=name, expected="triton on a CUDA device", remedy="take auto")
+    if kernel_level() == PORTABLE and name not in ("auto", "native"):
+        raise ConfigError.of("backend", got=name, expected=f"native with TREESHARE_KERNELS={PORTABLE}")
     has_native = NativeAttention.can_read(geometry)
-    if name == "native" and not has_native:
+    if not has_native and (name == "native" or kernel_level() == PORTABLE):
         raise ConfigError.of(
             "backend",
             got=name,

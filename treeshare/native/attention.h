@@ -21,6 +21,7 @@
 #include <limits>
 
 #include "common.h"
+#include "numbers.h"
 
 namespace attention {
 
@@ -193,6 +194,34 @@ TARGET void store_token(const TreeStep &step, const Projections<Element> &from, 
                reinterpret_cast<Element *>(step.pool_values) + place * size * step.value_width, size, last % size);
 }
 
+// Fetch what lies at an address, of one KV head of a page.
+INLINE void fetch(uint64_t address, int64_t size) {
+    for (int64_t place = 0; place < size; place += 64)
+        __builtin_prefetch(reinterpret_cast<const char *>(address) + place, 0, 2);
+}
+
+// Attend rows [first_row, last_row) of one KV head to their private pages; while one is attended to, the next is fetched.
+TARGET void attend_pages(const TreeStep &step, Work &work, int64_t first_row, int64_t last_row, int head) {
+    const int64_t size = step.page_size, last = step.page_indptr[last_row];
+    const int64_t key_bytes = step.head_dim * size * sizeof(Element);
+    const int64_t value_bytes = size * step.value_width * sizeof(Element);
+    const int group = step.group_size;
+    for (int64_t row = first_row; row < last_row; ++row) {
+        int64_t left = step.private_tokens[row];
+        for (int64_t i = step.page_indptr[row]; left > 0; ++i, left -= size) {
+            if (i + 1 < last) {
+                const int64_t next = step.pages[i + 1] * step.num_kv_heads + head;
+                fetch(step.pool_keys + next * key_bytes, key_bytes);
+                fetch(step.pool_values + next * value_bytes, value_bytes);
+            }
+            const int64_t place = step.pages[i] * step.num_kv_heads, count = std::min(left, size);
+            const Piece page = {step.pool_keys + place * key_bytes, step.pool_values + place * value_bytes, size, count};
+            attend_pieces(work, (row - first_row) * group, (row - first_row + 1) * group, group, &page, head,
+                          step.value_width, count, count, 0);
+        }
+    }
+}
+
 // Attend rows [first_row, last_row) of one KV head to all they see.
 TARGET void attend_task(const TreeStep &step, const Projections<Element> &from, Scratch &scratch, int64_t first_row,
                         int64_t last_row, int head, float scale, Element *out, float *lse) {
@@ -224,25 +253,14 @@ TARGET void attend_task(const TreeStep &step, const Projections<Element> &from, 
                       num_keys, limit, slice.causal);
         laps.lap(slice.causal ? CAUSAL : SHARED);
     }
-    const int64_t page_size = step.page_size;
-    for (int64_t row = first_row; row < last_row; ++row) {
-        int64_t left = step.private_tokens[row];
-        for (int64_t i = step.page_indptr[row]; left > 0; ++i, left -= page_size) {
-            const int64_t place = step.pages[i] * num_kv_heads, count = std::min(left, page_size);
-            const Piece page = {step.pool_keys + place * dim * page_size * sizeof(Element),
-                                step.pool_values + place * page_size * step.value_width * sizeof(Element),
-                                page_size, count};
-            attend_pieces(work, (row - first_row) * group, (row - first_row + 1) * group, group, &page, head,
-                          step.value_width, count, count, 0);
-        }
-    }
+    attend_pages(step, work, first_row, last_row, head);
     laps.lap(PRIVATE);
     for (int q = 0; q < num_queries; ++q) {
         const int64_t place = (first_row + q / group) * num_kv_heads * group + head * group + q % group;
         const Floats share = broadcast(1.0f / work.denominator[q]);
         for (int column = 0; column < dim; column += 16)
             store_elements(16, out + place * dim + column, mul(load(work.numerator + q * dim + column), share));
-        lse[place] = (work.maximum[q] + std::log2(work.denominator[q])) * 0.69314718f;
+        lse[place] = work.maximum[q] * 0.6931471805599453 + numbers::log(work.denominator[q]);
     }
     laps.lap(MERGE);
 }

@@ -1,4 +1,4 @@
-// The kernels with AVX-512 instructions, none for bfloat16, in bfloat16, and those without an element.
+// The kernels of level avx512f in bfloat16, and those without an element.
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #include "avx512f.h"

@@ -4,9 +4,10 @@
 // the files' names in pyproject.toml. The elements, bfloat16.h and float32.h, are the same for all levels: they are
 // written in a level's vectors, and a level has bfloat16's conversions and dot products.
 //
-// Results must be the same bits on all levels, except those of bfloat16's add_products; tests/native/test_levels.py
-// compares. A level with tiles, HAS_TILES, has an order of its own for them, see amx.h, and for attention's
-// exponentials: tile_linear.h and tile_attention.h take the place of what is written in add_products.
+// Results must be the same bits on all levels, except those of bfloat16's add_products on levels that have dot products
+// of it; the others include widened.h, and agree there, too. tests/native/test_levels.py compares. A level with tiles,
+// HAS_TILES, has an order of its own for them, see amx.h, and for attention's exponentials: tile_linear.h and
+// tile_attention.h take the place of what is written in add_products.
 
 #pragma once
 

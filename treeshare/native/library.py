@@ -36,10 +36,17 @@ class Level(NamedTuple):
     code: str
     """The level whose kernels serve it: what ends their names. Levels of one code give the same bits."""
     automatic: bool = True
-    """Whether it is taken where the user names none. A level that no machine has run yet is not."""
+    """Whether it is taken where the user names none. A level that no machine has run yet is not; nor is
+    ``portable``, which refuses models."""
     base: str | None = None
     """The level whose kernels serve it in float32, and where the element does not matter; None: ``code``."""
 
+
+PORTABLE = "portable"
+"""The level whose results are the same bits on every CPU. Any code of ``_SAME_BITS`` serves it."""
+
+_SAME_BITS = ("avx512f", "avx2", "neon", PORTABLE)
+"""Codes that give the same bits in every result, fastest first; the last is for a CPU that has no other."""
 
 LEVELS = (
     Level("amx", "amx", base="avx512"),
@@ -48,7 +55,7 @@ LEVELS = (
     Level("avx512f", "avx512f"),
     Level("avx2", "avx2"),
     Level("neon", "neon"),
-    Level("portable", "portable"),
+    Level(PORTABLE, PORTABLE, automatic=False),
 )
 """All levels, best first. A build may have any of them, and so may a CPU: ``levels.cpp`` knows which, and
 ``instruction_sets.h`` what each needs."""
@@ -60,19 +67,28 @@ ELEMENTS = {torch.bfloat16: "bfloat16", torch.float32: "float32"}
 
 _ARGUMENTS = {
     "attend": (_POINTER, _POINTER, _FLOAT, _POINTER, _POINTER),
-    "before_attention": (_POINTER, _POINTER),
-    "after_attention": (_POINTER, _POINTER),
-    "rms_norm": (_POINTER, _POINTER, _POINTER, _INT, _INT, _FLOAT),
-    "add_rms_norm": (_POINTER, _POINTER, _POINTER, _POINTER, _INT, _INT, _FLOAT),
-    "rotate": (_POINTER, _POINTER, _POINTER, _INT, _INT, _INT, _INT),
-    "silu_mul": (_POINTER, _POINTER, _INT, _INT),
     "linear": (_POINTER, _POINTER, _POINTER, _INT),
+    "run": (_POINTER,),
     "draw": (_POINTER,),
+    "exp": (_POINTER, _INT),
+    "sum_blocks": (_POINTER, _POINTER, _INT),
+    "log_softmax": (_POINTER, _POINTER, _INT, _INT),
 }
 """The argument types of every kernel, as ``native/exports.h`` declares it."""
 
-_WITHOUT_ELEMENT = frozenset({"draw"})
+_WITHOUT_ELEMENT = frozenset({"draw", "exp", "sum_blocks", "log_softmax"})
 """Kernels that a level has once: they are told what their numbers are."""
+
+_FUNCTIONS = {
+    "log": (_POINTER, _POINTER, _INT),
+    "cos": (_POINTER, _POINTER, _INT),
+    "sin": (_POINTER, _POINTER, _INT),
+    "power": (_POINTER, _POINTER, _POINTER, _INT),
+}
+"""Those of functions that no level has: ``native/numbers.h``."""
+
+_NO_NUMBER = -(1 << 63)
+"""Of ``treeshare_number``, for a name that it does not know."""
 
 _LETTERS = {_POINTER: "p", _INT: "i", _FLOAT: "f"}
 """Of argument types, as ``treeshare_arguments`` in ``structs.cpp`` writes them."""
@@ -88,8 +104,9 @@ def kernels(dtype: torch.dtype) -> Any | None:  # noqa: ANN401
     element = ELEMENTS.get(dtype)
     if level is None or element is None:
         return None
-    base = level.base or level.code
-    code = level.code if dtype == torch.bfloat16 else base
+    code = level_code(level.name)
+    base = level.base or code
+    code = code if dtype == torch.bfloat16 else base
     functions = {}
     for name, arguments in _ARGUMENTS.items():
         ending = base if name in _WITHOUT_ELEMENT else f"{element}_{code}"
@@ -121,6 +138,8 @@ def kernel_levels() -> tuple[str, ...]:
 
 def level_code(level: str) -> str:
     """The level whose kernels serve ``level``, one of ``kernel_levels()``."""
+    if level == PORTABLE:
+        return next(code for code in _SAME_BITS if _has_level(code) == 1)
     return next((known.code for known in LEVELS if known.name == level), _NONE)
 
 
@@ -138,6 +157,31 @@ def _expected_levels() -> str:
         if names:
             reasons.append(f"{reason}: {', '.join(names)}")
     return f"one of auto, {', '.join(kernel_levels())}" + (f" ({'; '.join(reasons)})" if reasons else "")
+
+
+def functions() -> Any | None:  # noqa: ANN401
+    """The functions that no level has, by names such as ``treeshare_log``; None without a library."""
+    library = _load().library
+    if library is None:
+        return None
+    for name, arguments in _FUNCTIONS.items():
+        function = getattr(library, f"treeshare_{name}")
+        function.argtypes, function.restype = arguments, None
+    return library
+
+
+@functools.cache
+def number_of(name: str) -> int:
+    """The number that ``native/structs.h`` gives an operation's kind or flag, such as ``RMS_NORM``.
+
+    Raises:
+        KeyError: If there is none, or no library.
+    """
+    library = _load().library
+    number = _NO_NUMBER if library is None else library.treeshare_number(name.encode())
+    if number == _NO_NUMBER:
+        raise KeyError(name)
+    return int(number)
 
 
 def unused_reason() -> str | None:
@@ -180,10 +224,11 @@ def _difference(library: Any) -> str | None:  # noqa: ANN401
             return found
         describe = library.treeshare_arguments
         describe.argtypes, describe.restype = (ctypes.c_char_p,), ctypes.c_char_p
-        for name, arguments in _ARGUMENTS.items():
+        for name, arguments in (_ARGUMENTS | _FUNCTIONS).items():
             expected = "".join(_LETTERS[kind] for kind in arguments)
             if describe(name.encode()) != expected.encode():
                 return f"{name} takes other arguments there"
+        library.treeshare_number.argtypes, library.treeshare_number.restype = (ctypes.c_char_p,), _INT
         library.treeshare_has_level.argtypes = (ctypes.c_char_p,)
     except AttributeError as error:
         return f"it lacks a function ({error})"

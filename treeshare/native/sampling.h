@@ -13,13 +13,15 @@
 #include <vector>
 
 #include "common.h"
+#include "numbers.h"
+#include "softmax.h"
 
 namespace sampling {
 
 namespace {
 
-constexpr int64_t BLOCK = 256;
-constexpr float LOG2E = 1.44269504f;
+using softmax::BLOCK;
+using softmax::LOG2E;
 
 // Sixteen logits from `at` on; beyond the vocabulary minus infinity.
 INLINE Floats logits_at(const Draws &draws, int64_t row, int64_t at) {
@@ -74,10 +76,7 @@ struct Work {
 TARGET double sum_blocks(const Weights &weights, Sums &sums) {
     double total = 0;
     for (size_t block = 0; block < sums.size(); ++block) {
-        Floats sum = broadcast(0.0f);
-        for (int64_t at = 0; at < BLOCK; at += 16)
-            sum = add(sum, load(&weights[block * BLOCK + at]));
-        total += sums[block] = sum_lanes(sum);
+        total += sums[block] = softmax::sum_block(&weights[block * BLOCK]);
     }
     return total;
 }
@@ -203,7 +202,7 @@ TARGET void draw_row(const Draws &draws, int64_t i, Work &work) {
     if (broken) return;
     weigh_row(draws, row, maximum, LOG2E, work.weights);
     double total = sum_blocks(work.weights, work.sums);
-    const double log_total = double(maximum) + std::log(total);
+    const double log_total = double(maximum) + numbers::log(total);
     if (temperature > 0) {
         if (temperature != 1.0f)
             weigh_row(draws, row, maximum, std::min(LOG2E / temperature, std::numeric_limits<float>::max()),

@@ -87,9 +87,9 @@ TARGET float online_softmax(const float *scores, Operand *weights, int seen, int
         sum = add(sum, weight);
         store_operands(weights + n, weight);
     }
-    const float correction = std::exp2(old_maximum - new_maximum);
+    const float correction = first_lane(exp2_lanes<7>(broadcast(old_maximum - new_maximum)));
     *maximum = new_maximum;
-    *denominator = *denominator * correction + sum_lanes(sum);
+    *denominator = std::fma(*denominator, correction, sum_lanes(sum));
     return correction;
 }
 

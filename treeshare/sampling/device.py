@@ -18,8 +18,9 @@ import torch
 from treeshare.devices import upload
 from treeshare.errors import ShapeError
 from treeshare.sampling.filters import has_filters
-from treeshare.sampling.inverse_cdf import block_sums, inverse_cdf
+from treeshare.sampling.inverse_cdf import inverse_cdf
 from treeshare.sampling.sampler import Sampled, broken_row, sample
+from treeshare.sampling.softmax import block_sums
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,12 +6,11 @@ may round to the same float32. Top-p adds up weights; where they tie it goes by 
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from treeshare.sampling.inverse_cdf import BLOCK
+from treeshare.sampling.softmax import BLOCK, log_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,7 +26,7 @@ def has_filters(params: SamplingParams) -> bool:
 
 def min_p_margin(params: SamplingParams) -> float:
     """How far below the likeliest a logit may be before min-p leaves it out, at most 0; ``-inf`` for any."""
-    return params.temperature * math.log(params.min_p) if params.min_p > 0 else -math.inf
+    return params.temperature * log_of(params.min_p) if params.min_p > 0 else -np.inf
 
 
 def filter_weights(weights: Tensor, logits: Tensor, params: SamplingParams) -> None:

@@ -10,22 +10,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-BLOCK = 256
-"""Tokens of a block."""
-
-
-def in_blocks(weights: Tensor) -> Tensor:
-    """``[R, V]`` as ``[R, B, BLOCK]``; a last block that is not full is padded with zeros."""
-    missing = -weights.shape[1] % BLOCK
-    whole = functional.pad(weights, (0, missing)) if missing else weights
-    return whole.view(weights.shape[0], -1, BLOCK)
-
-
-def block_sums(weights: Tensor) -> Tensor:
-    """Sums of blocks: ``[R, V]`` float32 to ``[R, B]`` float64."""
-    return in_blocks(weights).sum(-1).double()
+from treeshare.sampling.softmax import BLOCK, block_sums, in_blocks
 
 
 def inverse_cdf(weights: Tensor, rows: Tensor, shares: Tensor) -> Tensor:

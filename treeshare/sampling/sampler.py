@@ -18,7 +18,8 @@ from torch import Tensor
 from treeshare.errors import ShapeError
 from treeshare.sampling.compiled import can_draw, draw_compiled
 from treeshare.sampling.filters import filter_weights, has_filters, kth_largest
-from treeshare.sampling.inverse_cdf import BLOCK, block_sums, inverse_cdf
+from treeshare.sampling.inverse_cdf import inverse_cdf
+from treeshare.sampling.softmax import BLOCK, block_sums, exp_, log
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -186,8 +187,8 @@ class _RowGroup:
         self._raw[:, : logits.shape[1]] = logits[torch.from_numpy(rows)]
         self._raw[:, logits.shape[1] :] = -torch.inf
         self._high = self._finite_maxima(self._raw, "logits")
-        total = block_sums(torch.sub(self._raw, self._high, out=self._work).exp_()).sum(-1)
-        self._log_total = self._high[:, 0].double() + total.log()
+        total = _totals(exp_(torch.sub(self._raw, self._high, out=self._work)))
+        self._log_total = self._high[:, 0].double() + log(total)
 
     def draw(self, rows: Tensor, uniforms: Tensor) -> Tensor:
         """A token for each of ``rows``."""
@@ -208,7 +209,7 @@ class _RowGroup:
         weights = _weights(processed, high, self._specs, self._work)
         scores /= torch.tensor([spec.params.temperature for spec in self._specs], dtype=torch.float64)
         is_left = weights.gather(1, tokens[:, None])[:, 0] > 0
-        return torch.where(is_left, scores - block_sums(weights).sum(-1).log(), -torch.inf)
+        return torch.where(is_left, scores - log(_totals(weights)), -torch.inf)
 
     def logprobs(self, rows: Tensor, tokens: Tensor) -> Tensor:
         """Log-probabilities of ``tokens`` before temperature, float64."""
@@ -279,11 +280,16 @@ def _weights(logits: Tensor, high: Tensor, specs: Sequence[RowSpec], work: Tenso
     limits = torch.finfo(torch.float32)
     temperatures = [min(max(spec.params.temperature, limits.tiny), limits.max) for spec in specs]
     divisors = torch.tensor(temperatures, dtype=torch.float32).unsqueeze(-1)
-    weights = torch.sub(logits, high, out=work).div_(divisors).exp_()
+    weights = exp_(torch.sub(logits, high, out=work).div_(divisors))
     for row, scores, spec in zip(weights, logits, specs, strict=True):
         if spec.params.temperature > 0 and has_filters(spec.params):
             filter_weights(row, scores, spec.params)
     return weights
+
+
+def _totals(weights: Tensor) -> Tensor:
+    """``[R]`` float64 sums of rows, one block after the other."""
+    return block_sums(weights).cumsum(-1)[:, -1]
 
 
 def _first(mask: Tensor, fallback: Tensor) -> Tensor:

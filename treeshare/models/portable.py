@@ -1,0 +1,258 @@
+"""What a model computes outside of its compiled layers, with the same bits on every CPU: level ``portable``.
+
+IEEE 754 fixes the result of an addition, multiplication, division, square root or conversion. It fixes
+neither that of a sum, whose order is torch's and follows the width of a CPU's vectors, nor that of a cosine,
+of which torch has several. So every operation of torch that a model needs is looked at: those that are fixed
+are let through, a few are the library's own (``native/numbers.h``), and a model that needs another is refused
+by its name.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from treeshare.errors import UnsupportedModelError
+from treeshare.models.fusion import decoder_layers
+from treeshare.native import PORTABLE, functions, kernel_level, kernels
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_MOVES = _words(
+    "_reshape_alias _to_copy _unsafe_view alias arange cat clone copy detach diagonal embedding empty "
+    "empty_like expand expand_as fill flip full full_like gather index index_select "
+    "lift_fresh masked_fill narrow new_empty new_full new_ones new_zeros ones ones_like permute "
+    "repeat repeat_interleave reshape roll select select_scatter slice slice_scatter split "
+    "split_with_sizes squeeze stack t transpose triu tril unbind unfold unsqueeze view where zero "
+    "zeros zeros_like "
+)
+"""Operations that only move numbers, or make whole ones, or convert them: that is rounded once."""
+
+_ROUNDED_ONCE = _words(
+    "abs add amax amin argmax clamp clamp_max clamp_min div eq floor ge gt isfinite isnan le lt max "
+    "maximum min minimum mul ne neg reciprocal relu rsub sign sqrt sub trunc "
+)
+"""Operations whose result for each number IEEE 754 fixes."""
+
+
+def _of_each(name: str) -> Callable[[Tensor], Tensor]:
+    """One of the library's own functions of each number of a float32 tensor."""
+
+    def compute(x: Tensor) -> Tensor:
+        dense = x.contiguous()
+        out = torch.empty_like(dense)
+        getattr(functions(), f"treeshare_{name}")(dense.data_ptr(), out.data_ptr(), out.numel())
+        return out
+
+    return compute
+
+
+def _power(base: float, exponents: Tensor) -> Tensor:
+    """``base ** exponents`` for a base above 0."""
+    dense, number = exponents.contiguous(), torch.tensor([base], dtype=torch.float64)
+    out = torch.empty_like(dense)
+    functions().treeshare_power(number.data_ptr(), dense.data_ptr(), out.data_ptr(), out.numel())  # type: ignore[union-attr]
+    return out
+
+
+_OWN: Mapping[Any, Callable[..., Tensor]] = {
+    torch.ops.aten.cos.default: _of_each("cos"),
+    torch.ops.aten.sin.default: _of_each("sin"),
+    torch.ops.aten.pow.Scalar: _power,
+}
+"""Operations that are computed here, of float32."""
+
+
+class FixedOperations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Inside, torch computes only what has the same bits on every CPU.
+
+    Args:
+        owner: The model's kind, for messages.
+
+    Raises:
+        UnsupportedModelError: Inside, at another operation; the message names it.
+    """
+
+    def __init__(self, owner: str) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._owner = owner
+
+    def __torch_dispatch__(
+        self,
+        func: Any,  # noqa: ANN401
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        del types
+        options = dict(kwargs or {})
+        own = _OWN.get(func)
+        if own is not None and not options and _dtypes(args) == {torch.float32}:
+            return own(*args)
+        name = func.overloadpacket.__name__.removesuffix("_")
+        if not self._is_fixed(name, args, options):
+            with self:
+                parts = func.decompose(*args, **options)
+            if parts is not NotImplemented:
+                return parts
+            raise refusal(
+                self._owner, f"its forward needs torch's {name}, whose last bits differ from CPU to CPU"
+            )
+        return func(*args, **options)
+
+    @staticmethod
+    def _is_fixed(name: str, args: tuple[Any, ...], options: Mapping[str, Any]) -> bool:
+        if name in ("add", "sub", "rsub") and options.get("alpha", 1) != 1:  # a product, and fused or not
+            return False
+        if name in ("mm", "bmm"):  # of one term: nothing is summed up
+            return (
+                all(isinstance(x, Tensor) and x.dtype == torch.float32 for x in args)
+                and args[0].shape[-1] == 1
+            )
+        if name in _MOVES | _ROUNDED_ONCE:
+            return True
+        made = options.get("dtype")
+        return not any(dtype.is_floating_point for dtype in _dtypes((args, made)))
+
+
+def _dtypes(values: Any) -> set[torch.dtype]:  # noqa: ANN401
+    """The dtypes among ``values``, and of the tensors there."""
+    found = set()
+    for value in tree_leaves(values):
+        if isinstance(value, Tensor):
+            found.add(value.dtype)
+        elif isinstance(value, torch.dtype):
+            found.add(value)
+    return found
+
+
+class _Fixed:
+    """A module's forward, computed by ``FixedOperations``."""
+
+    def __init__(self, module: nn.Module, owner: str) -> None:
+        self._forward, self._owner = module.forward, owner
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        with FixedOperations(self._owner):
+            return self._forward(*args, **kwargs)
+
+
+class _KernelNorm:
+    """The forward of an RMS norm, by the compiled kernel."""
+
+    def __init__(self, norm: Any) -> None:  # noqa: ANN401
+        self._norm = norm
+        self._kernels: Any = kernels(norm.weight.dtype)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        rows, weight = x.contiguous(), self._norm.weight
+        out = torch.empty_like(rows)
+        self._kernels.treeshare_rms_norm(
+            rows.data_ptr(),
+            weight.data_ptr(),
+            out.data_ptr(),
+            rows.numel() // len(weight),
+            len(weight),
+            self._norm.variance_epsilon,
+        )
+        return out
+
+
+def refusal(owner: str, reason: str) -> UnsupportedModelError:
+    """The error for a model that ``portable`` cannot promise the same bits."""
+    return UnsupportedModelError(
+        f"{owner}: TREESHARE_KERNELS={PORTABLE}: {reason}; take auto or another level"
+    )
+
+
+def is_portable() -> bool:
+    """Whether every CPU must give the same bits."""
+    return kernel_level() == PORTABLE
+
+
+@torch.inference_mode()
+def fix_tables(model: Any) -> None:  # noqa: ANN401
+    """Make a model's rotary tables anew by ``FixedOperations``, and compute them so from now on.
+
+    Raises:
+        UnsupportedModelError: If that needs another operation, or other tables than rotary ones were
+            computed when the model was made.
+    """
+    owner = model.config.model_type
+    for path, module in list(model.named_modules()):
+        tables = _computed_tables(module)
+        if "rotary" not in type(module).__name__.lower():
+            if tables:
+                raise refusal(owner, f"{type(module).__name__} computes {', '.join(tables)} when it is made")
+            continue
+        try:
+            with FixedOperations(owner):
+                fixed = type(module)(model.config)
+        except TypeError as error:
+            raise refusal(owner, f"{type(module).__name__} cannot be made anew ({error})") from error
+        again = _computed_tables(fixed)
+        if {name: table.shape for name, table in again.items()} != {k: v.shape for k, v in tables.items()}:
+            raise refusal(owner, f"{type(module).__name__} has other tables when it is made anew")
+        for name, table in tables.items():
+            table.copy_(again[name])
+        del path
+        module.forward = _Fixed(module, owner)
+
+
+def _computed_tables(module: nn.Module) -> dict[str, Tensor]:
+    """A module's own floating tables that are not read from its files; single numbers are left out."""
+    saved = module.state_dict(keep_vars=True)
+    return {
+        name: buffer
+        for name, buffer in module.named_buffers(recurse=False)
+        if name not in saved and buffer.is_floating_point() and buffer.numel() > 1
+    }
+
+
+def fix_last_norm(model: nn.Module) -> None:
+    """Give RMS norms outside of the decoder layers to the compiled kernel."""
+    inside = {id(module) for layer in decoder_layers(model) for module in layer.modules()}
+    for module in model.modules():
+        is_rms = type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon")
+        if is_rms and id(module) not in inside:
+            module.forward = _KernelNorm(module)
+
+
+class _AttentionLeftOut:
+    """Attention's place in a step, without computing it: the kernel's bits are known."""
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, spec: object) -> Tensor:
+        """The query, as long as attention's result."""
+        del layer, key, value, spec
+        return query
+
+
+@torch.inference_mode()
+def require_fixed(model: Any, unfused_reason: str | None) -> None:  # noqa: ANN401
+    """Refuse a bound model unless all it computes has the same bits on every CPU.
+
+    Raises:
+        UnsupportedModelError: Naming the first operation that has not.
+    """
+    owner = model.config.model_type
+    if unfused_reason is not None:
+        raise refusal(owner, f"its layers are not compiled ({unfused_reason})")
+    tokens = torch.arange(4).unsqueeze(0)
+    with FixedOperations(owner):
+        model(
+            input_ids=tokens,
+            position_ids=tokens.clone(),
+            use_cache=False,
+            logits_to_keep=torch.tensor([3]),
+            treeshare_step=_AttentionLeftOut(),
+        )

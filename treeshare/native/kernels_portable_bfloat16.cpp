@@ -1,0 +1,11 @@
+// The kernels without a CPU's own instructions in bfloat16, and those without an element.
+
+#if defined(__GNUC__)
+#include "portable.h"
+
+#include "bfloat16.h"
+
+#include "attention.h"
+#include "layers.h"
+#include "sampling.h"
+#endif
