@@ -4,10 +4,11 @@
 
 A family's ``of llama`` is the time that the Llama shape would need for the family's multiply-adds, over the
 time that the family needs: its multiply-adds per second over Llama's. Multiply-adds are those of the layers'
-weights and of ``lm_head``, each times the rows that it is applied to, and of attention. Both run by turns in
-one process, on one thread; times are CPU seconds, the smallest of ``--rounds``. Models have a tenth of the
-layers and of the vocabulary of one with 135M parameters, in the same proportion: runs are short and taken by
-turns, else a shared machine's speed changes more than what is compared. ``--whole``: all layers.
+weights and of ``lm_head``, each times the rows that it is applied to, and of attention. Llama gets as many KV
+heads as the family has: keys and values to be read are work, too. Both run by turns in one process, on one
+thread; times are CPU seconds, the smallest of ``--rounds``. Models have a tenth of the layers and of the
+vocabulary of one with 135M parameters, in the same proportion: runs are short and taken by turns, else a
+shared machine's speed changes more than what is compared. ``--whole``: all layers.
 """
 
 from __future__ import annotations
@@ -55,11 +56,11 @@ class Forest:
         new_tokens: Tokens of each completion.
     """
 
-    preamble: int = 256
-    own: int = 32
-    problems: int = 2
-    samples: int = 128
-    new_tokens: int = 3
+    preamble: int = 1024
+    own: int = 128
+    problems: int = 4
+    samples: int = 32
+    new_tokens: int = 24
 
     def requests(self, vocabulary: int) -> list[Request]:
         """As the engine takes them."""
@@ -132,6 +133,7 @@ class Runner:
             max_model_len=max_model_len(self.model.config),
             load_s=0.0,
         )
+        self.num_kv_heads = bound.geometry.num_kv_heads
         self._vocabulary = sizes.vocabulary
         self._engine = Engine(loaded, EngineConfig(kv_budget_bytes=4 << 30, lazy_divergence=False))
 
@@ -148,19 +150,23 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Each family and Llama by turns, in this process."""
     torch.set_num_threads(1)
-    llama = Runner("llama", sizes, dtype)
-    llama_work = forest.multiply_adds(llama.model)
-    llama.seconds(forest)
+    llamas: dict[int, Runner] = {}
     records = []
     for family in families:
         runner = Runner(family, sizes, dtype)
-        work = forest.multiply_adds(runner.model)
+        llama = llamas.get(runner.num_kv_heads)
+        if llama is None:
+            llama = Runner("llama", replace(sizes, kv_heads=runner.num_kv_heads), dtype)
+            llama.seconds(forest)
+            llamas[runner.num_kv_heads] = llama
+        work, llama_work = (forest.multiply_adds(each.model) for each in (runner, llama))
         taken = [(llama.seconds(forest), runner.seconds(forest)) for _ in range(rounds)]
         llama_s, own_s = (min(seconds) for seconds in zip(*taken, strict=True))
         records.append(
             {
                 "family": family,
                 "parameters": sum(weight.numel() for weight in runner.model.parameters()),
+                "kv_heads": runner.num_kv_heads,
                 "tok_s": forest.problems * forest.samples * forest.new_tokens / own_s,
                 "gmacs": work / own_s / 1e9,
                 "of_llama": (work / own_s) / (llama_work / llama_s),
@@ -178,7 +184,7 @@ def _report(out: Path, records: list[dict[str, Any]], company: Company) -> None:
         own = {record["level"]: record for record in records if record["family"] == family}
         first = next(iter(own.values()))
         name = f"**{family}**" if family in README_FAMILIES else family
-        cells[family] = [name, f"{first['parameters'] / 1e6:.1f} M"]
+        cells[family] = [name, f"{first['parameters'] / 1e6:.1f} M", first["kv_heads"]]
         for level in levels:
             found = own.get(level)
             cells[family] += [f"{found['tok_s']:.0f}", f"{found['of_llama']:.2f}"] if found else ["", ""]
@@ -188,6 +194,7 @@ def _report(out: Path, records: list[dict[str, Any]], company: Company) -> None:
     header = [
         "family",
         "parameters",
+        "KV heads",
         *(f"{level}: {word}" for level in levels for word in ("tok/s", "of llama")),
     ]
     below = [f"{r['family']} ({r['level']})" for r in records if r["of_llama"] < _GOAL]
@@ -195,7 +202,8 @@ def _report(out: Path, records: list[dict[str, Any]], company: Company) -> None:
         [
             "Random bfloat16 models of equal sizes on a few-shot forest; tokens per CPU second of one "
             "thread. `of llama`: the time that the Llama shape would need for as many multiply-adds, over "
-            "the family's. The README's families are bold, the others have one layer recipe each.\n",
+            "the family's; Llama has as many KV heads. The README's families are bold, the others have one "
+            "layer recipe each.\n",
             table([*header, "fused"], cells.values()),
             f"\nBelow {_GOAL}: {', '.join(below) or 'none'}. "
             f"Cores busy with other things meanwhile: {company.measure()['others_cores']:.1f}.\n",

@@ -168,5 +168,9 @@ class Sequence:
 
     def drop_kv(self, store: KVStore) -> None:
         """Free the pages; what they held will be computed again."""
-        store.pool.free(self.pages)
-        self.pages, self.num_computed = [], 0
+        store.pool.free(self.release_pages())
+
+    def release_pages(self) -> list[Page]:
+        """Its pages, for the caller to free; what they hold will be computed again."""
+        pages, self.pages, self.num_computed = self.pages, [], 0
+        return pages

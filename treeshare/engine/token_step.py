@@ -14,12 +14,13 @@ from treeshare.sampling.device import sample_on_device
 from treeshare.sampling.sampler import RowSpec, Sampled, sample
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from torch import Tensor
 
     from treeshare.engine.runner import ModelRunner
     from treeshare.engine.sequence import LiveRequest
+    from treeshare.kv import Page
     from treeshare.sampling import Ending
 
     Observer = Callable[[Sequence, Tensor], None]
@@ -85,24 +86,33 @@ class TokenStep:
                 for sequence in group:
                     self.observe(sequence, self._runner.to_host(row))
         tokens = Tokens()
-        for part, sampled in self._sampled(batch, tokens.failed):
-            first = 0
-            for sequence in (sequence for group in part.sequences for sequence in group):
-                num_draws = len(sequence.completions)
-                for branch, draw in self._split(sequence, sampled, first):
-                    self._append(branch, sampled, draw)
-                    try:
-                        ending = branch.stop.check(branch.token_ids)
-                    except Exception as error:
-                        tokens.failed[branch] = error
-                        continue
-                    if ending is None:
-                        tokens.going_on.append(branch)
-                    else:
-                        tokens.ended += self._end(branch, ending)
-                first += num_draws
+        unused: list[Page] = []
+        try:
+            for part, sampled in self._sampled(batch, tokens.failed):
+                unused.extend(self._take(part, sampled, tokens))
+        finally:
+            self._store.pool.free(unused)  # at once: what is freed may move other pages
         self._stopwatch.lap(BOOKKEEPING)
         return tokens
+
+    def _take(self, batch: RowBatch, sampled: Sampled, tokens: Tokens) -> Iterator[Page]:
+        """Append what was drawn; yields the pages of sequences that ended."""
+        first = 0
+        for sequence in (sequence for group in batch.sequences for sequence in group):
+            num_draws = len(sequence.completions)
+            for branch, draw in self._split(sequence, sampled, first):
+                self._append(branch, sampled, draw)
+                try:
+                    ending = branch.stop.check(branch.token_ids)
+                except Exception as error:
+                    tokens.failed[branch] = error
+                    continue
+                if ending is None:
+                    tokens.going_on.append(branch)
+                else:
+                    yield from branch.release_pages()
+                    tokens.ended += self._completions(branch, ending)
+            first += num_draws
 
     def _sampled(self, batch: RowBatch, failed: dict[Sequence, Exception]) -> list[tuple[RowBatch, Sampled]]:
         """The draws of all rows; if that fails, of each row alone, to the same bits, where it does not."""
@@ -179,9 +189,9 @@ class TokenStep:
         if top is not None:
             sequence.logprobs.append(top)
 
-    def _end(self, sequence: Sequence, ending: Ending) -> list[Completion]:
-        """Free a sequence's pages; returns its completions, which all end the same way."""
-        sequence.drop_kv(self._store)
+    @staticmethod
+    def _completions(sequence: Sequence, ending: Ending) -> list[Completion]:
+        """A sequence's completions, which all end the same way."""
         wants_logprobs = sequence.live.request.params.logprobs is not None
         return [
             Completion(
