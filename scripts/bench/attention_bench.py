@@ -27,10 +27,10 @@ _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 class AttentionInputs:
     """Random KV of a case in a store, and a step's tensors."""
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: Case, dtype: torch.dtype = BF16) -> None:
         page_size = 64
         pages = case.private // page_size + 1
-        geometry = KVGeometry(num_layers=1, num_kv_heads=HEADS, head_dim=DIM, dtype=BF16)
+        geometry = KVGeometry(num_layers=1, num_kv_heads=HEADS, head_dim=DIM, dtype=dtype)
         self.store = KVStore(
             geometry, budget_bytes=1 << 40, page_size=page_size, max_pages=case.rows * pages + 1
         )
@@ -61,8 +61,8 @@ class AttentionInputs:
             for tensor in (*self.store.pool.keys_t, *self.store.pool.values):
                 tensor.normal_()
         self.layout: BatchLayout = build_layout(self.store, chunks, rows)
-        self.query = torch.randn(case.rows, HEADS * GROUP, DIM, dtype=BF16)
-        self.key = torch.randn(case.rows, HEADS, DIM, dtype=BF16)
+        self.query = torch.randn(case.rows, HEADS * GROUP, DIM, dtype=dtype)
+        self.key = torch.randn(case.rows, HEADS, DIM, dtype=dtype)
 
     def attend(self, backend: AttentionBackend) -> None:
         """One layer of one step."""

@@ -194,30 +194,50 @@ TARGET void store_token(const TreeStep &step, const Projections<Element> &from, 
                reinterpret_cast<Element *>(step.pool_values) + place * size * step.value_width, size, last % size);
 }
 
-// Fetch what lies at an address, of one KV head of a page.
-INLINE void fetch(uint64_t address, int64_t size) {
+INLINE void fetch_bytes(uint64_t address, int64_t size) {
     for (int64_t place = 0; place < size; place += 64)
         __builtin_prefetch(reinterpret_cast<const char *>(address) + place, 0, 2);
 }
 
+// The private pages of a step's rows, of one KV head.
+struct Pages {
+    const TreeStep &step;
+    int head;
+
+    // Page `number`, from the step's first one, of a row.
+    Piece page(int64_t row, int64_t number) const {
+        const int64_t size = step.page_size, place = step.pages[number] * step.num_kv_heads;
+        const int64_t left = step.private_tokens[row] - (number - step.page_indptr[row]) * size;
+        return {step.pool_keys + place * step.head_dim * size * sizeof(Element),
+                step.pool_values + place * size * step.value_width * sizeof(Element), size, std::min(left, size)};
+    }
+
+    // Fetch the lines that hold tokens of a page.
+    TARGET void fetch(const Piece &page) const {
+        const int64_t key_bytes = page.padded_tokens * sizeof(Element), value_bytes = step.value_width * sizeof(Element);
+        const uint64_t keys = page.keys + head * step.head_dim * key_bytes;
+        const uint64_t values = page.values + head * page.padded_tokens * value_bytes;
+        for (int64_t d = 0; d < step.head_dim; ++d)
+            fetch_bytes(keys + d * key_bytes, page.num_tokens * sizeof(Element));
+        fetch_bytes(values, page.num_tokens * value_bytes);
+    }
+};
+
 // Attend rows [first_row, last_row) of one KV head to their private pages; while one is attended to, the next is fetched.
 TARGET void attend_pages(const TreeStep &step, Work &work, int64_t first_row, int64_t last_row, int head) {
-    const int64_t size = step.page_size, last = step.page_indptr[last_row];
-    const int64_t key_bytes = step.head_dim * size * sizeof(Element);
-    const int64_t value_bytes = size * step.value_width * sizeof(Element);
+    const Pages pages = {step, head};
+    const int64_t *indptr = step.page_indptr, last = indptr[last_row];
     const int group = step.group_size;
+    int64_t next_row = first_row;
     for (int64_t row = first_row; row < last_row; ++row) {
-        int64_t left = step.private_tokens[row];
-        for (int64_t i = step.page_indptr[row]; left > 0; ++i, left -= size) {
-            if (i + 1 < last) {
-                const int64_t next = step.pages[i + 1] * step.num_kv_heads + head;
-                fetch(step.pool_keys + next * key_bytes, key_bytes);
-                fetch(step.pool_values + next * value_bytes, value_bytes);
+        for (int64_t number = indptr[row]; number < indptr[row + 1]; ++number) {
+            if (number + 1 < last) {
+                while (number + 1 >= indptr[next_row + 1]) ++next_row;
+                pages.fetch(pages.page(next_row, number + 1));
             }
-            const int64_t place = step.pages[i] * step.num_kv_heads, count = std::min(left, size);
-            const Piece page = {step.pool_keys + place * key_bytes, step.pool_values + place * value_bytes, size, count};
+            const Piece page = pages.page(row, number);
             attend_pieces(work, (row - first_row) * group, (row - first_row + 1) * group, group, &page, head,
-                          step.value_width, count, count, 0);
+                          step.value_width, page.num_tokens, page.num_tokens, 0);
         }
     }
 }
