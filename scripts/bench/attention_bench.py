@@ -58,7 +58,7 @@ class AttentionInputs:
                 )
                 for i in range(case.rows)
             ]
-            for tensor in (*self.store.pool.keys_t, *self.store.pool.values):
+            for tensor in (*self.store.pool.keys, *self.store.pool.values):
                 tensor.normal_()
         self.layout: BatchLayout = build_layout(self.store, chunks, rows)
         self.query = torch.randn(case.rows, HEADS * GROUP, DIM, dtype=dtype)

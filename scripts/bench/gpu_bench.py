@@ -85,7 +85,7 @@ class Inputs:
         tensors = {
             id(t): t for leaf in leaves for s in leaf.path() for t in (s.block.keys_t[0], s.block.values[0])
         }
-        for tensor in (*tensors.values(), store.pool.keys_t[0], store.pool.values[0]):
+        for tensor in (*tensors.values(), store.pool.keys[0], store.pool.values[0]):
             tensor.normal_()
         sizes = ((num_rows, heads, HEAD_DIM) for heads in (num_q_heads, num_kv_heads, num_kv_heads))
         query, key, value = (torch.randn(size, device=device).to(DTYPE) for size in sizes)
@@ -96,8 +96,8 @@ class Inputs:
         source, pool = self.rows[row], self.store.pool
         segments = source.segment.path()
         pages = torch.tensor([page.index for page in source.pages], device=self.query.device)
-        # [P, H, D, C] -> [P * C, H, D], and the same for values
-        private_k = pool.keys_t[0][pages].permute(0, 3, 1, 2).flatten(0, 1)[: source.num_private]
+        # [P, H, C, D] -> [P * C, H, D]
+        private_k = pool.keys[0][pages].transpose(1, 2).flatten(0, 1)[: source.num_private]
         private_v = pool.values[0][pages][..., :HEAD_DIM].transpose(1, 2).flatten(0, 1)[: source.num_private]
         keys = [segment.keys(0) for segment in segments]
         values = [segment.values(0, HEAD_DIM) for segment in segments]

@@ -39,11 +39,11 @@ def stores_at(layout):
     for segment in segments:
         for token, (key, value) in enumerate(zip(segment.keys(1), segment.values(1, 16), strict=True)):
             _note(found, key, value, ("segment", segment.order, token))
-    keys_t, values = layout.store.pool.keys_t[1], layout.store.pool.values[1]
+    keys, values = layout.store.pool.keys[1], layout.store.pool.values[1]
     for page in range(layout.store.pool.num_live):
         for offset in range(PAGE_SIZE):
             value = values[page, 0, offset, : GEOMETRY.head_dim]
-            _note(found, keys_t[page, 0, :, offset], value, ("page", page, offset))
+            _note(found, keys[page, 0, offset], value, ("page", page, offset))
     return found
 
 

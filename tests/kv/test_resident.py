@@ -42,7 +42,7 @@ def resident_bytes():
 def fill_pages(store, share):
     """Use up a share of the budget by pages, keys too; returns them."""
     pages = [store.pool.new_page() for _ in range(int(BUDGET * share) // store.page_bytes)]
-    for tensors in (store.pool.keys_t, store.pool.values):
+    for tensors in (store.pool.keys, store.pool.values):
         for tensor in tensors:
             tensor[: store.pool.num_live] = 1
     return pages

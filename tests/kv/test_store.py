@@ -131,7 +131,7 @@ class StoreMachine(RuleBasedStateMachine):
                 tail = segment.block.values[layer][segment.index, :, segment.num_tokens :]
                 assert not tail.any(), "values of padded keys must be zero, the ones too"
             for page, mark in self.pages:
-                assert torch.all(self.store.pool.keys_t[layer][page.index, :, :, 5] == mark + layer)
+                assert torch.all(self.store.pool.keys[layer][page.index, :, 5] == mark + layer)
                 assert self.store.pool.values[layer][page.index].count_nonzero() == 4
 
     def teardown(self):
@@ -183,10 +183,10 @@ def test_pages_are_address_space_until_they_are_written():
     store = KVStore(GEOMETRY, budget_bytes=1 << 45, page_size=64)
     before = peak_resident_bytes()
     store.pool.new_page()
-    addresses = [tensor.data_ptr() for tensor in (*store.pool.keys_t, *store.pool.values)]
+    addresses = [tensor.data_ptr() for tensor in (*store.pool.keys, *store.pool.values)]
     for _ in range(999):
         store.pool.new_page()
-    assert addresses == [tensor.data_ptr() for tensor in (*store.pool.keys_t, *store.pool.values)]
+    assert addresses == [tensor.data_ptr() for tensor in (*store.pool.keys, *store.pool.values)]
     assert peak_resident_bytes() - before < 4 * store.bytes_in_use
 
 

@@ -177,7 +177,7 @@ class CpuAttention(AttentionBackend):
         parts = [
             _attend_dense(
                 query[private.rows[place]].view(-1, group_size, head_dim),
-                pool.keys_t[layer][pages].flatten(0, 1),
+                pool.keys[layer][pages].flatten(0, 1).transpose(1, 2),
                 pool.values[layer][pages].flatten(0, 1),
                 private.unwritten[place].repeat_interleave(heads, dim=0).unsqueeze(1),
             )

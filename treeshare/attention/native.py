@@ -141,7 +141,7 @@ class _Plan:
         """The kernel's view of the step in one layer; valid until the next call."""
         store, step = self.layout.store, self._step
         self._places.locate(layer)
-        step.pool_keys = store.pool.keys_t[layer].data_ptr()
+        step.pool_keys = store.pool.keys[layer].data_ptr()
         step.pool_values = store.pool.values[layer].data_ptr()
         return step
 

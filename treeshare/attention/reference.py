@@ -69,7 +69,7 @@ class ReferenceAttention(AttentionBackend):
         parts = []
         for ordinal, page in enumerate(source.pages):
             used = min(max(source.num_private + 1 - ordinal * store.page_size, 0), store.page_size)
-            keys = store.pool.keys_t[layer][page.index, :, :, :used]
+            keys = store.pool.keys[layer][page.index, :, :used]
             values = store.pool.values[layer][page.index, :, :used, : store.geometry.head_dim]
-            parts.append((keys.permute(2, 0, 1), values.transpose(0, 1)))
+            parts.append((keys.transpose(0, 1), values.transpose(0, 1)))
         return parts

@@ -47,7 +47,8 @@ class PagePool:
         budget_bytes: Named in the error raised where the process may not reserve the address space.
 
     Attributes:
-        keys_t: Per layer ``[capacity, H, D, C]``: transposed keys, laid out as a segment's.
+        keys: Per layer ``[capacity, H, C, D]``: a token's lie side by side, unlike a segment's, since a page gets
+            one token a step.
         values: Per layer ``[capacity, H, C, E]``.
         pages: The live pages by their places.
         num_live: Pages held.
@@ -67,7 +68,7 @@ class PagePool:
         self.page_size, self._max_pages = page_size, max_pages
         geometry, layers = memory.geometry, range(memory.geometry.num_layers)
         heads, head_dim, width = geometry.num_kv_heads, geometry.head_dim, geometry.value_width
-        self.keys_t = [memory.allocate(0, heads, head_dim, page_size) for _ in layers]
+        self.keys = [memory.allocate(0, heads, page_size, head_dim) for _ in layers]
         self.values = [memory.allocate(0, heads, page_size, width) for _ in layers]
         self.pages: list[Page | None] = []
         self.num_live = self.num_touched = 0
@@ -90,7 +91,7 @@ class PagePool:
     @property
     def capacity(self) -> int:
         """Pages that the tensors have room for now."""
-        return self.keys_t[0].shape[0] if self.keys_t else 0
+        return self.keys[0].shape[0] if self.keys else 0
 
     def new_page(self) -> Page:
         """An empty page at the end of the dense range.
@@ -133,7 +134,7 @@ class PagePool:
     def copy(self, source: Page) -> Page:
         """A new page with the same contents; raises as ``new_page``."""
         page = self.new_page()
-        for tensors in (self.keys_t, self.values):
+        for tensors in (self.keys, self.values):
             for tensor in tensors:
                 tensor[page.index] = tensor[source.index]
         return page
@@ -151,7 +152,7 @@ class PagePool:
         if moved:
             places = holes, [page.index for page in moved]
             target, source = torch.tensor(places, device=self._memory.device)
-            for tensors in (self.keys_t, self.values):
+            for tensors in (self.keys, self.values):
                 for tensor in tensors:
                     tensor.index_copy_(0, target, tensor.index_select(0, source))
         for page, hole in zip(moved, holes, strict=True):
@@ -162,7 +163,7 @@ class PagePool:
     def write(self, layer: int, pages: Tensor, offsets: Tensor, keys: Tensor, values: Tensor) -> None:
         """Store one token per row, ``[n, H, D]``, at ``offsets`` ``[n]`` of ``pages`` ``[n]``."""
         geometry = self._memory.geometry
-        self.keys_t[layer][pages, :, :, offsets] = keys
+        self.keys[layer][pages, :, offsets] = keys
         extended = values.new_zeros(*values.shape[:2], geometry.value_width)
         extended[..., : geometry.head_dim] = values
         extended[..., geometry.head_dim] = 1
@@ -170,14 +171,14 @@ class PagePool:
 
     def trim(self) -> None:
         """Return the memory of freed pages to the system."""
-        for tensors in (self.keys_t, self.values):
+        for tensors in (self.keys, self.values):
             for tensor in tensors:
                 self._memory.give_back(tensor, self.num_live)
         self.num_touched = self.num_live
 
     def discard(self) -> None:
         """Let go of all memory; the pool cannot be used any more."""
-        self.keys_t.clear()
+        self.keys.clear()
         self.values.clear()
 
     def check_invariants(self) -> None:
@@ -204,7 +205,7 @@ class PagePool:
             raise BudgetError(f"private pages: got {self.capacity} in use, expected a free one")
         added = left if self._memory.is_lazy else min(max(self.capacity, MIN_PAGES), left)
         try:
-            for tensors in (self.keys_t, self.values):
+            for tensors in (self.keys, self.values):
                 for layer, old in enumerate(tensors):
                     tensors[layer] = self._memory.allocate(len(old) + added, *old.shape[1:])
                     tensors[layer][: len(old)] = old

@@ -1,10 +1,10 @@
 // Tree attention for one layer of one step.
 //
-// The step's keys and values are stored first, then attended to. Rows are cut into blocks; a task is one block and
-// one KV head. It walks every segment whose slice meets the block, root first, and then the private pages of each
-// row; scores stay in registers and L1, and the running result (numerator, maximum, denominator) in L2. What a row sums
-// up, and in which order, depends on its own keys alone: blocks of KEYS keys from the start of each segment, one after
-// the other. So a row's bits do not depend on the other rows.
+// The keys and values of a step's prompts are stored first, then attended to; those of a decoding row when its last page
+// is in the cache anyway. Rows are cut into blocks; a task is one block and one KV head. It walks every segment whose slice
+// meets the block, root first, and then the private pages of each row; scores stay in registers and L1, and the running
+// result (numerator, maximum, denominator) in L2. What a row sums up, and in which order, depends on its own keys alone:
+// blocks of KEYS keys from the start of each segment, one after the other. So a row's bits do not depend on the other rows.
 //
 // Nothing here knows about Python or torch; its callers hand over addresses. Built without linking an OpenMP library:
 // torch's own is already loaded, and two of them would compete for the cores.
@@ -157,15 +157,12 @@ TARGET void attend_pieces(Work &work, int first, int last, int group, const Piec
     }
 }
 
-// Store the key and the value of a row and head as token `at` of `tokens`.
-TARGET void store_pair(const TreeStep &step, const Projections<Element> &from, int64_t row, int64_t head, Element *keys,
-                       Element *values, int64_t tokens, int64_t at) {
-    const int64_t dim = step.head_dim, width = step.value_width;
-    const Element *key = from.key + row * from.key_stride + head * dim;
-    const Element *value = from.value + row * from.value_stride + head * dim;
-    for (int64_t d = 0; d < dim; ++d) keys[d * tokens + at] = key[d];
-    std::copy_n(value, dim, values + at * width);
-    values[at * width + dim] = ONE;
+// Store the value of a row and head as a row of stored ones.
+TARGET void store_value(const TreeStep &step, const Projections<Element> &from, int64_t row, int64_t head,
+                        Element *target) {
+    const int64_t dim = step.head_dim;
+    std::copy_n(from.value + row * from.value_stride + head * dim, dim, target);
+    target[dim] = ONE;
 }
 
 // Store the prompt tokens of a step, by every thread of a parallel region.
@@ -174,72 +171,83 @@ void store_prompts(const TreeStep &step, const Projections<Element> &from) {
         const Slice &slice = step.slices[i];
         if (!slice.causal) continue;
         const Piece &own = step.pieces[slice.first_piece + slice.num_pieces - 1];
-        const int64_t padded = own.padded_tokens;
+        const int64_t padded = own.padded_tokens, dim = step.head_dim;
 #pragma omp for schedule(static)
         for (int64_t task = 0; task < step.num_kv_heads * (slice.last_row - slice.first_row); ++task) {
             const int64_t head = task % step.num_kv_heads, row = slice.first_row + task / step.num_kv_heads;
-            store_pair(step, from, row, head, reinterpret_cast<Element *>(own.keys) + head * step.head_dim * padded,
-                       reinterpret_cast<Element *>(own.values) + head * padded * step.value_width, padded,
-                       slice.first_own_token + row - slice.first_row);
+            const int64_t at = slice.first_own_token + row - slice.first_row;
+            Element *keys = reinterpret_cast<Element *>(own.keys) + head * dim * padded + at;
+            const Element *key = from.key + row * from.key_stride + head * dim;
+            for (int64_t d = 0; d < dim; ++d) keys[d * padded] = key[d];
+            store_value(step, from, row, head,
+                        reinterpret_cast<Element *>(own.values) + (head * padded + at) * step.value_width);
         }
     }
 }
 
-// Store a generated token on the row's last page.
-TARGET void store_token(const TreeStep &step, const Projections<Element> &from, int64_t row, int64_t head) {
-    const int64_t last = step.private_tokens[row] - 1, size = step.page_size;
-    if (last < 0) return;
-    const int64_t place = step.pages[step.page_indptr[row] + last / size] * step.num_kv_heads + head;
-    store_pair(step, from, row, head, reinterpret_cast<Element *>(step.pool_keys) + place * step.head_dim * size,
-               reinterpret_cast<Element *>(step.pool_values) + place * size * step.value_width, size, last % size);
+INLINE void fetch_numbers(const Element *first, int64_t count) {
+    for (int64_t place = 0; place < count; place += 64 / sizeof(Element)) __builtin_prefetch(first + place, 0, 2);
 }
 
-INLINE void fetch_bytes(uint64_t address, int64_t size) {
-    for (int64_t place = 0; place < size; place += 64)
-        __builtin_prefetch(reinterpret_cast<const char *>(address) + place, 0, 2);
-}
-
-// The private pages of a step's rows, of one KV head.
+// The private pages of a step's rows, of one KV head: keys [C][D], values [C][E].
 struct Pages {
     const TreeStep &step;
     int head;
 
-    // Page `number`, from the step's first one, of a row.
-    Piece page(int64_t row, int64_t number) const {
-        const int64_t size = step.page_size, place = step.pages[number] * step.num_kv_heads;
-        const int64_t left = step.private_tokens[row] - (number - step.page_indptr[row]) * size;
-        return {step.pool_keys + place * step.head_dim * size * sizeof(Element),
-                step.pool_values + place * size * step.value_width * sizeof(Element), size, std::min(left, size)};
+    int64_t place(int64_t number) const { return step.pages[number] * step.num_kv_heads + head; }
+    Element *keys(int64_t number) const {
+        return reinterpret_cast<Element *>(step.pool_keys) + place(number) * step.page_size * step.head_dim;
     }
-
-    // Fetch the lines that hold tokens of a page.
-    TARGET void fetch(const Piece &page) const {
-        const int64_t key_bytes = page.padded_tokens * sizeof(Element), value_bytes = step.value_width * sizeof(Element);
-        const uint64_t keys = page.keys + head * step.head_dim * key_bytes;
-        const uint64_t values = page.values + head * page.padded_tokens * value_bytes;
-        for (int64_t d = 0; d < step.head_dim; ++d)
-            fetch_bytes(keys + d * key_bytes, page.num_tokens * sizeof(Element));
-        fetch_bytes(values, page.num_tokens * value_bytes);
+    Element *values(int64_t number) const {
+        return reinterpret_cast<Element *>(step.pool_values) + place(number) * step.page_size * step.value_width;
+    }
+    // Tokens on page `number`, counted from the step's first one, of a row.
+    int64_t num_tokens(int64_t row, int64_t number) const {
+        return std::min(step.private_tokens[row] - (number - step.page_indptr[row]) * step.page_size, step.page_size);
+    }
+    TARGET void fetch(int64_t row, int64_t number) const {
+        const int64_t count = num_tokens(row, number);
+        fetch_numbers(keys(number), count * step.head_dim);
+        fetch_numbers(values(number), count * step.value_width);
+    }
+    // Store the token that a row has generated on its last page.
+    TARGET void store_token(const Projections<Element> &from, int64_t row, int64_t number) const {
+        const int64_t at = (step.private_tokens[row] - 1) % step.page_size, dim = step.head_dim;
+        std::copy_n(from.key + row * from.key_stride + head * dim, dim, keys(number) + at * dim);
+        store_value(step, from, row, head, values(number) + at * step.value_width);
     }
 };
 
-// Attend rows [first_row, last_row) of one KV head to their private pages; while one is attended to, the next is fetched.
-TARGET void attend_pages(const TreeStep &step, Work &work, int64_t first_row, int64_t last_row, int head) {
+// Store the tokens that rows [first_row, last_row) have generated, and attend the rows to their private pages, of one KV
+// head; while one page is attended to, the next is fetched.
+TARGET void attend_pages(const TreeStep &step, const Projections<Element> &from, Work &work, int64_t first_row,
+                         int64_t last_row, int head, Laps &laps) {
     const Pages pages = {step, head};
     const int64_t *indptr = step.page_indptr, last = indptr[last_row];
-    const int group = step.group_size;
     int64_t next_row = first_row;
     for (int64_t row = first_row; row < last_row; ++row) {
+        const int first_query = (row - first_row) * step.group_size, last_query = first_query + step.group_size;
         for (int64_t number = indptr[row]; number < indptr[row + 1]; ++number) {
             if (number + 1 < last) {
                 while (number + 1 >= indptr[next_row + 1]) ++next_row;
-                pages.fetch(pages.page(next_row, number + 1));
+                pages.fetch(next_row, number + 1);
             }
-            const Piece page = pages.page(row, number);
-            attend_pieces(work, (row - first_row) * group, (row - first_row + 1) * group, group, &page, head,
-                          step.value_width, page.num_tokens, page.num_tokens, 0);
+            if (number + 1 == indptr[row + 1]) {
+                laps.lap(PRIVATE);
+                pages.store_token(from, row, number);
+                laps.lap(STORE);
+            }
+            const int64_t num_tokens = pages.num_tokens(row, number);
+            for (int64_t start = 0; start < num_tokens; start += KEYS) {
+                const int count = std::min<int64_t>(KEYS, num_tokens - start);
+                pack_token_keys(pages.keys(number) + start * step.head_dim, step.head_dim, count, work.keys);
+                pack_values(pages.values(number) + start * step.value_width, step.value_width, step.head_dim, count,
+                            work.values);
+                attend_block(work, first_query, last_query, step.group_size, count, count, 0);
+            }
         }
     }
+    laps.lap(PRIVATE);
 }
 
 // Attend rows [first_row, last_row) of one KV head to all they see.
@@ -256,8 +264,6 @@ TARGET void attend_task(const TreeStep &step, const Projections<Element> &from, 
         std::fill_n(work.query + q * query_stride(dim) + dim, query_stride(dim) - dim, Operand(0));
     }
     laps.lap(MERGE);
-    for (int64_t row = first_row; row < last_row; ++row) store_token(step, from, row, head);
-    laps.lap(STORE);
     for (int64_t i = 0; i < step.num_slices; ++i) {
         const Slice &slice = step.slices[i];
         const int64_t a = std::max(slice.first_row, first_row), b = std::min(slice.last_row, last_row);
@@ -273,8 +279,7 @@ TARGET void attend_task(const TreeStep &step, const Projections<Element> &from, 
                       num_keys, limit, slice.causal);
         laps.lap(slice.causal ? CAUSAL : SHARED);
     }
-    attend_pages(step, work, first_row, last_row, head);
-    laps.lap(PRIVATE);
+    attend_pages(step, from, work, first_row, last_row, head, laps);
     for (int q = 0; q < num_queries; ++q) {
         const int64_t place = (first_row + q / group) * num_kv_heads * group + head * group + q % group;
         const Floats share = broadcast(1.0f / work.denominator[q]);

@@ -10,10 +10,10 @@
 
 constexpr int64_t KEY_BLOCK = 256; // keys of a block, which begins at a multiple of it in the prompt
 
-// Tokens of a segment or of a page that lie side by side.
+// Tokens of a segment that lie side by side.
 struct Piece {
     uint64_t keys, values; // addresses of the first token in [H][D][N] and [H][N][E]
-    int64_t padded_tokens; // N; C of a page
+    int64_t padded_tokens; // N
     int64_t num_tokens;
 };
 
@@ -35,7 +35,7 @@ struct TreeStep {
     const int64_t *page_indptr;      // [num_rows + 1]
     const int64_t *pages;            // page numbers of each row, oldest first
     const int64_t *private_tokens;   // [num_rows]: tokens on a row's pages, this step's included; 0: prefill
-    uint64_t pool_keys, pool_values; // addresses of [pages][H][D][C] and [pages][H][C][E]
+    uint64_t pool_keys, pool_values; // addresses of [pages][H][C][D] and [pages][H][C][E]
     int64_t *nanoseconds;            // [5], added to: time of all threads by attention's Kind; null: not measured
 };
 

@@ -37,6 +37,16 @@ TARGET void pack_keys(const Element *source, int64_t stride, int head_dim, int c
                              packed + group + d * SIDE);
 }
 
+// The same of keys that are not transposed, [count][D].
+TARGET void pack_token_keys(const Element *source, int head_dim, int count, Packed *packed) {
+    for (int first = 0; first < count; first += SIDE)
+        for (int d = 0; d < query_stride(head_dim); d += DEPTH, packed += ELEMENTS) {
+            const int num_words = std::min(SIDE, (head_dim - d) / STEP);
+            pack_words(source + first * head_dim + d, head_dim, count - first, num_words, packed, STEP * SIDE);
+            std::fill_n(packed + num_words * STEP * SIDE, (SIDE - num_words) * STEP * SIDE, Packed(0));
+        }
+}
+
 // Values, [count][stride], become tiles [KEYS / 32][D / 16]: sixteen columns side by side, pairs of tokens below one
 // another, zeros for those that are missing in the last.
 TARGET void pack_values(const Element *source, int64_t stride, int head_dim, int count, Packed *packed) {

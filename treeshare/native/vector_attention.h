@@ -35,6 +35,19 @@ TARGET void pack_keys(const Element *source, int64_t stride, int head_dim, int c
     }
 }
 
+// The same of keys that are not transposed, [count][D].
+TARGET void pack_token_keys(const Element *source, int head_dim, int count, Packed *packed) {
+    constexpr int WORD = std::max<int>(STEP, 4 / sizeof(Element)); // numbers that pack_words takes together
+    for (int first = 0; first < count; first += GROUP) {
+        const int width = group_width(first, count), column = width * STEP;
+        for (int strip = 0; strip < width; strip += 16)
+            for (int d = 0; d < head_dim; d += 16 * WORD)
+                pack_words(source + (first + strip) * head_dim + d, head_dim, count - first - strip,
+                           std::min(16, (head_dim - d) / WORD), packed + d * width + strip * STEP, column);
+        packed += width * head_dim;
+    }
+}
+
 // Interleave STEP neighbouring rows of values, [count][stride]; a missing last row counts as zero.
 TARGET void pack_values(const Element *source, int64_t stride, int head_dim, int count, Packed *packed) {
     for (int token = 0; token < count; token += STEP) {

@@ -90,28 +90,32 @@ def load_parts(
 
 
 @triton.jit
-def load_keys(keys, n, padded, d, HEAD_DIM: tl.constexpr, INTERPRETED: tl.constexpr):
+def load_keys(keys, n, token_stride, dim_stride, d, HEAD_DIM: tl.constexpr, INTERPRETED: tl.constexpr):
     """Keys ``[D, n]`` of tokens ``n``; zero beyond ``HEAD_DIM``."""
-    keys += d[:, None] * padded + n[None, :]
+    keys += d[:, None] * dim_stride + n[None, :] * token_stride
     if d.shape[0] == HEAD_DIM:
         return operand(tl.load(keys), INTERPRETED)
     return operand(tl.load(keys, mask=(d < HEAD_DIM)[:, None], other=0.0), INTERPRETED)
 
 
 @triton.jit
-def products(query, keys, n, padded, d, HEAD_DIM: tl.constexpr, INTERPRETED: tl.constexpr):
+def products(
+    query, keys, n, token_stride, dim_stride, d, HEAD_DIM: tl.constexpr, INTERPRETED: tl.constexpr
+):
     """Products ``[M, n]`` of queries and keys, in float32.
 
     One running sum over 256 products is twice as far from the truth as libraries' blocked sums, so float32
     takes two of 128. They are subtracted: the compiler would make one running sum of two that are added.
     """
     if len(query) == 1:
-        keys_t = load_keys(keys, n, padded, d, HEAD_DIM, INTERPRETED)
+        keys_t = load_keys(keys, n, token_stride, dim_stride, d, HEAD_DIM, INTERPRETED)
         scores = tl.dot(query[0], keys_t, input_precision="ieee")
     else:
         half = tl.arange(0, d.shape[0] // 2)
-        low = load_keys(keys, n, padded, half, HEAD_DIM, INTERPRETED)
-        high = load_keys(keys, n, padded, half + d.shape[0] // 2, HEAD_DIM, INTERPRETED)
+        low = load_keys(keys, n, token_stride, dim_stride, half, HEAD_DIM, INTERPRETED)
+        high = load_keys(
+            keys, n, token_stride, dim_stride, half + d.shape[0] // 2, HEAD_DIM, INTERPRETED
+        )
         scores = tl.dot(query[0], low, input_precision="ieee")
         scores -= tl.dot(query[1], high, input_precision="ieee")
     return scores
@@ -151,7 +155,8 @@ def attend_keys(
     keys,
     values,
     n,
-    padded,
+    token_stride,
+    dim_stride,
     d,
     seen,
     score_factor,
@@ -160,7 +165,7 @@ def attend_keys(
     INTERPRETED: tl.constexpr,
 ):
     """One step of online softmax over keys and values of tokens ``n``, as far as they are ``seen``."""
-    scores = products(query, keys, n, padded, d, HEAD_DIM, INTERPRETED)
+    scores = products(query, keys, n, token_stride, dim_stride, d, HEAD_DIM, INTERPRETED)
     tile_values = load_values(values, n, d, HEAD_DIM, VALUE_WIDTH)
     return attend_block(numerator, high, total, scores, tile_values, seen, score_factor, INTERPRETED)
 

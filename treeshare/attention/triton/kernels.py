@@ -93,7 +93,10 @@ def store_tokens(
     real = h < tl.where(padded > 0, NUM_KV_HEADS, 0)
     mask = real[:, None] & (d < HEAD_DIM)[None, :]
     source = key + row * key_row_stride + h[:, None] * key_head_stride + d[None, :]
-    place = ((index * NUM_KV_HEADS + h)[:, None] * HEAD_DIM + d[None, :]) * padded + token
+    is_page = block == 0
+    token_stride, dim_stride = tl.where(is_page, HEAD_DIM, 1), tl.where(is_page, 1, padded)
+    place = (index * NUM_KV_HEADS + h)[:, None] * HEAD_DIM * padded + d[None, :] * dim_stride
+    place += token * token_stride
     tl.store(keys + place, tl.load(source, mask=mask), mask=mask)
 
     source = value + row * value_row_stride + h[:, None] * value_head_stride + d[None, :]
@@ -162,7 +165,7 @@ def attend_slices(
             n = chunk_start + step * BLOCK_N + tl.arange(0, BLOCK_N)
             seen = n[None, :] <= (position + row - first_row)[:, None] if CAUSAL else (n < last_key)[None, :]
             numerator, high, total = attend_keys(
-                numerator, high, total, tile_query, keys, values, n, padded, d, seen, score_factor,
+                numerator, high, total, tile_query, keys, values, n, 1, padded, d, seen, score_factor,
                 HEAD_DIM, VALUE_WIDTH, INTERPRETED,
             )  # fmt: skip
         node_numerator, node_high, node_total = merge(
@@ -234,7 +237,7 @@ def attend_pages(
             values = pool_values + page * (PAGE_SIZE * VALUE_WIDTH)
             seen = (start + tl.arange(0, BLOCK_N) < num_tokens)[None, :]
             numerator, high, total = attend_keys(
-                numerator, high, total, tile_query, keys, values, n, PAGE_SIZE, d, seen, score_factor,
+                numerator, high, total, tile_query, keys, values, n, HEAD_DIM, 1, d, seen, score_factor,
                 HEAD_DIM, VALUE_WIDTH, INTERPRETED,
             )  # fmt: skip
         node_numerator, node_high, node_total = merge(

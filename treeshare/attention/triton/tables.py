@@ -241,9 +241,10 @@ class _Tables:
     def _bases(self) -> NDArray[np.int64]:
         """``[L, B, 2]``: addresses; the pool comes first."""
         store = self.layout.store
-        held: list[SegmentBlock | PagePool] = [store.pool, *self._blocks.values()]
+        blocks = [(block.keys_t, block.values) for block in self._blocks.values()]
+        held = [(store.pool.keys, store.pool.values), *blocks]
         addresses = [
-            [[block.keys_t[layer].data_ptr(), block.values[layer].data_ptr()] for block in held]
+            [[keys[layer].data_ptr(), values[layer].data_ptr()] for keys, values in held]
             for layer in range(store.geometry.num_layers)
         ]
         return np.array(addresses, dtype=np.int64)
