@@ -233,7 +233,7 @@ def _computed_tables(module: nn.Module) -> dict[str, Tensor]:
 
 
 def fix_norms(model: Any) -> None:  # noqa: ANN401
-    """Give norms outside of the decoder layers, such as the last, to the kernels, where they can compute them."""
+    """Give norms outside of the decoder layers, such as the last, to the kernels that can compute them."""
     inside = {id(module) for layer in decoder_layers(model) for module in layer.modules()}
     width, dtype = model.get_input_embeddings().weight.shape[1], model.dtype
     for module in model.modules():
