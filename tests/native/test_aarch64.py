@@ -252,7 +252,25 @@ def drawing_case(element):
     return case
 
 
-CASES = {"linear": linear_case, "attention": attention_case, "rows": rows_case, "drawing": drawing_case}
+def softmax_case(element):
+    """Rows of the vocabulary; the kernels are float32's for every element."""
+    case, num_rows, vocab_size = Case("float32", seed=5), 3, 1024
+    x = np.clip(every_size("float32"), -200, 0)
+    logits = case.given(num_rows, vocab_size, scale=4)
+    case.calls.call("exp", case.calls.result("exp", x), len(x))
+    case.calls.call("sum_blocks", logits, case.calls.result("sums", np.zeros(12)), 12)
+    out = case.filled("log_softmax", num_rows, vocab_size)
+    case.calls.call("log_softmax", logits, out, num_rows, vocab_size)
+    return case
+
+
+CASES = {
+    "linear": linear_case,
+    "attention": attention_case,
+    "rows": rows_case,
+    "drawing": drawing_case,
+    "softmax": softmax_case,
+}
 
 
 def assert_same_bits(got, expected):
@@ -286,12 +304,13 @@ def test_the_level_of_a_cpu(built, cpu, expected):
 
 @needs_avx2
 @pytest.mark.skipif(platform.machine() == "aarch64", reason="this machine has NEON itself")
+@pytest.mark.parametrize("level", ["neon", "portable"])
 @pytest.mark.parametrize("element", ELEMENTS)
 @pytest.mark.parametrize("case", CASES)
-def test_neon_has_avx2s_bits(built, case, element):
+def test_arm_has_avx2s_bits(built, case, element, level):
     """In every kernel, on a CPU with nothing but Armv8.0-A: another instruction would end it."""
     calls = CASES[case](element).calls
-    assert_same_bits(run(built, BASELINE, calls, "neon"), calls.run(library._load().library, "avx2"))
+    assert_same_bits(run(built, BASELINE, calls, level), calls.run(library._load().library, "avx2"))
 
 
 def test_the_comparison_sees_one_bit(built):
@@ -330,7 +349,10 @@ def test_a_rows_bits_are_its_own(built, level, cpu, threads):
 FAULTS = {
     "pairs in another order": ("multiply_pair(sum, vuzp1q_u32(low, high), first);\n", ""),
     "a row's neighbour": ("{of_second(a.q0", "{of_first(a.q0"),
-    "rows that do not lie there": ("return vcombine_u16(vld1_u16(a), vld1_u16(a + stride))", "return vld1q_u16(a)"),
+    "rows that do not lie there": (
+        "return vcombine_u16(vld1_u16(a), vld1_u16(a + stride))",
+        "return vld1q_u16(a)",
+    ),
 }
 """In ``neon_bfmmla.h``: what is replaced, by what."""
 

@@ -170,11 +170,12 @@ INLINE void add_values(const Operand *weights, const Packed *values, int head_di
         for (int j = 0; j < J; ++j) __builtin_prefetch(values + STEP * (NEAR * head_dim + 16 * j), 0, 3);
         add_products(sums, weights + token, KEYS, values);
     }
+    const auto &results = complete_sums(sums);
     for (int m = 0; m < M; ++m) {
         const Floats factor = broadcast(correction[m]);
         for (int j = 0; j < J; ++j) {
             float *place = numerator + m * head_dim + 16 * j;
-            store(place, mul_add(load(place), factor, sums[m][j]));
+            store(place, mul_add(load(place), factor, results[m][j]));
         }
     }
 }
