@@ -18,10 +18,28 @@ PORTABLE_CODES = tuple(code for code in library._SAME_BITS if library._has_level
 WIDENING_LEVELS = tuple(level for level in LEVELS if level in ("avx512f", "avx2"))
 """Those that compute bfloat16 in float32: in the same order, so that all their bits are the same."""
 
-LEVEL_PARAMS = LEVELS or [
-    pytest.param("none", marks=pytest.mark.skip(reason="no compiled kernels are built for this CPU"))
-]
+_NO_LEVEL = pytest.mark.skip(reason="no compiled kernels are built for this CPU")
+
+LEVEL_PARAMS = LEVELS or [pytest.param("none", marks=_NO_LEVEL)]
 """For tests that need one."""
+
+
+def _is_twin(level, dtype):
+    """Whether a level that stands before gives the same bits, as ``tests/native/test_levels.py`` proves."""
+    before = LEVELS[: LEVELS.index(level)] if level in LEVELS else ()
+    return bool(before) if dtype == "float32" else level in WIDENING_LEVELS and WIDENING_LEVELS[0] in before
+
+
+LEVELS_AND_DTYPES = [
+    pytest.param(level, dtype, marks=[pytest.mark.slow] * _is_twin(level, dtype), id=f"{dtype}-{level}")
+    for level in LEVELS
+    for dtype in ("bfloat16", "float32")
+] or [
+    pytest.param(
+        "none", "float32", marks=pytest.mark.skip(reason="no compiled kernels are built for this CPU")
+    )
+]
+"""For tests that take long at each level: those whose bits another one has are slow."""
 
 
 @contextlib.contextmanager

@@ -217,7 +217,9 @@ def test_only_one_module_opens_files():
         "evals/report/page.py": "the package's own files",
         "evals/sandbox": "the package's own files, and descriptors",
         "models/checkpoint.py": "safetensors' own reader, of files that models/folder.py has looked at",
+        "installation.py": "what pip wrote beside the package",
         "integrations/ray_watchdog.py": "the machine's own files",
+        "native/openmp.py": "the machine's own files",
         "runs/directory.py": "the lock",
         "runs/stats_log.py": "the machine's own files",
     }

@@ -36,8 +36,8 @@ def how_to_install() -> str:
 def _source() -> str:
     """What was given to pip: a folder (``-e`` before it where it stays in place), an address, or the name."""
     try:
-        text = metadata.distribution("treeshare").read_text("direct_url.json")
-        content = json.loads(text or "{}")
+        read = metadata.distribution("treeshare").read_text  # of what pip wrote, in the installation
+        content = json.loads(read("direct_url.json") or "{}")
         url, folder = content.get("url", ""), content.get("dir_info")
     except (metadata.PackageNotFoundError, ValueError, AttributeError):
         return "treeshare"

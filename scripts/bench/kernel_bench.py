@@ -11,6 +11,7 @@ All figures are medians of ``--repeats`` calls in this run.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import sys
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,7 @@ from torch.nn import functional
 
 from treeshare.errors import ConfigError
 from treeshare.models.linear import KernelLinear
-from treeshare.native import kernels
+from treeshare.native import kernels, number_of, structs
 from treeshare.sampling import SamplingParams
 from treeshare.sampling.sampler import RowSpec, sample
 
@@ -73,6 +74,31 @@ def measure_linear(num_layers: int, rows: Sequence[int], roof: Roof, repeats: in
     return table_rows
 
 
+def operation(
+    kind: str,
+    groups: int,
+    width: int,
+    places: Sequence[structs.Place],
+    number: float = 0.0,
+    linear: structs.Linear | None = None,
+) -> structs.Operation:
+    """An operation that rounds as transformers' model code does."""
+    flags = number_of("ROUND") + number_of("ROUND_INNER")
+    weights = linear or structs.Linear(None, None, 0, 0)
+    return structs.Operation(number_of(kind), flags, groups, width, *places, number, weights)
+
+
+def program(operations: Sequence[structs.Operation], buffers: Sequence[Tensor]) -> Callable[[], object]:
+    """A function that runs operations over buffers of rows."""
+    array = (structs.Operation * len(operations))(*operations)
+    rows = (structs.Buffer * len(buffers))(*((b.data_ptr(), b.stride(0), False) for b in buffers))
+    found = structs.Program(
+        ctypes.addressof(array), len(array), ctypes.addressof(rows), len(buffers[0]), 1, None
+    )
+    kernel: Any = kernels(BF16)
+    return lambda kept=(array, rows): kernel.treeshare_run(ctypes.byref(found))
+
+
 def measure_small(rows: int, vocabulary: int, roof: Roof, repeats: int) -> list[list[str]]:
     """Norm, rotary positions, gate and sampler: bound by bandwidth, where it is not a cache's."""
     width, inner, heads = HEADS * GROUP * DIM, 1536, HEADS * (GROUP + 1)
@@ -86,31 +112,30 @@ def measure_small(rows: int, vocabulary: int, roof: Roof, repeats: int) -> list[
         return qk * turn[:, None] + torch.cat((-high, low), -1) * turn[:, None]
 
     gate, up = gate_up.chunk(2, -1)
-    library = kernels(BF16)
     work: dict[str, tuple[float, Callable[[], object], Callable[[], object]]] = {}
-    if library is not None:
-        norm, rotate, silu = (
-            library.treeshare_add_rms_norm,
-            library.treeshare_rotate,
-            library.treeshare_silu_mul,
-        )
-        norm_addresses = [tensor.data_ptr() for tensor in (x, delta, weight, out)]
-        rotate_addresses = [tensor.data_ptr() for tensor in (qk, turn, turn)]
-        silu_addresses = [tensor.data_ptr() for tensor in (gate_up, gated)]
+    if kernels(BF16) is not None:
+        nothing = structs.Place(number_of("NO_BUFFER"), 0, 0)
+        scaled = structs.Linear(weight.data_ptr(), None, 0, 0)
+        first, second, third = (structs.Place(index, 0, 0) for index in range(3))
+        halves, qk_heads = structs.Place(0, inner, 0), structs.Place(0, 0, DIM)
+        add = operation("ADD", 1, width, (first, second, nothing, first))
+        norm = operation("RMS_NORM", 1, width, (first, nothing, nothing, third), 1e-5, scaled)
+        rotate = operation("ROTATE_HALVES", heads, DIM, (qk_heads, second, second, qk_heads))
+        silu = operation("SILU", 1, inner, (first, halves, nothing, second))
         work = {
             "residual + RMS norm": (
                 4 * x.nbytes,
-                lambda: norm(*norm_addresses, rows, width, 1e-5),
+                program([add, norm], [x, delta, out]),
                 lambda: functional.rms_norm(x + delta, (width,), weight, 1e-5),
             ),
             "rotary positions": (
                 2 * qk.nbytes + 2 * turn.nbytes,
-                lambda: rotate(*rotate_addresses, rows, heads * DIM, heads, DIM),
+                program([rotate], [qk.view(rows, -1), turn]),
                 turned,
             ),
             "gated activation": (
                 gate_up.nbytes + gated.nbytes,
-                lambda: silu(*silu_addresses, rows, inner),
+                program([silu], [gate_up, gated]),
                 lambda: functional.silu(gate) * up,
             ),
         }

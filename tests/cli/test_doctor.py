@@ -13,6 +13,8 @@ import pytest
 
 from tests.kernel_levels import using_kernels
 from treeshare.cli import doctor as module
+from treeshare.cli import hub
+from treeshare.engine import dtype_speed
 from treeshare.evals.sandbox import landlock
 from treeshare.native import kernel_level, library, structs
 
@@ -41,7 +43,7 @@ def test_lines_and_json_say_the_same(cli, tmp_path):
 
 CHECKS = [
     "_python", "_packages", "_extras", "_torch", "_cpu", "_memory", "_sandboxes", "_compiler", "_kernels",
-    "_embedded_model", "_model_cache", "_hub",
+    "_dtypes", "_embedded_model", "_model_cache", "hub",
 ]  # fmt: skip
 
 
@@ -112,7 +114,7 @@ def test_the_hub_is_not_asked_when_the_environment_forbids_it(monkeypatch):
         raise AssertionError
 
     monkeypatch.setattr(urllib.request, "urlopen", fail)
-    assert module._hub().found == "not asked: HF_HUB_OFFLINE is set"
+    assert hub.hub().found == "not asked: HF_HUB_OFFLINE is set"
 
 
 @pytest.mark.parametrize(
@@ -133,9 +135,9 @@ def test_the_hub_never_hangs_it(monkeypatch, seconds, answer, reachable):
     for name in ("TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(urllib.request, "urlopen", urlopen)
-    monkeypatch.setattr(module, "_HUB_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(hub, "_TIMEOUT_S", 0.3)
     began = time.monotonic()
-    found = module._hub()
+    found = hub.hub()
     assert seconds == 0 or time.monotonic() - began < seconds
     assert found.data["reachable"] is reachable
     assert bool(found.remedy) is not reachable
@@ -163,6 +165,18 @@ def test_kernels_that_are_not_used_are_named_with_the_reason(monkeypatch):
     library._load.cache_clear()
     assert found.found == "none (built from other sources: Slice has 56 bytes there and 64 here)"
     assert "--no-cache-dir --force-reinstall --no-deps" in found.remedy
+
+
+@pytest.mark.parametrize("bfloat16", [164.0, 1650.0])
+def test_the_faster_dtype_is_named(cli, text_model, monkeypatch, bfloat16):
+    rates = dtype_speed.LinearRates(gflops={"float32": 261.0, "bfloat16": bfloat16})
+    monkeypatch.setattr(dtype_speed, "linear_rates_here", lambda _: rates)
+    result = cli("doctor", "--model", str(text_model), "--json")
+    found = [finding(json.loads(result.out), name) for name in ("dtypes", "model")]
+    assert found[0]["found"] == f"linear layers: {rates}"
+    assert found[1]["data"]["dtype"] == "float32"
+    expected = [False, True] if bfloat16 > 261 else [True, False]
+    assert ["--dtype" in entry["remedy"] for entry in found] == expected
 
 
 def test_a_model_says_why_its_layers_are_not_fused(cli, text_model):

@@ -23,10 +23,12 @@ from treeshare.models.loading import load_model
 from treeshare.sampling import SamplingParams
 
 HASHES = {
+    (3, "amx", "bfloat16"): "f18b0f8e18e6a06e",
     (3, "avx512", "bfloat16"): "f39d6039c8a7e842",
     (3, "avx512f", "bfloat16"): "3189fb3fe1e95cb5",
     (3, "avx2", "bfloat16"): "3189fb3fe1e95cb5",
     (3, "portable", "bfloat16"): "3189fb3fe1e95cb5",
+    (3, "amx", "float32"): "d500e3818312e79d",
     (3, "avx512", "float32"): "d500e3818312e79d",
     (3, "avx512f", "float32"): "d500e3818312e79d",
     (3, "avx2", "float32"): "d500e3818312e79d",

@@ -33,9 +33,13 @@ NO_MATMULS = {
 }
 OLD_CPU = {"ATEN_CPU_CAPABILITY": "default", **NO_GLIBC, **NO_NUMPY, **NO_MATMULS}
 
+NO_AMX = {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+"""torch 2.13's own attention in bfloat16 fails where it is kept from AVX-512 and oneDNN is not: loading
+compares with it."""
+
 MASKS = {
-    "torch default": {"ATEN_CPU_CAPABILITY": "default"},
-    "torch avx2": {"ATEN_CPU_CAPABILITY": "avx2"},
+    "torch default": {"ATEN_CPU_CAPABILITY": "default", **NO_AMX},
+    "torch avx2": {"ATEN_CPU_CAPABILITY": "avx2", **NO_AMX},
     "torch avx512": {"ATEN_CPU_CAPABILITY": "avx512"},
     "glibc": NO_GLIBC,
     "numpy": NO_NUMPY,
@@ -112,10 +116,10 @@ def test_masks(folder, dtype, mask):
 
 @pytest.mark.slow
 def test_without_the_level_the_masks_change_bits(folder):
-    """The positive control: kernels of one level, but torch's tables and last norm around them."""
-    level = next(code for code in PORTABLE_CODES if code != "portable")
-    plain, masked = (run_masked(folder, "float32", mask, level=level) for mask in ({}, OLD_CPU))
-    assert {name for name in plain if plain[name] != masked[name]} >= {"model.rotary_emb", "model.norm"}
+    """The positive control: torch's own layers, and its own logarithms."""
+    plain, masked = (run_masked(folder, "float32", mask, level="none") for mask in ({}, OLD_CPU))
+    changed = {name for name in plain if plain[name] != masked[name]}
+    assert changed >= {"model.layers.0", "model.layers.1", "lm_head", "log-probabilities"}
 
 
 @pytest.mark.slow

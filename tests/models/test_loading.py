@@ -14,11 +14,13 @@ from safetensors.torch import load_file, save_file
 from tests.evals.tiny_text import save_text_model
 from tests.models.tiny import ARCHITECTURES, CONFIGS, VOCAB_SIZE, make_model
 from treeshare.cli.inputs import load_llm
+from treeshare.engine import dtype_speed
 from treeshare.errors import ConfigError, ModelLoadError, TreeshareError, UnsupportedModelError
-from treeshare.models import cache_dir, describe_model, load_model
+from treeshare.models import cache_dir, describe_model, load_model, loading
 from treeshare.models.gguf import converted_folder
 from treeshare.models.loading import bind_model
 from treeshare.models.support import max_model_len
+from treeshare.native import kernel_level
 
 
 @pytest.fixture
@@ -145,15 +147,24 @@ def test_a_fingerprint_is_of_every_bit(folder):
     assert load_model(folder, "float32").fingerprint() != before
 
 
+@pytest.mark.parametrize(
+    ("why", "faster"), [(None, None), ("its layers sort", None), (None, "--dtype float64 is faster")]
+)
 @pytest.mark.parametrize(("architecture", "dtype"), [("llama", "bfloat16"), ("gpt2", "float32")])
-def test_the_loading_line_says_why_layers_are_not_fused(model_dir, capsys, architecture, dtype):
+def test_the_loading_line_says_what_is_slower(
+    model_dir, capsys, architecture, dtype, why, faster, monkeypatch
+):
+    monkeypatch.setattr(dtype_speed, "faster_dtype", lambda _: faster)
+    if why is not None:
+        monkeypatch.setattr(loading, "fuse_layers", lambda model: ([], why))
     llm = load_llm(str(model_dir(architecture)), dtype=dtype)
     reason = llm.loaded.unfused_reason
     line = capsys.readouterr().err
     assert line.startswith(f"{model_dir(architecture)}: {dtype}, loaded in ")
-    assert line.endswith(f", layers not fused: {reason}\n" if reason else ", fused layers\n")
+    layers = f", layers not fused: {reason}" if reason else ", fused layers"
+    assert line.endswith(f"{layers}; {faster}\n" if faster else f"{layers}\n")
     assert (reason is None) == bool(llm.loaded.fused)
-    assert reason is not None or architecture == "llama"
+    assert reason == why or kernel_level() == "none"
 
 
 # -- refusals --

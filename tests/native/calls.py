@@ -113,3 +113,29 @@ class Calls:
             )
             for name, place in self._results.items()
         }
+
+
+def to_element(values, element):
+    """As the kernels take numbers: bfloat16 are cut, so that they are exact."""
+    values = np.asarray(values, np.float32)
+    return (values.view(np.uint32) >> 16).astype(np.uint16) if element == "bfloat16" else values
+
+
+def to_floats(values):
+    return (values.astype(np.uint32) << 16).view(np.float32) if values.dtype == np.uint16 else values
+
+
+class Case:
+    """Calls for an element, with random numbers of a seed."""
+
+    def __init__(self, element, seed=0):
+        self.calls, self.element, self.draws = Calls(), element, np.random.default_rng(seed)
+
+    def numbers(self, *shape, scale=1.0):
+        return to_element(scale * self.draws.standard_normal(shape), self.element)
+
+    def given(self, *shape, scale=1.0):
+        return self.calls.array(self.numbers(*shape, scale=scale))
+
+    def filled(self, name, *shape):
+        return self.calls.result(name, np.full(shape, 7, to_element([0], self.element).dtype))

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import treeshare.native
-from tests.native.calls import Calls
+from tests.native.calls import Case, to_element, to_floats
 from treeshare.native import kernel_levels, library, structs
 
 SOURCES = Path(treeshare.native.__file__).parent
@@ -91,32 +91,6 @@ def run(folder, cpu, calls, level, **options):
     calls.write(folder / "calls", level)
     emulate(folder, cpu, folder / "calls", folder / "result", **options)
     return calls.read(folder / "result")
-
-
-def to_element(values, element):
-    """As the kernels take numbers: bfloat16 are cut, so that they are exact."""
-    values = np.asarray(values, np.float32)
-    return (values.view(np.uint32) >> 16).astype(np.uint16) if element == "bfloat16" else values
-
-
-def to_floats(values):
-    return (values.astype(np.uint32) << 16).view(np.float32) if values.dtype == np.uint16 else values
-
-
-class Case:
-    """Calls for an element, with random numbers of a seed."""
-
-    def __init__(self, element, seed=0):
-        self.calls, self.element, self.draws = Calls(), element, np.random.default_rng(seed)
-
-    def numbers(self, *shape, scale=1.0):
-        return to_element(scale * self.draws.standard_normal(shape), self.element)
-
-    def given(self, *shape, scale=1.0):
-        return self.calls.array(self.numbers(*shape, scale=scale))
-
-    def filled(self, name, *shape):
-        return self.calls.result(name, np.full(shape, 7, to_element([0], self.element).dtype))
 
 
 LINEARS = [(2, 1), (6, 16), (34, 47), (90, 48), (576, 49), (1544, 100), (64, 320)]

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.kernel_levels import LEVELS, portable_by, using_kernels
+from tests.native.operations import KINDS, run_operation
 from treeshare.errors import ConfigError
 from treeshare.native import ELEMENTS, kernel_level, kernel_levels, kernels, library
 from treeshare.sampling import SamplingParams
@@ -163,27 +164,22 @@ def assert_same_bits(results):
 
 @needs_two_levels
 @pytest.mark.parametrize("make_values", [every_bfloat16, float32_of_every_size])
-def test_layers_agree_to_the_bit(make_values):
-    """Norms, residuals, rotary positions, activations; of numbers of every size and NaN."""
+@pytest.mark.parametrize("kind", KINDS)
+def test_operations_agree_to_the_bit(kind, make_values):
+    """Norms, rotary positions, activations, sums; of numbers of every size and NaN, rounded or not."""
     values, draws = make_values(), torch.Generator().manual_seed(0)
+    a = values.repeat(3).view(-1, 96)
+    b, c = (values[torch.randperm(len(values), generator=draws)].repeat(3).view(-1, 96) for _ in range(2))
+    weight = torch.randn(96, generator=draws).to(values.dtype)
+    weights = {"weight": weight, "bias": weight.flip(0)} if "NORM" in kind else {}
 
-    def layer():
-        library = kernels(values.dtype)
-        x, delta = values.repeat(6).view(-1, 96), values.repeat(6)
-        delta = delta[torch.randperm(len(delta), generator=draws.manual_seed(1))].view(-1, 96)
-        rows, width = x.shape
-        sine = delta.flip(0)
-        x, out, gated = x.clone(), torch.empty_like(x), torch.empty(rows, width // 2, dtype=x.dtype)
-        weight = torch.randn(width, generator=draws).to(x.dtype)
-        turned = x.clone()
-        library.treeshare_silu_mul(x.data_ptr(), gated.data_ptr(), rows, width // 2)
-        library.treeshare_rotate(turned.data_ptr(), delta.data_ptr(), sine.data_ptr(), rows, width, 1, width)
-        library.treeshare_add_rms_norm(
-            x.data_ptr(), delta.data_ptr(), weight.data_ptr(), out.data_ptr(), rows, width, 1e-5
-        )
-        return x, out, gated, turned
+    def compute():
+        return [
+            run_operation(kind, a, b, c, flags=flags, number=1e-5, **weights)
+            for flags in ((), ("ROUND", "ROUND_INNER"))
+        ]
 
-    assert_same_bits(of_levels(layer))
+    assert_same_bits(of_levels(compute))
 
 
 @needs_two_levels

@@ -9,9 +9,6 @@ import platform
 import shutil
 import subprocess
 import sys
-import threading
-import urllib.error
-import urllib.request
 from dataclasses import asdict
 from functools import partial
 from importlib import metadata
@@ -21,14 +18,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from treeshare.cli.finding import Finding, findings_of
+from treeshare.cli.hub import hub
 from treeshare.cli.outputs import check_output, write_json
 from treeshare.installation import compiler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_HUB_TIMEOUT_S = 4.0
-_OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
 _CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16", "sve", "i8mm")
 
 
@@ -74,10 +70,11 @@ def _findings(model: str | None) -> Iterator[Finding]:
         ("sandbox", _sandboxes),
         ("C++ compiler", _compiler),
         ("kernels", _kernels),
+        ("dtypes", _dtypes),
         ("embedded model", _embedded_model),
         *([("model", partial(_model, model))] if model is not None else []),
         ("model cache", _model_cache),
-        ("hub", _hub),
+        ("hub", hub),
     ]
     for name, check in checks:
         yield from findings_of(name, check)
@@ -196,12 +193,9 @@ def _cpu() -> Finding:
         ", ".join(name for name, there in features.items() if there)
         or "none of the instruction sets checked for"
     )
-    slow = "bfloat16 is emulated: --dtype float32 may be faster"
-    has_bf16 = any(features[name] for name in ("avx2", "avx512_bf16", "amx_bf16", "asimd", "bf16"))
     return Finding(
         name="cpu",
         found=f"{name}, {cores} cores available; {present}",
-        remedy="" if has_bf16 else slow,
         data={"name": name, "cores": cores, "features": features},
     )
 
@@ -296,6 +290,22 @@ def _kernels() -> Finding:
     )
 
 
+def _dtypes() -> Finding:
+    """How fast linear layers are in each dtype, at a width that many models have."""
+    try:
+        from treeshare.engine.dtype_speed import MAX_WIDTH, linear_rates_here
+    except (ImportError, OSError):
+        return Finding(name="dtypes", found="not measured", remedy="they need torch", data={"gflops": {}})
+    rates = linear_rates_here(MAX_WIDTH)
+    faster = rates.faster_than("bfloat16")  # in which most models are published
+    return Finding(
+        name="dtypes",
+        found=f"linear layers: {rates}",
+        remedy=f"--dtype {faster} is faster for a bfloat16 model" if faster else "",
+        data={"gflops": rates.gflops},
+    )
+
+
 def _embedded_model() -> Finding:
     from treeshare.models.loading import EMBEDDED
 
@@ -312,6 +322,7 @@ def _embedded_model() -> Finding:
 def _model(name: str) -> Finding:
     """Whether a model is supported here, and why its layers are not fused where they are not."""
     from treeshare.cli.inputs import quiet_libraries
+    from treeshare.engine.dtype_speed import faster_dtype
     from treeshare.errors import TreeshareError, one_line
     from treeshare.models import load_model
 
@@ -326,6 +337,7 @@ def _model(name: str) -> Finding:
     return Finding(
         name="model",
         found=f"{one_line(name)}: {loaded.dtype}, {layers}",
+        remedy=faster_dtype(loaded) or "",
         data={"model": name, "dtype": loaded.dtype, "unfused_reason": reason},
     )
 
@@ -357,44 +369,3 @@ def _model_cache() -> Finding:
             "writable": writable,
         },
     )
-
-
-def _hub() -> Finding:
-    """Whether the hub answers; not asked if the environment says that we are offline."""
-    variable = next((name for name in _OFFLINE if _is_set(name)), None)
-    if variable is not None:
-        found = f"not asked: {variable} is set"
-        return Finding(name="hub", found=found, data={"reachable": None, "offline": variable})
-    reason = _reach_hub()
-    return Finding(
-        name="hub",
-        found="answers" if not reason else f"does not answer ({reason})",
-        remedy="" if not reason else "use the embedded model, local models and --data FILE",
-        data={"reachable": not reason, "reason": reason},
-    )
-
-
-def _is_set(name: str) -> bool:
-    return os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE")
-
-
-def _reach_hub() -> str:
-    """Why the hub cannot be reached, or an empty string; returns even if a name server never answers."""
-    from huggingface_hub import constants
-
-    reasons = [f"no answer within {_HUB_TIMEOUT_S:g} s"]
-
-    def ask() -> None:
-        try:
-            request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
-            with urllib.request.urlopen(request, timeout=_HUB_TIMEOUT_S):
-                reasons.append("")
-        except urllib.error.HTTPError as error:
-            reasons.append("" if error.code < 500 else f"status {error.code}")
-        except (OSError, ValueError) as error:
-            reasons.append(str(getattr(error, "reason", error)))
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(_HUB_TIMEOUT_S)
-    return reasons[-1]

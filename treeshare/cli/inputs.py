@@ -90,16 +90,19 @@ def load_llm(model: str, **options: Any) -> LLM:  # noqa: ANN401
         model: As for ``LLM``.
         **options: As for ``LLM``.
     """
+    from treeshare.engine.dtype_speed import faster_dtype
     from treeshare.engine.llm import LLM
 
     quiet_libraries()
     llm = LLM(model, **options)
     unfused, company = llm.loaded.unfused_reason, llm.engine.runner.company_reason
+    faster = faster_dtype(llm.loaded)
     print(
         f"{model}: {llm.dtype}, loaded in {llm.loaded.load_s:.1f} s, "
         f"KV budget {llm.kv_budget_bytes / 2**20:.0f} MiB, attention {llm.engine.backend_name}"
         + (f", layers not fused: {unfused}" if unfused else ", fused layers")
-        + (f"; bits may depend on what else runs: {company}" if company else ""),
+        + (f"; bits may depend on what else runs: {company}" if company else "")
+        + (f"; {faster}" if faster else ""),
         file=sys.stderr,
     )
     return llm

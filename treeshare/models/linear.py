@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from treeshare.native import kernels, structs
 
@@ -27,10 +28,17 @@ SMALL_OPERATIONS = "norms and other small operations"
 """The stopwatch's part for what lies between a model's matmuls and attention."""
 
 
-def weights_of(linear: nn.Linear) -> structs.Linear:
+def weights_of(linear: nn.Module) -> structs.Linear:
     """A linear layer as the kernels take it; valid while its weights stay where they are."""
-    bias = None if linear.bias is None else linear.bias.data_ptr()
-    return structs.Linear(linear.weight.data_ptr(), bias, *reversed(linear.weight.shape))
+    weight, bias = _outputs_first(linear), linear.bias
+    address = None if bias is None else bias.data_ptr()  # type: ignore[operator]
+    return structs.Linear(weight.data_ptr(), address, *reversed(weight.shape))
+
+
+def _outputs_first(linear: nn.Module) -> Tensor:
+    """The weight as ``[outputs, inputs]``: GPT-2's class has it the other way round."""
+    weight: Tensor = linear.weight  # type: ignore[assignment]
+    return weight.t() if isinstance(linear, Conv1D) else weight
 
 
 class KernelLinear:
@@ -40,7 +48,7 @@ class KernelLinear:
         linear: A layer for which ``has_kernel`` holds.
     """
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, linear: Any) -> None:  # noqa: ANN401
         self._linear = linear
         self._kernel: Any = kernels(linear.weight.dtype).treeshare_linear  # type: ignore[union-attr]
         self._dtype = linear.weight.dtype
@@ -52,24 +60,24 @@ class KernelLinear:
         """
         linear = self._linear
         if not x.dtype == linear.weight.dtype == self._dtype or not has_kernel(linear):
-            return nn.functional.linear(x, linear.weight, linear.bias)
-        rows = x.reshape(-1, linear.in_features).contiguous()
-        out = torch.empty(len(rows), linear.out_features, dtype=x.dtype)
+            return nn.functional.linear(x, _outputs_first(linear), linear.bias)
         weights = weights_of(linear)
+        rows = x.reshape(-1, weights.num_inputs).contiguous()
+        out = torch.empty(len(rows), weights.num_outputs, dtype=x.dtype)
         self._kernel(ctypes.byref(weights), rows.data_ptr(), out.data_ptr(), len(rows))
-        return out.view(*x.shape[:-1], linear.out_features)
+        return out.view(*x.shape[:-1], weights.num_outputs)
 
 
-def has_kernel(linear: nn.Linear) -> bool:
+def has_kernel(linear: Any) -> bool:  # noqa: ANN401
     """Whether the kernel is available and computes this layer.
 
     That is: bfloat16 with an even number of inputs, or float32; dense.
     """
-    weight, bias = linear.weight, linear.bias
+    weight, bias = _outputs_first(linear), linear.bias
     dense = [weight] if bias is None else [weight, bias]
     return (
         kernels(weight.dtype) is not None
-        and (weight.dtype == torch.float32 or linear.in_features % 2 == 0)
+        and (weight.dtype == torch.float32 or weight.shape[1] % 2 == 0)
         and all(tensor.dtype == weight.dtype and tensor.is_contiguous() for tensor in dense)
     )
 
@@ -80,8 +88,15 @@ def uses_kernel(module: nn.Module) -> bool:
 
 
 def bind_linears(modules: Iterable[nn.Module]) -> list[nn.Module]:
-    """Replace the forward of every linear layer that the kernel computes; returns these layers."""
-    bound: list[Any] = [module for module in modules if type(module) is nn.Linear and has_kernel(module)]
+    """Replace the forward of every linear layer that the kernel computes; returns these layers.
+
+    The weights of ``Conv1D`` are turned round in memory; they keep their shape.
+    """
+    found: list[Any] = [module for module in modules if type(module) in (nn.Linear, Conv1D)]
+    for module in found:
+        if type(module) is Conv1D and kernels(module.weight.dtype) is not None:
+            module.weight.data = module.weight.data.t().contiguous().t()
+    bound = [module for module in found if has_kernel(module)]
     for linear in bound:
         linear.forward = KernelLinear(linear)
     return bound

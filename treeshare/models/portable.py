@@ -9,6 +9,7 @@ by its name.
 
 from __future__ import annotations
 
+import ctypes
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from treeshare.errors import UnsupportedModelError
 from treeshare.models.fusion import decoder_layers
-from treeshare.native import PORTABLE, functions, kernel_level, kernels
+from treeshare.native import PORTABLE, functions, kernel_level, kernels, number_of, structs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -157,14 +158,26 @@ class _KernelNorm:
     def __call__(self, x: Tensor) -> Tensor:
         rows, weight = x.contiguous(), self._norm.weight
         out = torch.empty_like(rows)
-        self._kernels.treeshare_rms_norm(
-            rows.data_ptr(),
-            weight.data_ptr(),
-            out.data_ptr(),
-            rows.numel() // len(weight),
-            len(weight),
+        width, is_float32 = len(weight), rows.dtype == torch.float32
+        none = structs.Place(number_of("NO_BUFFER"), 0, 0)
+        places = structs.Place(0, 0, 0), none, none, structs.Place(1, 0, 0)
+        linear = structs.Linear(weight.data_ptr(), None, 0, 0)
+        operation = structs.Operation(
+            number_of("RMS_NORM"),
+            number_of("ROUND") | number_of("ROUND_INNER"),
+            1,
+            width,
+            *places,
             self._norm.variance_epsilon,
+            linear,
         )
+        buffers = (structs.Buffer * 2)(
+            *(structs.Buffer(tensor.data_ptr(), width, is_float32) for tensor in (rows, out))
+        )
+        program = structs.Program(
+            ctypes.addressof(operation), 1, ctypes.addressof(buffers), rows.numel() // width, 1, None
+        )
+        self._kernels.treeshare_run(ctypes.byref(program))
         return out
 
 

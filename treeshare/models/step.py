@@ -18,7 +18,10 @@ class StepAttention(Protocol):
     """Computes attention in one forward pass."""
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, spec: AttentionSpec) -> Tensor:
-        """Attention output ``[T, Q, D]`` for ``query`` ``[T, Q, D]``, ``key`` and ``value`` ``[T, H, D]``."""
+        """Attention output ``[T, Q, D]`` for ``query`` ``[T, Q, D]``, ``key`` and ``value`` ``[T, H, D]``.
+
+        It lies in memory of its own: that of the query is used again by the layer.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,5 +44,5 @@ class NoAttention:
     """Skips attention: an upper bound for benchmarks."""
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, spec: AttentionSpec) -> Tensor:
-        """Return the query."""
-        return query
+        """A copy of the query."""
+        return query.clone()

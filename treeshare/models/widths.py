@@ -148,7 +148,10 @@ def _probe(module: nn.Module, num_rows: int, dtype: torch.dtype) -> tuple[Tensor
         rows[:, third : 2 * third] = -rows[:, :third]
         probe = random(num_outputs, num_inputs)
         probe[:, third : 2 * third] = probe[:, :third]
-        weight = nn.Parameter(probe.t().contiguous() if is_conv else probe, requires_grad=False)
+        probe = probe.t() if is_conv else probe
+        if weight.is_contiguous():  # as the weights lie: a library may sum others in another order
+            probe = probe.contiguous()
+        weight = nn.Parameter(probe, requires_grad=False)
     if is_conv:
         return rows, lambda x: torch.addmm(bias, x, weight)
     return rows, lambda x: nn.functional.linear(x, weight, bias)

@@ -31,17 +31,22 @@ constexpr int ROWS = 64;   // maximum number of packed rows of a task
 constexpr int TASKS = 3;   // minimum for each thread, if there are enough rows, so that no thread waits long at the end
 constexpr int KEYS = KEY_BLOCK; // packed keys and values of a block fit into L2 beside the rows
 constexpr int GROUP = 16 * ATTENTION_VECTORS; // keys of a register tile
-constexpr int QUERIES = 6; // query rows of a register tile
-constexpr int NEAR = 8;    // steps ahead that packed keys and values are fetched from L2
+#ifdef HAS_TILES
+constexpr int QUERIES = tiles::SIDE;  // query rows of a register tile
+constexpr int64_t PAD = tiles::DEPTH; // a query is filled up with zeros to a multiple of it
+#else
+constexpr int QUERIES = 6;
+constexpr int64_t PAD = 1;
+#endif
 
-// So that no template is instantiated for more vectors than a register tile has.
-constexpr int cap_vectors(int vectors) { return std::min(vectors, ATTENTION_VECTORS); }
+// Numbers from one query to the next.
+constexpr int64_t query_stride(int64_t head_dim) { return (head_dim + PAD - 1) / PAD * PAD; }
 
 enum Kind { SHARED, CAUSAL, PRIVATE, MERGE, STORE }; // MERGE: gathering the queries, normalising the result
 
 // One task's working set.
 struct Work {
-    Operand *query;     // [ROWS * G][D]
+    Operand *query;     // [ROWS * G][query_stride(D)], and as much as a register tile reads behind the last
     Packed *keys;       // [KEYS / GROUP][D / STEP][GROUP][STEP]
     Packed *values;     // [KEYS / STEP][D][STEP]
     Element *gathered_keys;    // [D][KEYS]: of a block that lies in several pieces
@@ -49,22 +54,22 @@ struct Work {
     float *scores;      // [QUERIES][KEYS]
     Operand *weights;   // [QUERIES][KEYS]
     float *numerator;   // [ROWS * G][D]
-    float *maximum;     // [ROWS * G]: of the scaled scores so far, as powers of 2
-    float *denominator; // [ROWS * G]
+    float *maximum;     // [ROWS * G], and so on: of the scaled scores so far, as powers of 2
+    float *denominator; // [ROWS * G], and so on
     int head_dim;
     float scale;        // of scores, times log2(e)
 
     Work(Scratch &scratch, int num_queries, int head_dim, float scale) : head_dim(head_dim), scale(scale) {
-        const size_t sizes[] = {size_t(num_queries) * head_dim * sizeof(Operand),
-                                size_t(KEYS) * head_dim * sizeof(Packed),
+        const size_t sizes[] = {size_t(num_queries + QUERIES) * query_stride(head_dim) * sizeof(Operand),
+                                size_t(KEYS) * query_stride(head_dim) * sizeof(Packed),
                                 size_t(KEYS) * head_dim * sizeof(Packed) + 64, // `interleave` may write past the last
                                 size_t(KEYS) * head_dim * sizeof(Element),
                                 size_t(KEYS) * head_dim * sizeof(Element),
                                 size_t(QUERIES) * KEYS * 4,
                                 size_t(QUERIES) * KEYS * sizeof(Operand),
                                 size_t(num_queries) * head_dim * 4,
-                                size_t(num_queries) * 4,
-                                size_t(num_queries) * 4};
+                                size_t(num_queries + QUERIES) * 4,
+                                size_t(num_queries + QUERIES) * 4};
         size_t offsets[11] = {0};
         for (int i = 0; i < 10; ++i) offsets[i + 1] = offsets[i] + (sizes[i] + 63) / 64 * 64;
         char *memory = scratch.reserve(offsets[10]);
@@ -84,123 +89,17 @@ struct Work {
     }
 };
 
-// Keys of the group that begins at key `first` of `count`: the last group is as narrow as its keys allow.
-INLINE int group_width(int first, int count) {
-    return std::min(GROUP, (count - first + STRIP - 1) / STRIP * STRIP);
-}
+} // namespace
+} // namespace attention
 
-// Interleave rows of transposed keys, [D][stride], STEP at a time; keys from `count` on become zero.
-TARGET void pack_keys(const Element *source, int64_t stride, int head_dim, int count, Packed *packed) {
-    for (int first = 0; first < count; first += GROUP) {
-        const int last = first + group_width(first, count);
-        for (int d = 0; d < head_dim; d += STEP) {
-            for (int strip = first; strip < last; strip += STRIP) {
-                interleave(source + d * stride + strip, stride, STEP, count - strip, packed);
-                packed += STEP * STRIP;
-            }
-        }
-    }
-}
+#ifdef HAS_TILES
+#include "tile_attention.h"
+#else
+#include "vector_attention.h"
+#endif
 
-// Interleave STEP neighbouring rows of values, [count][stride]; a missing last row counts as zero.
-TARGET void pack_values(const Element *source, int64_t stride, int head_dim, int count, Packed *packed) {
-    for (int token = 0; token < count; token += STEP) {
-        for (int column = 0; column < head_dim; column += STRIP)
-            interleave(source + token * stride + column, stride, count - token, head_dim - column,
-                       packed + STEP * column);
-        packed += STEP * head_dim;
-    }
-}
-
-// scores[m][n] = query[m] . key[n] for a group of J vectors of keys
-template <int M, int J>
-INLINE void score_group(const Operand *query, const Packed *keys, int head_dim, float *scores) {
-    Floats sums[M][J];
-    clear(sums);
-    for (int d = 0; d < head_dim; d += STEP, keys += STEP * 16 * J) {
-        for (int j = 0; j < J; ++j) __builtin_prefetch(keys + STEP * 16 * (NEAR * J + j), 0, 3);
-        add_products(sums, query + d, head_dim, keys);
-    }
-    const auto &results = complete_sums(sums);
-    for (int m = 0; m < M; ++m)
-        for (int j = 0; j < J; ++j) store(scores + m * KEYS + 16 * j, results[m][j]);
-}
-
-// The same for `count` packed keys, of which `packed_count` lie in the block.
-template <int M>
-TARGET void score(const Operand *query, const Packed *keys, int head_dim, int count, int packed_count, float *scores) {
-    for (int first = 0; first < count; first += GROUP, keys += GROUP * head_dim) {
-        switch (group_width(first, packed_count) / 16) {
-        case 4: score_group<M, cap_vectors(4)>(query, keys, head_dim, scores + first); break;
-        case 3: score_group<M, cap_vectors(3)>(query, keys, head_dim, scores + first); break;
-        case 2: score_group<M, cap_vectors(2)>(query, keys, head_dim, scores + first); break;
-        default: score_group<M, 1>(query, keys, head_dim, scores + first);
-        }
-    }
-}
-
-// One step of online softmax: a row of scores becomes weights below the row's new maximum. Of `count` keys the row sees
-// the first `seen`. Returns the factor that corrects what was summed up below the old maximum.
-TARGET float online_softmax(const float *scores, Operand *weights, int seen, int count, float scale, float *maximum,
-                            float *denominator) {
-    Floats largest = broadcast(-std::numeric_limits<float>::infinity());
-    for (int n = 0; n < seen; n += 16) largest = max_where(first16(seen - n), largest, load(scores + n));
-    const float old_maximum = *maximum, new_maximum = std::max(old_maximum, max_lanes(largest) * scale);
-    const Floats shift = broadcast(new_maximum), factor = broadcast(scale);
-    Floats sum = broadcast(0.0f);
-    for (int n = 0; n < count; n += 16) {
-        const Floats power = mul_sub(load(scores + n), factor, shift);
-        const Floats weight = only(first16(seen - n), exp2_lanes<EXP2_DEGREE>(power));
-        sum = add(sum, weight);
-        store_operands(weights + n, weight);
-    }
-    const float correction = first_lane(exp2_lanes<7>(broadcast(old_maximum - new_maximum)));
-    *maximum = new_maximum;
-    *denominator = std::fma(*denominator, correction, sum_lanes(sum));
-    return correction;
-}
-
-// numerator[m] = numerator[m] * correction[m] + weights[m] . values, for J vectors of sixteen columns
-template <int M, int J>
-INLINE void add_values(const Operand *weights, const Packed *values, int head_dim, int count,
-                       const float *correction, float *numerator) {
-    Floats sums[M][J];
-    clear(sums);
-    for (int token = 0; token < count; token += STEP, values += STEP * head_dim) {
-        for (int j = 0; j < J; ++j) __builtin_prefetch(values + STEP * (NEAR * head_dim + 16 * j), 0, 3);
-        add_products(sums, weights + token, KEYS, values);
-    }
-    const auto &results = complete_sums(sums);
-    for (int m = 0; m < M; ++m) {
-        const Floats factor = broadcast(correction[m]);
-        for (int j = 0; j < J; ++j) {
-            float *place = numerator + m * head_dim + 16 * j;
-            store(place, mul_add(load(place), factor, results[m][j]));
-        }
-    }
-}
-
-// Attend M queries, from number `query` on, to the block of `packed_count` keys: query m to the first `seen[m]` of
-// `count`.
-template <int M>
-TARGET void attend_tile(Work &work, int query, const int *seen, int count, int packed_count) {
-    const int dim = work.head_dim;
-    float corrections[M];
-    score<M>(work.query + query * dim, work.keys, dim, count, packed_count, work.scores);
-    for (int m = 0; m < M; ++m)
-        corrections[m] = online_softmax(work.scores + m * KEYS, work.weights + m * KEYS, seen[m], count, work.scale,
-                                        work.maximum + query + m, work.denominator + query + m);
-    for (int column = 0; column < dim; column += 16 * ATTENTION_VECTORS) {
-        const Packed *values = work.values + STEP * column;
-        float *numerator = work.numerator + query * dim + column;
-        switch (std::min(ATTENTION_VECTORS, (dim - column) / 16)) {
-        case 4: add_values<M, cap_vectors(4)>(work.weights, values, dim, count, corrections, numerator); break;
-        case 3: add_values<M, cap_vectors(3)>(work.weights, values, dim, count, corrections, numerator); break;
-        case 2: add_values<M, cap_vectors(2)>(work.weights, values, dim, count, corrections, numerator); break;
-        default: add_values<M, 1>(work.weights, values, dim, count, corrections, numerator);
-        }
-    }
-}
+namespace attention {
+namespace {
 
 // Pack the `count` keys of a block, and their values, of one KV head: pieces side by side, the first from its token
 // `used` on. What lies in several pieces is gathered first.
@@ -241,14 +140,7 @@ TARGET void attend_block(Work &work, int first, int last, int group, int count, 
             max_seen = std::max(max_seen, seen[i]);
         }
         if (max_seen == 0) continue;
-        switch (m) {
-        case 6: attend_tile<6>(work, query, seen, max_seen, count); break;
-        case 5: attend_tile<5>(work, query, seen, max_seen, count); break;
-        case 4: attend_tile<4>(work, query, seen, max_seen, count); break;
-        case 3: attend_tile<3>(work, query, seen, max_seen, count); break;
-        case 2: attend_tile<2>(work, query, seen, max_seen, count); break;
-        default: attend_tile<1>(work, query, seen, max_seen, count);
-        }
+        attend_queries(work, query, m, seen, max_seen, count);
     }
 }
 
@@ -337,9 +229,12 @@ TARGET void attend_task(const TreeStep &step, const Projections<Element> &from, 
     const int num_queries = (last_row - first_row) * group;
     Laps laps(step.nanoseconds);
     Work work(scratch, num_queries, dim, scale * 1.44269504f);
-    for (int64_t row = first_row; row < last_row; ++row)
-        copy_operands(from.query + row * from.query_stride + head * group * dim, group * dim,
-                      work.query + (row - first_row) * group * dim);
+    for (int q = 0; q < num_queries; ++q) {
+        const Element *row = from.query + (first_row + q / group) * from.query_stride;
+        const Element *query = row + (head * group + q % group) * dim;
+        copy_operands(query, dim, work.query + q * query_stride(dim));
+        std::fill_n(work.query + q * query_stride(dim) + dim, query_stride(dim) - dim, Operand(0));
+    }
     laps.lap(MERGE);
     for (int64_t row = first_row; row < last_row; ++row) store_token(step, from, row, head);
     laps.lap(STORE);
@@ -382,6 +277,9 @@ extern "C" void EXPORT(attend)(const TreeStep *step, const Projections<Element> 
     {
         static thread_local Scratch scratch;
         Laps laps(step->nanoseconds);
+#ifdef HAS_TILES
+        const tiles::Session session;
+#endif
         store_prompts(*step, *from);
         laps.lap(STORE);
 #pragma omp for schedule(dynamic, 1)

@@ -15,20 +15,8 @@ void EXPORT(attend)(const TreeStep *step, const Projections<Element> *from, floa
 // x [num_rows][num_inputs], out [num_rows][num_outputs].
 void EXPORT(linear)(const Linear<Element> *linear, const Element *x, Element *out, int64_t num_rows);
 
-// From a layer's input to queries, keys and values, with rotary positions.
-void EXPORT(before_attention)(const Layer<Element> *layer, const Activations<Element> *activations);
-
-// From attention's result to the layer's output, which overwrites its input.
-void EXPORT(after_attention)(const Layer<Element> *layer, const Activations<Element> *activations);
-
-// The parts of a layer alone, for tests and benchmarks.
-void EXPORT(rms_norm)(const Element *x, const Element *weight, Element *out, int64_t num_rows, int64_t width,
-                      float epsilon);
-void EXPORT(add_rms_norm)(Element *x, const Element *delta, const Element *weight, Element *out, int64_t num_rows,
-                          int64_t width, float epsilon);
-void EXPORT(rotate)(Element *x, const Element *cosine, const Element *sine, int64_t num_rows, int64_t stride,
-                    int64_t num_heads, int64_t head_dim);
-void EXPORT(silu_mul)(const Element *gate_up, Element *out, int64_t num_rows, int64_t width);
+// Part of a decoder layer. A linear layer's operands are whole rows of their buffers.
+void EXPORT(run)(const Program<Element> *program);
 
 void LEVEL_EXPORT(draw)(const Draws *draws);
 

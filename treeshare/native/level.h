@@ -5,7 +5,9 @@
 // written in a level's vectors, and a level has bfloat16's conversions and dot products.
 //
 // Results must be the same bits on all levels, except those of bfloat16's add_products on levels that have dot products
-// of it; the others include widened.h, and agree there, too. tests/native/test_levels.py compares.
+// of it; the others include widened.h, and agree there, too. tests/native/test_levels.py compares. A level with tiles,
+// HAS_TILES, has an order of its own for them, see amx.h, and for attention's exponentials: tile_linear.h and
+// tile_attention.h take the place of what is written in add_products.
 
 #pragma once
 

@@ -8,6 +8,7 @@
 
 #include "cpu_x86.h"
 #include "instruction_sets.h"
+#include "tile_permission.h"
 
 namespace {
 
@@ -21,13 +22,16 @@ struct Level {
 #define LEVEL(name, features, is_built) {name, features, needs(features), is_built}
 
 constexpr Level LEVELS[] = {
-    LEVEL("amx", AMX_FEATURES, false),
+    LEVEL("amx", AMX_FEATURES, COMPILER_KNOWS_TILES),
     LEVEL("avx512", AVX512_FEATURES, true),
     LEVEL("avx512vnni", AVX512VNNI_FEATURES, true),
     LEVEL("avx512f", AVX512F_FEATURES, true),
     LEVEL("avx2", AVX2_FEATURES, true),
     {"portable", "", {}, true},
 };
+
+// Whether the operating system lets this process use the registers that a level needs.
+bool is_permitted(const Level &level) { return !has_all(level.needed, AMX_TILE) || may_use_tiles(); }
 
 } // namespace
 
@@ -64,6 +68,7 @@ struct Level {
 constexpr Level LEVELS[] = {{"portable", "", {}, true}};
 Cpu this_cpu() { return {}; }
 bool has_all(const Cpu &, const Cpu &) { return true; }
+bool is_permitted(const Level &) { return true; }
 
 } // namespace
 
@@ -84,7 +89,7 @@ extern "C" {
 // 1 where the kernels of a level were built and this CPU runs them, 0 where it does not, -1 where none were built.
 int treeshare_has_level(const char *name) {
     const Level *level = find_level(name);
-    return level && level->is_built ? has_all(this_cpu(), level->needed) : -1;
+    return level && level->is_built ? has_all(this_cpu(), level->needed) && is_permitted(*level) : -1;
 }
 
 // The same of a CPU of which the words of `Cpu` are given, whether or not the kernels were built: for tests.

@@ -54,7 +54,7 @@ _SAME_BITS = ("avx512f", "avx2", "neon", PORTABLE)
 """Codes that give the same bits in every result, fastest first; the last is for a CPU that has no other."""
 
 LEVELS = (
-    Level("amx", "amx"),
+    Level("amx", "amx", base="avx512"),
     Level("avx512", "avx512"),  # with BF16
     Level("avx512vnni", "avx512f"),  # its own instructions are for integers
     Level("avx512f", "avx512f"),
@@ -72,13 +72,8 @@ ELEMENTS = {torch.bfloat16: "bfloat16", torch.float32: "float32"}
 
 _ARGUMENTS = {
     "attend": (_POINTER, _POINTER, _FLOAT, _POINTER, _POINTER),
-    "before_attention": (_POINTER, _POINTER),
-    "after_attention": (_POINTER, _POINTER),
-    "rms_norm": (_POINTER, _POINTER, _POINTER, _INT, _INT, _FLOAT),
-    "add_rms_norm": (_POINTER, _POINTER, _POINTER, _POINTER, _INT, _INT, _FLOAT),
-    "rotate": (_POINTER, _POINTER, _POINTER, _INT, _INT, _INT, _INT),
-    "silu_mul": (_POINTER, _POINTER, _INT, _INT),
     "linear": (_POINTER, _POINTER, _POINTER, _INT),
+    "run": (_POINTER,),
     "draw": (_POINTER,),
     "exp": (_POINTER, _INT),
     "sum_blocks": (_POINTER, _POINTER, _INT),
@@ -96,6 +91,9 @@ _FUNCTIONS = {
     "power": (_POINTER, _POINTER, _POINTER, _INT),
 }
 """Those of functions that no level has: ``native/numbers.h``."""
+
+_NO_NUMBER = -(1 << 63)
+"""Of ``treeshare_number``, for a name that it does not know."""
 
 _LETTERS = {_POINTER: "p", _INT: "i", _FLOAT: "f"}
 """Of argument types, as ``treeshare_arguments`` in ``structs.cpp`` writes them."""
@@ -182,6 +180,20 @@ def functions() -> Any | None:  # noqa: ANN401
     return library
 
 
+@functools.cache
+def number_of(name: str) -> int:
+    """The number that ``native/structs.h`` gives an operation's kind or flag, such as ``RMS_NORM``.
+
+    Raises:
+        KeyError: If there is none, or no library.
+    """
+    library = _load().library
+    number = _NO_NUMBER if library is None else library.treeshare_number(name.encode())
+    if number == _NO_NUMBER:
+        raise KeyError(name)
+    return int(number)
+
+
 def unused_reason() -> str | None:
     """Why the compiled library is not used, such as ``not built``; None if it is used."""
     return _load().reason
@@ -251,6 +263,7 @@ def _difference(library: Any) -> str | None:  # noqa: ANN401
             expected = "".join(_LETTERS[kind] for kind in arguments)
             if describe(name.encode()) != expected.encode():
                 return f"{name} takes other arguments there"
+        library.treeshare_number.argtypes, library.treeshare_number.restype = (ctypes.c_char_p,), _INT
         library.treeshare_has_level.argtypes = (ctypes.c_char_p,)
     except AttributeError as error:
         return f"it lacks a function ({error})"

@@ -40,7 +40,7 @@ INLINE To bits_as(From from) {
     return to;
 }
 
-INLINE Eight all_eight(float x) { return Eight{} + x; }
+INLINE Eight all_eight(float x) { return Eight{x, x, x, x, x, x, x, x}; } // not 0 + x: that of -0 is 0
 
 // a * b + c, rounded once.
 #ifdef __FP_FAST_FMAF

@@ -14,9 +14,8 @@ namespace {
 // Fields lie in the same places with every element: they are addresses and numbers.
 using Projections = ::Projections<Element>;
 using Linear = ::Linear<Element>;
-using Norm = ::Norm<Element>;
-using Layer = ::Layer<Element>;
-using Activations = ::Activations<Element>;
+using Operation = ::Operation<Element>;
+using Program = ::Program<Element>;
 
 struct Field {
     const char *name;
@@ -68,29 +67,31 @@ constexpr Field FIELDS[] = {
     FIELD(Linear, num_inputs),
     FIELD(Linear, num_outputs),
 
-    FIELD(Norm, weight),
-    FIELD(Norm, epsilon),
+    FIELD(Place, buffer),
+    FIELD(Place, offset),
+    FIELD(Place, group_stride),
 
-    FIELD(Layer, qkv),
-    FIELD(Layer, out),
-    FIELD(Layer, gate_up),
-    FIELD(Layer, down),
-    FIELD(Layer, first),
-    FIELD(Layer, second),
-    FIELD(Layer, num_rotated_heads),
-    FIELD(Layer, head_dim),
-    FIELD(Layer, nanoseconds),
+    FIELD(Buffer, address),
+    FIELD(Buffer, row_stride),
+    FIELD(Buffer, is_float32),
 
-    FIELD(Activations, num_rows),
-    FIELD(Activations, cosine),
-    FIELD(Activations, sine),
-    FIELD(Activations, attended),
-    FIELD(Activations, x),
-    FIELD(Activations, normal),
-    FIELD(Activations, qkv),
-    FIELD(Activations, gate_up),
-    FIELD(Activations, gated),
-    FIELD(Activations, delta),
+    FIELD(Operation, kind),
+    FIELD(Operation, flags),
+    FIELD(Operation, groups),
+    FIELD(Operation, width),
+    FIELD(Operation, a),
+    FIELD(Operation, b),
+    FIELD(Operation, c),
+    FIELD(Operation, out),
+    FIELD(Operation, number),
+    FIELD(Operation, linear),
+
+    FIELD(Program, operations),
+    FIELD(Program, num_operations),
+    FIELD(Program, buffers),
+    FIELD(Program, num_rows),
+    FIELD(Program, row_numbers),
+    FIELD(Program, nanoseconds),
 
     FIELD(Draws, num_rows),
     FIELD(Draws, vocab_size),
@@ -157,10 +158,25 @@ struct Kernel {
 #define FUNCTION(name) {#name, Arguments<decltype(treeshare_##name)>::letters} // no level's
 
 constexpr Kernel KERNELS[] = {
-    KERNEL(attend),       KERNEL(linear), KERNEL(before_attention), KERNEL(after_attention), KERNEL(rms_norm),
-    KERNEL(add_rms_norm), KERNEL(rotate), KERNEL(silu_mul),         KERNEL(draw),            KERNEL(exp),
-    KERNEL(sum_blocks),   KERNEL(log_softmax),
-    FUNCTION(log),        FUNCTION(cos),  FUNCTION(sin),            FUNCTION(power),
+    KERNEL(attend),     KERNEL(linear),      KERNEL(run),   KERNEL(draw),  KERNEL(exp),
+    KERNEL(sum_blocks), KERNEL(log_softmax), FUNCTION(log), FUNCTION(cos), FUNCTION(sin), FUNCTION(power),
+};
+
+struct Number {
+    const char *name;
+    int64_t number;
+};
+
+// Of operations: their kinds and flags, and what stands for no buffer and a row's.
+constexpr Number NUMBERS[] = {
+#define KIND(name) {#name, name},
+    OPERATION_KINDS(KIND)
+#undef KIND
+#define FLAG(name, bit) {#name, name},
+    OPERATION_FLAGS(FLAG)
+#undef FLAG
+    {"NO_BUFFER", NO_BUFFER},
+    {"ROW_BUFFER", ROW_BUFFER},
 };
 
 const Field *find_field(const char *name) {
@@ -192,6 +208,13 @@ int64_t treeshare_field_size(const char *name) {
 }
 
 int64_t treeshare_key_block() { return KEY_BLOCK; }
+
+// The number of an operation's kind, such as "RMS_NORM", or another of NUMBERS; INT64_MIN if there is none.
+int64_t treeshare_number(const char *name) {
+    for (const Number &number : NUMBERS)
+        if (!std::strcmp(number.name, name)) return number.number;
+    return INT64_MIN;
+}
 
 // The arguments of a kernel, such as "attend", a letter each; null if there is none.
 const char *treeshare_arguments(const char *name) {

@@ -53,28 +53,64 @@ struct Linear {
     int64_t num_inputs, num_outputs;
 };
 
-// An RMS norm.
-template <class Element>
-struct Norm {
-    const Element *weight;
-    double epsilon;
+// What a decoder layer computes beside attention, by name. A linear layer; norms; rotary positions; functions of one
+// number; functions of two or three.
+#define OPERATION_KINDS(KIND)                                                                                          \
+    KIND(LINEAR)                                                                                                       \
+    KIND(RMS_NORM) KIND(LAYER_NORM)                                                                                    \
+    KIND(ROTATE_HALVES) KIND(ROTATE_PAIRS)                                                                             \
+    KIND(COPY) KIND(SILU) KIND(SIGMOID) KIND(GELU) KIND(GELU_TANH) KIND(GELU_NEW) KIND(RELU) KIND(SQUARE) KIND(CUBE)   \
+    KIND(TANH) KIND(EXPM1) KIND(NEGATE)                                                                                \
+    KIND(ADD) KIND(SUBTRACT) KIND(MULTIPLY) KIND(MINIMUM) KIND(GREATER) KIND(SELECT)
+
+enum OperationKind : int64_t {
+#define KIND(name) name,
+    OPERATION_KINDS(KIND)
+#undef KIND
 };
 
-// A decoder layer without its attention.
-template <class Element>
-struct Layer {
-    Linear<Element> qkv, out, gate_up, down; // q, k, v and gate, up side by side
-    Norm<Element> first, second;
-    int64_t num_rotated_heads, head_dim; // q and k
-    int64_t *nanoseconds;                // [2], added to: matmuls, the rest; null: not measured
+// What else an operation is told: round its result to the element; round what it multiplies or adds last; turn the
+// other half; add 1 to the weight.
+#define OPERATION_FLAGS(FLAG) FLAG(ROUND, 1) FLAG(ROUND_INNER, 2) FLAG(FLIP, 4) FLAG(PLUS_ONE, 8)
+
+enum OperationFlag : int64_t {
+#define FLAG(name, bit) name = bit,
+    OPERATION_FLAGS(FLAG)
+#undef FLAG
 };
 
-// A layer's inputs and results, [num_rows][.] each; `x` is its input and its output.
+constexpr int64_t NO_BUFFER = -1; // an operand that is not there
+constexpr int64_t ROW_BUFFER = -2; // float32 memory of a thread, for numbers that are used in the same row at once
+
+// Where the numbers of an operand are in a row: groups side by side in the operation, `group_stride` apart in memory.
+struct Place {
+    int64_t buffer, offset, group_stride; // in numbers
+};
+
+// Rows of numbers.
+struct Buffer {
+    uint64_t address;
+    int64_t row_stride, is_float32; // else elements
+};
+
+// One operation on every row: out = kind(a, b, c). A norm, or a head to be rotated, is a group.
 template <class Element>
-struct Activations {
+struct Operation {
+    int64_t kind, flags, groups, width;
+    Place a, b, c, out;    // rotary positions: b is the cosine, c the sine
+    double number;           // epsilon, or b where that is neither an operand nor a weight
+    Linear<Element> linear;  // of a norm, and of an operation with a weight for each column, too: weight and bias
+};
+
+// Operations, one after the other, between attention and the layer's input or output.
+template <class Element>
+struct Program {
+    const Operation<Element> *operations;
+    int64_t num_operations;
+    const Buffer *buffers;
     int64_t num_rows;
-    const Element *cosine, *sine, *attended;
-    Element *x, *normal, *qkv, *gate_up, *gated, *delta;
+    int64_t row_numbers;  // numbers of ROW_BUFFER
+    int64_t *nanoseconds; // [2], added to: matmuls, the rest; null: not measured
 };
 
 // Tokens to be drawn from rows of logits.

@@ -67,30 +67,38 @@ class Linear(ctypes.Structure):
     _fields_ = (*_fields(_POINTER, "weight", "bias"), *_fields(_INT, "num_inputs", "num_outputs"))
 
 
-class Norm(ctypes.Structure):
-    """An RMS norm."""
+class Place(ctypes.Structure):
+    """Where an operand's numbers are in a row."""
 
-    _fields_ = (("weight", _POINTER), ("epsilon", ctypes.c_double))
+    _fields_ = (*_fields(_INT, "buffer", "offset", "group_stride"),)
 
 
-class Layer(ctypes.Structure):
-    """A decoder layer without its attention."""
+class Buffer(ctypes.Structure):
+    """Rows of numbers."""
+
+    _fields_ = (("address", _ADDRESS), *_fields(_INT, "row_stride", "is_float32"))
+
+
+class Operation(ctypes.Structure):
+    """One operation on every row."""
 
     _fields_ = (
-        *_fields(Linear, "qkv", "out", "gate_up", "down"),
-        *_fields(Norm, "first", "second"),
-        *_fields(_INT, "num_rotated_heads", "head_dim"),
-        ("nanoseconds", _POINTER),
+        *_fields(_INT, "kind", "flags", "groups", "width"),
+        *_fields(Place, "a", "b", "c", "out"),
+        ("number", ctypes.c_double),
+        ("linear", Linear),
     )
 
 
-class Activations(ctypes.Structure):
-    """A layer's inputs and results."""
+class Program(ctypes.Structure):
+    """Operations, one after the other."""
 
     _fields_ = (
-        ("num_rows", _INT),
-        *_fields(_POINTER, "cosine", "sine", "attended"),
-        *_fields(_POINTER, "x", "normal", "qkv", "gate_up", "gated", "delta"),
+        ("operations", _POINTER),
+        ("num_operations", _INT),
+        ("buffers", _POINTER),
+        *_fields(_INT, "num_rows", "row_numbers"),
+        ("nanoseconds", _POINTER),
     )
 
 
@@ -108,7 +116,8 @@ STRUCTS: dict[str, Any] = {
     "Piece": PIECE,
     "Slice": SLICE,
     **{
-        struct.__name__: struct for struct in (TreeStep, Projections, Linear, Norm, Layer, Activations, Draws)
+        struct.__name__: struct
+        for struct in (TreeStep, Projections, Linear, Place, Buffer, Operation, Program, Draws)
     },
 }
 """All structs by their names in C++."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from treeshare.config import ARITHMETIC
 from treeshare.engine.sequence import Request
 from treeshare.errors import DataError, one_line
-from treeshare.native import kernel_level, level_code
+from treeshare.native import PORTABLE, kernel_level, level_code
 from treeshare.runs.index_order import IndexOrder
 from treeshare.runs.manifest import Manifest, current_versions, prompts_sha256
 from treeshare.runs.record import ENDED_KEY, Record
@@ -102,7 +102,7 @@ def computation(engine: Engine) -> dict[str, str]:
 
     return {
         "attention": engine.backend_name,
-        "kernels": level_code(kernel_level()),
+        "kernels": PORTABLE if kernel_level() == PORTABLE else level_code(kernel_level()),
         "layers": "fused" if engine.loaded.fused else "unfused",
         "company": engine.runner.company_reason or "changes no bit",
         "threads": str(torch.get_num_threads()),

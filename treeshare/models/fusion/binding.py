@@ -1,0 +1,120 @@
+"""Replaces the forward of a model's layers by programs of the kernels: all, or none and the reason."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from treeshare.models.fusion.compiler import compile_recipe
+from treeshare.models.fusion.graph import Unfusable
+from treeshare.models.fusion.judge import NUM_ROWS, Call, Mixer, judge
+from treeshare.models.fusion.layer import FusedLayer, Workspace
+from treeshare.models.fusion.recipe import find_recipe
+from treeshare.models.fusion.tables import StepTables
+from treeshare.native import ELEMENTS, kernel_level, unused_reason
+
+if TYPE_CHECKING:
+    from treeshare.models.fusion.graph import Attend
+    from treeshare.models.fusion.program import Program
+
+
+def fuse_layers(model: nn.Module) -> tuple[list[FusedLayer], str | None]:
+    """Fuse the decoder layers of ``model``, all or none.
+
+    Returns:
+        The fused layers; or none, and the reason.
+    """
+    layers = decoder_layers(model)
+    try:
+        dtype = _dtype(layers)
+        programs = find_programs(find_calls(model, layers), dtype)
+    except Unfusable as reason:
+        return [], str(reason)
+    for parameter in model.parameters():  # else the mapped file stays in memory beside the joined weights
+        parameter.data = parameter.data.clone()
+    workspace, tables = Workspace(), StepTables(dtype)
+    fused = [FusedLayer(program, dtype, workspace, tables) for program in programs]
+    for layer, forward in zip(layers, fused, strict=True):
+        layer.forward = forward
+    return fused, None
+
+
+def unfuse_layers(model: nn.Module) -> None:
+    """Give every decoder layer its own forward back."""
+    for layer in model.modules():
+        if isinstance(vars(layer).get("forward"), FusedLayer):
+            del layer.forward
+
+
+def decoder_layers(model: nn.Module) -> list[nn.Module]:
+    """The layers of ``model``: the members of its longest list of modules."""
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    return list(max(lists, key=len, default=()))
+
+
+@torch.inference_mode()
+def find_calls(model: Any, layers: list[nn.Module]) -> list[Call]:  # noqa: ANN401
+    """How the model calls its layers, found by running it on a few tokens.
+
+    Raises:
+        Unfusable: If it does not call each once, in their order.
+    """
+    found: list[Any] = []
+
+    def note(*call: Any) -> None:  # noqa: ANN401
+        found.append(call)
+
+    hooks = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in layers]
+    try:
+        model(
+            input_ids=torch.arange(NUM_ROWS).unsqueeze(0) % model.get_input_embeddings().weight.shape[0],
+            position_ids=torch.arange(NUM_ROWS).unsqueeze(0) * 3 % 11,
+            use_cache=False,
+            treeshare_step=Mixer(),
+        )
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if [layer for layer, *_ in found] != layers:
+        raise Unfusable("it does not call each of its layers once, in their order")
+    return [Call(*call) for call in found]
+
+
+def find_programs(found: list[Call], dtype: torch.dtype) -> list[Program]:
+    """The programs of a model's layers; of layers that compute the same, one is compiled and judged.
+
+    Raises:
+        Unfusable: If a layer has none, or the kernels cannot read its weights.
+    """
+    known: dict[object, tuple[Program, dict[str, int]]] = {}
+    programs = []
+    for call in found:
+        graph = call.trace()
+        key = graph.key()
+        attend: Attend | None = next((value.setup for value in graph.values if value.kind == "attend"), None)
+        if key not in known:
+            judge(call, dtype)
+            identities = {name: identity for identity, name in graph.names.items()}
+            known[key] = compile_recipe(find_recipe(graph, dtype)), identities
+        program, identities = known[key]
+        own = dict(call.layer.named_parameters()) | dict(call.layer.named_buffers())
+        assert attend is not None
+        programs.append(program.with_weights({identities[name]: own[name] for name in identities}, attend))
+    seen: set[int] = set()
+    for program in programs:
+        seen = program.require_weights(dtype, seen)
+    return programs
+
+
+def _dtype(layers: list[nn.Module]) -> torch.dtype:
+    if kernel_level() == "none":
+        reason = unused_reason()
+        raise Unfusable("no compiled kernels are used" + (f": {reason}" if reason else ""))
+    if not layers:
+        raise Unfusable("it has no list of layers")
+    dtypes = {parameter.dtype for layer in layers for parameter in layer.parameters()}
+    if len(dtypes) != 1 or not dtypes <= set(ELEMENTS):
+        raise Unfusable("its weights are neither all bfloat16 nor all float32")
+    return dtypes.pop()

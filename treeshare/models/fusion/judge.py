@@ -1,0 +1,151 @@
+"""Compares a layer's program with the layer itself, before it is used."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils._pytree import tree_map
+
+from treeshare.models.fusion.compiler import compile_recipe
+from treeshare.models.fusion.graph import Unfusable
+from treeshare.models.fusion.layer import FusedLayer, Workspace
+from treeshare.models.fusion.recipe import find_recipe
+from treeshare.models.fusion.tables import StepTables
+from treeshare.models.fusion.trace import Trace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from torch import Tensor, nn
+
+    from treeshare.attention import AttentionSpec
+    from treeshare.models.fusion.graph import Graph, Path
+    from treeshare.models.fusion.program import Program
+
+NUM_ROWS = 7
+"""Rows that a layer is traced and judged with: more than one, and unlike most sizes."""
+
+_SCALES = (1.0, 1e-3, 30.0)
+"""Of hidden states: among small ones an epsilon shows, among large ones a limit."""
+
+_ERROR = 4.0
+"""Maximum error of a program, in units of the layer's own and a rounding of its row's largest number."""
+
+_LOST = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError)
+"""What model code may raise when it is followed, or what follows it."""
+
+
+class Call:
+    """A layer's call as its model makes it.
+
+    Args:
+        layer: The layer.
+        args: Arguments; the first are hidden states, unless they are a keyword.
+        kwargs: Keywords; the step is left out.
+
+    Raises:
+        Unfusable: If hidden states are not ``[1, NUM_ROWS, width]``.
+    """
+
+    def __init__(self, layer: nn.Module, args: Any, kwargs: Any) -> None:  # noqa: ANN401
+        self.layer = layer
+        kwargs = dict(kwargs)
+        first = args[0] if args else kwargs.pop("hidden_states", None)
+        if not isinstance(first, torch.Tensor) or first.dim() != 3 or first.shape[:2] != (1, NUM_ROWS):
+            raise Unfusable("its layers take something else than hidden states")
+        self.hidden = first
+        self.args = args[1:]
+        self.kwargs = {key: value for key, value in kwargs.items() if key != "treeshare_step"}
+
+    def trace(self) -> Graph:
+        """What the layer computes.
+
+        Raises:
+            Unfusable: If that cannot be followed.
+        """
+        tensors = dict(_tensors(self.args, ())) | dict(_tensors(self.kwargs, ()))
+        trace = Trace(self.layer, self.hidden, tensors)
+        try:
+            with torch.inference_mode(), trace:
+                output = self.layer.forward(self.hidden, *self.args, treeshare_step=trace, **self.kwargs)
+            return trace.finish(output)
+        except _LOST as error:
+            raise Unfusable(f"its layers cannot be followed ({type(error).__name__}: {error})") from error
+
+    def run(self, forward: Callable[..., Tensor], hidden: Tensor) -> Tensor:
+        """``[NUM_ROWS, width]`` of a forward, its arguments in the dtype of ``hidden``."""
+
+        def convert(leaf: Any) -> Any:  # noqa: ANN401
+            is_float = isinstance(leaf, torch.Tensor) and leaf.dtype.is_floating_point
+            return leaf.to(hidden.dtype) if is_float else leaf
+
+        args, kwargs = tree_map(convert, (self.args, self.kwargs))
+        try:
+            return forward(hidden, *args, treeshare_step=Mixer(), **kwargs)[0]
+        except _LOST as error:  # such as a forward that somebody replaced, which is bound to the layer itself
+            raise Unfusable(f"a copy of its layers does not run ({type(error).__name__}: {error})") from error
+
+
+class Mixer:
+    """An attention whose output depends on every number that it is given, and on no other row."""
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, spec: AttentionSpec) -> Tensor:
+        """See ``StepAttention``."""
+        group = query.shape[1] // key.shape[1]
+        keys, values = (tensor.repeat_interleave(group, 1) for tensor in (key, value))
+        return query - 0.5 * keys.roll(1, -1) + 0.25 * values.roll(2, -1)
+
+
+@torch.inference_mode()
+def judge(call: Call, dtype: torch.dtype, change: Callable[[Program], None] = lambda program: None) -> None:
+    """Compare a layer's program with the layer, both with random weights.
+
+    A bias that is zero and a norm's weight that is one would hide that they are left out.
+
+    Args:
+        call: The layer and its arguments.
+        dtype: Of its weights.
+        change: Is called with the program before it runs.
+
+    Raises:
+        Unfusable: If they differ by more than rounding.
+    """
+    probe = _with_random_weights(call.layer)
+    exact_dtype = torch.float64 if dtype == torch.float32 else torch.float32
+    hidden = torch.randn(call.hidden.shape, generator=torch.Generator().manual_seed(1))
+    hidden = (hidden * torch.tensor(_SCALES).repeat(NUM_ROWS)[:NUM_ROWS, None]).to(dtype)
+    exact = call.run(copy.deepcopy(probe).to(exact_dtype).forward, hidden.to(exact_dtype)).double()
+    own = call.run(probe.forward, hidden.clone()).double()
+    program = compile_recipe(find_recipe(Call(probe, (hidden, *call.args), call.kwargs).trace(), dtype))
+    program.require_weights(dtype)
+    change(program)
+    fused = FusedLayer(program, dtype, Workspace(), StepTables(dtype))
+    error, own_error = ((result - exact).abs().amax(-1) for result in (call.run(fused, hidden.clone()), own))
+    size, spacing = exact.abs().amax(-1), torch.finfo(dtype).eps
+    if not bool((error <= _ERROR * (own_error + size * spacing)).all()):
+        worst = float((error / size.clamp_min(torch.finfo(dtype).tiny)).max())
+        raise Unfusable(f"its compiled layers differ from its own by {worst:.2g} of the largest number")
+
+
+def _with_random_weights(layer: nn.Module) -> nn.Module:
+    probe = copy.deepcopy(layer)
+    draws = torch.Generator().manual_seed(0)
+    for parameter in probe.parameters():
+        noise = torch.randn(parameter.shape, generator=draws)
+        scaled = (
+            noise * parameter.shape[-1] ** -0.5 if parameter.dim() > 1 else parameter.float() + 0.3 * noise
+        )
+        parameter.copy_(scaled)
+    return probe
+
+
+def _tensors(part: Any, path: Path) -> Iterator[tuple[Path, Tensor]]:  # noqa: ANN401
+    """Tensors in nested arguments."""
+    if isinstance(part, torch.Tensor):
+        yield path, part
+    elif isinstance(part, (tuple, list, dict)):
+        items = part.items() if isinstance(part, dict) else enumerate(part)
+        for key, item in items:
+            yield from _tensors(item, (*path, key))

@@ -1,0 +1,185 @@
+"""Decoder layers as programs of the compiled kernels, without a copy of the model's code.
+
+A layer keeps its place, its parameters and their names; only its ``forward`` is replaced on the instance.
+What it computes is found by running it (``trace.py``), written as the kernels' operations (``recipe.py``,
+``compiler.py``), and compared with the layer itself (``judge.py``). Weights that share an input are joined,
+so one matmul gives q, k and v, and another gate and up. Results are rounded where transformers rounds them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from treeshare.models.fusion.program import ATTENDED, FIRST_TABLE, HIDDEN
+from treeshare.models.linear import LINEAR, SMALL_OPERATIONS
+from treeshare.native import kernels, structs
+from treeshare.stopwatch import OFF
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from treeshare.models.fusion.program import Linears, Program, Step
+    from treeshare.models.fusion.tables import StepTables
+    from treeshare.models.step import StepAttention
+
+
+class Workspace:
+    """Memory for a layer's activations, kept from layer to layer and from step to step.
+
+    Attributes:
+        version: How often any of its memory has moved.
+    """
+
+    def __init__(self) -> None:
+        self.version = 0
+        self._memory: list[Tensor] = []
+
+    def reserve(self, index: int, num_rows: int, width: int, dtype: torch.dtype) -> Tensor:
+        """Memory ``[num_rows, width]`` for a buffer; what the last call gave is overwritten or freed."""
+        size = num_rows * width * dtype.itemsize
+        while len(self._memory) <= index:
+            self._memory.append(torch.empty(0, dtype=torch.uint8))
+        if len(self._memory[index]) < size:
+            self._memory[index] = torch.empty(size, dtype=torch.uint8)
+            self.version += 1
+        return self._memory[index][:size].view(dtype).view(num_rows, width)
+
+
+class FusedLayer:
+    """The fused forward of one decoder layer.
+
+    Args:
+        program: The layer's program. Its linear layers' weights are moved, not copied; from now on they may
+            only be changed in place.
+        dtype: Of weights and hidden states.
+        workspace: Memory for a layer's activations, shared by a model's layers.
+        tables: What layers prepare once a step, shared likewise.
+
+    Attributes:
+        joined: The weights that replace several of the model's: such as those of q, k and v.
+        stopwatch: Is told how long its matmuls took, and the rest.
+    """
+
+    def __init__(
+        self, program: Program, dtype: torch.dtype, workspace: Workspace, tables: StepTables
+    ) -> None:
+        self._program, self._dtype, self._workspace = program, dtype, workspace
+        self._run_kernel: Any = kernels(dtype).treeshare_run  # type: ignore[union-attr]
+        self._tables = [(tables, tables.number(table), table) for table in program.tables]
+        self._buffers = (structs.Buffer * (FIRST_TABLE + len(program.tables) + len(program.buffers)))()
+        self._nanoseconds = np.zeros(2, np.int64)
+        self.joined: list[Tensor] = []
+        self.stopwatch = OFF
+        self._parts = [self._part(program.before), self._part(program.after)]
+        self._first = FIRST_TABLE + len(program.tables)
+        self._fitted = (-1, -1)
+        self._heads: list[Tensor] = []
+
+    def _part(self, steps: list[Step]) -> tuple[Any, structs.Program]:
+        """Operations before or after attention, with the addresses of their weights."""
+        operations = (structs.Operation * len(steps))(*(step.operation for step in steps))
+        for operation, step in zip(operations, steps, strict=True):
+            if step.linears is not None:
+                weight, bias = join(step.linears)
+                self.joined.append(weight)
+                operation.linear = structs.Linear(_address(weight), _address(bias), *reversed(weight.shape))
+            else:
+                operation.linear = structs.Linear(_address(step.weight), _address(step.bias), 0, 0)
+        program = structs.Program(
+            ctypes.addressof(operations),
+            len(steps),
+            ctypes.addressof(self._buffers),
+            0,
+            self._program.row_numbers,
+        )
+        return operations, program
+
+    def __call__(
+        self,
+        hidden_states: Tensor,
+        *args: Any,  # noqa: ANN401
+        treeshare_step: StepAttention,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> Tensor:
+        """The layer's output ``[1, T, width]``, written over its input."""
+        program, num_rows = self._program, hidden_states.shape[1]
+        hidden = hidden_states if hidden_states.is_contiguous() else hidden_states.contiguous()
+        if self._fitted != (num_rows, self._workspace.version):
+            self._fit(num_rows)
+        self._set(HIDDEN, hidden[0])
+        prepared = [tables.get(number, table, args, kwargs) for tables, number, table in self._tables]
+        for index, rows in enumerate(prepared, FIRST_TABLE):
+            self._set(index, rows)
+        before, after = (part for _, part in self._parts)
+        self._run(before, num_rows)
+        query, key, value = self._heads
+        attended = treeshare_step.attend(program.attend.layer, query, key, value, program.attend.spec)
+        attended = attended.contiguous().view(num_rows, -1)
+        self._set(ATTENDED, attended)
+        self._run(after, num_rows)
+        return hidden
+
+    def _fit(self, num_rows: int) -> None:
+        """Say where numbers of so many rows are."""
+        program, memory = self._program, {}
+        for index, (width, is_float32) in enumerate(program.buffers):
+            dtype = torch.float32 if is_float32 else self._dtype
+            memory[self._first + index] = self._workspace.reserve(index, num_rows, width, dtype)
+            self._set(self._first + index, memory[self._first + index])
+        self._heads = [
+            memory[part.buffer][:, part.offset : part.offset + part.num_heads * program.attend.head_dim].view(
+                num_rows, part.num_heads, program.attend.head_dim
+            )
+            for part in program.heads
+        ]
+        self._fitted = num_rows, self._workspace.version
+
+    def _set(self, index: int, rows: Tensor) -> None:
+        buffer = self._buffers[index]
+        buffer.address = rows.data_ptr()
+        buffer.row_stride = 0 if len(rows) == 1 else rows.stride(0)
+        buffer.is_float32 = rows.dtype == torch.float32
+
+    def _run(self, part: structs.Program, num_rows: int) -> None:
+        """Compute half a layer; its time is divided in proportion to what the threads spent on each part."""
+        part.num_rows = num_rows
+        if self.stopwatch.enabled:
+            self.stopwatch.lap(SMALL_OPERATIONS)
+            self._nanoseconds[:] = 0
+            part.nanoseconds = self._nanoseconds.ctypes.data
+        self._run_kernel(ctypes.byref(part))
+        if self.stopwatch.enabled:
+            self.stopwatch.split(
+                dict(zip((LINEAR, SMALL_OPERATIONS), self._nanoseconds.tolist(), strict=True))
+            )
+
+
+@torch.no_grad()
+def join(linears: Linears) -> tuple[Tensor, Tensor | None]:
+    """Weights ``[outputs, inputs]`` and biases of layers with one input, which become views of them."""
+    weights = [weight.t() if linears.is_transposed else weight for weight in linears.weights]
+    if len(weights) == 1 and weights[0].is_contiguous():
+        return weights[0], linears.biases[0]
+    joined = torch.cat(weights) if len(weights) > 1 else weights[0].contiguous()
+    first = 0
+    for parameter, weight in zip(linears.weights, weights, strict=True):
+        view = joined[first : first + len(weight)]
+        parameter.data = view.t() if linears.is_transposed else view
+        first += len(weight)
+    biases = list(linears.biases)
+    if len(biases) == 1 or biases[0] is None:
+        return joined, biases[0]
+    joined_bias, first = torch.cat(biases), 0
+    for parameter in biases:
+        last = first + len(parameter)
+        parameter.data = joined_bias[first:last]
+        first = last
+    return joined, joined_bias
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
