@@ -23,11 +23,11 @@ def test_supported(architecture, dtype):
 
 
 def test_no_fast_attention_of_torchs_is_needed(monkeypatch):
-    """Its codes ask for instructions: in bfloat16 one fails where torch, and not oneDNN, is kept from AVX-512."""
+    """They ask for instructions: in bfloat16 one fails where torch, and not oneDNN, is kept from AVX-512."""
     plain, asked = torch.nn.functional.scaled_dot_product_attention, []
 
     def attend(*args, **options):
-        asked.append(torch.backends.cuda.flash_sdp_enabled())  # the name is CUDA's, the switch is the CPU's too
+        asked.append(torch.backends.cuda.flash_sdp_enabled())  # the switch is the CPU's, too
         return plain(*args, **options)
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", attend)
