@@ -44,6 +44,11 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+def pytest_unconfigure():
+    """At the end all is collected: libraries complain of objects that are left."""
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="module", params=LEVEL_PARAMS)
 def each_kernel_level(request):
     """The test runs with every level of compiled kernels that this CPU has, on two threads."""

@@ -150,16 +150,17 @@ class Forest:
     def _brute_force(self, dtype):
         out = torch.zeros(self.query.shape, dtype=torch.float64)
         lse = torch.full(self.query.shape[:2], -torch.inf, dtype=torch.float64)
-        query = self.query.to(dtype).transpose(0, 1)
-        query = torch.cat([query] * (16 // query.shape[1] + 1), dim=1)
+        every_query = self.query.to(dtype).transpose(0, 1)
+        many = torch.cat([every_query] * (16 // every_query.shape[1] + 1), dim=1)
         for row, (keys, values) in enumerate(self.seen):
+            query, place = (every_query[:, row : row + 1], 0) if dtype == torch.float64 else (many, row)
             keys, values = (
                 x.to(dtype).transpose(0, 1).repeat_interleave(self.case.group_size, 0) for x in (keys, values)
             )
             scores = (query @ keys.transpose(1, 2)) * self.case.head_dim**-0.5
-            lse[row] = scores[:, row].double().logsumexp(-1)
+            lse[row] = scores[:, place].double().logsumexp(-1)
             weights = scores.to(torch.promote_types(dtype, torch.float32)).softmax(-1).to(dtype)
-            out[row] = (weights @ values)[:, row].double()
+            out[row] = (weights @ values)[:, place].double()
         return out, lse
 
     def attend(self, backend):
