@@ -51,11 +51,11 @@ python=$work/tools/bin/python
 # From a copy without what was built before: setuptools would take it for up to date.
 mkdir "$work/source"
 tar --create --exclude='*.so' --exclude=__pycache__ --exclude=treeshare/tasks \
-    pyproject.toml README.md LICENSE scripts/glibc.h treeshare tasks | tar --extract --directory "$work/source"
+    pyproject.toml README.md LICENSE treeshare tasks | tar --extract --directory "$work/source"
 
 for architecture in "${architectures[@]}"; do
     compiler=$(compiler_of "$architecture")
-    flags="-O3 -DNDEBUG -fPIC -include $work/source/scripts/glibc.h"
+    flags="-O3 -DNDEBUG -fPIC"
     rm -rf "$work/source/build" "$work/source"/*.egg-info "$work/wheel"
     # A name that every Python looks for, and the platform of the library instead of this machine's.
     env CC="$compiler" CXX="$compiler" CFLAGS="$flags" CXXFLAGS="$flags" LDFLAGS=-Wl,--strip-all \

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 # Before the first import that starts threads. Tests and their child processes compute with one thread, and a
@@ -35,6 +36,17 @@ def pytest_xdist_auto_num_workers(config):
     if config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
         return 0
     return min(len(os.sched_getaffinity(0)), 4)
+
+
+def pytest_collection_finish():
+    """Collected tests and imported libraries stay: the garbage collector need not look at them each time."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure():
+    """At the end all is collected: libraries complain of objects that are left."""
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="module", params=LEVEL_PARAMS)

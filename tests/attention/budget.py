@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +32,9 @@ class Case:
     page_size: int = 16
     sharing: str = "tree"
     score_scale: float = 1.0
+
+
+_ORACLES: dict[bytes, tuple[torch.Tensor, torch.Tensor]] = {}
 
 
 class Forest:
@@ -127,20 +131,36 @@ class Forest:
     def oracle(self, dtype=torch.float64):
         """Brute force in ``dtype``, independent of every backend and of the store: ``out`` and ``lse``.
 
-        In a lower dtype it is what eager attention does: matmuls of many rows, softmax in float32.
+        In a lower dtype it is what eager attention does: matmuls of many rows, softmax in float32. It takes
+        longer than any backend, so what it found for these very numbers is kept.
         """
+        key = self._digest(dtype)
+        if key not in _ORACLES:
+            _ORACLES[key] = self._brute_force(dtype)
+        return _ORACLES[key]
+
+    def _digest(self, dtype):
+        """Of all that the oracle reads."""
+        digest = hashlib.blake2b(repr((dtype, self.case.group_size, self.query.shape)).encode())
+        for tensor in (self.query, *(part for pair in self.seen for part in pair)):
+            digest.update(repr((tensor.shape, tensor.dtype)).encode())
+            digest.update(tensor.contiguous().view(torch.uint8).numpy())
+        return digest.digest()
+
+    def _brute_force(self, dtype):
         out = torch.zeros(self.query.shape, dtype=torch.float64)
         lse = torch.full(self.query.shape[:2], -torch.inf, dtype=torch.float64)
-        query = self.query.to(dtype).transpose(0, 1)
-        query = torch.cat([query] * (16 // query.shape[1] + 1), dim=1)
+        every_query = self.query.to(dtype).transpose(0, 1)
+        many = torch.cat([every_query] * (16 // every_query.shape[1] + 1), dim=1)
         for row, (keys, values) in enumerate(self.seen):
+            query, place = (every_query[:, row : row + 1], 0) if dtype == torch.float64 else (many, row)
             keys, values = (
                 x.to(dtype).transpose(0, 1).repeat_interleave(self.case.group_size, 0) for x in (keys, values)
             )
             scores = (query @ keys.transpose(1, 2)) * self.case.head_dim**-0.5
-            lse[row] = scores[:, row].double().logsumexp(-1)
+            lse[row] = scores[:, place].double().logsumexp(-1)
             weights = scores.to(torch.promote_types(dtype, torch.float32)).softmax(-1).to(dtype)
-            out[row] = (weights @ values)[:, row].double()
+            out[row] = (weights @ values)[:, place].double()
         return out, lse
 
     def attend(self, backend):

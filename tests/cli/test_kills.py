@@ -50,8 +50,8 @@ def check(out, whole):
 
 
 def test_a_tiny_model(sampling, tmp_path):
-    arguments = [*sampling, "-n", 32, "--max-num-seqs", 16, "--max-tokens", 20]
-    killed_runs(arguments, tmp_path / "whole", tmp_path, num_kills=5, seed=random.randrange(10**6))
+    arguments = [*sampling, "-n", 16, "--max-num-seqs", 8, "--max-tokens", 20]
+    killed_runs(arguments, tmp_path / "whole", tmp_path, num_kills=4, seed=random.randrange(10**6))
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.engine.forests import requests_for, rows_taken_away
-from tests.kernel_levels import LEVELS_AND_DTYPES, using_kernels
+from tests.kernel_levels import LEVELS, LEVELS_AND_DTYPES, using_kernels
 from treeshare.attention import key_blocks
 from treeshare.config import EngineConfig, FoldCost
 from treeshare.engine.async_llm import AsyncLLM
@@ -40,8 +40,18 @@ CONFIGS = {
 }
 
 
-DEPTHS = [0, *(pytest.param(depth, marks=pytest.mark.slow) for depth in range(1, 5)), 5, 6]
-"""The last two, one for each architecture, have the places of those between."""
+def is_slow(depth, level):
+    """Depths 5 and 6, one for each architecture, have all places; the best level runs both, and 0."""
+    return depth in range(1, 5) or (depth < 6 and level != LEVELS[0])
+
+
+CASES = [
+    pytest.param(
+        depth, *case.values, marks=[*case.marks, *[pytest.mark.slow] * is_slow(depth, case.values[0])]
+    )
+    for case in LEVELS_AND_DTYPES
+    for depth in range(7)
+]
 
 
 def forest(depth):
@@ -93,43 +103,57 @@ def preempted(engine, requests):
     return found
 
 
+def alone(engine, requests):
+    return {
+        (i, index): found
+        for i, request in enumerate(requests)
+        for (_, index), found in run(engine, [request]).items()
+    }
+
+
+def backwards(engine, requests):
+    found = run(engine, requests[::-1])
+    return {(len(requests) - 1 - i, index): bits for (i, index), bits in found.items()}
+
+
+def asked_for(engine, requests, indices):
+    return run(engine, [replace(request, completion_indices=indices) for request in requests])
+
+
 def ways(loaded, engine, requests):
-    """Other ways to run the same requests: name, and the completions by request and index."""
-    for name, config in CONFIGS.items():
-        yield name, run(Engine(loaded, config), requests)
-    yield (
-        "alone",
-        {
-            (i, index): found
-            for i, request in enumerate(requests)
-            for (_, index), found in run(engine, [request]).items()
+    """Other ways to run the same requests, by name: each gives the completions by request and index."""
+    return {
+        **{
+            name: lambda config=config: run(Engine(loaded, config), requests)
+            for name, config in CONFIGS.items()
         },
-    )
-    backwards = run(engine, requests[::-1])
-    yield "another order", {(len(requests) - 1 - i, index): b for (i, index), b in backwards.items()}
-    yield "more completions", run(engine, [replace(r, completion_indices=range(7)) for r in requests])
-    yield "fewer completions", run(engine, [replace(r, completion_indices=[1]) for r in requests])
-    yield "arrivals", arriving(engine, requests)
-    yield "a tight budget", tight(loaded, requests)
-    yield "rows taken away", preempted(engine, requests)
+        "alone": lambda: alone(engine, requests),
+        "another order": lambda: backwards(engine, requests),
+        "more completions": lambda: asked_for(engine, requests, range(7)),
+        "fewer completions": lambda: asked_for(engine, requests, [1]),
+        "arrivals": lambda: arriving(engine, requests),
+        "a tight budget": lambda: tight(loaded, requests),
+        "rows taken away": lambda: preempted(engine, requests),
+    }
 
 
-def differing(loaded, depth):
-    """By way, how many completions have other bits than together."""
+def differing(loaded, depth, names=None):
+    """By way, of all or those with these names, how many completions have other bits than together."""
     engine = Engine(loaded, CONFIG, check_invariants=True)
     requests = requests_for(forest(depth), PARAMS)
     together = run(engine, requests)
     assert len(together) == PARAMS.n * len(requests)
     found = {}
-    for name, other in ways(loaded, engine, requests):
+    others = ways(loaded, engine, requests)
+    for name in names or others:
+        other = others[name]()
         common = together.keys() & other.keys()
         assert len(common) >= len(requests), name
         found[name] = sum(together[key] != other[key] for key in common)
     return {name: number for name, number in found.items() if number}
 
 
-@pytest.mark.parametrize(("level", "dtype"), LEVELS_AND_DTYPES)
-@pytest.mark.parametrize("depth", DEPTHS)
+@pytest.mark.parametrize(("depth", "level", "dtype"), CASES)
 def test_bits_are_the_requests_own(model_dir, dtype, level, depth, monkeypatch):
     architecture = ("llama", "qwen3")[depth % 2]
     if architecture == "qwen3":
@@ -179,7 +203,7 @@ def test_blocks_that_begin_with_their_nodes_are_found(model_dir, monkeypatch, dt
     monkeypatch.setattr(key_blocks, "_shared", shared)
     monkeypatch.setattr(key_blocks, "_causal", causal)
     with using_kernels(level):
-        assert "alone" in differing(load_model(model_dir("llama"), dtype), 3)
+        assert differing(load_model(model_dir("llama"), dtype), 3, ["alone"])
 
 
 @pytest.mark.parametrize(("level", "dtype"), LEVELS_AND_DTYPES)

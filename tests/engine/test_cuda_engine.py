@@ -55,9 +55,9 @@ def run(engine, params, device=None):
 
 @pytest.fixture(scope="module")
 def two_layers(tmp_path_factory):
-    """The folder of a llama with a layer less than others: Triton's interpreter takes its time for each."""
+    """The folder of a llama with fewer layers and heads: Triton's interpreter takes its time for each."""
     config, path = CONFIGS["llama"](), tmp_path_factory.mktemp("two layers")
-    config.num_hidden_layers = 2
+    config.num_hidden_layers, config.num_attention_heads, config.num_key_value_heads = 2, 2, 1
     make_model(config).save_pretrained(path)
     return path
 

@@ -178,7 +178,7 @@ def budget_for(engine, requests, num_pages):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("lazy_divergence", [True, False])
+@pytest.mark.parametrize("lazy_divergence", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_preemption_changes_no_bit(model_dir, dtype, lazy_divergence):
     """Rows that lost their KV go on as if nothing had been."""
     params = replace(LONG, n=12, temperature=0.3, ignore_eos=False, stop_token_ids=[7, 9, 11])

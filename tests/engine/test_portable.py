@@ -33,13 +33,9 @@ NO_MATMULS = {
 }
 OLD_CPU = {"ATEN_CPU_CAPABILITY": "default", **NO_GLIBC, **NO_NUMPY, **NO_MATMULS}
 
-NO_AMX = {"ONEDNN_MAX_CPU_ISA": "AVX2"}
-"""torch 2.13's own attention in bfloat16 fails where it is kept from AVX-512 and oneDNN is not: loading
-compares with it."""
-
 MASKS = {
-    "torch default": {"ATEN_CPU_CAPABILITY": "default", **NO_AMX},
-    "torch avx2": {"ATEN_CPU_CAPABILITY": "avx2", **NO_AMX},
+    "torch default": {"ATEN_CPU_CAPABILITY": "default"},
+    "torch avx2": {"ATEN_CPU_CAPABILITY": "avx2"},
     "torch avx512": {"ATEN_CPU_CAPABILITY": "avx512"},
     "glibc": NO_GLIBC,
     "numpy": NO_NUMPY,

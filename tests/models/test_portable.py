@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from tests.kernel_levels import PORTABLE_CODES, using_kernels
+from tests.kernel_levels import PORTABLE_CODES, portable_by, using_kernels
 from tests.models.tiny import CONFIGS, make_model
 from treeshare.errors import UnsupportedModelError
 from treeshare.models.loading import bind_model
-from treeshare.models.portable import FixedOperations, fix_tables
+from treeshare.models.portable import FixedOperations, fix_norms, fix_tables
 
 pytestmark = pytest.mark.skipif(not PORTABLE_CODES, reason="no compiled library")
 
@@ -89,6 +91,52 @@ def test_rotary_tables_are_rounded_correctly():
     cosine, sine = (table[0, :, : width // 2].numpy().ravel() for table in rotary(torch.zeros(1), positions))
     for found, function in ((cosine, mpmath.cos), (sine, mpmath.sin)):
         assert found.tolist() == [np.float32(function(mpmath.mpf(float(angle)))) for angle in angles]
+
+
+def _root_mean_square(x, weight):
+    return x * (x.square().mean(-1, True) + 1e-5).rsqrt() * weight
+
+
+def _layer_norm(x, weight):
+    return nn.functional.layer_norm(x, weight.shape, weight, None, 1e-5)
+
+
+LAST_NORMS = {
+    LlamaRMSNorm: _root_mean_square,
+    GemmaRMSNorm: lambda x, weight: _root_mean_square(x, 1 + weight),
+    nn.LayerNorm: _layer_norm,
+}
+"""What each computes, to be done in float64."""
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", LAST_NORMS)
+def test_a_last_norm_of_any_kind_has_one_result(kind, dtype):
+    draws = torch.Generator().manual_seed(0)
+    hidden = (torch.randn(1, 9, 64, generator=draws) * 5).to(dtype)
+    model = make_model(CONFIGS["llama"](), dtype)
+    model.model.norm = norm = kind(64, eps=1e-5).to(dtype)
+    norm.weight.data.copy_(torch.randn(64, generator=draws))
+    exact = LAST_NORMS[kind](hidden.double(), norm.weight.detach().double())
+    found = []
+    with torch.inference_mode():
+        own_error = (norm(hidden) - exact).abs().max()
+        for code in PORTABLE_CODES:
+            with portable_by(code):
+                fix_norms(model)
+            with FixedOperations("llama"):
+                found.append(norm(hidden))
+            del norm.forward
+    assert all(torch.equal(result, found[0]) for result in found)
+    assert (found[0] - exact).abs().max() <= 2 * own_error
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name not in ("gpt2", "qwen3"))) for name in CONFIGS],
+)
+def test_no_tiny_model_is_refused(architecture):
+    bind_model(make_model(CONFIGS[architecture](), torch.bfloat16))
 
 
 def test_a_model_that_stays_unfused_is_refused():

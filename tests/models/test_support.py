@@ -22,6 +22,21 @@ def test_supported(architecture, dtype):
     assert geometry.dtype == dtype
 
 
+def test_no_fast_attention_of_torchs_is_needed(monkeypatch):
+    """They ask for instructions: in bfloat16 one fails where torch, and not oneDNN, is kept from AVX-512."""
+    plain, asked = torch.nn.functional.scaled_dot_product_attention, []
+
+    def attend(*args, **options):
+        asked.append(torch.backends.cuda.flash_sdp_enabled())  # the switch is the CPU's, too
+        return plain(*args, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", attend)
+    assert torch.backends.cuda.flash_sdp_enabled()
+    bind_model(make_model(CONFIGS["llama"](), torch.bfloat16))
+    assert asked
+    assert not any(asked)
+
+
 REFUSED = {
     "sliding-window attention (window 8)": lambda: transformers.MistralConfig(**_COMMON, sliding_window=8),
     "attention soft-capping (50.0)": lambda: transformers.Gemma2Config(

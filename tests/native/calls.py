@@ -39,16 +39,21 @@ class Calls:
         self._results[name] = self.array(values)
         return self._results[name]
 
-    def struct(self, kind, **fields):
-        """A struct of ``structs.py``; a place becomes its address, what is not given zero."""
+    def struct(self, kind, /, **fields):
+        """A struct of ``structs.py``; a place becomes its address, what is not given zero.
+
+        ``linear__weight`` is the field ``weight`` of its field ``linear``.
+        """
         value = kind()
         places = {name: field for name, field in fields.items() if isinstance(field, Place)}
         for name in fields.keys() - places.keys():
             setattr(value, name, fields[name])
         at = self.array(np.frombuffer(bytes(value), np.uint8))
-        self._addresses += [
-            (at.offset + getattr(kind, name).offset, place.offset) for name, place in places.items()
-        ]
+        for name, place in places.items():
+            offset, inner = 0, kind
+            for part in name.split("__"):
+                offset, inner = offset + getattr(inner, part).offset, dict(inner._fields_)[part]
+            self._addresses.append((at.offset + offset, place.offset))
         return at
 
     def structs(self, rows, **fields):

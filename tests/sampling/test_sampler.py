@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("each_way_of_drawing")
 MIXED = [*PARAMS.values(), {"temperature": 0}, {"logprobs": 3}, {"temperature": 0, "repetition_penalty": 1.2}]
 
 
-@pytest.fixture(params=[1, 2, 3])
+@pytest.fixture(params=[1, pytest.param(2, marks=pytest.mark.slow), 3])
 def num_threads(request):
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
@@ -27,10 +27,25 @@ def num_threads(request):
     torch.set_num_threads(before)
 
 
+SIZES = [1, 2, 3, 15, 16, 17, 31, 33, 64]
+"""Of batches: at and beside the borders of those that are drawn at once."""
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("vocab_size", [151, 1000, 49152, 50257])
+@pytest.mark.parametrize("vocab_size", [151, 1000, pytest.param(49152, marks=pytest.mark.slow), 50257])
 def test_bits_do_not_depend_on_company(vocab_size, dtype, num_threads):
-    """Alone on one thread; then in batches of every size, at other places, beside other rows."""
+    check_company(vocab_size, dtype, num_threads, SIZES if vocab_size <= 1000 else SIZES[:6])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("vocab_size", [151, 1000, 50257])
+def test_bits_do_not_depend_on_company_of_any_size(vocab_size, dtype, num_threads):
+    check_company(vocab_size, dtype, num_threads, range(1, 65))
+
+
+def check_company(vocab_size, dtype, num_threads, sizes):
+    """Alone on one thread; then in batches of several sizes, at other places, beside other rows."""
     kinds = len(MIXED)
     logits = peaked_logits(kinds, vocab_size, dtype=dtype)
     specs = [specs_for(kinds, vocab_size, **values)[i] for i, values in enumerate(MIXED)]
@@ -39,7 +54,7 @@ def test_bits_do_not_depend_on_company(vocab_size, dtype, num_threads):
     alone = [outcome(logits[i : i + 1], specs[i : i + 1], [0], numbers[i : i + 1])[0] for i in range(kinds)]
     torch.set_num_threads(num_threads)
     generator = np.random.default_rng(num_threads)
-    for size in [1, 2, 3, 15, 16, 17, 31, 33, 64] if vocab_size > 1000 else range(1, 65):
+    for size in sizes:
         chosen = generator.integers(0, kinds, size)
         batch = outcome(logits[chosen], [specs[i] for i in chosen], range(size), numbers[chosen])
         assert batch == [alone[i] for i in chosen]

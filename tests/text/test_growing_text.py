@@ -57,7 +57,7 @@ def test_the_definition(case):
     assert continuation(name, prompt, skip).text(ids) == text
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(CASES, st.integers(0, 12))
 @example(("llama2", [1], [1] * 60 + [UNKNOWN] * 200, True), 3)
 def test_every_token(case, num_lookback):

@@ -37,7 +37,7 @@ from treeshare.models.folder import CONFIG
 from treeshare.models.fusion import FusedLayer, fuse_layers, unfuse_layers
 from treeshare.models.gguf import converted_folder
 from treeshare.models.linear import bind_linears, unbind_linears
-from treeshare.models.portable import fix_last_norm, fix_tables, is_portable, refusal, require_fixed
+from treeshare.models.portable import fix_norms, fix_tables, is_portable, refusal, require_fixed
 from treeshare.models.self_check import SelfCheck, check_lengths
 from treeshare.models.support import (
     discover_layers,
@@ -284,7 +284,7 @@ def bind_model(model: Any, *, use_kernels: bool = True) -> BoundModel:  # noqa: 
         fused, unfused_reason = fuse_layers(model)
         bound = bind_linears(model.modules())
         if is_portable():
-            fix_last_norm(model)
+            fix_norms(model)
         if bound and not check.error() <= _KERNEL_ERROR * max(own_error, torch.finfo(geometry.dtype).eps):
             unbind_linears(bound)
             unfuse_layers(model)

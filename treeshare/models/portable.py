@@ -9,7 +9,7 @@ by its name.
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,12 +17,19 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from treeshare.attention import AttentionSpec
 from treeshare.errors import UnsupportedModelError
-from treeshare.models.fusion import decoder_layers
-from treeshare.native import PORTABLE, functions, kernel_level, kernels, number_of, structs
+from treeshare.models.fusion.binding import decoder_layers, find_programs
+from treeshare.models.fusion.graph import Unfusable
+from treeshare.models.fusion.judge import NUM_ROWS, Call
+from treeshare.models.fusion.layer import FusedLayer, Workspace
+from treeshare.models.fusion.tables import StepTables
+from treeshare.native import PORTABLE, functions, kernel_level
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    from treeshare.models.step import StepAttention
 
 
 def _words(text: str) -> frozenset[str]:
@@ -148,37 +155,30 @@ class _Fixed:
             return self._forward(*args, **kwargs)
 
 
-class _KernelNorm:
-    """The forward of an RMS norm, by the compiled kernel."""
+class _NormAsLayer(nn.Module):
+    """A norm as if it were a decoder layer, so that it is traced, compiled and judged like one.
 
-    def __init__(self, norm: Any) -> None:  # noqa: ANN401
-        self._norm = norm
-        self._kernels: Any = kernels(norm.weight.dtype)
+    Its attention is to give back its queries, as ``_NoAttention`` does.
+    """
 
-    def __call__(self, x: Tensor) -> Tensor:
-        rows, weight = x.contiguous(), self._norm.weight
-        out = torch.empty_like(rows)
-        width, is_float32 = len(weight), rows.dtype == torch.float32
-        none = structs.Place(number_of("NO_BUFFER"), 0, 0)
-        places = structs.Place(0, 0, 0), none, none, structs.Place(1, 0, 0)
-        linear = structs.Linear(weight.data_ptr(), None, 0, 0)
-        operation = structs.Operation(
-            number_of("RMS_NORM"),
-            number_of("ROUND") | number_of("ROUND_INNER"),
-            1,
-            width,
-            *places,
-            self._norm.variance_epsilon,
-            linear,
-        )
-        buffers = (structs.Buffer * 2)(
-            *(structs.Buffer(tensor.data_ptr(), width, is_float32) for tensor in (rows, out))
-        )
-        program = structs.Program(
-            ctypes.addressof(operation), 1, ctypes.addressof(buffers), rows.numel() // width, 1, None
-        )
-        self._kernels.treeshare_run(ctypes.byref(program))
-        return out
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, hidden_states: Tensor, *, treeshare_step: StepAttention) -> Tensor:
+        """The norm of ``[1, T, width]``."""
+        head = self.norm.forward(hidden_states)[0].unsqueeze(1)  # its hooks are called around this
+        return treeshare_step.attend(0, head, head, head, AttentionSpec(scale=1.0)).view(hidden_states.shape)
+
+
+class _CompiledNorm:
+    """The forward of a norm by the kernels; its input stays as it is."""
+
+    def __init__(self, layer: FusedLayer) -> None:
+        self._layer = layer
+
+    def __call__(self, hidden_states: Tensor) -> Tensor:
+        return self._layer(hidden_states.clone(), treeshare_step=_NoAttention())
 
 
 def refusal(owner: str, reason: str) -> UnsupportedModelError:
@@ -232,22 +232,25 @@ def _computed_tables(module: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def fix_last_norm(model: nn.Module) -> None:
-    """Give RMS norms outside of the decoder layers to the compiled kernel."""
+def fix_norms(model: Any) -> None:  # noqa: ANN401
+    """Give norms outside of the decoder layers, such as the last, to the kernels that can compute them."""
     inside = {id(module) for layer in decoder_layers(model) for module in layer.modules()}
+    width, dtype = model.get_input_embeddings().weight.shape[1], model.dtype
     for module in model.modules():
-        is_rms = type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon")
-        if is_rms and id(module) not in inside:
-            module.forward = _KernelNorm(module)
+        if "norm" in type(module).__name__.lower() and id(module) not in inside:
+            call = Call(_NormAsLayer(module), (torch.zeros(1, NUM_ROWS, width, dtype=dtype),), {})
+            with contextlib.suppress(Unfusable):  # ``require_fixed`` names what the norm needs
+                (program,) = find_programs([call], dtype)
+                module.forward = _CompiledNorm(FusedLayer(program, dtype, Workspace(), StepTables(dtype)))
 
 
-class _AttentionLeftOut:
+class _NoAttention:
     """Attention's place in a step, without computing it: the kernel's bits are known."""
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, spec: object) -> Tensor:
-        """The query, as long as attention's result."""
+        """A copy of the query, as long as attention's result."""
         del layer, key, value, spec
-        return query
+        return query.clone()
 
 
 @torch.inference_mode()
@@ -267,5 +270,5 @@ def require_fixed(model: Any, unfused_reason: str | None) -> None:  # noqa: ANN4
             position_ids=tokens.clone(),
             use_cache=False,
             logits_to_keep=torch.tensor([3]),
-            treeshare_step=_AttentionLeftOut(),
+            treeshare_step=_NoAttention(),
         )

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from treeshare.attention import CpuAttention, PrefillChunk, build_layout
 from treeshare.errors import UnsupportedModelError
@@ -65,9 +66,12 @@ class SelfCheck:
 
         shared, *tails = self._parts
         self._model.set_attn_implementation(implementation)
-        own = [
-            self._model(input_ids=torch.tensor([shared + tail]), use_cache=False).logits[0] for tail in tails
-        ]
+        # Of torch's codes for sdpa the plain one: the fast ones need instructions that not every CPU has.
+        with sdpa_kernel(SDPBackend.MATH):
+            own = [
+                self._model(input_ids=torch.tensor([shared + tail]), use_cache=False).logits[0]
+                for tail in tails
+            ]
         self._model.set_attn_implementation(ATTENTION_NAME)
         return torch.cat([own[0], own[1][len(shared) :]]).float()
 

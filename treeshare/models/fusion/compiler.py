@@ -64,7 +64,8 @@ class _Compiler:
         self._steps = program.before
         hidden = next(value for value in self._graph.values if value.kind == "hidden")
         self._memory.adopt(HIDDEN, hidden.width)
-        self._settle(hidden, Home(HIDDEN, 0, hidden.width, hidden.width))
+        self._given = self._settle(hidden, Home(HIDDEN, 0, hidden.width, hidden.width))
+        self._memory.use(self._given)  # until attention: its inputs are at addresses of their own
         self._settle(attend, Home(ATTENDED, 0, attend.width, attend.width))
         for index, node in enumerate(self._plan.nodes):
             self._emit(index, node)
@@ -136,6 +137,7 @@ class _Compiler:
                 ((source, _),) = self._sources(operand)
                 self._program.heads.append(Heads(source.buffer, int(source.columns[0]), num_heads))
             self._steps = self._program.after
+            self._memory.release(self._given)
         elif node.kind == "LINEAR":
             self._linear(node)
         elif node.kind == GATHER:

@@ -70,7 +70,7 @@ class Schedule:
                 value.operands = [self._dense(operand, is_whole, result) for operand in value.operands]
             result.append(value)
         output = self._dense(self._graph.output, True, result)
-        if self._graph.owner(int(output[0])) is not result[-1] or result[-1].kind == "LINEAR":
+        if self._graph.owner(int(output[0])) is not result[-1] or result[-1].kind in ("LINEAR", "attend"):
             self._copied(output, result)
         return result
 
