@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from dataclasses import dataclass
 
@@ -101,25 +102,33 @@ class Forest:
             self.row_kv.append((keys, values))
 
     def _build_inputs(self):
-        """The packed query, key and value with three rows of padding, and every row's keys and values."""
+        """The packed query, key and value with three rows of padding."""
         case, layout = self.case, self.layout
         num_packed = layout.num_rows + 3
         self.query = self._random(num_packed, case.num_kv_heads * case.group_size, case.head_dim)
         self.key, self.value = self._kv(num_packed)
-        self.seen = [None] * layout.num_rows
         for chunk in layout.causal:
-            node = chunk.segment.order
-            keys, values = self.node_kv[node]
+            keys, values = self.node_kv[chunk.segment.order]
             self.key[chunk.first_row : chunk.last_row] = keys[chunk.start : chunk.end]
             self.value[chunk.first_row : chunk.last_row] = values[chunk.start : chunk.end]
+        for row, (keys, values) in zip(layout.decode_rows.tolist(), self.row_kv, strict=True):
+            self.key[row], self.value[row] = keys[-1], values[-1]
+
+    @functools.cached_property
+    def seen(self):
+        """Every row's keys and values."""
+        seen = [None] * self.layout.num_rows
+        for chunk in self.layout.causal:
+            node = chunk.segment.order
+            keys, values = self.node_kv[node]
             for row in range(chunk.first_row, chunk.last_row):
                 own = chunk.start + row - chunk.first_row + 1
-                self.seen[row] = self._concatenate(case.parents[node], keys[:own], values[:own])
+                seen[row] = self._concatenate(self.case.parents[node], keys[:own], values[:own])
         for row, source, (keys, values) in zip(
-            layout.decode_rows.tolist(), layout.decodes, self.row_kv, strict=True
+            self.layout.decode_rows.tolist(), self.layout.decodes, self.row_kv, strict=True
         ):
-            self.key[row], self.value[row] = keys[-1], values[-1]
-            self.seen[row] = self._concatenate(source.segment.order, keys, values)
+            seen[row] = self._concatenate(source.segment.order, keys, values)
+        return seen
 
     def _concatenate(self, node, keys, values):
         parts = [(keys, values)]
@@ -141,9 +150,8 @@ class Forest:
 
     def _digest(self, dtype):
         """Of all that the oracle reads."""
-        digest = hashlib.blake2b(repr((dtype, self.case.group_size, self.query.shape)).encode())
-        for tensor in (self.query, *(part for pair in self.seen for part in pair)):
-            digest.update(repr((tensor.shape, tensor.dtype)).encode())
+        digest = hashlib.blake2b(repr((dtype, self.case)).encode())
+        for tensor in (self.query, *(part for pair in (*self.node_kv, *self.row_kv) for part in pair)):
             digest.update(tensor.contiguous().view(torch.uint8).numpy())
         return digest.digest()
 
