@@ -12,8 +12,11 @@ import treeshare.native
 from treeshare.native import kernels, number_of, structs
 
 _HEADER = (Path(treeshare.native.__file__).parent / "structs.h").read_text()
-KINDS = sorted(set(re.findall(r"KIND\((\w+)\)", _HEADER)) - {"KIND", "LINEAR", "name", "OPERATION_KINDS"})
-"""Every kind of operation that is computed row by row."""
+KINDS = sorted(
+    set(re.findall(r"KIND\((\w+)\)", _HEADER))
+    - {"KIND", "LINEAR", "LINEAR_INT8", "QUANTIZE", "name", "OPERATION_KINDS"}
+)
+"""Every kind of operation that is computed row by row, from numbers to numbers."""
 
 
 def place(buffer, offset=0, group_stride=0):
