@@ -82,6 +82,7 @@ CPUS = {
     "a machine that hides BF16 and shows tiles": (SAPPHIRE_RAPIDS - {"avx512_bf16"}, "avx512vnni"),
     "a machine that shows BF16 without AVX512VL": (COOPER_LAKE - {"avx512vl"}, "avx2"),
     "a machine that shows AVX-VNNI for AVX-512 VNNI": (SKYLAKE | {"avx_vnni"}, "avx512f"),
+    "a machine that hides tiles' codes of 8 bits": (SAPPHIRE_RAPIDS - {"amx_int8"}, "avx512"),
     "a system without tiles": (SAPPHIRE_RAPIDS - {"os_tile_shapes", "os_tiles"}, "avx512"),
     "a system without 512 bits": (SAPPHIRE_RAPIDS - {"os_masks", "os_zmm", "os_zmm16"}, "avx2"),
     "a system without 256 bits": (SAPPHIRE_RAPIDS - {"os_ymm", "os_masks", "os_zmm", "os_zmm16"}, "none"),
@@ -91,7 +92,7 @@ CPUS = {
 BASE = HASWELL - {"f16c"}
 WIDE = SKYLAKE  # compilers differ in whether AVX-512 implies F16C
 NEEDED = {
-    "amx": WIDE | {"avx512_bf16", "amx_bf16", "amx_tile", "os_tile_shapes", "os_tiles"},
+    "amx": WIDE | {"avx512_bf16", "amx_bf16", "amx_int8", "amx_tile", "os_tile_shapes", "os_tiles"},
     "avx512": WIDE | {"avx512_bf16"},
     "avx512vnni": WIDE | {"avx512vnni"},
     "avx512f": WIDE,

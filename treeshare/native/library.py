@@ -57,9 +57,9 @@ _SAME_BITS = ("avx512f", "avx2", "neon", PORTABLE)
 """Codes that give the same bits in every result, fastest first; the last is for a CPU that has no other."""
 
 LEVELS = (
-    Level("amx", "amx", base="avx512", int8=("avx512f",)),
-    Level("avx512", "avx512", int8=("avx512f",)),  # with BF16
-    Level("avx512vnni", "avx512f", int8=("avx512f",)),  # its own instructions are for integers
+    Level("amx", "amx", base="avx512", int8=("amx",)),
+    Level("avx512", "avx512", int8=("avx512vnni", "avx512f")),  # with BF16
+    Level("avx512vnni", "avx512f", int8=("avx512vnni",)),  # its own instructions are for integers
     Level("avx512f", "avx512f", int8=("avx512f",)),
     Level("avx2", "avx2", int8=("avx2",)),
     Level("neon", "neon", base="neon", extension="neon_bfmmla", int8=("neon",)),
