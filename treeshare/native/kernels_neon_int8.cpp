@@ -1,4 +1,4 @@
-// The kernels in codes of 8 bits with NEON.
+// The kernels in codes of 8 bits with NEON instructions.
 
 #if defined(__aarch64__) && defined(__GNUC__)
 #include "neon.h"
@@ -6,7 +6,7 @@
 #include "bfloat16.h"
 
 #include "int8.h"
-#include "int8_plain.h"
+#include "int8_neon.h"
 #include "int8_linear.h"
 #include "int8_weights.h"
 #endif
