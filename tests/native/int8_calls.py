@@ -1,4 +1,4 @@
-"""Calls of the kernels in codes of 8 bits, for ``driver.cpp``: every step from numbers to results and back."""
+"""Calls of the kernels in codes of 8 bits, for ``driver.cpp``: from numbers to results and back."""
 
 from __future__ import annotations
 
