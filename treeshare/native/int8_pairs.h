@@ -1,5 +1,5 @@
-// Products of codes with VPMADDWD, which multiplies numbers of 16 bits and adds two neighbouring products, exactly. (The
-// instruction for 8 bits, VPMADDUBSW, saturates.) Weights are widened as they are read, a row's codes once.
+// Products of codes with VPMADDWD, which multiplies numbers of 16 bits and adds two neighbouring products, exactly; the
+// instruction for 8 bits, VPMADDUBSW, saturates. Weights are widened as they are read, a row's codes once.
 //
 // A sum has two halves, of the first two inputs of each word and of its last two, side by side; they are added at the
 // end. A level's header for it (int8_pairs256.h, int8_pairs512.h) defines
