@@ -56,8 +56,6 @@ constexpr Level LEVELS[] = {
 };
 bool is_permitted(const Level &) { return true; }
 
-bool is_permitted(const Level &) { return true; }
-
 } // namespace
 
 #else // other levels' code is empty
