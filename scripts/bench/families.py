@@ -32,7 +32,8 @@ from treeshare.config import EngineConfig
 from treeshare.engine.engine import Engine
 from treeshare.engine.sequence import Request
 from treeshare.models.fusion import decoder_layers
-from treeshare.models.loading import LoadedModel, bind_model
+from treeshare.models import LoadedModel
+from treeshare.models.binding import bind_model
 from treeshare.models.support import max_model_len
 from treeshare.native import kernel_levels
 from treeshare.sampling import SamplingParams

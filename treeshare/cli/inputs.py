@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from treeshare.engine.llm import LLM
     from treeshare.evals.problem import Problem, Task
     from treeshare.evals.prompts import PromptOptions
-    from treeshare.models.loading import LoadedModel, ModelDescription
+    from treeshare.models import LoadedModel
+    from treeshare.models.loading import ModelDescription
     from treeshare.tree import FewShotPrompts
 
 

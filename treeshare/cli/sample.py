@@ -17,7 +17,7 @@ from treeshare.errors import ConfigError, one_line
 if TYPE_CHECKING:
     from treeshare.engine.stats import EngineStats
     from treeshare.integrations.ray_cluster import RayCluster
-    from treeshare.models.loading import LoadedModel
+    from treeshare.models import LoadedModel
     from treeshare.runs import CompletionSource, RunDirectory
 
 

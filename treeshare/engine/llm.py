@@ -45,6 +45,8 @@ class LLM:
     Args:
         model: An embedded name (``smollm2-135m``), a folder, a ``.gguf`` file or a hub id.
         dtype: ``auto`` (the model's own, see ``load_model``), ``float32`` or ``bfloat16``.
+        quantization: ``int8``: linear layers by weights and activations in codes of 8 bits, on the CPU; a
+            completion is then the same on every CPU. None: none is quantised.
         device: ``auto`` (a CUDA device where there is one and Triton to use it, else the CPU), ``cpu``,
             ``cuda`` or ``cuda:N``. On a CUDA device nothing was ever measured.
         sharing: ``tree``, ``one-level`` or ``none``; see ``EngineConfig``.
@@ -75,6 +77,7 @@ class LLM:
         model: str | os.PathLike[str],
         *,
         dtype: str = "auto",
+        quantization: str | None = None,
         device: str = "auto",
         sharing: Sharing = "tree",
         seed: int = 0,
@@ -102,9 +105,12 @@ class LLM:
         _use_threads(threads)
         self.seed = seed
         warn_where_unused()
-        self.loaded = loaded = load_model(model, dtype, resolve_device(device))
+        place = "cpu" if quantization and device == "auto" else resolve_device(device)
+        self.loaded = loaded = load_model(model, dtype, place, quantization)
         if fold_cost is None:
-            fold_cost = fold_cost_here(loaded.geometry, loaded.model.config, config, loaded.device)
+            fold_cost = fold_cost_here(
+                loaded.geometry, loaded.model.config, config, loaded.device, loaded.level
+            )
         self.engine = Engine(loaded, replace(config, fold_cost=fold_cost))
         self.prompt_encoder = PromptEncoder(loaded.tokenizer, loaded.model_id)
 
@@ -122,6 +128,11 @@ class LLM:
     def dtype(self) -> str:
         """Of weights and KV: ``float32`` or ``bfloat16``."""
         return self.loaded.dtype
+
+    @property
+    def quantization(self) -> str | None:
+        """``int8``, or None."""
+        return self.loaded.quantization
 
     @property
     def vocab_size(self) -> int:

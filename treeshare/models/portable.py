@@ -1,5 +1,7 @@
 """What a model computes outside of its compiled layers, with the same bits on every CPU: level ``portable``.
 
+That level is the user's wish for the process (``TREESHARE_KERNELS``), or comes with a model's int8 weights.
+
 IEEE 754 fixes the result of an addition, multiplication, division, square root or conversion. It fixes
 neither that of a sum, whose order is torch's and follows the width of a CPU's vectors, nor that of a cosine,
 of which torch has several. So every operation of torch that a model needs is looked at: those that are fixed
@@ -10,7 +12,7 @@ by its name.
 from __future__ import annotations
 
 import ctypes
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +21,20 @@ from torch.utils._pytree import tree_leaves
 
 from treeshare.errors import UnsupportedModelError
 from treeshare.models.fusion import decoder_layers
-from treeshare.native import PORTABLE, functions, kernel_level, kernels, number_of, structs
+from treeshare.native import PORTABLE, functions, kernels, number_of, structs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+
+class Wish(NamedTuple):
+    """Who asked for the same bits on every CPU, and what does without them, for messages."""
+
+    name: str
+    remedy: str
+
+
+BY_LEVEL = Wish(f"TREESHARE_KERNELS={PORTABLE}", "take auto or another level")
 
 
 def _words(text: str) -> frozenset[str]:
@@ -79,14 +91,15 @@ class FixedOperations(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     Args:
         owner: The model's kind, for messages.
+        wish: Who asked for it.
 
     Raises:
         UnsupportedModelError: Inside, at another operation; the message names it.
     """
 
-    def __init__(self, owner: str) -> None:
+    def __init__(self, owner: str, wish: Wish = BY_LEVEL) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._owner = owner
+        self._owner, self._wish = owner, wish
 
     def __torch_dispatch__(
         self,
@@ -106,9 +119,8 @@ class FixedOperations(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 parts = func.decompose(*args, **options)
             if parts is not NotImplemented:
                 return parts
-            raise refusal(
-                self._owner, f"its forward needs torch's {name}, whose last bits differ from CPU to CPU"
-            )
+            reason = f"its forward needs torch's {name}, whose last bits differ from CPU to CPU"
+            raise refusal(self._owner, reason, self._wish)
         return func(*args, **options)
 
     @staticmethod
@@ -140,11 +152,11 @@ def _dtypes(values: Any) -> set[torch.dtype]:  # noqa: ANN401
 class _Fixed:
     """A module's forward, computed by ``FixedOperations``."""
 
-    def __init__(self, module: nn.Module, owner: str) -> None:
-        self._forward, self._owner = module.forward, owner
+    def __init__(self, module: nn.Module, owner: str, wish: Wish) -> None:
+        self._forward, self._owner, self._wish = module.forward, owner, wish
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        with FixedOperations(self._owner):
+        with FixedOperations(self._owner, self._wish):
             return self._forward(*args, **kwargs)
 
 
@@ -153,7 +165,7 @@ class _KernelNorm:
 
     def __init__(self, norm: Any) -> None:  # noqa: ANN401
         self._norm = norm
-        self._kernels: Any = kernels(norm.weight.dtype)
+        self._kernels: Any = kernels(norm.weight.dtype, PORTABLE)
 
     def __call__(self, x: Tensor) -> Tensor:
         rows, weight = x.contiguous(), self._norm.weight
@@ -181,20 +193,13 @@ class _KernelNorm:
         return out
 
 
-def refusal(owner: str, reason: str) -> UnsupportedModelError:
+def refusal(owner: str, reason: str, wish: Wish = BY_LEVEL) -> UnsupportedModelError:
     """The error for a model that ``portable`` cannot promise the same bits."""
-    return UnsupportedModelError(
-        f"{owner}: TREESHARE_KERNELS={PORTABLE}: {reason}; take auto or another level"
-    )
-
-
-def is_portable() -> bool:
-    """Whether every CPU must give the same bits."""
-    return kernel_level() == PORTABLE
+    return UnsupportedModelError(f"{owner}: {wish.name}: {reason}; {wish.remedy}")
 
 
 @torch.inference_mode()
-def fix_tables(model: Any) -> None:  # noqa: ANN401
+def fix_tables(model: Any, wish: Wish = BY_LEVEL) -> None:  # noqa: ANN401
     """Make a model's rotary tables anew by ``FixedOperations``, and compute them so from now on.
 
     Raises:
@@ -206,20 +211,22 @@ def fix_tables(model: Any) -> None:  # noqa: ANN401
         tables = _computed_tables(module)
         if "rotary" not in type(module).__name__.lower():
             if tables:
-                raise refusal(owner, f"{type(module).__name__} computes {', '.join(tables)} when it is made")
+                reason = f"{type(module).__name__} computes {', '.join(tables)} when it is made"
+                raise refusal(owner, reason, wish)
             continue
         try:
-            with FixedOperations(owner):
+            with FixedOperations(owner, wish):
                 fixed = type(module)(model.config)
         except TypeError as error:
-            raise refusal(owner, f"{type(module).__name__} cannot be made anew ({error})") from error
+            reason = f"{type(module).__name__} cannot be made anew ({error})"
+            raise refusal(owner, reason, wish) from error
         again = _computed_tables(fixed)
         if {name: table.shape for name, table in again.items()} != {k: v.shape for k, v in tables.items()}:
-            raise refusal(owner, f"{type(module).__name__} has other tables when it is made anew")
+            raise refusal(owner, f"{type(module).__name__} has other tables when it is made anew", wish)
         for name, table in tables.items():
             table.copy_(again[name])
         del path
-        module.forward = _Fixed(module, owner)
+        module.forward = _Fixed(module, owner, wish)
 
 
 def _computed_tables(module: nn.Module) -> dict[str, Tensor]:
@@ -251,7 +258,7 @@ class _AttentionLeftOut:
 
 
 @torch.inference_mode()
-def require_fixed(model: Any, unfused_reason: str | None) -> None:  # noqa: ANN401
+def require_fixed(model: Any, unfused_reason: str | None, wish: Wish = BY_LEVEL) -> None:  # noqa: ANN401
     """Refuse a bound model unless all it computes has the same bits on every CPU.
 
     Raises:
@@ -259,9 +266,9 @@ def require_fixed(model: Any, unfused_reason: str | None) -> None:  # noqa: ANN4
     """
     owner = model.config.model_type
     if unfused_reason is not None:
-        raise refusal(owner, f"its layers are not compiled ({unfused_reason})")
+        raise refusal(owner, f"its layers are not compiled ({unfused_reason})", wish)
     tokens = torch.arange(4).unsqueeze(0)
-    with FixedOperations(owner):
+    with FixedOperations(owner, wish):
         model(
             input_ids=tokens,
             position_ids=tokens.clone(),

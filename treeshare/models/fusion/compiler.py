@@ -13,6 +13,7 @@ from treeshare.models.fusion.program import (
     ATTENDED,
     FIRST_TABLE,
     HIDDEN,
+    MATMULS,
     Heads,
     Linears,
     Program,
@@ -24,11 +25,12 @@ from treeshare.models.fusion.schedule import GATHER, Schedule
 from treeshare.native import number_of, structs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from treeshare.models.fusion.places import Columns
     from treeshare.models.fusion.recipe import Recipe
     from treeshare.models.fusion.schedule import Node
+    from treeshare.models.quantization import Int8Weights
 
 _COMMUTE = frozenset({"ADD", "MULTIPLY", "MINIMUM"})
 
@@ -36,22 +38,26 @@ _MAX_PIECES = 64
 """Copies that one operand may need; a recipe that needs more is not worth it."""
 
 
-def compile_recipe(recipe: Recipe) -> Program:
+def compile_recipe(recipe: Recipe, codes: Mapping[int, Int8Weights]) -> Program:
     """The program of a recipe.
+
+    Args:
+        recipe: A recipe.
+        codes: Int8 weights, by the identities of their parameters; other weights are floats.
 
     Raises:
         Unfusable: If the kernels cannot read what it reads.
     """
-    return _Compiler(recipe).compile()
+    return _Compiler(recipe, codes).compile()
 
 
 class _Compiler:
     """Compiles one recipe."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, codes: Mapping[int, Int8Weights]) -> None:
         self._graph, self._dtype = recipe.graph, recipe.dtype
         self._own, self._none = number_of("ROW_BUFFER"), number_of("NO_BUFFER")
-        self._plan = Schedule(recipe)
+        self._plan = Schedule(recipe, codes)
         self._tables: dict[Table, int] = {}
         self._homes: dict[int, Home] = {}
         num_tables = len({table for node in self._plan.nodes for table in self._tables_of(node)})
@@ -136,8 +142,10 @@ class _Compiler:
                 ((source, _),) = self._sources(operand)
                 self._program.heads.append(Heads(source.buffer, int(source.columns[0]), num_heads))
             self._steps = self._program.after
-        elif node.kind == "LINEAR":
+        elif node.kind in MATMULS:
             self._linear(node)
+        elif node.kind == "QUANTIZE":
+            self._quantize(value)
         elif node.kind == GATHER:
             self._collect(value)
         else:
@@ -156,14 +164,27 @@ class _Compiler:
         for value in node.values:
             self._settle(value, Home(buffer, offset, value.width, value.width))
             offset += value.width
-        operation = self._operation("LINEAR", frozenset(), 1, width)
+        operation = self._operation(node.kind, frozenset(), 1, width)
         operation.a, operation.out = self._place(source, 1, width), structs.Place(buffer, 0, 0)
-        linears = Linears(
-            tuple(value.weight.parameter.tensor for value in node.values if value.weight),
-            tuple(value.bias and value.bias.parameter.tensor for value in node.values),
-            "transposed" in node.values[0].flags,
-        )
-        self._steps.append(Step(operation, linears))
+        weights = tuple(value.weight.parameter.tensor for value in node.values if value.weight)
+        if node.kind == "LINEAR_INT8":
+            self._steps.append(Step(operation, coded=weights))
+            return
+        biases = tuple(value.bias and value.bias.parameter.tensor for value in node.values)
+        is_transposed = "transposed" in node.values[0].flags
+        self._steps.append(Step(operation, Linears(weights, biases, is_transposed)))
+
+    def _quantize(self, value: Value) -> None:
+        """A row's codes, of numbers that lie side by side."""
+        (source,), borrowed = self._read(value, value.operands)
+        home, width = self._make_home(value), len(value.operands[0])
+        operation = self._operation(value.kind, frozenset(), 1, width)
+        assert source is not None
+        assert value.weight is not None
+        operation.a, operation.out = self._place(source, 1, width), structs.Place(home.buffer, home.offset, 0)
+        self._steps.append(Step(operation, coded=(value.weight.parameter.tensor,)))
+        for own in borrowed:
+            self._memory.release(own)
 
     def _collect(self, value: Value) -> None:
         """Copy what is not yet there."""
@@ -232,6 +253,8 @@ class _Compiler:
     @staticmethod
     def _is_readable(value: Value, columns: Columns) -> bool:
         """Whether groups of the operation's width can be read as they are."""
+        if value.kind == "QUANTIZE":
+            return bool((np.diff(columns) == 1).all())
         if value.kind in ROTATIONS and len(columns) == value.inner:
             return bool((np.diff(columns) == 1).all())
         if (

@@ -1,0 +1,47 @@
+"""Int8 weights: what they are, a model that has them, where they are kept, and what they should compute."""
+
+from treeshare.models.quantization.modules import (
+    QuantizedEmbedding,
+    QuantizedLinear,
+    bind_codes,
+    codes_by_parameter,
+    is_placeholder,
+    own_forwards,
+    quantize_linear,
+    quantize_model,
+    quantized_linears,
+    weights_in_codes,
+)
+from treeshare.models.quantization.oracle import OracleLinear
+from treeshare.models.quantization.stored import read_stored, store, stored_folder
+from treeshare.models.quantization.weights import (
+    INT8,
+    Int8Weights,
+    can_join,
+    code_numbers,
+    join,
+    require_quantization,
+)
+
+__all__ = [
+    "INT8",
+    "Int8Weights",
+    "OracleLinear",
+    "QuantizedEmbedding",
+    "QuantizedLinear",
+    "bind_codes",
+    "can_join",
+    "code_numbers",
+    "codes_by_parameter",
+    "is_placeholder",
+    "join",
+    "own_forwards",
+    "quantize_linear",
+    "quantize_model",
+    "quantized_linears",
+    "read_stored",
+    "require_quantization",
+    "store",
+    "stored_folder",
+    "weights_in_codes",
+]
