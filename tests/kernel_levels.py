@@ -7,7 +7,7 @@ import contextlib
 import pytest
 import torch
 
-from treeshare.native import PORTABLE, kernel_level, kernel_levels, kernels, level_code, library
+from treeshare.native import PORTABLE, int8_kernels, kernel_level, kernel_levels, kernels, level_code, library
 
 LEVELS = tuple(dict.fromkeys(level_code(level) for level in kernel_levels()[:-1]))
 """Those with code of their own, best first, without ``none``."""
@@ -76,4 +76,5 @@ def num_threads(number):
 
 def _forget():
     kernels.cache_clear()
+    int8_kernels.cache_clear()
     kernel_level.cache_clear()

@@ -9,11 +9,12 @@ from pathlib import Path
 import torch
 
 import treeshare.native
-from treeshare.native import kernels, number_of, structs
+from treeshare.native import int8_kernels, kernels, number_of, structs
 
 _HEADER = (Path(treeshare.native.__file__).parent / "structs.h").read_text()
-KINDS = sorted(set(re.findall(r"KIND\((\w+)\)", _HEADER)) - {"KIND", "LINEAR", "name", "OPERATION_KINDS"})
-"""Every kind of operation that is computed row by row."""
+_OTHERS = {"KIND", "name", "OPERATION_KINDS", "LINEAR", "LINEAR_INT8", "QUANTIZE"}
+KINDS = sorted(set(re.findall(r"KIND\((\w+)\)", _HEADER)) - _OTHERS)
+"""Every kind of operation that is computed row by row, from numbers to numbers."""
 
 
 def place(buffer, offset=0, group_stride=0):
@@ -33,6 +34,7 @@ def run(operations, rows, num_rows, row_numbers=1):
     program = structs.Program(
         ctypes.addressof(array), len(array), ctypes.addressof(buffers), num_rows, row_numbers, None
     )
+    program.apply_int8 = ctypes.cast(int8_kernels().treeshare_apply_int8, ctypes.c_void_p).value
     kernels(dtype).treeshare_run(ctypes.byref(program))
 
 

@@ -5,6 +5,8 @@ The same bits where only sums and exponentials may differ, else at most twice th
 
 from __future__ import annotations
 
+import ctypes
+
 import pytest
 import torch
 from torch.nn import functional
@@ -12,7 +14,9 @@ from transformers.activations import NewGELUActivation
 from transformers.models.cohere.modeling_cohere import rotate_half as rotate_pairs
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, rotate_half
 
-from tests.native.operations import run_operation
+from tests.native.operations import place, run, run_operation
+from treeshare.native import number_of, structs
+from treeshare.native.int8 import Int8Format, PackedWeights
 
 pytestmark = pytest.mark.usefixtures("each_kernel_level")
 
@@ -162,3 +166,37 @@ def test_not_a_number_stays_one(kind, dtype):
     x = random(1, 32, dtype=dtype)
     x[0, 3] = torch.nan
     assert torch.equal(run_operation(kind, x).isnan(), x.isnan())
+
+
+@pytest.mark.parametrize("rows", [1, 37])
+@pytest.mark.parametrize("num_inputs", [64, 90])
+@pytest.mark.parametrize("group", [None, 64])
+@pytest.mark.parametrize("in_rows", [False, True])
+def test_a_linear_layer_in_codes(rows, num_inputs, group, in_rows, dtype):
+    """As part of a layer's program: the bytes of the kernels that are called one after the other."""
+    x, weight = random(rows, num_inputs, dtype=dtype), random(50, num_inputs, dtype=dtype)
+    format = Int8Format(num_inputs=num_inputs, group=group, transform=num_inputs & -num_inputs)
+    packed = PackedWeights.of(weight, format, random(50, dtype=dtype))
+    expected = [
+        packed.multiply(format.quantize(x), torch.empty(rows, 50, dtype=d)) for d in (dtype, torch.float32)
+    ]
+    layer = packed.struct()
+    codes = torch.full((rows, format.row_floats + 48), torch.nan)  # in a wider buffer, not at its beginning
+    outs = [torch.zeros(rows, 60, dtype=d) for d in (dtype, torch.float32)]
+    own, none = place(number_of("ROW_BUFFER")), place(number_of("NO_BUFFER"))
+
+    def operation(kind, a, out, width=0):
+        last = (0.0, structs.Linear(), ctypes.addressof(layer))
+        return structs.Operation(number_of(kind), 0, 1, width, a, none, none, out, *last)
+
+    steps = [operation("COPY", place(0), own, num_inputs)] if in_rows else []
+    steps += [
+        operation("QUANTIZE", own if in_rows else place(0), place(1, 16)),
+        operation("LINEAR_INT8", place(1, 16), place(2, 5)),
+        operation("LINEAR_INT8", place(1, 16), place(3, 5)),
+    ]
+    run(steps, [x, codes, *outs, x], rows, num_inputs)
+    for out, values in zip(outs, expected, strict=True):
+        assert torch.equal(out[:, 5:55], values)
+        assert not out[:, :5].any()
+        assert not out[:, 55:].any()

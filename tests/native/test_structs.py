@@ -127,7 +127,7 @@ def test_every_struct_of_the_header_has_its_mirror():
 
 def test_every_kernel_of_the_header_has_its_arguments_here():
     exported = re.findall(r"EXPORT\((\w+)\)\(", (SOURCES / "exports.h").read_text())
-    assert sorted(exported) == sorted(library._ARGUMENTS)
+    assert sorted(exported) == sorted(library._ARGUMENTS | library._INT8_ARGUMENTS)
 
 
 def test_mirrors_of_structs_are_in_one_file():
@@ -147,7 +147,9 @@ def test_levels_share_no_function_but_the_standard_librarys():
     )
     symbols = [line.split(" ", 2)[1:] for line in lines.stdout.splitlines()]
     own = {name for kind, name in symbols if kind == "T"}
-    ends = tuple(f"_{level}" for level in {level.code for level in library.LEVELS})
+    ends = tuple(
+        f"_{level}" for level in {code for level in library.LEVELS for code in (level.code, *level.int8)}
+    )
     assert {name for name in own if not name.startswith("treeshare_")} == set()
     common = {name for name in own if not name.endswith(ends)}
     assert common == {

@@ -119,6 +119,29 @@ INLINE int compress(float *target, Mask mask, Floats x) {
     return count;
 }
 
+// In lane i what lane i ^ DISTANCE has.
+template <int DISTANCE>
+INLINE __m256 swap_eight(__m256 x) {
+    if constexpr (DISTANCE == 1) return _mm256_permute_ps(x, 0xb1);
+    if constexpr (DISTANCE == 2) return _mm256_permute_ps(x, 0x4e);
+    if constexpr (DISTANCE == 4) return _mm256_permute2f128_ps(x, x, 1);
+}
+template <int DISTANCE>
+INLINE Floats swap_lanes(Floats x) {
+    if constexpr (DISTANCE == 8)
+        return {x.high, x.low};
+    else
+        return {swap_eight<DISTANCE>(x.low), swap_eight<DISTANCE>(x.high)};
+}
+
+// Whole numbers from -127 to 127.
+INLINE void store_codes(int8_t *target, Floats x) {
+    const __m256i mixed = _mm256_packs_epi32(_mm256_cvtps_epi32(x.low), _mm256_cvtps_epi32(x.high));
+    const __m256i words = _mm256_permute4x64_epi64(mixed, 0xd8);
+    const __m128i codes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(target), codes);
+}
+
 // Up to sixteen numbers; what lies beyond `count` is not touched, and zero when read.
 INLINE Floats load_first(int64_t count, const float *source) {
     const Mask mask = first16(count);

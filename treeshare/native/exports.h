@@ -15,7 +15,7 @@ void EXPORT(attend)(const TreeStep *step, const Projections<Element> *from, floa
 // x [num_rows][num_inputs], out [num_rows][num_outputs].
 void EXPORT(linear)(const Linear<Element> *linear, const Element *x, Element *out, int64_t num_rows);
 
-// Part of a decoder layer. A linear layer's operands are whole rows of their buffers.
+// Part of a decoder layer. A linear layer's operands are whole rows of their buffers; those of one in codes may be parts.
 void EXPORT(run)(const Program<Element> *program);
 
 void LEVEL_EXPORT(draw)(const Draws *draws);
@@ -28,6 +28,16 @@ void LEVEL_EXPORT(sum_blocks)(const float *weights, double *sums, int64_t num_bl
 
 // x, out [num_rows][vocab_size].
 void LEVEL_EXPORT(log_softmax)(const float *x, float *out, int64_t num_rows, int64_t vocab_size);
+
+// Codes of 8 bits: rows of numbers become rows of codes; these, as rows [first, first + num_rows) of weights, are put
+// into a layer's memory; rows of a layer's weights become numbers again; x [num_rows] of codes times a layer's weights.
+void LEVEL_EXPORT(quantize_rows)(const Int8Linear *linear, const Buffer *x, const Buffer *rows, int64_t num_rows);
+void LEVEL_EXPORT(pack_int8)(const Int8Linear *linear, const Buffer *rows, int64_t first, int64_t num_rows);
+void LEVEL_EXPORT(lookup_int8)(const Int8Linear *table, const int64_t *ids, const Buffer *out, int64_t num_rows);
+void LEVEL_EXPORT(linear_int8)(const Int8Linear *linear, const Buffer *rows, const Buffer *out, int64_t num_rows);
+
+// As linear_int8, for threads that are together already: each of a parallel region calls it.
+void LEVEL_EXPORT(apply_int8)(const Int8Linear *linear, const Buffer *rows, const Buffer *out, int64_t num_rows);
 
 // Functions of single numbers, the same for all levels; see numbers.h.
 void treeshare_log(const double *x, double *out, int64_t count);

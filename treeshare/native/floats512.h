@@ -61,6 +61,20 @@ INLINE int compress(float *target, Mask mask, Floats x) {
     return __builtin_popcount(mask);
 }
 
+// In lane i what lane i ^ DISTANCE has.
+template <int DISTANCE>
+INLINE Floats swap_lanes(Floats x) {
+    if constexpr (DISTANCE == 1) return _mm512_permute_ps(x, 0xb1);
+    if constexpr (DISTANCE == 2) return _mm512_permute_ps(x, 0x4e);
+    if constexpr (DISTANCE == 4) return _mm512_shuffle_f32x4(x, x, 0xb1);
+    if constexpr (DISTANCE == 8) return _mm512_shuffle_f32x4(x, x, 0x4e);
+}
+
+// Whole numbers from -127 to 127.
+INLINE void store_codes(int8_t *target, Floats x) {
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(target), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x)));
+}
+
 // Up to sixteen numbers; what lies beyond `count` is not touched, and zero when read.
 INLINE Floats load_first(int64_t count, const float *source) { return _mm512_maskz_loadu_ps(first16(count), source); }
 

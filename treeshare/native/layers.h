@@ -53,6 +53,20 @@ Element *rows_of(const Place &place, const Program<Element> &program) {
     return reinterpret_cast<Element *>(program.buffers[place.buffer].address);
 }
 
+Buffer buffer_of(const Place &place, const Program<Element> &program) {
+    Buffer buffer = program.buffers[place.buffer];
+    buffer.is_float32 |= sizeof(Element) == sizeof(float);
+    buffer.address += place.offset * (buffer.is_float32 ? sizeof(float) : sizeof(Element));
+    return buffer;
+}
+
+TARGET void apply_int8(const Operation<Element> &op, const Program<Element> &program) {
+    const Buffer rows = buffer_of(op.a, program), out = buffer_of(op.out, program);
+    program.apply_int8(op.int8, &rows, &out, program.num_rows);
+}
+
+bool is_matmul(int64_t kind) { return kind == LINEAR || kind == LINEAR_INT8; }
+
 } // namespace
 
 extern "C" void EXPORT(run)(const Program<Element> *program) {
@@ -63,12 +77,15 @@ extern "C" void EXPORT(run)(const Program<Element> *program) {
         for (int64_t first = 0, last; first < p.num_operations; first = last) {
             const Operation<Element> &op = p.operations[first];
             last = first + 1;
-            if (op.kind == LINEAR) {
-                linear::apply(op.linear, rows_of(op.a, p), rows_of(op.out, p), p.num_rows);
+            if (is_matmul(op.kind)) {
+                if (op.kind == LINEAR)
+                    linear::apply(op.linear, rows_of(op.a, p), rows_of(op.out, p), p.num_rows);
+                else
+                    apply_int8(op, p);
                 laps.lap(MATMUL);
                 continue;
             }
-            while (last < p.num_operations && p.operations[last].kind != LINEAR) ++last;
+            while (last < p.num_operations && !is_matmul(p.operations[last].kind)) ++last;
             compute_rows(p, first, last);
             laps.lap(REST);
         }

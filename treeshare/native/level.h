@@ -72,6 +72,7 @@ REQUIRE_TYPE(Floats, round_bf16(*x)); // as store_bf16 rounds
 REQUIRE_TYPE(float, sum_lanes(*x)); // in the order of _mm512_reduce_add_ps
 REQUIRE_TYPE(float, max_lanes(*x));
 REQUIRE_TYPE(float, first_lane(*x));
+REQUIRE_TYPE(Floats, swap_lanes<8>(*x)); // in lane i what lane i ^ 8 has; also for 1, 2 and 4
 
 // Masks.
 REQUIRE_TYPE(Mask, first16(int64_t())); // the first `count` lanes
@@ -98,6 +99,7 @@ REQUIRE_TYPE(void, store_bf16(int64_t(), static_cast<uint16_t *>(nullptr), *x));
 REQUIRE_TYPE(Floats, load_elements(int64_t(), elements));
 REQUIRE_TYPE(void, store_elements(int64_t(), static_cast<Element *>(nullptr), *x)); // rounded to the element
 REQUIRE_TYPE(Floats, round_to_element(*x)); // as store_elements rounds
+REQUIRE_TYPE(void, store_codes(static_cast<int8_t *>(nullptr), *x)); // whole numbers from -127 to 127
 
 // Dot products: a left side of operands, a right side of words, each STEP neighbouring inputs, sixteen outputs side by
 // side.

@@ -45,6 +45,9 @@ class Level(NamedTuple):
     """The level whose kernels serve it in float32, and where the element does not matter; None: ``code``."""
     extension: str | None = None
     """What serves it in bfloat16 instead of ``code`` on a CPU that has it, too: with bits of its own."""
+    int8: tuple[str, ...] = ()
+    """Codes that may serve it in int8, fastest first: the first that this CPU has does. All give the same
+    bits. Empty: any of all levels."""
 
 
 PORTABLE = "portable"
@@ -54,12 +57,12 @@ _SAME_BITS = ("avx512f", "avx2", "neon", PORTABLE)
 """Codes that give the same bits in every result, fastest first; the last is for a CPU that has no other."""
 
 LEVELS = (
-    Level("amx", "amx", base="avx512"),
-    Level("avx512", "avx512"),  # with BF16
-    Level("avx512vnni", "avx512f"),  # its own instructions are for integers
-    Level("avx512f", "avx512f"),
-    Level("avx2", "avx2"),
-    Level("neon", "neon", base="neon", extension="neon_bfmmla"),
+    Level("amx", "amx", base="avx512", int8=("avx512f",)),
+    Level("avx512", "avx512", int8=("avx512f",)),  # with BF16
+    Level("avx512vnni", "avx512f", int8=("avx512f",)),  # its own instructions are for integers
+    Level("avx512f", "avx512f", int8=("avx512f",)),
+    Level("avx2", "avx2", int8=("avx2",)),
+    Level("neon", "neon", base="neon", extension="neon_bfmmla", int8=("neon",)),
     Level(PORTABLE, PORTABLE, automatic=False),
 )
 """All levels, best first. A build may have any of them, and so may a CPU: ``levels.cpp`` knows which, and
@@ -80,6 +83,15 @@ _ARGUMENTS = {
     "log_softmax": (_POINTER, _POINTER, _INT, _INT),
 }
 """The argument types of every kernel, as ``native/exports.h`` declares it."""
+
+_INT8_ARGUMENTS = {
+    "quantize_rows": (_POINTER, _POINTER, _POINTER, _INT),
+    "pack_int8": (_POINTER, _POINTER, _INT, _INT),
+    "lookup_int8": (_POINTER, _POINTER, _POINTER, _INT),
+    "linear_int8": (_POINTER, _POINTER, _POINTER, _INT),
+    "apply_int8": (_POINTER, _POINTER, _POINTER, _INT),
+}
+"""The same of those that a level has once, in codes of 8 bits."""
 
 _WITHOUT_ELEMENT = frozenset({"draw", "exp", "sum_blocks", "log_softmax"})
 """Kernels that a level has once: they are told what their numbers are."""
@@ -125,6 +137,23 @@ def kernels(dtype: torch.dtype, level: str | None = None) -> Any | None:  # noqa
 
 
 @functools.cache
+def int8_kernels() -> Any | None:  # noqa: ANN401
+    """The kernels in codes of 8 bits of ``kernel_level()``; None where no kernels are used.
+
+    Their results are the same bytes at every level.
+    """
+    level = _find_level(kernel_level())
+    if level is None:
+        return None
+    code = int8_code(level.name)
+    functions = {}
+    for name, arguments in _INT8_ARGUMENTS.items():
+        function = functions[f"treeshare_{name}"] = getattr(_load().library, f"treeshare_{name}_{code}")
+        function.argtypes, function.restype = arguments, None
+    return SimpleNamespace(**functions)
+
+
+@functools.cache
 def kernel_level() -> str:
     """Which kernels are used: the name of one of ``LEVELS``, or ``none``.
 
@@ -153,6 +182,20 @@ def level_code(level: str) -> str:
     if level == PORTABLE:
         return next(code for code in _SAME_BITS if _has_level(code) == 1)
     return known.extension if known.extension and _has_level(known.extension) == 1 else known.code
+
+
+def int8_codes() -> tuple[str, ...]:
+    """What ``int8_kernels`` can be served by here: codes that were built and this CPU has, fastest first."""
+    codes = dict.fromkeys(code for level in LEVELS for code in level.int8)
+    return tuple(code for code in (*codes, PORTABLE) if _has_level(code) == 1)
+
+
+def int8_code(level: str) -> str:
+    """The code that serves one of ``kernel_levels()`` in int8."""
+    known = _find_level(level)
+    if known is None:
+        return _NONE
+    return next(code for code in int8_codes() if not known.int8 or code in known.int8)
 
 
 def _find_level(name: str) -> Level | None:
@@ -265,7 +308,7 @@ def _difference(library: Any) -> str | None:  # noqa: ANN401
             return found
         describe = library.treeshare_arguments
         describe.argtypes, describe.restype = (ctypes.c_char_p,), ctypes.c_char_p
-        for name, arguments in (_ARGUMENTS | _FUNCTIONS).items():
+        for name, arguments in (_ARGUMENTS | _INT8_ARGUMENTS | _FUNCTIONS).items():
             expected = "".join(_LETTERS[kind] for kind in arguments)
             if describe(name.encode()) != expected.encode():
                 return f"{name} takes other arguments there"

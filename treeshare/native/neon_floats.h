@@ -132,6 +132,30 @@ INLINE void accumulate(Floats &sum, Floats a, Floats b) {
     sum.q3 = vfmaq_f32(sum.q3, a.q3, b.q3);
 }
 
+// In lane i what lane i ^ DISTANCE has.
+template <int DISTANCE>
+INLINE float32x4_t swap_four(float32x4_t x) {
+    if constexpr (DISTANCE == 1) return vrev64q_f32(x);
+    if constexpr (DISTANCE == 2) return vextq_f32(x, x, 2);
+}
+template <int DISTANCE>
+INLINE Floats swap_lanes(Floats x) {
+    if constexpr (DISTANCE == 8)
+        return {x.q2, x.q3, x.q0, x.q1};
+    else if constexpr (DISTANCE == 4)
+        return {x.q1, x.q0, x.q3, x.q2};
+    else
+        return {swap_four<DISTANCE>(x.q0), swap_four<DISTANCE>(x.q1), swap_four<DISTANCE>(x.q2), swap_four<DISTANCE>(x.q3)};
+}
+
+// Whole numbers from -127 to 127.
+INLINE int16x8_t narrowed(float32x4_t a, float32x4_t b) {
+    return vcombine_s16(vmovn_s32(vcvtq_s32_f32(a)), vmovn_s32(vcvtq_s32_f32(b)));
+}
+INLINE void store_codes(int8_t *target, Floats x) {
+    vst1q_s8(target, vcombine_s8(vmovn_s16(narrowed(x.q0, x.q1)), vmovn_s16(narrowed(x.q2, x.q3))));
+}
+
 // Store the lanes of a mask side by side; returns how many.
 INLINE int compress(float *target, Mask mask, Floats x) {
     float values[16];

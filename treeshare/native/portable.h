@@ -152,6 +152,22 @@ INLINE int compress(float *target, Mask mask, Floats x) {
     return count;
 }
 
+// In lane i what lane i ^ DISTANCE has.
+template <int DISTANCE>
+INLINE Floats swap_lanes(Floats x) {
+    float values[16], swapped[16];
+    store(values, x);
+    for (int i = 0; i < 16; ++i) swapped[i] = values[i ^ DISTANCE];
+    return load(swapped);
+}
+
+// Whole numbers from -127 to 127.
+INLINE void store_codes(int8_t *target, Floats x) {
+    float values[16];
+    store(values, x);
+    for (int i = 0; i < 16; ++i) target[i] = static_cast<int8_t>(values[i]);
+}
+
 // Up to sixteen numbers; what lies beyond `count` is not touched, and zero when read.
 template <class Number>
 INLINE void copy_first(int64_t count, Number *target, const Number *source) {

@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "common.h"
+#include "int8.h"
 
 namespace rows {
 namespace {
@@ -246,6 +247,14 @@ TARGET void pair_group(const Operation<Element> &op, const Row &part) {
     }
 }
 
+// A row's codes and scales, which a linear layer reads: out is memory for them, see Int8Linear.
+TARGET void quantize_row(const Int8Linear &linear, const Row &row) {
+    const int8::Shape shape(linear);
+    float *numbers = int8::numbers_of(shape);
+    for (int64_t i = 0; i < shape.inputs; i += 16) store(numbers + i, read(row.a, linear.num_inputs - i, i));
+    int8::quantize(linear, shape, numbers, row.out.data);
+}
+
 // One operation in one row.
 TARGET void compute_row(const Operation<Element> &op, const Row &row) {
 #define FUNCTION(KIND)                                                                                                 \
@@ -256,6 +265,7 @@ TARGET void compute_row(const Operation<Element> &op, const Row &row) {
         const Row part = {group_of(row.a, group), group_of(row.b, group), group_of(row.c, group),
                           group_of(row.out, group), row.has_b};
         switch (op.kind) {
+        case QUANTIZE: quantize_row(*op.int8, part); break;
         case RMS_NORM:
         case LAYER_NORM: norm_group(op, part.a, part.out); break;
         case ROTATE_HALVES: rotate_halves(op, part); break;

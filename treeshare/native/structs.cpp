@@ -67,13 +67,22 @@ constexpr Field FIELDS[] = {
     FIELD(Linear, num_inputs),
     FIELD(Linear, num_outputs),
 
-    FIELD(Place, buffer),
-    FIELD(Place, offset),
-    FIELD(Place, group_stride),
-
     FIELD(Buffer, address),
     FIELD(Buffer, row_stride),
     FIELD(Buffer, is_float32),
+
+    FIELD(Int8Linear, codes),
+    FIELD(Int8Linear, scales),
+    FIELD(Int8Linear, sums),
+    FIELD(Int8Linear, bias),
+    FIELD(Int8Linear, num_inputs),
+    FIELD(Int8Linear, num_outputs),
+    FIELD(Int8Linear, group),
+    FIELD(Int8Linear, transform),
+
+    FIELD(Place, buffer),
+    FIELD(Place, offset),
+    FIELD(Place, group_stride),
 
     FIELD(Operation, kind),
     FIELD(Operation, flags),
@@ -85,6 +94,7 @@ constexpr Field FIELDS[] = {
     FIELD(Operation, out),
     FIELD(Operation, number),
     FIELD(Operation, linear),
+    FIELD(Operation, int8),
 
     FIELD(Program, operations),
     FIELD(Program, num_operations),
@@ -92,6 +102,7 @@ constexpr Field FIELDS[] = {
     FIELD(Program, num_rows),
     FIELD(Program, row_numbers),
     FIELD(Program, nanoseconds),
+    FIELD(Program, apply_int8),
 
     FIELD(Draws, num_rows),
     FIELD(Draws, vocab_size),
@@ -160,6 +171,7 @@ struct Kernel {
 constexpr Kernel KERNELS[] = {
     KERNEL(attend),     KERNEL(linear),      KERNEL(run),   KERNEL(draw),  KERNEL(exp),
     KERNEL(sum_blocks), KERNEL(log_softmax), FUNCTION(log), FUNCTION(cos), FUNCTION(sin), FUNCTION(power),
+    KERNEL(quantize_rows), KERNEL(pack_int8), KERNEL(lookup_int8), KERNEL(linear_int8), KERNEL(apply_int8),
 };
 
 struct Number {

@@ -53,10 +53,36 @@ struct Linear {
     int64_t num_inputs, num_outputs;
 };
 
-// What a decoder layer computes beside attention, by name. A linear layer; norms; rotary positions; functions of one
-// number; functions of two or three.
+// Rows of numbers.
+struct Buffer {
+    uint64_t address;
+    int64_t row_stride, is_float32; // in numbers; else elements
+};
+
+// A linear layer, or an embedding's table, in codes of 8 bits: int8.h says what they stand for.
+//
+// Inputs are padded to a multiple of 64 and outputs to one of 16, with zeros. A group is so many inputs that have one
+// scale: a multiple of 64; what reaches beyond the inputs is not there, so that any number from the padded inputs on
+// means one scale for all of them. Sixteen outputs are a panel, four inputs a word:
+//     codes [panels][words][16][4], scales and sums [groups][outputs]
+// A row that is multiplied by them: its codes [inputs] and its scales [groups], and bytes up to a multiple of 64. Rows
+// lie in a buffer of float32, whose stride counts four bytes each.
+struct Int8Linear {
+    int8_t *codes;
+    float *scales;
+    int32_t *sums;     // of a group's codes
+    const float *bias; // [num_outputs], or null
+    int64_t num_inputs, num_outputs, group;
+    int64_t transform; // inputs that are mixed before they become codes: a power of two that divides num_inputs
+};
+
+// What multiplies rows of codes: a level's `apply_int8`.
+using ApplyInt8 = void (*)(const Int8Linear *linear, const Buffer *rows, const Buffer *out, int64_t num_rows);
+
+// What a decoder layer computes beside attention, by name. Linear layers; a row's codes; norms; rotary positions;
+// functions of one number; functions of two or three.
 #define OPERATION_KINDS(KIND)                                                                                          \
-    KIND(LINEAR)                                                                                                       \
+    KIND(LINEAR) KIND(LINEAR_INT8) KIND(QUANTIZE)                                                                      \
     KIND(RMS_NORM) KIND(LAYER_NORM)                                                                                    \
     KIND(ROTATE_HALVES) KIND(ROTATE_PAIRS)                                                                             \
     KIND(COPY) KIND(SILU) KIND(SIGMOID) KIND(GELU) KIND(GELU_TANH) KIND(GELU_NEW) KIND(RELU) KIND(SQUARE) KIND(CUBE)   \
@@ -87,12 +113,6 @@ struct Place {
     int64_t buffer, offset, group_stride; // in numbers
 };
 
-// Rows of numbers.
-struct Buffer {
-    uint64_t address;
-    int64_t row_stride, is_float32; // else elements
-};
-
 // One operation on every row: out = kind(a, b, c). A norm, or a head to be rotated, is a group.
 template <class Element>
 struct Operation {
@@ -100,6 +120,7 @@ struct Operation {
     Place a, b, c, out;    // rotary positions: b is the cosine, c the sine
     double number;           // epsilon, or b where that is neither an operand nor a weight
     Linear<Element> linear;  // of a norm, and of an operation with a weight for each column, too: weight and bias
+    const Int8Linear *int8;  // of LINEAR_INT8, and of QUANTIZE, whose inputs, group and transform are this layer's
 };
 
 // Operations, one after the other, between attention and the layer's input or output.
@@ -111,6 +132,7 @@ struct Program {
     int64_t num_rows;
     int64_t row_numbers;  // numbers of ROW_BUFFER
     int64_t *nanoseconds; // [2], added to: matmuls, the rest; null: not measured
+    ApplyInt8 apply_int8; // of any level; null where there is no LINEAR_INT8
 };
 
 // Tokens to be drawn from rows of logits.

@@ -67,16 +67,25 @@ class Linear(ctypes.Structure):
     _fields_ = (*_fields(_POINTER, "weight", "bias"), *_fields(_INT, "num_inputs", "num_outputs"))
 
 
-class Place(ctypes.Structure):
-    """Where an operand's numbers are in a row."""
-
-    _fields_ = (*_fields(_INT, "buffer", "offset", "group_stride"),)
-
-
 class Buffer(ctypes.Structure):
     """Rows of numbers."""
 
     _fields_ = (("address", _ADDRESS), *_fields(_INT, "row_stride", "is_float32"))
+
+
+class Int8Linear(ctypes.Structure):
+    """A linear layer, or an embedding's table, in codes of 8 bits."""
+
+    _fields_ = (
+        *_fields(_POINTER, "codes", "scales", "sums", "bias"),
+        *_fields(_INT, "num_inputs", "num_outputs", "group", "transform"),
+    )
+
+
+class Place(ctypes.Structure):
+    """Where an operand's numbers are in a row."""
+
+    _fields_ = (*_fields(_INT, "buffer", "offset", "group_stride"),)
 
 
 class Operation(ctypes.Structure):
@@ -87,6 +96,7 @@ class Operation(ctypes.Structure):
         *_fields(Place, "a", "b", "c", "out"),
         ("number", ctypes.c_double),
         ("linear", Linear),
+        ("int8", _POINTER),
     )
 
 
@@ -98,7 +108,7 @@ class Program(ctypes.Structure):
         ("num_operations", _INT),
         ("buffers", _POINTER),
         *_fields(_INT, "num_rows", "row_numbers"),
-        ("nanoseconds", _POINTER),
+        *_fields(_POINTER, "nanoseconds", "apply_int8"),
     )
 
 
@@ -117,7 +127,7 @@ STRUCTS: dict[str, Any] = {
     "Slice": SLICE,
     **{
         struct.__name__: struct
-        for struct in (TreeStep, Projections, Linear, Place, Buffer, Operation, Program, Draws)
+        for struct in (TreeStep, Projections, Linear, Buffer, Int8Linear, Place, Operation, Program, Draws)
     },
 }
 """All structs by their names in C++."""
