@@ -12,12 +12,12 @@ from tests.kernel_levels import LEVELS
 from tests.models.tiny import CONFIGS, make_model
 from tests.scripts.loading import BENCH, load_script
 from treeshare.models import binding
+from treeshare.models.binding import bind_model
 from treeshare.models.fusion import decoder_layers, fuse_layers, unfuse_layers
 from treeshare.models.fusion.binding import find_calls, find_programs
 from treeshare.models.fusion.graph import Unfusable
 from treeshare.models.fusion.judge import judge
 from treeshare.models.linear import unbind_linears, uses_kernel
-from treeshare.models.binding import bind_model
 from treeshare.models.self_check import SelfCheck
 from treeshare.models.weights import change_weights
 from treeshare.native import number_of

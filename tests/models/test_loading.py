@@ -16,9 +16,9 @@ from tests.models.tiny import ARCHITECTURES, CONFIGS, VOCAB_SIZE, make_model
 from treeshare.cli.inputs import load_llm
 from treeshare.engine import dtype_speed
 from treeshare.errors import ConfigError, ModelLoadError, TreeshareError, UnsupportedModelError
-from treeshare.models import binding, cache_dir, describe_model, load_model, loading
-from treeshare.models.gguf import converted_folder
+from treeshare.models import binding, cache_dir, describe_model, load_model
 from treeshare.models.binding import bind_model
+from treeshare.models.gguf import converted_folder
 from treeshare.models.support import max_model_len
 from treeshare.native import kernel_level
 

@@ -39,6 +39,7 @@ def verify(
     seed: options.Seed = 0,
     model: options.Model = options.DEFAULT_MODEL,
     dtype: options.Dtype = "auto",
+    quantization: options.Quantization = None,
     threads: options.Threads = None,
 ) -> None:
     """Check on this machine that a completion's bits do not depend on what else runs, nor on sharing.
@@ -61,7 +62,7 @@ def verify(
     )
     built = build_prompts(chosen, problems, prompting)
     params = SamplingParams(n=n, temperature=temperature, seed=seed, max_tokens=max_tokens, ignore_eos=True)
-    llm = load_llm(model, dtype=dtype, threads=threads, seed=seed)
+    llm = load_llm(model, dtype=dtype, quantization=quantization, threads=threads, seed=seed)
     requests = llm.requests(encode_prompts(chosen, built, llm.loaded, prompting), params)
     verification = Verification(llm.loaded, llm.config, requests)
     shared = verification.shared

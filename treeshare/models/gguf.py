@@ -11,8 +11,7 @@ import hashlib
 import io
 import math
 import shutil
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from treeshare import files
 from treeshare.errors import DataError, ModelLoadError, one_line
@@ -22,6 +21,9 @@ from treeshare.models.checkpoint import DTYPES, require_weights, say
 from treeshare.models.construction import bounded
 from treeshare.models.gguf_meaning import require_meaning, require_metadata
 from treeshare.models.tensor_names import shortened
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _FORMAT = 2
 """Version of the converted folders; raise it when a conversion changes.

@@ -63,8 +63,8 @@ def load_model(
         dtype: ``auto`` (its configuration's, or where that says none its file's; float16 becomes float32; a
             quantised ``.gguf`` file is bfloat16), ``float32`` or ``bfloat16``.
         device: Where its weights go, as ``devices.resolve_device`` returns it.
-        quantization: ``int8``: the weights of linear layers, embedding and head, and the activations that they
-            are multiplied by; a completion is then the same on every CPU. None: none is quantised.
+        quantization: ``int8``: of the weights of linear layers, embedding and head, and of activations that
+            they are multiplied by; a completion is then the same on every CPU. None: none is quantised.
 
     Raises:
         ConfigError: If ``dtype`` or ``quantization`` is another name, or nothing here computes with int8.

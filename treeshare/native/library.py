@@ -120,7 +120,7 @@ def kernels(dtype: torch.dtype, level: str | None = None) -> Any | None:  # noqa
     Args:
         dtype: Of the elements.
         level: One of ``kernel_levels()``: a model may be tied to another than the process; None:
-            ``kernel_level()``. Attention, linear layers and the layers' programs alone depend on it; the other
+            ``kernel_level()``. Attention, linear layers and layers' programs alone depend on it; the other
             kernels give the same bits on all.
     """
     found, element = _find_level(level or kernel_level()), ELEMENTS.get(dtype)

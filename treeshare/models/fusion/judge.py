@@ -138,7 +138,7 @@ def judge(
     Raises:
         Unfusable: If they differ by more than rounding.
     """
-    widths = {name: weights.transform for name, weights in quantized_linears(call.layer).items()}
+    widths = {name: weights.format.transform for name, weights in quantized_linears(call.layer).items()}
     probe = _with_random_weights(call.layer)
     for kind in (dtype, torch.float32) if widths and dtype != torch.float32 else (dtype,):
         _compare(call, copy.deepcopy(probe).to(kind), widths, kind, change, level)

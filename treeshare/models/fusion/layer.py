@@ -124,7 +124,7 @@ class FusedLayer:
         parts = [self._codes[id(parameter)] for parameter in step.coded]
         weights = join_codes(parts) if step.operation.kind == number_of("LINEAR_INT8") else parts[0]
         self.joined += weights.tensors.values()
-        self._coded.append((weights.linear, weights))
+        self._coded.append((weights.packed.struct(), weights))
         return self._coded[-1][0]
 
     def __call__(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from treeshare.models.fusion.graph import Attend
 
 MATMULS = ("LINEAR", "LINEAR_INT8")
-"""The kinds of operations that all threads do together; what lies between two of them is done row by row."""
+"""Operations that all threads do together; what lies between two of them is done row by row."""
 
 HIDDEN, ATTENDED, FIRST_TABLE = 0, 1, 2
 """Buffers: the layer's input, which becomes its output; attention's output; what is prepared once a step."""
@@ -41,8 +41,8 @@ class Linears(NamedTuple):
 class Step(NamedTuple):
     """One operation, and the parameters that it reads: of linear layers, or a weight and a bias.
 
-    ``coded`` are parameters whose numbers are int8 weights: of linear layers that are computed together, or of
-    one whose input is quantised.
+    ``coded`` are parameters with int8 weights: of linear layers that are computed together, or of one whose
+    input is quantised.
     """
 
     operation: structs.Operation

@@ -11,7 +11,7 @@ import torch
 from treeshare.models.fusion.graph import Value
 from treeshare.models.fusion.places import is_uniform
 from treeshare.models.fusion.program import MATMULS
-from treeshare.models.quantization import can_join, code_numbers
+from treeshare.models.quantization import can_join
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -92,9 +92,9 @@ class Schedule:
         """The codes of a linear layer's input; made once for all layers that read it."""
         codes, operand = self._codes_of(value), value.operands[0]
         assert codes is not None
-        key = operand.tobytes(), codes.transform
+        key = operand.tobytes(), codes.format
         if key not in self._quantized:
-            width = code_numbers(codes.num_inputs)
+            width = codes.format.row_floats
             self._quantized[key] = self._added(
                 Value("QUANTIZE", [operand], width, width, torch.float32, weight=value.weight), values
             )

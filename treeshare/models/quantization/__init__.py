@@ -1,5 +1,6 @@
 """Int8 weights: what they are, a model that has them, where they are kept, and what they should compute."""
 
+from treeshare.models.quantization.memory import weights_memory
 from treeshare.models.quantization.modules import (
     QuantizedEmbedding,
     QuantizedLinear,
@@ -18,7 +19,6 @@ from treeshare.models.quantization.weights import (
     INT8,
     Int8Weights,
     can_join,
-    code_numbers,
     join,
     require_quantization,
 )
@@ -31,7 +31,6 @@ __all__ = [
     "QuantizedLinear",
     "bind_codes",
     "can_join",
-    "code_numbers",
     "codes_by_parameter",
     "is_placeholder",
     "join",
@@ -44,4 +43,5 @@ __all__ = [
     "store",
     "stored_folder",
     "weights_in_codes",
+    "weights_memory",
 ]

@@ -35,7 +35,7 @@ class QuantizedLinear(RowForward):
     def __call__(self, x: Tensor) -> Tensor:
         """``[..., outputs]`` for ``x`` ``[..., inputs]``, in its dtype."""
         rows = x.reshape(-1, x.shape[-1]).contiguous()
-        return self.weights.multiply(rows).view(*x.shape[:-1], self.weights.num_outputs)
+        return self.weights.multiply(rows).view(*x.shape[:-1], -1)
 
 
 class QuantizedEmbedding:

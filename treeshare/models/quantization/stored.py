@@ -21,8 +21,9 @@ from treeshare.models.checkpoint import DTYPES, read_config, read_headers, resol
 from treeshare.models.construction import bounded
 from treeshare.models.folder import CONFIG, GENERATION, find_file, require_endings
 from treeshare.models.quantization.modules import bind_codes, placeholder, weights_in_codes
-from treeshare.models.quantization.weights import INT8, Int8Weights
+from treeshare.models.quantization.weights import INT8, Int8Weights, int8_format
 from treeshare.models.tensor_names import shortened
+from treeshare.native.int8 import PackedWeights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -90,9 +91,9 @@ def store(model: Any, folder: Path, name: str) -> None:  # noqa: ANN401
         coded[key] = {
             "shape": list(tensor.shape),
             "first": first,
-            "num_outputs": weights.num_outputs,
-            "num_inputs": weights.num_inputs,
-            "transform": weights.transform,
+            "num_outputs": weights.packed.num_outputs,
+            "num_inputs": weights.format.num_inputs,
+            "transform": weights.format.transform,
         }
     about = {
         "class": type(model).__name__,
@@ -171,12 +172,13 @@ def _codes(
     for key, entry in coded.items():
         name, first = key.removesuffix(".weight"), entry["first"]
         if first not in made:
-            made[first] = Int8Weights(
-                entry["num_outputs"],
-                entry["num_inputs"],
-                transform=entry["transform"],
-                bias=getattr(model.get_submodule(name), "bias", None),
+            bias = getattr(model.get_submodule(name), "bias", None)
+            packed = PackedWeights(
+                format=int8_format(entry["num_inputs"], entry["transform"]),
+                num_outputs=entry["num_outputs"],
                 **{part: tensors[f"{first}:{part}"] for part in ("codes", "scales", "sums")},
+                bias=None if bias is None else bias.detach().float().clone(),
             )
+            made[first] = Int8Weights(packed)
         found[name] = made[first]
     return found
