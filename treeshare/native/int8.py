@@ -1,7 +1,7 @@
 """Linear layers and tables in codes of 8 bits: their memory, and calls of their kernels.
 
-What codes stand for is said in ``native/int8.h``, their layout in ``native/structs.h``. All results are the same
-bytes at every level.
+What codes stand for is said in ``native/int8.h``, their layout in ``native/structs.h``. All results are the
+same bytes at every level.
 """
 
 from __future__ import annotations
@@ -100,14 +100,14 @@ class Int8Format:
 def buffer(x: torch.Tensor) -> structs.Buffer:
     """Rows of numbers for the kernels: float32 or bfloat16, each row's side by side."""
     assert x.dtype in (torch.float32, torch.bfloat16)
-    assert x.dim() == 2  # noqa: PLR2004
+    assert x.dim() == 2
     assert x.shape[1] <= 1 or x.stride(1) == 1
     return structs.Buffer(x.data_ptr(), x.stride(0), x.dtype == torch.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PackedWeights:
-    """A linear layer's weights, or an embedding's table, as the kernels read them: the same at every level."""
+    """A linear layer's weights, or an embedding's table, as the kernels of every level read them."""
 
     format: Int8Format
     num_outputs: int
@@ -160,7 +160,7 @@ class PackedWeights:
         )
 
     def multiply(self, rows: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        """``out = rows weight^T + bias``: rows of codes; out float32 or bfloat16 ``[num_rows, num_outputs]``."""
+        """``out = rows weight^T + bias`` for rows of codes: float32 or bfloat16 ``[num_rows, num_outputs]``."""
         assert out.shape == (len(rows), self.num_outputs)
         _kernels().treeshare_linear_int8(
             ctypes.byref(self.struct()), ctypes.byref(buffer(rows)), ctypes.byref(buffer(out)), len(rows)
