@@ -36,6 +36,7 @@ TOKENS = torch.tensor([[5, 9, 2, 140, 7, 7, 31]])
 
 REFUSED = {
     "gpt2": "its forward needs torch's native_layer_norm",  # behind the layers
+    "gpt_neox": "its forward needs torch's native_layer_norm",
 }
 
 
@@ -51,22 +52,9 @@ def quantized(name, dtype=torch.float32):
     return model
 
 
-def by_oracle(model):
-    """The same model in float64, whose linear layers compute what codes should."""
-    exact = copy.deepcopy(model).double()
-    embedding = exact.get_input_embeddings()
-    for module in exact.modules():
-        if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D":
-            width = min(module_inputs(module) & -module_inputs(module), 64)
-            module.forward = OracleLinear(module, width)
-    codes = Int8Weights.of(model.get_input_embeddings().weight)
-    table = codes.rows(torch.arange(len(embedding.weight)), torch.float32)
-    embedding.weight = nn.Parameter(table.double(), requires_grad=False)
-    return exact
-
-
-def module_inputs(module):
-    return module.weight.shape[1] if isinstance(module, nn.Linear) else module.weight.shape[0]
+def transform_width(linear):
+    num_inputs = linear.weight.shape[1] if isinstance(linear, nn.Linear) else linear.weight.shape[0]
+    return min(num_inputs & -num_inputs, 64)
 
 
 @pytest.mark.parametrize("shape", [(48, 64), (5, 96), (17, 40), (33, 7), (16, 192)])
@@ -93,19 +81,30 @@ def test_rows_of_a_table_are_as_near_as_codes():
             Int8Weights.of(table).rows(torch.tensor([wrong]), torch.float32)
 
 
-@pytest.mark.parametrize("name", [name for name in sorted(CONFIGS) if name not in REFUSED])
+@pytest.mark.parametrize("name", sorted(CONFIGS))
 def test_a_model_computes_what_the_oracle_does(name):
-    """Layer by layer it is judged when it is bound; here it is the whole, embedding and head included."""
-    model = make_model(CONFIGS[name](), torch.float32)
-    exact = by_oracle(model)
-    expected = exact(input_ids=TOKENS, use_cache=False).logits
-    plain = model(input_ids=TOKENS, use_cache=False).logits
+    """Each linear layer and the embedding inside a model; whole layers are judged when they are bound.
+
+    A number that lies between two codes may get the other, of weights or of activations.
+    """
+    model = make_model(CONFIGS[name]())
+    plain = copy.deepcopy(model)
     quantize_model(model)
-    own = model(input_ids=TOKENS, use_cache=False).logits
-    error = (own.double() - expected).abs().max()
-    assert error <= (plain.double() - expected).abs().max() / 8  # else the codes were not what was computed
-    bound = bind_model(model)
-    assert len(bound.fused) == 3
+    seen = []
+
+    def compare(module, arguments, output):
+        (x,), own = arguments, plain.get_submodule(names[module])
+        expected = OracleLinear(own, transform_width(own))(x) if x.is_floating_point() else own(x)
+        budget = expected.abs().max() / (256 if x.is_floating_point() else 100)
+        seen.append((output - expected).abs().max() <= budget)
+
+    names = {module: name for name, module in model.named_modules() if "forward" in vars(module)}
+    for module in names:
+        module.register_forward_hook(compare)
+    with torch.inference_mode():
+        model(input_ids=TOKENS, use_cache=False)
+    assert len(seen) == len(names) == len(weights_in_codes(model))
+    assert all(seen)
 
 
 def test_a_fused_model_keeps_no_float_weight():
@@ -127,14 +126,17 @@ def test_a_fused_model_keeps_no_float_weight():
 
 @pytest.mark.parametrize("name", RECIPES.FAMILIES)
 def test_every_family_is_bound_or_refused_by_name(name):
-    model = quantized(name, torch.bfloat16)
+    model, refused = family(name, torch.bfloat16), None
+    quantize_model(model)
     try:
         bound = bind_model(model)
     except UnsupportedModelError as error:
-        assert "int8 weights: " in str(error)
-        assert "load it without quantization" in str(error)
-    else:
+        refused = str(error)
+    if refused is None:
         assert len(bound.fused) == SIZES.layers
+    else:
+        assert " int8 weights: " in refused
+        assert "; load it without quantization" in refused
 
 
 # -- the judge ----------------------------------------------------------------------------------------------
@@ -153,7 +155,7 @@ def first_weights_twice(program):
         for i, step in enumerate(part):
             if len(step.coded) > 1:
                 first, *rest = step.coded
-                part[i] = step._replace(coded=tuple(rest) + (first,))
+                part[i] = step._replace(coded=(*rest, first))
 
 
 def codes_of_another_row(program):
@@ -223,7 +225,7 @@ class _Mixer:
         return query + key.repeat_interleave(query.shape[1] // key.shape[1], 1)
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt_neox", "qwen2"])
+@pytest.mark.parametrize("name", ["llama", "phi3", "qwen2"])
 def test_what_is_kept_is_the_same_model(model_dir, cache, name, capsys):
     first = load_model(model_dir(name), quantization="int8")
     assert "writing int8 weights" in capsys.readouterr().err
@@ -274,7 +276,7 @@ def test_a_tied_head_reads_the_table(cache, tmp_path):
 # -- new weights --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen2", "gpt_neox"])
+@pytest.mark.parametrize("name", ["llama", "qwen2", "olmo2"])
 def test_new_weights_are_quantised_as_a_files_are(model_dir, cache, tmp_path, name):
     other = make_model(CONFIGS[name](), seed=1)
     other.save_pretrained(tmp_path / "other")
@@ -290,6 +292,7 @@ def test_new_weights_come_all_or_none(model_dir, cache):
     loaded = load_model(model_dir("qwen2"), quantization="int8")
     before, results = loaded.fingerprint(), logits(loaded)
     values = {name: torch.randn(value.shape) for name, value in loaded.model.state_dict().items()}
+    assert any(name.endswith("q_proj.bias") for name in values)
     values["model.norm.weight"] = torch.ones(64)
     values["model.layers.2.mlp.down_proj.weight"][3, 3] = torch.nan
     with pytest.raises(ConfigError, match=r"down_proj.weight'\]: cannot be copied, .* not finite"):
@@ -319,17 +322,13 @@ def test_unknown_names_and_missing_kernels(model_dir):
         load_model(model_dir("llama"), quantization="int8")
 
 
-def test_layers_that_are_not_fused_are_refused_by_name(cache, tmp_path):
-    config = transformers.MixtralConfig(
-        **CONFIGS["llama"]().to_diff_dict() | {"model_type": "mixtral", "architectures": None},
-        num_local_experts=2,
-        num_experts_per_tok=1,
-    )
-    make_model(config).save_pretrained(tmp_path / "mixture")
-    message = r"^mixtral: int8 weights: its layers are not compiled \(.*\); load it without quantization$"
+def test_layers_that_are_not_fused_are_refused_by_name():
+    model = make_model(CONFIGS["llama"]())
+    model.model.layers[0].mlp.act_fn = nn.Softplus()
+    quantize_model(model)
+    message = r"^llama: int8 weights: its layers are not compiled \(.*\); load it without quantization$"
     with pytest.raises(UnsupportedModelError, match=message):
-        load_model(tmp_path / "mixture", quantization="int8")
-    assert not list(cache.glob("*-int8-*"))
+        bind_model(model)
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -50,8 +50,8 @@ def change_weights(model: Any, weights: Mapping[str, Tensor]) -> bool:  # noqa: 
             old[name] = memory[name].copied()
             memory[name].change(value)
     except BaseException as error:  # also an interrupt: half of the new weights are no model
-        for name, before in reversed(old.items()):  # of two names for one weight the first knew what it was
-            memory[name].put_back(before)
+        for changed, before in reversed(old.items()):  # of two names of a weight the first knew what it was
+            memory[changed].put_back(before)
         if isinstance(error, Exception):
             raise ConfigError(f"weights[{name!r}]: cannot be copied, nothing is changed: {error}") from error
         raise

@@ -51,7 +51,7 @@ class QuantizedEmbedding:
         self._dtype = module.weight.dtype
         # The class's own forward, of a table of the rows that were looked up.
         self._rest = copy.copy(module)
-        self._rest.padding_idx = None  # type: ignore[assignment]  # which only training asks for
+        self._rest.padding_idx = None  # which only training asks for
 
     def __call__(self, ids: Tensor) -> Tensor:
         """``[..., width]`` for token ids."""
@@ -172,7 +172,7 @@ def bind_codes(model: Any, codes: Mapping[str, Int8Weights]) -> None:  # noqa: A
         if isinstance(module, nn.Embedding):
             if module.max_norm is not None:
                 raise UnsupportedModelError(f"{name}: an embedding with max_norm has no int8 weights")
-            module.forward = QuantizedEmbedding(weights, module)  # type: ignore[method-assign]
+            module.forward = QuantizedEmbedding(weights, module)  # type: ignore[assignment]
         elif type(module) in (nn.Linear, Conv1D):
             module.forward = QuantizedLinear(weights)
         else:

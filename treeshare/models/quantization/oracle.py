@@ -12,10 +12,10 @@ from transformers.pytorch_utils import Conv1D
 
 def hadamard(width: int) -> Tensor:
     """The orthogonal matrix ``[width, width]`` of a transform, float64; a power of two."""
-    matrix = torch.ones(1, 1, dtype=torch.float64)
+    matrix: Tensor = torch.ones(1, 1, dtype=torch.float64)
     while len(matrix) < width:
         matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
-    return matrix / width**0.5
+    return matrix.div(width**0.5)
 
 
 def as_codes(rows: Tensor, width: int) -> tuple[Tensor, Tensor]:

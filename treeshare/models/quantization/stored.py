@@ -131,7 +131,7 @@ def read_stored(source: str, name: str, folder: Path) -> Any | None:  # noqa: AN
     if generation is not None:
         require_endings(generation)
         with refusing(f"model: cannot load {name}"):
-            model.generation_config = GenerationConfig.from_json_file(generation)
+            model.generation_config = GenerationConfig.from_pretrained(str(generation.parent))
     return model
 
 
