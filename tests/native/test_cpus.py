@@ -82,6 +82,7 @@ CPUS = {
     "a machine that hides BF16 and shows tiles": (SAPPHIRE_RAPIDS - {"avx512_bf16"}, "avx512vnni"),
     "a machine that shows BF16 without AVX512VL": (COOPER_LAKE - {"avx512vl"}, "avx2"),
     "a machine that shows AVX-VNNI for AVX-512 VNNI": (SKYLAKE | {"avx_vnni"}, "avx512f"),
+    "a machine that hides tiles' codes of 8 bits": (SAPPHIRE_RAPIDS - {"amx_int8"}, "avx512"),
     "a system without tiles": (SAPPHIRE_RAPIDS - {"os_tile_shapes", "os_tiles"}, "avx512"),
     "a system without 512 bits": (SAPPHIRE_RAPIDS - {"os_masks", "os_zmm", "os_zmm16"}, "avx2"),
     "a system without 256 bits": (SAPPHIRE_RAPIDS - {"os_ymm", "os_masks", "os_zmm", "os_zmm16"}, "none"),
@@ -91,7 +92,7 @@ CPUS = {
 BASE = HASWELL - {"f16c"}
 WIDE = SKYLAKE  # compilers differ in whether AVX-512 implies F16C
 NEEDED = {
-    "amx": WIDE | {"avx512_bf16", "amx_bf16", "amx_tile", "os_tile_shapes", "os_tiles"},
+    "amx": WIDE | {"avx512_bf16", "amx_bf16", "amx_int8", "amx_tile", "os_tile_shapes", "os_tiles"},
     "avx512": WIDE | {"avx512_bf16"},
     "avx512vnni": WIDE | {"avx512vnni"},
     "avx512f": WIDE,
@@ -143,14 +144,47 @@ def test_all_that_a_compiler_may_use_is_needed(level):
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no compiler")
-@pytest.mark.parametrize("path", sorted(SOURCES.glob("kernels_a*_float32.cpp")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(SOURCES.glob("kernels_a[mv]*.cpp")), ids=lambda path: path.stem)
 def test_a_levels_code_uses_the_features_that_are_checked(path):
-    """The target of every function of the level, after the preprocessor."""
+    """The target of every function of the level, after the preprocessor; some include another level's."""
     code = path.stem.split("_")[1]
     features = library._load().library.treeshare_level_features
     features.argtypes, features.restype = (ctypes.c_char_p,), ctypes.c_char_p
     done = subprocess.run(
         ["g++", "-E", "-P", "-fopenmp", str(path)], capture_output=True, text=True, check=True
     )
-    own = re.findall(r"__attribute__\(\(target\(([^()]*)\)\)\)", done.stdout)
-    assert {"".join(re.findall(r'"([^"]*)"', words)) for words in own} == {features(code.encode()).decode()}
+    targets = re.findall(r"__attribute__\(\(target\(([^()]*)\)\)\)", done.stdout)
+    used = [set("".join(re.findall(r'"([^"]*)"', words)).split(",")) for words in targets]
+    assert set().union(*used) == set(features(code.encode()).decode().split(","))
+
+
+INT8 = {
+    "Haswell": "avx2",
+    "Alder Lake": "avx2",
+    "Skylake-SP": "avx512f",
+    "Cascade Lake": "avx512vnni",
+    "Zen 4": "avx512vnni",
+    "Sapphire Rapids": "amx",
+    "a machine that shows AVX-VNNI for AVX-512 VNNI": "avx512f",
+    "a machine that hides tiles' codes of 8 bits": "avx512vnni",
+    "a system without 512 bits": "avx2",
+}
+"""Which kernels serve it in int8 at its best level, and at level portable."""
+
+
+@pytest.mark.parametrize("cpu", INT8)
+def test_the_int8_kernels_of_a_cpu(cpu, monkeypatch):
+    bits, level = CPUS[cpu]
+    own = {"portable": 1}
+    monkeypatch.setattr(library, "_has_level", lambda name: own.get(name, has_level(bits, name)))
+    assert library.int8_code(level) == library.int8_code("portable") == INT8[cpu]
+    assert library.int8_code("none") == "none"
+    assert library.int8_codes()[-1] == "portable"
+
+
+def test_bfloat16_without_vnni():
+    """No such CPU is known; a machine may hide the bit."""
+    bits = COOPER_LAKE - {"avx512vnni"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(library, "_has_level", lambda name: has_level(bits, name) if name != "portable" else 1)
+        assert library.int8_code("avx512") == "avx512f"

@@ -17,5 +17,7 @@ inline bool has_all(const Cpu &cpu, const Cpu &needed) {
 
 constexpr Cpu NEON = {1 << 1, 0};         // HWCAP_ASIMD
 constexpr Cpu BFMMLA = {1 << 1, 1 << 14}; // and HWCAP2_BF16
+constexpr Cpu DOTPROD = {1 << 1 | 1 << 20, 0}; // and HWCAP_ASIMDDP
+constexpr Cpu I8MM = {1 << 1, 1 << 13};        // and HWCAP2_I8MM
 
 inline Cpu this_cpu() { return {uint32_t(getauxval(AT_HWCAP)), uint32_t(getauxval(AT_HWCAP2))}; }

@@ -60,6 +60,7 @@ constexpr Feature FEATURES[] = {
     {"avx512bf16", AVX512BW | leaf7_1_eax(bit(5))},
     {"amx-tile", AMX_TILE},
     {"amx-bf16", AMX_TILE | leaf7_edx(bit(22))},
+    {"amx-int8", AMX_TILE | leaf7_edx(bit(25))},
 };
 
 // Whether `list` begins with `name` and then ends or has a comma.

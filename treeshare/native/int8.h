@@ -16,8 +16,6 @@
 
 #include "common.h"
 
-#define MEMBER TARGET __attribute__((always_inline)) inline
-
 namespace int8 {
 namespace {
 

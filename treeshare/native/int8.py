@@ -160,7 +160,7 @@ class PackedWeights:
         )
 
     def multiply(self, rows: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        """``out = rows weight^T + bias`` for rows of codes: float32 or bfloat16 ``[num_rows, num_outputs]``."""
+        """``out = rows weight^T + bias``: rows of codes; float32 or bfloat16 ``[num_rows, num_outputs]``."""
         assert out.shape == (len(rows), self.num_outputs)
         _kernels().treeshare_linear_int8(
             ctypes.byref(self.struct()), ctypes.byref(buffer(rows)), ctypes.byref(buffer(out)), len(rows)

@@ -5,6 +5,7 @@
 
 #include "bfloat16.h"
 
+#include "int8.h"
 #include "int8_plain.h"
 #include "int8_linear.h"
 #include "int8_weights.h"

@@ -49,9 +49,12 @@ struct Level {
 
 constexpr Level LEVELS[] = {
     {"neon_bfmmla", "asimd,bf16", BFMMLA, true},
+    {"neon_i8mm", "asimd,i8mm", I8MM, true},
+    {"neon_dotprod", "asimd,dotprod", DOTPROD, true},
     {"neon", "asimd", NEON, true},
     {"portable", "", {}, true},
 };
+bool is_permitted(const Level &) { return true; }
 
 } // namespace
 

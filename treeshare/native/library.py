@@ -56,13 +56,15 @@ PORTABLE = "portable"
 _SAME_BITS = ("avx512f", "avx2", "neon", PORTABLE)
 """Codes that give the same bits in every result, fastest first; the last is for a CPU that has no other."""
 
+_NEON = ("neon_i8mm", "neon_dotprod", "neon")
+
 LEVELS = (
-    Level("amx", "amx", base="avx512", int8=("avx512f",)),
-    Level("avx512", "avx512", int8=("avx512f",)),  # with BF16
-    Level("avx512vnni", "avx512f", int8=("avx512f",)),  # its own instructions are for integers
+    Level("amx", "amx", base="avx512", int8=("amx",)),
+    Level("avx512", "avx512", int8=("avx512vnni", "avx512f")),  # with BF16
+    Level("avx512vnni", "avx512f", int8=("avx512vnni",)),  # its own instructions are for integers
     Level("avx512f", "avx512f", int8=("avx512f",)),
     Level("avx2", "avx2", int8=("avx2",)),
-    Level("neon", "neon", base="neon", extension="neon_bfmmla", int8=("neon",)),
+    Level("neon", "neon", base="neon", extension="neon_bfmmla", int8=_NEON),
     Level(PORTABLE, PORTABLE, automatic=False),
 )
 """All levels, best first. A build may have any of them, and so may a CPU: ``levels.cpp`` knows which, and
