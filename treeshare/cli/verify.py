@@ -41,11 +41,26 @@ def verify(
     dtype: options.Dtype = "auto",
     quantization: options.Quantization = None,
     threads: options.Threads = None,
+    fingerprint: Annotated[
+        bool,
+        typer.Option(
+            "--fingerprint",
+            help="Print a hash of fixed prompts' completions by int8 weights instead: the same on every CPU.",
+        ),
+    ] = False,
 ) -> None:
     """Check on this machine that a completion's bits do not depend on what else runs, nor on sharing.
 
     Exit status 1 if they do, or if a fault that the check puts in is not seen.
     """
+    if fingerprint:
+        from treeshare.engine.fingerprint import fingerprint as fingerprint_of
+        from treeshare.models.quantization import INT8
+
+        print(
+            fingerprint_of(load_llm(model, dtype=dtype, quantization=quantization or INT8, threads=threads))
+        )
+        return
     from treeshare.engine.verify import Verification
     from treeshare.evals.prompts import PromptOptions, build_prompts
     from treeshare.sampling import SamplingParams
