@@ -1,4 +1,4 @@
-"""``python -m tests.engine.int8_run FOLDER DTYPE``: the hashes of a run by int8 weights, see ``portable_run``."""
+"""``python -m tests.engine.int8_run FOLDER DTYPE``: hashes of a run by int8 weights, see ``portable_run``."""
 
 from __future__ import annotations
 
