@@ -31,13 +31,7 @@ from treeshare.models.checkpoint import (
 from treeshare.models.folder import CONFIG
 from treeshare.models.gguf import converted_folder
 from treeshare.models.loaded import LoadedModel
-from treeshare.models.quantization import (
-    quantize_model,
-    read_stored,
-    require_quantization,
-    store,
-    stored_folder,
-)
+from treeshare.models.quantization import keep, read_int8, require_quantization
 from treeshare.models.support import foreign_sizes, head_dim, max_model_len, num_kv_heads
 from treeshare.models.tensor_names import shortened
 from treeshare.models.tokenizer import load_tokenizer
@@ -77,21 +71,19 @@ def load_model(
     name = _name(model)
     require_quantization(quantization, device)
     source, shown = _resolve(name, dtype), one_line(name)
-    folder = stored_folder(source, shown, dtype) if quantization else None
-    loaded = None if folder is None else read_stored(source, shown, folder)
-    is_stored = loaded is not None
-    if loaded is None:
+    folder: Path | None = None
+    if quantization:
+        loaded, folder = read_int8(source, shown, dtype)
+    else:
         loaded = read_model(source, shown, dtype)
-        if quantization:
-            quantize_model(loaded)
     tokenizer = load_tokenizer(source)
     with refusing(f"model: cannot compute with {shown}", f"its {CONFIG} may be damaged: get it again"):
         bound = bind_model(loaded, use_kernels=device == "cpu")
         vocab_size = loaded.get_input_embeddings().weight.shape[0]
         eos_token_ids = _eos_token_ids(loaded, tokenizer, vocab_size, shown)
         longest = max_model_len(loaded.config)
-    if folder is not None and not is_stored:
-        _keep(loaded, folder, name)
+    if folder is not None:
+        keep(loaded, folder, name)
     with refusing(f"model: cannot move {shown} to {device}"):
         loaded = loaded.to(device)
     if tokenizer is not None and len(tokenizer) > vocab_size:
@@ -114,14 +106,6 @@ def load_model(
         load_s=time.perf_counter() - started,
         quantization=quantization,
     )
-
-
-def _keep(model: Any, folder: Path, name: str) -> None:  # noqa: ANN401
-    """Keep int8 weights for later loads; where that cannot be, it is said, and they are made each time."""
-    try:
-        store(model, folder, name)
-    except ModelLoadError as error:
-        say(name, str(error))
 
 
 @dataclass(frozen=True, kw_only=True)

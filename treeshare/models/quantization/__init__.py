@@ -14,7 +14,7 @@ from treeshare.models.quantization.modules import (
     weights_in_codes,
 )
 from treeshare.models.quantization.oracle import OracleLinear
-from treeshare.models.quantization.stored import read_stored, store, stored_folder
+from treeshare.models.quantization.reading import keep, read_int8
 from treeshare.models.quantization.weights import (
     INT8,
     Int8Weights,
@@ -34,14 +34,13 @@ __all__ = [
     "codes_by_parameter",
     "is_placeholder",
     "join",
+    "keep",
     "own_forwards",
     "quantize_linear",
     "quantize_model",
     "quantized_linears",
-    "read_stored",
+    "read_int8",
     "require_quantization",
-    "store",
-    "stored_folder",
     "weights_in_codes",
     "weights_memory",
 ]

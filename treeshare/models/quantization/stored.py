@@ -14,10 +14,10 @@ import torch
 import transformers
 from transformers import GenerationConfig
 
-from treeshare.errors import ModelLoadError, UnsupportedModelError, one_line
+from treeshare.errors import ModelLoadError, one_line
 from treeshare.failures import refusing
 from treeshare.models.cache import is_whole, made_once, model_folder, writing
-from treeshare.models.checkpoint import DTYPES, read_config, read_headers, resolve_dtype, weight_files
+from treeshare.models.checkpoint import DTYPES, read_headers, resolve_dtype, weight_files
 from treeshare.models.construction import bounded
 from treeshare.models.folder import CONFIG, GENERATION, find_file, require_endings
 from treeshare.models.quantization.modules import bind_codes, placeholder, weights_in_codes
@@ -37,26 +37,18 @@ _FORMAT = 1
 _FILE = "weights.safetensors"
 
 
-def stored_folder(source: str, name: str, dtype: str) -> Path:
+def stored_folder(source: str, name: str, dtype: str, config: Any) -> Path:  # noqa: ANN401
     """Where the int8 weights of a model are kept; perhaps not there yet.
 
     Args:
         source: A folder or a hub id.
         name: What the user calls it.
         dtype: ``auto``, ``float32`` or ``bfloat16``.
+        config: Its configuration.
 
     Raises:
         ModelLoadError: If the model's files cannot be read.
-        UnsupportedModelError: If they are quantised already.
     """
-    config = read_config(source, name)
-    other = getattr(config, "quantization_config", None)
-    if other is not None:
-        method = other.get("quant_method") if isinstance(other, dict) else getattr(other, "quant_method", "")
-        raise UnsupportedModelError(
-            f"{name}: int8 weights: its files are quantised already ({one_line(method, 80)}); "
-            "load the model that they were made of"
-        )
     files = weight_files(source, config, download=True)
     own = find_file(source, CONFIG, download=True)
     with refusing(f"model: cannot load {name}"):
@@ -109,15 +101,16 @@ def store(model: Any, folder: Path, name: str) -> None:  # noqa: ANN401
     made_once(folder, name, "writing int8 weights", fill)
 
 
-def read_stored(source: str, name: str, folder: Path) -> Any | None:  # noqa: ANN401
+def read_stored(source: str, name: str, folder: Path, config: Any) -> Any | None:  # noqa: ANN401
     """The quantised model of ``source`` by the weights in ``folder``; None if it is not there.
+
+    ``config`` is the model's from now on.
 
     Raises:
         ModelLoadError: If they cannot be read, or are another model's.
     """
     if not is_whole(folder):
         return None
-    config = read_config(source, name)
     with refusing(f"model cache: cannot read {one_line(folder)}", "remove this folder"):
         about, tensors = _read(folder / _FILE)
         coded = about["coded"]
@@ -125,14 +118,23 @@ def read_stored(source: str, name: str, folder: Path) -> Any | None:  # noqa: AN
         state = {key: tensor for key, tensor in tensors.items() if ":" not in key}
         state |= {key: placeholder(torch.Size(entry["shape"]), dtype).data for key, entry in coded.items()}
         config.tie_word_embeddings = about["tied"]
-        model = _made(name, config, about["class"], state, dtype)
+        model = made_model(name, config, about["class"], state, dtype)
         bind_codes(model, _codes(model, coded, tensors))
+    read_endings(model, source, name)
+    return model
+
+
+def read_endings(model: Any, source: str, name: str) -> None:  # noqa: ANN401
+    """Give a model its generation configuration, which says what ends a completion.
+
+    Raises:
+        ModelLoadError: If it cannot be read.
+    """
     generation = find_file(source, GENERATION, download=True)
     if generation is not None:
         require_endings(generation)
         with refusing(f"model: cannot load {name}"):
             model.generation_config = GenerationConfig.from_pretrained(str(generation.parent))
-    return model
 
 
 def _read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -144,14 +146,25 @@ def _read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         return about, {key: opened.get_tensor(key).clone() for key in opened.keys()}  # noqa: SIM118  # no mapping
 
 
-def _made(
+def made_model(
     name: str,
     config: Any,  # noqa: ANN401
     kind: str,
     state: Mapping[str, Tensor],
     dtype: torch.dtype,
 ) -> Any:  # noqa: ANN401
-    """The transformers model of class ``kind`` with these weights."""
+    """The transformers model with these weights; where they lie in memory, they stay.
+
+    Args:
+        name: What the user calls it.
+        config: Its configuration.
+        kind: Its class in transformers.
+        state: All its weights; ``placeholder`` for those in codes.
+        dtype: Theirs.
+
+    Raises:
+        ModelLoadError: If they are not all its weights.
+    """
     numbers = sum(tensor.numel() for tensor in state.values())
     with bounded(name, num_tensors=len(state), num_elements=numbers):
         model, info = getattr(transformers, kind).from_pretrained(
@@ -159,7 +172,7 @@ def _made(
         )
     wrong = [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]
     if wrong:
-        raise ModelLoadError(f"model cache: {name}: weights of another model: {shortened(map(str, wrong))}")
+        raise ModelLoadError(f"model: cannot load {name}: not its weights: {shortened(map(str, wrong))}")
     return model
 
 
