@@ -69,19 +69,40 @@ INLINE Floats mix_lanes(Floats x) {
     return add(swap_lanes<DISTANCE>(x), mul(x, load(SIGNS.of)));
 }
 
-// Mixes blocks of `width` numbers, in place; `count` is a multiple of 16, and zeros fill it up. It is its own inverse.
+// The stages of a block of 64, from neighbours on: all that a narrower transform has.
+INLINE void mix_block(float *numbers, int64_t width, Floats factor) {
+    Floats x[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+        x[i] = mix_lanes<1>(mul(load(numbers + 16 * i), factor));
+        if (width > 2) x[i] = mix_lanes<2>(x[i]);
+        if (width > 4) x[i] = mix_lanes<4>(x[i]);
+        if (width > 8) x[i] = mix_lanes<8>(x[i]);
+    }
+    if (width > 16) {
+        const Floats a = x[0], b = x[2];
+        x[0] = add(a, x[1]);
+        x[1] = sub(a, x[1]);
+        x[2] = add(b, x[3]);
+        x[3] = sub(b, x[3]);
+    }
+    if (width > 32) {
+        const Floats a = x[0], b = x[1];
+        x[0] = add(a, x[2]);
+        x[1] = add(b, x[3]);
+        x[2] = sub(a, x[2]);
+        x[3] = sub(b, x[3]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) store(numbers + 16 * i, x[i]);
+}
+
+// Mixes blocks of `width` numbers, in place; `count` is a multiple of 64, and zeros fill it up. It is its own inverse.
 TARGET void transform(float *numbers, int64_t count, int64_t width) {
     if (width <= 1) return;
     const Floats factor = broadcast(1.0f / std::sqrt(static_cast<float>(width)));
-    for (int64_t i = 0; i < count; i += 16) {
-        Floats x = mul(load(numbers + i), factor);
-        x = mix_lanes<1>(x);
-        if (width > 2) x = mix_lanes<2>(x);
-        if (width > 4) x = mix_lanes<4>(x);
-        if (width > 8) x = mix_lanes<8>(x);
-        store(numbers + i, x);
-    }
-    for (int64_t distance = 16; distance < width; distance *= 2) {
+    for (int64_t i = 0; i < count; i += UNIT) mix_block(numbers + i, width, factor);
+    for (int64_t distance = UNIT; distance < width; distance *= 2) {
         for (int64_t first = 0; first < count; first += 2 * distance) {
             for (float *low = numbers + first, *high = low + distance; low < numbers + first + distance;
                  low += 16, high += 16) {
@@ -95,15 +116,21 @@ TARGET void transform(float *numbers, int64_t count, int64_t width) {
 
 INLINE Floats absolute(Floats x) { return max(x, sub(broadcast(0.0f), x)); }
 
-// The largest magnitude; NaN where a number is infinite or NaN.
+// The largest magnitude; NaN where a number is infinite or NaN. Four numbers at a time: an addition takes a while.
 TARGET float largest_of(const float *numbers, int64_t count) {
-    Floats largest = broadcast(0.0f), zeros = broadcast(0.0f);
-    for (int64_t i = 0; i < count; i += 16) {
-        const Floats x = load(numbers + i);
-        largest = max(largest, absolute(x));
-        zeros = add(zeros, sub(x, x));
+    const Floats zero = broadcast(0.0f);
+    Floats largest[4] = {zero, zero, zero, zero}, zeros[4] = {zero, zero, zero, zero};
+    for (int64_t i = 0; i < count; i += UNIT) {
+#pragma GCC unroll 4
+        for (int k = 0; k < 4; ++k) {
+            const Floats x = load(numbers + i + 16 * k);
+            largest[k] = max(largest[k], absolute(x));
+            zeros[k] = add(zeros[k], sub(x, x));
+        }
     }
-    return sum_lanes(zeros) == 0.0f ? max_lanes(largest) : NAN;
+    const Floats all = add(add(zeros[0], zeros[1]), add(zeros[2], zeros[3]));
+    if (sum_lanes(all) != 0.0f) return NAN;
+    return max_lanes(max(max(largest[0], largest[1]), max(largest[2], largest[3])));
 }
 
 // A group's numbers as codes; returns their scale: NaN, which no result survives, for one that is not finite.

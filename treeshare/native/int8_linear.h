@@ -50,16 +50,31 @@ struct Panels {
     int64_t first, last;
 };
 
-// total += sum * (row scale * weight scale), for a tile's sums of a group. The scales are at the addresses of those of
-// its first row and output.
+// A group of a tile's inputs and of some panels' outputs.
+struct Part {
+    int64_t row, height, output, group;
+};
+
+// total += sum * (row scale * weight scale): the total is the bias before the first group, and the result after the
+// last.
 template <int M, int J>
-TARGET void add_scaled(const int32_t (&sums)[M][J * PANEL], int64_t height, const char *row_scales, int64_t stride,
-                       const float *scales, float (&totals)[M][J * PANEL]) {
-    for (int64_t m = 0; m < height; ++m, row_scales += stride) {
-        const Floats row_scale = broadcast(*reinterpret_cast<const float *>(row_scales));
-        for (int64_t n = 0; n < J * PANEL; n += PANEL) {
-            const Floats scale = mul(row_scale, load(scales + n));
-            store(totals[m] + n, add(load(totals[m] + n), mul(load_sums(sums[m] + n), scale)));
+TARGET void add_scaled(const Work &work, const Part &part, const int32_t (&sums)[M][J * PANEL],
+                       float (&totals)[M][J * PANEL]) {
+    const Int8Linear &linear = work.linear;
+    const bool is_first = part.group == 0, is_last = part.group + 1 == work.shape.groups;
+    for (int64_t n = 0; n < J * PANEL; n += PANEL) {
+        const int64_t output = part.output + n, left = linear.num_outputs - output;
+        const Floats bias = linear.bias ? load_first(left, linear.bias + output) : broadcast(0.0f);
+        const Floats scales = load(linear.scales + part.group * work.shape.outputs + output);
+        for (int64_t m = 0; m < part.height; ++m) {
+            const char *row = codes_of(work.rows, part.row + m) + work.shape.inputs;
+            const Floats scale = mul(broadcast(reinterpret_cast<const float *>(row)[part.group]), scales);
+            const Floats before = is_first ? bias : load(totals[m] + n);
+            const Floats total = add(before, mul(load_sums(sums[m] + n), scale));
+            if (is_last)
+                store_number(work.out, part.row + m, output, left, total);
+            else
+                store(totals[m] + n, total);
         }
     }
 }
@@ -67,30 +82,20 @@ TARGET void add_scaled(const int32_t (&sums)[M][J * PANEL], int64_t height, cons
 // A tile, of at most M rows, times J panels from `panel` on.
 template <int M, int J>
 TARGET void multiply_tile(const Work &work, int64_t tile, int64_t panel) {
-    const Int8Linear &linear = work.linear;
-    const int64_t first = panel * PANEL, inputs = work.shape.inputs, panel_bytes = work.shape.panel_bytes();
-    const int64_t row = work.tiles.first(tile), height = work.tiles.height(tile);
-    const int8_t *weights = linear.codes + panel * panel_bytes;
-    const Operand *x = work.operands + tile * ROWS * inputs;
-    const char *row_scales = codes_of(work.rows, row) + inputs;
+    const Shape &shape = work.shape;
+    const int8_t *weights = work.linear.codes + panel * shape.panel_bytes();
+    const Operand *x = work.operands + tile * ROWS * shape.inputs;
+    Part part = {work.tiles.first(tile), work.tiles.height(tile), panel * PANEL, 0};
     alignas(64) float totals[M][J * PANEL];
     alignas(64) int32_t sums[M][J * PANEL];
-    for (int64_t n = 0; n < J * PANEL; n += PANEL) {
-        const int64_t left = linear.num_outputs - first - n;
-        const Floats bias = linear.bias ? load_first(left, linear.bias + first + n) : broadcast(0.0f);
-        for (int64_t m = 0; m < height; ++m) store(totals[m] + n, bias);
-    }
-    for (int64_t left = inputs, place = first; left > 0; left -= work.shape.group, place += work.shape.outputs) {
-        const int64_t count = std::min(work.shape.group, left);
-        multiply<M, J>(x, weights, panel_bytes, count, linear.sums + place, sums);
-        add_scaled<M, J>(sums, height, row_scales, work.rows.row_stride * sizeof(float), linear.scales + place, totals);
+    for (int64_t left = shape.inputs; left > 0; left -= shape.group, ++part.group) {
+        const int64_t count = std::min(shape.group, left);
+        multiply<M, J>(x, weights, shape.panel_bytes(), count,
+                       work.linear.sums + part.group * shape.outputs + part.output, sums);
+        add_scaled<M, J>(work, part, sums, totals);
         x += M * count;
         weights += PANEL * count;
-        row_scales += sizeof(float);
     }
-    for (int64_t m = 0; m < height; ++m)
-        for (int64_t n = 0; n < J * PANEL; n += PANEL)
-            store_number(work.out, row + m, first + n, linear.num_outputs - first - n, load(totals[m] + n));
 }
 
 // J panels after J others, then what is left in fewer.
@@ -125,6 +130,22 @@ TARGET const Operand *take_rows(const Buffer &rows, const Shape &shape, const Ti
     return operands;
 }
 
+// Fetches the `part`-th of `parts` parts of some panels.
+INLINE void fetch(const Work &work, const Panels &panels, int64_t part, int64_t parts) {
+    const int64_t bytes = work.shape.panel_bytes(), size = (panels.last - panels.first) * bytes;
+    const int8_t *codes = work.linear.codes + panels.first * bytes;
+    for (int64_t i = size * part / parts / 64 * 64; i < size * (part + 1) / parts; i += 64)
+        __builtin_prefetch(codes + i, 0, 2);
+}
+
+// Some panels times the tiles of a stretch. Meanwhile the next are fetched from memory, a part with each tile.
+TARGET void multiply_stretch(const Work &work, const Panels &panels, const Panels &next, int64_t first, int64_t last) {
+    for (int64_t tile = first; tile < last; ++tile) {
+        fetch(work, next, tile - first, last - first);
+        multiply_rows<ROWS>(work, tile, panels);
+    }
+}
+
 // Every thread of a parallel region calls it; all have finished when it returns.
 TARGET void apply(const Int8Linear &linear, const Buffer &rows, const Buffer &out, int64_t num_rows) {
     if (num_rows == 0) return;
@@ -136,11 +157,11 @@ TARGET void apply(const Int8Linear &linear, const Buffer &rows, const Buffer &ou
     const Session session;
 #pragma omp for schedule(static)
     for (int64_t part = 0; part < num_threads; ++part) {
-        const int64_t end = panels * (part + 1) / num_threads;
-        for (int64_t stretch = 0; stretch < tiles.count; stretch += STRETCH)
-            for (int64_t panel = panels * part / num_threads; panel < end; panel += together)
-                for (int64_t tile = stretch; tile < std::min(stretch + STRETCH, tiles.count); ++tile)
-                    multiply_rows<ROWS>(work, tile, {panel, std::min(panel + together, end)});
+        const int64_t first = panels * part / num_threads, end = panels * (part + 1) / num_threads;
+        const auto some = [&](int64_t panel) { return Panels{std::min(panel, end), std::min(panel + together, end)}; };
+        for (int64_t tile = 0; tile < tiles.count; tile += STRETCH)
+            for (int64_t panel = first; panel < end; panel += together)
+                multiply_stretch(work, some(panel), some(panel + together), tile, std::min(tile + STRETCH, tiles.count));
     }
 }
 

@@ -9,8 +9,8 @@ namespace int8 {
 namespace {
 
 using Operand = uint8_t;
-constexpr int ROWS = 12;
-constexpr int num_panels(int64_t rows) { return rows <= 6 ? 4 : 2; } // 24 of 32 registers are sums
+constexpr int ROWS = 6;
+constexpr int num_panels(int64_t /*rows*/) { return 4; } // 24 of 32 registers are sums
 
 INLINE Operand take_code(int8_t code) { return code ^ 0x80; }
 
