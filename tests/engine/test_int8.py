@@ -26,16 +26,25 @@ pytestmark = pytest.mark.skipif(not LEVELS, reason="no compiled library, or none
 ALL_LEVELS = kernel_levels()[:-1]
 
 
+RESULTS = ("weights", "tokens", "log-probabilities", "scores")
+"""What does not depend on how many rows a step has; parts of the model return a step's rows together."""
+
+
 def run_at(folder, level, threads=1, rows=8, dtype="bfloat16", num_tokens=60):  # noqa: F811
     with using_kernels(level), num_threads(threads):
-        return portable_run(folder, dtype, num_tokens, "int8", rows)
+        found = portable_run(folder, dtype, num_tokens, "int8", rows)
+    return found if rows == 8 else {name: found[name] for name in RESULTS}
+
+
+def is_within(found, expected):
+    return all(expected[name] == value for name, value in found.items())
 
 
 def test_levels_threads_and_rows_change_no_byte(folder):  # noqa: F811
     """Each once with something else; all of them with all in the slow test."""
     expected = run_at(folder, ALL_LEVELS[0])
     cases = [(level, (1, 2, 5)[i % 3], (8, 3, 64)[i % 3]) for i, level in enumerate(ALL_LEVELS, start=1)]
-    assert [case for case in cases if run_at(folder, *case) != expected] == []
+    assert [case for case in cases if not is_within(run_at(folder, *case), expected)] == []
 
 
 @pytest.mark.slow
@@ -43,7 +52,7 @@ def test_levels_threads_and_rows_change_no_byte(folder):  # noqa: F811
 def test_all_levels_threads_and_rows(folder, dtype):  # noqa: F811
     expected = run_at(folder, ALL_LEVELS[-1], dtype=dtype)
     cases = [(level, threads, rows) for level in ALL_LEVELS for threads in (1, 2, 5) for rows in (1, 8, 64)]
-    assert [case for case in cases if run_at(folder, *case, dtype) != expected] == []
+    assert [case for case in cases if not is_within(run_at(folder, *case, dtype), expected)] == []
 
 
 def test_plain_code_gives_the_same_bytes(folder):  # noqa: F811
@@ -74,7 +83,7 @@ def test_a_sum_that_depends_on_the_rows_is_found(folder, monkeypatch):  # noqa: 
     assert run_at(folder, ALL_LEVELS[0], rows=64)["tokens"] != expected["tokens"]
 
 
-@pytest.mark.parametrize("depth", [2, 3])
+@pytest.mark.parametrize("depth", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_company_changes_no_bit(model_dir, depth):
     assert differing(load_model(model_dir("llama"), "bfloat16", quantization="int8"), depth) == {}
 

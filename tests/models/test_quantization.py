@@ -124,7 +124,14 @@ def test_a_fused_model_keeps_no_float_weight():
     assert sum(storages.values()) <= 0.6 * before
 
 
-@pytest.mark.parametrize("name", RECIPES.FAMILIES)
+QUICK = ("gpt_neox", "qwen2", "gemma2", "phi")
+"""Families whose layers differ most; the others are slow."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in RECIPES.FAMILIES],
+)
 def test_every_family_is_bound_or_refused_by_name(name):
     model, refused = family(name, torch.bfloat16), None
     quantize_model(model)

@@ -62,9 +62,9 @@ def require_w8a8(own: Mapping[str, Any], name: str) -> None:
     remedy = "load the model that it was made of"
     method = own.get("quant_method")
     if method != _METHOD or own.get("format") != "int-quantized":
-        found = one_line(f"{method}, {own.get('format')}" if method == _METHOD else method, 80)
+        shown = one_line(f"{method}, {own.get('format')}" if method == _METHOD else method, 80)
         raise UnsupportedModelError(
-            f"{name}: int8 weights: its files are quantised already ({found}); {remedy}"
+            f"{name}: int8 weights: its files are quantised already ({shown}); {remedy}"
         )
     groups = own.get("config_groups")
     groups = list(groups.values()) if isinstance(groups, dict) else []
