@@ -97,7 +97,7 @@ def test_two_models_in_one_process(model_dir):
     records = [computation(llm.engine)["kernels"] for llm in llms]
     assert records[0] == "portable"
     assert (records[1] == "portable") is (ALL_LEVELS == ("portable",))
-    assert [llm.quantization for llm in llms] == ["int8", None]
+    assert [llm.loaded.quantization for llm in llms] == ["int8", None]
 
 
 # -- runs ---------------------------------------------------------------------------------------------------

@@ -100,7 +100,7 @@ def load_llm(model: str, **options: Any) -> LLM:  # noqa: ANN401
     faster = faster_dtype(llm.loaded)
     print(
         f"{model}: {llm.dtype}"
-        + (f", {llm.quantization} weights" if llm.quantization else "")
+        + (f", {llm.loaded.quantization} weights" if llm.loaded.quantization else "")
         + f", loaded in {llm.loaded.load_s:.1f} s, "
         f"KV budget {llm.kv_budget_bytes / 2**20:.0f} MiB, attention {llm.engine.backend_name}"
         + (f", layers not fused: {unfused}" if unfused else ", fused layers")

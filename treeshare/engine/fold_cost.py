@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from transformers import PretrainedConfig
 
+    from treeshare.models import LoadedModel
+
 _MEASURED = ("native", "cpu")
 """Backends whose nodes are timed; for others the defaults stand."""
 
@@ -34,6 +36,11 @@ quiet machine gave 0 to 56 and 0 to 53. A node costs little in the compiled kern
 
 _STEPS_PER_PREFILL = 128
 """Decoding steps over which a token's prefill is spread: the length of a usual completion."""
+
+
+def fold_cost_of(loaded: LoadedModel, engine: EngineConfig) -> FoldCost:
+    """What a node costs a model here: ``fold_cost_here``."""
+    return fold_cost_here(loaded.geometry, loaded.model.config, engine, loaded.device, loaded.level)
 
 
 def fold_cost_here(

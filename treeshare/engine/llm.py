@@ -11,7 +11,7 @@ from treeshare.config import MAX_THREADS, AttentionMode, EngineConfig, FoldCost,
 from treeshare.devices import resolve_device
 from treeshare.engine.chat import ChatOptions, Conversations
 from treeshare.engine.engine import Engine
-from treeshare.engine.fold_cost import fold_cost_here
+from treeshare.engine.fold_cost import fold_cost_of
 from treeshare.engine.generation import GenerateCall, OnCompletion, progress_bar, with_progress
 from treeshare.engine.outputs import CompletionOutput, RequestOutput, completion_output
 from treeshare.engine.prompts import Prompt, PromptEncoder, Prompts, items_of
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 __all__ = ["LLM", "OnCompletion"]
 
 
-def _use_threads(threads: int | None) -> None:
+def _use(seed: int, threads: int | None) -> None:
+    """Check both, and set the number of threads."""
+    require_int("seed", seed, low=0, high=2**64 - 1)
     if threads is not None:
         require_int("threads", threads, low=1, high=MAX_THREADS)
         torch.set_num_threads(threads)
@@ -45,10 +47,8 @@ class LLM:
     Args:
         model: An embedded name (``smollm2-135m``), a folder, a ``.gguf`` file or a hub id.
         dtype: ``auto`` (the model's own, see ``load_model``), ``float32`` or ``bfloat16``.
-        quantization: ``int8``: linear layers by weights and activations in codes of 8 bits, on the CPU; a
-            completion is then the same on every CPU. None: none is quantised.
-        device: ``auto`` (a CUDA device where there is one and Triton to use it, else the CPU), ``cpu``,
-            ``cuda`` or ``cuda:N``. On a CUDA device nothing was ever measured.
+        quantization: ``int8``, on the CPU, or None; see ``load_model``.
+        device: As ``resolve_device`` takes it; on a CUDA device nothing was ever measured.
         sharing: ``tree``, ``one-level`` or ``none``; see ``EngineConfig``.
         seed: Run seed, for requests whose ``SamplingParams`` have none.
         max_num_seqs: Maximum number of completions decoded at once.
@@ -101,18 +101,14 @@ class LLM:
             profile=profile,
             keep_nodes=keep_nodes,
         )
-        require_int("seed", seed, low=0, high=2**64 - 1)
-        _use_threads(threads)
+        _use(seed, threads)
         self.seed = seed
         warn_where_unused()
-        place = "cpu" if quantization and device == "auto" else resolve_device(device)
-        self.loaded = loaded = load_model(model, dtype, place, quantization)
+        self.loaded = load_model(model, dtype, resolve_device(device, quantization), quantization)
         if fold_cost is None:
-            fold_cost = fold_cost_here(
-                loaded.geometry, loaded.model.config, config, loaded.device, loaded.level
-            )
-        self.engine = Engine(loaded, replace(config, fold_cost=fold_cost))
-        self.prompt_encoder = PromptEncoder(loaded.tokenizer, loaded.model_id)
+            fold_cost = fold_cost_of(self.loaded, config)
+        self.engine = Engine(self.loaded, replace(config, fold_cost=fold_cost))
+        self.prompt_encoder = PromptEncoder(self.loaded.tokenizer, self.loaded.model_id)
 
     @property
     def model(self) -> Any:  # noqa: ANN401
@@ -128,11 +124,6 @@ class LLM:
     def dtype(self) -> str:
         """Of weights and KV: ``float32`` or ``bfloat16``."""
         return self.loaded.dtype
-
-    @property
-    def quantization(self) -> str | None:
-        """``int8``, or None."""
-        return self.loaded.quantization
 
     @property
     def vocab_size(self) -> int:

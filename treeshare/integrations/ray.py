@@ -279,7 +279,7 @@ class RayEngine:
         actor = actor_class.options(num_cpus=threads, scheduling_strategy="SPREAD").remote(
             str(Path(model).absolute()) if os.path.exists(model) else model,
             self._llm.dtype,
-            self._llm.quantization,
+            self._llm.loaded.quantization,
             self._config,
             threads,
             self._cluster.workers_per_node,

@@ -85,7 +85,7 @@ def make_manifest(
         model=llm.model_id,
         model_sha256=llm.loaded.fingerprint(),
         dtype=llm.dtype,
-        quantization=llm.quantization,
+        quantization=llm.loaded.quantization,
         sharing=llm.config.sharing,
         arithmetic=ARITHMETIC,
         sampling=sampling,

@@ -165,7 +165,7 @@ class _Compiler:
             self._settle(value, Home(buffer, offset, value.width, value.width))
             offset += value.width
         operation = self._operation(node.kind, frozenset(), 1, width)
-        operation.a, operation.out = self._place(source, 1, width), structs.Place(buffer, 0, 0)
+        operation.a, operation.out = _place(source, 1, width), structs.Place(buffer, 0, 0)
         weights = tuple(value.weight.parameter.tensor for value in node.values if value.weight)
         if node.kind == "LINEAR_INT8":
             self._steps.append(Step(operation, coded=weights))
@@ -181,7 +181,7 @@ class _Compiler:
         operation = self._operation(value.kind, frozenset(), 1, width)
         assert source is not None
         assert value.weight is not None
-        operation.a, operation.out = self._place(source, 1, width), structs.Place(home.buffer, home.offset, 0)
+        operation.a, operation.out = _place(source, 1, width), structs.Place(home.buffer, home.offset, 0)
         self._steps.append(Step(operation, coded=(value.weight.parameter.tensor,)))
         for own in borrowed:
             self._memory.release(own)
@@ -203,8 +203,8 @@ class _Compiler:
         for source, place in self._sources(operand):
             for groups, width, a, out in pieces(source.columns, to.columns[place]):
                 operation = self._operation("COPY", self._rounding(dtype), groups, width)
-                operation.a = self._place(Source(source.buffer, a), groups, width)
-                operation.out = self._place(Source(to.buffer, out), groups, width)
+                operation.a = _place(Source(source.buffer, a), groups, width)
+                operation.out = _place(Source(to.buffer, out), groups, width)
                 self._steps.append(Step(operation))
         if len(self._steps) - num_steps > _MAX_PIECES:
             raise Unfusable("its layers scatter their heads")
@@ -242,28 +242,13 @@ class _Compiler:
             source = found[0][0]
             if isinstance(operand, Setup):
                 source = Source(source.buffer, np.arange(value.width))
-            elif len(found) > 1 or not self._is_readable(value, source.columns):
+            elif len(found) > 1 or not _is_readable(value, source.columns):
                 home = self._memory.take_own(len(operand))
                 borrowed.append(home)
                 source = Source(home.buffer, home.columns(np.arange(len(operand))))
                 self._copy(operand, source, torch.float32)
             sources.append(source)
         return sources, borrowed
-
-    @staticmethod
-    def _is_readable(value: Value, columns: Columns) -> bool:
-        """Whether groups of the operation's width can be read as they are."""
-        if value.kind == "QUANTIZE":
-            return bool((np.diff(columns) == 1).all())
-        if value.kind in ROTATIONS and len(columns) == value.inner:
-            return bool((np.diff(columns) == 1).all())
-        if (
-            value.kind in NORMS
-            or value.kind in ROTATIONS
-            or any(isinstance(o, Weight) for o in value.operands)
-        ):
-            return is_uniform(columns, value.inner)
-        return is_uniform(columns, run_length([columns]))
 
     def _is_read_in_place(self, owner: Value, sources: list[Source | None], everything: Columns) -> bool:
         """Whether a value that is read last here may be overwritten as it is read."""
@@ -292,8 +277,8 @@ class _Compiler:
         operation = self._operation(value.kind, flags, groups, width)
         for name, source in zip("abc", sources, strict=False):
             if source is not None:
-                setattr(operation, name, self._place(source, groups, width))
-        operation.out = self._place(target, groups, width)
+                setattr(operation, name, _place(source, groups, width))
+        operation.out = _place(target, groups, width)
         operation.number = next((operand for operand in operands if isinstance(operand, float)), value.number)
         self._steps.append(
             Step(
@@ -310,11 +295,23 @@ class _Compiler:
     def _rounding(self, dtype: torch.dtype) -> frozenset[str]:
         return frozenset({"ROUND"} if dtype == self._dtype else ())
 
-    @staticmethod
-    def _place(source: Source, groups: int, width: int) -> structs.Place:
-        columns = source.columns
-        stride = int(columns[width] - columns[0]) if groups > 1 and len(columns) > width else 0
-        return structs.Place(source.buffer, int(columns[0]), stride)
+
+def _is_readable(value: Value, columns: Columns) -> bool:
+    """Whether groups of the operation's width can be read as they are."""
+    if value.kind == "QUANTIZE":
+        return bool((np.diff(columns) == 1).all())
+    if value.kind in ROTATIONS and len(columns) == value.inner:
+        return bool((np.diff(columns) == 1).all())
+    if value.kind in NORMS or value.kind in ROTATIONS or any(isinstance(o, Weight) for o in value.operands):
+        return is_uniform(columns, value.inner)
+    return is_uniform(columns, run_length([columns]))
+
+
+def _place(source: Source, groups: int, width: int) -> structs.Place:
+    """Where an operand's numbers are in a row."""
+    columns = source.columns
+    stride = int(columns[width] - columns[0]) if groups > 1 and len(columns) > width else 0
+    return structs.Place(source.buffer, int(columns[0]), stride)
 
 
 def _table(owner: Value, columns: Columns) -> Table:
