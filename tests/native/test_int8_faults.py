@@ -1,4 +1,4 @@
-"""Faults in the sources of the kernels in codes of 8 bits: each is seen by the calls that check all levels."""
+"""Faults in the sources of the kernels in codes of 8 bits: each is seen by calls that check all levels."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ FAULTS = {
         {"codes", "table"},
     ),
     "a difference the wrong way round": Fault(
-        "avx2", "int8.h", "x[1] = sub(a, x[1]);", "x[1] = sub(x[1], a);", {"codes", "out"}
+        "avx2", "int8.h", "x[1] = sub(a, x[1]);", "x[1] = sub(x[1], a);", {"codes", "table"}
     ),
     "codes that are cut instead of rounded": Fault(
         "portable",

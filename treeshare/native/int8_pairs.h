@@ -1,5 +1,5 @@
-// Products of codes with VPMADDWD, which multiplies numbers of 16 bits and adds two neighbouring products, exactly. (The
-// instruction for 8 bits, VPMADDUBSW, saturates.) Weights are widened as they are read, a row's codes once.
+// Products of codes with VPMADDWD, which multiplies numbers of 16 bits and adds two neighbouring products, exactly; the
+// instruction for 8 bits, VPMADDUBSW, saturates. Weights are widened as they are read, a row's codes once.
 //
 // A sum has two halves, of the first two inputs of each word and of its last two, side by side; they are added at the
 // end. A level's header for it (int8_pairs256.h, int8_pairs512.h) defines
@@ -33,11 +33,14 @@ TARGET __attribute__((noinline)) void multiply(const Operand *x, const int8_t *w
 #pragma GCC unroll 4
         for (int v = 0; v < VECTORS; ++v) own[m][v] = zero();
     for (const int8_t *end = weights + 16 * count; weights < end; weights += 64, x += 4 * M) {
+        Vector codes[VECTORS];
 #pragma GCC unroll 4
-        for (int v = 0; v < VECTORS; ++v) {
-            const Vector codes = widen(weights + v * (64 / VECTORS));
+        for (int v = 0; v < VECTORS; ++v) codes[v] = widen(weights + v * (64 / VECTORS));
 #pragma GCC unroll 16
-            for (int m = 0; m < M; ++m) own[m][v] = add_pairs(own[m][v], codes, spread(x + 4 * m));
+        for (int m = 0; m < M; ++m) {
+            const Vector word = spread(x + 4 * m);
+#pragma GCC unroll 4
+            for (int v = 0; v < VECTORS; ++v) own[m][v] = add_pairs(own[m][v], codes[v], word);
         }
     }
 #pragma GCC unroll 16

@@ -9,7 +9,7 @@ namespace {
 
 using Vector = __m512i;
 constexpr int VECTORS = 2;
-constexpr int ROWS = 12; // 24 of 32 registers are sums
+constexpr int ROWS = 8; // 16 of 32 registers are sums: with more, compilers keep some of them in memory
 
 INLINE Vector zero() { return _mm512_setzero_si512(); }
 INLINE Vector widen(const int8_t *codes) {
