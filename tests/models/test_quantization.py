@@ -356,3 +356,11 @@ def test_numbers_that_are_not_finite_have_no_codes():
 
 def test_linear_layers_are_found_by_name():
     assert len(quantized_linears(quantized("llama"))) == 3 * 7 + 1
+
+
+def test_heads_that_the_attention_kernel_does_not_take_are_refused():
+    config = transformers.LlamaConfig(**{**CONFIGS["llama"]().to_diff_dict(), "head_dim": 24})
+    model = make_model(config)
+    quantize_model(model)
+    with pytest.raises(UnsupportedModelError, match=r"^llama: int8 weights: .* no heads of 24 numbers"):
+        bind_model(model)
