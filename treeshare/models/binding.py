@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from treeshare.attention import AttentionSpec, CpuAttention, NativeAttention
+from treeshare.attention import AttentionSpec, CpuAttention
 from treeshare.errors import UnsupportedModelError
 from treeshare.models.adapter import ATTENTION_NAME
 from treeshare.models.fusion import FusedLayer, fuse_layers, unfuse_layers
@@ -67,11 +67,6 @@ def bind_model(model: Any, *, use_kernels: bool = True) -> BoundModel:  # noqa: 
             fix_tables(model, wish)
         geometry, specs = discover_layers(model)
         require_support(CpuAttention, specs, model.config.model_type)
-        if wish and not NativeAttention.can_read(geometry, PORTABLE):
-            reason = (
-                f"the attention kernel takes no heads of {geometry.head_dim} numbers, but of a multiple of 16"
-            )
-            raise refusal(model.config.model_type, reason, wish)
         check = SelfCheck(model, geometry)
         own_error = check.check()
         check_lengths(model, geometry)
@@ -83,20 +78,24 @@ def bind_model(model: Any, *, use_kernels: bool = True) -> BoundModel:  # noqa: 
         bound = bind_linears(model.modules(), level)
         if wish:
             fix_last_norm(model)
-        allowed = _KERNEL_ERROR * max(own_error, torch.finfo(geometry.dtype).eps)
-        if weights_in_codes(model):  # whose layers were judged one by one, by less than another code
-            allowed = check.limit
-        if (bound or fused) and not check.error() <= allowed:
+        if (bound or fused) and not check.error() <= _allowed_error(check, own_error):
             unbind_linears(bound)
             unfuse_layers(model)
             fused, unfused_reason = [], "compiled layers are too far from the model's own logits"
         if wish:
-            require_fixed(model, unfused_reason, wish)
+            require_fixed(model, geometry, unfused_reason, wish)
     except TypeError as error:
         raise UnsupportedModelError(
             f"{model.config.model_type}: its forward lacks what packed rows need ({error})"
         ) from error
     return BoundModel(geometry=geometry, specs=specs, fused=tuple(fused), unfused_reason=unfused_reason)
+
+
+def _allowed_error(check: SelfCheck, own_error: float) -> float:
+    """The largest error of compiled layers; those of int8 weights were judged one by one, by less."""
+    if check.has_codes:
+        return check.limit
+    return _KERNEL_ERROR * max(own_error, torch.finfo(check.dtype).eps)
 
 
 def _wish(model: Any) -> Wish | None:  # noqa: ANN401

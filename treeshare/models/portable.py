@@ -19,12 +19,15 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from treeshare.attention import NativeAttention
 from treeshare.errors import UnsupportedModelError
 from treeshare.models.fusion import decoder_layers
 from treeshare.native import PORTABLE, functions, kernels, number_of, structs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    from treeshare.kv import KVGeometry
 
 
 class Wish(NamedTuple):
@@ -258,13 +261,21 @@ class _AttentionLeftOut:
 
 
 @torch.inference_mode()
-def require_fixed(model: Any, unfused_reason: str | None, wish: Wish = BY_LEVEL) -> None:  # noqa: ANN401
+def require_fixed(
+    model: Any,  # noqa: ANN401
+    geometry: KVGeometry,
+    unfused_reason: str | None,
+    wish: Wish = BY_LEVEL,
+) -> None:
     """Refuse a bound model unless all it computes has the same bits on every CPU.
 
     Raises:
         UnsupportedModelError: Naming the first operation that has not.
     """
     owner = model.config.model_type
+    if not NativeAttention.can_read(geometry, PORTABLE):
+        reason = f"the attention kernel takes heads of a multiple of 16 numbers, not of {geometry.head_dim}"
+        raise refusal(owner, reason, wish)
     if unfused_reason is not None:
         raise refusal(owner, f"its layers are not compiled ({unfused_reason})", wish)
     tokens = torch.arange(4).unsqueeze(0)

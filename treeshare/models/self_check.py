@@ -56,6 +56,8 @@ class SelfCheck:
         parts: Tokens of the root and of its two children.
 
     Attributes:
+        has_codes: Whether the model has int8 weights.
+        dtype: Of its KV.
         limit: Largest difference of a logit that is still rounding, relative to the largest logit.
     """
 
@@ -64,8 +66,8 @@ class SelfCheck:
         self._model, self._geometry = model, geometry
         vocab_size = model.get_output_embeddings().weight.shape[0]
         draws = torch.Generator().manual_seed(0)
-        codes = bool(weights_in_codes(model))
-        self.limit = _CODE_ERROR if codes else _RELATIVE_ERROR[geometry.dtype]
+        self.has_codes, self.dtype = bool(weights_in_codes(model)), geometry.dtype
+        self.limit = _CODE_ERROR if self.has_codes else _RELATIVE_ERROR[geometry.dtype]
         self._parts = [torch.randint(vocab_size, (n,), generator=draws).tolist() for n in parts]
         self._expected = self._own_logits("eager")
 
