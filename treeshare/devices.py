@@ -42,8 +42,12 @@ def free_memory_bytes() -> int:
     return available if limit is None else min(available, limit.free_bytes)
 
 
-def resolve_device(name: str) -> str:
+def resolve_device(name: str, quantization: str | None = None) -> str:
     """``auto``: ``cuda`` where there is such a device and Triton to use it, else ``cpu``; others unchanged.
+
+    Args:
+        name: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        quantization: Of the model; with any, ``auto`` is the CPU, which alone computes it.
 
     Raises:
         ConfigError: If the device is not available.
@@ -51,6 +55,8 @@ def resolve_device(name: str) -> str:
     import torch
 
     has_cuda = torch.cuda.is_available()
+    if name == "auto" and quantization:
+        return "cpu"
     if name == "auto":
         return "cuda" if has_cuda and importlib.util.find_spec("triton") is not None else "cpu"
     kind, _, number = name.partition(":")

@@ -32,8 +32,9 @@ from transformers.pytorch_utils import Conv1D
 from treeshare.config import EngineConfig
 from treeshare.engine.engine import Engine
 from treeshare.engine.sequence import Request
+from treeshare.models import LoadedModel
+from treeshare.models.binding import bind_model
 from treeshare.models.fusion import decoder_layers
-from treeshare.models.loading import LoadedModel, bind_model
 from treeshare.models.support import max_model_len
 from treeshare.native import kernel_levels
 from treeshare.sampling import SamplingParams

@@ -36,7 +36,7 @@ def has_kernels(model):
 def verify(cli, model, tmp_path, monkeypatch):
     """``verify(option, ...)`` on five functions whose long common beginning is a node on any machine."""
     cost = FoldCost(launch_cost=0, merge_cost=0)
-    monkeypatch.setattr("treeshare.engine.llm.fold_cost_here", lambda *_: cost)
+    monkeypatch.setattr("treeshare.engine.llm.fold_cost_of", lambda *_: cost)
 
     def run(*arguments):
         records = [
@@ -131,7 +131,7 @@ def test_it_fails_where_its_own_fault_is_not_seen(verify, has_kernels, monkeypat
 
 
 def test_nothing_shared_is_refused(cli, model, tmp_path, monkeypatch):
-    monkeypatch.setattr("treeshare.engine.llm.fold_cost_here", lambda *_: FoldCost())
+    monkeypatch.setattr("treeshare.engine.llm.fold_cost_of", lambda *_: FoldCost())
     records = [
         {"task_id": f"T/{i}", "prompt": f"{name} = ", "entry_point": "f", "test": "def check(f):\n    pass\n"}
         for i, name in enumerate(NAMES)

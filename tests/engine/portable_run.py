@@ -35,10 +35,16 @@ PARAMS = (
 """The compiled sampler's rows, and those of the general path."""
 
 
-def portable_run(folder, dtype, num_tokens=300):
+def portable_run(folder, dtype, num_tokens=300, quantization=None, max_num_seqs=8):
     """A hash of each part of a run: tables, hidden states, tokens, log-probabilities, scores."""
     llm = LLM(
-        folder, dtype=dtype, seed=5, max_num_seqs=8, kv_budget_bytes=1 << 26, fold_cost=DEFAULT_FOLD_COST
+        folder,
+        dtype=dtype,
+        quantization=quantization,
+        seed=5,
+        max_num_seqs=max_num_seqs,
+        kv_budget_bytes=1 << 26,
+        fold_cost=DEFAULT_FOLD_COST,
     )
     parts = _Parts(llm.loaded.model)
     base = [2 + i * 37 % 290 for i in range(num_tokens)]
@@ -51,6 +57,7 @@ def portable_run(folder, dtype, num_tokens=300):
     scores = llm.score([(prompts[1], base[: num_tokens // 8]), (prompts[3], [1, 2, 3])])
     return {
         **parts.hashes(),
+        "weights": llm.loaded.fingerprint(),
         "tokens": _hash(json.dumps([line[:3] for line in found]).encode()),
         "log-probabilities": _hash(json.dumps(found).encode()),
         "scores": _hash(repr(scores).encode()),

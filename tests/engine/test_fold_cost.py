@@ -56,7 +56,7 @@ def test_it_is_measured_once_and_leaves_torchs_random_numbers_alone(described, m
     ],
 )
 def test_the_figures_follow_from_the_times(described, monkeypatch, per_node, per_row, expected):
-    def path_seconds(_geometry, _heads, _engine, rows):
+    def path_seconds(_geometry, _heads, _engine, rows, _level):
         return [1e-3, 1e-3 + (fold_cost._PATH_NODES - 1) * (per_node + per_row * rows)]
 
     monkeypatch.setattr(fold_cost, "_path_seconds", path_seconds)

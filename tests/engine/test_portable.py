@@ -75,10 +75,19 @@ def folder(tmp_path_factory):
     return path
 
 
-def run_masked(folder, dtype, mask, *, num_tokens=300, interpreter=(sys.executable,), level="portable"):
+def run_masked(
+    folder,
+    dtype,
+    mask,
+    *,
+    num_tokens=300,
+    interpreter=(sys.executable,),
+    level="portable",
+    module="portable_run",
+):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **mask, "TREESHARE_KERNELS": level}
     environment["PYTHONPATH"] = str(ROOT)
-    command = [*interpreter, "-m", "tests.engine.portable_run", str(folder), dtype, str(num_tokens)]
+    command = [*interpreter, "-m", f"tests.engine.{module}", str(folder), dtype, str(num_tokens)]
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])

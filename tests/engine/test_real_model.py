@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import importlib.util
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,15 +13,21 @@ import pytest
 import transformers
 
 from tests.engine.forests import collect, greedy_by_transformers, requests_for, tokens_of
+from tests.kernel_levels import LEVELS, using_kernels
 from treeshare.attention.native import NativeAttention
-from treeshare.config import EngineConfig, FoldCost
+from treeshare.config import DEFAULT_FOLD_COST, EngineConfig, FoldCost
 from treeshare.engine.engine import Engine
+from treeshare.engine.fingerprint import fingerprint
+from treeshare.engine.llm import LLM
 from treeshare.engine.verify import SharedNodes, compare_company, compare_sharing
 from treeshare.models import load_model
 from treeshare.models.loading import _resolve
+from treeshare.native import kernel_levels
 from treeshare.sampling import SamplingParams
 
 pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +71,13 @@ def test_independence(problems, dtype):
     for result in (company, sharing):
         assert result.num_same == result.num_completions
         assert result.is_same or not NativeAttention.can_read(loaded.geometry)
+
+
+@pytest.mark.skipif(not LEVELS, reason="no compiled library, or none for this CPU")
+@pytest.mark.parametrize("place", [0, -1])
+def test_the_readmes_fingerprint(place):
+    """By the best level that this CPU has, and by the one that every CPU has."""
+    (said,) = re.findall(r"`verify --fingerprint` prints `([0-9a-f]{16})`", (ROOT / "README.md").read_text())
+    with using_kernels(kernel_levels()[:-1][place]):
+        llm = LLM("smollm2-135m", quantization="int8", kv_budget_bytes=1 << 27, fold_cost=DEFAULT_FOLD_COST)
+        assert fingerprint(llm) == said

@@ -29,11 +29,13 @@ def cost():
         yield
 
 
-@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+@pytest.fixture(scope="module", params=["float32", "bfloat16", pytest.param("int8", marks=pytest.mark.slow)])
 def llm(tmp_path_factory, request):
-    return LLM(
-        saved_text_model(tmp_path_factory.mktemp("models")), dtype=request.param, max_num_seqs=8, threads=1
-    )
+    is_int8 = request.param == "int8"
+    kind = {"quantization": "int8"} if is_int8 else {"dtype": request.param}
+    width = 64 if is_int8 else 32  # heads of 16, which portable arithmetic needs
+    folder = saved_text_model(tmp_path_factory.mktemp("models"), hidden_size=width)
+    return LLM(folder, **kind, max_num_seqs=8, threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +55,12 @@ def start(llm, monkeypatch):
 
     def started(fault=NO_FAULT, sha=None):
         ray, actors = inline_ray(fault)
-        monkeypatch.setattr(module, "load_model", lambda model, dtype: llm.loaded)
+
+        def load(model, dtype, *, quantization):
+            assert (dtype, quantization) == (llm.dtype, llm.loaded.quantization)
+            return llm.loaded
+
+        monkeypatch.setattr(module, "load_model", load)
         monkeypatch.setitem(sys.modules, "ray", ray)
         monkeypatch.setitem(sys.modules, "ray.exceptions", ray.exceptions)
         return RayEngine(CLUSTER, llm, sha or llm.loaded.fingerprint()), actors

@@ -8,7 +8,7 @@ import transformers
 
 from tests.models.tiny import _COMMON, CONFIGS, make_model
 from treeshare.errors import ConfigError
-from treeshare.models.loading import bind_model
+from treeshare.models.binding import bind_model
 from treeshare.models.weights import change_weights, require_all_weights
 
 

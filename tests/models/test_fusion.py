@@ -11,13 +11,13 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from tests.kernel_levels import LEVELS
 from tests.models.tiny import CONFIGS, make_model
 from tests.scripts.loading import BENCH, load_script
-from treeshare.models import loading
+from treeshare.models import binding
+from treeshare.models.binding import bind_model
 from treeshare.models.fusion import decoder_layers, fuse_layers, unfuse_layers
 from treeshare.models.fusion.binding import find_calls, find_programs
 from treeshare.models.fusion.graph import Unfusable
 from treeshare.models.fusion.judge import judge
 from treeshare.models.linear import unbind_linears, uses_kernel
-from treeshare.models.loading import bind_model
 from treeshare.models.self_check import SelfCheck
 from treeshare.models.weights import change_weights
 from treeshare.native import number_of
@@ -47,7 +47,7 @@ def dtype(request):
 
 
 def calls(model):
-    model.set_attn_implementation(loading.ATTENTION_NAME)
+    model.set_attn_implementation(binding.ATTENTION_NAME)
     return find_calls(model, decoder_layers(model))
 
 
@@ -276,9 +276,9 @@ def test_other_and_mixed_dtypes_are_not_fused(dtypes):
 
 @best_level
 def test_layers_that_only_a_check_finds_wrong_say_so(monkeypatch):
-    monkeypatch.setattr(loading, "_KERNEL_ERROR", 0.0)
-    monkeypatch.setattr(loading.SelfCheck, "error", lambda self: 1.0)
-    monkeypatch.setattr(loading.SelfCheck, "check", lambda self: 0.0)
+    monkeypatch.setattr(binding, "_KERNEL_ERROR", 0.0)
+    monkeypatch.setattr(binding.SelfCheck, "error", lambda self: 1.0)
+    monkeypatch.setattr(binding.SelfCheck, "check", lambda self: 0.0)
     bound = bind_model(make_model(CONFIGS["llama"](), torch.bfloat16))
     assert bound.unfused_reason == "compiled layers are too far from the model's own logits"
     assert bind_model(make_model(CONFIGS["llama"]()), use_kernels=False).unfused_reason
@@ -314,7 +314,7 @@ class Remembers(torch.nn.Module):
 )
 def test_what_no_recipe_describes_stays_as_it_is(activation, reason):
     model = make_model(CONFIGS["llama"](), torch.bfloat16)
-    model.set_attn_implementation(loading.ATTENTION_NAME)
+    model.set_attn_implementation(binding.ATTENTION_NAME)
     model.model.layers[1].mlp.act_fn = activation()
     before = copy.deepcopy(model.state_dict())
     assert fuse_layers(model) == ([], reason)
@@ -325,7 +325,7 @@ def test_what_no_recipe_describes_stays_as_it_is(activation, reason):
 @best_level
 def test_layers_that_share_weights_stay_as_they_are():
     model = make_model(CONFIGS["llama"](), torch.bfloat16)
-    model.set_attn_implementation(loading.ATTENTION_NAME)
+    model.set_attn_implementation(binding.ATTENTION_NAME)
     model.model.layers[1].mlp.up_proj.weight = model.model.layers[0].mlp.up_proj.weight
     assert fuse_layers(model) == ([], "its layers share weights")
 

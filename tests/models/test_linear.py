@@ -11,8 +11,8 @@ from torch import nn
 from tests.kernel_levels import LEVELS, WIDENING_LEVELS, num_threads, using_kernels
 from tests.models.tiny import CONFIGS, make_model
 from treeshare.models import ModelAdapter
+from treeshare.models.binding import bind_model
 from treeshare.models.linear import KernelLinear, bind_linears, has_kernel, unbind_linears, weights_of
-from treeshare.models.loading import bind_model
 from treeshare.native import kernels
 
 pytestmark = pytest.mark.usefixtures("each_kernel_level")

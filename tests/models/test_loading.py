@@ -16,9 +16,9 @@ from tests.models.tiny import ARCHITECTURES, CONFIGS, VOCAB_SIZE, make_model
 from treeshare.cli.inputs import load_llm
 from treeshare.engine import dtype_speed
 from treeshare.errors import ConfigError, ModelLoadError, TreeshareError, UnsupportedModelError
-from treeshare.models import cache_dir, describe_model, load_model, loading
+from treeshare.models import binding, cache_dir, describe_model, load_model
+from treeshare.models.binding import bind_model
 from treeshare.models.gguf import converted_folder
-from treeshare.models.loading import bind_model
 from treeshare.models.support import max_model_len
 from treeshare.native import kernel_level
 
@@ -156,7 +156,7 @@ def test_the_loading_line_says_what_is_slower(
 ):
     monkeypatch.setattr(dtype_speed, "faster_dtype", lambda _: faster)
     if why is not None:
-        monkeypatch.setattr(loading, "fuse_layers", lambda model: ([], why))
+        monkeypatch.setattr(binding, "fuse_layers", lambda *_: ([], why))
     llm = load_llm(str(model_dir(architecture)), dtype=dtype)
     reason = llm.loaded.unfused_reason
     line = capsys.readouterr().err

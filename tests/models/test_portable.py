@@ -13,7 +13,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from tests.kernel_levels import PORTABLE_CODES, portable_by, using_kernels
 from tests.models.tiny import CONFIGS, make_model
 from treeshare.errors import UnsupportedModelError
-from treeshare.models.loading import bind_model
+from treeshare.models.binding import bind_model
 from treeshare.models.portable import FixedOperations, fix_norms, fix_tables
 
 pytestmark = pytest.mark.skipif(not PORTABLE_CODES, reason="no compiled library")

@@ -9,7 +9,7 @@ from torch import nn
 
 from tests.models.tiny import _COMMON, ARCHITECTURES, CONFIGS, make_model
 from treeshare.errors import UnsupportedModelError
-from treeshare.models.loading import bind_model
+from treeshare.models.binding import bind_model
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])

@@ -23,7 +23,12 @@ BackendName = Literal["auto", "native", "cpu", "triton", "reference"]
 
 
 def make_backend(
-    name: str, geometry: KVGeometry, stopwatch: Stopwatch = OFF, *, device: torch.device | str = "cpu"
+    name: str,
+    geometry: KVGeometry,
+    stopwatch: Stopwatch = OFF,
+    *,
+    device: torch.device | str = "cpu",
+    level: str | None = None,
 ) -> AttentionBackend:
     """Make a backend.
 
@@ -34,6 +39,7 @@ def make_backend(
         geometry: Shape and dtype of the model's KV.
         stopwatch: Is told how long each kind of node took.
         device: Where the KV lies.
+        level: Whose kernels ``native`` takes; None: the process's, ``kernel_level()``.
 
     Raises:
         ConfigError: If the name is unknown, or the backend is not available or does not serve the device.
@@ -44,10 +50,12 @@ def make_backend(
         return TritonAttention(geometry, device, stopwatch)
     if on_cuda:
         raise ConfigError.of("backend", got=name, expected="triton on a CUDA device", remedy="take auto")
-    if kernel_level() == PORTABLE and name not in ("auto", "native"):
-        raise ConfigError.of("backend", got=name, expected=f"native with TREESHARE_KERNELS={PORTABLE}")
-    has_native = NativeAttention.can_read(geometry)
-    if not has_native and (name == "native" or kernel_level() == PORTABLE):
+    is_portable = (level or kernel_level()) == PORTABLE
+    if is_portable and name not in ("auto", "native"):
+        cause = f"TREESHARE_KERNELS={PORTABLE}" if kernel_level() == PORTABLE else "int8 weights"
+        raise ConfigError.of("backend", got=name, expected=f"native with {cause}")
+    has_native = NativeAttention.can_read(geometry, level)
+    if not has_native and (name == "native" or is_portable):
         raise ConfigError.of(
             "backend",
             got=name,
@@ -56,4 +64,4 @@ def make_backend(
         )
     if name == "reference":
         return ReferenceAttention(stopwatch=stopwatch)
-    return NativeAttention(stopwatch) if has_native and name != "cpu" else CpuAttention(stopwatch)
+    return NativeAttention(stopwatch, level) if has_native and name != "cpu" else CpuAttention(stopwatch)

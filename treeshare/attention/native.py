@@ -41,6 +41,7 @@ class NativeAttention(AttentionBackend):
     Args:
         stopwatch: Is told how long storing and each kind of node took: the time of the call, divided in
             proportion to what the threads spent on each.
+        level: Whose kernels; None: the process's, ``kernel_level()``.
 
     Raises:
         ConfigError: If the kernel is not available: not built, switched off, or a CPU that runs none.
@@ -49,9 +50,9 @@ class NativeAttention(AttentionBackend):
     name = "native"
     keeps_bits = True
 
-    def __init__(self, stopwatch: Stopwatch = OFF) -> None:
-        self._kernels: dict[torch.dtype, Any] = {dtype: kernels(dtype) for dtype in ELEMENTS}
-        if kernel_level() == "none":
+    def __init__(self, stopwatch: Stopwatch = OFF, level: str | None = None) -> None:
+        self._kernels: dict[torch.dtype, Any] = {dtype: kernels(dtype, level) for dtype in ELEMENTS}
+        if (level or kernel_level()) == "none":
             reason = unused_reason() or "switched off, or this CPU runs none of them"
             raise ConfigError(f"attention: no compiled kernels: {reason}")
         self._plan: _Plan | None = None
@@ -59,9 +60,9 @@ class NativeAttention(AttentionBackend):
         self._nanoseconds = np.zeros(len(_KINDS), np.int64)
 
     @staticmethod
-    def can_read(geometry: KVGeometry) -> bool:
+    def can_read(geometry: KVGeometry, level: str | None = None) -> bool:
         """Whether the kernel is available and reads such KV."""
-        return geometry.head_dim % 16 == 0 and kernels(geometry.dtype) is not None
+        return geometry.head_dim % 16 == 0 and kernels(geometry.dtype, level) is not None
 
     def end_step(self) -> None:
         """See ``AttentionBackend.end_step``."""

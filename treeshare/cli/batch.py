@@ -25,6 +25,7 @@ def batch(
     chat_template_kwargs: openai_options.ChatTemplateKwargs = None,
     seed: options.Seed = 0,
     dtype: options.Dtype = "auto",
+    quantization: options.Quantization = None,
     threads: options.Threads = None,
     max_num_seqs: options.MaxNumSeqs = 256,
     kv_budget: options.KvBudget = None,
@@ -40,7 +41,12 @@ def batch(
     kv_budget_bytes = options.parse_bytes("--kv-budget", kv_budget)
     chat = openai_options.chat_options(chat_template, chat_template_kwargs)
     llm = load_llm(
-        model, dtype=dtype, threads=threads, max_num_seqs=max_num_seqs, kv_budget_bytes=kv_budget_bytes
+        model,
+        dtype=dtype,
+        quantization=quantization,
+        threads=threads,
+        max_num_seqs=max_num_seqs,
+        kv_budget_bytes=kv_budget_bytes,
     )
     lines = read_batch(requests, llm, names=tuple(name or [model]), seed=seed, chat=chat)
     output = open_output(out)

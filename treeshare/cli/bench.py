@@ -36,6 +36,7 @@ def bench(
     workloads: Annotated[list[Path], typer.Argument(help="Workload files.")],
     model: options.Model = options.DEFAULT_MODEL,
     dtype: options.Dtype = "auto",
+    quantization: options.Quantization = None,
     sharing: Annotated[
         str,
         typer.Option("--sharing", help="What prompts share: tree (all), one-level (only the root) or none."),
@@ -58,6 +59,7 @@ def bench(
     llm = load_llm(
         model,
         dtype=dtype,
+        quantization=quantization,
         threads=threads,
         sharing=sharing,
         attention=attention,

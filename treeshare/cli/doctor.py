@@ -275,18 +275,27 @@ def _kernels_are_there() -> bool:
 
 def _kernels() -> Finding:
     try:
-        from treeshare.native import kernel_level, kernel_levels, level_code, unused_notice, unused_reason
+        from treeshare.native import (
+            int8_code,
+            kernel_level,
+            kernel_levels,
+            level_code,
+            unused_notice,
+            unused_reason,
+        )
     except (ImportError, OSError):
         return Finding(name="kernels", found="none", remedy="they need torch", data={"used": "none"})
     used, levels, reason = kernel_level(), kernel_levels(), unused_reason()
     code, others = level_code(used), ", ".join(level for level in levels if level != used)
     by = f", by the code of {code}" if code != used else ""
+    int8 = int8_code(used)
+    by += f", int8 by that of {int8}" if int8 != "none" else ""
     choice = f" (set TREESHARE_KERNELS to choose {others})" if others else ""
     return Finding(
         name="kernels",
         found=used + by + choice + (f" ({reason})" if reason else ""),
         remedy="" if len(levels) > 1 else unused_notice(),
-        data={"used": used, "code": code, "levels": levels, "unused_reason": reason},
+        data={"used": used, "code": code, "int8": int8, "levels": levels, "unused_reason": reason},
     )
 
 

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from treeshare.engine.llm import LLM
     from treeshare.evals.problem import Problem, Task
     from treeshare.evals.prompts import PromptOptions
-    from treeshare.models.loading import LoadedModel, ModelDescription
+    from treeshare.models import LoadedModel
+    from treeshare.models.loading import ModelDescription
     from treeshare.tree import FewShotPrompts
 
 
@@ -98,7 +99,9 @@ def load_llm(model: str, **options: Any) -> LLM:  # noqa: ANN401
     unfused, company = llm.loaded.unfused_reason, llm.engine.runner.company_reason
     faster = faster_dtype(llm.loaded)
     print(
-        f"{model}: {llm.dtype}, loaded in {llm.loaded.load_s:.1f} s, "
+        f"{model}: {llm.dtype}"
+        + (f", {llm.loaded.quantization} weights" if llm.loaded.quantization else "")
+        + f", loaded in {llm.loaded.load_s:.1f} s, "
         f"KV budget {llm.kv_budget_bytes / 2**20:.0f} MiB, attention {llm.engine.backend_name}"
         + (f", layers not fused: {unfused}" if unfused else ", fused layers")
         + (f"; bits may depend on what else runs: {company}" if company else "")

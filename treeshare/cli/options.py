@@ -76,6 +76,13 @@ Model = Annotated[
     str, typer.Option("--model", help="Embedded model's name, directory, .gguf file or hub id.")
 ]
 Dtype = Annotated[str, typer.Option("--dtype", help="auto, bfloat16 or float32.")]
+Quantization = Annotated[
+    str | None,
+    typer.Option(
+        "--quantization",
+        help="int8: linear layers in codes of 8 bits; completions are then the same on every CPU.",
+    ),
+]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, max=1024, help="Number of torch threads.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the run.")]
 Temperature = Annotated[float, typer.Option("--temperature", help="0 always takes the most likely token.")]

@@ -17,7 +17,7 @@ from treeshare.errors import ConfigError, one_line
 if TYPE_CHECKING:
     from treeshare.engine.stats import EngineStats
     from treeshare.integrations.ray_cluster import RayCluster
-    from treeshare.models.loading import LoadedModel
+    from treeshare.models import LoadedModel
     from treeshare.runs import CompletionSource, RunDirectory
 
 
@@ -42,6 +42,7 @@ def sample(
     seed: options.Seed = 0,
     model: options.Model = options.DEFAULT_MODEL,
     dtype: options.Dtype = "auto",
+    quantization: options.Quantization = None,
     threads: options.Threads = None,
     max_num_seqs: options.MaxNumSeqs = 256,
     kv_budget: options.KvBudget = None,
@@ -90,6 +91,7 @@ def sample(
     llm = load_llm(
         model,
         dtype=dtype,
+        quantization=quantization,
         threads=cluster.threads if cluster else threads,
         seed=seed,
         max_num_seqs=max_num_seqs,

@@ -37,6 +37,7 @@ def serve(
     chat_template: openai_options.ChatTemplate = None,
     chat_template_kwargs: openai_options.ChatTemplateKwargs = None,
     dtype: options.Dtype = "auto",
+    quantization: options.Quantization = None,
     threads: options.Threads = None,
     max_num_seqs: options.MaxNumSeqs = 256,
     kv_budget: options.KvBudget = None,
@@ -128,6 +129,7 @@ def serve(
         llm = load_llm(
             model,
             dtype=dtype,
+            quantization=quantization,
             threads=threads,
             max_num_seqs=max_num_seqs,
             kv_budget_bytes=kv_budget_bytes,

@@ -39,12 +39,28 @@ def verify(
     seed: options.Seed = 0,
     model: options.Model = options.DEFAULT_MODEL,
     dtype: options.Dtype = "auto",
+    quantization: options.Quantization = None,
     threads: options.Threads = None,
+    fingerprint: Annotated[
+        bool,
+        typer.Option(
+            "--fingerprint",
+            help="Print a hash of fixed prompts' completions by int8 weights instead: the same on every CPU.",
+        ),
+    ] = False,
 ) -> None:
     """Check on this machine that a completion's bits do not depend on what else runs, nor on sharing.
 
     Exit status 1 if they do, or if a fault that the check puts in is not seen.
     """
+    if fingerprint:
+        from treeshare.engine.fingerprint import fingerprint as fingerprint_of
+        from treeshare.models.quantization import INT8
+
+        print(
+            fingerprint_of(load_llm(model, dtype=dtype, quantization=quantization or INT8, threads=threads))
+        )
+        return
     from treeshare.engine.verify import Verification
     from treeshare.evals.prompts import PromptOptions, build_prompts
     from treeshare.sampling import SamplingParams
@@ -61,7 +77,7 @@ def verify(
     )
     built = build_prompts(chosen, problems, prompting)
     params = SamplingParams(n=n, temperature=temperature, seed=seed, max_tokens=max_tokens, ignore_eos=True)
-    llm = load_llm(model, dtype=dtype, threads=threads, seed=seed)
+    llm = load_llm(model, dtype=dtype, quantization=quantization, threads=threads, seed=seed)
     requests = llm.requests(encode_prompts(chosen, built, llm.loaded, prompting), params)
     verification = Verification(llm.loaded, llm.config, requests)
     shared = verification.shared

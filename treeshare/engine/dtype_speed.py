@@ -54,7 +54,7 @@ def linear_rates_here(hidden_size: int) -> LinearRates:
 
 def faster_dtype(loaded: LoadedModel) -> str | None:
     """What the user is told where another dtype would be faster for a model, with the figures; else None."""
-    if loaded.device.type != "cpu":
+    if loaded.device.type != "cpu" or loaded.quantization:  # those layers are in neither
         return None
     rates = linear_rates_here(loaded.model.get_input_embeddings().embedding_dim)
     faster = rates.faster_than(loaded.dtype)

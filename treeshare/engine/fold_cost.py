@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from transformers import PretrainedConfig
 
+    from treeshare.models import LoadedModel
+
 _MEASURED = ("native", "cpu")
 """Backends whose nodes are timed; for others the defaults stand."""
 
@@ -36,8 +38,17 @@ _STEPS_PER_PREFILL = 128
 """Decoding steps over which a token's prefill is spread: the length of a usual completion."""
 
 
+def fold_cost_of(loaded: LoadedModel, engine: EngineConfig) -> FoldCost:
+    """What a node costs a model here: ``fold_cost_here``."""
+    return fold_cost_here(loaded.geometry, loaded.model.config, engine, loaded.device, loaded.level)
+
+
 def fold_cost_here(
-    geometry: KVGeometry, config: PretrainedConfig, engine: EngineConfig, device: torch.device | str = "cpu"
+    geometry: KVGeometry,
+    config: PretrainedConfig,
+    engine: EngineConfig,
+    device: torch.device | str = "cpu",
+    level: str | None = None,
 ) -> FoldCost:
     """What a node costs here, from the cache or measured now, in about a third of a second.
 
@@ -46,8 +57,9 @@ def fold_cost_here(
         config: The model's configuration.
         engine: Its backend and number of rows are used.
         device: Where the KV lies; only the CPU is measured.
+        level: Whose kernels compute attention; None: the process's, ``kernel_level()``.
     """
-    backend = make_backend(engine.backend, geometry, device=device).name
+    backend = make_backend(engine.backend, geometry, device=device, level=level).name
     if backend not in _MEASURED:
         return FoldCost(max_rows=engine.max_num_seqs)
     key = {
@@ -55,12 +67,15 @@ def fold_cost_here(
         "dtype": str(geometry.dtype),
         "backend": backend,
         "arithmetic": ARITHMETIC,
+        **({"level": level} if level else {}),
     }
-    cost = cached("fold_cost", key, TypeAdapter(FoldCost), lambda: measure(geometry, config, engine))
+    cost = cached("fold_cost", key, TypeAdapter(FoldCost), lambda: measure(geometry, config, engine, level))
     return replace(cost, max_rows=engine.max_num_seqs)
 
 
-def measure(geometry: KVGeometry, config: PretrainedConfig, engine: EngineConfig) -> FoldCost:
+def measure(
+    geometry: KVGeometry, config: PretrainedConfig, engine: EngineConfig, level: str | None = None
+) -> FoldCost:
     """Time a layer's attention over one path, whole and cut into nodes, for few rows and for many.
 
     The difference is what nodes cost; how it grows with the rows is the merge. A backend that carries one
@@ -77,10 +92,10 @@ def measure(geometry: KVGeometry, config: PretrainedConfig, engine: EngineConfig
     extra = [
         max(cut - whole, 0.0) / (_PATH_NODES - 1)
         for rows in (_FEW_ROWS, _MANY_ROWS)
-        for whole, cut in [_path_seconds(one_layer, config.num_attention_heads, engine, rows)]
+        for whole, cut in [_path_seconds(one_layer, config.num_attention_heads, engine, rows, level)]
     ]
     merge_s = max(extra[1] - extra[0], 0.0) / (_MANY_ROWS - _FEW_ROWS)
-    if make_backend(engine.backend, geometry).keeps_bits:
+    if make_backend(engine.backend, geometry, level=level).keeps_bits:
         merge_s = 0.0
     launch_s = max(extra[0] - merge_s * _FEW_ROWS, 0.0)
     token_s = 2 * (_read_seconds(one_layer) + _prefill_seconds(config, geometry.dtype) / _STEPS_PER_PREFILL)
@@ -90,9 +105,11 @@ def measure(geometry: KVGeometry, config: PretrainedConfig, engine: EngineConfig
     )
 
 
-def _path_seconds(geometry: KVGeometry, num_heads: int, engine: EngineConfig, rows: int) -> list[float]:
+def _path_seconds(
+    geometry: KVGeometry, num_heads: int, engine: EngineConfig, rows: int, level: str | None
+) -> list[float]:
     """Seconds of ``rows`` rows that attend to a path of one node, and to the same tokens in several."""
-    backend = make_backend(engine.backend, geometry)
+    backend = make_backend(engine.backend, geometry, level=level)
     spec = AttentionSpec(scale=1.0)
     query = torch.ones(rows, num_heads, geometry.head_dim, dtype=geometry.dtype)
     key = torch.ones(rows, geometry.num_kv_heads, geometry.head_dim, dtype=geometry.dtype)

@@ -11,7 +11,7 @@ from treeshare.config import MAX_THREADS, AttentionMode, EngineConfig, FoldCost,
 from treeshare.devices import resolve_device
 from treeshare.engine.chat import ChatOptions, Conversations
 from treeshare.engine.engine import Engine
-from treeshare.engine.fold_cost import fold_cost_here
+from treeshare.engine.fold_cost import fold_cost_of
 from treeshare.engine.generation import GenerateCall, OnCompletion, progress_bar, with_progress
 from treeshare.engine.outputs import CompletionOutput, RequestOutput, completion_output
 from treeshare.engine.prompts import Prompt, PromptEncoder, Prompts, items_of
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 __all__ = ["LLM", "OnCompletion"]
 
 
-def _use_threads(threads: int | None) -> None:
+def _use(seed: int, threads: int | None) -> None:
+    """Check both, and set the number of threads."""
+    require_int("seed", seed, low=0, high=2**64 - 1)
     if threads is not None:
         require_int("threads", threads, low=1, high=MAX_THREADS)
         torch.set_num_threads(threads)
@@ -45,8 +47,8 @@ class LLM:
     Args:
         model: An embedded name (``smollm2-135m``), a folder, a ``.gguf`` file or a hub id.
         dtype: ``auto`` (the model's own, see ``load_model``), ``float32`` or ``bfloat16``.
-        device: ``auto`` (a CUDA device where there is one and Triton to use it, else the CPU), ``cpu``,
-            ``cuda`` or ``cuda:N``. On a CUDA device nothing was ever measured.
+        quantization: ``int8``, on the CPU, or None; see ``load_model``.
+        device: As ``resolve_device`` takes it; on a CUDA device nothing was ever measured.
         sharing: ``tree``, ``one-level`` or ``none``; see ``EngineConfig``.
         seed: Run seed, for requests whose ``SamplingParams`` have none.
         max_num_seqs: Maximum number of completions decoded at once.
@@ -75,6 +77,7 @@ class LLM:
         model: str | os.PathLike[str],
         *,
         dtype: str = "auto",
+        quantization: str | None = None,
         device: str = "auto",
         sharing: Sharing = "tree",
         seed: int = 0,
@@ -98,15 +101,14 @@ class LLM:
             profile=profile,
             keep_nodes=keep_nodes,
         )
-        require_int("seed", seed, low=0, high=2**64 - 1)
-        _use_threads(threads)
+        _use(seed, threads)
         self.seed = seed
         warn_where_unused()
-        self.loaded = loaded = load_model(model, dtype, resolve_device(device))
+        self.loaded = load_model(model, dtype, resolve_device(device, quantization), quantization)
         if fold_cost is None:
-            fold_cost = fold_cost_here(loaded.geometry, loaded.model.config, config, loaded.device)
-        self.engine = Engine(loaded, replace(config, fold_cost=fold_cost))
-        self.prompt_encoder = PromptEncoder(loaded.tokenizer, loaded.model_id)
+            fold_cost = fold_cost_of(self.loaded, config)
+        self.engine = Engine(self.loaded, replace(config, fold_cost=fold_cost))
+        self.prompt_encoder = PromptEncoder(self.loaded.tokenizer, self.loaded.model_id)
 
     @property
     def model(self) -> Any:  # noqa: ANN401

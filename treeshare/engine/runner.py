@@ -47,7 +47,9 @@ class ModelRunner:
         self.stopwatch = Stopwatch(enabled=config.profile)
         max_rows = config.max_num_seqs + config.prefill_chunk
         self.adapter = make_adapter(loaded, max_rows=max_rows, stopwatch=self.stopwatch)
-        self.backend = make_backend(config.backend, loaded.geometry, self.stopwatch, device=loaded.device)
+        self.backend = make_backend(
+            config.backend, loaded.geometry, self.stopwatch, device=loaded.device, level=loaded.level
+        )
         require_support(self.backend, loaded.specs, loaded.model.config.model_type)
         self.store = self._new_store()
 

@@ -19,7 +19,7 @@ from treeshare.engine.engine import Engine
 from treeshare.engine.machine import cached
 from treeshare.engine.sequence import Request
 from treeshare.models import LoadedModel
-from treeshare.models.loading import bind_model
+from treeshare.models.binding import bind_model
 from treeshare.models.support import max_model_len
 from treeshare.sampling import SamplingParams
 

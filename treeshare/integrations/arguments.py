@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 ENGINE_ARGUMENTS = (
     "dtype",
+    "quantization",
     "seed",
     "max_num_seqs",
     "kv_budget_bytes",

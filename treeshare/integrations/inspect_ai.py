@@ -68,8 +68,8 @@ class TreeshareAPI(ModelAPI):  # type: ignore[misc]  # mypy does not follow into
         chat_template: Instead of the model's own.
         enable_thinking: Passed to the chat template.
         chat_template_kwargs: Passed to the chat template, too.
-        **options: ``dtype``, ``seed``, ``max_num_seqs``, ``kv_budget_bytes``, ``threads``, ``backend``,
-            ``sharing``, ``lazy_divergence``, as for ``LLM``.
+        **options: ``dtype``, ``quantization``, ``seed``, ``max_num_seqs``, ``kv_budget_bytes``, ``threads``,
+            ``backend``, ``sharing``, ``lazy_divergence``, as for ``LLM``.
 
     Raises:
         ConfigError: If an argument is unknown or out of range, or the model has no tokenizer.

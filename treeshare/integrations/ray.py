@@ -78,15 +78,22 @@ class Worker:
     Args:
         model: As for ``LLM``.
         dtype: As for ``LLM``.
+        quantization: As for ``LLM``.
         config: Of the engine.
         threads: Torch threads.
         workers_per_node: How many share the memory; without a budget in ``config`` each takes its part.
     """
 
     def __init__(
-        self, model: str, dtype: str, config: EngineConfig, threads: int, workers_per_node: int
+        self,
+        model: str,
+        dtype: str,
+        quantization: str | None,
+        config: EngineConfig,
+        threads: int,
+        workers_per_node: int,
     ) -> None:
-        self._model, self._dtype, self._config = model, dtype, config
+        self._model, self._dtype, self._quantization, self._config = model, dtype, quantization, config
         self._threads, self._workers_per_node = threads, workers_per_node
         self._results: Generator[StepResult, None, None] | None = None
 
@@ -98,7 +105,7 @@ class Worker:
         config = self._config
         if config.kv_budget_bytes is None:
             config = replace(config, kv_budget_bytes=default_kv_budget_bytes() // self._workers_per_node)
-        self._engine = Engine(load_model(self._model, self._dtype), config)
+        self._engine = Engine(load_model(self._model, self._dtype, quantization=self._quantization), config)
         return WorkerFacts(
             model_sha256=self._engine.loaded.fingerprint(), computation=computation(self._engine)
         )
@@ -272,6 +279,7 @@ class RayEngine:
         actor = actor_class.options(num_cpus=threads, scheduling_strategy="SPREAD").remote(
             str(Path(model).absolute()) if os.path.exists(model) else model,
             self._llm.dtype,
+            self._llm.loaded.quantization,
             self._config,
             threads,
             self._cluster.workers_per_node,

@@ -1,9 +1,10 @@
 """Binding transformers models to tree attention, and loading them."""
 
 from treeshare.models.adapter import ModelAdapter
+from treeshare.models.cache import cache_dir
 from treeshare.models.cuda import make_adapter
-from treeshare.models.gguf import cache_dir
-from treeshare.models.loading import EMBEDDED, LoadedModel, describe_model, load_model
+from treeshare.models.loaded import LoadedModel
+from treeshare.models.loading import EMBEDDED, describe_model, load_model
 from treeshare.models.step import NoAttention, StepAttention, TreeStep
 
 __all__ = [

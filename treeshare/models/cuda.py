@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from treeshare.attention.triton.tables import KernelTables, TablesSize
-    from treeshare.models.loading import LoadedModel
+    from treeshare.models.loaded import LoadedModel
     from treeshare.models.step import StepAttention
 
 MAX_GRAPHS = 64

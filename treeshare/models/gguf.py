@@ -1,7 +1,7 @@
 """GGUF files, converted once into folders of safetensors in the user's cache.
 
 A folder holds the file's numbers in one dtype: ``float32`` as they are dequantised, ``bfloat16`` rounded. It
-is named by the file's bytes; a list of its own files says whether it is whole.
+is named by the file's bytes.
 """
 
 from __future__ import annotations
@@ -10,19 +10,20 @@ import contextlib
 import hashlib
 import io
 import math
-import os
 import shutil
-import tempfile
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from treeshare import files
 from treeshare.errors import DataError, ModelLoadError, one_line
 from treeshare.failures import refusing
+from treeshare.models.cache import made_once, model_folder, writing
 from treeshare.models.checkpoint import DTYPES, require_weights, say
 from treeshare.models.construction import bounded
 from treeshare.models.gguf_meaning import require_meaning, require_metadata
 from treeshare.models.tensor_names import shortened
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _FORMAT = 2
 """Version of the converted folders; raise it when a conversion changes.
@@ -31,17 +32,6 @@ Version 1 rounded everything to bfloat16, and kept what transformers had made up
 """
 
 _MAGIC, _ALONE = b"GGUF", "model.gguf"
-
-_MAX_NAME_BYTES = 100
-"""Of the file's name in the folder's; names of folders have 255 bytes at most."""
-
-_LIST = "converted.json"
-"""The file that says which others belong to a converted folder, with their sizes; written last."""
-
-
-def cache_dir() -> Path:
-    """The user's cache for converted models: ``$XDG_CACHE_HOME/treeshare`` or ``~/.cache/treeshare``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "treeshare"
 
 
 def converted_folder(gguf: Path, name: str, dtype: str) -> Path:
@@ -58,40 +48,22 @@ def converted_folder(gguf: Path, name: str, dtype: str) -> Path:
     digest = _digest(gguf)
     if dtype == "auto":
         dtype = _own_dtype(gguf)
-    name = one_line(name).encode(errors="replace")[:_MAX_NAME_BYTES].decode(errors="ignore")
-    folder = cache_dir() / "models" / f"{name}-{digest[:16]}-v{_FORMAT}-{dtype}"
-    if _is_whole(folder):
-        return folder
-    with _writing(folder.parent):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder.parent))
-    say(name, f"converting {gguf.name} into {folder} (once) ...")
-    try:
-        with _writing(folder.parent):
-            alone = partial / "alone"  # what lies beside the file is not the model's
+    name = one_line(name)
+    folder = model_folder(name, f"{digest[:16]}-v{_FORMAT}-{dtype}")
+
+    def fill(partial: Path) -> None:
+        alone = partial / "alone"  # what lies beside the file is not the model's
+        with writing(partial.parent):
             alone.mkdir()
             (alone / _ALONE).symlink_to(gguf.absolute())
         with refusing(f"model: cannot read {one_line(gguf)}", "get this file again"):
             model, tokenizer = _read(gguf, alone, name, dtype)
-        with _writing(folder.parent):
+        with writing(partial.parent):
             shutil.rmtree(alone)
             model.save_pretrained(partial)
             tokenizer.save_pretrained(partial)
-            _write_list(partial)
-            partial.chmod(0o755)
-            if not _is_whole(folder):  # else another process was faster
-                shutil.rmtree(folder, ignore_errors=True)
-                partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return folder
 
-
-def _writing(place: Path) -> contextlib.AbstractContextManager[None]:
-    """Failures inside are of the cache's disk: full, read-only, not the user's."""
-    return refusing(
-        f"model cache: cannot write {place}", "make room there, or set XDG_CACHE_HOME to another folder"
-    )
+    return made_once(folder, name, f"converting {gguf.name}", fill)
 
 
 def _digest(gguf: Path) -> str:
@@ -123,28 +95,6 @@ def _own_dtype(gguf: Path) -> str:
     except Exception:  # an unknown quantisation, or a damaged file that converting will refuse
         own = None
     return "float32" if own in (torch.float32, torch.float16) else "bfloat16"
-
-
-def _is_whole(folder: Path) -> bool:
-    """Whether a converted folder has all its files, in the sizes they had."""
-    try:
-        sizes = files.parse_json(files.read_file(folder / _LIST, "model cache"))
-        return bool(sizes) and all((folder / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError, AttributeError):
-        return False
-
-
-def _write_list(folder: Path) -> None:
-    """Make the folder's files durable, then list them."""
-    sizes = {}
-    for path in sorted(folder.iterdir()):
-        descriptor = files.open_regular(path)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        sizes[path.name] = path.stat().st_size
-    files.write_atomically(folder / _LIST, files.dump_json(sizes))
 
 
 def _read(gguf: Path, alone: Path, name: str, dtype: str) -> tuple[Any, Any]:

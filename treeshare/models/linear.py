@@ -41,16 +41,21 @@ def _outputs_first(linear: nn.Module) -> Tensor:
     return weight.t() if isinstance(linear, Conv1D) else weight
 
 
-class KernelLinear:
+class RowForward:
+    """A module's forward that gives a row the same bits whatever other rows there are."""
+
+
+class KernelLinear(RowForward):
     """The forward of one linear layer.
 
     Args:
         linear: A layer for which ``has_kernel`` holds.
+        level: Whose kernel; None: the process's, ``kernel_level()``.
     """
 
-    def __init__(self, linear: Any) -> None:  # noqa: ANN401
+    def __init__(self, linear: Any, level: str | None = None) -> None:  # noqa: ANN401
         self._linear = linear
-        self._kernel: Any = kernels(linear.weight.dtype).treeshare_linear  # type: ignore[union-attr]
+        self._kernel: Any = kernels(linear.weight.dtype, level).treeshare_linear  # type: ignore[union-attr]
         self._dtype = linear.weight.dtype
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -83,22 +88,28 @@ def has_kernel(linear: Any) -> bool:  # noqa: ANN401
 
 
 def uses_kernel(module: nn.Module) -> bool:
-    """Whether the module's forward is a ``KernelLinear``: a row has the same bits with any number of rows."""
-    return isinstance(vars(module).get("forward"), KernelLinear)
+    """Whether the module's forward is a kernel's: a row has the same bits with any number of rows."""
+    return isinstance(vars(module).get("forward"), RowForward)
 
 
-def bind_linears(modules: Iterable[nn.Module]) -> list[nn.Module]:
+def bind_linears(modules: Iterable[nn.Module], level: str | None = None) -> list[nn.Module]:
     """Replace the forward of every linear layer that the kernel computes; returns these layers.
 
     The weights of ``Conv1D`` are turned round in memory; they keep their shape.
+
+    Args:
+        modules: Those that are no linear layers stay as they are.
+        level: Whose kernel; None: the process's, ``kernel_level()``.
     """
-    found: list[Any] = [module for module in modules if type(module) in (nn.Linear, Conv1D)]
+    found: list[Any] = [
+        module for module in modules if type(module) in (nn.Linear, Conv1D) and not uses_kernel(module)
+    ]
     for module in found:
         if type(module) is Conv1D and kernels(module.weight.dtype) is not None:
             module.weight.data = module.weight.data.t().contiguous().t()
     bound = [module for module in found if has_kernel(module)]
     for linear in bound:
-        linear.forward = KernelLinear(linear)
+        linear.forward = KernelLinear(linear, level)
     return bound
 
 

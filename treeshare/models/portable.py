@@ -1,5 +1,7 @@
 """What a model computes outside of its compiled layers, with the same bits on every CPU: level ``portable``.
 
+That level is the user's wish for the process (``TREESHARE_KERNELS``), or comes with a model's int8 weights.
+
 IEEE 754 fixes the result of an addition, multiplication, division, square root or conversion. It fixes
 neither that of a sum, whose order is torch's and follows the width of a CPU's vectors, nor that of a cosine,
 of which torch has several. So every operation of torch that a model needs is looked at: those that are fixed
@@ -10,26 +12,37 @@ by its name.
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from treeshare.attention import AttentionSpec
+from treeshare.attention import AttentionSpec, NativeAttention
 from treeshare.errors import UnsupportedModelError
 from treeshare.models.fusion.binding import decoder_layers, find_programs
 from treeshare.models.fusion.graph import Unfusable
 from treeshare.models.fusion.judge import NUM_ROWS, Call
 from treeshare.models.fusion.layer import FusedLayer, Workspace
 from treeshare.models.fusion.tables import StepTables
-from treeshare.native import PORTABLE, functions, kernel_level
+from treeshare.native import PORTABLE, functions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from treeshare.kv import KVGeometry
     from treeshare.models.step import StepAttention
+
+
+class Wish(NamedTuple):
+    """Who asked for the same bits on every CPU, and what does without them, for messages."""
+
+    name: str
+    remedy: str
+
+
+BY_LEVEL = Wish(f"TREESHARE_KERNELS={PORTABLE}", "take auto or another level")
 
 
 def _words(text: str) -> frozenset[str]:
@@ -86,14 +99,15 @@ class FixedOperations(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     Args:
         owner: The model's kind, for messages.
+        wish: Who asked for it.
 
     Raises:
         UnsupportedModelError: Inside, at another operation; the message names it.
     """
 
-    def __init__(self, owner: str) -> None:
+    def __init__(self, owner: str, wish: Wish = BY_LEVEL) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._owner = owner
+        self._owner, self._wish = owner, wish
 
     def __torch_dispatch__(
         self,
@@ -113,9 +127,8 @@ class FixedOperations(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 parts = func.decompose(*args, **options)
             if parts is not NotImplemented:
                 return parts
-            raise refusal(
-                self._owner, f"its forward needs torch's {name}, whose last bits differ from CPU to CPU"
-            )
+            reason = f"its forward needs torch's {name}, whose last bits differ from CPU to CPU"
+            raise refusal(self._owner, reason, self._wish)
         return func(*args, **options)
 
     @staticmethod
@@ -147,11 +160,11 @@ def _dtypes(values: Any) -> set[torch.dtype]:  # noqa: ANN401
 class _Fixed:
     """A module's forward, computed by ``FixedOperations``."""
 
-    def __init__(self, module: nn.Module, owner: str) -> None:
-        self._forward, self._owner = module.forward, owner
+    def __init__(self, module: nn.Module, owner: str, wish: Wish) -> None:
+        self._forward, self._owner, self._wish = module.forward, owner, wish
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        with FixedOperations(self._owner):
+        with FixedOperations(self._owner, self._wish):
             return self._forward(*args, **kwargs)
 
 
@@ -181,20 +194,13 @@ class _CompiledNorm:
         return self._layer(hidden_states.clone(), treeshare_step=_NoAttention())
 
 
-def refusal(owner: str, reason: str) -> UnsupportedModelError:
+def refusal(owner: str, reason: str, wish: Wish = BY_LEVEL) -> UnsupportedModelError:
     """The error for a model that ``portable`` cannot promise the same bits."""
-    return UnsupportedModelError(
-        f"{owner}: TREESHARE_KERNELS={PORTABLE}: {reason}; take auto or another level"
-    )
-
-
-def is_portable() -> bool:
-    """Whether every CPU must give the same bits."""
-    return kernel_level() == PORTABLE
+    return UnsupportedModelError(f"{owner}: {wish.name}: {reason}; {wish.remedy}")
 
 
 @torch.inference_mode()
-def fix_tables(model: Any) -> None:  # noqa: ANN401
+def fix_tables(model: Any, wish: Wish = BY_LEVEL) -> None:  # noqa: ANN401
     """Make a model's rotary tables anew by ``FixedOperations``, and compute them so from now on.
 
     Raises:
@@ -206,20 +212,22 @@ def fix_tables(model: Any) -> None:  # noqa: ANN401
         tables = _computed_tables(module)
         if "rotary" not in type(module).__name__.lower():
             if tables:
-                raise refusal(owner, f"{type(module).__name__} computes {', '.join(tables)} when it is made")
+                reason = f"{type(module).__name__} computes {', '.join(tables)} when it is made"
+                raise refusal(owner, reason, wish)
             continue
         try:
-            with FixedOperations(owner):
+            with FixedOperations(owner, wish):
                 fixed = type(module)(model.config)
         except TypeError as error:
-            raise refusal(owner, f"{type(module).__name__} cannot be made anew ({error})") from error
+            reason = f"{type(module).__name__} cannot be made anew ({error})"
+            raise refusal(owner, reason, wish) from error
         again = _computed_tables(fixed)
         if {name: table.shape for name, table in again.items()} != {k: v.shape for k, v in tables.items()}:
-            raise refusal(owner, f"{type(module).__name__} has other tables when it is made anew")
+            raise refusal(owner, f"{type(module).__name__} has other tables when it is made anew", wish)
         for name, table in tables.items():
             table.copy_(again[name])
         del path
-        module.forward = _Fixed(module, owner)
+        module.forward = _Fixed(module, owner, wish)
 
 
 def _computed_tables(module: nn.Module) -> dict[str, Tensor]:
@@ -240,8 +248,9 @@ def fix_norms(model: Any) -> None:  # noqa: ANN401
         if "norm" in type(module).__name__.lower() and id(module) not in inside:
             call = Call(_NormAsLayer(module), (torch.zeros(1, NUM_ROWS, width, dtype=dtype),), {})
             with contextlib.suppress(Unfusable):  # ``require_fixed`` names what the norm needs
-                (program,) = find_programs([call], dtype)
-                module.forward = _CompiledNorm(FusedLayer(program, dtype, Workspace(), StepTables(dtype)))
+                (program,) = find_programs([call], dtype, level=PORTABLE)
+                layer = FusedLayer(program, dtype, Workspace(), StepTables(dtype), level=PORTABLE)
+                module.forward = _CompiledNorm(layer)
 
 
 class _NoAttention:
@@ -254,17 +263,25 @@ class _NoAttention:
 
 
 @torch.inference_mode()
-def require_fixed(model: Any, unfused_reason: str | None) -> None:  # noqa: ANN401
+def require_fixed(
+    model: Any,  # noqa: ANN401
+    geometry: KVGeometry,
+    unfused_reason: str | None,
+    wish: Wish = BY_LEVEL,
+) -> None:
     """Refuse a bound model unless all it computes has the same bits on every CPU.
 
     Raises:
         UnsupportedModelError: Naming the first operation that has not.
     """
     owner = model.config.model_type
+    if not NativeAttention.can_read(geometry, PORTABLE):
+        reason = f"the attention kernel takes heads of a multiple of 16 numbers, not of {geometry.head_dim}"
+        raise refusal(owner, reason, wish)
     if unfused_reason is not None:
-        raise refusal(owner, f"its layers are not compiled ({unfused_reason})")
+        raise refusal(owner, f"its layers are not compiled ({unfused_reason})", wish)
     tokens = torch.arange(4).unsqueeze(0)
-    with FixedOperations(owner):
+    with FixedOperations(owner, wish):
         model(
             input_ids=tokens,
             position_ids=tokens.clone(),

@@ -12,6 +12,7 @@ from treeshare.attention import CpuAttention, PrefillChunk, build_layout
 from treeshare.errors import UnsupportedModelError
 from treeshare.kv import KVStore
 from treeshare.models.folder import integers
+from treeshare.models.quantization import weights_in_codes
 from treeshare.models.step import TreeStep
 from treeshare.models.support import max_model_len
 from treeshare.models.tensor_names import shortened
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 
 _RELATIVE_ERROR = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 """Largest logit difference in the self-check, relative to the largest logit."""
+
+_CODE_ERROR = 0.1
+"""The same with int8 weights: where a number lies between two codes, a rounding decides, and the difference
+grows from layer to layer."""
 
 _PARTS = (9, 4, 5)
 """Tokens of the tree that every model is checked with: a root and two children."""
@@ -50,6 +55,11 @@ class SelfCheck:
         model: Unfused, attention set to treeshare's.
         geometry: Its KV.
         parts: Tokens of the root and of its two children.
+
+    Attributes:
+        has_codes: Whether the model has int8 weights.
+        dtype: Of its KV.
+        limit: Largest difference of a logit that is still rounding, relative to the largest logit.
     """
 
     @torch.inference_mode()
@@ -57,6 +67,8 @@ class SelfCheck:
         self._model, self._geometry = model, geometry
         vocab_size = model.get_output_embeddings().weight.shape[0]
         draws = torch.Generator().manual_seed(0)
+        self.has_codes, self.dtype = bool(weights_in_codes(model)), geometry.dtype
+        self.limit = _CODE_ERROR if self.has_codes else _RELATIVE_ERROR[geometry.dtype]
         self._parts = [torch.randint(vocab_size, (n,), generator=draws).tolist() for n in parts]
         self._expected = self._own_logits("eager")
 
@@ -103,8 +115,7 @@ class SelfCheck:
             names = [key for key, weight in self._model.named_parameters() if not weight.isfinite().all()]
             where = f"; weights that are not finite: {shortened(names)}" if names else ""
             raise UnsupportedModelError(f"{self._kind}: its logits are not finite{where}")
-        limit = _RELATIVE_ERROR[self._geometry.dtype]
-        error = self.error()
+        limit, error = self.limit, self.error()
         if not error <= limit:
             raise UnsupportedModelError(
                 f"{self._kind}: its own attention is not plain causal attention "

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from treeshare.errors import ConfigError
+from treeshare.models.quantization import is_placeholder, weights_memory
 from treeshare.models.tensor_names import shortened
 
 if TYPE_CHECKING:
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 def change_weights(model: Any, weights: Mapping[str, Tensor]) -> bool:  # noqa: ANN401
     """Copy new values into a model's weights: all, or none if anything goes wrong.
 
-    Takes the memory of the changed weights once more while it works.
+    Takes the memory of the changed weights once more while it works. Int8 weights are quantised anew, from
+    values rounded to the model's dtype, as those of its files are.
 
     Args:
         model: A transformers model.
@@ -41,14 +43,15 @@ def change_weights(model: Any, weights: Mapping[str, Tensor]) -> bool:  # noqa: 
         name: value.clone() if _storage(value) in storages else value for name, value in weights.items()
     }
     below_head = {parameter.data_ptr() for parameter in model.base_model.parameters()}
-    old: dict[str, Tensor] = {}
+    memory = weights_memory(model, held)
+    old: dict[str, Any] = {}
     try:
         for name, value in values.items():
-            old[name] = held[name].clone()
-            held[name].copy_(value)
+            old[name] = memory[name].copied()
+            memory[name].change(value)
     except BaseException as error:  # also an interrupt: half of the new weights are no model
-        for name, before in reversed(old.items()):  # of two names for one weight the first knew what it was
-            held[name].copy_(before)
+        for changed, before in reversed(old.items()):  # of two names of a weight the first knew what it was
+            memory[changed].put_back(before)
         if isinstance(error, Exception):
             raise ConfigError(f"weights[{name!r}]: cannot be copied, nothing is changed: {error}") from error
         raise
@@ -102,6 +105,8 @@ def _check(held: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
             raise ConfigError.of(place, got=tuple(value.shape), expected=expected)
         if value.device.type == "meta":
             raise ConfigError.of(place, got="a tensor on the meta device", expected="one with values")
+        if is_placeholder(value) and value.data_ptr() == held[name].data_ptr():
+            raise ConfigError.of(place, got="what stands for int8 weights", expected="a tensor with values")
         if value.is_complex() and not held[name].is_complex():
             raise ConfigError.of(place, got=str(value.dtype), expected="real numbers")
 

@@ -114,16 +114,22 @@ _LETTERS = {_POINTER: "p", _INT: "i", _FLOAT: "f"}
 
 
 @functools.cache
-def kernels(dtype: torch.dtype) -> Any | None:  # noqa: ANN401
-    """The kernels of ``kernel_level()`` for elements of ``dtype``, by names such as ``treeshare_attend``.
+def kernels(dtype: torch.dtype, level: str | None = None) -> Any | None:  # noqa: ANN401
+    """The kernels of a level for elements of ``dtype``, by names such as ``treeshare_attend``.
 
     None where no kernels are used, or none computes in ``dtype``.
+
+    Args:
+        dtype: Of the elements.
+        level: One of ``kernel_levels()``: a model may be tied to another than the process; None:
+            ``kernel_level()``. Attention, linear layers and layers' programs alone depend on it; the other
+            kernels give the same bits on all.
     """
-    level, element = _find_level(kernel_level()), ELEMENTS.get(dtype)
-    if level is None or element is None:
+    found, element = _find_level(level or kernel_level()), ELEMENTS.get(dtype)
+    if found is None or element is None:
         return None
-    base = level.base or level_code(level.name)
-    code = level_code(level.name) if dtype == torch.bfloat16 else base
+    base = found.base or level_code(found.name)
+    code = level_code(found.name) if dtype == torch.bfloat16 else base
     functions = {}
     for name, arguments in _ARGUMENTS.items():
         ending = base if name in _WITHOUT_ELEMENT else f"{element}_{code}"

@@ -85,6 +85,7 @@ def make_manifest(
         model=llm.model_id,
         model_sha256=llm.loaded.fingerprint(),
         dtype=llm.dtype,
+        quantization=llm.loaded.quantization,
         sharing=llm.config.sharing,
         arithmetic=ARITHMETIC,
         sampling=sampling,
@@ -100,9 +101,10 @@ def computation(engine: Engine) -> dict[str, str]:
     """What may change roundings besides versions: kernels, threads; and whether what else runs may."""
     import torch
 
+    level = engine.loaded.level or kernel_level()
     return {
         "attention": engine.backend_name,
-        "kernels": PORTABLE if kernel_level() == PORTABLE else level_code(kernel_level()),
+        "kernels": PORTABLE if level == PORTABLE else level_code(level),
         "layers": "fused" if engine.loaded.fused else "unfused",
         "company": engine.runner.company_reason or "changes no bit",
         "threads": str(torch.get_num_threads()),

@@ -73,8 +73,8 @@ class TreeshareLM(TemplateLM):  # type: ignore[misc]  # lm-eval is untyped
         max_batch_size: Ignored.
         device: As for ``LLM``, but ``cuda:0``, which lm-eval's command line says when its user does not, is
             the CPU where no CUDA device can be used.
-        **options: ``dtype``, ``seed``, ``max_num_seqs``, ``kv_budget_bytes``, ``threads``, ``backend``,
-            ``sharing``, ``lazy_divergence``, as for ``LLM``.
+        **options: ``dtype``, ``quantization``, ``seed``, ``max_num_seqs``, ``kv_budget_bytes``, ``threads``,
+            ``backend``, ``sharing``, ``lazy_divergence``, as for ``LLM``.
 
     Raises:
         ConfigError: If an argument is unknown or out of range, or the model has no tokenizer.

@@ -10,18 +10,26 @@ from torch import nn
 from treeshare.models.fusion.compiler import compile_recipe
 from treeshare.models.fusion.graph import Unfusable
 from treeshare.models.fusion.judge import NUM_ROWS, Call, Mixer, judge
-from treeshare.models.fusion.layer import FusedLayer, Workspace
+from treeshare.models.fusion.layer import FLOATS, FusedLayer, Workspace
 from treeshare.models.fusion.recipe import find_recipe
 from treeshare.models.fusion.tables import StepTables
+from treeshare.models.quantization import codes_by_parameter, is_placeholder
 from treeshare.native import ELEMENTS, kernel_level, unused_reason
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from treeshare.models.fusion.graph import Attend
     from treeshare.models.fusion.program import Program
+    from treeshare.models.quantization import Int8Weights
 
 
-def fuse_layers(model: nn.Module) -> tuple[list[FusedLayer], str | None]:
+def fuse_layers(model: nn.Module, level: str | None = None) -> tuple[list[FusedLayer], str | None]:
     """Fuse the decoder layers of ``model``, all or none.
+
+    Args:
+        model: A model whose linear layers have no forward but their own, or one of int8 weights.
+        level: Whose kernels; None: the process's, ``kernel_level()``.
 
     Returns:
         The fused layers; or none, and the reason.
@@ -29,13 +37,15 @@ def fuse_layers(model: nn.Module) -> tuple[list[FusedLayer], str | None]:
     layers = decoder_layers(model)
     try:
         dtype = _dtype(layers)
-        programs = find_programs(find_calls(model, layers), dtype)
+        codes = codes_by_parameter(model)
+        programs = find_programs(find_calls(model, layers), dtype, codes, level)
     except Unfusable as reason:
         return [], str(reason)
     for parameter in model.parameters():  # else the mapped file stays in memory beside the joined weights
-        parameter.data = parameter.data.clone()
+        if not is_placeholder(parameter):
+            parameter.data = parameter.data.clone()
     workspace, tables = Workspace(), StepTables(dtype)
-    fused = [FusedLayer(program, dtype, workspace, tables) for program in programs]
+    fused = [FusedLayer(program, dtype, workspace, tables, codes, level) for program in programs]
     for layer, forward in zip(layers, fused, strict=True):
         layer.forward = forward
     return fused, None
@@ -82,8 +92,19 @@ def find_calls(model: Any, layers: list[nn.Module]) -> list[Call]:  # noqa: ANN4
     return [Call(*call) for call in found]
 
 
-def find_programs(found: list[Call], dtype: torch.dtype) -> list[Program]:
+def find_programs(
+    found: list[Call],
+    dtype: torch.dtype,
+    codes: Mapping[int, Int8Weights] = FLOATS,
+    level: str | None = None,
+) -> list[Program]:
     """The programs of a model's layers; of layers that compute the same, one is compiled and judged.
+
+    Args:
+        found: How the model calls them.
+        dtype: Of their weights.
+        codes: The model's int8 weights, by the identities of their parameters.
+        level: As for ``fuse_layers``.
 
     Raises:
         Unfusable: If a layer has none, or the kernels cannot read its weights.
@@ -95,9 +116,9 @@ def find_programs(found: list[Call], dtype: torch.dtype) -> list[Program]:
         key = graph.key()
         attend: Attend | None = next((value.setup for value in graph.values if value.kind == "attend"), None)
         if key not in known:
-            judge(call, dtype)
+            judge(call, dtype, level=level)
             identities = {name: identity for identity, name in graph.names.items()}
-            known[key] = compile_recipe(find_recipe(graph, dtype)), identities
+            known[key] = compile_recipe(find_recipe(graph, dtype), codes), identities
         program, identities = known[key]
         own = dict(call.layer.named_parameters()) | dict(call.layer.named_buffers())
         assert attend is not None

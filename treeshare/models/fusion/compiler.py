@@ -13,6 +13,7 @@ from treeshare.models.fusion.program import (
     ATTENDED,
     FIRST_TABLE,
     HIDDEN,
+    MATMULS,
     Heads,
     Linears,
     Program,
@@ -24,11 +25,12 @@ from treeshare.models.fusion.schedule import GATHER, Schedule
 from treeshare.native import number_of, structs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from treeshare.models.fusion.places import Columns
     from treeshare.models.fusion.recipe import Recipe
     from treeshare.models.fusion.schedule import Node
+    from treeshare.models.quantization import Int8Weights
 
 _COMMUTE = frozenset({"ADD", "MULTIPLY", "MINIMUM"})
 
@@ -36,22 +38,26 @@ _MAX_PIECES = 64
 """Copies that one operand may need; a recipe that needs more is not worth it."""
 
 
-def compile_recipe(recipe: Recipe) -> Program:
+def compile_recipe(recipe: Recipe, codes: Mapping[int, Int8Weights]) -> Program:
     """The program of a recipe.
+
+    Args:
+        recipe: A recipe.
+        codes: Int8 weights, by the identities of their parameters; other weights are floats.
 
     Raises:
         Unfusable: If the kernels cannot read what it reads.
     """
-    return _Compiler(recipe).compile()
+    return _Compiler(recipe, codes).compile()
 
 
 class _Compiler:
     """Compiles one recipe."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, codes: Mapping[int, Int8Weights]) -> None:
         self._graph, self._dtype = recipe.graph, recipe.dtype
         self._own, self._none = number_of("ROW_BUFFER"), number_of("NO_BUFFER")
-        self._plan = Schedule(recipe)
+        self._plan = Schedule(recipe, codes)
         self._tables: dict[Table, int] = {}
         self._homes: dict[int, Home] = {}
         num_tables = len({table for node in self._plan.nodes for table in self._tables_of(node)})
@@ -138,8 +144,10 @@ class _Compiler:
                 self._program.heads.append(Heads(source.buffer, int(source.columns[0]), num_heads))
             self._steps = self._program.after
             self._memory.release(self._given)
-        elif node.kind == "LINEAR":
+        elif node.kind in MATMULS:
             self._linear(node)
+        elif node.kind == "QUANTIZE":
+            self._quantize(value)
         elif node.kind == GATHER:
             self._collect(value)
         else:
@@ -158,14 +166,27 @@ class _Compiler:
         for value in node.values:
             self._settle(value, Home(buffer, offset, value.width, value.width))
             offset += value.width
-        operation = self._operation("LINEAR", frozenset(), 1, width)
-        operation.a, operation.out = self._place(source, 1, width), structs.Place(buffer, 0, 0)
-        linears = Linears(
-            tuple(value.weight.parameter.tensor for value in node.values if value.weight),
-            tuple(value.bias and value.bias.parameter.tensor for value in node.values),
-            "transposed" in node.values[0].flags,
-        )
-        self._steps.append(Step(operation, linears))
+        operation = self._operation(node.kind, frozenset(), 1, width)
+        operation.a, operation.out = _place(source, 1, width), structs.Place(buffer, 0, 0)
+        weights = tuple(value.weight.parameter.tensor for value in node.values if value.weight)
+        if node.kind == "LINEAR_INT8":
+            self._steps.append(Step(operation, coded=weights))
+            return
+        biases = tuple(value.bias and value.bias.parameter.tensor for value in node.values)
+        is_transposed = "transposed" in node.values[0].flags
+        self._steps.append(Step(operation, Linears(weights, biases, is_transposed)))
+
+    def _quantize(self, value: Value) -> None:
+        """A row's codes, of numbers that lie side by side."""
+        (source,), borrowed = self._read(value, value.operands)
+        home, width = self._make_home(value), len(value.operands[0])
+        operation = self._operation(value.kind, frozenset(), 1, width)
+        assert source is not None
+        assert value.weight is not None
+        operation.a, operation.out = _place(source, 1, width), structs.Place(home.buffer, home.offset, 0)
+        self._steps.append(Step(operation, coded=(value.weight.parameter.tensor,)))
+        for own in borrowed:
+            self._memory.release(own)
 
     def _collect(self, value: Value) -> None:
         """Copy what is not yet there."""
@@ -184,8 +205,8 @@ class _Compiler:
         for source, place in self._sources(operand):
             for groups, width, a, out in pieces(source.columns, to.columns[place]):
                 operation = self._operation("COPY", self._rounding(dtype), groups, width)
-                operation.a = self._place(Source(source.buffer, a), groups, width)
-                operation.out = self._place(Source(to.buffer, out), groups, width)
+                operation.a = _place(Source(source.buffer, a), groups, width)
+                operation.out = _place(Source(to.buffer, out), groups, width)
                 self._steps.append(Step(operation))
         if len(self._steps) - num_steps > _MAX_PIECES:
             raise Unfusable("its layers scatter their heads")
@@ -223,26 +244,13 @@ class _Compiler:
             source = found[0][0]
             if isinstance(operand, Setup):
                 source = Source(source.buffer, np.arange(value.width))
-            elif len(found) > 1 or not self._is_readable(value, source.columns):
+            elif len(found) > 1 or not _is_readable(value, source.columns):
                 home = self._memory.take_own(len(operand))
                 borrowed.append(home)
                 source = Source(home.buffer, home.columns(np.arange(len(operand))))
                 self._copy(operand, source, torch.float32)
             sources.append(source)
         return sources, borrowed
-
-    @staticmethod
-    def _is_readable(value: Value, columns: Columns) -> bool:
-        """Whether groups of the operation's width can be read as they are."""
-        if value.kind in ROTATIONS and len(columns) == value.inner:
-            return bool((np.diff(columns) == 1).all())
-        if (
-            value.kind in NORMS
-            or value.kind in ROTATIONS
-            or any(isinstance(o, Weight) for o in value.operands)
-        ):
-            return is_uniform(columns, value.inner)
-        return is_uniform(columns, run_length([columns]))
 
     def _is_read_in_place(self, owner: Value, sources: list[Source | None], everything: Columns) -> bool:
         """Whether a value that is read last here may be overwritten as it is read."""
@@ -271,8 +279,8 @@ class _Compiler:
         operation = self._operation(value.kind, flags, groups, width)
         for name, source in zip("abc", sources, strict=False):
             if source is not None:
-                setattr(operation, name, self._place(source, groups, width))
-        operation.out = self._place(target, groups, width)
+                setattr(operation, name, _place(source, groups, width))
+        operation.out = _place(target, groups, width)
         operation.number = next((operand for operand in operands if isinstance(operand, float)), value.number)
         self._steps.append(
             Step(
@@ -289,11 +297,23 @@ class _Compiler:
     def _rounding(self, dtype: torch.dtype) -> frozenset[str]:
         return frozenset({"ROUND"} if dtype == self._dtype else ())
 
-    @staticmethod
-    def _place(source: Source, groups: int, width: int) -> structs.Place:
-        columns = source.columns
-        stride = int(columns[width] - columns[0]) if groups > 1 and len(columns) > width else 0
-        return structs.Place(source.buffer, int(columns[0]), stride)
+
+def _is_readable(value: Value, columns: Columns) -> bool:
+    """Whether groups of the operation's width can be read as they are."""
+    if value.kind == "QUANTIZE":
+        return bool((np.diff(columns) == 1).all())
+    if value.kind in ROTATIONS and len(columns) == value.inner:
+        return bool((np.diff(columns) == 1).all())
+    if value.kind in NORMS or value.kind in ROTATIONS or any(isinstance(o, Weight) for o in value.operands):
+        return is_uniform(columns, value.inner)
+    return is_uniform(columns, run_length([columns]))
+
+
+def _place(source: Source, groups: int, width: int) -> structs.Place:
+    """Where an operand's numbers are in a row."""
+    columns = source.columns
+    stride = int(columns[width] - columns[0]) if groups > 1 and len(columns) > width else 0
+    return structs.Place(source.buffer, int(columns[0]), stride)
 
 
 def _table(owner: Value, columns: Columns) -> Table:

@@ -10,19 +10,28 @@ from torch.utils._pytree import tree_map
 
 from treeshare.models.fusion.compiler import compile_recipe
 from treeshare.models.fusion.graph import Unfusable
-from treeshare.models.fusion.layer import FusedLayer, Workspace
+from treeshare.models.fusion.layer import FLOATS, FusedLayer, Workspace
 from treeshare.models.fusion.recipe import find_recipe
 from treeshare.models.fusion.tables import StepTables
 from treeshare.models.fusion.trace import Trace
+from treeshare.models.quantization import (
+    OracleLinear,
+    QuantizedLinear,
+    codes_by_parameter,
+    own_forwards,
+    quantize_linear,
+    quantized_linears,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from torch import Tensor, nn
 
     from treeshare.attention import AttentionSpec
     from treeshare.models.fusion.graph import Graph, Path
     from treeshare.models.fusion.program import Program
+    from treeshare.models.quantization import Int8Weights
 
 NUM_ROWS = 7
 """Rows that a layer is traced and judged with: more than one, and unlike most sizes."""
@@ -32,6 +41,9 @@ _SCALES = (1.0, 1e-3, 30.0)
 
 _ERROR = 4.0
 """Maximum error of a program, in units of the layer's own and a rounding of its row's largest number."""
+
+_OTHER_CODE = 1 / 256
+"""What a number that lies between two codes, and gets the other, may change in units of a row's largest."""
 
 _LOST = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError)
 """What model code may raise when it is followed, or what follows it."""
@@ -68,22 +80,27 @@ class Call:
         tensors = dict(_tensors(self.args, ())) | dict(_tensors(self.kwargs, ()))
         trace = Trace(self.layer, self.hidden, tensors)
         try:
-            with torch.inference_mode(), trace:
+            with torch.inference_mode(), own_forwards(self.layer), trace:
                 output = self.layer.forward(self.hidden, *self.args, treeshare_step=trace, **self.kwargs)
             return trace.finish(output)
         except _LOST as error:
             raise Unfusable(f"its layers cannot be followed ({type(error).__name__}: {error})") from error
 
-    def run(self, forward: Callable[..., Tensor], hidden: Tensor) -> Tensor:
-        """``[NUM_ROWS, width]`` of a forward, its arguments in the dtype of ``hidden``."""
+    def of(self, layer: nn.Module, hidden: Tensor) -> Call:
+        """The same call of another layer, with ``hidden`` and arguments of its dtype."""
 
         def convert(leaf: Any) -> Any:  # noqa: ANN401
             is_float = isinstance(leaf, torch.Tensor) and leaf.dtype.is_floating_point
             return leaf.to(hidden.dtype) if is_float else leaf
 
         args, kwargs = tree_map(convert, (self.args, self.kwargs))
+        return Call(layer, (hidden, *args), kwargs)
+
+    def run(self, forward: Callable[..., Tensor], hidden: Tensor) -> Tensor:
+        """``[NUM_ROWS, width]`` of a forward, its arguments in the dtype of ``hidden``."""
+        call = self.of(self.layer, hidden)
         try:
-            return forward(hidden, *args, treeshare_step=Mixer(), **kwargs)[0]
+            return forward(hidden, *call.args, treeshare_step=Mixer(), **call.kwargs)[0]
         except _LOST as error:  # such as a forward that somebody replaced, which is bound to the layer itself
             raise Unfusable(f"a copy of its layers does not run ({type(error).__name__}: {error})") from error
 
@@ -99,38 +116,82 @@ class Mixer:
 
 
 @torch.inference_mode()
-def judge(call: Call, dtype: torch.dtype, change: Callable[[Program], None] = lambda program: None) -> None:
+def judge(
+    call: Call,
+    dtype: torch.dtype,
+    change: Callable[[Program], None] = lambda program: None,
+    level: str | None = None,
+) -> None:
     """Compare a layer's program with the layer, both with random weights.
 
-    A bias that is zero and a norm's weight that is one would hide that they are left out.
+    A bias that is zero and a norm's weight that is one would hide that they are left out. Int8 weights are
+    made of the random ones, and the layer's own linear layers are what codes should compute, in float64. A
+    number that is rounded otherwise in bfloat16 becomes another code, which hides small faults; so such a
+    layer is compared in float32, too.
 
     Args:
         call: The layer and its arguments.
         dtype: Of its weights.
         change: Is called with the program before it runs.
+        level: Whose kernels; None: the process's, ``kernel_level()``.
 
     Raises:
         Unfusable: If they differ by more than rounding.
     """
+    widths = {name: weights.format.transform for name, weights in quantized_linears(call.layer).items()}
     probe = _with_random_weights(call.layer)
+    for kind in (dtype, torch.float32) if widths and dtype != torch.float32 else (dtype,):
+        _compare(call, copy.deepcopy(probe).to(kind), widths, kind, change, level)
+
+
+def _compare(
+    call: Call,
+    probe: nn.Module,
+    widths: Mapping[str, int],
+    dtype: torch.dtype,
+    change: Callable[[Program], None],
+    level: str | None,
+) -> None:
+    """Compare ``probe``, whose linear layers ``widths`` are quantised, with its program."""
     exact_dtype = torch.float64 if dtype == torch.float32 else torch.float32
     hidden = torch.randn(call.hidden.shape, generator=torch.Generator().manual_seed(1))
     hidden = (hidden * torch.tensor(_SCALES).repeat(NUM_ROWS)[:NUM_ROWS, None]).to(dtype)
-    exact = call.run(copy.deepcopy(probe).to(exact_dtype).forward, hidden.to(exact_dtype)).double()
-    own = call.run(probe.forward, hidden.clone()).double()
-    program = compile_recipe(find_recipe(Call(probe, (hidden, *call.args), call.kwargs).trace(), dtype))
+    exact = call.run(
+        _by_oracle(copy.deepcopy(probe).to(exact_dtype), widths), hidden.to(exact_dtype)
+    ).double()
+    own = call.run(_by_oracle(copy.deepcopy(probe), widths), hidden.clone()).double()
+    codes = _quantized(probe, widths)
+    program = compile_recipe(find_recipe(call.of(probe, hidden).trace(), dtype), codes)
     program.require_weights(dtype)
     change(program)
-    fused = FusedLayer(program, dtype, Workspace(), StepTables(dtype))
+    fused = FusedLayer(program, dtype, Workspace(), StepTables(dtype), codes, level)
     error, own_error = ((result - exact).abs().amax(-1) for result in (call.run(fused, hidden.clone()), own))
     size, spacing = exact.abs().amax(-1), torch.finfo(dtype).eps
-    if not bool((error <= _ERROR * (own_error + size * spacing)).all()):
+    budget = _ERROR * (own_error + size * spacing) + (size * _OTHER_CODE if widths else 0)
+    if not bool((error <= budget).all()):
         worst = float((error / size.clamp_min(torch.finfo(dtype).tiny)).max())
         raise Unfusable(f"its compiled layers differ from its own by {worst:.2g} of the largest number")
 
 
+def _by_oracle(layer: nn.Module, widths: Mapping[str, int]) -> Callable[..., Tensor]:
+    """The forward of a layer of its own, whose linear layers are the oracle's where they are quantised."""
+    for name, width in widths.items():
+        linear = layer.get_submodule(name)
+        linear.forward = OracleLinear(linear, width)
+    return layer.forward
+
+
+def _quantized(layer: nn.Module, widths: Mapping[str, int]) -> Mapping[int, Int8Weights]:
+    """Quantise the linear layers of a layer of its own, and keep their floats: codes by their parameters."""
+    for name, width in widths.items():
+        linear = layer.get_submodule(name)
+        linear.forward = QuantizedLinear(quantize_linear(linear, width))
+    return codes_by_parameter(layer) or FLOATS
+
+
 def _with_random_weights(layer: nn.Module) -> nn.Module:
-    probe = copy.deepcopy(layer)
+    with own_forwards(layer):
+        probe = copy.deepcopy(layer)
     draws = torch.Generator().manual_seed(0)
     for parameter in probe.parameters():
         noise = torch.randn(parameter.shape, generator=draws)

@@ -9,6 +9,7 @@ so one matmul gives q, k and v, and another gate and up. Results are rounded whe
 from __future__ import annotations
 
 import ctypes
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,15 +17,22 @@ import torch
 
 from treeshare.models.fusion.program import ATTENDED, FIRST_TABLE, HIDDEN
 from treeshare.models.linear import LINEAR, SMALL_OPERATIONS
-from treeshare.native import kernels, structs
+from treeshare.models.quantization import join as join_codes
+from treeshare.native import int8_kernels, kernels, number_of, structs
 from treeshare.stopwatch import OFF
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from treeshare.models.fusion.program import Linears, Program, Step
     from treeshare.models.fusion.tables import StepTables
+    from treeshare.models.quantization import Int8Weights
     from treeshare.models.step import StepAttention
+
+FLOATS: Mapping[int, Int8Weights] = MappingProxyType({})
+"""The int8 weights of a model that has none."""
 
 
 class Workspace:
@@ -58,6 +66,8 @@ class FusedLayer:
         dtype: Of weights and hidden states.
         workspace: Memory for a layer's activations, shared by a model's layers.
         tables: What layers prepare once a step, shared likewise.
+        codes: The model's int8 weights, by the identities of their parameters; moved likewise.
+        level: Whose kernels; None: the process's, ``kernel_level()``. Int8 matmuls are always the process's.
 
     Attributes:
         joined: The weights that replace several of the model's: such as those of q, k and v.
@@ -65,14 +75,21 @@ class FusedLayer:
     """
 
     def __init__(
-        self, program: Program, dtype: torch.dtype, workspace: Workspace, tables: StepTables
+        self,
+        program: Program,
+        dtype: torch.dtype,
+        workspace: Workspace,
+        tables: StepTables,
+        codes: Mapping[int, Int8Weights] = FLOATS,
+        level: str | None = None,
     ) -> None:
-        self._program, self._dtype, self._workspace = program, dtype, workspace
-        self._run_kernel: Any = kernels(dtype).treeshare_run  # type: ignore[union-attr]
+        self._program, self._dtype, self._workspace, self._codes = program, dtype, workspace, codes
+        self._run_kernel: Any = kernels(dtype, level).treeshare_run  # type: ignore[union-attr]
         self._tables = [(tables, tables.number(table), table) for table in program.tables]
         self._buffers = (structs.Buffer * (FIRST_TABLE + len(program.tables) + len(program.buffers)))()
         self._nanoseconds = np.zeros(2, np.int64)
         self.joined: list[Tensor] = []
+        self._coded: list[tuple[structs.Int8Linear, Int8Weights]] = []
         self.stopwatch = OFF
         self._parts = [self._part(program.before), self._part(program.after)]
         self._first = FIRST_TABLE + len(program.tables)
@@ -87,6 +104,8 @@ class FusedLayer:
                 weight, bias = join(step.linears)
                 self.joined.append(weight)
                 operation.linear = structs.Linear(_address(weight), _address(bias), *reversed(weight.shape))
+            elif step.coded:
+                operation.int8 = ctypes.addressof(self._coded_linear(step))
             else:
                 operation.linear = structs.Linear(_address(step.weight), _address(step.bias), 0, 0)
         program = structs.Program(
@@ -95,8 +114,18 @@ class FusedLayer:
             ctypes.addressof(self._buffers),
             0,
             self._program.row_numbers,
+            None,
+            ctypes.cast(int8_kernels().treeshare_apply_int8, ctypes.c_void_p) if self._codes else None,  # type: ignore[union-attr]
         )
         return operations, program
+
+    def _coded_linear(self, step: Step) -> structs.Int8Linear:
+        """The int8 weights of an operation; of several layers' that are computed together, joined."""
+        parts = [self._codes[id(parameter)] for parameter in step.coded]
+        weights = join_codes(parts) if step.operation.kind == number_of("LINEAR_INT8") else parts[0]
+        self.joined += weights.tensors.values()
+        self._coded.append((weights.packed.struct(), weights))
+        return self._coded[-1][0]
 
     def __call__(
         self,

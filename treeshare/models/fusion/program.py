@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from treeshare.models.fusion.graph import Held, Setup, Unfusable
-from treeshare.native import structs
+from treeshare.native import number_of, structs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from treeshare.models.fusion.graph import Attend
+
+MATMULS = ("LINEAR", "LINEAR_INT8")
+"""Operations that all threads do together; what lies between two of them is done row by row."""
 
 HIDDEN, ATTENDED, FIRST_TABLE = 0, 1, 2
 """Buffers: the layer's input, which becomes its output; attention's output; what is prepared once a step."""
@@ -36,12 +39,17 @@ class Linears(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One operation, and the parameters that it reads: of linear layers, or a weight and a bias."""
+    """One operation, and the parameters that it reads: of linear layers, or a weight and a bias.
+
+    ``coded`` are parameters with int8 weights: of linear layers that are computed together, or of one whose
+    input is quantised.
+    """
 
     operation: structs.Operation
     linears: Linears | None = None
     weight: Any = None
     bias: Any = None
+    coded: tuple[Any, ...] = ()
 
 
 class Heads(NamedTuple):
@@ -104,7 +112,7 @@ class Program:
                 step.linears.is_transposed,
             )
             weight, bias = (part if part is None else tensors[id(part)] for part in (step.weight, step.bias))
-            return Step(operation, linears, weight, bias)
+            return Step(operation, linears, weight, bias, tuple(tensors[id(part)] for part in step.coded))
 
         return replace(
             self,
@@ -139,6 +147,8 @@ class Program:
                 num_inputs = weight.shape[0 if linears.is_transposed else 1]
                 if weight.dtype != dtype or (num_inputs % 2 and dtype == torch.bfloat16):
                     raise Unfusable("a linear layer has an odd number of bfloat16 inputs or another dtype")
+            is_matmul = step.operation.kind in map(number_of, MATMULS)
+            for weight in (*linears.weights, *(step.coded if is_matmul else ())):
                 if id(weight) in known:
                     raise Unfusable("its layers share weights")
                 known.add(id(weight))

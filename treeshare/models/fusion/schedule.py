@@ -6,13 +6,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from treeshare.models.fusion.graph import Value
 from treeshare.models.fusion.places import is_uniform
+from treeshare.models.fusion.program import MATMULS
+from treeshare.models.quantization import can_join
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from treeshare.models.fusion.graph import Places
     from treeshare.models.fusion.recipe import Recipe
+    from treeshare.models.quantization import Int8Weights
 
 GATHER = "GATHER"
 """The kind of a value that is a copy of other values' numbers, side by side."""
@@ -39,6 +45,7 @@ class Schedule:
 
     Args:
         recipe: A recipe.
+        codes: Int8 weights, by the identities of their parameters.
 
     Attributes:
         nodes: The operations; linear layers that share an input are one.
@@ -49,8 +56,9 @@ class Schedule:
             reads it.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
-        self._graph, self._dtype = recipe.graph, recipe.dtype
+    def __init__(self, recipe: Recipe, codes: Mapping[int, Int8Weights]) -> None:
+        self._graph, self._dtype, self._codes = recipe.graph, recipe.dtype, codes
+        self._quantized: dict[object, Value] = {}
         self._end = max(value.base + value.width * recipe.graph.num_rows for value in recipe.graph.values)
         values = self._with_copies(recipe.values)
         self.output = values[-1]
@@ -65,14 +73,32 @@ class Schedule:
         """Add a copy where attention, a linear layer or the layer's end needs numbers side by side."""
         result: list[Value] = []
         for value in values:
-            if value.kind in ("attend", "LINEAR"):
+            if value.kind == "LINEAR" and self._codes_of(value):
+                value.kind, value.operands = "LINEAR_INT8", [self._quantize(value, result)]
+            elif value.kind in ("attend", "LINEAR"):
                 is_whole = value.kind == "LINEAR"
                 value.operands = [self._dense(operand, is_whole, result) for operand in value.operands]
             result.append(value)
         output = self._dense(self._graph.output, True, result)
-        if self._graph.owner(int(output[0])) is not result[-1] or result[-1].kind in ("LINEAR", "attend"):
+        if self._graph.owner(int(output[0])) is not result[-1] or result[-1].kind in {*MATMULS, "attend"}:
             self._copied(output, result)
         return result
+
+    def _codes_of(self, value: Value) -> Int8Weights | None:
+        """The int8 weights of a linear layer; None if it has others."""
+        return None if value.weight is None else self._codes.get(id(value.weight.parameter.tensor))
+
+    def _quantize(self, value: Value, values: list[Value]) -> Places:
+        """The codes of a linear layer's input; made once for all layers that read it."""
+        codes, operand = self._codes_of(value), value.operands[0]
+        assert codes is not None
+        key = operand.tobytes(), codes.format
+        if key not in self._quantized:
+            width = codes.format.row_floats
+            self._quantized[key] = self._added(
+                Value("QUANTIZE", [operand], width, width, torch.float32, weight=value.weight), values
+            )
+        return self._quantized[key].places
 
     def _dense(self, operand: Places, is_whole: bool, values: list[Value]) -> Places:
         """The operand, or a copy of it where its numbers would not lie side by side."""
@@ -85,11 +111,16 @@ class Schedule:
         return self._copied(operand, values)
 
     def _copied(self, operand: Places, values: list[Value]) -> Places:
-        copy = Value(GATHER, [operand], len(operand), len(operand), self._dtype, base=self._end)
-        self._end += copy.width * self._graph.num_rows
-        self._graph.values.append(copy)
-        values.append(copy)
-        return copy.places
+        copy = Value(GATHER, [operand], len(operand), len(operand), self._dtype)
+        return self._added(copy, values).places
+
+    def _added(self, value: Value, values: list[Value]) -> Value:
+        """A new value, which gets its places."""
+        value.base = self._end
+        self._end += value.width * self._graph.num_rows
+        self._graph.values.append(value)
+        values.append(value)
+        return value
 
     def _ordered(self, values: list[Value]) -> list[Node]:
         """Join linear layers that share an input, at the first one's place; number the stages."""
@@ -100,10 +131,10 @@ class Schedule:
                 continue
             if value.kind == "attend":
                 joined = {}
-            if value.kind != "LINEAR":
+            if value.kind not in MATMULS:
                 nodes.append(Node([value]))
                 continue
-            key = value.operands[0].tobytes(), value.bias is None, value.flags
+            key = self._join_key(value)
             if key in joined:
                 joined[key].values.append(value)
             else:
@@ -111,9 +142,16 @@ class Schedule:
                 nodes.append(joined[key])
         stage, before = 0, "attend"
         for node in nodes:
-            stage += node.kind in ("LINEAR", "attend") or before in ("LINEAR", "attend")
+            stage += node.kind in (*MATMULS, "attend") or before in (*MATMULS, "attend")
             node.stage, before = stage, node.kind
         return nodes
+
+    def _join_key(self, value: Value) -> object:
+        """Linear layers with equal keys can be one."""
+        codes, operand = self._codes_of(value), value.operands[0].tobytes()
+        if codes is None:
+            return operand, value.bias is None, value.flags
+        return (operand, "codes") if can_join([codes]) else (operand, id(value))
 
     def _find_lives(self) -> None:
         made = {id(value): node.stage for node in self.nodes for value in node.values}
@@ -139,7 +177,7 @@ class Schedule:
                 operand = node.values[0].operands[0]
                 (place,) = np.nonzero(owner.has(operand))
                 is_whole = np.array_equal(operand[place], owner.places)
-                is_operation = owner.kind not in ("hidden", "setup", "attend", "LINEAR", GATHER)
+                is_operation = owner.kind not in ("hidden", "setup", "attend", *MATMULS, "QUANTIZE", GATHER)
                 if (
                     is_operation
                     and is_whole

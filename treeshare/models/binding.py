@@ -1,0 +1,105 @@
+"""Binding a model to treeshare's attention, and its layers to the compiled kernels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from treeshare.attention import AttentionSpec, CpuAttention
+from treeshare.errors import UnsupportedModelError
+from treeshare.models.adapter import ATTENTION_NAME
+from treeshare.models.fusion import FusedLayer, fuse_layers, unfuse_layers
+from treeshare.models.linear import bind_linears, unbind_linears
+from treeshare.models.portable import BY_LEVEL, Wish, fix_norms, fix_tables, refusal, require_fixed
+from treeshare.models.quantization import weights_in_codes
+from treeshare.models.self_check import SelfCheck, check_lengths
+from treeshare.models.support import discover_layers, require_support, unsupported_features
+from treeshare.native import PORTABLE, kernel_level
+
+if TYPE_CHECKING:
+    from treeshare.kv import KVGeometry
+
+_KERNEL_ERROR = 4.0
+"""Maximum error of compiled layers against the model's own logits, in units of that of its own layers."""
+
+_BY_CODES = Wish("int8 weights", "load it without quantization")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoundModel:
+    """What is known of a model after binding it to treeshare's attention.
+
+    Attributes:
+        geometry: Shape of its KV.
+        specs: What each layer's attention computes.
+        fused: Its decoder layers where they are fused; else empty.
+        unfused_reason: Why they are not; None where they are.
+    """
+
+    geometry: KVGeometry
+    specs: tuple[AttentionSpec, ...]
+    fused: tuple[FusedLayer, ...] = ()
+    unfused_reason: str | None = None
+
+
+def bind_model(model: Any, *, use_kernels: bool = True) -> BoundModel:  # noqa: ANN401
+    """Bind ``model`` to treeshare's attention, and its layers to kernels where that changes only rounding.
+
+    Args:
+        model: A transformers model on the CPU; changed in place.
+        use_kernels: Whether its layers may be compiled kernels, which only read the CPU's memory.
+
+    Raises:
+        UnsupportedModelError: If it needs a feature that is not implemented.
+    """
+    features = unsupported_features(model)
+    if features:
+        raise UnsupportedModelError(f"{model.config.model_type}: not implemented: {'; '.join(features)}")
+    wish = _wish(model)
+    if wish and not use_kernels:
+        raise refusal(model.config.model_type, "compiled layers are the CPU's", wish)
+    model.eval()
+    model.set_attn_implementation(ATTENTION_NAME)
+    try:
+        if wish:
+            fix_tables(model, wish)
+        geometry, specs = discover_layers(model)
+        require_support(CpuAttention, specs, model.config.model_type)
+        check = SelfCheck(model, geometry)
+        own_error = check.check()
+        check_lengths(model, geometry)
+        if not use_kernels:
+            reason = "compiled layers are the CPU's"
+            return BoundModel(geometry=geometry, specs=specs, unfused_reason=reason)
+        level = PORTABLE if wish else None
+        fused, unfused_reason = fuse_layers(model, level)
+        bound = bind_linears(model.modules(), level)
+        if wish:
+            fix_norms(model)
+        if (bound or fused) and not check.error() <= _allowed_error(check, own_error):
+            unbind_linears(bound)
+            unfuse_layers(model)
+            fused, unfused_reason = [], "compiled layers are too far from the model's own logits"
+        if wish:
+            require_fixed(model, geometry, unfused_reason, wish)
+    except TypeError as error:
+        raise UnsupportedModelError(
+            f"{model.config.model_type}: its forward lacks what packed rows need ({error})"
+        ) from error
+    return BoundModel(geometry=geometry, specs=specs, fused=tuple(fused), unfused_reason=unfused_reason)
+
+
+def _allowed_error(check: SelfCheck, own_error: float) -> float:
+    """The largest error of compiled layers; those of int8 weights were judged one by one, by less."""
+    if check.has_codes:
+        return check.limit
+    return _KERNEL_ERROR * max(own_error, torch.finfo(check.dtype).eps)
+
+
+def _wish(model: Any) -> Wish | None:  # noqa: ANN401
+    """Who asked for the same bits on every CPU; None if nobody did."""
+    if weights_in_codes(model):
+        return _BY_CODES
+    return BY_LEVEL if kernel_level() == PORTABLE else None

@@ -1,0 +1,95 @@
+"""A model that is loaded, and what is known of it."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from treeshare.models.quantization import weights_in_codes
+from treeshare.native import PORTABLE
+from treeshare.text import Detokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from treeshare.attention import AttentionSpec
+    from treeshare.kv import KVGeometry
+    from treeshare.models.fusion import FusedLayer
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """A model ready to be bound.
+
+    Attributes:
+        model: The transformers model, in evaluation mode, attention set to treeshare's.
+        fused: Its decoder layers where they are fused; else empty.
+        unfused_reason: Why they are not; None where they are.
+        tokenizer: Its tokenizer, or None where the folder has none.
+        model_id: What the user asked for.
+        geometry: Shape of its KV.
+        specs: What each layer's attention computes.
+        vocab_size: Token ids that the model's embedding knows.
+        eos_token_ids: Tokens that end a completion.
+        max_model_len: Maximum number of tokens of a sequence.
+        load_s: Seconds that loading took.
+        quantization: ``int8``, or None.
+    """
+
+    model: Any
+    fused: tuple[FusedLayer, ...]
+    unfused_reason: str | None
+    tokenizer: Any | None
+    model_id: str
+    geometry: KVGeometry
+    specs: tuple[AttentionSpec, ...]
+    vocab_size: int
+    eos_token_ids: frozenset[int]
+    max_model_len: int
+    load_s: float
+    quantization: str | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """The device of its weights."""
+        device: torch.device = self.model.device
+        return device
+
+    @property
+    def dtype(self) -> str:
+        """Of weights and KV: ``float32`` or ``bfloat16``."""
+        return str(self.geometry.dtype).removeprefix("torch.")
+
+    @property
+    def level(self) -> str | None:
+        """Whose kernels compute all but int8 matmuls; None: those of the process, ``kernel_level()``.
+
+        With int8 weights a completion is the same on every CPU, and so is everything else.
+        """
+        return PORTABLE if self.quantization else None
+
+    @functools.cached_property
+    def detokenizer(self) -> Detokenizer | None:
+        """How tokens become text; None without a tokenizer."""
+        return None if self.tokenizer is None else Detokenizer(self.tokenizer)
+
+    def decoder(self, *, skip_special_tokens: bool) -> Callable[[Sequence[int]], str] | None:
+        """A function from token ids to text; None without a tokenizer."""
+        if self.tokenizer is None:
+            return None
+        return functools.partial(self.tokenizer.decode, skip_special_tokens=skip_special_tokens)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the names, shapes, dtypes and bytes of all weights; of int8 weights, their codes."""
+        digest = hashlib.sha256()
+        codes = weights_in_codes(self.model)
+        for name, tensor in sorted(self.model.state_dict().items()):
+            parts = codes[name].tensors if name in codes else {"": tensor}
+            for part, values in parts.items():
+                digest.update(f"{name}{part and ':' + part} {tuple(values.shape)} {values.dtype}\n".encode())
+                digest.update(values.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
