@@ -99,9 +99,7 @@ def load_keys(keys, n, token_stride, dim_stride, d, HEAD_DIM: tl.constexpr, INTE
 
 
 @triton.jit
-def products(
-    query, keys, n, token_stride, dim_stride, d, HEAD_DIM: tl.constexpr, INTERPRETED: tl.constexpr
-):
+def products(query, keys, n, token_stride, dim_stride, d, HEAD_DIM: tl.constexpr, INTERPRETED: tl.constexpr):
     """Products ``[M, n]`` of queries and keys, in float32.
 
     One running sum over 256 products is twice as far from the truth as libraries' blocked sums, so float32
@@ -113,9 +111,7 @@ def products(
     else:
         half = tl.arange(0, d.shape[0] // 2)
         low = load_keys(keys, n, token_stride, dim_stride, half, HEAD_DIM, INTERPRETED)
-        high = load_keys(
-            keys, n, token_stride, dim_stride, half + d.shape[0] // 2, HEAD_DIM, INTERPRETED
-        )
+        high = load_keys(keys, n, token_stride, dim_stride, half + d.shape[0] // 2, HEAD_DIM, INTERPRETED)
         scores = tl.dot(query[0], low, input_precision="ieee")
         scores -= tl.dot(query[1], high, input_precision="ieee")
     return scores

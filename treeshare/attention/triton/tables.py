@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from treeshare.attention.layout import BatchLayout
-    from treeshare.kv import PagePool, SegmentBlock
 
 _Column = TypeVar("_Column", TargetColumn, SliceColumn, PageColumn, SourceColumn)
 
