@@ -92,7 +92,8 @@ def test_it_needs_no_newer_library(wheel, tmp_path):
         path = archive.extract("treeshare/native/_kernels.so", tmp_path)
     shown = subprocess.run([tool, "-p", "-T", path], capture_output=True, text=True, check=True).stdout
     versions = {tuple(map(int, found.split("."))) for found in re.findall(r"GLIBC_([\d.]+)", shown)}
-    assert (2, 17) <= max(versions) <= (2, 28)
+    assert versions
+    assert max(versions) <= (2, 28)
     needed = re.findall(r"NEEDED +(\S+)", shown)
     assert "libc.so.6" in needed
     assert [name for name in needed if "omp" in name] == []

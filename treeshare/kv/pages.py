@@ -47,8 +47,8 @@ class PagePool:
         budget_bytes: Named in the error raised where the process may not reserve the address space.
 
     Attributes:
-        keys: Per layer ``[capacity, H, C, D]``: a token's numbers lie side by side, unlike a segment's, since a
-            page gets one token a step.
+        keys: Per layer ``[capacity, H, C, D]``: a token's lie side by side, unlike a segment's: a page gets
+            one token a step.
         values: Per layer ``[capacity, H, C, E]``.
         pages: The live pages by their places.
         num_live: Pages held.
