@@ -41,10 +41,10 @@ def is_within(found, expected):
 
 
 def test_levels_threads_and_rows_change_no_byte(folder):  # noqa: F811
-    """Each once with something else; all of them with all in the slow test."""
-    expected = run_at(folder, ALL_LEVELS[0])
-    cases = [(level, (1, 2, 5)[i % 3], (8, 3, 64)[i % 3]) for i, level in enumerate(ALL_LEVELS, start=1)]
-    assert [case for case in cases if not is_within(run_at(folder, *case), expected)] == []
+    """Two of them; all of them with all in the slow test."""
+    expected = run_at(folder, ALL_LEVELS[0], num_tokens=24)
+    cases = [(ALL_LEVELS[len(ALL_LEVELS) // 2], 2, 3), (ALL_LEVELS[-1], 5, 64)]
+    assert [case for case in cases if not is_within(run_at(folder, *case, num_tokens=24), expected)] == []
 
 
 @pytest.mark.slow
@@ -58,8 +58,8 @@ def test_all_levels_threads_and_rows(folder, dtype):  # noqa: F811
 def test_plain_code_gives_the_same_bytes(folder):  # noqa: F811
     """Of everything but int8 matmuls, too: what a CPU has that no other code serves."""
     with portable_by("portable"):
-        found = portable_run(folder, "bfloat16", 60, "int8")
-    assert found == run_at(folder, ALL_LEVELS[0])
+        found = portable_run(folder, "bfloat16", 24, "int8")
+    assert found == run_at(folder, ALL_LEVELS[0], num_tokens=24)
 
 
 @pytest.mark.slow
@@ -73,17 +73,19 @@ def test_masks(folder, mask):  # noqa: F811
 
 def test_a_sum_that_depends_on_the_rows_is_found(folder, monkeypatch):  # noqa: F811
     """The positive control: a product whose last bit follows the number of rows."""
-    expected = run_at(folder, ALL_LEVELS[0], rows=64)
+    expected = run_at(folder, ALL_LEVELS[0], rows=64, num_tokens=24)
     multiply = Int8Weights.multiply
 
     def uneven(self, x):
         return multiply(self, x) * (1 + torch.finfo(x.dtype).eps * (len(x) % 2))
 
     monkeypatch.setattr(Int8Weights, "multiply", uneven)  # the head alone: layers are fused
-    assert run_at(folder, ALL_LEVELS[0], rows=64)["tokens"] != expected["tokens"]
+    found = run_at(folder, ALL_LEVELS[0], rows=64, num_tokens=24)
+    assert found["log-probabilities"] != expected["log-probabilities"]
 
 
-@pytest.mark.parametrize("depth", [pytest.param(2, marks=pytest.mark.slow), 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("depth", [2, 3])
 def test_company_changes_no_bit(model_dir, depth):
     assert differing(load_model(model_dir("llama"), "bfloat16", quantization="int8"), depth) == {}
 
@@ -131,9 +133,9 @@ def llm(model_dir):
     return LLM(model_dir("llama"), dtype="bfloat16", quantization="int8", kv_budget_bytes=1 << 24)
 
 
-def test_the_fingerprint_is_the_same_at_every_level(model_dir):
+def test_the_fingerprint_is_the_same_at_other_levels(model_dir):
     found = set()
-    for level in ALL_LEVELS:
+    for level in (ALL_LEVELS[0], ALL_LEVELS[-1]):
         with using_kernels(level):
             llm = LLM(model_dir("llama"), dtype="bfloat16", quantization="int8", kv_budget_bytes=1 << 24)
             found.add(fingerprint(llm))

@@ -97,6 +97,7 @@ class Dequantised:
         return module(OracleLinear(identity, 1)(x.double())).float()
 
 
+@pytest.mark.slow
 def test_the_same_files_give_the_same_model(tmp_path):
     folder = write(tmp_path / "w8a8")
     first, second = (load_model(folder, quantization="int8").fingerprint() for _ in range(2))
