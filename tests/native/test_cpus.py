@@ -74,6 +74,7 @@ CPUS = {
     "Ice Lake": (CASCADE_LAKE, "avx512vnni"),
     "Cooper Lake": (COOPER_LAKE, "avx512"),
     "Zen 4": (COOPER_LAKE, "avx512"),
+    "Zen 5": (COOPER_LAKE | {"avx_vnni"}, "avx512"),
     "Sapphire Rapids": (SAPPHIRE_RAPIDS, "amx"),
     "a machine that hides BF16 and AMX": (
         SAPPHIRE_RAPIDS - {"avx512_bf16", "amx_bf16", "amx_tile", "amx_int8"},
@@ -82,8 +83,8 @@ CPUS = {
     "a machine that hides BF16 and shows tiles": (SAPPHIRE_RAPIDS - {"avx512_bf16"}, "avx512vnni"),
     "a machine that shows BF16 without AVX512VL": (COOPER_LAKE - {"avx512vl"}, "avx2"),
     "a machine that shows AVX-VNNI for AVX-512 VNNI": (SKYLAKE | {"avx_vnni"}, "avx512f"),
-    "a machine that hides tiles' codes of 8 bits": (SAPPHIRE_RAPIDS - {"amx_int8"}, "avx512"),
-    "a system without tiles": (SAPPHIRE_RAPIDS - {"os_tile_shapes", "os_tiles"}, "avx512"),
+    "a machine that hides tiles' codes of 8 bits": (SAPPHIRE_RAPIDS - {"amx_int8"}, "avx512vnni"),
+    "a system without tiles": (SAPPHIRE_RAPIDS - {"os_tile_shapes", "os_tiles"}, "avx512vnni"),
     "a system without 512 bits": (SAPPHIRE_RAPIDS - {"os_masks", "os_zmm", "os_zmm16"}, "avx2"),
     "a system without 256 bits": (SAPPHIRE_RAPIDS - {"os_ymm", "os_masks", "os_zmm", "os_zmm16"}, "none"),
     "a system without XSAVE": ({bit for bit in SAPPHIRE_RAPIDS if bit[:2] != "os"}, "none"),
@@ -115,8 +116,17 @@ def has_level(bits, level):
 def test_the_best_level_of_a_cpu(cpu, monkeypatch):
     bits, expected = CPUS[cpu]
     monkeypatch.setattr(library, "_has_level", lambda name: has_level(bits, name))
+    slow = {"avx512"} if "avx_vnni" in bits and not cpu.startswith("Zen") else set()
+    monkeypatch.setattr(library, "_is_slow", slow.__contains__)
     with using_kernels("auto"):
         assert kernel_level() == expected
+
+
+def test_which_cpu_multiplies_bfloat16_slowly():
+    text = Path("/proc/cpuinfo").read_text()
+    is_slow = "GenuineIntel" in text and re.search(r"\bavx_vnni\b", text) is not None
+    assert {level.name for level in library.LEVELS if library._is_slow(level.name)} <= {"avx512"}
+    assert library._is_slow("avx512") == is_slow
 
 
 @pytest.mark.parametrize("level", NEEDED)

@@ -44,6 +44,8 @@ constexpr Cpu AVX512F = AVX2 | FMA | F16C | leaf7_ebx(bit(16)) | xcr0(bit(5) | b
 constexpr Cpu AVX512BW = AVX512F | leaf7_ebx(bit(30));
 constexpr Cpu AMX_TILE = XSAVE | leaf7_edx(bit(24)) | xcr0(bit(17) | bit(18)); // tiles' shapes, tiles
 
+constexpr Cpu AVX_VNNI = leaf7_1_eax(bit(4));
+
 struct Feature {
     const char *name;
     Cpu needed;
@@ -80,6 +82,11 @@ constexpr Cpu needs(const char *list) {
     for (; *list; ++list)
         if (*list == ',') sum = sum | needed_by(list + 1);
     return sum;
+}
+
+inline bool is_intel() {
+    uint32_t a, b, c, d;
+    return __get_cpuid(0, &a, &b, &c, &d) && b == 0x756e6547 && d == 0x49656e69 && c == 0x6c65746e; // GenuineIntel
 }
 
 // This CPU; words that it does not have are zero.

@@ -33,6 +33,11 @@ constexpr Level LEVELS[] = {
 // Whether the operating system lets this process use the registers that a level needs.
 bool is_permitted(const Level &level) { return !has_all(level.needed, AMX_TILE) || may_use_tiles(); }
 
+// Whether the next level is faster here. Intel's CPUs with AVX-VNNI do one vdpbf16ps for four FMAs: half the products.
+bool is_slow(const Level &level) {
+    return !std::strcmp(level.name, "avx512") && is_intel() && has_all(this_cpu(), AVX_VNNI);
+}
+
 } // namespace
 
 #elif defined(__aarch64__) && defined(__GNUC__)
@@ -55,6 +60,7 @@ constexpr Level LEVELS[] = {
     {"portable", "", {}, true},
 };
 bool is_permitted(const Level &) { return true; }
+bool is_slow(const Level &) { return false; }
 
 } // namespace
 
@@ -72,6 +78,7 @@ constexpr Level LEVELS[] = {{"portable", "", {}, true}};
 Cpu this_cpu() { return {}; }
 bool has_all(const Cpu &, const Cpu &) { return true; }
 bool is_permitted(const Level &) { return true; }
+bool is_slow(const Level &) { return false; }
 
 } // namespace
 
@@ -95,7 +102,13 @@ int treeshare_has_level(const char *name) {
     return level && level->is_built ? has_all(this_cpu(), level->needed) && is_permitted(*level) : -1;
 }
 
-// The same of a CPU of which the words of `Cpu` are given, whether or not the kernels were built: for tests.
+// 1 where a level should not be taken unless it is named.
+int treeshare_is_slow_level(const char *name) {
+    const Level *level = find_level(name);
+    return level && is_slow(*level);
+}
+
+// Whether a CPU of which the words of `Cpu` are given runs a level's kernels, were they built or not: for tests.
 int treeshare_cpu_has_level(const uint32_t *words, const char *name) {
     const Level *level = find_level(name);
     Cpu cpu;

@@ -164,8 +164,8 @@ def kernel_level() -> str:
     """
     wanted, available = os.environ.get(VARIABLE) or "auto", kernel_levels()
     if wanted == "auto":
-        automatic = {level.name for level in LEVELS if level.automatic} | {_NONE}
-        return next(name for name in available if name in automatic)
+        automatic = {level.name for level in LEVELS if level.automatic and not _is_slow(level.name)}
+        return next(name for name in available if name in automatic | {_NONE})
     if wanted not in available:
         raise ConfigError.of(VARIABLE, got=wanted, expected=_expected_levels(), remedy="take auto")
     return wanted
@@ -208,6 +208,12 @@ def _has_level(name: str) -> int:
     """1 where a level was built and this CPU has it, 0 where this CPU lacks it, -1 where it was not built."""
     library = _load().library
     return -1 if library is None else int(library.treeshare_has_level(name.encode()))
+
+
+def _is_slow(name: str) -> bool:
+    """Whether the next level that this CPU has is faster."""
+    library = _load().library
+    return library is not None and bool(library.treeshare_is_slow_level(name.encode()))
 
 
 def _expected_levels() -> str:
