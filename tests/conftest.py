@@ -63,6 +63,14 @@ def model_dir(tmp_path_factory):
     return lambda architecture: saved_model(architecture, folder)
 
 
+@pytest.fixture(scope="module")
+def private_cache(tmp_path_factory):
+    """What models leave in a cache is left in a folder of the tests'."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def quick_interpreter():
     """Triton's interpreter patches its language again at each call inside a kernel: once a launch will do.

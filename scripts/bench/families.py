@@ -4,7 +4,7 @@
 
 A family's ``of llama`` is the time that the Llama shape would need for the family's multiply-adds, over the
 time that the family needs: its multiply-adds per second over Llama's. Multiply-adds are those of the layers'
-weights and of ``lm_head``, each times the rows that it is applied to, and of attention. Llama gets as many KV
+weights and of ``lm_head``, each times the rows that it is applied to, and of attention. Llama gets as many
 heads as the family has: keys and values to be read are work, too. Both run by turns in one process, on one
 thread; times are CPU seconds, the smallest of ``--rounds``. Models have a tenth of the layers and of the
 vocabulary of one with 135M parameters, in the same proportion: runs are short and taken by turns, else a
@@ -134,7 +134,7 @@ class Runner:
             max_model_len=max_model_len(self.model.config),
             load_s=0.0,
         )
-        self.num_kv_heads = bound.geometry.num_kv_heads
+        self.heads = self.model.config.num_attention_heads, bound.geometry.num_kv_heads
         self._vocabulary = sizes.vocabulary
         self._engine = Engine(loaded, EngineConfig(kv_budget_bytes=4 << 30, lazy_divergence=False))
 
@@ -151,15 +151,17 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Each family and Llama by turns, in this process."""
     torch.set_num_threads(1)
-    llamas: dict[int, Runner] = {}
+    llamas: dict[tuple[int, int], Runner] = {}
     records = []
     for family in families:
         runner = Runner(family, sizes, dtype)
-        llama = llamas.get(runner.num_kv_heads)
+        llama = llamas.get(runner.heads)
         if llama is None:
-            llama = Runner("llama", replace(sizes, kv_heads=runner.num_kv_heads), dtype)
+            heads, kv_heads = runner.heads
+            llama = llamas[runner.heads] = Runner(
+                "llama", replace(sizes, heads=heads, kv_heads=kv_heads), dtype
+            )
             llama.seconds(forest)
-            llamas[runner.num_kv_heads] = llama
         work, llama_work = (forest.multiply_adds(each.model) for each in (runner, llama))
         taken = [(llama.seconds(forest), runner.seconds(forest)) for _ in range(rounds)]
         llama_s, own_s = (min(seconds) for seconds in zip(*taken, strict=True))
@@ -167,7 +169,7 @@ def measure(
             {
                 "family": family,
                 "parameters": sum(weight.numel() for weight in runner.model.parameters()),
-                "kv_heads": runner.num_kv_heads,
+                "kv_heads": runner.heads[1],
                 "tok_s": forest.problems * forest.samples * forest.new_tokens / own_s,
                 "gmacs": work / own_s / 1e9,
                 "of_llama": (work / own_s) / (llama_work / llama_s),
@@ -203,7 +205,7 @@ def _report(out: Path, records: list[dict[str, Any]], company: Company) -> None:
         [
             "Random bfloat16 models of equal sizes on a few-shot forest; tokens per CPU second of one "
             "thread. `of llama`: the time that the Llama shape would need for as many multiply-adds, over "
-            "the family's; Llama has as many KV heads. The README's families are bold, the others have one "
+            "the family's; Llama has as many heads. The README's families are bold, the others have one "
             "layer recipe each.\n",
             table([*header, "fused"], cells.values()),
             f"\nBelow {_GOAL}: {', '.join(below) or 'none'}. "

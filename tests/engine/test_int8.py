@@ -21,7 +21,10 @@ from treeshare.native import kernel_levels
 from treeshare.runs.directory import RunDirectory
 from treeshare.runs.sampling_run import computation, make_manifest
 
-pytestmark = pytest.mark.skipif(not LEVELS, reason="no compiled library, or none for this CPU")
+pytestmark = [
+    pytest.mark.skipif(not LEVELS, reason="no compiled library, or none for this CPU"),
+    pytest.mark.usefixtures("private_cache"),
+]
 
 ALL_LEVELS = kernel_levels()[:-1]
 

@@ -16,7 +16,10 @@ from treeshare.errors import ModelLoadError, UnsupportedModelError
 from treeshare.models import load_model
 from treeshare.models.quantization import OracleLinear, quantized_linears
 
-pytestmark = pytest.mark.skipif(not LEVELS, reason="no compiled library, or none for this CPU")
+pytestmark = [
+    pytest.mark.skipif(not LEVELS, reason="no compiled library, or none for this CPU"),
+    pytest.mark.usefixtures("private_cache"),
+]
 
 W8A8 = {
     "quant_method": "compressed-tensors",
