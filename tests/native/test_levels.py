@@ -45,10 +45,13 @@ def test_the_best_level(wish):
 
 @pytest.fixture
 def with_levels(monkeypatch):
-    """``with_levels(states)``: what ``treeshare_has_level`` says; None: no library."""
+    """``with_levels(states)``: what ``treeshare_has_level`` says; None: no library. None of them is slow."""
 
     def replace(states):
-        found = states and SimpleNamespace(treeshare_has_level=lambda name: states.get(name.decode(), -1))
+        found = states and SimpleNamespace(
+            treeshare_has_level=lambda name: states.get(name.decode(), -1),
+            treeshare_is_slow_level=lambda name: 0,
+        )
         monkeypatch.setattr(library, "_load", lambda: SimpleNamespace(library=found))
 
     return replace

@@ -154,6 +154,7 @@ def test_levels_share_no_function_but_the_standard_librarys():
     common = {name for name in own if not name.endswith(ends)}
     assert common == {
         "treeshare_has_level",
+        "treeshare_is_slow_level",
         "treeshare_cpu_has_level",
         "treeshare_level_features",
         "treeshare_struct_size",
