@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ import torch
 from attention_bench import AttentionInputs
 from attention_cases import CASES, DIM, HEADS, TINY_CASES
 from measuring import Company, grouped_bars, guarded, plot, table, write_report
+from roof import median_seconds
 from torch import nn
 
 from treeshare.attention import make_backend
@@ -52,18 +52,6 @@ SHAPES = {576: [960, 576, 3072], 1536: [576]}
 """Outputs of a layer's linear layers, by inputs: those of SmolLM2-135M."""
 
 ROWS = (1, 8, 64, 256)
-
-
-def _median_cpu_seconds(runs: Sequence[Callable[[], object]], repeats: int) -> list[float]:
-    """Of each call; they take turns, after a round that warms up."""
-    times: list[list[float]] = [[] for _ in runs]
-    for number in range(repeats + 1):
-        for run, taken in zip(runs, times, strict=True):
-            started = time.process_time()
-            run()
-            if number:
-                taken.append(time.process_time() - started)
-    return [statistics.median(taken) for taken in times]
 
 
 def measure(
@@ -99,7 +87,7 @@ def measure(
             inputs = AttentionInputs(case, dtype)
             attend = partial(inputs.attend, make_backend("native", geometry))
             runs.append(({"dtype": name, "kernel": f"attention, {case.name}"}, case.flops, attend))
-    seconds = _median_cpu_seconds([run for _, _, run in runs], repeats)
+    seconds = median_seconds([run for _, _, run in runs], repeats, time.process_time)
     return [
         record | {"level": level, "gflops": flops / took / 1e9}
         for (record, flops, _), took in zip(runs, seconds, strict=True)

@@ -33,7 +33,7 @@ LOOP(fma512, "avx512f", __m512, __m512, FMA, 32)
 LOOP(dot512, "avx512f,avx512bf16", __m512, __m512i, DOT, 64)
 LOOP(bytes512, "avx512f,avx512vnni", __m512i, __m512i, BYTES, 128)
 
-// Four sums of 16 x 16 outputs; `bytes` counts operands of a byte, not of two.
+// Four sums of 16 x 16 outputs, each over `inputs` inputs, which are 64 bytes.
 struct alignas(64) TileShapes {
     unsigned char palette = 1, start_row = 0, reserved[14] = {};
     unsigned short row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};

@@ -34,15 +34,17 @@ class Roof:
         return max(flops / self.flops, num_bytes / self.bandwidth)
 
 
-def median_seconds(runs: Sequence[Callable[[], object]], repeats: int) -> list[float]:
-    """Median time of each call; they take turns, after two rounds that warm up."""
+def median_seconds(
+    runs: Sequence[Callable[[], object]], repeats: int, clock: Callable[[], float] = time.perf_counter
+) -> list[float]:
+    """Median time of each call, by ``clock``; they take turns, after two rounds that warm up."""
     times: list[list[float]] = [[] for _ in runs]
     for number in range(repeats + 2):
         for run, taken in zip(runs, times, strict=True):
-            started = time.perf_counter()
+            started = clock()
             run()
             if number >= 2:
-                taken.append(time.perf_counter() - started)
+                taken.append(clock() - started)
     return [statistics.median(taken) for taken in times]
 
 

@@ -83,8 +83,8 @@ class TestEmulated:
     @pytest.mark.parametrize(
         ("code", "file", "old", "new"),
         [
-            ("neon", "int8_neon.h", "halves[m][v + 1])", "halves[m][v])"),
-            ("neon_dotprod", "int8_neon_dotprod.h", "x + 4 * m)", "x)"),
+            ("neon", "int8_neon.h", "halves[v + 1])", "halves[v])"),
+            ("neon_dotprod", "int8_panel.h", "x + 4 * m)", "x)"),
             ("neon_i8mm", "int8_neon_i8mm.h", "vzip2q", "vzip1q"),
         ],
     )

@@ -14,7 +14,7 @@ from treeshare.sampling.device import sample_on_device
 from treeshare.sampling.sampler import RowSpec, Sampled, sample
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from torch import Tensor
 
@@ -89,14 +89,14 @@ class TokenStep:
         unused: list[Page] = []
         try:
             for part, sampled in self._sampled(batch, tokens.failed):
-                unused.extend(self._take(part, sampled, tokens))
+                self._take(part, sampled, tokens, unused)
         finally:
             self._store.pool.free(unused)  # at once: what is freed may move other pages
         self._stopwatch.lap(BOOKKEEPING)
         return tokens
 
-    def _take(self, batch: RowBatch, sampled: Sampled, tokens: Tokens) -> Iterator[Page]:
-        """Append what was drawn; yields the pages of sequences that ended."""
+    def _take(self, batch: RowBatch, sampled: Sampled, tokens: Tokens, unused: list[Page]) -> None:
+        """Append what was drawn; adds to ``tokens``, and to ``unused`` the pages of sequences that ended."""
         first = 0
         for sequence in (sequence for group in batch.sequences for sequence in group):
             num_draws = len(sequence.completions)
@@ -110,7 +110,7 @@ class TokenStep:
                 if ending is None:
                     tokens.going_on.append(branch)
                 else:
-                    yield from branch.release_pages()
+                    unused += branch.release_pages()
                     tokens.ended += self._completions(branch, ending)
             first += num_draws
 

@@ -110,14 +110,7 @@ INLINE Floats select_lanes(Mask mask, Floats x, Floats other) {
 }
 INLINE Floats max_where(Mask mask, Floats a, Floats b) { return select_lanes(mask, max(a, b), a); } // a elsewhere
 
-// Store the lanes of a mask side by side; returns how many.
-INLINE int compress(float *target, Mask mask, Floats x) {
-    alignas(32) float values[16];
-    store(values, x);
-    int count = 0;
-    for (int left = bits(mask); left; left &= left - 1) target[count++] = values[__builtin_ctz(left)];
-    return count;
-}
+#include "lanes_in_memory.h"
 
 // In lane i what lane i ^ DISTANCE has.
 template <int DISTANCE>
@@ -211,18 +204,11 @@ INLINE void accumulate(Floats &sum, Floats a, Floats b) {
     sum.high = _mm256_fmadd_ps(a.high, b.high, sum.high);
 }
 
-// The sums, for reading after the last add_products: a copy, or gcc would not keep them in registers until then.
-template <int M, int J>
-struct CompleteSums {
-    Floats rows[M][J];
-    const Floats *operator[](int m) const { return rows[m]; }
-};
+#include "copied_sums.h"
+
 template <int M, int J>
 INLINE CompleteSums<M, J> complete_sums(const Floats (&sums)[M][J]) {
-    CompleteSums<M, J> copy;
-    for (int m = 0; m < M; ++m)
-        for (int j = 0; j < J; ++j) copy.rows[m][j] = sums[m][j];
-    return copy;
+    return copied_sums(sums);
 }
 
 // Eight rows of eight 32-bit numbers become eight columns.

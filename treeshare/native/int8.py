@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from treeshare.native import structs
 from treeshare.native.library import int8_kernels
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+PANEL = 16
+"""Outputs whose codes lie side by side."""
 
-_UNIT, _PANEL, _WORD = 64, 16, 4
+_UNIT, _WORD = 64, 4
 MAX_INPUTS = (1 << 31) // (127 * 127) // _UNIT * _UNIT
 """So many products of codes fit into a sum of 32 bits."""
 
 _ROWS_TOGETHER = 4096
-"""Rows of weights that are quantised before they are packed: a multiple of ``_PANEL``."""
+"""Rows of weights that are quantised before they are packed, a multiple of ``PANEL``: their float32 copies
+are small beside a table's."""
 
 
 def padded_inputs(num_inputs: int) -> int:
@@ -123,12 +124,12 @@ class PackedWeights:
     @classmethod
     def empty(cls, format: Int8Format, num_outputs: int, bias: torch.Tensor | None = None) -> PackedWeights:
         """Memory that ``pack`` fills."""
-        panels = -(-num_outputs // _PANEL)
-        outputs = panels * _PANEL
+        panels = -(-num_outputs // PANEL)
+        outputs = panels * PANEL
         return cls(
             format=format,
             num_outputs=num_outputs,
-            codes=torch.empty(panels, format.padded // _WORD, _PANEL, _WORD, dtype=torch.int8),
+            codes=torch.empty(panels, format.padded // _WORD, PANEL, _WORD, dtype=torch.int8),
             scales=torch.empty(format.num_groups, outputs),
             sums=torch.empty(format.num_groups, outputs, dtype=torch.int32),
             bias=None if bias is None else bias.detach().float().contiguous(),
@@ -136,11 +137,16 @@ class PackedWeights:
 
     @classmethod
     def of(cls, weight: torch.Tensor, format: Int8Format, bias: torch.Tensor | None = None) -> PackedWeights:
-        """Quantised weights: float32 or bfloat16 ``[num_outputs, num_inputs]``."""
+        """Quantised weights ``[num_outputs, num_inputs]`` of any float dtype."""
         packed = cls.empty(format, len(weight), bias)
-        for first, part in _parts(weight.detach()):
-            packed.pack(format.quantize(part), first)
+        packed.fill(weight)
         return packed
+
+    def fill(self, weight: torch.Tensor) -> None:
+        """Quantise ``weight``, as for ``of``, into this memory; the bias stays."""
+        for first in range(0, len(weight), _ROWS_TOGETHER):
+            part = weight[first : first + _ROWS_TOGETHER].detach().float().contiguous()
+            self.pack(self.format.quantize(part), first)
 
     def struct(self) -> structs.Int8Linear:
         """The kernels' struct: it lives no longer than the tensors here."""
@@ -176,12 +182,6 @@ class PackedWeights:
             ctypes.byref(self.struct()), ids.data_ptr(), ctypes.byref(buffer(out)), len(ids)
         )
         return out
-
-
-def _parts(weight: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
-    """Some rows after the other, with the number of the first."""
-    for first in range(0, len(weight), _ROWS_TOGETHER):
-        yield first, weight[first : first + _ROWS_TOGETHER]
 
 
 def _kernels() -> Any:  # noqa: ANN401

@@ -5,10 +5,16 @@
 #include <cstring>
 
 #if defined(__x86_64__) && defined(__GNUC__)
-
 #include "cpu_x86.h"
 #include "instruction_sets.h"
 #include "tile_permission.h"
+#elif defined(__aarch64__) && defined(__GNUC__)
+#include "cpu_aarch64.h"
+#else // other levels' code is empty
+struct Cpu {};
+static Cpu this_cpu() { return {}; }
+static bool has_all(const Cpu &, const Cpu &) { return true; }
+#endif
 
 namespace {
 
@@ -18,6 +24,8 @@ struct Level {
     Cpu needed;
     bool is_built; // or served by a level that is
 };
+
+#if defined(__x86_64__) && defined(__GNUC__)
 
 #define LEVEL(name, features, is_built) {name, features, needs(features), is_built}
 
@@ -38,53 +46,22 @@ bool is_slow(const Level &level) {
     return !std::strcmp(level.name, "avx512") && is_intel() && has_all(this_cpu(), AVX_VNNI);
 }
 
-} // namespace
-
-#elif defined(__aarch64__) && defined(__GNUC__)
-
-#include "cpu_aarch64.h"
-
-namespace {
-
-struct Level {
-    const char *name, *features;
-    Cpu needed;
-    bool is_built;
-};
+#else
 
 constexpr Level LEVELS[] = {
+#if defined(__aarch64__) && defined(__GNUC__)
     {"neon_bfmmla", "asimd,bf16", BFMMLA, true},
     {"neon_i8mm", "asimd,i8mm", I8MM, true},
     {"neon_dotprod", "asimd,dotprod", DOTPROD, true},
     {"neon", "asimd", NEON, true},
+#endif
     {"portable", "", {}, true},
 };
+
 bool is_permitted(const Level &) { return true; }
 bool is_slow(const Level &) { return false; }
-
-} // namespace
-
-#else // other levels' code is empty
-
-namespace {
-
-struct Cpu {};
-struct Level {
-    const char *name, *features;
-    Cpu needed;
-    bool is_built;
-};
-constexpr Level LEVELS[] = {{"portable", "", {}, true}};
-Cpu this_cpu() { return {}; }
-bool has_all(const Cpu &, const Cpu &) { return true; }
-bool is_permitted(const Level &) { return true; }
-bool is_slow(const Level &) { return false; }
-
-} // namespace
 
 #endif
-
-namespace {
 
 const Level *find_level(const char *name) {
     for (const Level &level : LEVELS)

@@ -15,13 +15,16 @@ import importlib.util
 import logging
 import os
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from treeshare import installation
 from treeshare.errors import ConfigError
 from treeshare.native import openmp, structs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 VARIABLE = "TREESHARE_KERNELS"
 """The environment variable that names a level: ``none`` for torch's matmuls, ``auto`` or empty for the best
@@ -130,12 +133,7 @@ def kernels(dtype: torch.dtype, level: str | None = None) -> Any | None:  # noqa
         return None
     base = found.base or level_code(found.name)
     code = level_code(found.name) if dtype == torch.bfloat16 else base
-    functions = {}
-    for name, arguments in _ARGUMENTS.items():
-        ending = base if name in _WITHOUT_ELEMENT else f"{element}_{code}"
-        function = functions[f"treeshare_{name}"] = getattr(_load().library, f"treeshare_{name}_{ending}")
-        function.argtypes, function.restype = arguments, None
-    return SimpleNamespace(**functions)
+    return _bound(_ARGUMENTS, lambda name: base if name in _WITHOUT_ELEMENT else f"{element}_{code}")
 
 
 @functools.cache
@@ -148,10 +146,21 @@ def int8_kernels() -> Any | None:  # noqa: ANN401
     if level is None:
         return None
     code = int8_code(level.name)
+    return _bound(_INT8_ARGUMENTS, lambda name: code)
+
+
+def _bound(kernels: Mapping[str, tuple[Any, ...]], ending: Callable[[str], str]) -> SimpleNamespace:
+    """Kernels of the library, by names without their level, ready to be called.
+
+    Args:
+        kernels: Their argument types, by name.
+        ending: What a kernel's name ends in there.
+    """
     functions = {}
-    for name, arguments in _INT8_ARGUMENTS.items():
-        function = functions[f"treeshare_{name}"] = getattr(_load().library, f"treeshare_{name}_{code}")
+    for name, arguments in kernels.items():
+        function = getattr(_load().library, f"treeshare_{name}_{ending(name)}")
         function.argtypes, function.restype = arguments, None
+        functions[f"treeshare_{name}"] = function
     return SimpleNamespace(**functions)
 
 

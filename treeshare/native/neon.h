@@ -6,18 +6,11 @@
 
 #include "neon_floats.h"
 
-// The sums, for reading after the last add_products: a copy, or gcc would not keep them in registers until then.
-template <int M, int J>
-struct CompleteSums {
-    Floats rows[M][J];
-    const Floats *operator[](int m) const { return rows[m]; }
-};
+#include "copied_sums.h"
+
 template <int M, int J>
 INLINE CompleteSums<M, J> complete_sums(const Floats (&sums)[M][J]) {
-    CompleteSums<M, J> copy;
-    for (int m = 0; m < M; ++m)
-        for (int j = 0; j < J; ++j) copy.rows[m][j] = sums[m][j];
-    return copy;
+    return copied_sums(sums);
 }
 
 // The first and the second number of four pairs of bfloat16.

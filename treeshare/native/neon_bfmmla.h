@@ -93,15 +93,12 @@ INLINE float32x4_t of_second(float32x4_t a, float32x4_t b) {
     return vreinterpretq_f32_f64(vzip2q_f64(vreinterpretq_f64_f32(a), vreinterpretq_f64_f32(b)));
 }
 
+#include "copied_sums.h"
+
 // The sums, for reading after the last add_products: a row's own numbers.
 template <int M, int J>
-struct CompleteSums {
-    Floats rows[M][J];
-    const Floats *operator[](int m) const { return rows[m]; }
-};
-template <int M, int J>
 INLINE CompleteSums<M, J> complete_sums(const Floats (&sums)[M][J]) {
-    CompleteSums<M, J> copy;
+    CompleteSums<M, J> copy = copied_sums(sums); // right for a last row without a neighbour
     for (int j = 0; j < J; ++j) {
         for (int m = 0; m + 1 < M; m += 2) {
             const Floats a = sums[m][j], b = sums[m + 1][j];
@@ -109,7 +106,6 @@ INLINE CompleteSums<M, J> complete_sums(const Floats (&sums)[M][J]) {
             copy.rows[m + 1][j] = {of_second(a.q0, a.q1), of_second(a.q2, a.q3), of_second(b.q0, b.q1),
                                    of_second(b.q2, b.q3)};
         }
-        if (M % 2 == 1) copy.rows[M - 1][j] = sums[M - 1][j];
     }
     return copy;
 }

@@ -156,14 +156,7 @@ INLINE void store_codes(int8_t *target, Floats x) {
     vst1q_s8(target, vcombine_s8(vmovn_s16(narrowed(x.q0, x.q1)), vmovn_s16(narrowed(x.q2, x.q3))));
 }
 
-// Store the lanes of a mask side by side; returns how many.
-INLINE int compress(float *target, Mask mask, Floats x) {
-    float values[16];
-    store(values, x);
-    int count = 0;
-    for (int left = bits(mask); left; left &= left - 1) target[count++] = values[__builtin_ctz(left)];
-    return count;
-}
+#include "lanes_in_memory.h"
 
 // Up to sixteen numbers; what lies beyond `count` is not touched, and zero when read.
 template <class Number>

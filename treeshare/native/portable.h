@@ -143,14 +143,7 @@ INLINE Floats select_lanes(Mask mask, Floats x, Floats other) {
 INLINE Floats only(Mask mask, Floats x) { return select_lanes(mask, x, broadcast(0.0f)); } // zero elsewhere
 INLINE Floats max_where(Mask mask, Floats a, Floats b) { return select_lanes(mask, max(a, b), a); } // a elsewhere
 
-// Store the lanes of a mask side by side; returns how many.
-INLINE int compress(float *target, Mask mask, Floats x) {
-    float values[16];
-    store(values, x);
-    int count = 0;
-    for (int left = bits(mask); left; left &= left - 1) target[count++] = values[__builtin_ctz(left)];
-    return count;
-}
+#include "lanes_in_memory.h"
 
 // In lane i what lane i ^ DISTANCE has.
 template <int DISTANCE>

@@ -300,9 +300,7 @@ class _Compiler:
 
 def _is_readable(value: Value, columns: Columns) -> bool:
     """Whether groups of the operation's width can be read as they are."""
-    if value.kind == "QUANTIZE":
-        return bool((np.diff(columns) == 1).all())
-    if value.kind in ROTATIONS and len(columns) == value.inner:
+    if value.kind == "QUANTIZE" or (value.kind in ROTATIONS and len(columns) == value.inner):
         return bool((np.diff(columns) == 1).all())
     if value.kind in NORMS or value.kind in ROTATIONS or any(isinstance(o, Weight) for o in value.operands):
         return is_uniform(columns, value.inner)

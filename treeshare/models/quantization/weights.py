@@ -14,7 +14,7 @@ import torch
 
 from treeshare.errors import ConfigError
 from treeshare.native import int8_kernels, unused_reason
-from treeshare.native.int8 import Int8Format, PackedWeights
+from treeshare.native.int8 import PANEL, Int8Format, PackedWeights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,12 +26,6 @@ INT8 = "int8"
 
 MAX_TRANSFORM = 64
 """Inputs that are mixed: the largest power of two that divides a layer's inputs, up to this number."""
-
-_PANEL = 16
-"""Outputs whose codes lie side by side."""
-
-_ROWS_AT_ONCE = 4096
-"""Rows of weights that are quantised together: their float32 copies are small beside a table's."""
 
 
 def require_quantization(quantization: str | None, device: str) -> None:
@@ -80,20 +74,13 @@ class Int8Weights:
         self.packed = packed
 
     @classmethod
-    @torch.no_grad()
     def of(cls, weight: Tensor, bias: Tensor | None = None, transform: int | None = None) -> Int8Weights:
         """Quantise ``weight`` ``[outputs, inputs]`` of any float dtype; ``transform``: of ``int8_format``."""
-        layout = int8_format(weight.shape[1], transform)
-        weights = cls(PackedWeights.empty(layout, len(weight), bias))
-        weights.fill(weight)
-        return weights
+        return cls(PackedWeights.of(weight, int8_format(weight.shape[1], transform), bias))
 
-    @torch.no_grad()
     def fill(self, weight: Tensor) -> None:
         """Quantise other values of the same shape into the same memory; the bias stays."""
-        for first in range(0, len(weight), _ROWS_AT_ONCE):
-            rows = weight[first : first + _ROWS_AT_ONCE].float().contiguous()
-            self.packed.pack(self.packed.format.quantize(rows), first)
+        self.packed.fill(weight)
 
     @property
     def format(self) -> Int8Format:
@@ -125,7 +112,7 @@ class Int8Weights:
 def can_join(weights: Sequence[Int8Weights]) -> bool:
     """Whether layers with one input can be one: their panels are full, and their inputs are coded alike."""
     formats = {part.format for part in weights}
-    return len(formats) == 1 and all(part.packed.num_outputs % _PANEL == 0 for part in weights)
+    return len(formats) == 1 and all(part.packed.num_outputs % PANEL == 0 for part in weights)
 
 
 def join(weights: Sequence[Int8Weights]) -> Int8Weights:
@@ -134,26 +121,24 @@ def join(weights: Sequence[Int8Weights]) -> Int8Weights:
         return weights[0]
     assert can_join(weights)
     parts = [part.packed for part in weights]
-    biases = [part.bias for part in parts]
-    if any(bias is not None for bias in biases):
-        sizes = [part.num_outputs for part in parts]
-        filled = [torch.zeros(n) if bias is None else bias for n, bias in zip(sizes, biases, strict=True)]
+    bias = None
+    if any(part.bias is not None for part in parts):
+        bias = torch.cat([torch.zeros(p.num_outputs) if p.bias is None else p.bias for p in parts])
     joined = PackedWeights(
         format=weights[0].format,
         num_outputs=sum(part.num_outputs for part in parts),
         codes=torch.cat([part.codes for part in parts]),
         scales=torch.cat([part.scales for part in parts], 1),
         sums=torch.cat([part.sums for part in parts], 1),
-        bias=torch.cat(filled) if any(bias is not None for bias in biases) else None,
+        bias=bias,
     )
     first = 0
     for part in weights:
         last = first + part.packed.num_outputs
-        bias = joined.bias
         part.packed = replace(
             joined,
             num_outputs=last - first,
-            codes=joined.codes[first // _PANEL : last // _PANEL],
+            codes=joined.codes[first // PANEL : last // PANEL],
             scales=joined.scales[:, first:last],
             sums=joined.sums[:, first:last],
             bias=None if bias is None or part.packed.bias is None else bias[first:last],
