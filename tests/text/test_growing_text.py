@@ -60,6 +60,7 @@ def test_the_definition(case):
 @settings(max_examples=25)
 @given(CASES, st.integers(0, 12))
 @example(("llama2", [1], [1] * 60 + [UNKNOWN] * 200, True), 3)
+@example(("gemma", [13], [UNKNOWN], False), 0)
 def test_every_token(case, num_lookback):
     """After each token: the text's length, its end, and what is certain of it until the last token."""
     name, prompt, ids, skip = case

@@ -138,7 +138,7 @@ class GrowingText:
             run = self._run.tail(self._num_lookback + 1)
             is_part = len(run) < self._run.num_chars and self._run.is_text
             text = run if is_part else text + run
-        return text[-self.num_chars :] if len(text) > self.num_chars else text
+        return text[max(len(text) - self.num_chars, 0) :]  # it may begin in the prompt's end
 
     @property
     def certain_start(self) -> int:
