@@ -30,7 +30,7 @@ class AttentionInputs:
     def __init__(self, case: Case, dtype: torch.dtype = BF16) -> None:
         page_size = 64
         pages = case.private // page_size + 1
-        geometry = KVGeometry(num_layers=1, num_kv_heads=HEADS, head_dim=DIM, dtype=dtype)
+        geometry = KVGeometry.uniform(num_layers=1, num_kv_heads=HEADS, head_dim=DIM, dtype=dtype)
         self.store = KVStore(
             geometry, budget_bytes=1 << 40, page_size=page_size, max_pages=case.rows * pages + 1
         )
@@ -98,7 +98,7 @@ def yardsticks(case: Case) -> tuple[Callable[[], None], Callable[[], None]]:
 
 def measure_attention(cases: Sequence[Case], roof: Roof, repeats: int) -> list[dict[str, Any]]:
     """Every case by every backend, and by the yardsticks."""
-    geometry = KVGeometry(num_layers=1, num_kv_heads=HEADS, head_dim=DIM, dtype=BF16)
+    geometry = KVGeometry.uniform(num_layers=1, num_kv_heads=HEADS, head_dim=DIM, dtype=BF16)
     names = ["native", "cpu"] if kernel_level() != "none" else ["cpu"]
     records = []
     for case in cases:

@@ -128,13 +128,13 @@ class Runner:
             tokenizer=None,
             model_id=family,
             geometry=bound.geometry,
-            specs=bound.specs,
+            calls=bound.calls,
             vocab_size=sizes.vocabulary,
             eos_token_ids=frozenset(),
             max_model_len=max_model_len(self.model.config),
             load_s=0.0,
         )
-        self.heads = self.model.config.num_attention_heads, bound.geometry.num_kv_heads
+        self.heads = self.model.config.num_attention_heads, bound.geometry.layers[0].num_heads
         self._vocabulary = sizes.vocabulary
         self._engine = Engine(loaded, EngineConfig(kv_budget_bytes=4 << 30, lazy_divergence=False))
 

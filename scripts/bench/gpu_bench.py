@@ -62,7 +62,7 @@ class Inputs:
     @classmethod
     def make(cls, shape: TreeShape, num_q_heads: int, num_kv_heads: int, device: torch.device) -> Inputs:
         """Random inputs for a shape."""
-        geometry = KVGeometry(num_layers=1, num_kv_heads=num_kv_heads, head_dim=HEAD_DIM, dtype=DTYPE)
+        geometry = KVGeometry.uniform(num_layers=1, num_kv_heads=num_kv_heads, head_dim=HEAD_DIM, dtype=DTYPE)
         num_private, num_rows = shape.lengths[-1] - 1, shape.widths[-1]
         pages = num_private // PAGE_SIZE + 1
         store = KVStore(
@@ -100,7 +100,7 @@ class Inputs:
         private_k = pool.keys[0][pages].transpose(1, 2).flatten(0, 1)[: source.num_private]
         private_v = pool.values[0][pages][..., :HEAD_DIM].transpose(1, 2).flatten(0, 1)[: source.num_private]
         keys = [segment.keys(0) for segment in segments]
-        values = [segment.values(0, HEAD_DIM) for segment in segments]
+        values = [segment.values(0) for segment in segments]
         return (
             torch.cat([*keys, private_k, self.key[row : row + 1]]),
             torch.cat([*values, private_v, self.value[row : row + 1]]),

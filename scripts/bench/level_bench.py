@@ -82,7 +82,7 @@ def measure(
                         multiply,
                     )
                 )
-        geometry = KVGeometry(num_layers=1, num_kv_heads=HEADS, head_dim=DIM, dtype=dtype)
+        geometry = KVGeometry.uniform(num_layers=1, num_kv_heads=HEADS, head_dim=DIM, dtype=dtype)
         for case in TINY_CASES if is_tiny else CASES:
             inputs = AttentionInputs(case, dtype)
             attend = partial(inputs.attend, make_backend("native", geometry))

@@ -75,10 +75,11 @@ def plan_costs(plan: KernelTables) -> dict[str, Cost]:
     """The cost of each kernel of a plan, for one layer."""
     geometry, shape = plan.layout.store.geometry, plan.shape
     num_q_heads, size = plan.query_shape[1], geometry.dtype.itemsize
-    token_bytes = 2 * geometry.num_kv_heads * geometry.head_dim * size
-    row_bytes = num_q_heads * geometry.head_dim * size
-    state_bytes = num_q_heads * (geometry.head_dim + 2) * 4
-    per_pair, per_tile_pair = 4.0 * num_q_heads * geometry.head_dim, 4.0 * geometry.num_kv_heads * shape.width
+    num_kv_heads, head_dim = geometry.layers[0].num_heads, geometry.layers[0].key_width
+    token_bytes = 2 * num_kv_heads * head_dim * size
+    row_bytes = num_q_heads * head_dim * size
+    state_bytes = num_q_heads * (head_dim + 2) * 4
+    per_pair, per_tile_pair = 4.0 * num_q_heads * head_dim, 4.0 * num_kv_heads * shape.width
 
     def slices(items: np.ndarray) -> Cost:
         if not len(items):
@@ -134,13 +135,14 @@ def shared_prefix_plan(
     )
     root = store.segments.new(start=0, num_tokens=prefix, order=0, parent=None)
     rows = [DecodeRow(root, [store.pool.new_page() for _ in range(pages)], private) for _ in range(num_rows)]
-    shape = num_rows, geometry.num_kv_heads * group_size, geometry.head_dim
+    (layer,) = geometry.layers
+    shape = num_rows, layer.num_heads * group_size, layer.key_width
     return KernelTables.make(
         build_layout(store, [], rows), shape, torch.device("cpu"), processors, with_scratch=False
     )
 
 
-CODE_LLAMA_13B = KVGeometry(num_layers=1, num_kv_heads=40, head_dim=128, dtype=torch.float16)
+CODE_LLAMA_13B = KVGeometry.uniform(num_layers=1, num_kv_heads=40, head_dim=128, dtype=torch.float16)
 LAYERS, PARAMETERS, NUM_ROWS, NEW_TOKENS, NUM_GPUS = 40, 13.0e9, 1024, 128, 8
 PAPER_CEILING = 18.5
 PAPER = {

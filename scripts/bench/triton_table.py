@@ -91,7 +91,9 @@ def compile_kernel(kernel: str, dtype: str, head_dim: int, capability: int, grou
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    geometry = KVGeometry(num_layers=1, num_kv_heads=HEADS, head_dim=head_dim, dtype=getattr(torch, dtype))
+    geometry = KVGeometry.uniform(
+        num_layers=1, num_kv_heads=HEADS, head_dim=head_dim, dtype=getattr(torch, dtype)
+    )
     fixed = constants(kernel, KernelShape(geometry=geometry, group_size=group, page_size=PAGE_SIZE))
     options = {name: fixed.pop(name) for name in _OPTIONS if name in fixed}
     function = getattr(load_kernels(), kernel.split()[0])

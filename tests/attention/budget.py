@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from treeshare.attention import AttentionSpec, DecodeRow, PrefillChunk, build_layout, depth_first
-from treeshare.kv import KVGeometry, KVStore
+from treeshare.kv import KVGeometry, KVStore, LayerKV
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,25 @@ class Case:
     page_size: int = 16
     sharing: str = "tree"
     score_scale: float = 1.0
+    value_dim: int | None = None  # None: as wide as keys
+    window: int | None = None
+    window_chunk: int | None = None
+    soft_cap: float | None = None
+    has_sinks: bool = False
+
+    @property
+    def value_width(self):
+        return self.value_dim or self.head_dim
+
+    @property
+    def spec(self):
+        return AttentionSpec(
+            scale=self.head_dim**-0.5,
+            window=self.window,
+            chunk=self.window_chunk,
+            soft_cap=self.soft_cap,
+            has_sinks=self.has_sinks,
+        )
 
 
 _ORACLES: dict[bytes, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -44,9 +63,8 @@ class Forest:
     def __init__(self, case: Case, seed: int = 0) -> None:
         self.case = case
         self.rng = torch.Generator().manual_seed(seed)
-        geometry = KVGeometry(
-            num_layers=1, num_kv_heads=case.num_kv_heads, head_dim=case.head_dim, dtype=case.dtype
-        )
+        layer = LayerKV(num_heads=case.num_kv_heads, key_width=case.head_dim, value_width=case.value_width)
+        geometry = KVGeometry(layers=(layer,), dtype=case.dtype)
         num_pages = sum(length // case.page_size + 1 for _, length in case.decodes)
         self.store = KVStore(
             geometry, budget_bytes=1 << 40, page_size=case.page_size, max_pages=num_pages + 1, poison=True
@@ -65,8 +83,8 @@ class Forest:
         return torch.randn(*shape, generator=self.rng).mul(self.case.score_scale).to(self.case.dtype)
 
     def _kv(self, n):
-        heads, dim = self.case.num_kv_heads, self.case.head_dim
-        return self._random(n, heads, dim), self._random(n, heads, dim)
+        case = self.case
+        return (self._random(n, case.num_kv_heads, dim) for dim in (case.head_dim, case.value_width))
 
     def _first_new(self, node):
         return max(self.case.lengths[node] - self.case.chunk, 0)
@@ -107,6 +125,9 @@ class Forest:
         num_packed = layout.num_rows + 3
         self.query = self._random(num_packed, case.num_kv_heads * case.group_size, case.head_dim)
         self.key, self.value = self._kv(num_packed)
+        self.sinks = None
+        if case.has_sinks:  # some that outweigh all keys, some that nobody notices
+            self.sinks = torch.linspace(-3, 6, self.query.shape[1]) * case.score_scale
         for chunk in layout.causal:
             keys, values = self.node_kv[chunk.segment.order]
             self.key[chunk.first_row : chunk.last_row] = keys[chunk.start : chunk.end]
@@ -156,16 +177,29 @@ class Forest:
         return digest.digest()
 
     def _brute_force(self, dtype):
-        out = torch.zeros(self.query.shape, dtype=torch.float64)
+        case = self.case
+        out = torch.zeros(*self.query.shape[:2], case.value_width, dtype=torch.float64)
         lse = torch.full(self.query.shape[:2], -torch.inf, dtype=torch.float64)
         every_query = self.query.to(dtype).transpose(0, 1)
         many = torch.cat([every_query] * (16 // every_query.shape[1] + 1), dim=1)
         for row, (keys, values) in enumerate(self.seen):
+            own, first = len(keys) - 1, 0
+            if case.window is not None:
+                first = max(first, own + 1 - case.window)
+            if case.window_chunk is not None:
+                first = max(first, own // case.window_chunk * case.window_chunk)
+            keys, values = keys[first:], values[first:]
             query, place = (every_query[:, row : row + 1], 0) if dtype == torch.float64 else (many, row)
             keys, values = (
                 x.to(dtype).transpose(0, 1).repeat_interleave(self.case.group_size, 0) for x in (keys, values)
             )
-            scores = (query @ keys.transpose(1, 2)) * self.case.head_dim**-0.5
+            scores = (query @ keys.transpose(1, 2)) * case.head_dim**-0.5
+            if case.soft_cap is not None:
+                scores = case.soft_cap * torch.tanh(scores / case.soft_cap)
+            if self.sinks is not None:
+                sinks = self.sinks.to(dtype).view(-1, 1, 1).expand(*scores.shape[:2], 1)
+                scores = torch.cat([scores, sinks], -1)
+                values = torch.cat([values, torch.zeros_like(values[:, :1])], 1)
             lse[row] = scores[:, place].double().logsumexp(-1)
             weights = scores.to(torch.promote_types(dtype, torch.float32)).softmax(-1).to(dtype)
             out[row] = (weights @ values)[:, place].double()
@@ -179,7 +213,8 @@ class Forest:
             self.value,
             layer=0,
             layout=self.layout,
-            spec=AttentionSpec(scale=self.case.head_dim**-0.5),
+            spec=self.case.spec,
+            sinks=self.sinks,
         )
 
 

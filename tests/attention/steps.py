@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from treeshare.attention import DecodeRow, PrefillChunk, build_layout, depth_first
 from treeshare.kv import KVGeometry, KVStore
 
-GEOMETRY = KVGeometry(num_layers=2, num_kv_heads=1, head_dim=16, dtype=torch.float32)
+GEOMETRY = KVGeometry.uniform(num_layers=2, num_kv_heads=1, head_dim=16, dtype=torch.float32)
 PAGE_SIZE = 16
 
 

@@ -67,7 +67,7 @@ PAIRS += [
 def pair(request):
     """A backend and a dtype that it computes in; a level of instructions means the compiled kernel."""
     name, dtype = request.param
-    geometry = KVGeometry(num_layers=1, num_kv_heads=1, head_dim=64, dtype=DTYPES[dtype])
+    geometry = KVGeometry.uniform(num_layers=1, num_kv_heads=1, head_dim=64, dtype=DTYPES[dtype])
     if name not in BACKENDS:
         with using_kernels(name), num_threads(2):
             yield NativeAttention(), DTYPES[dtype]
@@ -105,6 +105,32 @@ def test_heads(backend, num_kv_heads, group_size, head_dim, dtype):
         dtype=dtype,
     )
     forest = Forest(case)
+    assert_within_budget(forest, forest.attend(backend))
+
+
+FEATURES = {
+    "window 1": {"window": 1},
+    "window 7": {"window": 7},
+    "window 64": {"window": 64},
+    "window 300": {"window": 300},
+    "chunk 5": {"window_chunk": 5},
+    "chunk 64": {"window_chunk": 64},
+    "window in chunk": {"window": 20, "window_chunk": 48},
+    "soft cap": {"soft_cap": 2.0, "score_scale": 3.0},
+    "sinks": {"has_sinks": True},
+    "narrow values": {"head_dim": 96, "value_dim": 64},
+    "wide values": {"head_dim": 16, "value_dim": 48},
+    "all": {"window": 33, "soft_cap": 5.0, "has_sinks": True, "head_dim": 48, "value_dim": 32},
+}
+
+
+@pytest.mark.parametrize("feature", FEATURES)
+@pytest.mark.parametrize("name", ["depth 6", "page borders", "mixed step", "long nodes"])
+def test_features(backend, name, feature, dtype):
+    case = replace((FORESTS | LONG)[name], dtype=dtype, **FEATURES[feature])
+    forest = Forest(case)
+    if not backend.supports(case.spec) or (case.value_dim and backend.name in ("native", "triton")):
+        pytest.skip("not implemented yet")
     assert_within_budget(forest, forest.attend(backend))
 
 
@@ -206,7 +232,7 @@ def test_levels_have_the_same_bits(name, head_dim, dtype):
 
 
 def test_what_is_refused():
-    geometry = KVGeometry(num_layers=1, num_kv_heads=1, head_dim=64, dtype=torch.float16)
+    geometry = KVGeometry.uniform(num_layers=1, num_kv_heads=1, head_dim=64, dtype=torch.float16)
     assert isinstance(make_backend("auto", geometry), CpuAttention)
     with pytest.raises(ConfigError, match=r"^backend: got 'native', expected kernels for this CPU"):
         make_backend("native", geometry)

@@ -31,18 +31,22 @@ def seen_by(layout):
 
 def stores_at(layout):
     """Per packed row the place that its own KV goes to, as ``write`` fills it on the last layer."""
-    rows = torch.arange(layout.num_rows, dtype=torch.float32).view(-1, 1, 1).expand(-1, 1, GEOMETRY.head_dim)
+    rows = (
+        torch.arange(layout.num_rows, dtype=torch.float32)
+        .view(-1, 1, 1)
+        .expand(-1, 1, GEOMETRY.layers[0].key_width)
+    )
     layout.write(1, rows, -rows)
     found = [None] * layout.num_rows
     segments = {segment for s in layout.slices for segment in s.segment.path()}
     segments |= {chunk.segment for chunk in layout.causal}
     for segment in segments:
-        for token, (key, value) in enumerate(zip(segment.keys(1), segment.values(1, 16), strict=True)):
+        for token, (key, value) in enumerate(zip(segment.keys(1), segment.values(1), strict=True)):
             _note(found, key, value, ("segment", segment.order, token))
     keys, values = layout.store.pool.keys[1], layout.store.pool.values[1]
     for page in range(layout.store.pool.num_live):
         for offset in range(PAGE_SIZE):
-            value = values[page, 0, offset, : GEOMETRY.head_dim]
+            value = values[page, 0, offset, : GEOMETRY.layers[0].key_width]
             _note(found, keys[page, 0, offset], value, ("page", page, offset))
     return found
 

@@ -17,7 +17,7 @@ from treeshare.attention.triton.tables import KernelTables
 from treeshare.errors import ConfigError
 from treeshare.kv import KVGeometry, KVStore
 
-GEOMETRY = KVGeometry(num_layers=1, num_kv_heads=1, head_dim=64, dtype=torch.float32)
+GEOMETRY = KVGeometry.uniform(num_layers=1, num_kv_heads=1, head_dim=64, dtype=torch.float32)
 SMALL = Case(
     (-1, 0, 0),
     (90, 20, 70),

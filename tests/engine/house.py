@@ -21,7 +21,7 @@ from treeshare.tree import PromptTree
 if TYPE_CHECKING:
     from treeshare.engine.forest import LiveNode
 
-GEOMETRY = KVGeometry(num_layers=1, num_kv_heads=1, head_dim=16, dtype=torch.float32)
+GEOMETRY = KVGeometry.uniform(num_layers=1, num_kv_heads=1, head_dim=16, dtype=torch.float32)
 CHUNK = 16
 MAX_TOKENS = 16
 
@@ -225,7 +225,7 @@ class House:
         """The first ``count`` tokens of a node have the KV of its prompt."""
         expected = self._codes(node, 0, count)
         assert torch.equal(node.segment.keys(0)[:count], expected), "keys are missing, or another prompt's"
-        assert torch.equal(node.segment.values(0, 16)[:count], expected), "values are missing, or another's"
+        assert torch.equal(node.segment.values(0)[:count], expected), "values are missing, or another's"
 
     @staticmethod
     def _codes(node, first, last):

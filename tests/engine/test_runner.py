@@ -14,7 +14,7 @@ from transformers import AttentionInterface, AutoModelForCausalLM
 from tests.engine.forests import random_prompts
 from tests.kernel_levels import using_kernels
 from tests.models.tiny import ARCHITECTURES, VOCAB_SIZE
-from treeshare.attention import AttentionSpec, DecodeRow, PrefillChunk, build_layout
+from treeshare.attention import AttentionSpec, DecodeRow, PrefillChunk, ReferenceAttention, build_layout
 from treeshare.config import EngineConfig
 from treeshare.engine.runner import ModelRunner
 from treeshare.errors import ShapeError, UnsupportedModelError
@@ -256,11 +256,13 @@ def test_more_rows_than_its_limit_are_refused(runner):
         runner.forward(layout, np.zeros(too_many, np.int64), [0])
 
 
-def test_what_its_backend_lacks_is_refused(model_dir):
+def test_what_its_backend_lacks_is_refused(model_dir, monkeypatch):
     loaded = load_model(model_dir("llama"), "float32")
-    spec = AttentionSpec(scale=1.0, window=8, soft_cap=30.0)
+    first, *_ = loaded.calls
+    other = replace(first, layer=1, spec=AttentionSpec(scale=1.0, window=8, soft_cap=30.0))
+    monkeypatch.setattr(ReferenceAttention, "features", frozenset({"attention sinks"}))
     with pytest.raises(UnsupportedModelError) as caught:
-        ModelRunner(replace(loaded, specs=(loaded.specs[0], spec)), replace(CONFIG, backend="reference"))
+        ModelRunner(replace(loaded, calls=(first, other)), replace(CONFIG, backend="reference"))
     assert str(caught.value) == (
         "llama: not implemented by attention reference: attention soft-capping; sliding-window attention"
     )

@@ -19,7 +19,7 @@ from treeshare.kv import KVGeometry, KVStore
 from treeshare.sampling import SamplingParams, StopChecker
 from treeshare.tree import PromptTree
 
-GEOMETRY = KVGeometry(num_layers=1, num_kv_heads=1, head_dim=16, dtype=torch.float32)
+GEOMETRY = KVGeometry.uniform(num_layers=1, num_kv_heads=1, head_dim=16, dtype=torch.float32)
 CONFIG = EngineConfig(max_num_seqs=8, page_size=16)
 MAX_ROWS = 24
 PROMPTS = [[1, 2, 3, *range(20, 60)], [1, 2, 3, *range(20, 50), 9], [7] * 40]

@@ -22,8 +22,8 @@ SLACK = 12 << 20
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's /proc")
 
 GEOMETRIES = {
-    "small blocks": KVGeometry(num_layers=2, num_kv_heads=1, head_dim=32, dtype=torch.bfloat16),
-    "large blocks": KVGeometry(num_layers=8, num_kv_heads=16, head_dim=64, dtype=torch.float32),
+    "small blocks": KVGeometry.uniform(num_layers=2, num_kv_heads=1, head_dim=32, dtype=torch.bfloat16),
+    "large blocks": KVGeometry.uniform(num_layers=8, num_kv_heads=16, head_dim=64, dtype=torch.float32),
 }
 
 

@@ -12,7 +12,7 @@ from treeshare.devices import peak_resident_bytes
 from treeshare.errors import BudgetError, ConfigError
 from treeshare.kv import KVGeometry, KVStore, padded_length
 
-GEOMETRY = KVGeometry(num_layers=2, num_kv_heads=1, head_dim=3, dtype=torch.float32)
+GEOMETRY = KVGeometry.uniform(num_layers=2, num_kv_heads=1, head_dim=3, dtype=torch.float32)
 
 
 def make_store(budget_tokens=400, max_pages=6, poison=True):
@@ -127,7 +127,7 @@ class StoreMachine(RuleBasedStateMachine):
         for layer in range(GEOMETRY.num_layers):
             for segment, mark in self.segments:
                 assert torch.all(segment.keys(layer) == mark + layer)
-                assert torch.all(segment.values(layer, 3) == -(mark + layer))
+                assert torch.all(segment.values(layer) == -(mark + layer))
                 tail = segment.block.values[layer][segment.index, :, segment.num_tokens :]
                 assert not tail.any(), "values of padded keys must be zero, the ones too"
             for page, mark in self.pages:

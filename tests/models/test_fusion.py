@@ -105,7 +105,7 @@ def test_a_model(architecture, dtype):
     assert all(torch.equal(before[name], after[name]) for name in before)
     unfuse_layers(model)
     unbind_linears(filter(uses_kernel, model.modules()))
-    check = SelfCheck(model, bound.geometry)
+    check = SelfCheck(model, bound.geometry, bound.calls)
     unfused_error = check.error()
     assert len(fuse_layers(model)[0]) == 3
     assert check.error() <= 4 * max(unfused_error, torch.finfo(dtype).eps)
@@ -130,8 +130,8 @@ def test_weights_are_moved_and_not_copied(architecture):
 @pytest.mark.parametrize("architecture", sorted(CONFIGS))
 def test_new_weights_reach_the_kernels(architecture):
     model, other = (make_model(CONFIGS[architecture](), torch.float32, seed=seed) for seed in (0, 1))
-    geometry = bind_model(model).geometry
-    expected = SelfCheck(other, geometry)
+    bound = bind_model(model)
+    expected = SelfCheck(other, bound.geometry, bound.calls)
     own = expected.check()
 
     change_weights(model, other.state_dict())
@@ -261,7 +261,6 @@ def test_layers_that_differ_are_told_apart():
     model = make_model(config, torch.bfloat16)
     programs = find_programs(calls(model), torch.bfloat16)
     assert [len(program.tables) for program in programs] == [2, 0]
-    assert [program.attend.layer for program in programs] == [0, 1]
     keys = [call.trace().key() for call in calls(make_model(CONFIGS["llama"](), torch.bfloat16))]
     assert keys[0] == keys[1] == keys[2]
 

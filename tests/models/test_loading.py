@@ -55,7 +55,7 @@ def test_what_is_known_of_a_model(folder):
     assert not loaded.model.training
     assert loaded.tokenizer is None
     assert loaded.decoder(skip_special_tokens=True) is None
-    assert [spec.scale for spec in loaded.specs] == [16**-0.5] * 3
+    assert [call.spec.scale for call in loaded.calls] == [16**-0.5] * 3
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from treeshare.models.quantization import (
     weights_in_codes,
 )
 from treeshare.models.quantization import weights as weights_module
+from treeshare.models.step import running
 from treeshare.models.weights import change_weights
 from treeshare.native import number_of
 
@@ -217,11 +218,12 @@ def test_the_judge_finds_wrong_weights(fault, dtype, monkeypatch):
 
 
 def logits(loaded):
-    return loaded.model(input_ids=TOKENS, use_cache=False, treeshare_step=_Mixer()).logits
+    with running(_Mixer()):
+        return loaded.model(input_ids=TOKENS, use_cache=False).logits
 
 
 class _Mixer:
-    def attend(self, layer, query, key, value, spec):
+    def attend(self, query, key, value, spec, sinks=None):
         return query + key.repeat_interleave(query.shape[1] // key.shape[1], 1)
 
 

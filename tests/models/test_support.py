@@ -9,6 +9,7 @@ from torch import nn
 
 from tests.models.tiny import _COMMON, ARCHITECTURES, CONFIGS, make_model
 from treeshare.errors import UnsupportedModelError
+from treeshare.kv import LayerKV
 from treeshare.models.binding import bind_model
 
 
@@ -16,9 +17,8 @@ from treeshare.models.binding import bind_model
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_supported(architecture, dtype):
     geometry = bind_model(make_model(CONFIGS[architecture](), dtype)).geometry
-    assert geometry.num_layers == 3
-    assert geometry.head_dim == 16
-    assert geometry.num_kv_heads == (4 if architecture in ("gpt2", "gpt_neox") else 2)
+    heads = 4 if architecture in ("gpt2", "gpt_neox") else 2
+    assert geometry.layers == (LayerKV(num_heads=heads, key_width=16, value_width=16),) * 3
     assert geometry.dtype == dtype
 
 
@@ -50,9 +50,6 @@ REFUSED = {
     ),
     "attention sinks": lambda: transformers.GptOssConfig(
         **_COMMON, head_dim=16, num_local_experts=2, num_experts_per_tok=1, sliding_window=2048
-    ),
-    "a mixture of experts": lambda: transformers.MixtralConfig(
-        **_COMMON, num_local_experts=2, num_experts_per_tok=1
     ),
     "model code without transformers' attention interface": lambda: transformers.MambaConfig(
         vocab_size=160, hidden_size=64, num_hidden_layers=2
@@ -101,7 +98,6 @@ def test_mixing_along_the_row_is_found():
         ({"sliding_window": 16}, "sliding-window attention"),
         ({"softcap": 30.0}, "attention soft-capping"),
         ({"s_aux": torch.zeros(4)}, "attention sinks"),
-        ({"output_router_logits": True}, "a mixture of experts"),
     ],
 )
 def test_what_a_layers_code_asks_for_is_refused_by_name(monkeypatch, asked, named):
@@ -124,7 +120,7 @@ def test_a_window_that_no_sequence_outgrows_is_none(monkeypatch):
         monkeypatch.setattr(
             layer.self_attn, "forward", lambda *a, forward=forward, **k: forward(*a, **(k | window))
         )
-    assert all(spec.window is None for spec in bind_model(model).specs)
+    assert all(call.spec.window is None for call in bind_model(model).calls)
 
 
 # -- what a length, a layer's type or a module decides --
@@ -185,7 +181,7 @@ def test_what_a_short_prompt_does_not_show_is_refused_by_name(feature):
 
 
 def test_a_rope_by_layer_type_that_is_fixed_is_no_reason():
-    assert len(bind_model(make_model(_gemma3({"rope_type": "linear", "factor": 8.0}))).specs) == 2
+    assert len(bind_model(make_model(_gemma3({"rope_type": "linear", "factor": 8.0}))).calls) == 2
 
 
 def test_attention_that_is_told_not_to_be_causal_is_refused():

@@ -5,8 +5,8 @@ scores of one tile of rows stay in cache; the values have a column of ones, so t
 the denominator, too; keys are stored transposed. Partial results stay unnormalised, each with the maximum of
 its scores, and are merged in a fixed order, root first, in float32.
 
-Shapes: ``T`` packed rows, ``H`` KV heads, ``G`` query heads per KV head, ``D`` head_dim, ``E`` extended value
-width.
+Shapes: ``T`` packed rows, ``H`` KV heads, ``G`` query heads per KV head, ``D`` width of a key, ``V`` of a
+value, ``E`` extended value width.
 """
 
 import torch
@@ -28,7 +28,7 @@ class _Accumulator:
     """Running merge of partial attention, as in online softmax.
 
     ``numerator`` is ``[T, H, G, E]`` and ``high``, the maximum score so far, ``[T, H, G, 1]``; both float32.
-    Column ``D`` of the numerator is the denominator; all columns are scaled by ``exp(-high)``.
+    Column ``V`` of the numerator is the denominator; all columns are scaled by ``exp(-high)``.
     """
 
     def __init__(self, query: Tensor, width: int, stopwatch: Stopwatch) -> None:
@@ -47,11 +47,11 @@ class _Accumulator:
         self.high[rows] = new_high
         self._stopwatch.lap("attention: merge")
 
-    def state(self, head_dim: int, dtype: torch.dtype) -> AttentionState:
-        """Normalise: ``out`` ``[T, H * G, D]`` in ``dtype`` and ``lse`` float32."""
-        total = self.numerator[..., head_dim : head_dim + 1]
+    def state(self, width: int, dtype: torch.dtype) -> AttentionState:
+        """Normalise: ``out`` ``[T, H * G, width]`` in ``dtype`` and ``lse`` float32."""
+        total = self.numerator[..., width : width + 1]
         lse = (self.high + total.log()).flatten(1)
-        out = self.numerator[..., :head_dim] / total.masked_fill(total == 0, 1)
+        out = self.numerator[..., :width] / total.masked_fill(total == 0, 1)
         return AttentionState(out.flatten(1, 2).to(dtype), lse)
 
 
@@ -91,12 +91,13 @@ class CpuAttention(AttentionBackend):
     def attend(
         self,
         query: Tensor,
-        key: Tensor,
-        value: Tensor,
+        key: Tensor | None,
+        value: Tensor | None,
         *,
         layer: int,
         layout: BatchLayout,
         spec: AttentionSpec,
+        sinks: Tensor | None = None,
     ) -> AttentionState:
         """See ``AttentionBackend.attend``."""
         plan = self._plan
@@ -105,16 +106,17 @@ class CpuAttention(AttentionBackend):
         layout.write(layer, key, value)
         self._stopwatch.lap("attention: store")
         num_rows, num_q_heads, head_dim = query.shape
-        num_heads = key.shape[1]
+        shape = layout.store.geometry.layers[layer]
+        num_heads = shape.num_heads
         scaled = (query * spec.scale).view(num_rows, num_heads, num_q_heads // num_heads, head_dim)
-        total = _Accumulator(scaled, layout.store.geometry.value_width, self._stopwatch)
+        total = _Accumulator(scaled, shape.stored_width, self._stopwatch)
         for group in plan.shared:
             self._add_shared(total, scaled, layer, group)
         for chunk in layout.causal:
             self._add_causal(total, scaled, layer, chunk)
         if plan.private is not None:
             self._add_private(total, scaled, layer, layout, plan.private)
-        state = total.state(head_dim, query.dtype)
+        state = total.state(shape.value_width, query.dtype)
         self._stopwatch.lap("attention: merge")
         return state
 

@@ -90,8 +90,13 @@ class BatchLayout:
     write_offsets: Tensor
     positions: Tensor
 
-    def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
-        """Store the step's ``keys`` and ``values``, ``[>= num_rows, H, D]``, for this and later steps."""
+    def write(self, layer: int, keys: Tensor | None, values: Tensor | None) -> None:
+        """Store the step's ``keys`` ``[>= num_rows, H, D]`` and ``values`` for this and later steps.
+
+        None: an earlier call has stored them.
+        """
+        if keys is None or values is None:
+            return
         for chunk in self.causal:
             rows = slice(chunk.first_row, chunk.last_row)
             self.store.segments.write(layer, chunk.segment, chunk.start, keys[rows], values[rows])

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from treeshare.attention.api import AttentionSpec
     from treeshare.attention.key_blocks import Piece
     from treeshare.attention.layout import BatchLayout
-    from treeshare.kv import KVGeometry
+    from treeshare.kv import KVGeometry, LayerKV
 
 
 _KINDS = tuple(f"attention: {kind}" for kind in ("shared", "causal", "private", "merge", "store"))
@@ -62,7 +62,10 @@ class NativeAttention(AttentionBackend):
     @staticmethod
     def can_read(geometry: KVGeometry, level: str | None = None) -> bool:
         """Whether the kernel is available and reads such KV."""
-        return geometry.head_dim % 16 == 0 and kernels(geometry.dtype, level) is not None
+        has_widths = all(
+            layer.key_width == layer.value_width and layer.key_width % 16 == 0 for layer in geometry.layers
+        )
+        return has_widths and kernels(geometry.dtype, level) is not None
 
     def end_step(self) -> None:
         """See ``AttentionBackend.end_step``."""
@@ -71,17 +74,20 @@ class NativeAttention(AttentionBackend):
     def attend(
         self,
         query: Tensor,
-        key: Tensor,
-        value: Tensor,
+        key: Tensor | None,
+        value: Tensor | None,
         *,
         layer: int,
         layout: BatchLayout,
         spec: AttentionSpec,
+        sinks: Tensor | None = None,
     ) -> AttentionState:
         """See ``AttentionBackend.attend``."""
+        assert key is not None
+        assert value is not None
         if self._plan is None or self._plan.layout is not layout:
-            self._plan = _Plan(layout, query.shape[1])
-        fields = self._plan.step(layer)
+            self._plan = _Plan(layout)
+        fields = self._plan.step(layer, query.shape[1])
         if self._stopwatch.enabled:
             self._nanoseconds[:] = 0
             fields.nanoseconds = self._nanoseconds.ctypes.data
@@ -102,9 +108,9 @@ class NativeAttention(AttentionBackend):
 class _Plan:
     """A layout as the arrays that the kernel reads, made once a step."""
 
-    def __init__(self, layout: BatchLayout, num_q_heads: int) -> None:
+    def __init__(self, layout: BatchLayout) -> None:
         self.layout = layout
-        geometry, store = layout.store.geometry, layout.store
+        store = layout.store
         slices = block_slices(layout)
         self._slices = np.zeros(len(slices), SLICE)
         self._slices["first_row"] = [part.first_row for part in slices]
@@ -125,10 +131,7 @@ class _Plan:
         self._pages = _int64(pages)
         self._step = TreeStep(
             layout.num_rows,
-            geometry.num_kv_heads,
-            num_q_heads // geometry.num_kv_heads,
-            geometry.head_dim,
-            geometry.value_width,
+            *(0, 0, 0, 0),  # of a layer
             store.page_size,
             len(self._slices),
             self._slices.ctypes.data,
@@ -138,10 +141,13 @@ class _Plan:
             self._tokens.ctypes.data,
         )
 
-    def step(self, layer: int) -> TreeStep:
+    def step(self, layer: int, num_q_heads: int) -> TreeStep:
         """The kernel's view of the step in one layer; valid until the next call."""
         store, step = self.layout.store, self._step
-        self._places.locate(layer)
+        shape = store.geometry.layers[layer]
+        step.num_kv_heads, step.group_size = shape.num_heads, num_q_heads // shape.num_heads
+        step.head_dim, step.value_width = shape.key_width, shape.stored_width
+        self._places.locate(layer, shape)
         step.pool_keys = store.pool.keys[layer].data_ptr()
         step.pool_values = store.pool.values[layer].data_ptr()
         return step
@@ -165,15 +171,22 @@ class _Places:
         self.pieces = np.zeros(len(parts), PIECE)
         self.pieces["padded_tokens"] = [segment.block.padded_tokens for segment, _, _ in parts]
         self.pieces["num_tokens"] = [last - first for _, first, last in parts]
-        self._key_offsets = _offsets(parts, [segment.block.keys_t[0] for segment, _, _ in parts], axis=3)
-        self._value_offsets = _offsets(parts, [segment.block.values[0] for segment, _, _ in parts], axis=2)
+        self._parts = parts
+        self._offsets: dict[LayerKV, tuple[NDArray[np.uint64], NDArray[np.uint64]]] = {}
 
-    def locate(self, layer: int) -> None:
-        """Write a layer's addresses into ``pieces``; all layers of a block have the same shapes."""
+    def locate(self, layer: int, shape: LayerKV) -> None:
+        """Write a layer's addresses into ``pieces``; offsets are computed once for layers of one shape."""
+        if shape not in self._offsets:
+            blocks = [segment.block for segment, _, _ in self._parts]
+            self._offsets[shape] = (
+                _offsets(self._parts, [block.keys_t[layer] for block in blocks], axis=3),
+                _offsets(self._parts, [block.values[layer] for block in blocks], axis=2),
+            )
+        key_offsets, value_offsets = self._offsets[shape]
         keys = _addresses([block.keys_t[layer] for block in self._blocks])
         values = _addresses([block.values[layer] for block in self._blocks])
-        self.pieces["keys"] = keys[self._block] + self._key_offsets
-        self.pieces["values"] = values[self._block] + self._value_offsets
+        self.pieces["keys"] = keys[self._block] + key_offsets
+        self.pieces["values"] = values[self._block] + value_offsets
 
 
 def _addresses(tensors: Sequence[Tensor]) -> NDArray[np.uint64]:

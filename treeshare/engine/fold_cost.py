@@ -14,13 +14,14 @@ from torch.nn import functional
 from treeshare.attention import AttentionSpec, DecodeRow, build_layout, make_backend
 from treeshare.config import ARITHMETIC, EngineConfig, FoldCost
 from treeshare.engine.machine import cached
-from treeshare.kv import KVGeometry, KVStore
+from treeshare.kv import KVStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from transformers import PretrainedConfig
 
+    from treeshare.kv import KVGeometry
     from treeshare.models import LoadedModel
 
 _MEASURED = ("native", "cpu")
@@ -63,7 +64,12 @@ def fold_cost_here(
     if backend not in _MEASURED:
         return FoldCost(max_rows=engine.max_num_seqs)
     key = {
-        "heads": [geometry.num_kv_heads, config.num_attention_heads, geometry.head_dim, config.hidden_size],
+        "heads": [
+            geometry.layers[0].num_heads,
+            config.num_attention_heads,
+            geometry.layers[0].key_width,
+            config.hidden_size,
+        ],
         "dtype": str(geometry.dtype),
         "backend": backend,
         "arithmetic": ARITHMETIC,
@@ -83,12 +89,7 @@ def measure(
     time to read its KV, its prefill, and as much again for the memory that it holds. Times are minima, and
     the costs are rounded to an order of magnitude.
     """
-    one_layer = KVGeometry(
-        num_layers=1,
-        num_kv_heads=geometry.num_kv_heads,
-        head_dim=geometry.head_dim,
-        dtype=geometry.dtype,
-    )
+    one_layer = replace(geometry, layers=geometry.layers[:1])
     extra = [
         max(cut - whole, 0.0) / (_PATH_NODES - 1)
         for rows in (_FEW_ROWS, _MANY_ROWS)
@@ -111,8 +112,10 @@ def _path_seconds(
     """Seconds of ``rows`` rows that attend to a path of one node, and to the same tokens in several."""
     backend = make_backend(engine.backend, geometry, level=level)
     spec = AttentionSpec(scale=1.0)
-    query = torch.ones(rows, num_heads, geometry.head_dim, dtype=geometry.dtype)
-    key = torch.ones(rows, geometry.num_kv_heads, geometry.head_dim, dtype=geometry.dtype)
+    (shape,) = geometry.layers
+    query = torch.ones(rows, num_heads, shape.key_width, dtype=geometry.dtype)
+    key = torch.ones(rows, shape.num_heads, shape.key_width, dtype=geometry.dtype)
+    value = torch.ones(rows, shape.num_heads, shape.value_width, dtype=geometry.dtype)
     calls: list[Callable[[], object]] = []
     for num_nodes in (1, _PATH_NODES):
         store = KVStore(geometry, budget_bytes=1 << 40, page_size=engine.page_size, max_pages=rows + 1)
@@ -127,7 +130,7 @@ def _path_seconds(
 
         def attend(store: KVStore = store, decoding: list[DecodeRow] = decoding) -> None:
             layout = build_layout(store, [], decoding)
-            backend.attend(query, key, key, layer=0, layout=layout, spec=spec)
+            backend.attend(query, key, value, layer=0, layout=layout, spec=spec)
 
         calls.append(attend)
     return _min_seconds(calls)

@@ -50,7 +50,7 @@ class ModelRunner:
         self.backend = make_backend(
             config.backend, loaded.geometry, self.stopwatch, device=loaded.device, level=loaded.level
         )
-        require_support(self.backend, loaded.specs, loaded.model.config.model_type)
+        require_support(self.backend, loaded.calls, loaded.model.config.model_type)
         self.store = self._new_store()
 
     def reset(self) -> None:
@@ -100,7 +100,9 @@ class ModelRunner:
         """
         self.stopwatch.lap("layout")
         is_off = self._config.attention == "off"
-        step: StepAttention = NoAttention() if is_off else TreeStep(self.backend, layout, self.stopwatch)
+        step: StepAttention = NoAttention()
+        if not is_off:
+            step = TreeStep(self.backend, layout, self.loaded.calls, self.stopwatch)
         try:
             return self.adapter.forward(tokens, layout.positions, step, logits_rows)
         finally:

@@ -127,7 +127,9 @@ class DeviceCost(BaseModel):
             memory_bytes_s=memory_bytes_s,
             num_weights=sum(parameter.numel() for parameter in model.parameters()),
             weight_bytes=geometry.dtype.itemsize,
-            pair_flops=4 * geometry.num_layers * description.config.num_attention_heads * geometry.head_dim,
+            pair_flops=2
+            * description.config.num_attention_heads
+            * sum(layer.key_width + layer.value_width for layer in geometry.layers),
             token_kv_bytes=geometry.bytes_per_token,
         )
 
@@ -240,7 +242,7 @@ def _shallow_models(description: ModelDescription) -> Iterator[LoadedModel]:
         tokenizer=None,
         model_id="shallow",
         geometry=bound.geometry,
-        specs=bound.specs,
+        calls=bound.calls,
         vocab_size=model.get_input_embeddings().weight.shape[0],
         eos_token_ids=frozenset(),
         max_model_len=max_model_len(config),
@@ -252,8 +254,8 @@ def _shallow_models(description: ModelDescription) -> Iterator[LoadedModel]:
             if isinstance(child, torch.nn.ModuleList) and len(child) == _LAYERS:
                 setattr(module, name, child[:1])
     model.config.num_hidden_layers = 1
-    flat = replace(bound.geometry, num_layers=1)
-    yield replace(deep, fused=deep.fused[:1], geometry=flat, specs=deep.specs[:1])
+    flat = replace(bound.geometry, layers=bound.geometry.layers[:1])
+    yield replace(deep, fused=deep.fused[:1], geometry=flat, calls=deep.calls[:1])
 
 
 def _interpolated(num_rows: int, rows: list[int], seconds: list[float]) -> float:

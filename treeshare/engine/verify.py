@@ -148,7 +148,7 @@ class FaultyRunner(ModelRunner):
         for chunk in layout.causal:
             if chunk.segment.parent is not None:
                 for layer in range(geometry.num_layers):
-                    values = chunk.segment.values(layer, geometry.head_dim)[chunk.start : chunk.end]
+                    values = chunk.segment.values(layer)[chunk.start : chunk.end]
                     values *= 1 + torch.finfo(geometry.dtype).eps
         return logits
 

@@ -1,6 +1,6 @@
 """KV storage: shared segments, private pages, byte accounting."""
 
-from treeshare.kv.memory import KVGeometry
+from treeshare.kv.memory import KVGeometry, LayerKV
 from treeshare.kv.pages import Page, PagePool
 from treeshare.kv.segments import Order, Segment, SegmentBlock, padded_length
 from treeshare.kv.store import KVStore
@@ -8,6 +8,7 @@ from treeshare.kv.store import KVStore
 __all__ = [
     "KVGeometry",
     "KVStore",
+    "LayerKV",
     "Order",
     "Page",
     "PagePool",

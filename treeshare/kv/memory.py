@@ -18,25 +18,63 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-@dataclass(frozen=True, kw_only=True)
-class KVGeometry:
-    """The shape of a model's KV cache."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerKV:
+    """The shape of a token's keys and values in one layer.
 
-    num_layers: int
-    num_kv_heads: int
-    head_dim: int
-    dtype: torch.dtype
+    Attributes:
+        num_heads: KV heads.
+        key_width: Numbers of a key.
+        value_width: Numbers of a value.
+    """
+
+    num_heads: int
+    key_width: int
+    value_width: int
 
     @property
-    def value_width(self) -> int:
-        """``E``: head_dim, the column of ones, and zeros up to a multiple of 16."""
-        return -(-(self.head_dim + 1) // 16) * 16
+    def stored_width(self) -> int:
+        """``E``: a value's numbers, the column of ones, and zeros up to a multiple of 16."""
+        return -(-(self.value_width + 1) // 16) * 16
+
+    @property
+    def size(self) -> int:
+        """Numbers of one stored token, the value row's extension included."""
+        return self.num_heads * (self.key_width + self.stored_width)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KVGeometry:
+    """The shape of a model's KV cache.
+
+    Attributes:
+        layers: Each layer's: of every call of attention whose keys and values are its own.
+        dtype: Of all numbers.
+    """
+
+    layers: tuple[LayerKV, ...]
+    dtype: torch.dtype
+
+    @classmethod
+    def uniform(cls, *, num_layers: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype) -> KVGeometry:
+        """Layers of one shape, with keys as wide as values."""
+        layer = LayerKV(num_heads=num_kv_heads, key_width=head_dim, value_width=head_dim)
+        return cls(layers=(layer,) * num_layers, dtype=dtype)
+
+    @property
+    def num_layers(self) -> int:
+        """Layers that have KV."""
+        return len(self.layers)
+
+    @property
+    def widths(self) -> list[int]:
+        """The widths of keys and values, ascending."""
+        return sorted({width for layer in self.layers for width in (layer.key_width, layer.value_width)})
 
     @property
     def bytes_per_token(self) -> int:
-        """Bytes of one stored token over all layers, the value row's extension included."""
-        width = self.head_dim + self.value_width
-        return self.num_layers * self.num_kv_heads * width * self.dtype.itemsize
+        """Bytes of one stored token over all layers."""
+        return sum(layer.size for layer in self.layers) * self.dtype.itemsize
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """Private pages: the growing KV of single sequences.
 
-Shapes: ``H`` KV heads, ``D`` head_dim, ``E`` extended width of a value row, ``C`` tokens of a page.
+Shapes: ``H`` KV heads, ``D`` width of a key, ``E`` extended width of a value row, ``C`` tokens of a page; all
+but the last are a layer's own.
 """
 
 from __future__ import annotations
@@ -66,10 +67,9 @@ class PagePool:
     ) -> None:
         self._memory, self._charge, self._budget_bytes = memory, charge, budget_bytes
         self.page_size, self._max_pages = page_size, max_pages
-        geometry, layers = memory.geometry, range(memory.geometry.num_layers)
-        heads, head_dim, width = geometry.num_kv_heads, geometry.head_dim, geometry.value_width
-        self.keys = [memory.allocate(0, heads, page_size, head_dim) for _ in layers]
-        self.values = [memory.allocate(0, heads, page_size, width) for _ in layers]
+        layers = memory.geometry.layers
+        self.keys = [memory.allocate(0, layer.num_heads, page_size, layer.key_width) for layer in layers]
+        self.values = [memory.allocate(0, layer.num_heads, page_size, layer.stored_width) for layer in layers]
         self.pages: list[Page | None] = []
         self.num_live = self.num_touched = 0
 
@@ -161,12 +161,12 @@ class PagePool:
         del self.pages[self.num_live :]
 
     def write(self, layer: int, pages: Tensor, offsets: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Store one token per row, ``[n, H, D]``, at ``offsets`` ``[n]`` of ``pages`` ``[n]``."""
-        geometry = self._memory.geometry
+        """Store one token per row, keys ``[n, H, D]``, at ``offsets`` ``[n]`` of ``pages`` ``[n]``."""
+        shape = self._memory.geometry.layers[layer]
         self.keys[layer][pages, :, offsets] = keys
-        extended = values.new_zeros(*values.shape[:2], geometry.value_width)
-        extended[..., : geometry.head_dim] = values
-        extended[..., geometry.head_dim] = 1
+        extended = values.new_zeros(*values.shape[:2], shape.stored_width)
+        extended[..., : shape.value_width] = values
+        extended[..., shape.value_width] = 1
         self.values[layer][pages, :, offsets] = extended
 
     def trim(self) -> None:

@@ -1,6 +1,7 @@
 """Shared segments: the KV of tree nodes, written once.
 
-Shapes: ``H`` KV heads, ``D`` head_dim, ``E`` extended width of a value row, ``N`` padded tokens of a segment.
+Shapes: ``H`` KV heads, ``D`` width of a key, ``V`` of a value, ``E`` extended width of a value row, ``N``
+padded tokens of a segment; all but the last are a layer's own.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from treeshare.kv.memory import KVMemory
+    from treeshare.kv.memory import KVGeometry, KVMemory
 
 
 Order = int | tuple[int, ...]
@@ -34,12 +35,14 @@ class SegmentBlock:
     """Segments of one padded length, side by side, so that one batched matmul serves them all.
 
     Attributes:
+        geometry: Shape and dtype of one token's KV.
         padded_tokens: ``N``.
         keys_t: Per layer ``[capacity, H, D, N]``: transposed keys.
         values: Per layer ``[capacity, H, N, E]``.
         occupants: The segment in each place, or None.
     """
 
+    geometry: KVGeometry
     padded_tokens: int
     keys_t: list[Tensor]
     values: list[Tensor]
@@ -99,9 +102,10 @@ class Segment:
         """Its keys ``[num_tokens, H, D]`` (a view); those from ``num_written`` on hold anything."""
         return self.block.keys_t[layer][self.index, :, :, : self.num_tokens].permute(2, 0, 1)
 
-    def values(self, layer: int, head_dim: int) -> Tensor:
-        """Its values ``[num_tokens, H, D]`` (a view); those from ``num_written`` on are zero."""
-        return self.block.values[layer][self.index, :, : self.num_tokens, :head_dim].transpose(0, 1)
+    def values(self, layer: int) -> Tensor:
+        """Its values ``[num_tokens, H, V]`` (a view); those from ``num_written`` on are zero."""
+        width = self.block.geometry.layers[layer].value_width
+        return self.block.values[layer][self.index, :, : self.num_tokens, :width].transpose(0, 1)
 
 
 class SegmentStore:
@@ -200,12 +204,12 @@ class SegmentStore:
                 segment.index = index
 
     def write(self, layer: int, segment: Segment, offset: int, keys: Tensor, values: Tensor) -> None:
-        """Store ``keys``, ``values`` ``[n, H, D]`` as the segment's tokens from ``offset`` on."""
-        end, head_dim = offset + keys.shape[0], self._memory.geometry.head_dim
+        """Store ``keys`` ``[n, H, D]`` and ``values`` ``[n, H, V]`` from the segment's token ``offset``."""
+        end, width = offset + keys.shape[0], values.shape[2]
         segment.block.keys_t[layer][segment.index, :, :, offset:end] = keys.permute(1, 2, 0)
         place = segment.block.values[layer][segment.index, :, offset:end]
-        place[:, :, :head_dim] = values.transpose(0, 1)
-        place[:, :, head_dim] = 1
+        place[:, :, :width] = values.transpose(0, 1)
+        place[:, :, width] = 1
 
     def copy_tokens(self, source: Segment, target: Segment, num_tokens: int) -> None:
         """Copy those of the first ``num_tokens`` of ``source`` that ``target`` has not written yet."""
@@ -248,12 +252,16 @@ class SegmentStore:
         self._charge(self.bytes_of(num_tokens) * capacity)
         geometry, tokens = self._memory.geometry, padded_length(num_tokens)
         shapes = [
-            (capacity, geometry.num_kv_heads, geometry.head_dim, tokens),
-            (capacity, geometry.num_kv_heads, tokens, geometry.value_width),
+            shape
+            for layer in geometry.layers
+            for shape in (
+                (capacity, layer.num_heads, layer.key_width, tokens),
+                (capacity, layer.num_heads, tokens, layer.stored_width),
+            )
         ]
-        tensors = self._memory.allocate_together(shapes * geometry.num_layers)
+        tensors = self._memory.allocate_together(shapes)
         keys_t, values = tensors[::2], [tensor.zero_() for tensor in tensors[1::2]]
-        block = SegmentBlock(tokens, keys_t, values, [None] * capacity)
+        block = SegmentBlock(geometry, tokens, keys_t, values, [None] * capacity)
         self._blocks[block] = None
         self._num_tokens += tokens * capacity
         self._with_free_place.setdefault(tokens, {})[block] = None

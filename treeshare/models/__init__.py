@@ -5,10 +5,11 @@ from treeshare.models.cache import cache_dir
 from treeshare.models.cuda import make_adapter
 from treeshare.models.loaded import LoadedModel
 from treeshare.models.loading import EMBEDDED, describe_model, load_model
-from treeshare.models.step import NoAttention, StepAttention, TreeStep
+from treeshare.models.step import AttentionCall, NoAttention, StepAttention, TreeStep
 
 __all__ = [
     "EMBEDDED",
+    "AttentionCall",
     "LoadedModel",
     "ModelAdapter",
     "NoAttention",

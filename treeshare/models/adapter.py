@@ -1,7 +1,5 @@
 """Runs an unchanged transformers model on one packed row of tokens, with treeshare's attention inside.
 
-The step's state reaches attention as the keyword argument ``treeshare_step`` of the model's ``forward``.
-
 A matmul library may sum in another order when the number of rows changes, and a completion would then depend
 on what runs beside it. So rows are padded to widths for which it was measured, when the model was loaded,
 that every row has the same bits.
@@ -18,6 +16,7 @@ from treeshare.attention import AttentionSpec
 from treeshare.config import MAX_PREFILL_ROWS
 from treeshare.errors import UnsupportedModelError
 from treeshare.models.linear import LINEAR, SMALL_OPERATIONS
+from treeshare.models.step import current_step, running
 from treeshare.models.widths import (
     candidate_widths,
     choose_widths,
@@ -39,14 +38,20 @@ if TYPE_CHECKING:
 
 ATTENTION_NAME = "treeshare"
 
-_IGNORED = frozenset({"position_ids", "use_cache", "cache_position", "output_attentions"})
-"""Keywords of a layer's attention that ask for nothing beyond plain causal attention."""
+_IGNORED = frozenset(
+    {
+        "position_ids",
+        "use_cache",
+        "cache_position",
+        "output_attentions",
+        "output_router_logits",
+        "logits_to_keep",
+    }
+)
+"""Keywords of a layer's attention that ask nothing of attention."""
 
 _SPEC_KEYWORDS = frozenset({"sliding_window", "softcap", "s_aux"})
 """Keywords that are fields of ``AttentionSpec``."""
-
-_FEATURE_NAMES = {"output_router_logits": "a mixture of experts"}
-"""The features that other keywords mean, where the keyword does not say it."""
 
 
 def _attention(
@@ -57,27 +62,21 @@ def _attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    *,
-    treeshare_step: StepAttention | None = None,
     **kwargs: Any,  # noqa: ANN401
 ) -> tuple[Tensor, None]:
     """What transformers' model code calls: ``query`` ``[1, Q, T, D]``, ``key`` ``[1, H, T, D]``."""
     name = type(module).__name__
-    if treeshare_step is None:
-        raise UnsupportedModelError(f"{name}: this model code does not pass keywords on to its attention")
     is_causal = kwargs.pop("is_causal", None)
     if is_causal is None:
         is_causal = getattr(module, "is_causal", True)
     unknown = {key for key, value in kwargs.items() if value is not None} - _IGNORED - _SPEC_KEYWORDS
-    features = sorted(_FEATURE_NAMES.get(key, key) for key in unknown)
+    features = sorted(unknown)
     features += ["bidirectional attention"] * (is_causal is False and query.shape[2] > 1)
     features += ["an attention mask"] * (attention_mask is not None) + ["dropout"] * (dropout != 0)
-    if value.shape[-1] != query.shape[-1]:
-        features.append("values of another width than keys")
     if features:
         raise UnsupportedModelError(f"{name}: attention needs {', '.join(features)}: not implemented")
-    out = treeshare_step.attend(
-        module.layer_idx,  # type: ignore[arg-type]
+    sinks = kwargs.get("s_aux")
+    out = current_step().attend(
         query[0].transpose(0, 1),
         key[0].transpose(0, 1),
         value[0].transpose(0, 1),
@@ -85,8 +84,9 @@ def _attention(
             scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
             window=kwargs.get("sliding_window"),
             soft_cap=kwargs.get("softcap"),
-            has_sinks=kwargs.get("s_aux") is not None,
+            has_sinks=sinks is not None,
         ),
+        sinks,
     )
     return out.unsqueeze(0), None
 
@@ -163,13 +163,13 @@ class ModelAdapter:
         packed[1, 0, :num_rows] = positions
         wanted = torch.zeros(smallest_width(self.head_widths, num_logits), dtype=torch.int64)
         wanted[:num_logits] = torch.as_tensor(logits_rows, dtype=torch.int64)
-        output = self.model(
-            input_ids=packed[0],
-            position_ids=packed[1],
-            use_cache=False,
-            logits_to_keep=wanted,
-            treeshare_step=step,
-        )
+        with running(step):
+            output = self.model(
+                input_ids=packed[0],
+                position_ids=packed[1],
+                use_cache=False,
+                logits_to_keep=wanted,
+            )
         self._stopwatch.lap(SMALL_OPERATIONS)
         logits: Tensor = output.logits[0, :num_logits]
         return logits

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from treeshare.attention import AttentionSpec, CpuAttention
+from treeshare.attention import CpuAttention
 from treeshare.errors import UnsupportedModelError
 from treeshare.models.adapter import ATTENTION_NAME
 from treeshare.models.fusion import FusedLayer, fuse_layers, unfuse_layers
@@ -15,11 +15,12 @@ from treeshare.models.linear import bind_linears, unbind_linears
 from treeshare.models.portable import BY_LEVEL, Wish, fix_norms, fix_tables, refusal, require_fixed
 from treeshare.models.quantization import weights_in_codes
 from treeshare.models.self_check import SelfCheck, check_lengths
-from treeshare.models.support import discover_layers, require_support, unsupported_features
+from treeshare.models.support import discover_calls, require_support, unsupported_features
 from treeshare.native import PORTABLE, kernel_level
 
 if TYPE_CHECKING:
     from treeshare.kv import KVGeometry
+    from treeshare.models.step import AttentionCall
 
 _KERNEL_ERROR = 4.0
 """Maximum error of compiled layers against the model's own logits, in units of that of its own layers."""
@@ -33,13 +34,13 @@ class BoundModel:
 
     Attributes:
         geometry: Shape of its KV.
-        specs: What each layer's attention computes.
+        calls: Its calls of attention, in their order.
         fused: Its decoder layers where they are fused; else empty.
         unfused_reason: Why they are not; None where they are.
     """
 
     geometry: KVGeometry
-    specs: tuple[AttentionSpec, ...]
+    calls: tuple[AttentionCall, ...]
     fused: tuple[FusedLayer, ...] = ()
     unfused_reason: str | None = None
 
@@ -65,14 +66,14 @@ def bind_model(model: Any, *, use_kernels: bool = True) -> BoundModel:  # noqa: 
     try:
         if wish:
             fix_tables(model, wish)
-        geometry, specs = discover_layers(model)
-        require_support(CpuAttention, specs, model.config.model_type)
-        check = SelfCheck(model, geometry)
+        geometry, calls = discover_calls(model)
+        require_support(CpuAttention, calls, model.config.model_type)
+        check = SelfCheck(model, geometry, calls)
         own_error = check.check()
-        check_lengths(model, geometry)
+        check_lengths(model, geometry, calls)
         if not use_kernels:
             reason = "compiled layers are the CPU's"
-            return BoundModel(geometry=geometry, specs=specs, unfused_reason=reason)
+            return BoundModel(geometry=geometry, calls=calls, unfused_reason=reason)
         level = PORTABLE if wish else None
         fused, unfused_reason = fuse_layers(model, level)
         bound = bind_linears(model.modules(), level)
@@ -88,7 +89,7 @@ def bind_model(model: Any, *, use_kernels: bool = True) -> BoundModel:  # noqa: 
         raise UnsupportedModelError(
             f"{model.config.model_type}: its forward lacks what packed rows need ({error})"
         ) from error
-    return BoundModel(geometry=geometry, specs=specs, fused=tuple(fused), unfused_reason=unfused_reason)
+    return BoundModel(geometry=geometry, calls=calls, fused=tuple(fused), unfused_reason=unfused_reason)
 
 
 def _allowed_error(check: SelfCheck, own_error: float) -> float:

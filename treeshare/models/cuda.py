@@ -20,7 +20,7 @@ from treeshare.attention import TritonAttention
 from treeshare.devices import upload
 from treeshare.models.adapter import ModelAdapter
 from treeshare.models.linear import SMALL_OPERATIONS
-from treeshare.models.step import TreeStep
+from treeshare.models.step import TreeStep, running
 from treeshare.models.widths import smallest_width
 from treeshare.stopwatch import OFF, Stopwatch
 
@@ -73,7 +73,7 @@ class CudaAdapter(ModelAdapter):
         super().__init__(loaded.model, max_rows=max_rows, stopwatch=stopwatch)
         self._device = loaded.device
         heads = loaded.model.config.num_attention_heads
-        self._query_shape = (heads, loaded.geometry.head_dim)
+        self._query_shape = (heads, loaded.geometry.layers[0].key_width)
         self._graphs: dict[Any, _Graph] = {}
         self._plans: dict[TablesSize, KernelTables] = {}
         self._memory: Any = None
@@ -105,13 +105,13 @@ class CudaAdapter(ModelAdapter):
 
     def _run(self, inputs: Tensor, width: int, step: StepAttention) -> Tensor:
         """Launch a forward pass, without waiting."""
-        output = self.model(
-            input_ids=inputs[None, :width],
-            position_ids=inputs[None, width : 2 * width],
-            use_cache=False,
-            logits_to_keep=inputs[2 * width :],
-            treeshare_step=step,
-        )
+        with running(step):
+            output = self.model(
+                input_ids=inputs[None, :width],
+                position_ids=inputs[None, width : 2 * width],
+                use_cache=False,
+                logits_to_keep=inputs[2 * width :],
+            )
         logits: Tensor = output.logits[0]
         return logits
 

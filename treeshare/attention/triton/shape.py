@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from treeshare.kv import KVGeometry
+    from treeshare.kv import KVGeometry, LayerKV
 
 CHUNK = 512
 """Keys of a node that one online softmax covers before it is merged with the rest; work is cut there."""
@@ -66,14 +66,19 @@ class KernelShape:
     page_size: int
 
     @property
+    def layer(self) -> LayerKV:
+        """The shape of every layer's KV."""
+        return self.geometry.layers[0]
+
+    @property
     def num_kv_heads(self) -> int:
         """KV heads."""
-        return self.geometry.num_kv_heads
+        return self.layer.num_heads
 
     @property
     def width(self) -> int:
         """head_dim up to a power of two: ``BLOCK_D``."""
-        return _power_of_two(self.geometry.head_dim)
+        return _power_of_two(self.layer.key_width)
 
     @property
     def slice_tile(self) -> TileShape:
@@ -101,8 +106,8 @@ class KernelShape:
         """Compile-time constants of ``store_tokens``."""
         return {
             "NUM_KV_HEADS": self.num_kv_heads,
-            "HEAD_DIM": self.geometry.head_dim,
-            "VALUE_WIDTH": self.geometry.value_width,
+            "HEAD_DIM": self.layer.key_width,
+            "VALUE_WIDTH": self.layer.stored_width,
             "BLOCK_H": 1 << (self.num_kv_heads - 1).bit_length(),
             "BLOCK_D": self.width,
             "enable_fp_fusion": False,
@@ -121,7 +126,7 @@ class KernelShape:
         return {
             "NUM_Q_HEADS": self.num_kv_heads * self.group_size,
             "GROUP": self.group_size,
-            "HEAD_DIM": self.geometry.head_dim,
+            "HEAD_DIM": self.layer.key_width,
             "BLOCK_M": 1 << (self.group_size - 1).bit_length(),
             "BLOCK_D": self.width,
             "INTERPRETED": is_interpreted(),
@@ -133,8 +138,8 @@ class KernelShape:
         return {
             "NUM_KV_HEADS": self.num_kv_heads,
             "GROUP": self.group_size,
-            "HEAD_DIM": self.geometry.head_dim,
-            "VALUE_WIDTH": self.geometry.value_width,
+            "HEAD_DIM": self.layer.key_width,
+            "VALUE_WIDTH": self.layer.stored_width,
             "BLOCK_M": tile.rows,
             "BLOCK_N": tile.keys,
             "BLOCK_D": self.width,

@@ -186,7 +186,7 @@ class _Tables:
         self.layout, self.query_shape = layout, query_shape
         self.shape = KernelShape(
             geometry=geometry,
-            group_size=query_shape[1] // geometry.num_kv_heads,
+            group_size=query_shape[1] // geometry.layers[0].num_heads,
             page_size=layout.store.page_size,
         )
         self._min_programs = PROGRAMS_PER_PROCESSOR * num_processors

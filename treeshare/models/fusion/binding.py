@@ -14,6 +14,7 @@ from treeshare.models.fusion.layer import FLOATS, FusedLayer, Workspace
 from treeshare.models.fusion.recipe import find_recipe
 from treeshare.models.fusion.tables import StepTables
 from treeshare.models.quantization import codes_by_parameter, is_placeholder
+from treeshare.models.step import running
 from treeshare.native import ELEMENTS, kernel_level, unused_reason
 
 if TYPE_CHECKING:
@@ -78,12 +79,12 @@ def find_calls(model: Any, layers: list[nn.Module]) -> list[Call]:  # noqa: ANN4
 
     hooks = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in layers]
     try:
-        model(
-            input_ids=torch.arange(NUM_ROWS).unsqueeze(0) % model.get_input_embeddings().weight.shape[0],
-            position_ids=torch.arange(NUM_ROWS).unsqueeze(0) * 3 % 11,
-            use_cache=False,
-            treeshare_step=Mixer(),
-        )
+        with running(Mixer()):
+            model(
+                input_ids=torch.arange(NUM_ROWS).unsqueeze(0) % model.get_input_embeddings().weight.shape[0],
+                position_ids=torch.arange(NUM_ROWS).unsqueeze(0) * 3 % 11,
+                use_cache=False,
+            )
     finally:
         for hook in hooks:
             hook.remove()

@@ -107,12 +107,19 @@ class Weight:
 
 @dataclass(frozen=True)
 class Attend:
-    """A call of attention: its operands are queries, keys and values."""
+    """A call of attention: its operands are queries, keys and values.
 
-    layer: int
+    Attributes:
+        spec: What the layer's code asks for.
+        heads: Of queries, keys and values.
+        widths: Numbers of a head of each.
+        sinks: The parameter with a score of each query head to which no value belongs, or None.
+    """
+
     spec: AttentionSpec
     heads: tuple[int, ...]
-    head_dim: int
+    widths: tuple[int, ...]
+    sinks: Tensor | None = None
 
 
 @dataclass
@@ -144,7 +151,7 @@ class Graph:
         return [self.values[i] for i in np.unique(np.searchsorted(bases, places, side="right") - 1)]
 
     def key(self) -> object:
-        """Layers with equal keys compute the same, but for their weights and which layer's KV they read."""
+        """Layers with equal keys compute the same, but for their weights."""
         values = tuple(
             (
                 *(value.kind, value.width, value.inner, value.dtype, value.number, value.flags, value.base),
@@ -165,7 +172,7 @@ class Graph:
         if isinstance(part, Setup):
             return part.function, self._key(part.inputs), self._key(part.options)
         if isinstance(part, Attend):
-            return part.spec, part.heads, part.head_dim
+            return part.spec, part.heads, part.widths
         return tuple(map(self._key, part)) if isinstance(part, tuple) else part
 
     def row_axis(self, places: Tensor) -> int:

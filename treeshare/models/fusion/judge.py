@@ -22,6 +22,7 @@ from treeshare.models.quantization import (
     quantize_linear,
     quantized_linears,
 )
+from treeshare.models.step import running
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -69,7 +70,7 @@ class Call:
             raise Unfusable("its layers take something else than hidden states")
         self.hidden = first
         self.args = args[1:]
-        self.kwargs = {key: value for key, value in kwargs.items() if key != "treeshare_step"}
+        self.kwargs = kwargs
 
     def trace(self) -> Graph:
         """What the layer computes.
@@ -80,8 +81,8 @@ class Call:
         tensors = dict(_tensors(self.args, ())) | dict(_tensors(self.kwargs, ()))
         trace = Trace(self.layer, self.hidden, tensors)
         try:
-            with torch.inference_mode(), own_forwards(self.layer), trace:
-                output = self.layer.forward(self.hidden, *self.args, treeshare_step=trace, **self.kwargs)
+            with torch.inference_mode(), own_forwards(self.layer), running(trace), trace:
+                output = self.layer.forward(self.hidden, *self.args, **self.kwargs)
             return trace.finish(output)
         except _LOST as error:
             raise Unfusable(f"its layers cannot be followed ({type(error).__name__}: {error})") from error
@@ -100,7 +101,8 @@ class Call:
         """``[NUM_ROWS, width]`` of a forward, its arguments in the dtype of ``hidden``."""
         call = self.of(self.layer, hidden)
         try:
-            return forward(hidden, *call.args, treeshare_step=Mixer(), **call.kwargs)[0]
+            with running(Mixer()):
+                return forward(hidden, *call.args, **call.kwargs)[0]
         except _LOST as error:  # such as a forward that somebody replaced, which is bound to the layer itself
             raise Unfusable(f"a copy of its layers does not run ({type(error).__name__}: {error})") from error
 
@@ -108,11 +110,19 @@ class Call:
 class Mixer:
     """An attention whose output depends on every number that it is given, and on no other row."""
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, spec: AttentionSpec) -> Tensor:
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, spec: AttentionSpec, sinks: Tensor | None = None
+    ) -> Tensor:
         """See ``StepAttention``."""
-        group = query.shape[1] // key.shape[1]
+        group, width = query.shape[1] // key.shape[1], value.shape[2]
         keys, values = (tensor.repeat_interleave(group, 1) for tensor in (key, value))
-        return query - 0.5 * keys.roll(1, -1) + 0.25 * values.roll(2, -1)
+        # Of more numbers of a key than of a value, several are added to one.
+        mixed = query - 0.5 * keys.roll(1, -1)
+        out = 0.25 * values.roll(2, -1)
+        for first in range(0, mixed.shape[2], width):
+            part = mixed[..., first : first + width]
+            out[..., : part.shape[2]] += part
+        return out if sinks is None else out + sinks.to(out.dtype).unsqueeze(1)
 
 
 @torch.inference_mode()

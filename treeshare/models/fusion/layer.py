@@ -18,6 +18,7 @@ import torch
 from treeshare.models.fusion.program import ATTENDED, FIRST_TABLE, HIDDEN
 from treeshare.models.linear import LINEAR, SMALL_OPERATIONS
 from treeshare.models.quantization import join as join_codes
+from treeshare.models.step import current_step
 from treeshare.native import int8_kernels, kernels, number_of, structs
 from treeshare.stopwatch import OFF
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from treeshare.models.fusion.program import Linears, Program, Step
     from treeshare.models.fusion.tables import StepTables
     from treeshare.models.quantization import Int8Weights
-    from treeshare.models.step import StepAttention
 
 FLOATS: Mapping[int, Int8Weights] = MappingProxyType({})
 """The int8 weights of a model that has none."""
@@ -131,7 +131,6 @@ class FusedLayer:
         self,
         hidden_states: Tensor,
         *args: Any,  # noqa: ANN401
-        treeshare_step: StepAttention,
         **kwargs: Any,  # noqa: ANN401
     ) -> Tensor:
         """The layer's output ``[1, T, width]``, written over its input."""
@@ -146,7 +145,7 @@ class FusedLayer:
         before, after = (part for _, part in self._parts)
         self._run(before, num_rows)
         query, key, value = self._heads
-        attended = treeshare_step.attend(program.attend.layer, query, key, value, program.attend.spec)
+        attended = current_step().attend(query, key, value, program.attend.spec, program.attend.sinks)
         attended = attended.contiguous().view(num_rows, -1)
         self._set(ATTENDED, attended)
         self._run(after, num_rows)
@@ -160,10 +159,10 @@ class FusedLayer:
             memory[self._first + index] = self._workspace.reserve(index, num_rows, width, dtype)
             self._set(self._first + index, memory[self._first + index])
         self._heads = [
-            memory[part.buffer][:, part.offset : part.offset + part.num_heads * program.attend.head_dim].view(
-                num_rows, part.num_heads, program.attend.head_dim
+            memory[part.buffer][:, part.offset : part.offset + part.num_heads * width].view(
+                num_rows, part.num_heads, width
             )
-            for part in program.heads
+            for part, width in zip(program.heads, program.attend.widths, strict=True)
         ]
         self._fitted = num_rows, self._workspace.version
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
@@ -20,7 +21,7 @@ from treeshare.models.fusion.shadows import Constant, Rows, Shadows
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from treeshare.attention import AttentionSpec
     from treeshare.models.fusion.graph import Path
@@ -84,15 +85,20 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.graph.output = self.graph.row_places(places.movedim(self.graph.row_axis(places), 0))
         return self.graph
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, spec: AttentionSpec) -> Tensor:
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, spec: AttentionSpec, sinks: Tensor | None = None
+    ) -> Tensor:
         """See ``StepAttention``; the result is random."""
+        if sinks is not None and not isinstance(sinks, nn.Parameter):
+            raise Unfusable("its layers compute attention's sinks")
         with _disable_current_modes():
             operands = [
                 self.graph.row_places(self._shadows.rows(tensor).places) for tensor in (query, key, value)
             ]
-            heads = tuple(tensor.shape[1] for tensor in (query, key, value))
-            out = torch.randn(query.shape, generator=torch.Generator().manual_seed(0)).to(query.dtype)
-            self._shadows.add("attend", operands, out, 0, setup=Attend(layer, spec, heads, query.shape[2]))
+            heads, widths = zip(*(tensor.shape[1:] for tensor in (query, key, value)), strict=True)
+            shape = *query.shape[:2], value.shape[2]
+            out = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(query.dtype)
+            self._shadows.add("attend", operands, out, 0, setup=Attend(spec, heads, widths, sinks))
         return out
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
