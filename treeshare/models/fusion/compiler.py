@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from treeshare.models.fusion.schedule import Node
     from treeshare.models.quantization import Int8Weights
 
-_COMMUTE = frozenset({"ADD", "MULTIPLY", "MINIMUM"})
+_COMMUTE = frozenset({"ADD", "MULTIPLY", "MINIMUM", "MAXIMUM"})
 
 _MAX_PIECES = 64
 """Copies that one operand may need; a recipe that needs more is not worth it."""

@@ -40,13 +40,13 @@ NUM_ROWS = 7
 _SCALES = (1.0, 1e-3, 30.0)
 """Of hidden states: among small ones an epsilon shows, among large ones a limit."""
 
-_ERROR = 4.0
+ERROR = 4.0
 """Maximum error of a program, in units of the layer's own and a rounding of its row's largest number."""
 
 _OTHER_CODE = 1 / 256
 """What a number that lies between two codes, and gets the other, may change in units of a row's largest."""
 
-_LOST = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError)
+LOST = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError)
 """What model code may raise when it is followed, or what follows it."""
 
 
@@ -84,7 +84,7 @@ class Call:
             with torch.inference_mode(), own_forwards(self.layer), running(trace), trace:
                 output = self.layer.forward(self.hidden, *self.args, **self.kwargs)
             return trace.finish(output)
-        except _LOST as error:
+        except LOST as error:
             raise Unfusable(f"its layers cannot be followed ({type(error).__name__}: {error})") from error
 
     def of(self, layer: nn.Module, hidden: Tensor) -> Call:
@@ -103,7 +103,7 @@ class Call:
         try:
             with running(Mixer()):
                 return forward(hidden, *call.args, **call.kwargs)[0]
-        except _LOST as error:  # such as a forward that somebody replaced, which is bound to the layer itself
+        except LOST as error:  # such as a forward that somebody replaced, which is bound to the layer itself
             raise Unfusable(f"a copy of its layers does not run ({type(error).__name__}: {error})") from error
 
 
@@ -177,7 +177,7 @@ def _compare(
     fused = FusedLayer(program, dtype, Workspace(), StepTables(dtype), codes, level)
     error, own_error = ((result - exact).abs().amax(-1) for result in (call.run(fused, hidden.clone()), own))
     size, spacing = exact.abs().amax(-1), torch.finfo(dtype).eps
-    budget = _ERROR * (own_error + size * spacing) + (size * _OTHER_CODE if widths else 0)
+    budget = ERROR * (own_error + size * spacing) + (size * _OTHER_CODE if widths else 0)
     if not bool((error <= budget).all()):
         worst = float((error / size.clamp_min(torch.finfo(dtype).tiny)).max())
         raise Unfusable(f"its compiled layers differ from its own by {worst:.2g} of the largest number")

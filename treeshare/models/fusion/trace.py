@@ -155,6 +155,8 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._elementwise(kind, args[:1], out)
         elif name in _UNARY:
             self._elementwise(_UNARY[name], args[:1], out)
+        elif name == "clamp" and not any(isinstance(limit, torch.Tensor) for limit in args[1:]):
+            self._clamp(out, *args, **kwargs)
         elif name == "pow.Tensor_Scalar" and args[1] in _POWERS:
             self._elementwise(_POWERS[args[1]], args[:1], out)
         elif name in _SEVERAL and not kwargs:
@@ -169,6 +171,14 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._last_axis("LAYER_NORM", args[0], out, number=rest[2], **weights)
         else:
             raise Unfusable(f"its layers compute {name.split('.')[0]}, which no kernel does")
+
+    def _clamp(self, out: Tensor, x: Tensor, min: float | None = None, max: float | None = None) -> None:  # noqa: A002
+        """At least ``min``, then at most ``max``; None is no limit."""
+        limits = [(kind, limit) for kind, limit in (("MAXIMUM", min), ("MINIMUM", max)) if limit is not None]
+        for kind, limit in limits:
+            result = out if (kind, limit) == limits[-1] else torch.empty_like(out)
+            self._elementwise(kind, [x, limit], result)
+            x = result
 
     def _linear(self, name: str, args: Any, out: Tensor) -> None:  # noqa: ANN401
         """A linear layer; the weights of ``addmm`` are ``[inputs, outputs]``."""
