@@ -10,8 +10,10 @@ import torch
 from treeshare.attention import CpuAttention
 from treeshare.errors import UnsupportedModelError
 from treeshare.models.adapter import ATTENTION_NAME
+from treeshare.models.experts import bind_experts
 from treeshare.models.fusion import FusedLayer, fuse_layers, unfuse_layers
 from treeshare.models.linear import bind_linears, unbind_linears
+from treeshare.models.own_matmuls import bind_own_matmuls
 from treeshare.models.portable import BY_LEVEL, Wish, fix_norms, fix_tables, refusal, require_fixed
 from treeshare.models.quantization import weights_in_codes
 from treeshare.models.self_check import SelfCheck, check_lengths
@@ -75,8 +77,9 @@ def bind_model(model: Any, *, use_kernels: bool = True) -> BoundModel:  # noqa: 
             reason = "compiled layers are the CPU's"
             return BoundModel(geometry=geometry, calls=calls, unfused_reason=reason)
         level = PORTABLE if wish else None
+        rows_alone = bind_experts(model, level) + bind_own_matmuls(model, level)
         fused, unfused_reason = fuse_layers(model, level)
-        bound = bind_linears(model.modules(), level)
+        bound = bind_linears(model.modules(), level) + rows_alone
         if wish:
             fix_norms(model)
         if (bound or fused) and not check.error() <= _allowed_error(check, own_error):
