@@ -84,7 +84,7 @@ class Forest:
 
     def _kv(self, n):
         case = self.case
-        return (self._random(n, case.num_kv_heads, dim) for dim in (case.head_dim, case.value_width))
+        return tuple(self._random(n, case.num_kv_heads, dim) for dim in (case.head_dim, case.value_width))
 
     def _first_new(self, node):
         return max(self.case.lengths[node] - self.case.chunk, 0)
@@ -110,12 +110,12 @@ class Forest:
     def _build_decodes(self):
         self.rows, self.row_kv = [], []
         for node, length in self.case.decodes:
-            pages = [self.store.pool.new_page() for _ in range(length // self.case.page_size + 1)]
+            pages = self.store.tables.new(length // self.case.page_size + 1)
             keys, values = self._kv(length + 1)
             for token in range(length):
-                page = torch.tensor([pages[token // self.case.page_size].index])
+                page = torch.tensor([pages.pages[0][token // self.case.page_size].index])
                 offset = torch.tensor([token % self.case.page_size])
-                self.store.pool.write(0, page, offset, keys[token : token + 1], values[token : token + 1])
+                self.store.pools[0].write(0, page, offset, keys[token : token + 1], values[token : token + 1])
             self.rows.append(DecodeRow(self.segments[node], pages, length))
             self.row_kv.append((keys, values))
 

@@ -16,6 +16,7 @@ from treeshare.attention.api import AttentionBackend
 from treeshare.attention.key_blocks import block_slices
 from treeshare.attention.state import AttentionState
 from treeshare.errors import ConfigError
+from treeshare.kv import page_index
 from treeshare.native import ELEMENTS, kernel_level, kernels, unused_reason
 from treeshare.native.structs import PIECE, SLICE, Projections, TreeStep
 from treeshare.stopwatch import OFF, Stopwatch
@@ -124,9 +125,9 @@ class _Plan:
         num_pages, self._tokens = np.zeros((2, layout.num_rows), np.int64)
         pages: list[int] = []
         for row, source in zip(layout.decode_rows.tolist(), layout.decodes, strict=True):
-            used = source.pages[: source.num_private // store.page_size + 1]
+            used = source.pages.pages[0][: source.num_private // store.page_size + 1]
             num_pages[row], self._tokens[row] = len(used), source.num_private + 1
-            pages += [page.index for page in used]
+            pages += map(page_index, used)
         self._page_indptr = np.concatenate([[0], num_pages.cumsum()])
         self._pages = _int64(pages)
         self._step = TreeStep(
@@ -148,8 +149,8 @@ class _Plan:
         step.num_kv_heads, step.group_size = shape.num_heads, num_q_heads // shape.num_heads
         step.head_dim, step.value_width = shape.key_width, shape.stored_width
         self._places.locate(layer, shape)
-        step.pool_keys = store.pool.keys[layer].data_ptr()
-        step.pool_values = store.pool.values[layer].data_ptr()
+        step.pool_keys = store.pool_of(layer).keys[layer].data_ptr()
+        step.pool_values = store.pool_of(layer).values[layer].data_ptr()
         return step
 
 
