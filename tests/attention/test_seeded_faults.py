@@ -20,7 +20,7 @@ from treeshare.attention import (
     layout,
     native,
 )
-from treeshare.attention.triton import tables as kernel_tables
+from treeshare.attention.triton import arrays
 from treeshare.attention.triton.columns import PageColumn, SliceColumn, SourceColumn, TargetColumn
 
 CASE = Case(
@@ -240,7 +240,7 @@ def triton_tables_with(change):
 
             return tables
 
-        wrap(monkeypatch, kernel_tables._Tables, "named", changed)
+        wrap(monkeypatch, arrays.StepArrays, "named", changed)
 
     return patch
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from treeshare.attention.layout import SharedSlice
+from treeshare.attention.layout import SharedSlice, seen_slices
 from treeshare.config import SEGMENT_ALIGNMENT
 from treeshare.kv import Segment
 
@@ -105,19 +105,7 @@ class CpuPlan:
         """Plan a step; ``first_seen`` ``[num_rows]`` int64."""
         seen = None if first_seen is None else first_seen.numpy()
         private = _private_pages(layout, seen) if layout.decodes else None
-        return cls(layout, first_seen, _shared_groups(_seen_slices(layout.slices, seen), seen), private)
-
-
-def _seen_slices(slices: Sequence[SharedSlice], first_seen: NDArray[np.int64] | None) -> list[SharedSlice]:
-    """The slices from the first to the last of their rows that sees a key of the segment."""
-    if first_seen is None:
-        return list(slices)
-    found = []
-    for segment, first, last in slices:
-        seeing = np.flatnonzero(first_seen[first:last] < segment.end)
-        if len(seeing):
-            found.append(SharedSlice(segment, first + int(seeing[0]), first + int(seeing[-1]) + 1))
-    return found
+        return cls(layout, first_seen, _shared_groups(seen_slices(layout.slices, seen), seen), private)
 
 
 def _shared_groups(
