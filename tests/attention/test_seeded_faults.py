@@ -20,7 +20,7 @@ from treeshare.attention import (
     layout,
     native,
 )
-from treeshare.attention.triton import tables as kernel_tables
+from treeshare.attention.triton import arrays
 from treeshare.attention.triton.columns import PageColumn, SliceColumn, SourceColumn, TargetColumn
 
 CASE = Case(
@@ -59,7 +59,7 @@ def forgotten_maximum(monkeypatch):
 
 
 def dropped_level(monkeypatch):
-    wrap(monkeypatch, cpu_plan, "_shared_groups", lambda groups: lambda slices: groups(slices)[1:])
+    wrap(monkeypatch, cpu_plan, "_shared_groups", lambda groups: lambda *a: groups(*a)[1:])
 
 
 def slice_off_by_one(monkeypatch):
@@ -89,14 +89,14 @@ def padded_keys_seen(monkeypatch):
 
 def unwritten_page_keys_seen(monkeypatch):
     def change(pages):
-        return lambda *a: replace(p := pages(*a), unwritten=torch.zeros_like(p.unwritten))
+        return lambda *a: replace(p := pages(*a), unseen=torch.zeros_like(p.unseen))
 
     wrap(monkeypatch, cpu_plan, "_private_pages", change)
 
 
 def one_private_token_missed(monkeypatch):
     def change(pages):
-        return lambda *a: replace(p := pages(*a), unwritten=p.unwritten.roll(-1, 1) | p.unwritten)
+        return lambda *a: replace(p := pages(*a), unseen=p.unseen.roll(-1, 1) | p.unseen)
 
     wrap(monkeypatch, cpu_plan, "_private_pages", change)
 
@@ -110,10 +110,10 @@ def oldest_page_dropped(monkeypatch):
 
 def causal_mask_off_by_one(monkeypatch):
     def change(attend):
-        def attend_dense(query, keys_t, values, masked):
+        def attend_dense(query, keys_t, values, masked, *a, **k):
             if masked is not None and masked.dim() == 2:
                 masked = masked.roll(1, 1) & masked
-            return attend(query, keys_t, values, masked)
+            return attend(query, keys_t, values, masked, *a, **k)
 
         return attend_dense
 
@@ -240,7 +240,7 @@ def triton_tables_with(change):
 
             return tables
 
-        wrap(monkeypatch, kernel_tables._Tables, "named", changed)
+        wrap(monkeypatch, arrays.StepArrays, "named", changed)
 
     return patch
 

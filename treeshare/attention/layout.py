@@ -17,7 +17,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from treeshare.config import Sharing
@@ -109,6 +111,28 @@ class BatchLayout:
                 keys.index_select(0, self.decode_rows),
                 values.index_select(0, self.decode_rows),
             )
+
+
+def seen_slices(
+    slices: Sequence[SharedSlice], first_seen: NDArray[np.int64] | None
+) -> tuple[SharedSlice, ...]:
+    """Each slice from the first to the last of its rows that sees a key of the segment.
+
+    Args:
+        slices: Of a layout.
+        first_seen: ``[num_rows]`` position of the first key that each row sees; None: rows see all keys.
+
+    Returns:
+        The slices without those that no row sees. Rows between two that see a key may see none.
+    """
+    if first_seen is None:
+        return tuple(slices)
+    found = []
+    for segment, first, last in slices:
+        seeing = np.flatnonzero(first_seen[first:last] < segment.end)
+        if len(seeing):
+            found.append(SharedSlice(segment, first + int(seeing[0]), first + int(seeing[-1]) + 1))
+    return tuple(found)
 
 
 def depth_first(

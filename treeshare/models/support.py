@@ -156,12 +156,13 @@ class _Recorder:
         self, query: Tensor, key: Tensor, value: Tensor, spec: AttentionSpec, sinks: Tensor | None = None
     ) -> Tensor:
         """See ``StepAttention``."""
+        heads = query.shape[1]
         for layer, (stored_key, stored_value) in enumerate(self._stored):
             if _is_same(stored_key, key) and _is_same(stored_value, value):
-                self.calls.append(AttentionCall(layer=layer, spec=spec, writes=False))
+                self.calls.append(AttentionCall(layer=layer, spec=spec, num_heads=heads, writes=False))
                 break
         else:
-            self.calls.append(AttentionCall(layer=len(self.layers), spec=spec))
+            self.calls.append(AttentionCall(layer=len(self.layers), spec=spec, num_heads=heads))
             shape = LayerKV(num_heads=key.shape[1], key_width=key.shape[2], value_width=value.shape[2])
             self.layers.append(shape)
             self._stored.append((key, value))
