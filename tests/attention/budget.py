@@ -84,7 +84,7 @@ class Forest:
 
     def _kv(self, n):
         case = self.case
-        return (self._random(n, case.num_kv_heads, dim) for dim in (case.head_dim, case.value_width))
+        return tuple(self._random(n, case.num_kv_heads, dim) for dim in (case.head_dim, case.value_width))
 
     def _first_new(self, node):
         return max(self.case.lengths[node] - self.case.chunk, 0)
