@@ -134,7 +134,7 @@ def shared_prefix_plan(
         geometry, budget_bytes=1 << 60, page_size=page_size, max_pages=num_rows * pages, device="meta"
     )
     root = store.segments.new(start=0, num_tokens=prefix, order=0, parent=None)
-    rows = [DecodeRow(root, [store.pool.new_page() for _ in range(pages)], private) for _ in range(num_rows)]
+    rows = [DecodeRow(root, store.tables.new(pages), private) for _ in range(num_rows)]
     (layer,) = geometry.layers
     shape = num_rows, layer.num_heads * group_size, layer.key_width
     return KernelTables.make(

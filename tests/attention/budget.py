@@ -112,12 +112,12 @@ class Forest:
     def _build_decodes(self):
         self.rows, self.row_kv = [], []
         for node, length in self.case.decodes:
-            pages = [self.store.pool.new_page() for _ in range(length // self.case.page_size + 1)]
+            pages = self.store.tables.new(length // self.case.page_size + 1)
             keys, values = self._kv(length + 1)
             for token in range(length):
-                page = torch.tensor([pages[token // self.case.page_size].index])
+                page = torch.tensor([pages.pages[0][token // self.case.page_size].index])
                 offset = torch.tensor([token % self.case.page_size])
-                self.store.pool.write(
+                self.store.pools[0].write(
                     self.case.layer, page, offset, keys[token : token + 1], values[token : token + 1]
                 )
             self.rows.append(DecodeRow(self.segments[node], pages, length))

@@ -171,7 +171,7 @@ class CpuAttention(AttentionBackend):
     def _add_private(
         self, total: _Accumulator, query: Tensor, layer: int, layout: BatchLayout, private: PrivatePages
     ) -> None:
-        pool, num_pages = layout.store.pool, private.num_pages
+        pool, num_pages = layout.store.pool_of(layer), private.num_pages
         _, heads, group_size, head_dim = query.shape
         places: list[tuple[slice | Tensor, slice]] = [(slice(num_pages), slice(num_pages))]
         if len(private.repeated):

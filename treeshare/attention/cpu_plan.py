@@ -157,11 +157,11 @@ def _key_padding(run: list[SharedSlice]) -> Tensor | None:
 
 
 def _private_pages(store: KVStore, rows: Sequence[DecodeRow], row_ids: Sequence[int]) -> PrivatePages:
-    size, num_pages = store.page_size, store.pool.num_live
+    size, num_pages = store.page_size, store.pools[0].num_live
     owners, used, repeated = [-1] * num_pages, [0] * num_pages, list[int]()
     by_ordinal: dict[int, list[tuple[int, int]]] = {}
     for row, row_id in zip(rows, row_ids, strict=True):
-        for ordinal, page in enumerate(row.pages[: row.num_private // size + 1]):
+        for ordinal, page in enumerate(row.pages.held(0)[: row.num_private // size + 1]):
             place, num_used = page.index, min(row.num_private + 1 - ordinal * size, size)
             if owners[place] < 0:
                 owners[place], used[place] = row_id, num_used

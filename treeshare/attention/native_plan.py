@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from treeshare.attention.key_blocks import block_slices
+from treeshare.kv import page_index
 from treeshare.native.structs import PIECE, SLICE, TreeStep
 
 if TYPE_CHECKING:
@@ -37,44 +38,45 @@ class NativePlan:
         slices = block_slices(layout)
         self.places = Places([piece for part in slices for piece in part.pieces])
         self._slices = _slice_array(slices)
-        self._views: dict[tuple[int | None, int | None], View] = {}
+        self._views: dict[tuple[int, int | None, int | None], View] = {}
 
     def step(self, layer: int, num_q_heads: int, spec: AttentionSpec) -> TreeStep:
         """The kernel's view of the step in one layer, without its sinks; valid until the next call."""
-        store, view = self.layout.store, self._view(spec)
-        shape, step = store.geometry.layers[layer], view.step
+        store = self.layout.store
+        number, shape = store.pool_number(layer), store.geometry.layers[layer]
+        step = self._view(number, spec).step
         step.num_kv_heads, step.group_size = shape.num_heads, num_q_heads // shape.num_heads
         step.key_width, step.value_width = shape.key_width, shape.value_width
         step.stored_width = shape.stored_width
         step.soft_cap = spec.soft_cap or 0.0
         self.places.locate(layer, shape)
-        step.pool_keys = store.pool.keys[layer].data_ptr()
-        step.pool_values = store.pool.values[layer].data_ptr()
+        step.pool_keys = store.pools[number].keys[layer].data_ptr()
+        step.pool_values = store.pools[number].values[layer].data_ptr()
         return step
 
-    def _view(self, spec: AttentionSpec) -> View:
-        """What rows see in layers of one window and chunk; one view for all that hide nothing in this step."""
-        wanted = (spec.window, spec.chunk)
+    def _view(self, pool: int, spec: AttentionSpec) -> View:
+        """What rows see with a window and chunks; one view for all that hide nothing in this step."""
+        wanted = (pool, spec.window, spec.chunk)
         if wanted not in self._views:
             first_seen = spec.first_seen(self.layout.positions).numpy()
-            hides = bool(first_seen.any())
-            if not hides and (None, None) in self._views:
-                self._views[wanted] = self._views[None, None]
+            if first_seen.any():
+                self._views[wanted] = View(self.layout, pool, self._slices, self.places, first_seen)
             else:
-                view = View(self.layout, self._slices, self.places, first_seen if hides else None)
-                self._views[wanted] = view
-                if not hides:
-                    self._views[None, None] = view
+                whole = (pool, None, None)
+                if whole not in self._views:
+                    self._views[whole] = View(self.layout, pool, self._slices, self.places, None)
+                self._views[wanted] = self._views[whole]
         return self._views[wanted]
 
 
 class View:
     """What the rows of a step see, as the kernel reads it.
 
-    Pages that a row sees nothing of are not looked at: their memory may be another's by now.
+    Pages that a row sees nothing of are not looked at: they may have been given back.
 
     Args:
         layout: Of the step.
+        pool: Which of the store's pools has the pages.
         slices: Of all rows.
         places: The pieces of the slices.
         first_seen: Position of the first key that each row sees; None: all rows see all before them.
@@ -92,6 +94,7 @@ class View:
     def __init__(
         self,
         layout: BatchLayout,
+        pool: int,
         slices: NDArray[Any],
         places: Places,
         first_seen: NDArray[np.int64] | None,
@@ -111,11 +114,12 @@ class View:
         bounds = zip(first_page.tolist(), (private // size + 1).tolist(), strict=True)
         self.pages = _int64(
             [
-                page.index
+                page_index(page)
                 for source, (first, end) in zip(layout.decodes, bounds, strict=True)
-                for page in source.pages[first:end]
+                for page in source.pages.pages[pool][first:end]
             ]
         )
+        assert (self.pages >= 0).all(), "a page that a row sees was given back"
         self.step = TreeStep(
             num_rows=layout.num_rows,
             page_size=size,

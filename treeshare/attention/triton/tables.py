@@ -240,12 +240,12 @@ class _Tables:
     def _bases(self) -> NDArray[np.int64]:
         """``[L, B, 2]``: addresses; the pool comes first."""
         store = self.layout.store
-        blocks = [(block.keys_t, block.values) for block in self._blocks.values()]
-        held = [(store.pool.keys, store.pool.values), *blocks]
-        addresses = [
-            [[keys[layer].data_ptr(), values[layer].data_ptr()] for keys, values in held]
-            for layer in range(store.geometry.num_layers)
-        ]
+        addresses = []
+        for layer in range(store.geometry.num_layers):
+            pool = store.pool_of(layer)
+            tensors = [(pool.keys[layer], pool.values[layer])]
+            tensors += [(block.keys_t[layer], block.values[layer]) for block in self._blocks.values()]
+            addresses.append([[keys.data_ptr(), values.data_ptr()] for keys, values in tensors])
         return np.array(addresses, dtype=np.int64)
 
     def _targets(self) -> NDArray[np.int64]:
@@ -260,7 +260,7 @@ class _Tables:
             rows[:, TargetColumn.PADDED_TOKENS] = block.padded_tokens
             rows[:, TargetColumn.TOKEN] = np.arange(chunk.start, chunk.end)
         decoding = layout.decode_rows.numpy()
-        targets[decoding, TargetColumn.INDEX] = layout.write_pages.numpy()
+        targets[decoding, TargetColumn.INDEX] = layout.write_pages[0].numpy()
         targets[decoding, TargetColumn.PADDED_TOKENS] = layout.store.page_size
         targets[decoding, TargetColumn.TOKEN] = layout.write_offsets.numpy()
         return targets
@@ -318,7 +318,7 @@ class _Tables:
             [
                 page.index
                 for row, count in zip(layout.decodes, num_pages.tolist(), strict=True)
-                for page in row.pages[:count]
+                for page in row.pages.held(0)[:count]
             ],
             dtype=np.int64,
         )
