@@ -1,4 +1,4 @@
-"""What the ``native`` backend plans beside the layout: a step as the arrays that the compiled kernel reads."""
+"""What the ``native`` backend plans beside the layout: a step as arrays that the compiled kernel reads."""
 
 from __future__ import annotations
 
@@ -30,13 +30,12 @@ class NativePlan:
 
     Attributes:
         layout: See above.
-        places: The pieces of all slices.
     """
 
     def __init__(self, layout: BatchLayout) -> None:
         self.layout = layout
         slices = block_slices(layout)
-        self.places = Places([piece for part in slices for piece in part.pieces])
+        self._places = Places([piece for part in slices for piece in part.pieces])
         self._slices = _slice_array(slices)
         self._views: dict[tuple[int, int | None, int | None], View] = {}
 
@@ -49,7 +48,7 @@ class NativePlan:
         step.key_width, step.value_width = shape.key_width, shape.value_width
         step.stored_width = shape.stored_width
         step.soft_cap = spec.soft_cap or 0.0
-        self.places.locate(layer, shape)
+        self._places.locate(layer, shape)
         step.pool_keys = store.pools[number].keys[layer].data_ptr()
         step.pool_values = store.pools[number].values[layer].data_ptr()
         return step
@@ -60,11 +59,11 @@ class NativePlan:
         if wanted not in self._views:
             first_seen = spec.first_seen(self.layout.positions).numpy()
             if first_seen.any():
-                self._views[wanted] = View(self.layout, pool, self._slices, self.places, first_seen)
+                self._views[wanted] = View(self.layout, pool, self._slices, self._places, first_seen)
             else:
                 whole = (pool, None, None)
                 if whole not in self._views:
-                    self._views[whole] = View(self.layout, pool, self._slices, self.places, None)
+                    self._views[whole] = View(self.layout, pool, self._slices, self._places, None)
                 self._views[wanted] = self._views[whole]
         return self._views[wanted]
 
@@ -86,7 +85,7 @@ class View:
         pages: Page numbers of all decoding rows.
         page_indptr: ``[num_rows + 1]``: where each row's begin.
         tokens: ``[num_rows]``: tokens on a row's pages.
-        first_seen: As given.
+        places, first_seen: As given.
         hidden_tokens: ``[num_rows]``: tokens of a row's first page that it does not see.
         step: All of them; what belongs to a layer is missing.
     """
@@ -99,7 +98,7 @@ class View:
         places: Places,
         first_seen: NDArray[np.int64] | None,
     ) -> None:
-        self.first_seen = first_seen
+        self.places, self.first_seen = places, first_seen
         self.slices = slices if first_seen is None else slices[_seen_slices(slices, first_seen)]
         rows, size = layout.decode_rows.numpy(), layout.store.page_size
         ends = _int64([source.segment.end for source in layout.decodes])
