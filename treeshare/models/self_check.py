@@ -11,11 +11,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from treeshare.attention import CpuAttention, PrefillChunk, build_layout
 from treeshare.errors import UnsupportedModelError
 from treeshare.kv import KVStore
+from treeshare.models.adapter import ATTENTION_NAME
 from treeshare.models.folder import integers
 from treeshare.models.quantization import weights_in_codes
 from treeshare.models.step import TreeStep, running
 from treeshare.models.support import max_model_len
 from treeshare.models.tensor_names import shortened
+from treeshare.models.written_out import set_attention
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,17 +84,15 @@ class SelfCheck:
 
     def _own_logits(self, implementation: str) -> Tensor:
         """Logits of the tree's tokens by an attention of transformers; treeshare's is set again."""
-        from treeshare.models.adapter import ATTENTION_NAME
-
         shared, *tails = self._parts
-        self._model.set_attn_implementation(implementation)
+        set_attention(self._model, implementation)
         # Of torch's codes for sdpa the plain one: the fast ones need instructions that not every CPU has.
         with sdpa_kernel(SDPBackend.MATH):
             own = [
                 self._model(input_ids=torch.tensor([shared + tail]), use_cache=False).logits[0]
                 for tail in tails
             ]
-        self._model.set_attn_implementation(ATTENTION_NAME)
+        set_attention(self._model, ATTENTION_NAME)
         return torch.cat([own[0], own[1][len(shared) :]]).float()
 
     def _difference(self, logits: Tensor) -> float:
