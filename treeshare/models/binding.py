@@ -11,6 +11,7 @@ from treeshare.errors import UnsupportedModelError
 from treeshare.models.adapter import ATTENTION_NAME
 from treeshare.models.calls import discover_calls
 from treeshare.models.fusion import FusedLayer, fuse_layers, unfuse_layers
+from treeshare.models.length_check import require_lengths
 from treeshare.models.linear import bind_linears, unbind_linears
 from treeshare.models.portable import BY_LEVEL, Wish, fix_norms, fix_tables, refusal, require_fixed
 from treeshare.models.quantization import weights_in_codes
@@ -75,6 +76,7 @@ def bind_model(model: Any, *, use_kernels: bool = True) -> BoundModel:  # noqa: 
         check = SelfCheck(model, geometry, calls)
         own_error = check.check()
         check_lengths(model, geometry, calls)
+        require_lengths(model)
         if not use_kernels:
             reason = "compiled layers are the CPU's"
             return BoundModel(geometry=geometry, calls=calls, unfused_reason=reason)

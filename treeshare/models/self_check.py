@@ -20,6 +20,7 @@ from treeshare.models.tensor_names import shortened
 from treeshare.models.written_out import set_attention
 
 if TYPE_CHECKING:
+    import contextlib
     from collections.abc import Sequence
 
     from torch import Tensor
@@ -86,8 +87,7 @@ class SelfCheck:
         """Logits of the tree's tokens by an attention of transformers; treeshare's is set again."""
         shared, *tails = self._parts
         set_attention(self._model, implementation)
-        # Of torch's codes for sdpa the plain one: the fast ones need instructions that not every CPU has.
-        with sdpa_kernel(SDPBackend.MATH):
+        with plain_sdpa():
             own = [
                 self._model(input_ids=torch.tensor([shared + tail]), use_cache=False).logits[0]
                 for tail in tails
@@ -101,7 +101,7 @@ class SelfCheck:
     @torch.inference_mode()
     def error(self) -> float:
         """Largest difference of a logit, relative to the largest logit."""
-        layout = _branching_layout(self._geometry, *map(len, self._parts))
+        layout = branching_layout(self._geometry, *map(len, self._parts))
         with running(TreeStep(CpuAttention(), layout, self._calls)):
             got = self._model(
                 input_ids=torch.tensor([[token for part in self._parts for token in part]]),
@@ -161,7 +161,12 @@ def check_lengths(model: Any, geometry: KVGeometry, calls: Sequence[AttentionCal
             SelfCheck(model, geometry, calls, (root, *_TAILS)).check()
 
 
-def _branching_layout(geometry: KVGeometry, shared: int, left: int, right: int) -> BatchLayout:
+def plain_sdpa() -> contextlib.AbstractContextManager[None]:
+    """Inside, of torch's codes for sdpa the plain one: the fast ones need instructions that not every CPU has."""
+    return sdpa_kernel(SDPBackend.MATH)
+
+
+def branching_layout(geometry: KVGeometry, shared: int, left: int, right: int) -> BatchLayout:
     """A step that computes a root of ``shared`` tokens and two children, of ``left`` and ``right`` tokens."""
     store = KVStore(geometry, budget_bytes=1 << 40, page_size=16, max_pages=0)
     root = store.segments.new(start=0, num_tokens=shared, order=0, parent=None)
