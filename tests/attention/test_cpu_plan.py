@@ -74,27 +74,27 @@ def check_private(plan):
     if not layout.decodes:
         assert private is None
         return
-    assert private.num_pages == layout.store.pool.num_live
+    assert private.num_pages == layout.store.pools[0].num_live
     num_places = private.num_pages + len(private.repeated)
     pages = [*range(private.num_pages), *private.repeated.tolist()]
-    assert private.unwritten.shape == (num_places, PAGE_SIZE)
+    assert private.unseen.shape == (num_places, PAGE_SIZE)
     expected = []
     for row, source in zip(layout.decode_rows.tolist(), layout.decodes, strict=True):
         for age in range(source.num_private // PAGE_SIZE + 1):
             num_tokens = min(source.num_private + 1 - age * PAGE_SIZE, PAGE_SIZE)
-            expected.append((age, row, source.pages[age].index, num_tokens))
+            expected.append((age, row, source.pages.pages[0][age].index, num_tokens))
     found, places = [], []
     for age, (at, rows) in enumerate(private.ordinals):
         assert private.rows[at].tolist() == rows.tolist()
         for place, row in zip(at.tolist(), rows.tolist(), strict=True):
-            num_tokens = int((~private.unwritten[place]).sum())
-            assert not private.unwritten[place, :num_tokens].any(), "tokens with a hole between them"
+            num_tokens = int((~private.unseen[place]).sum())
+            assert not private.unseen[place, :num_tokens].any(), "tokens with a hole between them"
             found.append((age, row, pages[place], num_tokens))
             places.append(place)
     assert sorted(found) == sorted(expected)
     assert len(places) == len(set(places)), "a place is for one row"
     unused = [place for place in range(num_places) if place not in places]
-    assert private.unwritten[unused].all(), "a page that nobody needs in this step is seen"
+    assert private.unseen[unused].all(), "a page that nobody needs in this step is seen"
 
 
 def check(plan):
@@ -120,7 +120,7 @@ def test_pages_of_sequences_without_a_row():
     """They are in the pool, and nobody attends to them."""
     step = Step(SHAPES["depth 6"])
     for _ in range(3):
-        step.store.pool.new_page()
+        step.store.pools[0].new_page()
     check(CpuPlan.of(step.layout))
 
 
@@ -149,8 +149,8 @@ PRIVATE_FAULTS = {
     "num_pages": lambda pages: {"num_pages": pages.num_pages - 1},
     "repeated": lambda pages: {"repeated": pages.repeated.roll(1)},
     "rows": lambda pages: {"rows": pages.rows.roll(1)},
-    "unwritten": lambda pages: {"unwritten": torch.zeros_like(pages.unwritten)},
-    "unwritten, a key": lambda pages: {"unwritten": pages.unwritten.roll(-1, 1) | pages.unwritten},
+    "unseen": lambda pages: {"unseen": torch.zeros_like(pages.unseen)},
+    "unseen, a key": lambda pages: {"unseen": pages.unseen.roll(-1, 1) | pages.unseen},
     "ordinals": lambda pages: {"ordinals": pages.ordinals[1:]},
     "ordinals, order": lambda pages: {"ordinals": pages.ordinals[::-1]},
     "ordinals, rows": lambda pages: {"ordinals": tuple((at, rows.roll(1)) for at, rows in pages.ordinals)},

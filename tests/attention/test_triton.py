@@ -13,6 +13,7 @@ import torch
 from tests.attention.budget import Case, Forest, assert_within_budget
 from tests.attention.test_backends import DTYPES, FORESTS
 from treeshare.attention import AttentionSpec, TritonAttention, build_layout, make_backend
+from treeshare.attention.triton.arrays import PlanKey
 from treeshare.attention.triton.tables import KernelTables
 from treeshare.errors import ConfigError
 from treeshare.kv import KVGeometry, KVStore
@@ -129,9 +130,8 @@ def test_cutting_changes_no_bit(dtype):
     forest = Forest(replace(SMALL, dtype=dtype))
     num_items = []
     for num_processors in (WHOLE, CUT):
-        plan = KernelTables.make(
-            forest.layout, tuple(forest.query.shape), torch.device("cpu"), num_processors=num_processors
-        )
+        key = PlanKey.of(forest.layout, 0, forest.case.spec, *forest.query.shape[:2])
+        plan = KernelTables.make(forest.layout, key, torch.device("cpu"), num_processors)
         num_items.append((len(plan.shared), len(plan.causal), len(plan.private)))
     assert all(cut > whole for whole, cut in zip(*num_items, strict=True)), "all kinds are cut"
     assert_same_bits(bits(attend(forest, WHOLE)), bits(attend(forest, CUT)))
@@ -158,15 +158,15 @@ def test_a_row_alone_has_the_same_bits(dtype):
 @needs_triton
 def test_a_plan_with_room_changes_no_bit(monkeypatch):
     """What a CUDA graph reads: tables filled up with work that does nothing, then with the next step's."""
-    monkeypatch.setattr("treeshare.attention.triton.tables.MIN_CAPACITY", 8)
+    monkeypatch.setattr("treeshare.attention.triton.arrays.MIN_CAPACITY", 8)
     plans, held = {}, set()
     for decodes in (((1, 2), (2, 9)), ((2, 3), (2, 20))):
         forest = Forest(replace(SMALL, prefilled=(), decodes=decodes, lengths=(9, 5, 7)))
         exact = attend(forest)
         backend = TritonAttention(forest.store.geometry, num_processors=WHOLE)
-        shape = (8, *forest.query.shape[1:])
-        size = backend.fill_fixed(forest.layout, shape, plans)
-        held.add(plans[size].memory.data_ptr())
+        calls = [(0, forest.case.spec, forest.query.shape[1])]
+        (fixed,) = backend.fill_fixed(forest.layout, 8, calls, plans)
+        held.add(plans[fixed].memory.data_ptr())
         inputs = (
             torch.cat([x, x.new_ones(8 - len(x), *x.shape[1:])])
             for x in (forest.query, forest.key, forest.value)
@@ -177,7 +177,7 @@ def test_a_plan_with_room_changes_no_bit(monkeypatch):
         rows = slice(forest.layout.num_rows)
         assert_same_bits(bits(roomy, rows), bits(exact, rows))
         assert torch.all(roomy.lse[forest.layout.num_rows :] == -torch.inf)
-        assert len(plans[size].private) > len(decodes), "there is room"
+        assert len(plans[fixed].private) > len(decodes), "there is room"
     assert len(plans) == len(held) == 1, "both steps have one size and lie in one place"
 
 
@@ -281,9 +281,9 @@ def test_a_store_lies_whole_on_its_device():
     """``meta`` stands for a device that is not the CPU."""
     store = KVStore(GEOMETRY, budget_bytes=1 << 30, page_size=16, max_pages=4, poison=True, device="meta")
     segment = store.segments.new(start=0, num_tokens=70, order=0, parent=None)
-    block, pool = segment.block, store.pool
-    tensors = [*block.keys_t, *block.values, *pool.keys, *pool.values]
+    block, pool = segment.block, store.pools[0]
+    tensors = [*block.keys_t, *block.values, *pool.keys.values(), *pool.values.values()]
     assert {tensor.device.type for tensor in tensors} == {"meta"}
-    pages = [store.pool.new_page() for _ in range(3)]
-    store.pool.free(pages[:1])
+    pages = [store.pools[0].new_page() for _ in range(3)]
+    store.pools[0].free(pages[:1])
     store.check_invariants()

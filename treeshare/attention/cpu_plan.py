@@ -13,16 +13,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from treeshare.attention.layout import SharedSlice, seen_slices
 from treeshare.config import SEGMENT_ALIGNMENT
-from treeshare.kv import Segment
+from treeshare.kv import Segment, page_index
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
     from torch import Tensor
 
-    from treeshare.attention.layout import BatchLayout, DecodeRow, SharedSlice
-    from treeshare.kv import KVStore, SegmentBlock
+    from treeshare.attention.layout import BatchLayout
+    from treeshare.kv import SegmentBlock
 
 MIN_QUERIES = 16
 """Minimum number of query rows of a matmul: with fewer, libraries use kernels that sum in another order."""
@@ -37,69 +39,78 @@ class SharedGroup:
 
     Attributes:
         block: Where their KV lies, at places ``[first, last)``.
+        first_key: No row sees keys before it, which are not read; a multiple of ``SEGMENT_ALIGNMENT``.
         rows: ``[num_nodes, num_padded]`` int64 row of each query; or a slice when the rows are contiguous and
             need no padding, so that no gather is needed.
         num_padded: Queries per node.
         valid: ``[num_valid]`` int64: which of the flattened ``rows`` are no padding; None when none is.
         padding: ``[num_nodes, SEGMENT_ALIGNMENT]`` bool: which of the last keys are padding; None when none
             is.
+        unseen: ``[num_nodes, num_padded, n]`` bool: which of the ``n`` keys from ``first_key`` on come before
+            the first that a query sees; None when all rows see all of them.
     """
 
     block: SegmentBlock
     first: int
     last: int
+    first_key: int
     rows: Tensor | slice
     num_padded: int
     valid: Tensor | None
     padding: Tensor | None
+    unseen: Tensor | None
 
 
 @dataclass(frozen=True, slots=True)
 class PrivatePages:
-    """All live private pages and the rows that attend to them.
+    """The private pages that are read and the rows that attend to them.
 
     Place ``i < P`` is page ``i`` with the first row that attends to it. A page that several sequences share
-    is repeated at one of the ``X`` places from ``P`` on for each of its other rows.
+    is repeated at one of the ``X`` places from ``P`` on for each of its other rows. Where windows leave out
+    some of the live pages, ``P`` is 0, and every page that is read is one of the ``X``.
 
     Attributes:
         num_pages: ``P``, pages ``[0, P)`` of the pool.
         repeated: ``[X]`` int64: the page of each place from ``P`` on.
         rows: ``[P + X]`` int64: the row that attends at each place.
-        unwritten: ``[P + X, page_size]`` bool: keys that hold no token.
-        ordinals: For the first, second, ... page of every sequence: the places and their rows, int64.
+        unseen: ``[P + X, page_size]`` bool: keys that hold no token, or one before the row's first.
+        ordinals: For the first, second, ... page that every sequence sees: the places and their rows, int64.
     """
 
     num_pages: int
     repeated: Tensor
     rows: Tensor
-    unwritten: Tensor
+    unseen: Tensor
     ordinals: tuple[tuple[Tensor, Tensor], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class CpuPlan:
-    """A layout as batched matmuls, made once a step and used by every layer.
+    """A layout as batched matmuls, made once a step for all layers of one window.
 
     Attributes:
         layout: The layout that it was made from.
+        first_seen: Position of the first key that each row sees; None if every row sees all before it.
         shared: The slices, root first.
         private: The decoding rows' pages; None when no row decodes.
     """
 
     layout: BatchLayout
+    first_seen: Tensor | None
     shared: tuple[SharedGroup, ...]
     private: PrivatePages | None
 
     @classmethod
-    def of(cls, layout: BatchLayout) -> CpuPlan:
-        """Plan a step."""
-        private = None
-        if layout.decodes:
-            private = _private_pages(layout.store, layout.decodes, layout.decode_rows.tolist())
-        return cls(layout, _shared_groups(layout.slices), private)
+    def of(cls, layout: BatchLayout, first_seen: Tensor | None = None, *, pool: int = 0) -> CpuPlan:
+        """Plan a step; ``first_seen`` ``[num_rows]`` int64; ``pool`` has the layers' pages."""
+        seen = None if first_seen is None else first_seen.numpy()
+        private = _private_pages(layout, seen, pool) if layout.decodes else None
+        return cls(layout, first_seen, _shared_groups(seen_slices(layout.slices, seen), seen), private)
 
 
-def _shared_groups(slices: Sequence[SharedSlice]) -> tuple[SharedGroup, ...]:
+def _shared_groups(
+    slices: Sequence[SharedSlice], first_seen: NDArray[np.int64] | None
+) -> tuple[SharedGroup, ...]:
     """Batch the slices of neighbouring segments of one level and block; two of one segment never together."""
     levels: dict[tuple[int, int, int], list[SharedSlice]] = {}
     num_slices = Counter[Segment]()
@@ -114,10 +125,10 @@ def _shared_groups(slices: Sequence[SharedSlice]) -> tuple[SharedGroup, ...]:
         run: list[SharedSlice] = []
         for member in members:
             if run and not _fits(run, member):
-                groups.append(_shared_group(run))
+                groups.append(_shared_group(run, first_seen))
                 run = []
             run.append(member)
-        groups.append(_shared_group(run))
+        groups.append(_shared_group(run, first_seen))
     return tuple(groups)
 
 
@@ -129,7 +140,7 @@ def _fits(run: list[SharedSlice], member: SharedSlice) -> bool:
     return max(counts) * len(counts) <= MAX_PADDING * sum(counts)
 
 
-def _shared_group(run: list[SharedSlice]) -> SharedGroup:
+def _shared_group(run: list[SharedSlice], first_seen: NDArray[np.int64] | None) -> SharedGroup:
     block = run[0][0].block
     counts = [last - first for _, first, last in run]
     num_padded = max(*counts, MIN_QUERIES)
@@ -143,9 +154,32 @@ def _shared_group(run: list[SharedSlice]) -> SharedGroup:
         grid = np.stack([np.where(steps < last - first, first + steps, first) for _, first, last in run])
         real = np.stack([steps < count for count in counts])
         rows, valid = torch.from_numpy(grid), torch.from_numpy(np.flatnonzero(real))
+    first_key, unseen = 0, None
+    if first_seen is not None:
+        grid = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows.numpy()
+        first_key, unseen = _unseen_keys(run, first_seen[grid.reshape(len(run), num_padded)])
     return SharedGroup(
-        block, run[0][0].index, run[-1][0].index + 1, rows, num_padded, valid, _key_padding(run)
+        block=block,
+        first=run[0][0].index,
+        last=run[-1][0].index + 1,
+        first_key=first_key,
+        rows=rows,
+        num_padded=num_padded,
+        valid=valid,
+        padding=_key_padding(run),
+        unseen=unseen,
     )
+
+
+def _unseen_keys(run: list[SharedSlice], first_seen: NDArray[np.int64]) -> tuple[int, Tensor | None]:
+    """``SharedGroup.first_key`` and ``unseen``; ``first_seen`` ``[num_nodes, num_padded]`` of its rows."""
+    starts = np.array([[segment.start] for segment, _, _ in run])
+    first = torch.from_numpy(first_seen - starts).clamp_(0, run[0][0].block.padded_tokens)
+    first_key = int(first.min()) // SEGMENT_ALIGNMENT * SEGMENT_ALIGNMENT
+    num_keys = int(first.max()) - first_key
+    if not num_keys:
+        return first_key, None
+    return first_key, torch.arange(first_key, first_key + num_keys) < first.unsqueeze(2)
 
 
 def _key_padding(run: list[SharedSlice]) -> Tensor | None:
@@ -156,25 +190,35 @@ def _key_padding(run: list[SharedSlice]) -> Tensor | None:
     return torch.arange(SEGMENT_ALIGNMENT).unsqueeze(0) >= torch.tensor(used).unsqueeze(1)
 
 
-def _private_pages(store: KVStore, rows: Sequence[DecodeRow], row_ids: Sequence[int]) -> PrivatePages:
-    size, num_pages = store.page_size, store.pool.num_live
-    owners, used, repeated = [-1] * num_pages, [0] * num_pages, list[int]()
-    by_ordinal: dict[int, list[tuple[int, int]]] = {}
-    for row, row_id in zip(rows, row_ids, strict=True):
-        for ordinal, page in enumerate(row.pages[: row.num_private // size + 1]):
-            place, num_used = page.index, min(row.num_private + 1 - ordinal * size, size)
-            if owners[place] < 0:
-                owners[place], used[place] = row_id, num_used
-            else:
-                place = len(owners)
-                repeated.append(page.index)
-                owners.append(row_id)
-                used.append(num_used)
-            by_ordinal.setdefault(ordinal, []).append((place, row_id))
+def _private_pages(layout: BatchLayout, first_seen: NDArray[np.int64] | None, number: int) -> PrivatePages:
+    size, pool = layout.store.page_size, layout.store.pools[number]
+    seen = list[tuple[int, int, int, int, int]]()  # page, row, age, first and last token that the row sees
+    for row, row_id in zip(layout.decodes, layout.decode_rows.tolist(), strict=True):
+        first = 0 if first_seen is None else max(int(first_seen[row_id]) - row.segment.end, 0)
+        oldest, num_pages = first // size, row.num_private // size + 1
+        for age, page in enumerate(row.pages.pages[number][oldest:num_pages]):
+            before = (oldest + age) * size
+            seen.append((page_index(page), row_id, age, first - before, row.num_private - before))
+    is_sparse = first_seen is not None and len({index for index, *_ in seen}) < pool.num_live
+    num_pages = 0 if is_sparse else pool.num_live
+    bounds, owners = [(size, -1)] * num_pages, [-1] * num_pages
+    repeated = list[int]()
+    by_age: dict[int, list[tuple[int, int]]] = {}
+    for index, row_id, age, first, last in seen:
+        place = index
+        if is_sparse or owners[index] >= 0:
+            place = len(owners)
+            repeated.append(index)
+            owners.append(row_id)
+            bounds.append((first, last))
+        else:
+            owners[place], bounds[place] = row_id, (first, last)
+        by_age.setdefault(age, []).append((place, row_id))
     ordinals = tuple(
         (torch.tensor([place for place, _ in pairs]), torch.tensor([row for _, row in pairs]))
-        for _, pairs in sorted(by_ordinal.items())
+        for _, pairs in sorted(by_age.items())
     )
-    unwritten = torch.arange(size).unsqueeze(0) >= torch.tensor(used).unsqueeze(1)
+    token, (firsts, lasts) = torch.arange(size), torch.tensor(bounds).unsqueeze(2).unbind(1)
+    unseen = (token < firsts) | (token > lasts)
     attending = torch.tensor(owners).clamp_(min=0)
-    return PrivatePages(num_pages, torch.tensor(repeated, dtype=torch.int64), attending, unwritten, ordinals)
+    return PrivatePages(num_pages, torch.tensor(repeated, dtype=torch.int64), attending, unseen, ordinals)

@@ -15,8 +15,10 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from treeshare.attention import AttentionSpec
 from treeshare.config import MAX_PREFILL_ROWS
 from treeshare.errors import UnsupportedModelError
+from treeshare.models.calls import CallRecorder
 from treeshare.models.linear import LINEAR, SMALL_OPERATIONS
-from treeshare.models.step import current_step, running
+from treeshare.models.masks import OtherMask
+from treeshare.models.step import current_step, running, running_step
 from treeshare.models.widths import (
     candidate_widths,
     choose_widths,
@@ -54,7 +56,7 @@ _SPEC_KEYWORDS = frozenset({"sliding_window", "softcap", "s_aux"})
 """Keywords that are fields of ``AttentionSpec``."""
 
 
-def _attention(
+def attend(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -72,31 +74,39 @@ def _attention(
     unknown = {key for key, value in kwargs.items() if value is not None} - _IGNORED - _SPEC_KEYWORDS
     features = sorted(unknown)
     features += ["bidirectional attention"] * (is_causal is False and query.shape[2] > 1)
-    features += ["an attention mask"] * (attention_mask is not None) + ["dropout"] * (dropout != 0)
+    features += ["dropout"] * (dropout != 0)
+    sinks = kwargs.get("s_aux")
+    step = current_step()
+    spec = AttentionSpec(
+        scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
+        window=kwargs.get("sliding_window") or None,
+        soft_cap=kwargs.get("softcap"),
+        has_sinks=sinks is not None,
+    )
+    if attention_mask is not None:
+        try:
+            if not isinstance(step, CallRecorder):
+                raise OtherMask("a mask of its own")
+            spec = step.with_mask(attention_mask, spec)
+        except OtherMask as mask:
+            features.append(str(mask))
     if features:
         raise UnsupportedModelError(f"{name}: attention needs {', '.join(features)}: not implemented")
-    sinks = kwargs.get("s_aux")
-    out = current_step().attend(
-        query[0].transpose(0, 1),
-        key[0].transpose(0, 1),
-        value[0].transpose(0, 1),
-        AttentionSpec(
-            scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
-            window=kwargs.get("sliding_window"),
-            soft_cap=kwargs.get("softcap"),
-            has_sinks=sinks is not None,
-        ),
-        sinks,
-    )
+    out = step.attend(*(part[0].transpose(0, 1) for part in (query, key, value)), spec, sinks)
     return out.unsqueeze(0), None
 
 
-def _no_mask(*_: object, **__: object) -> None:
-    """Make no mask: the backends mask by the layout, and transformers would build an N x N one."""
+def _mask(*, mask_function: Any, q_length: int, kv_length: int, **_: object) -> Tensor | None:  # noqa: ANN401
+    """What transformers' model code gets for a mask: none, unless its calls are recorded.
+
+    The backends mask by the layout and the calls' specs; transformers would build an N x N mask.
+    """
+    step = running_step()
+    return step.new_mask(mask_function, q_length, kv_length) if isinstance(step, CallRecorder) else None
 
 
-AttentionInterface.register(ATTENTION_NAME, _attention)
-AttentionMaskInterface.register(ATTENTION_NAME, _no_mask)
+AttentionInterface.register(ATTENTION_NAME, attend)
+AttentionMaskInterface.register(ATTENTION_NAME, _mask)
 
 
 class ModelAdapter:
@@ -124,7 +134,7 @@ class ModelAdapter:
         stopwatch: Stopwatch = OFF,
     ) -> None:
         self.model = model
-        model.set_attn_implementation(ATTENTION_NAME)
+        assert model.config._attn_implementation == ATTENTION_NAME, "bound when it was loaded"
         head = model.get_output_embeddings()
         body = [module for module in model.modules() if module is not head]
         candidates = candidate_widths(max(max_rows, MAX_PREFILL_ROWS))

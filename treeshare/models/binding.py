@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from treeshare.attention import CpuAttention
 from treeshare.errors import UnsupportedModelError
 from treeshare.models.adapter import ATTENTION_NAME
+from treeshare.models.calls import discover_calls
 from treeshare.models.experts import bind_experts
 from treeshare.models.fusion import FusedLayer, fuse_layers, unfuse_layers
+from treeshare.models.length_check import require_lengths
 from treeshare.models.linear import bind_linears, unbind_linears
 from treeshare.models.own_matmuls import bind_own_matmuls
 from treeshare.models.portable import BY_LEVEL, Wish, fix_norms, fix_tables, refusal, require_fixed
 from treeshare.models.quantization import weights_in_codes
 from treeshare.models.self_check import SelfCheck, check_lengths
-from treeshare.models.support import discover_calls, require_support, unsupported_features
+from treeshare.models.support import unsupported_features
+from treeshare.models.written_out import bind_attention, set_attention
 from treeshare.native import PORTABLE, kernel_level
 
 if TYPE_CHECKING:
@@ -64,15 +66,19 @@ def bind_model(model: Any, *, use_kernels: bool = True) -> BoundModel:  # noqa: 
     if wish and not use_kernels:
         raise refusal(model.config.model_type, "compiled layers are the CPU's", wish)
     model.eval()
-    model.set_attn_implementation(ATTENTION_NAME)
+    if not bind_attention(model) and not model._can_set_attn_implementation():
+        raise UnsupportedModelError(
+            f"{model.config.model_type}: not implemented: layers without transformers' attention interface"
+        )
+    set_attention(model, ATTENTION_NAME)
     try:
         if wish:
             fix_tables(model, wish)
         geometry, calls = discover_calls(model)
-        require_support(CpuAttention, calls, model.config.model_type)
         check = SelfCheck(model, geometry, calls)
         own_error = check.check()
         check_lengths(model, geometry, calls)
+        require_lengths(model)
         if not use_kernels:
             reason = "compiled layers are the CPU's"
             return BoundModel(geometry=geometry, calls=calls, unfused_reason=reason)

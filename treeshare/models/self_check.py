@@ -11,13 +11,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from treeshare.attention import CpuAttention, PrefillChunk, build_layout
 from treeshare.errors import UnsupportedModelError
 from treeshare.kv import KVStore
+from treeshare.models.adapter import ATTENTION_NAME
 from treeshare.models.folder import integers
 from treeshare.models.quantization import weights_in_codes
 from treeshare.models.step import TreeStep, running
 from treeshare.models.support import max_model_len
 from treeshare.models.tensor_names import shortened
+from treeshare.models.written_out import set_attention
 
 if TYPE_CHECKING:
+    import contextlib
     from collections.abc import Sequence
 
     from torch import Tensor
@@ -82,17 +85,14 @@ class SelfCheck:
 
     def _own_logits(self, implementation: str) -> Tensor:
         """Logits of the tree's tokens by an attention of transformers; treeshare's is set again."""
-        from treeshare.models.adapter import ATTENTION_NAME
-
         shared, *tails = self._parts
-        self._model.set_attn_implementation(implementation)
-        # Of torch's codes for sdpa the plain one: the fast ones need instructions that not every CPU has.
-        with sdpa_kernel(SDPBackend.MATH):
+        set_attention(self._model, implementation)
+        with plain_sdpa():
             own = [
                 self._model(input_ids=torch.tensor([shared + tail]), use_cache=False).logits[0]
                 for tail in tails
             ]
-        self._model.set_attn_implementation(ATTENTION_NAME)
+        set_attention(self._model, ATTENTION_NAME)
         return torch.cat([own[0], own[1][len(shared) :]]).float()
 
     def _difference(self, logits: Tensor) -> float:
@@ -101,7 +101,7 @@ class SelfCheck:
     @torch.inference_mode()
     def error(self) -> float:
         """Largest difference of a logit, relative to the largest logit."""
-        layout = _branching_layout(self._geometry, *map(len, self._parts))
+        layout = branching_layout(self._geometry, *map(len, self._parts))
         with running(TreeStep(CpuAttention(), layout, self._calls)):
             got = self._model(
                 input_ids=torch.tensor([[token for part in self._parts for token in part]]),
@@ -161,7 +161,12 @@ def check_lengths(model: Any, geometry: KVGeometry, calls: Sequence[AttentionCal
             SelfCheck(model, geometry, calls, (root, *_TAILS)).check()
 
 
-def _branching_layout(geometry: KVGeometry, shared: int, left: int, right: int) -> BatchLayout:
+def plain_sdpa() -> contextlib.AbstractContextManager[None]:
+    """Inside, of torch's codes for sdpa the plain one: the fast ones need instructions that not every CPU has."""
+    return sdpa_kernel(SDPBackend.MATH)
+
+
+def branching_layout(geometry: KVGeometry, shared: int, left: int, right: int) -> BatchLayout:
     """A step that computes a root of ``shared`` tokens and two children, of ``left`` and ``right`` tokens."""
     store = KVStore(geometry, budget_bytes=1 << 40, page_size=16, max_pages=0)
     root = store.segments.new(start=0, num_tokens=shared, order=0, parent=None)

@@ -51,13 +51,18 @@ def running(step: StepAttention) -> Iterator[None]:
         _STEP.reset(token)
 
 
+def running_step() -> StepAttention | None:
+    """The attention of the forward pass that runs, if one does."""
+    return _STEP.get()
+
+
 def current_step() -> StepAttention:
     """The attention of the forward pass that runs.
 
     Raises:
         RuntimeError: If none runs: a model bound to tree attention was called by somebody else.
     """
-    step = _STEP.get()
+    step = running_step()
     if step is None:
         raise RuntimeError("this model is bound to tree attention: it runs in an engine's steps only")
     return step
@@ -70,11 +75,13 @@ class AttentionCall:
     Attributes:
         layer: Layer of the KV that it reads.
         spec: What it computes.
+        num_heads: Query heads.
         writes: Whether that KV is its own; else an earlier call has stored it.
     """
 
     layer: int
     spec: AttentionSpec
+    num_heads: int
     writes: bool = True
 
 

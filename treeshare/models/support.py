@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from treeshare.errors import UnsupportedModelError
-from treeshare.kv import KVGeometry, LayerKV
-from treeshare.models.step import AttentionCall, NoAttention, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from torch import Tensor
-
-    from treeshare.attention import AttentionBackend, AttentionSpec
+    from treeshare.attention import AttentionBackend
+    from treeshare.models.step import AttentionCall
 
 _ROPE_BY_LENGTH = frozenset({"dynamic", "longrope"})
 """Kinds of rotary embedding that depend on the longest sequence of a batch."""
 
-_WINDOW_FIELDS = ("sliding_window", "sliding_window_size", "local_attention", "attention_window_size")
-"""Fields of configurations that hold a window's length."""
+_LAYER_KINDS = frozenset(
+    {"full_attention", "sliding_attention", "chunked_attention", "attention", "moe", "mlp", "dense", "sparse"}
+)
+"""Types of layers that are attention over keys of earlier tokens, or have none."""
+
+_KIND_REASONS = {
+    "sparse attention": ("sparse", "indexed", "compressed"),
+    "recurrent or convolutional state": ("linear", "mamba", "conv", "recurrent", "hybrid"),
+}
+"""What layers of other types need, by parts of the types' names."""
 
 _SIZES = ("hidden_size", "num_attention_heads", "num_hidden_layers")
 """Fields that every configuration has under these names, or under others that stand for them."""
@@ -50,38 +52,60 @@ def head_dim(config: Any) -> int:  # noqa: ANN401
 
 
 def unsupported_features(model: Any) -> list[str]:  # noqa: ANN401
-    """Name each feature of ``model`` that treeshare does not implement.
+    """Name each feature of ``model`` that treeshare does not implement, or why it is not meant for it.
 
     A configuration whose sizes differ between layers, or are another configuration's, is not looked at
     further: its other fields are not there to be read.
     """
     config = model.config
+    if other := _other_kind(model):
+        return [f"not a causal language model ({other})"]
     sizes = foreign_sizes(config)
     if sizes and "without" not in sizes:
         return [sizes]
-    windows, rope_types = _windows(config), _rope_types_by_length(model)
-    soft_cap = getattr(config, "attn_logit_softcapping", None)
-    known_kinds = {"full_attention", "sliding_attention", "attention"}
-    other_kinds = sorted(set(getattr(config, "layer_types", None) or ()) - known_kinds)
+    rope_types = _rope_types_by_length(model)
     checks = {
         str(sizes): sizes,
-        "encoder-decoder architecture": getattr(config, "is_encoder_decoder", False),
         "bidirectional attention": getattr(config, "is_causal", True) is False
-        or getattr(config, "use_bidirectional_attention", None),
-        f"sliding-window attention (window {', '.join(map(str, windows))})": windows,
-        f"layers of type {', '.join(other_kinds)}": other_kinds,
-        f"attention soft-capping ({soft_cap})": soft_cap is not None,
+        or getattr(config, "use_bidirectional_attention", None) not in (None, False, "vision"),
         "ALiBi position biases": _has_alibi(config),
-        "multi-head latent attention": getattr(config, "kv_lora_rank", None),
         "cross-attention": getattr(config, "add_cross_attention", False),
-        "attention sinks": any(name.endswith(".sinks") for name, _ in model.named_parameters()),
-        f"rotary embedding that depends on the batch (rope_type {', '.join(rope_types)})": rope_types,
-        "attention whose temperature grows with the row's place (attn_temperature_tuning)": _is_tuned(config),
-        "model code without transformers' attention interface": not getattr(
-            model, "_supports_attention_backend", False
+        "positions that count from pad_token_id": any(
+            hasattr(module, "create_position_ids_from_input_ids") for module in model.modules()
         ),
+        f"rotary embedding that depends on the batch (rope_type {', '.join(rope_types)})": rope_types,
     }
-    return [feature for feature, needed in checks.items() if needed]
+    return _unknown_layers(config) + [feature for feature, needed in checks.items() if needed]
+
+
+def _other_kind(model: Any) -> str | None:  # noqa: ANN401
+    """What a model is that generates no text on its own, though transformers has a causal class for it."""
+    from transformers.models.auto import modeling_auto
+
+    config, kind = model.config, getattr(model.config, "model_type", "")
+    if getattr(config, "is_encoder_decoder", False):
+        return "an encoder-decoder"
+    halves = (
+        modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+        modeling_auto.MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES,
+        {"trocr", "musicgen_decoder", "musicgen_melody_decoder"},
+    )
+    if any(kind in names for names in halves):
+        return "the decoder half of an encoder-decoder"
+    is_decoder = getattr(config, "is_decoder", True)
+    if kind in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES and not is_decoder:
+        return "an encoder: is_decoder is not set"
+    return None
+
+
+def _unknown_layers(config: Any) -> list[str]:  # noqa: ANN401
+    """What layers need whose type says that they are more than attention over earlier tokens."""
+    kinds = sorted(set(getattr(config, "layer_types", None) or ()) - _LAYER_KINDS)
+    reasons: dict[str, list[str]] = {}
+    for kind in kinds:
+        known = (why for why, parts in _KIND_REASONS.items() if any(part in kind for part in parts))
+        reasons.setdefault(next(known, ""), []).append(kind)
+    return [f"{why and why + ', '}layers of type {', '.join(names)}" for why, names in reasons.items()]
 
 
 def foreign_sizes(config: Any) -> str | None:  # noqa: ANN401
@@ -105,15 +129,6 @@ def _has_alibi(config: Any) -> bool:  # noqa: ANN401
     )
 
 
-def _is_tuned(config: Any) -> bool:  # noqa: ANN401
-    """Whether layers without rope scale queries by a row's place in the call, as Llama 4's do."""
-    if not getattr(config, "attn_temperature_tuning", None):
-        return False
-    return getattr(config, "floor_scale", 0) <= max_model_len(config) and 0 in (
-        getattr(config, "no_rope_layers", None) or [0]
-    )
-
-
 def _rope_types_by_length(model: Any) -> list[str]:  # noqa: ANN401
     """Kinds of the model's rotary embeddings that depend on a call's longest sequence.
 
@@ -128,76 +143,6 @@ def _rope_types_by_length(model: Any) -> list[str]:  # noqa: ANN401
         kind = getattr(module, "rope_type", None)
         found.update(map(str, kind.values()) if isinstance(kind, dict) else [str(kind)])
     return sorted(kind for kind in found if any(part in kind for part in _ROPE_BY_LENGTH))
-
-
-def _windows(config: Any) -> list[int]:  # noqa: ANN401
-    """The windows that the model uses and a sequence can outgrow, by any of the fields that name one."""
-    kinds = getattr(config, "layer_types", None)
-    if getattr(config, "use_sliding_window", True) is False or (kinds and "sliding_attention" not in kinds):
-        return []
-    values = {getattr(config, name, None) for name in _WINDOW_FIELDS}
-    return sorted(window for window in values if isinstance(window, int) and window < max_model_len(config))
-
-
-class _Recorder:
-    """A step that records the model's calls of attention.
-
-    Attributes:
-        calls: As they came.
-        layers: The KV that they need.
-    """
-
-    def __init__(self) -> None:
-        self.calls: list[AttentionCall] = []
-        self.layers: list[LayerKV] = []
-        self._stored: list[tuple[Tensor, Tensor]] = []  # kept, so that no other tensor gets their addresses
-
-    def attend(
-        self, query: Tensor, key: Tensor, value: Tensor, spec: AttentionSpec, sinks: Tensor | None = None
-    ) -> Tensor:
-        """See ``StepAttention``."""
-        for layer, (stored_key, stored_value) in enumerate(self._stored):
-            if _is_same(stored_key, key) and _is_same(stored_value, value):
-                self.calls.append(AttentionCall(layer=layer, spec=spec, writes=False))
-                break
-        else:
-            self.calls.append(AttentionCall(layer=len(self.layers), spec=spec))
-            shape = LayerKV(num_heads=key.shape[1], key_width=key.shape[2], value_width=value.shape[2])
-            self.layers.append(shape)
-            self._stored.append((key, value))
-        return NoAttention().attend(query, key, value, spec, sinks)
-
-
-def _is_same(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are the same numbers in memory."""
-    return (one.data_ptr(), one.shape, one.stride()) == (other.data_ptr(), other.shape, other.stride())
-
-
-@torch.inference_mode()
-def discover_calls(model: Any) -> tuple[KVGeometry, tuple[AttentionCall, ...]]:  # noqa: ANN401
-    """Find the shape of the model's KV, and what its calls of attention compute, by running it on one token.
-
-    A call that is given the keys and values of an earlier one reads that one's. A window or chunk as long as
-    the longest sequence counts as none.
-
-    Raises:
-        UnsupportedModelError: If it calls no attention.
-    """
-    recorder = _Recorder()
-    with running(recorder):
-        model(input_ids=torch.zeros(1, 1, dtype=torch.int64), use_cache=False)
-    if not recorder.calls:
-        raise UnsupportedModelError(f"{model.config.model_type}: not implemented: layers without attention")
-    geometry = KVGeometry(layers=tuple(recorder.layers), dtype=model.dtype)
-    longest = max_model_len(model.config)
-    return geometry, tuple(replace(call, spec=_needed(call.spec, longest)) for call in recorder.calls)
-
-
-def _needed(spec: AttentionSpec, longest: int) -> AttentionSpec:
-    """The same without a window or chunk that no sequence outgrows."""
-    is_wide = spec.window is not None and spec.window >= longest
-    is_whole = spec.chunk is not None and spec.chunk >= longest
-    return replace(spec, window=None if is_wide else spec.window, chunk=None if is_whole else spec.chunk)
 
 
 def require_support(

@@ -1,0 +1,250 @@
+"""A small random model of the same class as another: fewer layers, smaller sizes, short windows.
+
+What depends on a length shows in it after a few tokens, and it costs a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Mapping
+
+MAX_NUMBERS = 40_000_000
+"""Weights of a model that is still small."""
+
+_VOCAB_SIZE = 160
+_NUM_HEADS, _NUM_KV_HEADS, _HEAD_WIDTH = 4, 2, 16
+_MAX_LAYERS = 8
+
+_POSITIONS = re.compile(
+    r"(?<!original_)max_position_embeddings|n_positions|n_ctx|max_seq_len|model_max_length|context_length"
+    r"|max_target_positions"
+)
+_LENGTH = re.compile(
+    r"(window|chunk|floor|original_max_position|local_attention|block_size|rel_extent)(?!.*(layers|pattern|feed))"
+)
+"""Fields that hold a number of tokens from which on a model computes something else."""
+
+_LAYERS = re.compile(r"num_hidden_layers|n_layers?|num_layers|(num_)?(encoder|decoder)_layers")
+_Q_HEADS = re.compile(
+    r"(swa_|decoder_|encoder_|num_decoder_|num_encoder_)?(num_|n_)?(attention_)?heads?(_per_layer)?|n_head"
+)
+_KV_HEADS = re.compile(r"(swa_)?num_(global_)?(key_value|kv)_heads")
+_HEAD_WIDTHS = re.compile(
+    r"(global_|swa_|attention_|qk_nope_|qk_rope_|v_)?head_dim|kv_channels|rotary_dim|d_head"
+)
+_HIDDEN = re.compile(
+    r"hidden_size|n_embd|d_model|emb_dim|embedding_size|word_embed_proj_dim|attention_hidden_size|lru_width"
+    r"|(pronunciation|shape)_embed_dim|input_embedding_size|output_embedding_size"
+)
+_INNER = re.compile(
+    r"(?!.*multiple).*(intermediate_size\w*|ffn_dim|ffn_hidden_size|n_inner|d_inner|dff|dim_ff)"
+)
+_EXPERTS = re.compile(r"(moe_)?num_(local_)?experts|n_routed_experts|zero_expert_num")
+_CHOSEN = re.compile(
+    r"(num_experts_per_tok(en)?|moe_topk|moe_k|moe_top_k|n_group|topk_group|num_expert_group)"
+)
+_GROUPS = re.compile(r"n_group|topk_group|num_expert_group")
+_RANKS = re.compile(r"(q|kv|o)_lora_rank|hidden_size_per_layer_input|laurel_rank")
+_VOCAB = re.compile(r"((unpadded|decoder)_)?vocab_size(_per_layer_input)?")
+
+
+_LEFT_OUT = ("quantization_config", "transformers_version", "architectures", "dtype", "id2label", "label2id")
+"""Fields that say nothing of what a model computes."""
+
+
+class Miniature:
+    """Makes configurations small.
+
+    Args:
+        first_length: Windows, chunks and their like become this length and those that follow.
+        max_positions: Of a sequence.
+        keep_widths: Whether heads stay as wide as they are, and as many: for configurations whose fields
+            must fit them.
+    """
+
+    def __init__(self, *, first_length: int, max_positions: int, keep_widths: bool = False) -> None:
+        self._first_length, self._max_positions, self._keep_widths = first_length, max_positions, keep_widths
+
+    def config(self, config: Any) -> Any:  # noqa: ANN401
+        """A configuration of the same class, small; what its class makes of fields that do not fit is its own."""
+        values = config.to_dict()
+        for name in _LEFT_OUT:
+            values.pop(name, None)
+        lengths: dict[tuple[str, int], int] = {}
+        small = self._shrunk(values, lengths)
+        made = type(config).from_dict(small)
+        made._experts_implementation = None
+        return made
+
+    def _shrunk(
+        self,
+        values: Mapping[str, Any],
+        lengths: dict[tuple[str, int], int],
+        wanted: Collection[str] | None = None,
+    ) -> dict[str, Any]:
+        """The fields of a configuration, or of one inside it; those ``wanted``, or all."""
+        kept = _kept_layers(values)
+        number = next((value for name, value in values.items() if _LAYERS.fullmatch(name)), None)
+        small: dict[str, Any] = {}
+        for name, value in values.items():
+            if wanted is not None and name not in wanted:
+                continue
+            new = value
+            if isinstance(value, list) and number and len(value) == number:
+                new = [value[index] for index in kept]
+            if name == "per_layer_config" and isinstance(value, dict):
+                own = {int(key): part for key, part in value.items()}
+                new = {
+                    f"{place:02}": self._shrunk({**values, name: None, **own[index]}, lengths, own[index])
+                    for place, index in enumerate(kept)
+                    if index in own
+                }
+            elif isinstance(value, dict):
+                new = self._shrunk({str(key): part for key, part in value.items()}, lengths)
+            elif isinstance(new, list):
+                new = [self._number(name, item, values, kept, lengths) for item in new]
+            else:
+                new = self._number(name, value, values, kept, lengths)
+            small[name] = new
+        if {"qk_head_dim", "qk_nope_head_dim", "qk_rope_head_dim"} <= set(small):
+            small["qk_head_dim"] = small["qk_nope_head_dim"] + small["qk_rope_head_dim"]
+        return small
+
+    def _number(
+        self,
+        name: str,
+        value: Any,  # noqa: ANN401
+        values: Mapping[str, Any],
+        kept: list[int],
+        lengths: dict[tuple[str, int], int],
+    ) -> Any:  # noqa: ANN401
+        """A field's value, small."""
+        if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+            return value
+        heads = next((values[key] for key in values if _Q_HEADS.fullmatch(key)), None)
+        rules: tuple[tuple[re.Pattern[str], Callable[[], int]], ...] = (
+            (_POSITIONS, lambda: min(value, self._max_positions)),
+            (_LENGTH, lambda: self._length(name, value, values, lengths)),
+            (_LAYERS, lambda: len(kept) or value),
+            (re.compile("num_kv_shared_layers"), lambda: _num_shared(values, kept)),
+            (_VOCAB, lambda: min(value, _VOCAB_SIZE)),
+            (_EXPERTS, lambda: min(value, 4)),
+            (_GROUPS, lambda: 1),
+            (_CHOSEN, lambda: min(value, 2)),
+            (_INNER, lambda: min(value, 96)),
+            (_RANKS, lambda: min(value, 32)),
+            (re.compile(r".*_token_(id|index)|eod_token_id"), lambda: value if value < _VOCAB_SIZE else 2),
+        )
+        widths: tuple[tuple[re.Pattern[str], Callable[[], int]], ...] = (
+            (_KV_HEADS, lambda: value if value == 1 else _NUM_HEADS if value == heads else _NUM_KV_HEADS),
+            (_Q_HEADS, lambda: min(value, _NUM_HEADS)),
+            (_HEAD_WIDTHS, lambda: max(8, value // _factor(values) // 2 * 2)),
+            (_HIDDEN, lambda: min(value, _NUM_HEADS * max(8, _head_width(values) // _factor(values)))),
+        )
+        for pattern, small in rules if self._keep_widths else rules + widths:
+            if pattern.fullmatch(name) or (pattern is _LENGTH and pattern.search(name)):
+                return small()
+        return value
+
+    def _length(
+        self, name: str, value: int, values: Mapping[str, Any], lengths: dict[tuple[str, int], int]
+    ) -> int:
+        """A short length for a long one; equal ones stay equal, and one of all positions stays so."""
+        if value <= self._first_length:
+            return value
+        positions = next((number for key, number in values.items() if _POSITIONS.fullmatch(key)), None)
+        if isinstance(positions, int) and value >= positions and "original" not in name:
+            return max(self._max_positions, value if value <= self._max_positions else 0)
+        return lengths.setdefault((name, value), self._first_length + len(lengths))
+
+
+def _head_width(values: Mapping[str, Any]) -> int:
+    """How wide heads are."""
+    heads = next((values[key] for key in values if _Q_HEADS.fullmatch(key) and values[key]), 1)
+    hidden = next((values[key] for key in values if _HIDDEN.fullmatch(key) and values[key]), _HEAD_WIDTH)
+    for name in ("qk_nope_head_dim", "head_dim", "kv_channels"):
+        if isinstance(values.get(name), int):
+            return int(values[name])
+    return max(1, int(hidden) // int(heads if isinstance(heads, int) else heads[0]))
+
+
+def _factor(values: Mapping[str, Any]) -> int:
+    """By what to divide the widths of heads."""
+    return max(1, _head_width(values) // _HEAD_WIDTH)
+
+
+def _lists(values: Mapping[str, Any], number: int) -> list[list[Any]]:
+    return [value for value in values.values() if isinstance(value, list) and len(value) == number]
+
+
+def _num_shared(values: Mapping[str, Any], kept: list[int]) -> int:
+    """How many of the kept layers use another's KV."""
+    number = len(next(iter(_lists(values, values["num_hidden_layers"])), kept))
+    return sum(index >= number - values["num_kv_shared_layers"] for index in kept)
+
+
+def _kept_layers(values: Mapping[str, Any]) -> list[int]:
+    """The layers of a small model: the first two, and the first of each kind that lists of the fields tell."""
+    number = next((value for name, value in values.items() if _LAYERS.fullmatch(name)), 0)
+    if not isinstance(number, int) or number <= 0:
+        return []
+    lists, shared = _lists(values, number), values.get("num_kv_shared_layers") or 0
+    special = {int(key): str(part) for key, part in (values.get("per_layer_config") or {}).items()}
+    seen: set[object] = set()
+    kept = []
+    for index in range(number):
+        kind = (*(str(part[index]) for part in lists), special.get(index), index >= number - shared)
+        if kind not in seen or index < 2:
+            kept.append(index)
+        seen.add(kind)
+    return kept[:_MAX_LAYERS]
+
+
+@torch.no_grad()
+def spread_weights(model: Any, seed: int = 0) -> None:  # noqa: ANN401
+    """Give a model random weights of which each shows in its logits; as made, most are close to zero."""
+    draws = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        noise = torch.randn(parameter.shape, generator=draws)
+        if parameter.dim() < 2:
+            parameter.add_((0.1 * noise).to(parameter.dtype))
+        else:
+            size = max(parameter.shape[-1], 1) if "experts" not in name else max(parameter.shape[-2:])
+            parameter.copy_(noise * size**-0.5 * (4 if "embed" in name else 1))
+
+
+def small_model(model_class: Any, config: Any, *, first_length: int, max_positions: int) -> Any | None:  # noqa: ANN401
+    """A small random model of a class, in float32; None if its configuration cannot be made small.
+
+    Args:
+        model_class: A transformers class.
+        config: Its configuration, of any size; stays as it is.
+        first_length: See ``Miniature``.
+        max_positions: See ``Miniature``.
+    """
+    for config_of in _attempts(first_length, max_positions):
+        try:
+            small = config_of(config)
+            with torch.device("meta"):
+                bare = model_class(small)
+            if sum(parameter.numel() for parameter in bare.parameters()) > MAX_NUMBERS:
+                continue
+            model = model_class._from_config(small, dtype=torch.float32).eval()
+            spread_weights(model)
+            model(input_ids=torch.arange(3).unsqueeze(0), use_cache=False)
+        except Exception:  # whatever a class makes of sizes that do not fit
+            continue
+        return model
+    return None
+
+
+def _attempts(first_length: int, max_positions: int) -> Iterator[Callable[[Any], Any]]:
+    for keep_widths in (False, True):
+        yield Miniature(
+            first_length=first_length, max_positions=max_positions, keep_widths=keep_widths
+        ).config
