@@ -220,17 +220,23 @@ def find_layout(module: Any, up: str, level: str | None = None) -> Layout | None
     if len(ranks) not in (2, 4) or ranks.count(3) != 2 or module._parameters.get("down_proj") is None:
         return None
     layouts = [Layout(up, *flags) for flags in itertools.product((False, True), repeat=2)]
-    found = [
-        layout for layout in layouts if _has_fitting_shapes(module, layout) and _is_computed(module, layout, level)
+    fitting = [
+        (runs, layout)
+        for layout in layouts
+        if _has_fitting_shapes(module, layout) and (runs := _num_runs(module, layout)) is not None
     ]
-    return min(found, key=lambda layout: _num_groups(module, layout), default=None)
+    fitting.sort(key=lambda pair: pair[0])
+    return next((layout for _, layout in fitting if _is_computed(module, layout, level)), None)
 
 
-def _num_groups(module: Any, layout: Layout) -> int:  # noqa: ANN401
-    """Runs of numbers that lie side by side between a module's linear layers: fewer are faster."""
+def _num_runs(module: Any, layout: Layout) -> int | None:  # noqa: ANN401
+    """Runs of numbers side by side between a module's linear layers: fewer are faster; None: no program."""
     (up, _), _ = _parameters(module, layout)
-    steps = _find_gate(module, layout, _outputs_first(up, layout).shape[1], up.dtype).before
-    return sum(step.operation.groups for step in steps)
+    try:
+        program = _find_gate(module, layout, _outputs_first(up, layout).shape[1], up.dtype)
+    except Unfusable:
+        return None
+    return sum(step.operation.groups for step in program.before)
 
 
 def _has_fitting_shapes(module: Any, layout: Layout) -> bool:  # noqa: ANN401

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_leaves
 
 from treeshare.models.fusion.graph import Attend, Graph, Setup, Unfusable, Weight
+from treeshare.models.fusion.program import BLOCK
 from treeshare.models.fusion.shadows import Constant, Rows, Shadows
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from treeshare.attention import AttentionSpec
+    from treeshare.models.fusion.blocks import Block
     from treeshare.models.fusion.graph import Path
 
 
@@ -99,6 +101,14 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
             shape = *query.shape[:2], value.shape[2]
             out = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(query.dtype)
             self._shadows.add("attend", operands, out, 0, setup=Attend(spec, heads, widths, sinks))
+        return out
+
+    def call(self, block: Block, hidden: Tensor) -> Tensor:
+        """Note a call of a block; the result is random."""
+        with _disable_current_modes():
+            draws = torch.Generator().manual_seed(1)
+            out = torch.randn(hidden.shape, generator=draws).to(hidden.dtype)
+            self._last_axis(BLOCK, hidden, out, setup=block)
         return out
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
