@@ -15,8 +15,8 @@ from treeshare.models import experts
 from treeshare.models.binding import bind_model
 from treeshare.models.experts import ExpertsForward, bind_experts
 from treeshare.models.fusion.blocks import find_block
-from treeshare.models.own_matmuls import OwnMatmuls, bind_own_matmuls, company_reason
 from treeshare.models.linear import KernelLinear, bind_linears
+from treeshare.models.own_code import OwnCode, bind_own_code, bind_own_matmuls, company_reason
 from treeshare.models.weights import change_weights
 
 best_level = pytest.mark.skipif(not LEVELS, reason="no kernels, or none for this CPU")
@@ -265,6 +265,7 @@ def test_routers_and_experts_of_every_family(family, dtype):
     blocks = [module for name, module in model.named_modules() if name.endswith(("mlp", "moe", "feed_forward"))]
     blocks = [block for block in blocks if len(list(block.children())) > 1 and holds_experts(block)]
     assert blocks
+    bind_own_code(blocks)
     x = torch.randn(NUM_ROWS, 64, generator=torch.Generator().manual_seed(7)).to(dtype)
     x[3] = 0  # all experts have one score
 
@@ -284,7 +285,7 @@ def test_every_family_on_every_level(family, level, dtype):
 
 
 def holds_experts(block):
-    return any(isinstance(vars(module).get("forward"), (ExpertsForward, OwnMatmuls)) for module in block.modules())
+    return any(isinstance(vars(module).get("forward"), (ExpertsForward, OwnCode)) for module in block.modules())
 
 
 FUSED = ["mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "minimax_m2", "hunyuan_v1_moe"]
@@ -344,3 +345,39 @@ def test_matmuls_of_a_modules_own_code(dtype):
     *products, last = module(x)
     assert all(torch.equal(product, without) for product in products)
     assert torch.equal(last, with_bias)
+
+
+class Functions(nn.Module):
+    """Functions of each number that torch computes by two codes."""
+
+    def forward(self, x):
+        return [
+            nn.functional.silu(x),
+            nn.functional.gelu(x),
+            nn.functional.gelu(x, approximate="tanh"),
+            torch.sigmoid(x),
+            x.sigmoid(),
+            nn.functional.sigmoid(x),
+            torch.tanh(x),
+        ]
+
+
+@pytest.mark.parametrize("width", [1, 5, 40])
+def test_functions_of_a_modules_own_code(width):
+    """Torch's own are other bits for the last few numbers: the control."""
+    x = torch.randn(999, width, generator=torch.Generator().manual_seed(10))
+    own, module = Functions(), Functions()
+    assert bind_own_code([module]) == [module]
+    for plain_result, result in zip(own(x), module(x), strict=True):
+        assert torch.all((plain_result - result).abs() <= 1e-6 * (1 + plain_result.abs()))
+    for count in (1, 2, 7, 100):
+        alone = [module(x[first : first + count]) for first in range(0, 999, 101)]
+        whole = module(x)
+        for first, results in zip(range(0, 999, 101), alone, strict=True):
+            pairs = zip(results, whole, strict=True)
+            assert all(torch.equal(result, all_rows[first : first + count]) for result, all_rows in pairs)
+
+
+def test_torch_has_two_codes_for_a_sigmoid():
+    x = torch.randn(999, generator=torch.Generator().manual_seed(10))
+    assert not torch.equal(torch.cat([part.sigmoid() for part in x.split(1)]), x.sigmoid())

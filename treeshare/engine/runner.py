@@ -8,7 +8,7 @@ from treeshare.attention import make_backend
 from treeshare.devices import default_kv_budget_bytes, upload
 from treeshare.kv import KVStore
 from treeshare.models import NoAttention, TreeStep, make_adapter
-from treeshare.models.own_matmuls import company_reason
+from treeshare.models.own_code import company_reason
 from treeshare.models.support import require_support
 from treeshare.sampling.softmax import log_softmax
 from treeshare.stopwatch import Stopwatch

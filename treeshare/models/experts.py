@@ -8,7 +8,7 @@ experts, as transformers' ``grouped_mm`` takes it.
 No class is known by its name. What a module of experts computes is tried on small random experts: the operations
 between its linear layers are traced like a decoder layer's (``fusion``), and the result is compared with the
 module's own forward. A module that the kernel does not compute keeps its forward, with matmuls one by one by the
-kernel (``own_matmuls.py``).
+kernel (``own_code.py``).
 """
 
 from __future__ import annotations

@@ -101,6 +101,12 @@ class FusedLayer:
         self._heads: list[Tensor] = []
         self._memory: dict[int, Tensor] = {}
 
+    @property
+    def block(self) -> nn.Module | None:
+        """The block that it calls, if there is one."""
+        parts = [part for part in (*self._before, *self._after) if isinstance(part, Called)]
+        return self._layer.get_submodule(parts[0].block.name) if parts and self._layer else None
+
     def _parts(self, steps: list[Step]) -> list[Any]:
         """Programs, and calls of blocks between them."""
         parts: list[Any] = []

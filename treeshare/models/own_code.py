@@ -1,8 +1,11 @@
-"""Modules that multiply by weights in code of their own, such as routers: row by row by the compiled kernel.
+"""Modules that compute in code of their own, such as routers: what torch does not compute row by row, kernels do.
 
 ``linear.py`` replaces the forward of linear layers. A router holds its weights itself and calls
-``torch.nn.functional.linear``, experts that ``experts.py`` does not know call ``bmm``. Their forward stays; while
-it runs, its matmuls are the kernel's, whose bits for a row do not depend on how many rows there are.
+``torch.nn.functional.linear``; experts that ``experts.py`` does not know call ``bmm``. And torch computes a sigmoid
+of many numbers by vectors, but of the last few, or of a thread's last few, by other code with other bits. So where a
+number stands, and with it a row's bits, would depend on how many rows there are.
+
+A module's forward stays; while it runs, its matmuls and such functions are the kernels'.
 """
 
 from __future__ import annotations
@@ -16,10 +19,10 @@ from torch.overrides import TorchFunctionMode
 from transformers.pytorch_utils import Conv1D
 
 from treeshare.models.linear import RowForward
-from treeshare.native import kernels, structs
+from treeshare.native import kernels, number_of, structs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from torch import Tensor
 
@@ -27,12 +30,12 @@ _KNOWN = (nn.Embedding, Conv1D)
 """Classes whose weights are no matrices to multiply by, or are bound by ``linear.py``."""
 
 
-class OwnMatmuls(RowForward):
-    """The forward of a module, with the kernel's matmuls inside.
+class OwnCode(RowForward):
+    """The forward of a module, with the kernels' matmuls and functions inside.
 
     Args:
         module: The module.
-        level: Whose kernel; None: the process's, ``kernel_level()``.
+        level: Whose kernels; None: the process's, ``kernel_level()``.
     """
 
     def __init__(self, module: nn.Module, level: str | None = None) -> None:
@@ -41,12 +44,12 @@ class OwnMatmuls(RowForward):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         """What the module computes."""
-        with _KernelMatmuls(self._level):
+        with _ByKernels(self._level):
             return self._forward(*args, **kwargs)
 
 
-class _KernelMatmuls(TorchFunctionMode):
-    """Inside, matrices are multiplied by the kernel: rows by weights, one matrix or as many as there are weights."""
+class _ByKernels(TorchFunctionMode):
+    """Inside, matrices are multiplied, and functions of each number computed, by the kernels."""
 
     def __init__(self, level: str | None) -> None:
         super().__init__()
@@ -60,7 +63,32 @@ class _KernelMatmuls(TorchFunctionMode):
             found = operands(*args, **(kwargs or {}))
             if self._can_multiply(*found):
                 return self._multiply(*found)
+        find_kind = _FUNCTIONS.get(func)
+        if find_kind is not None and args and kernels(args[0].dtype, self._level) is not None:
+            kind = find_kind(*args[1:], **(kwargs or {}))
+            if kind is not None:
+                return self._compute(kind, args[0])
         return func(*args, **(kwargs or {}))
+
+    def _compute(self, kind: str, x: Tensor) -> Tensor:
+        """A function of each number."""
+        dense = x.contiguous()
+        out = torch.empty_like(dense)
+        shape = (-1, x.shape[-1]) if x.dim() > 1 and x.shape[-1] >= _WIDE else (1, x.numel())
+        rows, results = dense.view(shape), out.view(shape)
+        none = structs.Place(number_of("NO_BUFFER"), 0, 0)
+        source, target = (structs.Place(number, 0, 0) for number in (0, 1))
+        operation = structs.Operation(
+            number_of(kind), number_of("ROUND"), 1, rows.shape[1], source, none, none, target
+        )
+        buffers = (structs.Buffer * 2)(
+            *(structs.Buffer(tensor.data_ptr(), tensor.shape[1], 0) for tensor in (rows, results))
+        )
+        program = structs.Program(
+            ctypes.addressof(operation), 1, ctypes.addressof(buffers), len(rows), 1, None, None
+        )
+        kernels(x.dtype, self._level).treeshare_run(ctypes.byref(program))  # type: ignore[union-attr]
+        return out
 
     def _can_multiply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         dtypes = {tensor.dtype for tensor in (x, weight, bias) if tensor is not None}
@@ -99,6 +127,26 @@ _OPERANDS: Mapping[Any, Callable[..., tuple[Tensor, Tensor, Tensor | None]]] = {
 """Functions that multiply matrices: what finds the rows, the weights ``[..., outputs, inputs]`` and the bias."""
 
 
+def _of_gelu(approximate: str = "none") -> str:
+    return {"none": "GELU", "tanh": "GELU_TANH"}[approximate]
+
+
+def _of_silu(inplace: bool = False) -> str | None:
+    return None if inplace else "SILU"
+
+
+_FUNCTIONS: Mapping[Any, Callable[..., str | None]] = {
+    nn.functional.silu: _of_silu,
+    nn.functional.gelu: _of_gelu,
+    **dict.fromkeys((torch.sigmoid, torch.Tensor.sigmoid), lambda: "SIGMOID"),
+    **dict.fromkeys((torch.tanh, torch.Tensor.tanh), lambda: "TANH"),
+}
+"""Functions of each number that torch computes by two codes: what finds the kernel's operation; None: not this call."""
+
+_WIDE = 16
+"""Numbers from which on rows are computed one by one, by several threads."""
+
+
 def has_own_matmuls(module: nn.Module) -> bool:
     """Whether a module holds matrices and may multiply by them in a forward that is no linear layer's."""
     if type(module) is nn.Linear or isinstance(module, _KNOWN):
@@ -107,20 +155,29 @@ def has_own_matmuls(module: nn.Module) -> bool:
 
 
 def bind_own_matmuls(model: nn.Module, level: str | None = None) -> list[nn.Module]:
-    """Give every module with matmuls of its own the kernel's; returns these modules.
+    """Give every module with matmuls of its own the kernels'; returns these modules.
 
     Args:
         model: A model; modules whose forward was replaced stay as they are.
-        level: Whose kernel; None: the process's, ``kernel_level()``.
+        level: Whose kernels; None: the process's, ``kernel_level()``.
+    """
+    return bind_own_code(filter(has_own_matmuls, model.modules()), level)
+
+
+def bind_own_code(modules: Iterable[nn.Module], level: str | None = None) -> list[nn.Module]:
+    """Compute modules' own code row by row; returns those that are.
+
+    Args:
+        modules: Modules; those whose forward was replaced, or of a dtype of which there is no kernel, stay.
+        level: Whose kernels; None: the process's, ``kernel_level()``.
     """
     bound = []
-    for module in model.modules():
+    for module in modules:
         dtypes = {parameter.dtype for parameter in module.parameters(recurse=False)}
-        if "forward" in vars(module) or not has_own_matmuls(module):
-            continue
-        if all(kernels(dtype, level) is not None for dtype in dtypes):
-            module.forward = OwnMatmuls(module, level)
-            bound.append(module)
+        if "forward" not in vars(module) and kernels(torch.float32, level) is not None:
+            if all(kernels(dtype, level) is not None for dtype in dtypes):
+                module.forward = OwnCode(module, level)
+                bound.append(module)
     return bound
 
 
