@@ -1,9 +1,9 @@
-"""Modules that compute in code of their own, such as routers: what torch does not compute row by row, kernels do.
+"""Modules that compute in code of their own, such as routers: row by row by the compiled kernels.
 
 ``linear.py`` replaces the forward of linear layers. A router holds its weights itself and calls
-``torch.nn.functional.linear``; experts that ``experts.py`` does not know call ``bmm``. And torch computes a sigmoid
-of many numbers by vectors, but of the last few, or of a thread's last few, by other code with other bits. So where a
-number stands, and with it a row's bits, would depend on how many rows there are.
+``torch.nn.functional.linear``; experts that ``experts.py`` does not know call ``bmm``. And torch computes a
+sigmoid of many numbers by vectors, but of the last few, or of a thread's last few, by other code with other
+bits. So where a number stands, and with it a row's bits, would depend on how many rows there are.
 
 A module's forward stays; while it runs, its matmuls and such functions are the kernels'.
 """
@@ -56,7 +56,11 @@ class _ByKernels(TorchFunctionMode):
         self._level = level
 
     def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None  # noqa: ANN401
+        self,
+        func: Any,  # noqa: ANN401
+        types: Any,  # noqa: ANN401
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401
         operands = _OPERANDS.get(func)
         if operands is not None:
@@ -109,22 +113,25 @@ class _ByKernels(TorchFunctionMode):
         return out.view(*x.shape[:-1], len(dense))
 
 
-def _of_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:  # noqa: A002
+def _of_linear(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor | None]:
     return input, weight, bias
 
 
-def _of_product(input: Tensor, other: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:  # noqa: A002
+def _of_product(input: Tensor, other: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
     return input, other.mT if other.dim() > 1 else other, None
 
 
 _OPERANDS: Mapping[Any, Callable[..., tuple[Tensor, Tensor, Tensor | None]]] = {
     nn.functional.linear: _of_linear,
     **dict.fromkeys(
-        (torch.matmul, torch.mm, torch.bmm, torch.Tensor.matmul, torch.Tensor.mm, torch.Tensor.bmm), _of_product
+        (torch.matmul, torch.mm, torch.bmm, torch.Tensor.matmul, torch.Tensor.mm, torch.Tensor.bmm),
+        _of_product,
     ),
     torch.Tensor.__matmul__: _of_product,
 }
-"""Functions that multiply matrices: what finds the rows, the weights ``[..., outputs, inputs]`` and the bias."""
+"""Functions that multiply matrices: what finds rows, weights ``[..., outputs, inputs]`` and the bias."""
 
 
 def _of_gelu(approximate: str = "none") -> str:
@@ -141,7 +148,7 @@ _FUNCTIONS: Mapping[Any, Callable[..., str | None]] = {
     **dict.fromkeys((torch.sigmoid, torch.Tensor.sigmoid), lambda: "SIGMOID"),
     **dict.fromkeys((torch.tanh, torch.Tensor.tanh), lambda: "TANH"),
 }
-"""Functions of each number that torch computes by two codes: what finds the kernel's operation; None: not this call."""
+"""Functions of each number that torch computes by two codes: what finds the kernel's operation, or None."""
 
 _WIDE = 16
 """Numbers from which on rows are computed one by one, by several threads."""
@@ -174,10 +181,10 @@ def bind_own_code(modules: Iterable[nn.Module], level: str | None = None) -> lis
     bound = []
     for module in modules:
         dtypes = {parameter.dtype for parameter in module.parameters(recurse=False)}
-        if "forward" not in vars(module) and kernels(torch.float32, level) is not None:
-            if all(kernels(dtype, level) is not None for dtype in dtypes):
-                module.forward = OwnCode(module, level)
-                bound.append(module)
+        has_kernels = all(kernels(dtype, level) is not None for dtype in dtypes | {torch.float32})
+        if has_kernels and "forward" not in vars(module):
+            module.forward = OwnCode(module, level)
+            bound.append(module)
     return bound
 
 
@@ -185,5 +192,7 @@ def company_reason(model: nn.Module) -> str | None:
     """Why a row's bits may depend on what other rows there are; None where no such matmul is known."""
     for module in model.modules():
         if has_own_matmuls(module) and not isinstance(vars(module).get("forward"), RowForward):
-            return f"{type(module).__name__} multiplies matrices by torch, which may sum as their sizes demand"
+            return (
+                f"{type(module).__name__} multiplies matrices by torch, which may sum as their sizes demand"
+            )
     return None

@@ -91,7 +91,10 @@ class SelfCheck:
         set_attention(self._model, implementation)
         own, choices = [], []
         for number, tail in enumerate(tails):
-            with plain_sdpa(), Routing(self.dtype, self._choices[number] if self._choices else None) as routing:
+            with (
+                plain_sdpa(),
+                Routing(self.dtype, self._choices[number] if self._choices else None) as routing,
+            ):
                 own.append(self._model(input_ids=torch.tensor([shared + tail]), use_cache=False).logits[0])
             choices.append(routing.chosen)
         self._choices = self._choices or choices
@@ -105,7 +108,7 @@ class SelfCheck:
     def error(self) -> float:
         """Largest difference of a logit, relative to the largest logit."""
         layout = branching_layout(self._geometry, *map(len, self._parts))
-        choices = joined(*self._choices, len(self._parts[0]))
+        choices = joined(self._choices[0], self._choices[1], len(self._parts[0]))
         with running(TreeStep(CpuAttention(), layout, self._calls)), Routing(self.dtype, choices):
             got = self._model(
                 input_ids=torch.tensor([[token for part in self._parts for token in part]]),
