@@ -11,6 +11,8 @@ A module's forward stays; while it runs, its matmuls and such functions are the 
 from __future__ import annotations
 
 import ctypes
+import functools
+import inspect
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,16 +38,24 @@ class OwnCode(RowForward):
     Args:
         module: The module.
         level: Whose kernels; None: the process's, ``kernel_level()``.
+
+    Attributes:
+        unknown: What it was seen to multiply matrices by that is not the kernels'; None: nothing.
     """
 
     def __init__(self, module: nn.Module, level: str | None = None) -> None:
         self._forward: Callable[..., Any] = module.forward
+        if hasattr(type(module), "_apply_gate"):  # experts: the class's code, not a grouped matmul of the library
+            self._forward = functools.partial(inspect.unwrap(type(module).forward), module)
         self._level = level
+        self.unknown: str | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         """What the module computes."""
-        with _ByKernels(self._level):
-            return self._forward(*args, **kwargs)
+        with _ByKernels(self._level) as mode:
+            result = self._forward(*args, **kwargs)
+        self.unknown = self.unknown or mode.unknown
+        return result
 
 
 class _ByKernels(TorchFunctionMode):
@@ -54,6 +64,7 @@ class _ByKernels(TorchFunctionMode):
     def __init__(self, level: str | None) -> None:
         super().__init__()
         self._level = level
+        self.unknown: str | None = None
 
     def __torch_function__(
         self,
@@ -67,6 +78,8 @@ class _ByKernels(TorchFunctionMode):
             found = operands(*args, **(kwargs or {}))
             if self._can_multiply(*found):
                 return self._multiply(*found)
+        if operands is not None or func in _OTHERS:
+            self.unknown = getattr(func, "__name__", str(func))
         find_kind = _FUNCTIONS.get(func)
         if find_kind is not None and args and kernels(args[0].dtype, self._level) is not None:
             kind = find_kind(*args[1:], **(kwargs or {}))
@@ -134,6 +147,16 @@ _OPERANDS: Mapping[Any, Callable[..., tuple[Tensor, Tensor, Tensor | None]]] = {
 """Functions that multiply matrices: what finds rows, weights ``[..., outputs, inputs]`` and the bias."""
 
 
+_OTHERS = frozenset(
+    {
+        *(torch.einsum, torch.addmm, torch.baddbmm, torch.addbmm, torch.addmv, torch.mv, torch.tensordot),
+        *(torch.Tensor.addmm, torch.Tensor.baddbmm, torch.Tensor.mv, nn.functional.bilinear),
+        getattr(nn.functional, "grouped_mm", None),
+    }
+)
+"""Functions that multiply matrices, too, and are torch's."""
+
+
 def _of_gelu(approximate: str = "none") -> str:
     return {"none": "GELU", "tanh": "GELU_TANH"}[approximate]
 
@@ -191,8 +214,9 @@ def bind_own_code(modules: Iterable[nn.Module], level: str | None = None) -> lis
 def company_reason(model: nn.Module) -> str | None:
     """Why a row's bits may depend on what other rows there are; None where no such matmul is known."""
     for module in model.modules():
-        if has_own_matmuls(module) and not isinstance(vars(module).get("forward"), RowForward):
-            return (
-                f"{type(module).__name__} multiplies matrices by torch, which may sum as their sizes demand"
-            )
+        forward = vars(module).get("forward")
+        is_unknown = isinstance(forward, OwnCode) and forward.unknown is not None
+        if is_unknown or (has_own_matmuls(module) and not isinstance(forward, RowForward)):
+            name = type(module).__name__
+            return f"{name} multiplies matrices by torch, which may sum as their sizes demand"
     return None
