@@ -165,7 +165,9 @@ def test_bits_are_the_requests_own(model_dir, dtype, level, depth, monkeypatch):
         assert differing(load_model(model_dir(architecture), dtype), depth) == {}
 
 
-MIXTURES = ["qwen2_moe", *(pytest.param(name, marks=pytest.mark.slow) for name in MIXTURE_CONFIGS)]
+MIXTURES = [
+    pytest.param(name, marks=[pytest.mark.slow] * (name != "qwen2_moe")) for name in MIXTURE_CONFIGS
+]
 
 
 @pytest.mark.skipif(not LEVELS, reason="no kernels, or none for this CPU")
