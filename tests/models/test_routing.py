@@ -54,6 +54,12 @@ def test_the_largest_alone():
     assert [choice.tolist() for choice in routing.chosen] == [[[1]]]
 
 
+def test_the_largest_of_attention_is_no_choice():
+    with Routing(torch.bfloat16) as routing:
+        torch.zeros(1, 2, 3, 4).max(dim=-1)
+    assert routing.chosen == []
+
+
 def test_joined():
     first, second = [torch.tensor([[1], [2], [3]])], [torch.tensor([[1], [2], [4], [5]])]
     assert joined(first, second, 2)[0].ravel().tolist() == [1, 2, 3, 4, 5]

@@ -25,6 +25,10 @@ _CHOICES = frozenset({torch.topk, Tensor.topk, torch.max, Tensor.max})
 """Functions that choose, where they give values and indices."""
 
 
+_MAX_DIMENSIONS = 3
+"""Of a router's scores; attention's have heads, too, and only some attentions look for the largest."""
+
+
 class Routing(TorchFunctionMode):
     """Inside, every choice of the ``k`` largest of a row, or the largest, is noted or taken from another run.
 
@@ -52,6 +56,8 @@ class Routing(TorchFunctionMode):
         if func not in _CHOICES or isinstance(result, Tensor):
             return result
         scores = args[0] if args else (kwargs or {})["input"]
+        if scores.dim() > _MAX_DIMENSIONS:
+            return result
         if self._noted is not None and len(self.chosen) < len(self._noted):
             result = self._take(scores, result, self._noted[len(self.chosen)])
         indices: Tensor = result.indices
