@@ -228,7 +228,7 @@ def test_weights_have_one_place_in_memory(kind):
     assert held == []
 
 
-@pytest.mark.parametrize("family", ["qwen3_moe", "gpt_oss"])
+@pytest.mark.parametrize("family", [pytest.param("qwen3_moe", marks=pytest.mark.slow), "gpt_oss"])
 def test_changed_weights_are_used(family):
     """As if the model had been loaded with them."""
     dtype = torch.bfloat16
@@ -298,7 +298,22 @@ def holds_experts(block):
     )
 
 
-FUSED = ["mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "minimax_m2", "hunyuan_v1_moe"]
+FUSED = [
+    *("qwen3_moe", "gpt_oss"),
+    *(
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in (
+            "mixtral",
+            "qwen2_moe",
+            "olmoe",
+            "granitemoe",
+            "ernie4_5_moe",
+            "minimax_m2",
+            "glm4_moe",
+            "hunyuan_v1_moe",
+        )
+    ),
+]
 
 
 @pytest.mark.parametrize("family", FUSED)
@@ -317,3 +332,16 @@ def test_without_kernels_the_promise_is_not_made():
     with using_kernels("none"):
         other = make_mixture("qwen3_moe", torch.float32)
         assert bind_experts(other) == bind_own_matmuls(other) == []
+
+
+@pytest.mark.parametrize(
+    "company",
+    [lambda rows: len(rows) * 2.0**-20, lambda rows: (torch.arange(len(rows)) == 40).float().unsqueeze(1)],
+    ids=["by number", "by place"],
+)
+def test_company_is_seen(company):
+    """The control: a result that depends on the number of rows, and one that depends on a row's place."""
+    x = torch.randn(NUM_ROWS, 8)
+    assert_rows_alone(lambda rows: x[rows], torch.arange(NUM_ROWS))
+    with pytest.raises(AssertionError):
+        assert_rows_alone(lambda rows: x[rows] * (1 + company(rows)), torch.arange(NUM_ROWS))
