@@ -212,7 +212,14 @@ def spread_weights(model: Any, seed: int = 0) -> None:  # noqa: ANN401
             parameter.copy_(noise * size**-0.5 * (4 if "embed" in name else 1))
 
 
-def small_model(model_class: Any, config: Any, *, first_length: int, max_positions: int) -> Any | None:  # noqa: ANN401
+def small_model(
+    model_class: Any,  # noqa: ANN401
+    config: Any,  # noqa: ANN401
+    *,
+    first_length: int,
+    max_positions: int,
+    errors: list[Exception] | None = None,
+) -> Any | None:  # noqa: ANN401
     """A small random model of a class, in float32; None if its configuration cannot be made small.
 
     Args:
@@ -220,6 +227,7 @@ def small_model(model_class: Any, config: Any, *, first_length: int, max_positio
         config: Its configuration, of any size; stays as it is.
         first_length: See ``Miniature``.
         max_positions: See ``Miniature``.
+        errors: What its class raised at each attempt is appended.
     """
     for config_of in _attempts(first_length, max_positions):
         try:
@@ -231,7 +239,9 @@ def small_model(model_class: Any, config: Any, *, first_length: int, max_positio
             model = model_class._from_config(small, dtype=torch.float32).eval()
             spread_weights(model)
             model(input_ids=torch.arange(3).unsqueeze(0), use_cache=False)
-        except Exception:  # noqa: BLE001, S112  # whatever a class makes of sizes that do not fit
+        except Exception as error:  # noqa: BLE001  # whatever a class makes of sizes that do not fit
+            if errors is not None:
+                errors.append(error)
             continue
         return model
     return None
