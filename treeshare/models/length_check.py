@@ -131,6 +131,7 @@ def _generated(small: Any, prompt: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # 
     options = transformers.GenerationConfig(
         max_new_tokens=_NUM_NEW, do_sample=False, eos_token_id=None, pad_token_id=0, bos_token_id=0
     )
+    small.generation_config.eos_token_id = None  # which the options' would not replace
     output = small.generate(
         prompt.unsqueeze(0),
         attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),

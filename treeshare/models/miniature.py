@@ -34,20 +34,14 @@ _Q_HEADS = re.compile(
     r"(swa_|decoder_|encoder_|num_decoder_|num_encoder_)?(num_|n_)?(attention_)?heads?(_per_layer)?|n_head"
 )
 _KV_HEADS = re.compile(r"(swa_)?num_(global_)?(key_value|kv)_heads")
-_HEAD_WIDTHS = re.compile(
-    r"(global_|swa_|attention_|qk_nope_|qk_rope_|v_)?head_dim|kv_channels|rotary_dim|d_head"
-)
+_HEAD_WIDTHS = re.compile(r"(global_|swa_|attention_|qk_nope_|qk_rope_|v_)?head_dim|kv_channels|rotary_dim|d_head")
 _HIDDEN = re.compile(
     r"hidden_size|n_embd|d_model|emb_dim|embedding_size|word_embed_proj_dim|attention_hidden_size|lru_width"
     r"|(pronunciation|shape)_embed_dim|input_embedding_size|output_embedding_size"
 )
-_INNER = re.compile(
-    r"(?!.*multiple).*(intermediate_size\w*|ffn_dim|ffn_hidden_size|n_inner|d_inner|dff|dim_ff)"
-)
+_INNER = re.compile(r"(?!.*multiple).*(intermediate_size\w*|ffn_dim|ffn_hidden_size|n_inner|d_inner|dff|dim_ff)")
 _EXPERTS = re.compile(r"(moe_)?num_(local_)?experts|n_routed_experts|zero_expert_num")
-_CHOSEN = re.compile(
-    r"(num_experts_per_tok(en)?|moe_topk|moe_k|moe_top_k|n_group|topk_group|num_expert_group)"
-)
+_CHOSEN = re.compile(r"(num_experts_per_tok(en)?|moe_topk|moe_k|moe_top_k|n_group|topk_group|num_expert_group)")
 _GROUPS = re.compile(r"n_group|topk_group|num_expert_group")
 _RANKS = re.compile(r"(q|kv|o)_lora_rank|hidden_size_per_layer_input|laurel_rank")
 _VOCAB = re.compile(r"((unpadded|decoder)_)?vocab_size(_per_layer_input)?")
@@ -218,7 +212,14 @@ def spread_weights(model: Any, seed: int = 0) -> None:  # noqa: ANN401
             parameter.copy_(noise * size**-0.5 * (4 if "embed" in name else 1))
 
 
-def small_model(model_class: Any, config: Any, *, first_length: int, max_positions: int) -> Any | None:  # noqa: ANN401
+def small_model(
+    model_class: Any,  # noqa: ANN401
+    config: Any,  # noqa: ANN401
+    *,
+    first_length: int,
+    max_positions: int,
+    errors: list[Exception] | None = None,
+) -> Any | None:  # noqa: ANN401
     """A small random model of a class, in float32; None if its configuration cannot be made small.
 
     Args:
@@ -226,6 +227,7 @@ def small_model(model_class: Any, config: Any, *, first_length: int, max_positio
         config: Its configuration, of any size; stays as it is.
         first_length: See ``Miniature``.
         max_positions: See ``Miniature``.
+        errors: What its class raised at each attempt is appended.
     """
     for config_of in _attempts(first_length, max_positions):
         try:
@@ -237,7 +239,9 @@ def small_model(model_class: Any, config: Any, *, first_length: int, max_positio
             model = model_class._from_config(small, dtype=torch.float32).eval()
             spread_weights(model)
             model(input_ids=torch.arange(3).unsqueeze(0), use_cache=False)
-        except Exception:  # whatever a class makes of sizes that do not fit
+        except Exception as error:  # whatever a class makes of sizes that do not fit
+            if errors is not None:
+                errors.append(error)
             continue
         return model
     return None

@@ -114,8 +114,6 @@ def foreign_sizes(config: Any) -> str | None:  # noqa: ANN401
         lacking = [name for name in _SIZES if not isinstance(getattr(config, name, None), int)]
     except RuntimeError:  # transformers' for a field that differs between layers
         return "fields that differ between layers"
-    if getattr(config, "is_heterogeneous", False):
-        return "fields that differ between layers"
     if lacking and config.get_text_config() is not config:
         return "a composite configuration (its sizes are those of a text model inside)"
     return f"a configuration without {', '.join(lacking)}" if lacking else None

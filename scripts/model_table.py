@@ -1,0 +1,309 @@
+"""Which of transformers' causal language models run, and whether they compute what transformers does.
+
+Builds a tiny random model of each class (spread weights, windows shorter than the prompts), loads it as a user
+would and compares: greedy tokens of a forest with shared prefixes, three completions of each prompt, and scores,
+in float32, with transformers' own ``generate``, one prompt at a time; in bfloat16 sampled completions and their
+log-probabilities, alone and in company, bit for bit.
+
+    python scripts/model_table.py                        # all: writes docs/models.md, in some minutes
+    python scripts/model_table.py qwen2 'gemma*'         # some, on the terminal
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import os
+import sys
+import tempfile
+import time
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+TABLE = ROOT / "docs" / "models.md"
+KNOWN = ROOT / "treeshare" / "models" / "known_models.json"
+
+_FIRST_LENGTH, _MAX_POSITIONS = 16, 128
+_NUM_TOKENS = 12
+_LOGPROB_ERROR = 2e-3
+"""Largest difference of a float32 log-probability that is still rounding: errors of some layers add up."""
+
+_ENCODERS = (
+    "bert bert-generation big_bird camembert data2vec-text electra ernie megatron-bert reformer rembert roberta "
+    "roberta-prelayernorm roc_bert roformer xlm-roberta xlm-roberta-xl xmod"
+).split()
+
+_YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4, "original_max_position_embeddings": 4096}
+_LLAMA3 = _YARN | {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+_WINDOW = {"use_sliding_window": True, "sliding_window": 1024, "max_window_layers": 1}
+
+FIELDS: dict[str, dict[str, Any]] = {
+    **{name: {"is_decoder": True} for name in _ENCODERS},
+    "xmod": {"is_decoder": True, "default_language": "en_XX"},
+    "ministral": {"head_dim": 128},
+    "nemotron": {"head_dim": 128, "num_key_value_heads": 8},
+    "hunyuan_v1_dense": {"head_dim": 128},
+    "hunyuan_v1_moe": {"head_dim": 128},
+    "deepseek_v2": {"n_group": 1, "topk_group": 1, "num_experts_per_tok": 6},
+    "dots1": {"n_routed_experts": 8, "n_shared_experts": 1, "num_experts_per_tok": 2},
+    "dbrx": {"d_model": 64, "n_heads": 4, "n_layers": 3},
+}
+"""What a class's default configuration lacks."""
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "qwen2, windows": _WINDOW,
+    "qwen3, windows": _WINDOW,
+    "qwen2_moe, windows": _WINDOW,
+    "qwen3_moe, windows": {"use_sliding_window": True, "sliding_window": 1024},
+    "mixtral, window": {"sliding_window": 1024},
+    "phimoe, window": {"sliding_window": 1024},
+    "starcoder2, window": {"sliding_window": 1024},
+    "phi3, window": {"sliding_window": 1024},
+    "doge, window": {"sliding_window": 1024},
+    "mistral, window of 1": {"sliding_window": 1},
+    "mistral, no window": {"sliding_window": None},
+    "moshi, window": {"sliding_window": 1000},
+    "llama, yarn": {"rope_parameters": _YARN},
+    "llama, llama3": {"rope_parameters": _LLAMA3},
+    "llama, linear": {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}},
+    "llama, dynamic": {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}},
+    "llama, odd heads": {"hidden_size": 60, "num_attention_heads": 3, "num_key_value_heads": 1},
+    "gemma, bidirectional": {"use_bidirectional_attention": True},
+    "gemma2, narrow cap": {"attn_logit_softcapping": 2.0},
+    "gemma4_text, shared KV": {"num_kv_shared_layers": 12},
+    "gemma4_text, K = V": {"attention_k_eq_v": True},
+    "gemma4_text, experts": {"enable_moe_block": True, "num_experts": 8, "top_k_experts": 2},
+    "llama4_text, early tuning": {"floor_scale": 20, "attn_scale": 2.0},
+    "deepseek_v3, yarn": {"rope_parameters": _YARN},
+    "deepseek_v3, no q_lora": {"q_lora_rank": None},
+    "falcon, new decoder": {"new_decoder_architecture": True, "num_kv_heads": 8, "num_attention_heads": 64,
+                            "hidden_size": 4096},
+    "falcon, ALiBi": {"alibi": True},
+    "stablelm, parallel": {"use_parallel_residual": True, "qk_layernorm": True},
+    "gpt2, cross-attention": {"add_cross_attention": True},
+    "bert, an encoder": {"is_decoder": False},
+}
+"""Configurations with a trap, by ``CLASS, WHAT``."""
+
+MOST_USED = (
+    "llama", "qwen2, windows", "qwen3", "qwen3_moe", "mistral", "mixtral", "gemma2", "gemma3_text", "gemma4_text",
+    "gpt_oss", "deepseek_v3", "qwen2_moe, windows",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A line of the table.
+
+    Attributes:
+        name: The configuration's ``model_type``, perhaps with a variant.
+        verdict: ``equal``, ``refused``, ``DIFFERENT``, ``CRASH`` or ``not built``.
+        reason: Why, where it is not equal.
+        features: What its attention asks for, where it is.
+        seconds: That this took.
+    """
+
+    name: str
+    verdict: str
+    reason: str = ""
+    features: str = ""
+    seconds: float = 0.0
+
+
+class NotBuilt(Exception):
+    """transformers cannot build or run a small model of a class; the text says why."""
+
+
+def names() -> list[str]:
+    """All lines of the table."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    return sorted([*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *VARIANTS])
+
+
+def build(name: str) -> Any:
+    """A tiny random model, as transformers makes it.
+
+    Raises:
+        NotBuilt: If transformers cannot.
+    """
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    from treeshare.models.miniature import small_model
+
+    family = name.partition(",")[0]
+    fields = FIELDS.get(family, {}) | VARIANTS.get(name, {})
+    default_language = fields.pop("default_language", None) if "default_language" in fields else None
+    try:
+        config = CONFIG_MAPPING[family](**fields)
+        model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    except Exception as error:  # noqa: BLE001  # whatever a class's code raises
+        raise NotBuilt(_short(error)) from error
+    if default_language:
+        config.default_language = default_language
+    if model_class.config_class is not type(config):
+        config = config.get_text_config()
+    errors: list[Exception] = []
+    model = small_model(
+        model_class, config, first_length=_FIRST_LENGTH, max_positions=_MAX_POSITIONS, errors=errors
+    )
+    if model is None:
+        raise NotBuilt(_short(errors[0]) if errors else "too large")
+    return model
+
+
+def prompts(vocab_size: int) -> list[list[int]]:
+    """Prompts that share beginnings, all longer than the windows."""
+    draws = torch.Generator().manual_seed(5)
+
+    def tokens(count: int) -> list[int]:
+        return torch.randint(2, vocab_size, (count,), generator=draws).tolist()
+
+    root, branch = tokens(21), tokens(19)
+    return [root + tokens(9), root + branch + tokens(1), root + branch + tokens(20), tokens(34)]
+
+
+def expected_of(model: Any, prompt: list[int]) -> tuple[list[int], torch.Tensor]:
+    """Greedy tokens by ``generate``, and the log-probabilities of all tokens at each."""
+    from transformers import GenerationConfig
+
+    options = GenerationConfig(max_new_tokens=_NUM_TOKENS, do_sample=False, pad_token_id=0, bos_token_id=0)
+    model.generation_config.eos_token_id = None  # which the options' would not replace
+    with torch.inference_mode():
+        output = model.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),
+            generation_config=options,
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
+    return output.sequences[0, len(prompt) :].tolist(), torch.cat(output.logits).float().log_softmax(-1)
+
+
+def difference(folder: Path, backend: str) -> str:
+    """How a saved model's tokens, scores or bits differ here from what they should be; empty if they do not."""
+    from transformers import AutoModelForCausalLM
+
+    from treeshare import LLM, SamplingParams
+
+    own = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    llm = LLM(folder, dtype="float32", device="cpu", backend=backend)
+    asked = prompts(llm.vocab_size)
+    greedy = SamplingParams(n=3, temperature=0.0, max_tokens=_NUM_TOKENS, ignore_eos=True)
+    outputs = llm.generate(asked, greedy, use_tqdm=False)
+    pairs, wanted = [], []
+    for prompt, output in zip(asked, outputs, strict=True):
+        tokens, logprobs = expected_of(own, prompt)
+        if any(list(completion.token_ids) != tokens for completion in output.outputs):
+            return f"greedy tokens {list(output.outputs[0].token_ids)[:6]} ..., transformers' {tokens[:6]} ..."
+        pairs.append((prompt, tokens))
+        wanted.append(logprobs[torch.arange(len(tokens)), tokens])
+    for score, logprobs in zip(llm.score(pairs, use_tqdm=False), wanted, strict=True):
+        error = float((torch.tensor(score.logprobs) - logprobs).abs().max())
+        if not error <= _LOGPROB_ERROR:
+            return f"log-probabilities differ by {error:.2g}"
+    return company_difference(folder, backend)
+
+
+def company_difference(folder: Path, backend: str) -> str:
+    """How bfloat16 completions differ alone and in company."""
+    from treeshare import LLM, SamplingParams
+
+    llm = LLM(folder, dtype="bfloat16", device="cpu", backend=backend)
+    asked = prompts(llm.vocab_size)
+    sampled = SamplingParams(
+        n=3, temperature=1.0, seed=0, max_tokens=_NUM_TOKENS, ignore_eos=True, logprobs=1
+    )
+    together = llm.generate(asked, sampled, use_tqdm=False)
+    for prompt, output in zip(asked, together, strict=True):
+        (alone,) = llm.generate([prompt], sampled, use_tqdm=False)
+        for one, other in zip(output.outputs, alone.outputs, strict=True):
+            if list(one.token_ids) != list(other.token_ids) or str(one.logprobs) != str(other.logprobs):
+                return "bits of bfloat16 completions depend on what else runs"
+    return ""
+
+
+def features_of(folder: Path) -> str:
+    """What a model's attention asks for, in words."""
+    from treeshare.models import load_model
+
+    loaded = load_model(folder, "float32")
+    calls, layers = loaded.calls, loaded.geometry.layers
+    features = {
+        "window": any(call.spec.window for call in calls),
+        "chunks": any(call.spec.chunk for call in calls),
+        "soft cap": any(call.spec.soft_cap for call in calls),
+        "sinks": any(call.spec.has_sinks for call in calls),
+        "shared KV": any(not call.writes for call in calls),
+        "KV by the layer": len(set(layers)) > 1,
+        "values of another width": any(layer.key_width != layer.value_width for layer in layers),
+        "fused": bool(loaded.fused),
+    }
+    return ", ".join(name for name, there in features.items() if there)
+
+
+def examine(name: str, backend: str = "auto") -> Row:
+    """A line of the table."""
+    from treeshare.errors import TreeshareError
+
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "model"
+        try:
+            model = build(name)
+            expected_of(model, prompts(model.get_input_embeddings().weight.shape[0])[0])
+            model.save_pretrained(folder)
+        except Exception as error:  # noqa: BLE001  # whatever a class's code raises
+            return Row(name=name, verdict="not built", reason=_short(error))
+        try:
+            found = difference(folder, backend)
+            row = Row(
+                name=name,
+                verdict="DIFFERENT" if found else "equal",
+                reason=found,
+                features="" if found else features_of(folder),
+            )
+        except TreeshareError as error:
+            reason = str(error).replace(str(folder), "FOLDER").partition(": ")[2]
+            row = Row(name=name, verdict="refused", reason=reason.removeprefix("not implemented: "))
+        except Exception as error:  # noqa: BLE001  # the fault that this looks for
+            traceback.print_exc()
+            row = Row(name=name, verdict="CRASH", reason=_short(error))
+    return Row(**(vars(row) | {"seconds": round(time.perf_counter() - started, 1)}))
+
+
+def _short(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip()}".replace("\n", " ")[:120]
+
+
+def main() -> int:
+    """Examine what was asked for; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("names", nargs="*", help="patterns of names; all by default")
+    parser.add_argument("--backend", default="auto")
+    arguments = parser.parse_args()
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    patterns = arguments.names or ["*"]
+    rows = []
+    for name in names():
+        if any(fnmatch.fnmatch(name, pattern) for pattern in patterns):
+            rows.append(examine(name, arguments.backend))
+            print(json.dumps(vars(rows[-1])), flush=True)
+    bad = [row.name for row in rows if row.verdict in ("DIFFERENT", "CRASH")]
+    print(f"{sum(row.verdict == 'equal' for row in rows)} equal of {len(rows)}; {bad}", file=sys.stderr)
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
