@@ -137,7 +137,8 @@ TARGET void change_scores(const Work &work, const Tile &tile) {
         if (work.bend > 0)
             for (int n = 0; n < tile.max_seen; n += 16)
                 store(scores + n, tanh_lanes(mul(load(scores + n), broadcast(work.bend))));
-        if (tile.hidden[m] > 0) std::fill_n(scores, tile.hidden[m], -std::numeric_limits<float>::infinity());
+        if (tile.hidden[m] > 0)
+            std::fill_n(scores, tile.hidden[m], -std::numeric_limits<float>::infinity());
     }
 }
 
