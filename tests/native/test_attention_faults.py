@@ -60,11 +60,7 @@ FAULTS = {
         "tile.hidden[m] = std::min(tile.hidden[m], count), tile.seen[m] = std::max(0, tile.seen[m]);",
     ),
     "a page is read from its beginning": ("? step.hidden_tokens[row] : 0", "? 0 : 0"),
-    "blocks begin with any key": ("return lowest / UNIT * UNIT;", "return lowest;"),
-    "a value is as wide as a key": (
-        "from.value_stride + head * width",
-        "from.value_stride + head * step.key_width",
-    ),
+    "a value is as wide as a key": ("value_stride + head * width", "value_stride + head * step.key_width"),
 }
 """In ``attention.h``: what is replaced, by what."""
 
