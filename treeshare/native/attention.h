@@ -7,9 +7,9 @@
 // blocks of KEYS keys from the start of each segment, one after the other. So a row's bits do not depend on the other rows.
 //
 // With a window or chunks a row does not see all keys before it. It takes no part in a block of which it sees nothing, so
-// that its running result stays as it is. A block begins with the first keys that a row of the task sees, but for less
-// than a UNIT: its keys stand in the same lanes and pairs as those of the whole block, and what comes before a row's
-// first key has the weight zero, which adds nothing to a sum. So it does not matter what the other rows see.
+// that its running result stays as it is. Of a block, keys are left out that no row of the task sees, whole UNITs of
+// them: the others stand in the same pairs and tiles as in the whole block, and what comes before a row's first key
+// has the weight zero, which adds nothing to a sum. So it does not matter what the other rows see.
 //
 // Nothing here knows about Python or torch; its callers hand over addresses. Built without linking an OpenMP library:
 // torch's own is already loaded, and two of them would compete for the cores.
@@ -35,7 +35,7 @@ namespace {
 constexpr int ROWS = 64;   // maximum number of packed rows of a task
 constexpr int TASKS = 3;   // minimum for each thread, if there are enough rows, so that no thread waits long at the end
 constexpr int KEYS = KEY_BLOCK; // packed keys and values of a block fit into L2 beside the rows
-constexpr int UNIT = 32; // keys: so many at the start of a block may be left out
+constexpr int UNIT = 32; // keys: multiples of it may be left out at the start of a block
 constexpr int GROUP = 16 * ATTENTION_VECTORS; // keys of a register tile
 #ifdef HAS_TILES
 constexpr int QUERIES = tiles::SIDE;  // query rows of a register tile
@@ -137,7 +137,8 @@ TARGET void change_scores(const Work &work, const Tile &tile) {
         if (work.bend > 0)
             for (int n = 0; n < tile.max_seen; n += 16)
                 store(scores + n, tanh_lanes(mul(load(scores + n), broadcast(work.bend))));
-        if (tile.hidden[m] > 0) std::fill_n(scores, tile.hidden[m], -std::numeric_limits<float>::infinity());
+        if (tile.hidden[m] > 0)
+            std::fill_n(scores, tile.hidden[m], -std::numeric_limits<float>::infinity());
     }
 }
 
