@@ -135,7 +135,7 @@ def shared_prefix_plan(
         geometry, budget_bytes=1 << 60, page_size=page_size, max_pages=num_rows * pages, device="meta"
     )
     root = store.segments.new(start=0, num_tokens=prefix, order=0, parent=None)
-    rows = [DecodeRow(root, [store.pool.new_page() for _ in range(pages)], private) for _ in range(num_rows)]
+    rows = [DecodeRow(root, store.tables.new(pages), private) for _ in range(num_rows)]
     layout, num_q_heads = build_layout(store, [], rows), geometry.layers[0].num_heads * group_size
     key = PlanKey.of(layout, 0, AttentionSpec(scale=1.0), num_rows, num_q_heads)
     return KernelTables.make(layout, key, torch.device("cpu"), processors, with_scratch=False)

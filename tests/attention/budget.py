@@ -34,6 +34,7 @@ class Case:
     sharing: str = "tree"
     score_scale: float = 1.0
     value_dim: int | None = None  # None: as wide as keys
+    layer: int = 0  # layers of another shape before it
     window: int | None = None
     window_chunk: int | None = None
     soft_cap: float | None = None
@@ -64,7 +65,8 @@ class Forest:
         self.case = case
         self.rng = torch.Generator().manual_seed(seed)
         layer = LayerKV(num_heads=case.num_kv_heads, key_width=case.head_dim, value_width=case.value_width)
-        geometry = KVGeometry(layers=(layer,), dtype=case.dtype)
+        other = LayerKV(num_heads=case.num_kv_heads + 1, key_width=16, value_width=48)
+        geometry = KVGeometry(layers=(*(other,) * case.layer, layer), dtype=case.dtype)
         num_pages = sum(length // case.page_size + 1 for _, length in case.decodes)
         self.store = KVStore(
             geometry, budget_bytes=1 << 40, page_size=case.page_size, max_pages=num_pages + 1, poison=True
@@ -102,7 +104,7 @@ class Forest:
             segment = self.store.segments.new(start=start, num_tokens=length, order=order, parent=above)
             keys, values = self._kv(length)
             written = self._first_new(order) if order in case.prefilled else length
-            self.store.segments.write(0, segment, 0, keys[:written], values[:written])
+            self.store.segments.write(case.layer, segment, 0, keys[:written], values[:written])
             segment.num_written = written
             self.segments.append(segment)
             self.node_kv.append((keys, values))
@@ -110,12 +112,14 @@ class Forest:
     def _build_decodes(self):
         self.rows, self.row_kv = [], []
         for node, length in self.case.decodes:
-            pages = [self.store.pool.new_page() for _ in range(length // self.case.page_size + 1)]
+            pages = self.store.tables.new(length // self.case.page_size + 1)
             keys, values = self._kv(length + 1)
             for token in range(length):
-                page = torch.tensor([pages[token // self.case.page_size].index])
+                page = torch.tensor([pages.pages[0][token // self.case.page_size].index])
                 offset = torch.tensor([token % self.case.page_size])
-                self.store.pool.write(0, page, offset, keys[token : token + 1], values[token : token + 1])
+                self.store.pools[0].write(
+                    self.case.layer, page, offset, keys[token : token + 1], values[token : token + 1]
+                )
             self.rows.append(DecodeRow(self.segments[node], pages, length))
             self.row_kv.append((keys, values))
 
@@ -205,13 +209,32 @@ class Forest:
             out[row] = (weights @ values)[:, place].double()
         return out, lse
 
+    def give_back_unseen(self, *, segments=True):
+        """Pages that their row does not see are gone; in them, and in segments that no row sees, is NaN."""
+        case, pool = self.case, self.store.pool_of(self.case.layer)
+        first_seen = case.spec.first_seen(self.layout.positions)
+        for row, source in zip(self.layout.decode_rows.tolist(), self.layout.decodes, strict=True):
+            pages = source.pages.pages[0]
+            for number in range(max(int(first_seen[row]) - source.segment.end, 0) // case.page_size):
+                pool.keys[case.layer][pages[number].index] = torch.nan
+                pool.values[case.layer][pages[number].index] = torch.nan
+                pages[number] = None
+        seen = {chunk.segment.order for chunk in self.layout.causal}
+        for segment, first, last in self.layout.slices:
+            if first_seen[first:last].min() < segment.end:
+                seen.add(segment.order)
+        for segment in self.segments:
+            if segments and segment.order not in seen:
+                segment.keys(case.layer)[:] = torch.nan
+                segment.values(case.layer)[:] = torch.nan
+
     def attend(self, backend):
         """The backend's result for the step."""
         return backend.attend(
             self.query,
             self.key,
             self.value,
-            layer=0,
+            layer=self.case.layer,
             layout=self.layout,
             spec=self.case.spec,
             sinks=self.sinks,

@@ -74,7 +74,7 @@ def check_private(plan):
     if not layout.decodes:
         assert private is None
         return
-    assert private.num_pages == layout.store.pool.num_live
+    assert private.num_pages == layout.store.pools[0].num_live
     num_places = private.num_pages + len(private.repeated)
     pages = [*range(private.num_pages), *private.repeated.tolist()]
     assert private.unseen.shape == (num_places, PAGE_SIZE)
@@ -82,7 +82,7 @@ def check_private(plan):
     for row, source in zip(layout.decode_rows.tolist(), layout.decodes, strict=True):
         for age in range(source.num_private // PAGE_SIZE + 1):
             num_tokens = min(source.num_private + 1 - age * PAGE_SIZE, PAGE_SIZE)
-            expected.append((age, row, source.pages[age].index, num_tokens))
+            expected.append((age, row, source.pages.pages[0][age].index, num_tokens))
     found, places = [], []
     for age, (at, rows) in enumerate(private.ordinals):
         assert private.rows[at].tolist() == rows.tolist()
@@ -120,7 +120,7 @@ def test_pages_of_sequences_without_a_row():
     """They are in the pool, and nobody attends to them."""
     step = Step(SHAPES["depth 6"])
     for _ in range(3):
-        step.store.pool.new_page()
+        step.store.pools[0].new_page()
     check(CpuPlan.of(step.layout))
 
 

@@ -281,9 +281,9 @@ def test_a_store_lies_whole_on_its_device():
     """``meta`` stands for a device that is not the CPU."""
     store = KVStore(GEOMETRY, budget_bytes=1 << 30, page_size=16, max_pages=4, poison=True, device="meta")
     segment = store.segments.new(start=0, num_tokens=70, order=0, parent=None)
-    block, pool = segment.block, store.pool
-    tensors = [*block.keys_t, *block.values, *pool.keys, *pool.values]
+    block, pool = segment.block, store.pools[0]
+    tensors = [*block.keys_t, *block.values, *pool.keys.values(), *pool.values.values()]
     assert {tensor.device.type for tensor in tensors} == {"meta"}
-    pages = [store.pool.new_page() for _ in range(3)]
-    store.pool.free(pages[:1])
+    pages = [store.pools[0].new_page() for _ in range(3)]
+    store.pools[0].free(pages[:1])
     store.check_invariants()

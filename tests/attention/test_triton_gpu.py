@@ -23,9 +23,11 @@ def on_gpu(case):
     """A forest whose store and inputs lie on the device; the oracle's stay."""
     forest = Forest(case)
     blocks = {id(segment.block): segment.block for segment in forest.segments}.values()
-    for block in (*blocks, forest.store.pool):
+    for block in blocks:
         for tensors in (block.keys_t, block.values):
             tensors[:] = [tensor.cuda() for tensor in tensors]
+    for tensors in (forest.store.pools[0].keys, forest.store.pools[0].values):
+        tensors.update({layer: tensor.cuda() for layer, tensor in tensors.items()})
     return forest
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.engine.forests import random_prompts, requests_for
-from treeshare.attention import key_blocks, native
+from treeshare.attention import key_blocks, native_plan
 from treeshare.attention.native import NativeAttention
 from treeshare.config import EngineConfig, FoldCost
 from treeshare.engine import token_step
@@ -208,7 +208,7 @@ def test_blocks_that_begin_at_a_cut_are_seen(exact, monkeypatch):
             parts.append(key_blocks.BlockSlice(chunk.first_row, chunk.last_row, own, chunk.start))
         return parts
 
-    monkeypatch.setattr(native, "block_slices", slices)
+    monkeypatch.setattr(native_plan, "block_slices", slices)
     seen = others(verified(exact))
     assert {"each prompt alone", "sharing: one-level", "sharing: none"} <= seen
     assert "prompts in reverse order" not in seen

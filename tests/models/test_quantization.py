@@ -356,10 +356,10 @@ def test_linear_layers_are_found_by_name():
 
 
 def test_heads_that_the_attention_kernel_does_not_take_are_refused():
-    config = transformers.LlamaConfig(**{**CONFIGS["llama"]().to_diff_dict(), "head_dim": 24})
+    config = transformers.LlamaConfig(**{**CONFIGS["llama"]().to_diff_dict(), "head_dim": 10})
     model = make_model(config)
     quantize_model(model)
     with pytest.raises(
-        UnsupportedModelError, match=r"^llama: int8 weights: .* multiple of 16 numbers, not of 24;"
+        UnsupportedModelError, match=r"^llama: int8 weights: .* multiple of 4 numbers, not of 10;"
     ):
         bind_model(model)

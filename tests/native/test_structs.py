@@ -83,8 +83,8 @@ SLICE_FIELDS = structs.SLICE.names
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
-        ([*SLICE_FIELDS, "new"], "Slice has 56 bytes there and 64 here"),
-        (SLICE_FIELDS[:-1], "Slice has 56 bytes there and 48 here"),
+        ([*SLICE_FIELDS, "new"], "Slice has 64 bytes there and 72 here"),
+        (SLICE_FIELDS[:-1], "Slice has 64 bytes there and 56 here"),
         (SLICE_FIELDS[::-1], "Slice.causal lies elsewhere there"),
         ([*SLICE_FIELDS[:-1], "flag"], "Slice.flag lies elsewhere there"),
     ],
@@ -97,7 +97,7 @@ def test_a_changed_slice_is_found(fields, expected, reason):
 @needs_library
 def test_a_narrower_field_is_found(reason):
     narrow = np.dtype(
-        {"names": SLICE_FIELDS, "formats": [np.int32] * 7, "offsets": range(0, 56, 8), "itemsize": 56}
+        {"names": SLICE_FIELDS, "formats": [np.int32] * 8, "offsets": range(0, 64, 8), "itemsize": 64}
     )
     assert "Slice.first_row lies elsewhere there, or is of another size" in reason("Slice", narrow)
 

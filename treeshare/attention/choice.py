@@ -59,7 +59,7 @@ def make_backend(
         raise ConfigError.of(
             "backend",
             got=name,
-            expected="kernels for this CPU, bfloat16 or float32, and a head_dim that is a multiple of 16",
+            expected="kernels for this CPU, bfloat16 or float32, and keys whose width is a multiple of 4",
             remedy="take auto",
         )
     if name == "reference":

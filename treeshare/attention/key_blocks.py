@@ -47,6 +47,12 @@ class BlockSlice:
     first_own_token: int | None = None
 
     @property
+    def first_position(self) -> int:
+        """The position of the first key in its prompt."""
+        segment, first, _ = self.pieces[0]
+        return segment.start + first
+
+    @property
     def num_keys(self) -> int:
         """Keys of all pieces."""
         return sum(last - first for _, first, last in self.pieces)

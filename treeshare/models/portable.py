@@ -268,7 +268,7 @@ def require_fixed(
     """
     owner = model.config.model_type
     if not NativeAttention.can_read(geometry, PORTABLE):
-        reason = f"the attention kernel takes heads of a multiple of 16 numbers, not of {geometry.widths[0]}"
+        reason = f"the attention kernel takes keys of a multiple of 4 numbers, not of {geometry.widths[0]}"
         raise refusal(owner, reason, wish)
     if unfused_reason is not None:
         raise refusal(owner, f"its layers are not compiled ({unfused_reason})", wish)

@@ -6,6 +6,11 @@
 // result (numerator, maximum, denominator) in L2. What a row sums up, and in which order, depends on its own keys alone:
 // blocks of KEYS keys from the start of each segment, one after the other. So a row's bits do not depend on the other rows.
 //
+// With a window or chunks a row does not see all keys before it. It takes no part in a block of which it sees nothing, so
+// that its running result stays as it is. A block begins with the first keys that a row of the task sees, but for less
+// than a UNIT: its keys stand in the same lanes and pairs as those of the whole block, and what comes before a row's
+// first key has the weight zero, which adds nothing to a sum. So it does not matter what the other rows see.
+//
 // Nothing here knows about Python or torch; its callers hand over addresses. Built without linking an OpenMP library:
 // torch's own is already loaded, and two of them would compete for the cores.
 //
@@ -30,6 +35,7 @@ namespace {
 constexpr int ROWS = 64;   // maximum number of packed rows of a task
 constexpr int TASKS = 3;   // minimum for each thread, if there are enough rows, so that no thread waits long at the end
 constexpr int KEYS = KEY_BLOCK; // packed keys and values of a block fit into L2 beside the rows
+constexpr int UNIT = 32; // keys: so many at the start of a block may be left out
 constexpr int GROUP = 16 * ATTENTION_VECTORS; // keys of a register tile
 #ifdef HAS_TILES
 constexpr int QUERIES = tiles::SIDE;  // query rows of a register tile
@@ -40,34 +46,44 @@ constexpr int64_t PAD = 1;
 #endif
 
 // Numbers from one query to the next.
-constexpr int64_t query_stride(int64_t head_dim) { return (head_dim + PAD - 1) / PAD * PAD; }
+constexpr int64_t query_stride(int64_t key_width) { return (key_width + PAD - 1) / PAD * PAD; }
 
 enum Kind { SHARED, CAUSAL, PRIVATE, MERGE, STORE }; // MERGE: gathering the queries, normalising the result
 
-// One task's working set.
+constexpr float LOG2E = 1.44269504f;
+
+// One task's working set. W is V up to a multiple of 16: what a stored value has behind its numbers is computed with them,
+// and not written out.
 struct Work {
     Operand *query;     // [ROWS * G][query_stride(D)], and as much as a register tile reads behind the last
     Packed *keys;       // [KEYS / GROUP][D / STEP][GROUP][STEP]
-    Packed *values;     // [KEYS / STEP][D][STEP]
+    Packed *values;     // [KEYS / STEP][W][STEP]
     Element *gathered_keys;    // [D][KEYS]: of a block that lies in several pieces
-    Element *gathered_values;  // [KEYS][D]
+    Element *gathered_values;  // [KEYS][W]
     float *scores;      // [QUERIES][KEYS]
     Operand *weights;   // [QUERIES][KEYS]
-    float *numerator;   // [ROWS * G][D]
+    float *numerator;   // [ROWS * G][W]
     float *maximum;     // [ROWS * G], and so on: of the scaled scores so far, as powers of 2
     float *denominator; // [ROWS * G], and so on
-    int head_dim;
-    float scale;        // of scores, times log2(e)
+    int key_width, value_width; // D, W
+    float bend;         // where scores are capped, what they are multiplied by before they are bent; else 0
+    float scale;        // of scores, bent or not, times log2(e)
 
-    Work(Scratch &scratch, int num_queries, int head_dim, float scale) : head_dim(head_dim), scale(scale) {
-        const size_t sizes[] = {size_t(num_queries + QUERIES) * query_stride(head_dim) * sizeof(Operand),
-                                size_t(KEYS) * query_stride(head_dim) * sizeof(Packed),
-                                size_t(KEYS) * head_dim * sizeof(Packed) + 64, // `interleave` may write past the last
-                                size_t(KEYS) * head_dim * sizeof(Element),
-                                size_t(KEYS) * head_dim * sizeof(Element),
+    Work(Scratch &scratch, int num_queries, const TreeStep &step, float score_scale)
+        : key_width(step.key_width), value_width((step.value_width + 15) / 16 * 16), bend(0.0f),
+          scale(score_scale * LOG2E) {
+        if (step.soft_cap > 0) {
+            bend = score_scale / static_cast<float>(step.soft_cap);
+            scale = static_cast<float>(step.soft_cap) * LOG2E;
+        }
+        const size_t sizes[] = {size_t(num_queries + QUERIES) * query_stride(key_width) * sizeof(Operand),
+                                size_t(KEYS) * query_stride(key_width) * sizeof(Packed),
+                                size_t(KEYS) * value_width * sizeof(Packed) + 64, // `interleave` may write past the last
+                                size_t(KEYS) * key_width * sizeof(Element),
+                                size_t(KEYS) * value_width * sizeof(Element),
                                 size_t(QUERIES) * KEYS * 4,
                                 size_t(QUERIES) * KEYS * sizeof(Operand),
-                                size_t(num_queries) * head_dim * 4,
+                                size_t(num_queries) * value_width * 4,
                                 size_t(num_queries + QUERIES) * 4,
                                 size_t(num_queries + QUERIES) * 4};
         size_t offsets[11] = {0};
@@ -83,11 +99,47 @@ struct Work {
         numerator = reinterpret_cast<float *>(memory + offsets[7]);
         maximum = reinterpret_cast<float *>(memory + offsets[8]);
         denominator = reinterpret_cast<float *>(memory + offsets[9]);
-        std::fill_n(numerator, size_t(num_queries) * head_dim, 0.0f);
+        std::fill_n(numerator, size_t(num_queries) * value_width, 0.0f);
         std::fill_n(maximum, num_queries, -std::numeric_limits<float>::infinity());
         std::fill_n(denominator, num_queries, 0.0f);
     }
 };
+
+// Which of the keys of a block rows see. Beyond those, keys have the score minus infinity, and the weight zero.
+struct Sight {
+    int64_t limit, step;       // row i sees none from number limit + i * step on
+    const int64_t *first_seen; // nor any before number first_seen[i] - origin; null: from the first on
+    int64_t origin;
+
+    int first(int64_t row) const { return first_seen ? std::max<int64_t>(0, first_seen[row] - origin) : 0; }
+    int end(int64_t row, int count) const { return std::min<int64_t>(count, limit + row * step); }
+    // Of the keys from number `start` on.
+    Sight from(int64_t start) const { return {limit - start, step, first_seen, origin + start}; }
+    // The first key that any of the rows sees, or one that is fewer than UNIT before it.
+    int begin(int64_t num_rows) const {
+        int lowest = first(0);
+        for (int64_t row = 1; first_seen && row < num_rows; ++row) lowest = std::min(lowest, first(row));
+        return lowest / UNIT * UNIT;
+    }
+};
+
+// The queries of a register tile, from number `first` on, and which keys of a block they see: all of them some.
+struct Tile {
+    int first, num;
+    int hidden[QUERIES], seen[QUERIES]; // query m sees [hidden[m], seen[m])
+    int max_seen;
+};
+
+// Scores of a tile, in the order in which they change: capped, then hidden.
+TARGET void change_scores(const Work &work, const Tile &tile) {
+    for (int m = 0; m < tile.num; ++m) {
+        float *scores = work.scores + m * KEYS;
+        if (work.bend > 0)
+            for (int n = 0; n < tile.max_seen; n += 16)
+                store(scores + n, tanh_lanes(mul(load(scores + n), broadcast(work.bend))));
+        if (tile.hidden[m] > 0) std::fill_n(scores, tile.hidden[m], -std::numeric_limits<float>::infinity());
+    }
+}
 
 } // namespace
 } // namespace attention
@@ -103,56 +155,66 @@ namespace {
 
 // Pack the `count` keys of a block, and their values, of one KV head: pieces side by side, the first from its token
 // `used` on. What lies in several pieces is gathered first.
-TARGET void pack_block(Work &work, const Piece *piece, int64_t used, int head, int64_t value_width, int count) {
-    const int dim = work.head_dim;
+TARGET void pack_block(Work &work, const Piece *piece, int64_t used, int head, int64_t stored_width, int count) {
+    const int key_width = work.key_width, value_width = work.value_width;
     const auto keys_of = [&](const Piece &p) {
-        return reinterpret_cast<const Element *>(p.keys) + head * dim * p.padded_tokens;
+        return reinterpret_cast<const Element *>(p.keys) + head * key_width * p.padded_tokens;
     };
     const auto values_of = [&](const Piece &p) {
-        return reinterpret_cast<const Element *>(p.values) + head * p.padded_tokens * value_width;
+        return reinterpret_cast<const Element *>(p.values) + head * p.padded_tokens * stored_width;
     };
     if (piece->num_tokens - used >= count) {
-        pack_keys(keys_of(*piece) + used, piece->padded_tokens, dim, count, work.keys);
-        pack_values(values_of(*piece) + used * value_width, value_width, dim, count, work.values);
+        pack_keys(keys_of(*piece) + used, piece->padded_tokens, key_width, count, work.keys);
+        pack_values(values_of(*piece) + used * stored_width, stored_width, value_width, count, work.values);
         return;
     }
     for (int place = 0; place < count; ++piece, used = 0) {
         const int64_t num = std::min<int64_t>(piece->num_tokens - used, count - place);
-        const Element *keys = keys_of(*piece) + used, *values = values_of(*piece) + used * value_width;
-        for (int d = 0; d < dim; ++d)
+        const Element *keys = keys_of(*piece) + used, *values = values_of(*piece) + used * stored_width;
+        for (int d = 0; d < key_width; ++d)
             std::copy_n(keys + d * piece->padded_tokens, num, work.gathered_keys + d * KEYS + place);
         for (int64_t i = 0; i < num; ++i)
-            std::copy_n(values + i * value_width, dim, work.gathered_values + (place + i) * dim);
+            std::copy_n(values + i * stored_width, value_width, work.gathered_values + (place + i) * value_width);
         place += num;
     }
-    pack_keys(work.gathered_keys, KEYS, dim, count, work.keys);
-    pack_values(work.gathered_values, dim, dim, count, work.values);
+    pack_keys(work.gathered_keys, KEYS, key_width, count, work.keys);
+    pack_values(work.gathered_values, value_width, value_width, count, work.values);
 }
 
-// Attend queries [first, last) to a packed block of `count` keys, of which query i sees the first
-// `limit + (i - first) / group * step`.
-TARGET void attend_block(Work &work, int first, int last, int group, int count, int limit, int step) {
-    for (int query = first; query < last; query += QUERIES) {
-        const int m = std::min(QUERIES, last - query);
-        int seen[QUERIES], max_seen = 0;
-        for (int i = 0; i < m; ++i) {
-            seen[i] = std::max(0, std::min(count, limit + (query + i - first) / group * step));
-            max_seen = std::max(max_seen, seen[i]);
+// Attend queries [first, last) to a packed block of `count` keys. A tile ends before a query that sees none of them.
+TARGET void attend_block(Work &work, int first, int last, int group, int count, const Sight &sight) {
+    for (int query = first; query < last;) {
+        Tile tile;
+        tile.first = query;
+        tile.max_seen = 0;
+        int m = 0;
+        for (; m < QUERIES && query + m < last; ++m) {
+            const int row = (query + m - first) / group;
+            tile.hidden[m] = sight.first(row);
+            tile.seen[m] = sight.end(row, count);
+            if (tile.hidden[m] >= tile.seen[m]) break;
+            tile.max_seen = std::max(tile.max_seen, tile.seen[m]);
         }
-        if (max_seen == 0) continue;
-        attend_queries(work, query, m, seen, max_seen, count);
+        tile.num = m;
+        if (m > 0) attend_tile(work, tile, count);
+        query += std::max(m, 1);
     }
+}
+
+// How many keys from number `start` on lie in one block, of `num_keys` in all.
+int keys_of_block(int64_t start, int64_t num_keys) {
+    return std::min<int64_t>(KEYS - start % KEYS, num_keys - start);
 }
 
 // Attend queries [first, last) to the first `num_keys` keys of pieces that lie side by side, block after block.
 TARGET void attend_pieces(Work &work, int first, int last, int group, const Piece *piece, int head,
-                          int64_t value_width, int num_keys, int limit, int step) {
-    int64_t used = 0; // of *piece
-    for (int start = 0; start < num_keys; start += KEYS) {
-        const int count = std::min(KEYS, num_keys - start);
+                          int64_t stored_width, int num_keys, const Sight &sight) {
+    int64_t used = sight.begin((last - first) / group); // of *piece
+    for (int start = used, count; start < num_keys; start += count) {
+        count = keys_of_block(start, num_keys);
         for (; used >= piece->num_tokens; ++piece) used -= piece->num_tokens;
-        pack_block(work, piece, used, head, value_width, count);
-        attend_block(work, first, last, group, count, limit - start, step);
+        pack_block(work, piece, used, head, stored_width, count);
+        attend_block(work, first, last, group, count, sight.from(start));
         used += count;
     }
 }
@@ -160,9 +222,9 @@ TARGET void attend_pieces(Work &work, int first, int last, int group, const Piec
 // Store the value of a row and head as a row of stored ones.
 TARGET void store_value(const TreeStep &step, const Projections<Element> &from, int64_t row, int64_t head,
                         Element *target) {
-    const int64_t dim = step.head_dim;
-    std::copy_n(from.value + row * from.value_stride + head * dim, dim, target);
-    target[dim] = ONE;
+    const int64_t width = step.value_width;
+    std::copy_n(from.value + row * from.value_stride + head * width, width, target);
+    target[width] = ONE;
 }
 
 // Store the prompt tokens of a step, by every thread of a parallel region.
@@ -171,16 +233,16 @@ void store_prompts(const TreeStep &step, const Projections<Element> &from) {
         const Slice &slice = step.slices[i];
         if (!slice.causal) continue;
         const Piece &own = step.pieces[slice.first_piece + slice.num_pieces - 1];
-        const int64_t padded = own.padded_tokens, dim = step.head_dim;
+        const int64_t padded = own.padded_tokens, width = step.key_width;
 #pragma omp for schedule(static)
         for (int64_t task = 0; task < step.num_kv_heads * (slice.last_row - slice.first_row); ++task) {
             const int64_t head = task % step.num_kv_heads, row = slice.first_row + task / step.num_kv_heads;
             const int64_t at = slice.first_own_token + row - slice.first_row;
-            Element *keys = reinterpret_cast<Element *>(own.keys) + head * dim * padded + at;
-            const Element *key = from.key + row * from.key_stride + head * dim;
-            for (int64_t d = 0; d < dim; ++d) keys[d * padded] = key[d];
+            Element *keys = reinterpret_cast<Element *>(own.keys) + head * width * padded + at;
+            const Element *key = from.key + row * from.key_stride + head * width;
+            for (int64_t d = 0; d < width; ++d) keys[d * padded] = key[d];
             store_value(step, from, row, head,
-                        reinterpret_cast<Element *>(own.values) + (head * padded + at) * step.value_width);
+                        reinterpret_cast<Element *>(own.values) + (head * padded + at) * step.stored_width);
         }
     }
 }
@@ -196,25 +258,41 @@ struct Pages {
 
     int64_t place(int64_t number) const { return step.pages[number] * step.num_kv_heads + head; }
     Element *keys(int64_t number) const {
-        return reinterpret_cast<Element *>(step.pool_keys) + place(number) * step.page_size * step.head_dim;
+        return reinterpret_cast<Element *>(step.pool_keys) + place(number) * step.page_size * step.key_width;
     }
     Element *values(int64_t number) const {
-        return reinterpret_cast<Element *>(step.pool_values) + place(number) * step.page_size * step.value_width;
+        return reinterpret_cast<Element *>(step.pool_values) + place(number) * step.page_size * step.stored_width;
     }
     // Tokens on page `number`, counted from the step's first one, of a row.
     int64_t num_tokens(int64_t row, int64_t number) const {
         return std::min(step.private_tokens[row] - (number - step.page_indptr[row]) * step.page_size, step.page_size);
     }
+    // Of these, how many at its start the row does not see.
+    int64_t num_hidden(int64_t row, int64_t number) const {
+        return step.hidden_tokens && number == step.page_indptr[row] ? step.hidden_tokens[row] : 0;
+    }
     TARGET void fetch(int64_t row, int64_t number) const {
         const int64_t count = num_tokens(row, number);
-        fetch_numbers(keys(number), count * step.head_dim);
-        fetch_numbers(values(number), count * step.value_width);
+        fetch_numbers(keys(number), count * step.key_width);
+        fetch_numbers(values(number), count * step.stored_width);
     }
     // Store the token that a row has generated on its last page.
     TARGET void store_token(const Projections<Element> &from, int64_t row, int64_t number) const {
-        const int64_t at = (step.private_tokens[row] - 1) % step.page_size, dim = step.head_dim;
-        std::copy_n(from.key + row * from.key_stride + head * dim, dim, keys(number) + at * dim);
-        store_value(step, from, row, head, values(number) + at * step.value_width);
+        const int64_t at = (step.private_tokens[row] - 1) % step.page_size, width = step.key_width;
+        std::copy_n(from.key + row * from.key_stride + head * width, width, keys(number) + at * width);
+        store_value(step, from, row, head, values(number) + at * step.stored_width);
+    }
+    // Attend a row's queries [first, last) to a page.
+    TARGET void attend(Work &work, int first, int last, int64_t row, int64_t number) const {
+        const int64_t tokens = num_tokens(row, number), hidden = num_hidden(row, number);
+        const Sight sight = {tokens, 0, &hidden, 0};
+        for (int64_t start = sight.begin(1), count; start < tokens; start += count) {
+            count = keys_of_block(start, tokens);
+            pack_token_keys(keys(number) + start * step.key_width, step.key_width, count, work.keys);
+            pack_values(values(number) + start * step.stored_width, step.stored_width, work.value_width, count,
+                        work.values);
+            attend_block(work, first, last, step.group_size, count, sight.from(start));
+        }
     }
 };
 
@@ -226,42 +304,55 @@ TARGET void attend_pages(const TreeStep &step, const Projections<Element> &from,
     const int64_t *indptr = step.page_indptr, last = indptr[last_row];
     int64_t next_row = first_row;
     for (int64_t row = first_row; row < last_row; ++row) {
-        const int first_query = (row - first_row) * step.group_size, last_query = first_query + step.group_size;
+        const int first_query = (row - first_row) * step.group_size;
         for (int64_t number = indptr[row]; number < indptr[row + 1]; ++number) {
             if (number + 1 < last) {
                 while (number + 1 >= indptr[next_row + 1]) ++next_row;
                 pages.fetch(next_row, number + 1);
             }
-            if (number + 1 == indptr[row + 1]) {
+            if (from.key && number + 1 == indptr[row + 1]) {
                 laps.lap(PRIVATE);
                 pages.store_token(from, row, number);
                 laps.lap(STORE);
             }
-            const int64_t num_tokens = pages.num_tokens(row, number);
-            for (int64_t start = 0; start < num_tokens; start += KEYS) {
-                const int count = std::min<int64_t>(KEYS, num_tokens - start);
-                pack_token_keys(pages.keys(number) + start * step.head_dim, step.head_dim, count, work.keys);
-                pack_values(pages.values(number) + start * step.value_width, step.value_width, step.head_dim, count,
-                            work.values);
-                attend_block(work, first_query, last_query, step.group_size, count, count, 0);
-            }
+            pages.attend(work, first_query, first_query + step.group_size, row, number);
         }
     }
     laps.lap(PRIVATE);
 }
 
+TARGET float power_of_two(float x) { return first_lane(exp2_lanes<7>(broadcast(x))); }
+
+// Write the result of query number q of a task, which is row `row` and query head `head` of the step.
+TARGET void write_result(const TreeStep &step, const Work &work, int q, int64_t row, int64_t head, Element *out,
+                         float *lse) {
+    float maximum = work.maximum[q], denominator = work.denominator[q], factor = 1.0f;
+    if (step.sinks) { // one more score, to which no value belongs
+        const float sink = step.sinks[head] * LOG2E, larger = std::max(maximum, sink);
+        factor = power_of_two(maximum - larger);
+        denominator = std::fma(denominator, factor, power_of_two(sink - larger));
+        maximum = larger;
+    }
+    const int64_t place = row * step.num_kv_heads * step.group_size + head;
+    const Floats share = broadcast(factor / denominator);
+    const float *numerator = work.numerator + q * work.value_width;
+    for (int64_t column = 0; column < step.value_width; column += 16)
+        store_elements(step.value_width - column, out + place * step.value_width + column,
+                       mul(load(numerator + column), share));
+    lse[place] = maximum * 0.6931471805599453 + numbers::log(denominator);
+}
+
 // Attend rows [first_row, last_row) of one KV head to all they see.
 TARGET void attend_task(const TreeStep &step, const Projections<Element> &from, Scratch &scratch, int64_t first_row,
-                        int64_t last_row, int head, float scale, Element *out, float *lse) {
-    const int group = step.group_size, dim = step.head_dim, num_kv_heads = step.num_kv_heads;
+                        int64_t last_row, int kv_head, float scale, Element *out, float *lse) {
+    const int group = step.group_size, width = step.key_width, stride = query_stride(width);
     const int num_queries = (last_row - first_row) * group;
     Laps laps(step.nanoseconds);
-    Work work(scratch, num_queries, dim, scale * 1.44269504f);
+    Work work(scratch, num_queries, step, scale);
     for (int q = 0; q < num_queries; ++q) {
         const Element *row = from.query + (first_row + q / group) * from.query_stride;
-        const Element *query = row + (head * group + q % group) * dim;
-        copy_operands(query, dim, work.query + q * query_stride(dim));
-        std::fill_n(work.query + q * query_stride(dim) + dim, query_stride(dim) - dim, Operand(0));
+        copy_operands(row + (kv_head * group + q % group) * width, width, work.query + q * stride);
+        std::fill_n(work.query + q * stride + width, stride - width, Operand(0));
     }
     laps.lap(MERGE);
     for (int64_t i = 0; i < step.num_slices; ++i) {
@@ -275,18 +366,14 @@ TARGET void attend_task(const TreeStep &step, const Projections<Element> &from, 
             limit = before + (a - slice.first_row) + 1;
             num_keys = before + (b - slice.first_row);
         }
-        attend_pieces(work, (a - first_row) * group, (b - first_row) * group, group, pieces, head, step.value_width,
-                      num_keys, limit, slice.causal);
+        const int64_t *first_seen = step.first_seen ? step.first_seen + a : nullptr;
+        attend_pieces(work, (a - first_row) * group, (b - first_row) * group, group, pieces, kv_head, step.stored_width,
+                      num_keys, {limit, slice.causal, first_seen, slice.first_position});
         laps.lap(slice.causal ? CAUSAL : SHARED);
     }
-    attend_pages(step, from, work, first_row, last_row, head, laps);
-    for (int q = 0; q < num_queries; ++q) {
-        const int64_t place = (first_row + q / group) * num_kv_heads * group + head * group + q % group;
-        const Floats share = broadcast(1.0f / work.denominator[q]);
-        for (int column = 0; column < dim; column += 16)
-            store_elements(16, out + place * dim + column, mul(load(work.numerator + q * dim + column), share));
-        lse[place] = work.maximum[q] * 0.6931471805599453 + numbers::log(work.denominator[q]);
-    }
+    attend_pages(step, from, work, first_row, last_row, kv_head, laps);
+    for (int q = 0; q < num_queries; ++q)
+        write_result(step, work, q, first_row + q / group, kv_head * group + q % group, out, lse);
     laps.lap(MERGE);
 }
 
@@ -305,7 +392,7 @@ extern "C" void EXPORT(attend)(const TreeStep *step, const Projections<Element> 
 #ifdef HAS_TILES
         const tiles::Session session;
 #endif
-        store_prompts(*step, *from);
+        if (from->key) store_prompts(*step, *from);
         laps.lap(STORE);
 #pragma omp for schedule(dynamic, 1)
         for (int64_t task = 0; task < num_blocks * num_kv_heads; ++task) {

@@ -1,4 +1,4 @@
-// What the kernels share beside their vectors: an exponential, scratch memory, a stopwatch.
+// What the kernels share beside their vectors: exponentials, scratch memory, a stopwatch.
 //
 // All but the exported functions is local to a level's source (static, or in an unnamed namespace): the library holds
 // the same names compiled for other instructions, and a linker would take any of them.
@@ -30,6 +30,29 @@ INLINE Floats exp2_lanes(Floats x) {
     y = mul_add(y, f, broadcast(6.9314718e-1f));
     y = mul_add(y, f, broadcast(1.0f));
     return scale_by_power(y, whole);
+}
+
+INLINE Floats absolute(Floats x) { return max(x, sub(broadcast(0.0f), x)); }
+
+// exp(x) as good for a large x as for a small one: what rounding the power takes away is multiplied in.
+INLINE Floats exp_any(Floats x) {
+    x = min(broadcast(200.0f), max(broadcast(-200.0f), x)); // in this order, so that NaN stays
+    const Floats log2e = broadcast(1.44269504f), power = rounded_once(mul(x, log2e));
+    const Floats rest = mul_add(x, broadcast(1.92596299e-8f), mul_sub(x, log2e, power));
+    return mul(exp2_lanes<EXP2_DEGREE>(power), mul_add(rest, broadcast(0.69314718f), broadcast(1.0f)));
+}
+
+INLINE Floats tanh_lanes(Floats x) {
+    const Floats size = absolute(x), square = mul(x, x), one = broadcast(1.0f);
+    Floats series = broadcast(0.0218694885f); // x (1 - x^2 / 3 + 2 x^4 / 15 - ...): near zero the other form cancels
+    series = mul_add(series, square, broadcast(-0.0539682540f));
+    series = mul_add(series, square, broadcast(0.1333333333f));
+    series = mul_add(series, square, broadcast(-0.3333333333f));
+    const Floats small = mul_add(mul(series, square), x, x);
+    const Floats power = exp_any(mul(broadcast(-2.0f), size));
+    const Floats large = div(sub(one, power), add(one, power));
+    const Floats large_signed = select_lanes(greater(broadcast(0.0f), x), sub(broadcast(0.0f), large), large);
+    return select_lanes(greater(broadcast(0.25f), size), small, large_signed);
 }
 
 template <int M, int J>

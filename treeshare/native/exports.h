@@ -9,7 +9,7 @@
 
 extern "C" {
 
-// Store the step's keys and values, then attend every row to its path: out [T][H * G][D], lse [T][H * G] float32.
+// Store the step's keys and values, then attend every row to its path: out [T][H * G][V], lse [T][H * G] float32.
 void EXPORT(attend)(const TreeStep *step, const Projections<Element> *from, float scale, Element *out, float *lse);
 
 // x [num_rows][num_inputs], out [num_rows][num_outputs].

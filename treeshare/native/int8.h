@@ -114,8 +114,6 @@ TARGET void transform(float *numbers, int64_t count, int64_t width) {
     }
 }
 
-INLINE Floats absolute(Floats x) { return max(x, sub(broadcast(0.0f), x)); }
-
 // The largest magnitude; NaN where a number is infinite or NaN. Four numbers at a time: an addition takes a while.
 TARGET float largest_of(const float *numbers, int64_t count) {
     const Floats zero = broadcast(0.0f);

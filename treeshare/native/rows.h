@@ -121,22 +121,12 @@ TARGET void rotate_pairs(const Operation<Element> &op, const Row &part) {
     }
 }
 
-// exp(x) as good for a large x as for a small one: what rounding the power takes away is multiplied in.
-INLINE Floats exp_lanes(Floats x) {
-    x = min(broadcast(200.0f), max(broadcast(-200.0f), x)); // in this order, so that NaN stays
-    const Floats log2e = broadcast(1.44269504f), power = rounded_once(mul(x, log2e));
-    const Floats rest = mul_add(x, broadcast(1.92596299e-8f), mul_sub(x, log2e, power));
-    return mul(exp2_lanes<EXP2_DEGREE>(power), mul_add(rest, broadcast(0.69314718f), broadcast(1.0f)));
-}
-
 // x / (1 + exp(-slope)): for any slope, infinite ones included.
 INLINE Floats gated_by(Floats x, Floats slope) {
     const Floats largest = broadcast(200.0f); // its power is infinite, and the result zero
     const Floats power = exp2_lanes<EXP2_DEGREE>(min(mul(slope, broadcast(-1.44269504f)), largest));
     return div(x, add(broadcast(1.0f), power));
 }
-
-INLINE Floats absolute(Floats x) { return max(x, sub(broadcast(0.0f), x)); }
 
 // The complementary error function for x >= 0, with a relative error of 1.2e-7: Press et al., Numerical Recipes, erfcc.
 INLINE Floats erfc_positive(Floats x) {
@@ -145,7 +135,7 @@ INLINE Floats erfc_positive(Floats x) {
     const Floats t = div(broadcast(1.0f), mul_add(broadcast(0.5f), x, broadcast(1.0f)));
     Floats y = broadcast(0.17087277f);
     for (float coefficient : COEFFICIENTS) y = mul_add(y, t, broadcast(coefficient));
-    return mul(t, exp_lanes(sub(y, mul(x, x))));
+    return mul(t, exp_any(sub(y, mul(x, x))));
 }
 
 INLINE Floats gelu(Floats x) { // x times the normal distribution's share below x
@@ -165,24 +155,11 @@ INLINE Floats gelu_tanh(Floats x) { // x / 2 * (1 + tanh(u)) = x / (1 + exp(-2 u
     return gated_by(x, mul(broadcast(2.0f * GELU_FACTOR), mul_add(broadcast(GELU_CUBE), cube, x)));
 }
 
-INLINE Floats tanh_lanes(Floats x) {
-    const Floats size = absolute(x), square = mul(x, x), one = broadcast(1.0f);
-    Floats series = broadcast(0.0218694885f); // x (1 - x^2 / 3 + 2 x^4 / 15 - ...): near zero the other form cancels
-    series = mul_add(series, square, broadcast(-0.0539682540f));
-    series = mul_add(series, square, broadcast(0.1333333333f));
-    series = mul_add(series, square, broadcast(-0.3333333333f));
-    const Floats small = mul_add(mul(series, square), x, x);
-    const Floats power = exp_lanes(mul(broadcast(-2.0f), size));
-    const Floats large = div(sub(one, power), add(one, power));
-    const Floats large_signed = select_lanes(greater(broadcast(0.0f), x), sub(broadcast(0.0f), large), large);
-    return select_lanes(greater(broadcast(0.25f), size), small, large_signed);
-}
-
 INLINE Floats expm1_lanes(Floats x) {
     Floats series = broadcast(1.0f / 720); // near zero the other form cancels
     for (float coefficient : {1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f}) series = mul_add(series, x, broadcast(coefficient));
     const Floats small = mul_add(mul(series, x), x, x);
-    return select_lanes(greater(broadcast(0.25f), absolute(x)), small, sub(exp_lanes(x), broadcast(1.0f)));
+    return select_lanes(greater(broadcast(0.25f), absolute(x)), small, sub(exp_any(x), broadcast(1.0f)));
 }
 
 // transformers' gelu_new, whose model code stores every step.

@@ -1,8 +1,9 @@
 // The structs that callers fill in. Their mirrors in Python are in structs.py; structs.cpp tells it where every field
 // lies, and a library whose structs differ is not used.
 //
-// Shapes: T packed rows, H KV heads, G query heads per KV head, D head_dim, E stored value width, N padded tokens of a
-// segment, C tokens of a page. Element is uint16_t, bits of a bfloat16, or float.
+// Shapes: T packed rows, H KV heads, G query heads per KV head, D key width, V value width, E stored value width: values,
+// a 1, and what fills it up to a multiple of 16; N padded tokens of a segment, C tokens of a page. Element is uint16_t,
+// bits of a bfloat16, or float.
 
 #pragma once
 
@@ -22,19 +23,25 @@ struct Slice {
     int64_t first_row, last_row;
     int64_t first_piece, num_pieces;
     int64_t num_keys;        // of all pieces, those that this step stores included
+    int64_t first_position;  // of the first key in its prompt
     int64_t first_own_token; // causal: the place in the last piece of the first row's own token; else 0
     int64_t causal;          // 1: a row is a token of the last piece and sees none after it; 0: rows see all keys
 };
 
 // One step, for one layer.
 struct TreeStep {
-    int64_t num_rows, num_kv_heads, group_size, head_dim, value_width, page_size;
+    int64_t num_rows, num_kv_heads, group_size, page_size;
+    int64_t key_width, value_width, stored_width; // D, a multiple of 4; V; E
     int64_t num_slices;
     const Slice *slices;             // [num_slices], in the order in which a row meets them
     const Piece *pieces;             // of all slices
     const int64_t *page_indptr;      // [num_rows + 1]
-    const int64_t *pages;            // page numbers of each row, oldest first
+    const int64_t *pages;            // page numbers of each row, oldest first, without those that it sees nothing of
     const int64_t *private_tokens;   // [num_rows]: tokens on a row's pages, this step's included; 0: prefill
+    const int64_t *first_seen;       // [num_rows]: position in its prompt of the first key that a row sees; null: 0
+    const int64_t *hidden_tokens;    // [num_rows]: tokens of a row's first page that it does not see; null with first_seen
+    const float *sinks;              // [H * G]: a score without a value, as a natural logarithm; null: none
+    double soft_cap;                 // scaled scores s become soft_cap * tanh(s / soft_cap); 0: they stay
     uint64_t pool_keys, pool_values; // addresses of [pages][H][C][D] and [pages][H][C][E]
     int64_t *nanoseconds;            // [5], added to: time of all threads by attention's Kind; null: not measured
 };
@@ -42,7 +49,7 @@ struct TreeStep {
 // A layer's queries, keys and values: strides count elements from row to row; a row's heads lie side by side.
 template <class Element>
 struct Projections {
-    const Element *query, *key, *value; // [T][H * G][D], [T][H][D], [T][H][D]
+    const Element *query, *key, *value; // [T][H * G][D], [T][H][D], [T][H][V]; no key: it is stored already
     int64_t query_stride, key_stride, value_stride;
 };
 

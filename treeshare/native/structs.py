@@ -28,7 +28,7 @@ SLICE = np.dtype(
         (name, np.int64)
         for name in (
             *("first_row", "last_row", "first_piece", "num_pieces"),
-            *("num_keys", "first_own_token", "causal"),
+            *("num_keys", "first_position", "first_own_token", "causal"),
         )
     ]
 )
@@ -44,9 +44,11 @@ class TreeStep(ctypes.Structure):
     """One step, for one layer."""
 
     _fields_ = (
-        *_fields(_INT, "num_rows", "num_kv_heads", "group_size", "head_dim", "value_width", "page_size"),
-        ("num_slices", _INT),
+        *_fields(_INT, "num_rows", "num_kv_heads", "group_size", "page_size"),
+        *_fields(_INT, "key_width", "value_width", "stored_width", "num_slices"),
         *_fields(_POINTER, "slices", "pieces", "page_indptr", "pages", "private_tokens"),
+        *_fields(_POINTER, "first_seen", "hidden_tokens", "sinks"),
+        ("soft_cap", ctypes.c_double),
         *_fields(_ADDRESS, "pool_keys", "pool_values"),
         ("nanoseconds", _POINTER),
     )

@@ -29,32 +29,32 @@ INLINE void interleave_tiles(const Element *even, int64_t stride, int num_rows, 
 
 // Transposed keys, [D][stride], become tiles [KEYS / 16][D / 32]: sixteen keys side by side, pairs of D below one
 // another.
-TARGET void pack_keys(const Element *source, int64_t stride, int head_dim, int count, Packed *packed) {
-    const int64_t group = query_stride(head_dim) / DEPTH * ELEMENTS; // from sixteen keys to the next
+TARGET void pack_keys(const Element *source, int64_t stride, int key_width, int count, Packed *packed) {
+    const int64_t group = query_stride(key_width) / DEPTH * ELEMENTS; // from sixteen keys to the next
     for (int first = 0; first < count; first += 2 * SIDE, packed += 2 * group)
-        for (int d = 0; d < query_stride(head_dim); d += STEP)
-            interleave_tiles(source + d * stride + first, stride, head_dim - d, count - first, packed + d * SIDE,
+        for (int d = 0; d < query_stride(key_width); d += STEP)
+            interleave_tiles(source + d * stride + first, stride, key_width - d, count - first, packed + d * SIDE,
                              packed + group + d * SIDE);
 }
 
 // The same of keys that are not transposed, [count][D].
-TARGET void pack_token_keys(const Element *source, int head_dim, int count, Packed *packed) {
+TARGET void pack_token_keys(const Element *source, int key_width, int count, Packed *packed) {
     for (int first = 0; first < count; first += SIDE)
-        for (int d = 0; d < query_stride(head_dim); d += DEPTH, packed += ELEMENTS) {
-            const int num_words = std::min(SIDE, (head_dim - d) / STEP);
-            pack_words(source + first * head_dim + d, head_dim, count - first, num_words, packed, STEP * SIDE);
+        for (int d = 0; d < query_stride(key_width); d += DEPTH, packed += ELEMENTS) {
+            const int num_words = std::min(SIDE, (key_width - d) / STEP);
+            pack_words(source + first * key_width + d, key_width, count - first, num_words, packed, STEP * SIDE);
             std::fill_n(packed + num_words * STEP * SIDE, (SIDE - num_words) * STEP * SIDE, Packed(0));
         }
 }
 
-// Values, [count][stride], become tiles [KEYS / 32][D / 16]: sixteen columns side by side, pairs of tokens below one
+// Values, [count][stride], become tiles [KEYS / 32][W / 16]: sixteen columns side by side, pairs of tokens below one
 // another, zeros for those that are missing in the last.
-TARGET void pack_values(const Element *source, int64_t stride, int head_dim, int count, Packed *packed) {
-    for (int token = 0; token < count; packed += head_dim / SIDE * ELEMENTS)
+TARGET void pack_values(const Element *source, int64_t stride, int value_width, int count, Packed *packed) {
+    for (int token = 0; token < count; packed += value_width / SIDE * ELEMENTS)
         for (const int last = token + DEPTH; token < last; token += STEP, source += STEP * stride)
-            for (int column = 0; column < head_dim; column += 2 * SIDE) {
+            for (int column = 0; column < value_width; column += 2 * SIDE) {
                 Packed *target = packed + column / SIDE * ELEMENTS + token % DEPTH * SIDE;
-                interleave_tiles(source + column, stride, count - token, head_dim - column, target, target + ELEMENTS);
+                interleave_tiles(source + column, stride, count - token, value_width - column, target, target + ELEMENTS);
             }
 }
 
@@ -137,48 +137,45 @@ TARGET float weigh_scores(const float *scores, int seen, int count, float scale,
     return sum_lanes(sum);
 }
 
-// One step of online softmax for rows that see any key: scores become weights below the rows' new maxima. Corrections
-// are the factors for what was summed up below the old ones.
-TARGET void softmax_rows(Work &work, int query, int num, const int *seen, int count, float *corrections) {
+// One step of online softmax for the rows of a tile: scores become weights below the rows' new maxima. Corrections are the
+// factors for what was summed up below the old ones.
+TARGET void softmax_rows(Work &work, const Tile &tile, int count, float *corrections) {
     alignas(64) float maxima[SIDE], sums[SIDE];
-    int active = 0;
-    for (int m = 0; m < num; ++m) {
-        active |= (seen[m] > 0) << m;
-        maxima[m] = largest_score(work.scores + m * KEYS, seen[m]);
-    }
-    const Mask mask = active;
-    const Floats old = load(work.maximum + query);
+    for (int m = 0; m < tile.num; ++m) maxima[m] = largest_score(work.scores + m * KEYS, tile.seen[m]);
+    const Mask mask = first16(tile.num);
+    const Floats old = load(work.maximum + tile.first);
     const Floats shifts = max_where(mask, old, mul(load(maxima), broadcast(work.scale)));
     const Floats factors = exp2_lanes<7>(sub(old, shifts));
     store(maxima, shifts);
     store(corrections, factors);
-    for (int m = 0; m < num; ++m)
-        if (seen[m] > 0)
-            sums[m] = weigh_scores(work.scores + m * KEYS, seen[m], count, work.scale, maxima[m],
-                                   work.weights + m * KEYS);
-    float *denominator = work.denominator + query;
-    store(work.maximum + query, shifts);
+    for (int m = 0; m < tile.num; ++m)
+        sums[m] = weigh_scores(work.scores + m * KEYS, tile.seen[m], count, work.scale, maxima[m],
+                               work.weights + m * KEYS);
+    float *denominator = work.denominator + tile.first;
+    store(work.maximum + tile.first, shifts);
     store(denominator, select_lanes(mask, mul_add(load(denominator), factors, load(sums)), load(denominator)));
 }
 
-// Attend `num` queries, from number `query` on, to the packed block: query m to the first `seen[m]` of `count` keys.
-TARGET void attend_queries(Work &work, int query, int num, const int *seen, int count, int /*packed_count*/) {
-    const int dim = work.head_dim, stride = query_stride(dim), num_groups = (count + SIDE - 1) / SIDE;
-    const int depth = stride / DEPTH, value_depth = (count + DEPTH - 1) / DEPTH;
+// Attend a tile's queries to the packed block.
+TARGET void attend_tile(Work &work, const Tile &tile, int /*packed_count*/) {
+    const int width = work.value_width, stride = query_stride(work.key_width);
+    const int num_groups = (tile.max_seen + SIDE - 1) / SIDE;
+    const int depth = stride / DEPTH, value_depth = (tile.max_seen + DEPTH - 1) / DEPTH;
     for (int group = 0; group < num_groups; group += MAX_TILES)
-        multiply_columns(num_groups - group, work.query + query * stride, stride * sizeof(Operand), depth,
+        multiply_columns(num_groups - group, work.query + tile.first * stride, stride * sizeof(Operand), depth,
                          work.keys + group * depth * ELEMENTS, ELEMENTS, depth * ELEMENTS, work.scores + group * SIDE,
                          KEYS * sizeof(float));
+    change_scores(work, tile);
     alignas(64) float corrections[QUERIES];
-    softmax_rows(work, query, num, seen, value_depth * DEPTH, corrections);
+    softmax_rows(work, tile, value_depth * DEPTH, corrections);
     alignas(64) float sums[QUERIES][MAX_TILES * SIDE];
-    for (int column = 0; column < dim; column += MAX_TILES * SIDE) {
-        const int width = std::min(MAX_TILES * SIDE, dim - column);
-        multiply_columns(width / SIDE, work.weights, KEYS * sizeof(Operand), value_depth,
-                         work.values + column / SIDE * ELEMENTS, dim / SIDE * ELEMENTS, ELEMENTS, sums[0],
+    for (int column = 0; column < width; column += MAX_TILES * SIDE) {
+        const int columns = std::min(MAX_TILES * SIDE, width - column);
+        multiply_columns(columns / SIDE, work.weights, KEYS * sizeof(Operand), value_depth,
+                         work.values + column / SIDE * ELEMENTS, width / SIDE * ELEMENTS, ELEMENTS, sums[0],
                          sizeof(sums[0]));
-        for (int m = 0; m < num; ++m)
-            if (seen[m] > 0) add_sums(sums[m], width, corrections[m], work.numerator + (query + m) * dim + column);
+        for (int m = 0; m < tile.num; ++m)
+            add_sums(sums[m], columns, corrections[m], work.numerator + (tile.first + m) * width + column);
     }
 }
 

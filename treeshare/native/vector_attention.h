@@ -23,10 +23,10 @@ INLINE int group_width(int first, int count) {
 }
 
 // Interleave rows of transposed keys, [D][stride], STEP at a time; keys from `count` on become zero.
-TARGET void pack_keys(const Element *source, int64_t stride, int head_dim, int count, Packed *packed) {
+TARGET void pack_keys(const Element *source, int64_t stride, int key_width, int count, Packed *packed) {
     for (int first = 0; first < count; first += GROUP) {
         const int last = first + group_width(first, count);
-        for (int d = 0; d < head_dim; d += STEP) {
+        for (int d = 0; d < key_width; d += STEP) {
             for (int strip = first; strip < last; strip += STRIP) {
                 interleave(source + d * stride + strip, stride, STEP, count - strip, packed);
                 packed += STEP * STRIP;
@@ -36,36 +36,36 @@ TARGET void pack_keys(const Element *source, int64_t stride, int head_dim, int c
 }
 
 // The same of keys that are not transposed, [count][D].
-TARGET void pack_token_keys(const Element *source, int head_dim, int count, Packed *packed) {
+TARGET void pack_token_keys(const Element *source, int key_width, int count, Packed *packed) {
     constexpr int WORD = std::max<int>(STEP, 4 / sizeof(Element)); // numbers that pack_words takes together
     for (int first = 0; first < count; first += GROUP) {
         const int width = group_width(first, count), column = width * STEP;
         for (int strip = 0; strip < width; strip += 16)
-            for (int d = 0; d < head_dim; d += 16 * WORD)
-                pack_words(source + (first + strip) * head_dim + d, head_dim, count - first - strip,
-                           std::min(16, (head_dim - d) / WORD), packed + d * width + strip * STEP, column);
-        packed += width * head_dim;
+            for (int d = 0; d < key_width; d += 16 * WORD)
+                pack_words(source + (first + strip) * key_width + d, key_width, count - first - strip,
+                           std::min(16, (key_width - d) / WORD), packed + d * width + strip * STEP, column);
+        packed += width * key_width;
     }
 }
 
 // Interleave STEP neighbouring rows of values, [count][stride]; a missing last row counts as zero.
-TARGET void pack_values(const Element *source, int64_t stride, int head_dim, int count, Packed *packed) {
+TARGET void pack_values(const Element *source, int64_t stride, int value_width, int count, Packed *packed) {
     for (int token = 0; token < count; token += STEP) {
-        for (int column = 0; column < head_dim; column += STRIP)
-            interleave(source + token * stride + column, stride, count - token, head_dim - column,
+        for (int column = 0; column < value_width; column += STRIP)
+            interleave(source + token * stride + column, stride, count - token, value_width - column,
                        packed + STEP * column);
-        packed += STEP * head_dim;
+        packed += STEP * value_width;
     }
 }
 
 // scores[m][n] = query[m] . key[n] for a group of J vectors of keys
 template <int M, int J>
-INLINE void score_group(const Operand *query, const Packed *keys, int head_dim, float *scores) {
+INLINE void score_group(const Operand *query, const Packed *keys, int key_width, float *scores) {
     Floats sums[M][J];
     clear(sums);
-    for (int d = 0; d < head_dim; d += STEP, keys += STEP * 16 * J) {
+    for (int d = 0; d < key_width; d += STEP, keys += STEP * 16 * J) {
         for (int j = 0; j < J; ++j) __builtin_prefetch(keys + STEP * 16 * (NEAR * J + j), 0, 3);
-        add_products(sums, query + d, head_dim, keys);
+        add_products(sums, query + d, key_width, keys);
     }
     const auto &results = complete_sums(sums);
     for (int m = 0; m < M; ++m)
@@ -74,19 +74,19 @@ INLINE void score_group(const Operand *query, const Packed *keys, int head_dim, 
 
 // The same for `count` packed keys, of which `packed_count` lie in the block.
 template <int M>
-TARGET void score(const Operand *query, const Packed *keys, int head_dim, int count, int packed_count, float *scores) {
-    for (int first = 0; first < count; first += GROUP, keys += GROUP * head_dim) {
+TARGET void score(const Operand *query, const Packed *keys, int key_width, int count, int packed_count, float *scores) {
+    for (int first = 0; first < count; first += GROUP, keys += GROUP * key_width) {
         switch (group_width(first, packed_count) / 16) {
-        case 4: score_group<M, cap_vectors(4)>(query, keys, head_dim, scores + first); break;
-        case 3: score_group<M, cap_vectors(3)>(query, keys, head_dim, scores + first); break;
-        case 2: score_group<M, cap_vectors(2)>(query, keys, head_dim, scores + first); break;
-        default: score_group<M, 1>(query, keys, head_dim, scores + first);
+        case 4: score_group<M, cap_vectors(4)>(query, keys, key_width, scores + first); break;
+        case 3: score_group<M, cap_vectors(3)>(query, keys, key_width, scores + first); break;
+        case 2: score_group<M, cap_vectors(2)>(query, keys, key_width, scores + first); break;
+        default: score_group<M, 1>(query, keys, key_width, scores + first);
         }
     }
 }
 
 // One step of online softmax: a row of scores becomes weights below the row's new maximum. Of `count` keys the row sees
-// the first `seen`. Returns the factor that corrects what was summed up below the old maximum.
+// the first `seen`, or some of them, of a finite score. Returns the factor that corrects what was summed up below the old maximum.
 TARGET float online_softmax(const float *scores, Operand *weights, int seen, int count, float scale, float *maximum,
                             float *denominator) {
     Floats largest = broadcast(-std::numeric_limits<float>::infinity());
@@ -108,55 +108,54 @@ TARGET float online_softmax(const float *scores, Operand *weights, int seen, int
 
 // numerator[m] = numerator[m] * correction[m] + weights[m] . values, for J vectors of sixteen columns
 template <int M, int J>
-INLINE void add_values(const Operand *weights, const Packed *values, int head_dim, int count,
+INLINE void add_values(const Operand *weights, const Packed *values, int value_width, int count,
                        const float *correction, float *numerator) {
     Floats sums[M][J];
     clear(sums);
-    for (int token = 0; token < count; token += STEP, values += STEP * head_dim) {
-        for (int j = 0; j < J; ++j) __builtin_prefetch(values + STEP * (NEAR * head_dim + 16 * j), 0, 3);
+    for (int token = 0; token < count; token += STEP, values += STEP * value_width) {
+        for (int j = 0; j < J; ++j) __builtin_prefetch(values + STEP * (NEAR * value_width + 16 * j), 0, 3);
         add_products(sums, weights + token, KEYS, values);
     }
     const auto &results = complete_sums(sums);
     for (int m = 0; m < M; ++m) {
         const Floats factor = broadcast(correction[m]);
         for (int j = 0; j < J; ++j) {
-            float *place = numerator + m * head_dim + 16 * j;
+            float *place = numerator + m * value_width + 16 * j;
             store(place, mul_add(load(place), factor, results[m][j]));
         }
     }
 }
 
-// Attend M queries, from number `query` on, to the block of `packed_count` keys: query m to the first `seen[m]` of
-// `count`.
+// Attend the M queries of a tile to the block of `packed_count` keys.
 template <int M>
-TARGET void attend_tile(Work &work, int query, const int *seen, int count, int packed_count) {
-    const int dim = work.head_dim;
+TARGET void attend_rows(Work &work, const Tile &tile, int packed_count) {
+    const int key_width = work.key_width, width = work.value_width, query = tile.first, count = tile.max_seen;
     float corrections[M];
-    score<M>(work.query + query * dim, work.keys, dim, count, packed_count, work.scores);
+    score<M>(work.query + query * key_width, work.keys, key_width, count, packed_count, work.scores);
+    change_scores(work, tile);
     for (int m = 0; m < M; ++m)
-        corrections[m] = online_softmax(work.scores + m * KEYS, work.weights + m * KEYS, seen[m], count, work.scale,
+        corrections[m] = online_softmax(work.scores + m * KEYS, work.weights + m * KEYS, tile.seen[m], count, work.scale,
                                         work.maximum + query + m, work.denominator + query + m);
-    for (int column = 0; column < dim; column += 16 * ATTENTION_VECTORS) {
+    for (int column = 0; column < width; column += 16 * ATTENTION_VECTORS) {
         const Packed *values = work.values + STEP * column;
-        float *numerator = work.numerator + query * dim + column;
-        switch (std::min(ATTENTION_VECTORS, (dim - column) / 16)) {
-        case 4: add_values<M, cap_vectors(4)>(work.weights, values, dim, count, corrections, numerator); break;
-        case 3: add_values<M, cap_vectors(3)>(work.weights, values, dim, count, corrections, numerator); break;
-        case 2: add_values<M, cap_vectors(2)>(work.weights, values, dim, count, corrections, numerator); break;
-        default: add_values<M, 1>(work.weights, values, dim, count, corrections, numerator);
+        float *numerator = work.numerator + query * width + column;
+        switch (std::min(ATTENTION_VECTORS, (width - column) / 16)) {
+        case 4: add_values<M, cap_vectors(4)>(work.weights, values, width, count, corrections, numerator); break;
+        case 3: add_values<M, cap_vectors(3)>(work.weights, values, width, count, corrections, numerator); break;
+        case 2: add_values<M, cap_vectors(2)>(work.weights, values, width, count, corrections, numerator); break;
+        default: add_values<M, 1>(work.weights, values, width, count, corrections, numerator);
         }
     }
 }
 
-// Attend `num` queries.
-TARGET void attend_queries(Work &work, int query, int num, const int *seen, int count, int packed_count) {
-    switch (num) {
-    case 6: return attend_tile<6>(work, query, seen, count, packed_count);
-    case 5: return attend_tile<5>(work, query, seen, count, packed_count);
-    case 4: return attend_tile<4>(work, query, seen, count, packed_count);
-    case 3: return attend_tile<3>(work, query, seen, count, packed_count);
-    case 2: return attend_tile<2>(work, query, seen, count, packed_count);
-    default: return attend_tile<1>(work, query, seen, count, packed_count);
+TARGET void attend_tile(Work &work, const Tile &tile, int packed_count) {
+    switch (tile.num) {
+    case 6: return attend_rows<6>(work, tile, packed_count);
+    case 5: return attend_rows<5>(work, tile, packed_count);
+    case 4: return attend_rows<4>(work, tile, packed_count);
+    case 3: return attend_rows<3>(work, tile, packed_count);
+    case 2: return attend_rows<2>(work, tile, packed_count);
+    default: return attend_rows<1>(work, tile, packed_count);
     }
 }
 

@@ -14,6 +14,7 @@ from treeshare.attention.layout import seen_slices
 from treeshare.attention.triton.columns import PageColumn, SliceColumn, SourceColumn, TargetColumn
 from treeshare.attention.triton.shape import KernelShape
 from treeshare.config import SEGMENT_ALIGNMENT
+from treeshare.kv import page_index
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -76,6 +77,7 @@ class StepArrays:
 
     def __init__(self, layout: BatchLayout, key: PlanKey, num_processors: int) -> None:
         self.layout, self.shape, self._num_packed = layout, key.shape, key.num_packed
+        self._pool = layout.store.geometry.reaches.index(key.shape.layer.reach)
         self._first_seen = _first_seen(layout, key)
         self._min_programs = PROGRAMS_PER_PROCESSOR * num_processors
         slices = seen_slices(layout.slices, self._first_seen)
@@ -131,12 +133,12 @@ class StepArrays:
     def _bases(self) -> NDArray[np.int64]:
         """``[L, B, 2]``: addresses; the pool comes first."""
         store = self.layout.store
-        blocks = [(block.keys_t, block.values) for block in self._blocks.values()]
-        held = [(store.pool.keys, store.pool.values), *blocks]
-        addresses = [
-            [[keys[layer].data_ptr(), values[layer].data_ptr()] for keys, values in held]
-            for layer in range(store.geometry.num_layers)
-        ]
+        addresses = []
+        for layer in range(store.geometry.num_layers):
+            pool = store.pool_of(layer)
+            tensors = [(pool.keys[layer], pool.values[layer])]
+            tensors += [(block.keys_t[layer], block.values[layer]) for block in self._blocks.values()]
+            addresses.append([[keys.data_ptr(), values.data_ptr()] for keys, values in tensors])
         return np.array(addresses, dtype=np.int64)
 
     def _targets(self) -> NDArray[np.int64]:
@@ -151,7 +153,7 @@ class StepArrays:
             rows[:, TargetColumn.PADDED_TOKENS] = block.padded_tokens
             rows[:, TargetColumn.TOKEN] = np.arange(chunk.start, chunk.end)
         decoding = layout.decode_rows.numpy()
-        targets[decoding, TargetColumn.INDEX] = layout.write_pages.numpy()
+        targets[decoding, TargetColumn.INDEX] = layout.write_pages[self._pool].numpy()
         targets[decoding, TargetColumn.PADDED_TOKENS] = layout.store.page_size
         targets[decoding, TargetColumn.TOKEN] = layout.write_offsets.numpy()
         return targets
@@ -226,10 +228,11 @@ class StepArrays:
         num_pages = -(-tokens // size)
         places = zip(layout.decodes, oldest.tolist(), (first_chunk * (step // size)).tolist(), strict=True)
         pages = [
-            row.pages[ordinal].index if ordinal >= before else 0  # not read
+            page_index(row.pages.pages[self._pool][ordinal]) if ordinal >= before else 0  # not read
             for (row, before, begin), count in zip(places, num_pages.tolist(), strict=True)
             for ordinal in range(begin, begin + count)
         ]
+        assert min(pages) >= 0, "a page that a row sees was given back"
         is_cut = len(tokens) * self.shape.num_kv_heads < self._min_programs
         num_chunks = -(-tokens // step) if is_cut else np.ones_like(tokens)
         first_slot = self._add_sources(rows, np.ones_like(tokens), num_chunks)
