@@ -134,11 +134,37 @@ def test_features(backend, name, feature, dtype):
     assert_within_budget(forest, forest.attend(backend))
 
 
+@pytest.mark.parametrize(
+    ("name", "feature"),
+    [
+        ("depth 6", "window 7"),
+        ("page borders", "chunk 64"),
+        ("mixed step", "window 64"),
+        ("long nodes", "all"),
+    ],
+)
+def test_what_no_row_sees_is_not_read(backend, name, feature, dtype):
+    """It may have been given back: its memory is another's."""
+    forest = Forest(replace((FORESTS | LONG)[name], dtype=dtype, **FEATURES[feature]))
+    forest.give_back_unseen(segments=backend.name != "native")  # whose blocks of keys reach across segments
+    assert_within_budget(forest, forest.attend(backend))
+
+
+@pytest.mark.parametrize("feature", ["none", "all"])
 @pytest.mark.parametrize("sharing", ["one-level", "none"])
 @pytest.mark.parametrize("name", ["equal nodes", "depth 6", "mixed step"])
-def test_rows_computed_alone(backend, name, sharing, dtype):
-    forest = Forest(replace(FORESTS[name], sharing=sharing, dtype=dtype))
+def test_rows_computed_alone(backend, name, sharing, feature, dtype):
+    case = replace(FORESTS[name], sharing=sharing, dtype=dtype, **FEATURES.get(feature, {}))
+    forest = Forest(case)
     assert_within_budget(forest, forest.attend(backend))
+
+
+def test_one_backend_serves_layers_of_several_windows(backend, dtype):
+    """Over one layout: what is planned for a window is not taken for another's."""
+    forest = Forest(replace(FORESTS["mixed step"], dtype=dtype))
+    for feature in ({}, {"window": 40}, {"window_chunk": 32}, {"window": 200}, {}):
+        forest.case = replace(FORESTS["mixed step"], dtype=dtype, **feature)
+        assert_within_budget(forest, forest.attend(backend))
 
 
 class BrokenForest(Forest):
@@ -212,7 +238,7 @@ BITS = {
     [
         *((name, "plain") for name in ("equal nodes", "depth 6", "mixed step", "long nodes")),
         *(("long nodes", feature) for feature in BITS if feature != "plain"),
-        ("depth 6", "all"),
+        *(("depth 6", feature) for feature in ("all", "chunk 100")),
     ],
 )
 def test_a_rows_bits_are_its_own(name, feature, dtype):
@@ -284,23 +310,20 @@ def test_levels_have_the_same_bits(name, options, dtype):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize(("key_width", "value_width"), [(4, 1), (20, 12), (36, 130), (100, 100), (192, 128)])
 def test_widths_of_no_whole_vectors(key_width, value_width, dtype):
-    case = replace(FORESTS["mixed step"], chunk=9, head_dim=key_width, value_dim=value_width)
-    case = replace(case, dtype=DTYPES[dtype])
+    case = replace(LONG["long nodes"], head_dim=key_width, value_dim=value_width, dtype=DTYPES[dtype])
     forest = Forest(case)
     assert NativeAttention.can_read(forest.store.geometry)
     assert_within_budget(forest, forest.attend(NativeAttention()))
 
 
 def test_a_layer_behind_others_of_another_shape(backend, dtype):
-    forest = Forest(replace(FORESTS["mixed step"], chunk=9, layer=2, dtype=dtype))
-    if backend.name == "triton":
-        pytest.skip("not implemented yet")
+    forest = Forest(replace(FORESTS["mixed step"], layer=2, dtype=dtype))
     assert_within_budget(forest, forest.attend(backend))
 
 
 def test_keys_that_an_earlier_call_has_stored(backend, dtype):
     """Another query reads them; that there are none to store is not taken for zeros."""
-    forest = Forest(replace(FORESTS["mixed step"], chunk=9, dtype=dtype))
+    forest = Forest(replace(FORESTS["mixed step"], dtype=dtype))
     forest.attend(backend)
     forest.key = forest.value = None
     forest.query = forest.query.flip(1)
