@@ -52,9 +52,7 @@ def require_lengths(model: Any) -> None:  # noqa: ANN401
     if place.is_file():
         return
     kind = model.config.model_type
-    small = small_model(
-        type(model), model.config, first_length=_FIRST_LENGTH, max_positions=_MAX_POSITIONS
-    )
+    small = small_model(type(model), model.config, first_length=_FIRST_LENGTH, max_positions=_MAX_POSITIONS)
     if small is None:
         say(kind, "its windows are not checked: its configuration cannot be made small")
         return
@@ -145,4 +143,3 @@ def _generated(small: Any, prompt: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # 
     forward = small(input_ids=tokens.unsqueeze(0), use_cache=False).logits[0].float()
     generated = torch.cat(output.logits).float()
     return tokens, torch.cat([forward[: len(tokens) - len(generated)], generated]), forward
-
