@@ -1,9 +1,9 @@
 """Which of transformers' causal language models run, and whether they compute what transformers does.
 
-Builds a tiny random model of each class (spread weights, windows shorter than the prompts), loads it as a user
-would and compares: greedy tokens of a forest with shared prefixes, three completions of each prompt, and scores,
-in float32, with transformers' own ``generate``, one prompt at a time; in bfloat16 sampled completions and their
-log-probabilities, alone and in company, bit for bit.
+Builds a tiny random model of each class (spread weights, windows shorter than the prompts), loads it as a
+user would and compares: greedy tokens of a forest with shared prefixes, three completions of each prompt, and
+scores, in float32, with transformers' own ``generate``, one prompt at a time; in bfloat16 sampled completions
+and their log-probabilities, alone and in company, bit for bit.
 
     python scripts/model_table.py                        # all: writes docs/models.md, in some minutes
     python scripts/model_table.py qwen2 'gemma*'         # some, on the terminal
@@ -35,10 +35,27 @@ _LOGPROB_ERROR = 2e-3
 """Largest difference of a float32 log-probability that is still rounding: errors of some layers add up."""
 
 _ENCODERS = (
-    "bert bert-generation big_bird camembert data2vec-text electra ernie megatron-bert reformer rembert roberta "
-    "roberta-prelayernorm roc_bert roformer xlm-roberta xlm-roberta-xl xmod"
-).split()
+    "bert",
+    "bert-generation",
+    "big_bird",
+    "camembert",
+    "data2vec-text",
+    "electra",
+    "ernie",
+    "megatron-bert",
+    "reformer",
+    "rembert",
+    "roberta",
+    "roberta-prelayernorm",
+    "roc_bert",
+    "roformer",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
+)
+"""Classes that decode if their configuration says so."""
 
+_ROPE = {"rope_type": "default", "rope_theta": 1e4}
 _YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4, "original_max_position_embeddings": 4096}
 _LLAMA3 = _YARN | {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 _WINDOW = {"use_sliding_window": True, "sliding_window": 1024, "max_window_layers": 1}
@@ -52,7 +69,22 @@ FIELDS: dict[str, dict[str, Any]] = {
     "hunyuan_v1_moe": {"head_dim": 128},
     "deepseek_v2": {"n_group": 1, "topk_group": 1, "num_experts_per_tok": 6},
     "dots1": {"n_routed_experts": 8, "n_shared_experts": 1, "num_experts_per_tok": 2},
-    "dbrx": {"d_model": 64, "n_heads": 4, "n_layers": 3},
+    "dbrx": {
+        "d_model": 64,
+        "n_heads": 4,
+        "n_layers": 3,
+        "attn_config": {"rope_theta": 1e4, "kv_n_heads": 2},
+        "ffn_config": {"ffn_hidden_size": 96, "moe_num_experts": 4, "moe_top_k": 2},
+    },
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "bamba": {"mamba_n_heads": 4, "mamba_d_head": 32, "attn_layer_indices": [1]},
+    "granitemoehybrid": {"mamba_n_heads": 4, "mamba_d_head": 32},
+    "mamba2": {"expand": 1},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 16},
+    "cohere_compass_text": {
+        "rope_parameters": {"full_attention": _ROPE, "sliding_attention": _ROPE},
+        "layer_types": ["full_attention", "sliding_attention"] * 20,
+    },
 }
 """What a class's default configuration lacks."""
 
@@ -78,12 +110,21 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "gemma2, narrow cap": {"attn_logit_softcapping": 2.0},
     "gemma4_text, shared KV": {"num_kv_shared_layers": 12},
     "gemma4_text, K = V": {"attention_k_eq_v": True},
-    "gemma4_text, experts": {"enable_moe_block": True, "num_experts": 8, "top_k_experts": 2},
+    "gemma4_text, experts": {
+        "enable_moe_block": True,
+        "num_experts": 8,
+        "top_k_experts": 2,
+        "moe_intermediate_size": 96,
+    },
     "llama4_text, early tuning": {"floor_scale": 20, "attn_scale": 2.0},
     "deepseek_v3, yarn": {"rope_parameters": _YARN},
     "deepseek_v3, no q_lora": {"q_lora_rank": None},
-    "falcon, new decoder": {"new_decoder_architecture": True, "num_kv_heads": 8, "num_attention_heads": 64,
-                            "hidden_size": 4096},
+    "falcon, new decoder": {
+        "new_decoder_architecture": True,
+        "num_kv_heads": 8,
+        "num_attention_heads": 64,
+        "hidden_size": 4096,
+    },
     "falcon, ALiBi": {"alibi": True},
     "stablelm, parallel": {"use_parallel_residual": True, "qk_layernorm": True},
     "gpt2, cross-attention": {"add_cross_attention": True},
@@ -92,9 +133,20 @@ VARIANTS: dict[str, dict[str, Any]] = {
 """Configurations with a trap, by ``CLASS, WHAT``."""
 
 MOST_USED = (
-    "llama", "qwen2, windows", "qwen3", "qwen3_moe", "mistral", "mixtral", "gemma2", "gemma3_text", "gemma4_text",
-    "gpt_oss", "deepseek_v3", "qwen2_moe, windows",
-)  # fmt: skip
+    "llama",
+    "qwen2, windows",
+    "qwen2_moe, windows",
+    "qwen3",
+    "qwen3_moe",
+    "mistral",
+    "mixtral",
+    "gemma2",
+    "gemma3_text",
+    "gemma4_text",
+    "gpt_oss",
+    "deepseek_v3",
+)
+"""Those that a quick test compares."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,8 +179,8 @@ def names() -> list[str]:
     return sorted([*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *VARIANTS])
 
 
-def build(name: str) -> Any:
-    """A tiny random model, as transformers makes it.
+def build(name: str) -> tuple[Any, Any]:
+    """A tiny random model, as transformers makes it, and the configuration that its folder has.
 
     Raises:
         NotBuilt: If transformers cannot.
@@ -136,7 +188,7 @@ def build(name: str) -> Any:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-    from treeshare.models.miniature import small_model
+    from treeshare.models.miniature import Miniature, small_model
 
     family = name.partition(",")[0]
     fields = FIELDS.get(family, {}) | VARIANTS.get(name, {})
@@ -144,11 +196,15 @@ def build(name: str) -> Any:
     try:
         config = CONFIG_MAPPING[family](**fields)
         model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    except Exception as error:  # noqa: BLE001  # whatever a class's code raises
+    except Exception as error:  # whatever a class's code raises
         raise NotBuilt(_short(error)) from error
     if default_language:
         config.default_language = default_language
+    whole = None
     if model_class.config_class is not type(config):
+        if type(config.get_text_config()) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+            small = Miniature(first_length=_FIRST_LENGTH, max_positions=_MAX_POSITIONS)
+            whole = config = small.config(config)
         config = config.get_text_config()
     errors: list[Exception] = []
     model = small_model(
@@ -156,7 +212,7 @@ def build(name: str) -> Any:
     )
     if model is None:
         raise NotBuilt(_short(errors[0]) if errors else "too large")
-    return model
+    return model, whole or model.config
 
 
 def prompts(vocab_size: int) -> list[list[int]]:
@@ -170,7 +226,7 @@ def prompts(vocab_size: int) -> list[list[int]]:
     return [root + tokens(9), root + branch + tokens(1), root + branch + tokens(20), tokens(34)]
 
 
-def expected_of(model: Any, prompt: list[int]) -> tuple[list[int], torch.Tensor]:
+def expected_of(model: Any, prompt: list[int]) -> tuple[list[int], torch.Tensor]:  # noqa: ANN401
     """Greedy tokens by ``generate``, and the log-probabilities of all tokens at each."""
     from transformers import GenerationConfig
 
@@ -188,7 +244,7 @@ def expected_of(model: Any, prompt: list[int]) -> tuple[list[int], torch.Tensor]
 
 
 def difference(folder: Path, backend: str) -> str:
-    """How a saved model's tokens, scores or bits differ here from what they should be; empty if they do not."""
+    """How a saved model's tokens, scores or bits differ from what they should be; empty if they do not."""
     from transformers import AutoModelForCausalLM
 
     from treeshare import LLM, SamplingParams
@@ -202,7 +258,9 @@ def difference(folder: Path, backend: str) -> str:
     for prompt, output in zip(asked, outputs, strict=True):
         tokens, logprobs = expected_of(own, prompt)
         if any(list(completion.token_ids) != tokens for completion in output.outputs):
-            return f"greedy tokens {list(output.outputs[0].token_ids)[:6]} ..., transformers' {tokens[:6]} ..."
+            return (
+                f"greedy tokens {list(output.outputs[0].token_ids)[:6]} ..., transformers' {tokens[:6]} ..."
+            )
         pairs.append((prompt, tokens))
         wanted.append(logprobs[torch.arange(len(tokens)), tokens])
     for score, logprobs in zip(llm.score(pairs, use_tqdm=False), wanted, strict=True):
@@ -257,10 +315,11 @@ def examine(name: str, backend: str = "auto") -> Row:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "model"
         try:
-            model = build(name)
+            model, config = build(name)
             expected_of(model, prompts(model.get_input_embeddings().weight.shape[0])[0])
             model.save_pretrained(folder)
-        except Exception as error:  # noqa: BLE001  # whatever a class's code raises
+            config.save_pretrained(folder)
+        except Exception as error:  # whatever a class's code raises
             return Row(name=name, verdict="not built", reason=_short(error))
         try:
             found = difference(folder, backend)
@@ -273,7 +332,7 @@ def examine(name: str, backend: str = "auto") -> Row:
         except TreeshareError as error:
             reason = str(error).replace(str(folder), "FOLDER").partition(": ")[2]
             row = Row(name=name, verdict="refused", reason=reason.removeprefix("not implemented: "))
-        except Exception as error:  # noqa: BLE001  # the fault that this looks for
+        except Exception as error:  # the fault that this looks for
             traceback.print_exc()
             row = Row(name=name, verdict="CRASH", reason=_short(error))
     return Row(**(vars(row) | {"seconds": round(time.perf_counter() - started, 1)}))

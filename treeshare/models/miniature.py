@@ -34,14 +34,20 @@ _Q_HEADS = re.compile(
     r"(swa_|decoder_|encoder_|num_decoder_|num_encoder_)?(num_|n_)?(attention_)?heads?(_per_layer)?|n_head"
 )
 _KV_HEADS = re.compile(r"(swa_)?num_(global_)?(key_value|kv)_heads")
-_HEAD_WIDTHS = re.compile(r"(global_|swa_|attention_|qk_nope_|qk_rope_|v_)?head_dim|kv_channels|rotary_dim|d_head")
+_HEAD_WIDTHS = re.compile(
+    r"(global_|swa_|attention_|qk_nope_|qk_rope_|v_)?head_dim|kv_channels|rotary_dim|d_head"
+)
 _HIDDEN = re.compile(
     r"hidden_size|n_embd|d_model|emb_dim|embedding_size|word_embed_proj_dim|attention_hidden_size|lru_width"
     r"|(pronunciation|shape)_embed_dim|input_embedding_size|output_embedding_size"
 )
-_INNER = re.compile(r"(?!.*multiple).*(intermediate_size\w*|ffn_dim|ffn_hidden_size|n_inner|d_inner|dff|dim_ff)")
+_INNER = re.compile(
+    r"(?!.*multiple).*(intermediate_size\w*|ffn_dim|ffn_hidden_size|n_inner|d_inner|dff|dim_ff)"
+)
 _EXPERTS = re.compile(r"(moe_)?num_(local_)?experts|n_routed_experts|zero_expert_num")
-_CHOSEN = re.compile(r"(num_experts_per_tok(en)?|moe_topk|moe_k|moe_top_k|n_group|topk_group|num_expert_group)")
+_CHOSEN = re.compile(
+    r"(num_experts_per_tok(en)?|moe_topk|moe_k|moe_top_k|n_group|topk_group|num_expert_group)"
+)
 _GROUPS = re.compile(r"n_group|topk_group|num_expert_group")
 _RANKS = re.compile(r"(q|kv|o)_lora_rank|hidden_size_per_layer_input|laurel_rank")
 _VOCAB = re.compile(r"((unpadded|decoder)_)?vocab_size(_per_layer_input)?")
@@ -65,7 +71,7 @@ class Miniature:
         self._first_length, self._max_positions, self._keep_widths = first_length, max_positions, keep_widths
 
     def config(self, config: Any) -> Any:  # noqa: ANN401
-        """A configuration of the same class, small; what its class makes of fields that do not fit is its own."""
+        """A configuration of the same class, small; its class may refuse fields that do not fit."""
         values = config.to_dict()
         for name in _LEFT_OUT:
             values.pop(name, None)
@@ -107,6 +113,9 @@ class Miniature:
             small[name] = new
         if {"qk_head_dim", "qk_nope_head_dim", "qk_rope_head_dim"} <= set(small):
             small["qk_head_dim"] = small["qk_nope_head_dim"] + small["qk_rope_head_dim"]
+        if values.get("num_layers_per_stack"):  # which is run through several times
+            small["num_layers_per_stack"] = 1
+            small["num_hidden_layers"] = values["num_hidden_layers"] // values["num_layers_per_stack"]
         return small
 
     def _number(
@@ -137,8 +146,8 @@ class Miniature:
         widths: tuple[tuple[re.Pattern[str], Callable[[], int]], ...] = (
             (_KV_HEADS, lambda: value if value == 1 else _NUM_HEADS if value == heads else _NUM_KV_HEADS),
             (_Q_HEADS, lambda: min(value, _NUM_HEADS)),
-            (_HEAD_WIDTHS, lambda: max(8, value // _factor(values) // 2 * 2)),
-            (_HIDDEN, lambda: min(value, _NUM_HEADS * max(8, _head_width(values) // _factor(values)))),
+            (_HEAD_WIDTHS, lambda: _narrow(value, values)),
+            (_HIDDEN, lambda: min(value, _NUM_HEADS * _narrow(_head_width(values), values))),
         )
         for pattern, small in rules if self._keep_widths else rules + widths:
             if pattern.fullmatch(name) or (pattern is _LENGTH and pattern.search(name)):
@@ -167,9 +176,10 @@ def _head_width(values: Mapping[str, Any]) -> int:
     return max(1, int(hidden) // int(heads if isinstance(heads, int) else heads[0]))
 
 
-def _factor(values: Mapping[str, Any]) -> int:
-    """By what to divide the widths of heads."""
-    return max(1, _head_width(values) // _HEAD_WIDTH)
+def _narrow(width: int, values: Mapping[str, Any]) -> int:
+    """A head's width, small: all are divided by the same number, to multiples of 8."""
+    factor = max(1, _head_width(values) // _HEAD_WIDTH)
+    return width if factor == 1 else max(8, width // factor // 8 * 8)
 
 
 def _lists(values: Mapping[str, Any], number: int) -> list[list[Any]]:
@@ -183,10 +193,12 @@ def _num_shared(values: Mapping[str, Any], kept: list[int]) -> int:
 
 
 def _kept_layers(values: Mapping[str, Any]) -> list[int]:
-    """The layers of a small model: the first two, and the first of each kind that lists of the fields tell."""
+    """The layers of a small model: the first two, and the first of each kind that the fields' lists tell."""
     number = next((value for name, value in values.items() if _LAYERS.fullmatch(name)), 0)
     if not isinstance(number, int) or number <= 0:
         return []
+    if number <= _MAX_LAYERS:
+        return list(range(number))
     lists, shared = _lists(values, number), values.get("num_kv_shared_layers") or 0
     special = {int(key): str(part) for key, part in (values.get("per_layer_config") or {}).items()}
     seen: set[object] = set()
