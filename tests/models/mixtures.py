@@ -27,7 +27,13 @@ _LATENT = {
     "v_head_dim": 24,
     "num_key_value_heads": 4,
 }
-_GROUPED = {"n_routed_experts": 8, "num_experts_per_tok": 2, "n_group": 2, "topk_group": 1, "first_k_dense_replace": 1}
+_GROUPED = {
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 2,
+    "n_group": 2,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+}
 _LOCAL = {"intermediate_size": 48, "num_local_experts": 6, "num_experts_per_tok": 2}
 _OWN = {"intermediate_size": 96, "moe_intermediate_size": 48}
 _THREE = {"num_experts": 6, "num_experts_per_tok": 3}
@@ -37,7 +43,9 @@ CONFIGS = {
     "qwen2_moe": lambda: transformers.Qwen2MoeConfig(
         **_COMMON, **_OWN, **_THREE, shared_expert_intermediate_size=40, use_sliding_window=False
     ),
-    "qwen3_moe": lambda: transformers.Qwen3MoeConfig(**_COMMON, **_OWN, **_THREE, head_dim=16, norm_topk_prob=True),
+    "qwen3_moe": lambda: transformers.Qwen3MoeConfig(
+        **_COMMON, **_OWN, **_THREE, head_dim=16, norm_topk_prob=True
+    ),
     "olmoe": lambda: transformers.OlmoeConfig(**_COMMON, **_THREE, intermediate_size=48),
     "phimoe": lambda: transformers.PhimoeConfig(**_COMMON, **_LOCAL, sliding_window=None),
     "granitemoe": lambda: transformers.GraniteMoeConfig(**_COMMON, **_LOCAL),
@@ -49,7 +57,9 @@ CONFIGS = {
     "deepseek_v2": lambda: transformers.DeepseekV2Config(
         **{**_COMMON, **_OWN, **_LATENT, **_GROUPED}, q_lora_rank=None, topk_method="group_limited_greedy"
     ),
-    "deepseek_v3": lambda: transformers.DeepseekV3Config(**{**_COMMON, **_OWN, **_LATENT, **_GROUPED}, q_lora_rank=24),
+    "deepseek_v3": lambda: transformers.DeepseekV3Config(
+        **{**_COMMON, **_OWN, **_LATENT, **_GROUPED}, q_lora_rank=24
+    ),
     "glm4_moe_lite": lambda: transformers.Glm4MoeLiteConfig(
         **{**_COMMON, **_OWN, **_LATENT, **_GROUPED}, q_lora_rank=24
     ),

@@ -37,7 +37,11 @@ def experts_of(kind, dtype):
     if kind == "ungated":
         return Ungated().to(dtype).requires_grad_(False)
     model = make_mixture(kind, dtype).requires_grad_(False)
-    (module, *_) = [module for module in model.modules() if hasattr(module, "down_proj") and hasattr(module, "gate_up_proj")]
+    (module, *_) = [
+        module
+        for module in model.modules()
+        if hasattr(module, "down_proj") and hasattr(module, "gate_up_proj")
+    ]
     return module
 
 
@@ -60,7 +64,9 @@ def assert_as_good(forward, module, x, chosen, weights):
     own_forward = inspect.unwrap(type(module).forward)
     own = own_forward(module, x, chosen, weights).double()
     exact = own_forward(copy.deepcopy(plain(module)).double(), x.double(), chosen, weights.double())
-    error, own_error = ((result.double() - exact).abs().amax(-1) for result in (forward(x, chosen, weights), own))
+    error, own_error = (
+        (result.double() - exact).abs().amax(-1) for result in (forward(x, chosen, weights), own)
+    )
     budget = 2 * own_error.max() + exact.abs().amax(-1) * torch.finfo(x.dtype).eps
     assert torch.all(error <= budget)
 
@@ -262,7 +268,9 @@ def test_routers_and_experts_of_every_family(family, dtype):
     """A row alone and in company, ties among the experts' scores included."""
     model = make_mixture(family, dtype)
     bind_matmuls(model)
-    blocks = [module for name, module in model.named_modules() if name.endswith(("mlp", "moe", "feed_forward"))]
+    blocks = [
+        module for name, module in model.named_modules() if name.endswith(("mlp", "moe", "feed_forward"))
+    ]
     blocks = [block for block in blocks if len(list(block.children())) > 1 and holds_experts(block)]
     assert blocks
     bind_own_code(blocks)
@@ -285,7 +293,9 @@ def test_every_family_on_every_level(family, level, dtype):
 
 
 def holds_experts(block):
-    return any(isinstance(vars(module).get("forward"), (ExpertsForward, OwnCode)) for module in block.modules())
+    return any(
+        isinstance(vars(module).get("forward"), (ExpertsForward, OwnCode)) for module in block.modules()
+    )
 
 
 FUSED = ["mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "minimax_m2", "hunyuan_v1_moe"]

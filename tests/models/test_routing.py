@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from tests.models.mixtures import make_mixture
+from treeshare.models import self_check
 from treeshare.models.binding import bind_model
 from treeshare.models.routing import Routing, joined
-from treeshare.models import self_check
 
 
 def choose(scores, noted=None):

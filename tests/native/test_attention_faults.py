@@ -62,7 +62,7 @@ FAULTS = {
     "a page is read from its beginning": ("? step.hidden_tokens[row] : 0", "? 0 : 0"),
     "a value is as wide as a key": ("value_stride + head * width", "value_stride + head * step.key_width"),
 }
-"""In ``attention.h``: what is replaced, by what."""
+"""In ``attention.h`` and ``attention_work.h``: what is replaced, by what."""
 
 
 def attend(kernel, case):
@@ -90,11 +90,12 @@ def check(kernel, element):
 def test_a_fault_in_the_source_is_seen(fault, level, element, tmp_path):
     folder, (old, new) = tmp_path / "native", FAULTS[fault]
     shutil.copytree(SOURCES, folder, ignore=shutil.ignore_patterns("*.so", "*.cpp", "*.py", "__*"))
-    text = (folder / "attention.h").read_text()
-    assert old in text
-    (folder / "attention.h").write_text(text.replace(old, new))
-    headers = (f"{level}.h", f"{element}.h", "attention.h")
-    (folder / "driver.cpp").write_text("".join(f'#include "{name}"\n' for name in headers))
+    headers = {name: (folder / name).read_text() for name in ("attention.h", "attention_work.h")}
+    assert any(old in text for text in headers.values())
+    for name, text in headers.items():
+        (folder / name).write_text(text.replace(old, new))
+    included = (f"{level}.h", f"{element}.h", "attention.h")
+    (folder / "driver.cpp").write_text("".join(f'#include "{name}"\n' for name in included))
     words = ["g++", "-O1", "-w", "-fPIC", "-fopenmp", "-ffp-contract=off", "-shared", "driver.cpp"]
     subprocess.run([*words, "-o", "driver.so"], cwd=folder, check=True)
     built = ctypes.CDLL(str(folder / "driver.so"))

@@ -93,7 +93,11 @@ class ExpertsForward(RowForward):
     """
 
     def __init__(
-        self, module: Any, layout: Layout, workspace: Workspace, level: str | None = None  # noqa: ANN401
+        self,
+        module: Any,
+        layout: Layout,
+        workspace: Workspace,
+        level: str | None = None,  # noqa: ANN401
     ) -> None:
         self._module, self._layout, self._workspace = module, layout, workspace
         self._dtype: torch.dtype = getattr(module, layout.up).dtype
@@ -157,7 +161,10 @@ class ExpertsForward(RowForward):
 
     def _shapes(self) -> list[torch.Size]:
         """Of both weights, as ``[experts, outputs, inputs]``."""
-        return [_outputs_first(weight, self._layout).shape for weight, _ in _parameters(self._module, self._layout)]
+        return [
+            _outputs_first(weight, self._layout).shape
+            for weight, _ in _parameters(self._module, self._layout)
+        ]
 
     def _module_shape(self) -> tuple[int, int, int]:
         """Experts, inputs and outputs."""
@@ -245,7 +252,11 @@ def _has_fitting_shapes(module: Any, layout: Layout) -> bool:  # noqa: ANN401
     (num, outputs, inputs), other = (_outputs_first(weight, layout).shape for weight in (up, down))
     halves = outputs == 2 * other[2]
     is_even = up.dtype == torch.float32 or not (inputs % 2 or other[2] % 2)
-    return is_even and (num, inputs) == (other[0], other[1]) and (halves or (outputs == other[2] and not layout.takes_turns))
+    return (
+        is_even
+        and (num, inputs) == (other[0], other[1])
+        and (halves or (outputs == other[2] and not layout.takes_turns))
+    )
 
 
 @torch.inference_mode()
@@ -257,7 +268,10 @@ def _is_computed(module: Any, layout: Layout, level: str | None) -> bool:  # noq
         dtype = getattr(probe, layout.up).dtype
         num, inputs, _ = _PROBE
         exact_dtype = torch.float64 if dtype == torch.float32 else torch.float32
-        rows = torch.randn(NUM_ROWS, inputs, generator=draws) * torch.tensor([1.0, 0.1, 10.0]).repeat(3)[:NUM_ROWS, None]
+        rows = (
+            torch.randn(NUM_ROWS, inputs, generator=draws)
+            * torch.tensor([1.0, 0.1, 10.0]).repeat(3)[:NUM_ROWS, None]
+        )
         chosen = torch.rand(NUM_ROWS, num, generator=draws).argsort(-1)[:, :2]
         weights = torch.rand(NUM_ROWS, 2, generator=draws).to(dtype)
         run = inspect.unwrap(type(probe).forward)
@@ -304,13 +318,19 @@ def _small_copy(module: Any, layout: Layout, draws: torch.Generator) -> Any:  # 
 
 def _find_gate(module: Any, layout: Layout, width: int, dtype: torch.dtype) -> Program:  # noqa: ANN401
     """The program of what lies between a module's linear layers; its result is the only head."""
-    gate = getattr(module, "_apply_gate", None) if layout.up == _UP_NAMES[0] else getattr(module, "act_fn", None)
+    gate = (
+        getattr(module, "_apply_gate", None) if layout.up == _UP_NAMES[0] else getattr(module, "act_fn", None)
+    )
     if gate is None:
         raise Unfusable("experts without a known gate")
     call = Call(_GateAsLayer(gate, layout.takes_turns), (torch.zeros(1, NUM_ROWS, width, dtype=dtype),), {})
     program = compile_recipe(find_recipe(call.trace(), dtype), FLOATS)
     head = program.heads[0]
-    if program.tables or head.offset or any(step.linears or step.weight is not None for step in program.before):
+    if (
+        program.tables
+        or head.offset
+        or any(step.linears or step.weight is not None for step in program.before)
+    ):
         raise Unfusable("what lies between the experts' linear layers has weights")
     return program
 

@@ -56,7 +56,11 @@ class _ByKernels(TorchFunctionMode):
         self._level = level
 
     def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None  # noqa: ANN401
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,  # noqa: ANN401
     ) -> Any:  # noqa: ANN401
         operands = _OPERANDS.get(func)
         if operands is not None:
@@ -109,18 +113,21 @@ class _ByKernels(TorchFunctionMode):
         return out.view(*x.shape[:-1], len(dense))
 
 
-def _of_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:  # noqa: A002
+def _of_linear(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor | None]:
     return input, weight, bias
 
 
-def _of_product(input: Tensor, other: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:  # noqa: A002
+def _of_product(input: Tensor, other: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
     return input, other.mT if other.dim() > 1 else other, None
 
 
 _OPERANDS: Mapping[Any, Callable[..., tuple[Tensor, Tensor, Tensor | None]]] = {
     nn.functional.linear: _of_linear,
     **dict.fromkeys(
-        (torch.matmul, torch.mm, torch.bmm, torch.Tensor.matmul, torch.Tensor.mm, torch.Tensor.bmm), _of_product
+        (torch.matmul, torch.mm, torch.bmm, torch.Tensor.matmul, torch.Tensor.mm, torch.Tensor.bmm),
+        _of_product,
     ),
     torch.Tensor.__matmul__: _of_product,
 }
@@ -185,5 +192,7 @@ def company_reason(model: nn.Module) -> str | None:
     """Why a row's bits may depend on what other rows there are; None where no such matmul is known."""
     for module in model.modules():
         if has_own_matmuls(module) and not isinstance(vars(module).get("forward"), RowForward):
-            return f"{type(module).__name__} multiplies matrices by torch, which may sum as their sizes demand"
+            return (
+                f"{type(module).__name__} multiplies matrices by torch, which may sum as their sizes demand"
+            )
     return None

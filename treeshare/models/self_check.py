@@ -94,7 +94,10 @@ class SelfCheck:
         set_attention(self._model, implementation)
         own, choices = [], []
         for number, tail in enumerate(tails):
-            with plain_sdpa(), Routing(self.dtype, self._choices[number] if self._choices else None) as routing:
+            with (
+                plain_sdpa(),
+                Routing(self.dtype, self._choices[number] if self._choices else None) as routing,
+            ):
                 own.append(self._model(input_ids=torch.tensor([shared + tail]), use_cache=False).logits[0])
             choices.append(routing.chosen)
         self._choices = self._choices or choices

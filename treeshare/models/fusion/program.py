@@ -128,7 +128,9 @@ class Program:
                 step.linears.is_transposed,
             )
             weight, bias = (part if part is None else tensors[id(part)] for part in (step.weight, step.bias))
-            return Step(operation, linears, weight, bias, tuple(tensors[id(part)] for part in step.coded), step.called)
+            return Step(
+                operation, linears, weight, bias, tuple(tensors[id(part)] for part in step.coded), step.called
+            )
 
         return replace(
             self,

@@ -229,7 +229,11 @@ class _Finder:
         uses = self._uses()
         for value in self._of("COPY"):
             source = self._whole(value.operands[0])
-            if source is None or source.kind in (*GIVEN, "attend", "LINEAR", BLOCK, "COPY") or uses[id(source)] > 1:
+            if (
+                source is None
+                or source.kind in (*GIVEN, "attend", "LINEAR", BLOCK, "COPY")
+                or uses[id(source)] > 1
+            ):
                 continue
             value.kind, value.operands, value.inner = source.kind, source.operands, source.inner
             value.number, value.weight, value.bias = source.number, source.weight, source.bias

@@ -182,7 +182,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         else:
             raise Unfusable(f"its layers compute {name.split('.')[0]}, which no kernel does")
 
-    def _clamp(self, out: Tensor, x: Tensor, min: float | None = None, max: float | None = None) -> None:  # noqa: A002
+    def _clamp(self, out: Tensor, x: Tensor, min: float | None = None, max: float | None = None) -> None:
         """At least ``min``, then at most ``max``; None is no limit."""
         limits = [(kind, limit) for kind, limit in (("MAXIMUM", min), ("MINIMUM", max)) if limit is not None]
         for kind, limit in limits:
