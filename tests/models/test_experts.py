@@ -1,4 +1,4 @@
-"""Mixtures of experts: as good as transformers' own, a row's bits are its own, and weights stay where they are."""
+"""Mixtures of experts: as good as transformers' own, a row's bits are its own, weights stay in place."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def assert_added_up(forward, x, chosen, weights):
 
 
 def assert_rows_alone(run, rows):
-    """``run`` of rows ``[T, ...]`` gives a row the same bits whatever others there are, and wherever it stands."""
+    """``run`` of rows gives a row the same bits whatever others there are, and wherever it stands."""
     whole = run(rows)
     for count in (1, 2, 7, 33):
         for first in range(0, len(rows) - count, 9):
@@ -355,6 +355,34 @@ def test_matmuls_of_a_modules_own_code(dtype):
     *products, last = module(x)
     assert all(torch.equal(product, without) for product in products)
     assert torch.equal(last, with_bias)
+
+
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=str)
+def test_experts_that_the_kernel_does_not_know(dtype):
+    """They run by their class's own code, with the kernel's matmuls, and not by a grouped matmul."""
+    module = experts_of("qwen3_moe", dtype)
+    assert bind_own_matmuls(nn.ModuleList([module])) == [module]
+    x, chosen, weights = routing(dtype, 6)
+    assert_rows_alone(lambda rows: module(x[rows], chosen[rows], weights[rows]), torch.arange(NUM_ROWS))
+    assert company_reason(nn.ModuleList([module])) is None
+
+
+@pytest.mark.parametrize(
+    "product",
+    [
+        lambda x, weight: torch.einsum("ti,oi->to", x, weight),
+        lambda x, weight: torch.addmm(x[:, :34], x, weight.t()),
+        lambda x, weight: x.double() @ weight.double().t(),
+    ],
+    ids=["einsum", "addmm", "float64"],
+)
+def test_matmuls_that_stay_torchs_are_told(product):
+    module = Products(torch.float32)
+    module.forward = lambda x: product(x, module.weight)
+    module.forward = OwnCode(module)
+    assert company_reason(nn.ModuleList([module])) is None
+    module(torch.randn(5, 48))
+    assert "Products multiplies matrices by torch" in company_reason(nn.ModuleList([module]))
 
 
 class Functions(nn.Module):

@@ -1,14 +1,14 @@
 """Mixtures of experts by the compiled kernels: a row's bits do not depend on what other rows chose.
 
-A matmul library is given an expert's rows together, and may sum in another order when their number changes; so a
-completion would depend on which experts others use. Here each expert is two linear layers and the operations
-between them, all of which keep a row's bits, and a row's sum is taken in the order in which its router named its
-experts, as transformers' ``grouped_mm`` takes it.
+A matmul library is given an expert's rows together, and may sum in another order when their number changes;
+so a completion would depend on which experts others use. Here each expert is two linear layers and the
+operations between them, all of which keep a row's bits, and a row's sum is taken in the order in which its
+router named its experts, as transformers' ``grouped_mm`` takes it.
 
-No class is known by its name. What a module of experts computes is tried on small random experts: the operations
-between its linear layers are traced like a decoder layer's (``fusion``), and the result is compared with the
-module's own forward. A module that the kernel does not compute keeps its forward, with matmuls one by one by the
-kernel (``own_code.py``).
+No class is known by its name. What a module of experts computes is tried on small random experts: the
+operations between its linear layers are traced like a decoder layer's (``fusion``), and the result is
+compared with the module's own forward. A module that the kernel does not compute keeps its forward, with
+matmuls one by one by the kernel (``own_code.py``).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _UP_NAMES = ("gate_up_proj", "up_proj")
 """What transformers calls the first linear layer of all experts, with a gate and without."""
 
 _PROBE = (3, 48, 40)
-"""Experts that a module is judged with: how many, their inputs, and the inputs of their second linear layer."""
+"""Experts that a module is judged with: how many, their inputs, and those of their second linear layer."""
 
 
 @dataclass(frozen=True)
@@ -94,10 +94,10 @@ class ExpertsForward(RowForward):
 
     def __init__(
         self,
-        module: Any,
+        module: Any,  # noqa: ANN401
         layout: Layout,
         workspace: Workspace,
-        level: str | None = None,  # noqa: ANN401
+        level: str | None = None,
     ) -> None:
         self._module, self._layout, self._workspace = module, layout, workspace
         self._dtype: torch.dtype = getattr(module, layout.up).dtype
@@ -243,7 +243,7 @@ def _num_runs(module: Any, layout: Layout) -> int | None:  # noqa: ANN401
         program = _find_gate(module, layout, _outputs_first(up, layout).shape[1], up.dtype)
     except Unfusable:
         return None
-    return sum(step.operation.groups for step in program.before)
+    return sum(int(step.operation.groups) for step in program.before)
 
 
 def _has_fitting_shapes(module: Any, layout: Layout) -> bool:  # noqa: ANN401

@@ -1,9 +1,9 @@
-"""Modules that compute in code of their own, such as routers: what torch does not compute row by row, kernels do.
+"""Modules that compute in code of their own, such as routers: row by row by the compiled kernels.
 
 ``linear.py`` replaces the forward of linear layers. A router holds its weights itself and calls
-``torch.nn.functional.linear``; experts that ``experts.py`` does not know call ``bmm``. And torch computes a sigmoid
-of many numbers by vectors, but of the last few, or of a thread's last few, by other code with other bits. So where a
-number stands, and with it a row's bits, would depend on how many rows there are.
+``torch.nn.functional.linear``; experts that ``experts.py`` does not know call ``bmm``. And torch computes a
+sigmoid of many numbers by vectors, but of the last few, or of a thread's last few, by other code with other
+bits. So where a number stands, and with it a row's bits, would depend on how many rows there are.
 
 A module's forward stays; while it runs, its matmuls and such functions are the kernels'.
 """
@@ -11,6 +11,8 @@ A module's forward stays; while it runs, its matmuls and such functions are the 
 from __future__ import annotations
 
 import ctypes
+import functools
+import inspect
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,16 +38,24 @@ class OwnCode(RowForward):
     Args:
         module: The module.
         level: Whose kernels; None: the process's, ``kernel_level()``.
+
+    Attributes:
+        unknown: What it was seen to multiply matrices by that is not the kernels'; None: nothing.
     """
 
     def __init__(self, module: nn.Module, level: str | None = None) -> None:
         self._forward: Callable[..., Any] = module.forward
+        if hasattr(type(module), "_apply_gate"):  # experts: the class's code, not a grouped matmul of the library
+            self._forward = functools.partial(inspect.unwrap(type(module).forward), module)
         self._level = level
+        self.unknown: str | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         """What the module computes."""
-        with _ByKernels(self._level):
-            return self._forward(*args, **kwargs)
+        with _ByKernels(self._level) as mode:
+            result = self._forward(*args, **kwargs)
+        self.unknown = self.unknown or mode.unknown
+        return result
 
 
 class _ByKernels(TorchFunctionMode):
@@ -54,19 +64,22 @@ class _ByKernels(TorchFunctionMode):
     def __init__(self, level: str | None) -> None:
         super().__init__()
         self._level = level
+        self.unknown: str | None = None
 
     def __torch_function__(
         self,
-        func: Any,
-        types: Any,
+        func: Any,  # noqa: ANN401
+        types: Any,  # noqa: ANN401
         args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,  # noqa: ANN401
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401
         operands = _OPERANDS.get(func)
         if operands is not None:
             found = operands(*args, **(kwargs or {}))
             if self._can_multiply(*found):
                 return self._multiply(*found)
+        if operands is not None or func in _OTHERS:
+            self.unknown = getattr(func, "__name__", str(func))
         find_kind = _FUNCTIONS.get(func)
         if find_kind is not None and args and kernels(args[0].dtype, self._level) is not None:
             kind = find_kind(*args[1:], **(kwargs or {}))
@@ -131,7 +144,17 @@ _OPERANDS: Mapping[Any, Callable[..., tuple[Tensor, Tensor, Tensor | None]]] = {
     ),
     torch.Tensor.__matmul__: _of_product,
 }
-"""Functions that multiply matrices: what finds the rows, the weights ``[..., outputs, inputs]`` and the bias."""
+"""Functions that multiply matrices: what finds rows, weights ``[..., outputs, inputs]`` and the bias."""
+
+
+_OTHERS = frozenset(
+    {
+        *(torch.einsum, torch.addmm, torch.baddbmm, torch.addbmm, torch.addmv, torch.mv, torch.tensordot),
+        *(torch.Tensor.addmm, torch.Tensor.baddbmm, torch.Tensor.mv, nn.functional.bilinear),
+        getattr(nn.functional, "grouped_mm", None),
+    }
+)
+"""Functions that multiply matrices, too, and are torch's."""
 
 
 def _of_gelu(approximate: str = "none") -> str:
@@ -148,7 +171,7 @@ _FUNCTIONS: Mapping[Any, Callable[..., str | None]] = {
     **dict.fromkeys((torch.sigmoid, torch.Tensor.sigmoid), lambda: "SIGMOID"),
     **dict.fromkeys((torch.tanh, torch.Tensor.tanh), lambda: "TANH"),
 }
-"""Functions of each number that torch computes by two codes: what finds the kernel's operation; None: not this call."""
+"""Functions of each number that torch computes by two codes: what finds the kernel's operation, or None."""
 
 _WIDE = 16
 """Numbers from which on rows are computed one by one, by several threads."""
@@ -181,18 +204,19 @@ def bind_own_code(modules: Iterable[nn.Module], level: str | None = None) -> lis
     bound = []
     for module in modules:
         dtypes = {parameter.dtype for parameter in module.parameters(recurse=False)}
-        if "forward" not in vars(module) and kernels(torch.float32, level) is not None:
-            if all(kernels(dtype, level) is not None for dtype in dtypes):
-                module.forward = OwnCode(module, level)
-                bound.append(module)
+        has_kernels = all(kernels(dtype, level) is not None for dtype in dtypes | {torch.float32})
+        if has_kernels and "forward" not in vars(module):
+            module.forward = OwnCode(module, level)
+            bound.append(module)
     return bound
 
 
 def company_reason(model: nn.Module) -> str | None:
     """Why a row's bits may depend on what other rows there are; None where no such matmul is known."""
     for module in model.modules():
-        if has_own_matmuls(module) and not isinstance(vars(module).get("forward"), RowForward):
-            return (
-                f"{type(module).__name__} multiplies matrices by torch, which may sum as their sizes demand"
-            )
+        forward = vars(module).get("forward")
+        is_unknown = isinstance(forward, OwnCode) and forward.unknown is not None
+        if is_unknown or (has_own_matmuls(module) and not isinstance(forward, RowForward)):
+            name = type(module).__name__
+            return f"{name} multiplies matrices by torch, which may sum as their sizes demand"
     return None

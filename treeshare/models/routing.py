@@ -1,22 +1,24 @@
 """The choices of routers while a model is checked: two runs are compared with the same experts.
 
 A router chooses the experts with the largest scores. Where two scores lie within a rounding of one another,
-another attention or another order of a sum chooses another expert, and the row's output is another one: that is
-no fault of what is checked. So the choices of the first run are noted, and a later run takes them wherever its
-own scores say that they are as good but for rounding.
+another attention or another order of a sum chooses another expert, and the row's output is another one:
+that is no fault of what is checked. So the choices of the first run are noted, and a later run takes them
+wherever its own scores say that they are as good but for rounding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
-"""How far below a run's own choice its score of the noted one may lie, in units of the row's largest score."""
+"""How far below a run's own choice its score of the noted one may lie, of the row's largest score."""
 
 
 class Routing(TorchFunctionMode):
@@ -59,10 +61,12 @@ class Routing(TorchFunctionMode):
         values = scores.gather(-1, noted)
         size = scores.masked_fill(~scores.isfinite(), 0).abs().amax(-1)
         is_as_good = own.values.amin(-1) - values.amin(-1) <= self._tolerance * size
-        pairs = ((values, own.values), (noted, own.indices))
-        return torch.return_types.topk([torch.where(is_as_good.unsqueeze(-1), *pair) for pair in pairs])
+        is_as_good = is_as_good.unsqueeze(-1)
+        return torch.return_types.topk(
+            (torch.where(is_as_good, values, own.values), torch.where(is_as_good, noted, own.indices))
+        )
 
 
 def joined(first: Sequence[Tensor], second: Sequence[Tensor], shared: int) -> list[Tensor]:
-    """The choices of a row that holds one prompt, then another without the ``shared`` tokens they begin with."""
+    """The choices of a row that holds a prompt, then another without the ``shared`` tokens that both have."""
     return [torch.cat([left, right[shared:]]) for left, right in zip(first, second, strict=True)]

@@ -116,7 +116,7 @@ class SelfCheck:
     def error(self) -> float:
         """Largest difference of a logit, relative to the largest logit."""
         layout = branching_layout(self._geometry, *map(len, self._parts))
-        choices = joined(*self._choices, len(self._parts[0]))
+        choices = joined(self._choices[0], self._choices[1], len(self._parts[0]))
         with running(TreeStep(CpuAttention(), layout, self._calls)), Routing(self.dtype, choices):
             got = self._model(
                 input_ids=torch.tensor([[token for part in self._parts for token in part]]),

@@ -1,5 +1,7 @@
-// A layer's mixture of experts, for any number of rows, in one parallel region: rows are sorted by expert, each expert is
-// applied to its own, and each row's sum is taken in the order in which the router named its experts.
+// A layer's mixture of experts, for any number of rows.
+//
+// In one parallel region rows are sorted by expert, each expert is applied to its own, and each row's sum is taken in the
+// order in which the router named its experts.
 //
 // A row of an expert goes through linear layers, whose bits do not depend on how many rows there are, and through
 // operations of its own. So a row's bits do not depend on which other rows chose the same experts.

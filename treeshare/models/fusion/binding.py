@@ -13,6 +13,7 @@ from treeshare.models.fusion.judge import NUM_ROWS, Call, Mixer, judge
 from treeshare.models.fusion.layer import FLOATS, FusedLayer, Workspace
 from treeshare.models.fusion.recipe import find_recipe
 from treeshare.models.fusion.tables import StepTables
+from treeshare.models.pages import in_large_pages
 from treeshare.models.quantization import codes_by_parameter, is_placeholder
 from treeshare.models.step import running
 from treeshare.native import ELEMENTS, kernel_level, unused_reason
@@ -46,7 +47,7 @@ def fuse_layers(model: nn.Module, level: str | None = None) -> tuple[list[FusedL
         return [], str(reason)
     for parameter in model.parameters():  # else the mapped file stays in memory beside the joined weights
         if not is_placeholder(parameter):
-            parameter.data = parameter.data.clone()
+            parameter.data = in_large_pages(parameter.data)
     workspace, tables = Workspace(), StepTables(dtype)
     fused = [
         FusedLayer(program, dtype, workspace, tables, codes, level, layer)

@@ -1,7 +1,7 @@
-"""Blocks of a decoder layer that choose by what they compute, such as a mixture of experts: called as they are.
+"""Blocks of a decoder layer that choose by what they compute, such as experts: called as they are.
 
-What lies around a block is a program of the kernels like any layer's. The block itself, a router and its experts,
-has its own forward, whose matmuls are the kernels' already (``experts.py``, ``own_code.py``).
+What lies around a block is a program of the kernels like any layer's. The block itself, a router and its
+experts, has its own forward, whose matmuls are the kernels' already (``experts.py``, ``own_code.py``).
 """
 
 from __future__ import annotations

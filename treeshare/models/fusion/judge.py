@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from treeshare.attention import AttentionSpec
+    from treeshare.models.fusion.blocks import Block
     from treeshare.models.fusion.graph import Graph, Path
     from treeshare.models.fusion.program import Program
     from treeshare.models.quantization import Int8Weights
@@ -76,7 +77,7 @@ class Call:
         self.hidden = first
         self.args = args[1:]
         self.kwargs = kwargs
-        self.block = like.block if like else find_block(layer, first)
+        self.block: Block | None = like.block if like else find_block(layer, first)
 
     def trace(self) -> Graph:
         """What the layer computes.

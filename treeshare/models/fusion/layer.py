@@ -110,8 +110,8 @@ class FusedLayer:
     def _parts(self, steps: list[Step]) -> list[Any]:
         """Programs, and calls of blocks between them."""
         parts: list[Any] = []
-        for is_call, group in itertools.groupby(steps, key=lambda step: step.called is not None):
-            parts += [step.called for step in group] if is_call else [self._part(list(group))]
+        for called, group in itertools.groupby(steps, key=lambda step: step.called):
+            parts.append(called or self._part(list(group)))
         return parts
 
     def _part(self, steps: list[Step]) -> tuple[Any, structs.Program]:
@@ -209,7 +209,7 @@ class FusedLayer:
         buffer.is_float32 = rows.dtype == torch.float32
 
     def _run(self, part: structs.Program, num_rows: int) -> None:
-        """Compute a part of a layer; its time is divided in proportion to what the threads spent on each part."""
+        """Compute a part of a layer; its time is divided as the threads spent theirs."""
         part.num_rows = num_rows
         if self.stopwatch.enabled:
             self.stopwatch.lap(SMALL_OPERATIONS)
