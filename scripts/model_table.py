@@ -5,8 +5,8 @@ user would and compares: greedy tokens of a forest with shared prefixes, three c
 scores, in float32, with transformers' own ``generate``, one prompt at a time; in bfloat16 sampled completions
 and their log-probabilities, alone and in company, bit for bit.
 
-    python scripts/model_table.py                        # all: writes docs/models.md, in some minutes
-    python scripts/model_table.py qwen2 'gemma*'         # some, on the terminal
+    python scripts/model_table.py --write                # all, in about ten minutes; writes docs/models.md
+    python scripts/model_table.py qwen2 'gemma*'         # some; with --write their lines are written anew
 """
 
 from __future__ import annotations
@@ -21,9 +21,12 @@ import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+if TYPE_CHECKING:
+    from treeshare.models.known import KnownModel
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "docs" / "models.md"
@@ -73,7 +76,7 @@ FIELDS: dict[str, dict[str, Any]] = {
         "d_model": 64,
         "n_heads": 4,
         "n_layers": 3,
-        "attn_config": {"rope_theta": 1e4, "kv_n_heads": 2},
+        "attn_config": {"rope_theta": 1e4, "kv_n_heads": 2, "clip_qkv": 8.0},
         "ffn_config": {"ffn_hidden_size": 96, "moe_num_experts": 4, "moe_top_k": 2},
     },
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
@@ -147,6 +150,16 @@ MOST_USED = (
     "deepseek_v3",
 )
 """Those that a quick test compares."""
+
+
+_HEADINGS = {
+    "equal": "Equal",
+    "DIFFERENT": "Different",
+    "CRASH": "With a traceback",
+    "refused": "Refused, and why",
+    "not built": "Of which transformers makes no small model",
+}
+"""Sections of the page, by verdict."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -342,11 +355,55 @@ def _short(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).strip()}".replace("\n", " ")[:120]
 
 
+def markdown(rows: list[KnownModel]) -> str:
+    """The page ``docs/models.md``."""
+    import transformers
+
+    groups = {verdict: [row for row in rows if row.verdict == verdict] for verdict in _HEADINGS}
+    plain = [row for row in rows if "," not in row.name]
+    built = [row for row in plain if row.verdict != "not built"]
+    num_equal = sum(row.verdict == "equal" for row in plain)
+    lines = [
+        "# Models",
+        "",
+        f"transformers {transformers.__version__} names {len(plain)} causal language models; of {len(built)} it",
+        f"builds a small random one, and **{num_equal}** of these compute here what they do there. The others are",
+        "refused when they are loaded, by what they need. `treeshare models MODEL` says it of a folder, a GGUF",
+        "file or a hub id, without reading its weights. Written by `scripts/model_table.py`.",
+        "",
+        "Equal means: greedy tokens of a forest with shared prefixes, three completions of each prompt, and",
+        "scores, in float32, are those of transformers' `generate`, one prompt at a time; completions sampled in",
+        "bfloat16 have the same bits alone and in company. Windows are shorter than the prompts, weights are",
+        "spread, behind a comma stands a variant of the configuration.",
+    ]
+    for verdict, heading in _HEADINGS.items():
+        lines += ["", f"## {heading}", "", "| model | |", "|---|---|"]
+        lines += [f"| {row.name} | {row.reason or row.features} |" for row in groups[verdict]]
+    return "\n".join(lines) + "\n"
+
+
+def write(rows: list[Row]) -> None:
+    """Replace the lines of ``rows`` in the list and on the page."""
+    from dataclasses import asdict
+
+    from treeshare.models.known import KnownModel, known_models
+
+    known = {row.name: row for row in known_models()}
+    for row in rows:
+        known[row.name] = KnownModel(
+            name=row.name, verdict=row.verdict, reason=row.reason, features=row.features
+        )
+    ordered = [known[name] for name in names() if name in known]
+    KNOWN.write_text(json.dumps([asdict(row) for row in ordered], indent=1) + "\n", encoding="utf-8")
+    TABLE.write_text(markdown(ordered), encoding="utf-8")
+
+
 def main() -> int:
     """Examine what was asked for; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("names", nargs="*", help="patterns of names; all by default")
-    parser.add_argument("--backend", default="auto")
+    parser.add_argument("--backend", default="auto", help="of attention")
+    parser.add_argument("--write", action="store_true", help="write docs/models.md")
     arguments = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from transformers.utils import logging
@@ -359,6 +416,8 @@ def main() -> int:
         if any(fnmatch.fnmatch(name, pattern) for pattern in patterns):
             rows.append(examine(name, arguments.backend))
             print(json.dumps(vars(rows[-1])), flush=True)
+            if arguments.write:
+                write(rows[-1:])
     bad = [row.name for row in rows if row.verdict in ("DIFFERENT", "CRASH")]
     print(f"{sum(row.verdict == 'equal' for row in rows)} equal of {len(rows)}; {bad}", file=sys.stderr)
     return 1 if bad else 0
