@@ -152,6 +152,13 @@ MOST_USED = (
 """Those that a quick test compares."""
 
 
+_MEANING = (
+    "Equal means: greedy tokens of a forest with shared prefixes, three completions of each prompt, and",
+    "scores, in float32, are those of transformers' `generate`, one prompt at a time; completions sampled in",
+    "bfloat16 have the same bits alone and in company. Windows are shorter than the prompts, weights are",
+    "spread; behind a comma stands a variant of the configuration.",
+)
+
 _HEADINGS = {
     "equal": "Equal",
     "DIFFERENT": "Different",
@@ -192,27 +199,35 @@ def names() -> list[str]:
     return sorted([*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *VARIANTS])
 
 
+def full_config(name: str) -> tuple[Any, Any]:
+    """A class and its configuration of full size.
+
+    Raises:
+        NotBuilt: If transformers cannot make it.
+    """
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    family = name.partition(",")[0]
+    fields = FIELDS.get(family, {}) | VARIANTS.get(name, {})
+    try:
+        config = CONFIG_MAPPING[family](**fields)
+        return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config
+    except Exception as error:  # whatever a class's code raises
+        raise NotBuilt(_short(error)) from error
+
+
 def build(name: str) -> tuple[Any, Any]:
     """A tiny random model, as transformers makes it, and the configuration that its folder has.
 
     Raises:
         NotBuilt: If transformers cannot.
     """
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
     from treeshare.models.miniature import Miniature, small_model
 
-    family = name.partition(",")[0]
-    fields = FIELDS.get(family, {}) | VARIANTS.get(name, {})
-    default_language = fields.pop("default_language", None) if "default_language" in fields else None
-    try:
-        config = CONFIG_MAPPING[family](**fields)
-        model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    except Exception as error:  # whatever a class's code raises
-        raise NotBuilt(_short(error)) from error
-    if default_language:
-        config.default_language = default_language
+    model_class, config = full_config(name)
     whole = None
     if model_class.config_class is not type(config):
         if type(config.get_text_config()) not in MODEL_FOR_CAUSAL_LM_MAPPING:
@@ -226,6 +241,45 @@ def build(name: str) -> tuple[Any, Any]:
     if model is None:
         raise NotBuilt(_short(errors[0]) if errors else "too large")
     return model, whole or model.config
+
+
+def refusal(name: str) -> str:
+    """Why a model of full size is refused, of which no small one was made; empty if it is not.
+
+    Raises:
+        NotBuilt: If transformers cannot make it.
+    """
+    from treeshare.errors import TreeshareError
+    from treeshare.models.outline import find_outline
+
+    _, config = full_config(name)
+    try:
+        find_outline(config, torch.bfloat16, name)
+    except TreeshareError as error:
+        return _reason(error)
+    except Exception as error:  # whatever a class's code raises
+        raise NotBuilt(_short(error)) from error
+    return ""
+
+
+def _reason(error: Exception) -> str:
+    """What a refusal says, without the model's kind."""
+    return str(error).partition(": ")[2].removeprefix("not implemented: ")
+
+
+def save(name: str, folder: Path) -> None:
+    """Save a tiny random model that transformers can run.
+
+    Raises:
+        NotBuilt: If there is none.
+    """
+    model, config = build(name)
+    try:
+        expected_of(model, prompts(model.get_input_embeddings().weight.shape[0])[0])
+        model.save_pretrained(folder)
+        config.save_pretrained(folder)
+    except Exception as error:  # whatever a class's code raises
+        raise NotBuilt(_short(error)) from error
 
 
 def prompts(vocab_size: int) -> list[list[int]]:
@@ -256,8 +310,8 @@ def expected_of(model: Any, prompt: list[int]) -> tuple[list[int], torch.Tensor]
     return output.sequences[0, len(prompt) :].tolist(), torch.cat(output.logits).float().log_softmax(-1)
 
 
-def difference(folder: Path, backend: str) -> str:
-    """How a saved model's tokens, scores or bits differ from what they should be; empty if they do not."""
+def difference(folder: Path, backend: str = "auto") -> str:
+    """How a saved model's float32 tokens or scores differ from transformers'; empty if they do not."""
     from transformers import AutoModelForCausalLM
 
     from treeshare import LLM, SamplingParams
@@ -280,10 +334,10 @@ def difference(folder: Path, backend: str) -> str:
         error = float((torch.tensor(score.logprobs) - logprobs).abs().max())
         if not error <= _LOGPROB_ERROR:
             return f"log-probabilities differ by {error:.2g}"
-    return company_difference(folder, backend)
+    return ""
 
 
-def company_difference(folder: Path, backend: str) -> str:
+def company_difference(folder: Path, backend: str = "auto") -> str:
     """How bfloat16 completions differ alone and in company."""
     from treeshare import LLM, SamplingParams
 
@@ -328,14 +382,11 @@ def examine(name: str, backend: str = "auto") -> Row:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "model"
         try:
-            model, config = build(name)
-            expected_of(model, prompts(model.get_input_embeddings().weight.shape[0])[0])
-            model.save_pretrained(folder)
-            config.save_pretrained(folder)
-        except Exception as error:  # whatever a class's code raises
-            return Row(name=name, verdict="not built", reason=_short(error))
+            save(name, folder)
+        except NotBuilt as error:
+            return _row_without_model(name, str(error))
         try:
-            found = difference(folder, backend)
+            found = difference(folder, backend) or company_difference(folder, backend)
             row = Row(
                 name=name,
                 verdict="DIFFERENT" if found else "equal",
@@ -343,12 +394,22 @@ def examine(name: str, backend: str = "auto") -> Row:
                 features="" if found else features_of(folder),
             )
         except TreeshareError as error:
-            reason = str(error).replace(str(folder), "FOLDER").partition(": ")[2]
-            row = Row(name=name, verdict="refused", reason=reason.removeprefix("not implemented: "))
+            row = Row(name=name, verdict="refused", reason=_reason(error).replace(str(folder), "FOLDER"))
         except Exception as error:  # the fault that this looks for
             traceback.print_exc()
             row = Row(name=name, verdict="CRASH", reason=_short(error))
     return Row(**(vars(row) | {"seconds": round(time.perf_counter() - started, 1)}))
+
+
+def _row_without_model(name: str, cause: str) -> Row:
+    """The line of a model of which transformers makes no small one that runs."""
+    try:
+        reason = refusal(name)
+    except NotBuilt:
+        reason = ""
+    if reason:
+        return Row(name=name, verdict="refused", reason=reason)
+    return Row(name=name, verdict="not built", reason=cause)
 
 
 def _short(error: Exception) -> str:
@@ -363,18 +424,16 @@ def markdown(rows: list[KnownModel]) -> str:
     plain = [row for row in rows if "," not in row.name]
     built = [row for row in plain if row.verdict != "not built"]
     num_equal = sum(row.verdict == "equal" for row in plain)
+    version = transformers.__version__
     lines = [
         "# Models",
         "",
-        f"transformers {transformers.__version__} names {len(plain)} causal language models; of {len(built)} it",
-        f"builds a small random one, and **{num_equal}** of these compute here what they do there. The others are",
-        "refused when they are loaded, by what they need. `treeshare models MODEL` says it of a folder, a GGUF",
-        "file or a hub id, without reading its weights. Written by `scripts/model_table.py`.",
+        f"transformers {version} names {len(plain)} causal language models; of {len(built)} there are figures:",
+        f"**{num_equal}** compute here what they do there, the others are refused when they are loaded, by what",
+        "they need. `treeshare models MODEL` says it of a folder, a GGUF file or a hub id, without reading its",
+        "weights. Written by `scripts/model_table.py`.",
         "",
-        "Equal means: greedy tokens of a forest with shared prefixes, three completions of each prompt, and",
-        "scores, in float32, are those of transformers' `generate`, one prompt at a time; completions sampled in",
-        "bfloat16 have the same bits alone and in company. Windows are shorter than the prompts, weights are",
-        "spread, behind a comma stands a variant of the configuration.",
+        *_MEANING,
     ]
     for verdict, heading in _HEADINGS.items():
         lines += ["", f"## {heading}", "", "| model | |", "|---|---|"]

@@ -55,9 +55,9 @@ def test_code_that_needs_numbers_has_none():
 
 
 def test_what_is_refused_when_loaded_is_refused():
-    with pytest.raises(UnsupportedModelError, match="^bloom: not implemented: ALiBi"):
+    with pytest.raises(UnsupportedModelError, match=r"^bloom: not implemented: ALiBi"):
         find_outline(transformers.BloomConfig(), torch.float32, "bloom")
-    with pytest.raises(UnsupportedModelError, match="^t5: not a causal language model"):
+    with pytest.raises(UnsupportedModelError, match=r"^t5: not a causal language model"):
         find_outline(transformers.T5Config(), torch.float32, "t5")
 
 
