@@ -54,7 +54,7 @@ MODELS = {
             intermediate_size_mlp=96,
             attention_chunk_size=8,
             no_rope_layers=[1, 0, 1],
-        ),  # fmt: skip
+        ),
         [(None, 8), (None, None), (None, 8)],
     ),
     "a window of all positions": (
