@@ -5,8 +5,8 @@ user would and compares: greedy tokens of a forest with shared prefixes, three c
 scores, in float32, with transformers' own ``generate``, one prompt at a time; in bfloat16 sampled completions
 and their log-probabilities, alone and in company, bit for bit.
 
-    python scripts/model_table.py                        # all: writes docs/models.md, in some minutes
-    python scripts/model_table.py qwen2 'gemma*'         # some, on the terminal
+    python scripts/model_table.py --write                # all, in about ten minutes; writes docs/models.md
+    python scripts/model_table.py qwen2 'gemma*'         # some; with --write their lines are written anew
 """
 
 from __future__ import annotations
@@ -21,9 +21,15 @@ import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from model_configs import FIELDS, MOST_USED, VARIANTS
+
+if TYPE_CHECKING:
+    from treeshare.models.known import KnownModel
+
+__all__ = ["MOST_USED", "difference", "examine", "markdown", "names", "save"]
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "docs" / "models.md"
@@ -34,119 +40,21 @@ _NUM_TOKENS = 12
 _LOGPROB_ERROR = 2e-3
 """Largest difference of a float32 log-probability that is still rounding: errors of some layers add up."""
 
-_ENCODERS = (
-    "bert",
-    "bert-generation",
-    "big_bird",
-    "camembert",
-    "data2vec-text",
-    "electra",
-    "ernie",
-    "megatron-bert",
-    "reformer",
-    "rembert",
-    "roberta",
-    "roberta-prelayernorm",
-    "roc_bert",
-    "roformer",
-    "xlm-roberta",
-    "xlm-roberta-xl",
-    "xmod",
+_MEANING = (
+    "Equal means: greedy tokens of a forest with shared prefixes, three completions of each prompt, and",
+    "scores, in float32, are those of transformers' `generate`, one prompt at a time; completions sampled in",
+    "bfloat16 have the same bits alone and in company. Windows are shorter than the prompts, weights are",
+    "spread; behind a comma stands a variant of the configuration.",
 )
-"""Classes that decode if their configuration says so."""
 
-_ROPE = {"rope_type": "default", "rope_theta": 1e4}
-_YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4, "original_max_position_embeddings": 4096}
-_LLAMA3 = _YARN | {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0}
-_WINDOW = {"use_sliding_window": True, "sliding_window": 1024, "max_window_layers": 1}
-
-FIELDS: dict[str, dict[str, Any]] = {
-    **{name: {"is_decoder": True} for name in _ENCODERS},
-    "xmod": {"is_decoder": True, "default_language": "en_XX"},
-    "ministral": {"head_dim": 128},
-    "nemotron": {"head_dim": 128, "num_key_value_heads": 8},
-    "hunyuan_v1_dense": {"head_dim": 128},
-    "hunyuan_v1_moe": {"head_dim": 128},
-    "deepseek_v2": {"n_group": 1, "topk_group": 1, "num_experts_per_tok": 6},
-    "dots1": {"n_routed_experts": 8, "n_shared_experts": 1, "num_experts_per_tok": 2},
-    "dbrx": {
-        "d_model": 64,
-        "n_heads": 4,
-        "n_layers": 3,
-        "attn_config": {"rope_theta": 1e4, "kv_n_heads": 2},
-        "ffn_config": {"ffn_hidden_size": 96, "moe_num_experts": 4, "moe_top_k": 2},
-    },
-    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
-    "bamba": {"mamba_n_heads": 4, "mamba_d_head": 32, "attn_layer_indices": [1]},
-    "granitemoehybrid": {"mamba_n_heads": 4, "mamba_d_head": 32},
-    "mamba2": {"expand": 1},
-    "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 16},
-    "cohere_compass_text": {
-        "rope_parameters": {"full_attention": _ROPE, "sliding_attention": _ROPE},
-        "layer_types": ["full_attention", "sliding_attention"] * 20,
-    },
+_HEADINGS = {
+    "equal": "Equal",
+    "DIFFERENT": "Different",
+    "CRASH": "With a traceback",
+    "refused": "Refused, and why",
+    "not built": "Of which transformers makes no small model",
 }
-"""What a class's default configuration lacks."""
-
-VARIANTS: dict[str, dict[str, Any]] = {
-    "qwen2, windows": _WINDOW,
-    "qwen3, windows": _WINDOW,
-    "qwen2_moe, windows": _WINDOW,
-    "qwen3_moe, windows": {"use_sliding_window": True, "sliding_window": 1024},
-    "mixtral, window": {"sliding_window": 1024},
-    "phimoe, window": {"sliding_window": 1024},
-    "starcoder2, window": {"sliding_window": 1024},
-    "phi3, window": {"sliding_window": 1024},
-    "doge, window": {"sliding_window": 1024},
-    "mistral, window of 1": {"sliding_window": 1},
-    "mistral, no window": {"sliding_window": None},
-    "moshi, window": {"sliding_window": 1000},
-    "llama, yarn": {"rope_parameters": _YARN},
-    "llama, llama3": {"rope_parameters": _LLAMA3},
-    "llama, linear": {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}},
-    "llama, dynamic": {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}},
-    "llama, odd heads": {"hidden_size": 60, "num_attention_heads": 3, "num_key_value_heads": 1},
-    "gemma, bidirectional": {"use_bidirectional_attention": True},
-    "gemma2, narrow cap": {"attn_logit_softcapping": 2.0},
-    "gemma4_text, shared KV": {"num_kv_shared_layers": 12},
-    "gemma4_text, K = V": {"attention_k_eq_v": True},
-    "gemma4_text, experts": {
-        "enable_moe_block": True,
-        "num_experts": 8,
-        "top_k_experts": 2,
-        "moe_intermediate_size": 96,
-    },
-    "llama4_text, early tuning": {"floor_scale": 20, "attn_scale": 2.0},
-    "deepseek_v3, yarn": {"rope_parameters": _YARN},
-    "deepseek_v3, no q_lora": {"q_lora_rank": None},
-    "falcon, new decoder": {
-        "new_decoder_architecture": True,
-        "num_kv_heads": 8,
-        "num_attention_heads": 64,
-        "hidden_size": 4096,
-    },
-    "falcon, ALiBi": {"alibi": True},
-    "stablelm, parallel": {"use_parallel_residual": True, "qk_layernorm": True},
-    "gpt2, cross-attention": {"add_cross_attention": True},
-    "bert, an encoder": {"is_decoder": False},
-}
-"""Configurations with a trap, by ``CLASS, WHAT``."""
-
-MOST_USED = (
-    "llama",
-    "qwen2, windows",
-    "qwen2_moe, windows",
-    "qwen3",
-    "qwen3_moe",
-    "mistral",
-    "mixtral",
-    "gemma2",
-    "gemma3_text",
-    "gemma4_text",
-    "gpt_oss",
-    "deepseek_v3",
-)
-"""Those that a quick test compares."""
+"""Sections of the page, by verdict."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,27 +87,35 @@ def names() -> list[str]:
     return sorted([*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *VARIANTS])
 
 
+def full_config(name: str) -> tuple[Any, Any]:
+    """A class and its configuration of full size.
+
+    Raises:
+        NotBuilt: If transformers cannot make it.
+    """
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    family = name.partition(",")[0]
+    fields = FIELDS.get(family, {}) | VARIANTS.get(name, {})
+    try:
+        config = CONFIG_MAPPING[family](**fields)
+        return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config
+    except Exception as error:  # whatever a class's code raises
+        raise NotBuilt(_short(error)) from error
+
+
 def build(name: str) -> tuple[Any, Any]:
     """A tiny random model, as transformers makes it, and the configuration that its folder has.
 
     Raises:
         NotBuilt: If transformers cannot.
     """
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
     from treeshare.models.miniature import Miniature, small_model
 
-    family = name.partition(",")[0]
-    fields = FIELDS.get(family, {}) | VARIANTS.get(name, {})
-    default_language = fields.pop("default_language", None) if "default_language" in fields else None
-    try:
-        config = CONFIG_MAPPING[family](**fields)
-        model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    except Exception as error:  # whatever a class's code raises
-        raise NotBuilt(_short(error)) from error
-    if default_language:
-        config.default_language = default_language
+    model_class, config = full_config(name)
     whole = None
     if model_class.config_class is not type(config):
         if type(config.get_text_config()) not in MODEL_FOR_CAUSAL_LM_MAPPING:
@@ -213,6 +129,45 @@ def build(name: str) -> tuple[Any, Any]:
     if model is None:
         raise NotBuilt(_short(errors[0]) if errors else "too large")
     return model, whole or model.config
+
+
+def refusal(name: str) -> str:
+    """Why a model of full size is refused, of which no small one was made; empty if it is not.
+
+    Raises:
+        NotBuilt: If transformers cannot make it.
+    """
+    from treeshare.errors import TreeshareError
+    from treeshare.models.outline import find_outline
+
+    _, config = full_config(name)
+    try:
+        find_outline(config, torch.bfloat16, name)
+    except TreeshareError as error:
+        return _reason(error)
+    except Exception as error:  # whatever a class's code raises
+        raise NotBuilt(_short(error)) from error
+    return ""
+
+
+def _reason(error: Exception) -> str:
+    """What a refusal says, without the model's kind."""
+    return str(error).partition(": ")[2].removeprefix("not implemented: ")
+
+
+def save(name: str, folder: Path) -> None:
+    """Save a tiny random model that transformers can run.
+
+    Raises:
+        NotBuilt: If there is none.
+    """
+    model, config = build(name)
+    try:
+        expected_of(model, prompts(model.get_input_embeddings().weight.shape[0])[0])
+        model.save_pretrained(folder)
+        config.save_pretrained(folder)
+    except Exception as error:  # whatever a class's code raises
+        raise NotBuilt(_short(error)) from error
 
 
 def prompts(vocab_size: int) -> list[list[int]]:
@@ -243,8 +198,8 @@ def expected_of(model: Any, prompt: list[int]) -> tuple[list[int], torch.Tensor]
     return output.sequences[0, len(prompt) :].tolist(), torch.cat(output.logits).float().log_softmax(-1)
 
 
-def difference(folder: Path, backend: str) -> str:
-    """How a saved model's tokens, scores or bits differ from what they should be; empty if they do not."""
+def difference(folder: Path, backend: str = "auto") -> str:
+    """How a saved model's float32 tokens or scores differ from transformers'; empty if they do not."""
     from transformers import AutoModelForCausalLM
 
     from treeshare import LLM, SamplingParams
@@ -267,10 +222,10 @@ def difference(folder: Path, backend: str) -> str:
         error = float((torch.tensor(score.logprobs) - logprobs).abs().max())
         if not error <= _LOGPROB_ERROR:
             return f"log-probabilities differ by {error:.2g}"
-    return company_difference(folder, backend)
+    return ""
 
 
-def company_difference(folder: Path, backend: str) -> str:
+def company_difference(folder: Path, backend: str = "auto") -> str:
     """How bfloat16 completions differ alone and in company."""
     from treeshare import LLM, SamplingParams
 
@@ -315,14 +270,11 @@ def examine(name: str, backend: str = "auto") -> Row:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "model"
         try:
-            model, config = build(name)
-            expected_of(model, prompts(model.get_input_embeddings().weight.shape[0])[0])
-            model.save_pretrained(folder)
-            config.save_pretrained(folder)
-        except Exception as error:  # whatever a class's code raises
-            return Row(name=name, verdict="not built", reason=_short(error))
+            save(name, folder)
+        except NotBuilt as error:
+            return _row_without_model(name, str(error))
         try:
-            found = difference(folder, backend)
+            found = difference(folder, backend) or company_difference(folder, backend)
             row = Row(
                 name=name,
                 verdict="DIFFERENT" if found else "equal",
@@ -330,23 +282,75 @@ def examine(name: str, backend: str = "auto") -> Row:
                 features="" if found else features_of(folder),
             )
         except TreeshareError as error:
-            reason = str(error).replace(str(folder), "FOLDER").partition(": ")[2]
-            row = Row(name=name, verdict="refused", reason=reason.removeprefix("not implemented: "))
+            row = Row(name=name, verdict="refused", reason=_reason(error).replace(str(folder), "FOLDER"))
         except Exception as error:  # the fault that this looks for
             traceback.print_exc()
             row = Row(name=name, verdict="CRASH", reason=_short(error))
     return Row(**(vars(row) | {"seconds": round(time.perf_counter() - started, 1)}))
 
 
+def _row_without_model(name: str, cause: str) -> Row:
+    """The line of a model of which transformers makes no small one that runs."""
+    try:
+        reason = refusal(name)
+    except NotBuilt:
+        reason = ""
+    if reason:
+        return Row(name=name, verdict="refused", reason=reason)
+    return Row(name=name, verdict="not built", reason=cause)
+
+
 def _short(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).strip()}".replace("\n", " ")[:120]
+
+
+def markdown(rows: list[KnownModel]) -> str:
+    """The page ``docs/models.md``."""
+    import transformers
+
+    groups = {verdict: [row for row in rows if row.verdict == verdict] for verdict in _HEADINGS}
+    plain = [row for row in rows if "," not in row.name]
+    built = [row for row in plain if row.verdict != "not built"]
+    num_equal = sum(row.verdict == "equal" for row in plain)
+    version = transformers.__version__
+    lines = [
+        "# Models",
+        "",
+        f"transformers {version} names {len(plain)} causal language models and makes {len(built)} of them:",
+        f"**{num_equal}** compute here what they do there, the others are refused when they are loaded, by",
+        "what they need. `treeshare models MODEL` says it of a folder, a GGUF file or a hub id, without",
+        "reading its weights. Written by `scripts/model_table.py`.",
+        "",
+        *_MEANING,
+    ]
+    for verdict, heading in _HEADINGS.items():
+        lines += ["", f"## {heading}", "", "| model | |", "|---|---|"]
+        lines += [f"| {row.name} | {row.reason or row.features} |" for row in groups[verdict]]
+    return "\n".join(lines) + "\n"
+
+
+def write(rows: list[Row]) -> None:
+    """Replace the lines of ``rows`` in the list and on the page."""
+    from dataclasses import asdict
+
+    from treeshare.models.known import KnownModel, known_models
+
+    known = {row.name: row for row in known_models()}
+    for row in rows:
+        known[row.name] = KnownModel(
+            name=row.name, verdict=row.verdict, reason=row.reason, features=row.features
+        )
+    ordered = [known[name] for name in names() if name in known]
+    KNOWN.write_text(json.dumps([asdict(row) for row in ordered], indent=1) + "\n", encoding="utf-8")
+    TABLE.write_text(markdown(ordered), encoding="utf-8")
 
 
 def main() -> int:
     """Examine what was asked for; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("names", nargs="*", help="patterns of names; all by default")
-    parser.add_argument("--backend", default="auto")
+    parser.add_argument("--backend", default="auto", help="of attention")
+    parser.add_argument("--write", action="store_true", help="write docs/models.md")
     arguments = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from transformers.utils import logging
@@ -359,6 +363,8 @@ def main() -> int:
         if any(fnmatch.fnmatch(name, pattern) for pattern in patterns):
             rows.append(examine(name, arguments.backend))
             print(json.dumps(vars(rows[-1])), flush=True)
+            if arguments.write:
+                write(rows[-1:])
     bad = [row.name for row in rows if row.verdict in ("DIFFERENT", "CRASH")]
     print(f"{sum(row.verdict == 'equal' for row in rows)} equal of {len(rows)}; {bad}", file=sys.stderr)
     return 1 if bad else 0

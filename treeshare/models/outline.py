@@ -5,7 +5,7 @@ On the meta device tensors have shapes and no numbers, so a model of any size ta
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,15 +14,18 @@ from torch.overrides import TorchFunctionMode
 from treeshare.errors import UnsupportedModelError
 from treeshare.models.adapter import ATTENTION_NAME
 from treeshare.models.calls import discover_calls
-from treeshare.models.construction import bounded
+from treeshare.models.construction import bounded, quietly
 from treeshare.models.written_out import require_known_features, set_attention
 
 if TYPE_CHECKING:
     from treeshare.kv import KVGeometry
     from treeshare.models.step import AttentionCall
 
-_MAX_TENSORS, _MAX_NUMBERS = 3_000, 1 << 42
+_MAX_TENSORS, _MAX_NUMBERS = 3_000, 1 << 40
 """Of a model whose files are not there to say how much they hold."""
+
+_DTYPE = torch.bfloat16
+"""In which it is built: some of torch's operations have no shapes for others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,22 +78,21 @@ def find_outline(config: Any, dtype: torch.dtype, name: str) -> Outline | None: 
         ModelLoadError: If the configuration describes more than any model has.
         UnsupportedModelError: If it needs what is not implemented, or is no causal language model.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 
-    with bounded(name, num_tensors=_MAX_TENSORS, num_elements=_MAX_NUMBERS), torch.device("meta"):
-        try:
-            model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
-        except ValueError as error:
-            if "Unrecognized configuration class" not in str(error):
-                raise
-            kind = f"{config.model_type}: not a causal language model"
-            raise UnsupportedModelError(f"{kind} (transformers has no such class for it)") from error
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UnsupportedModelError(
+            f"{config.model_type}: not a causal language model (transformers has no such class for it)"
+        )
+    room = bounded(name, num_tensors=_MAX_TENSORS, num_elements=_MAX_NUMBERS)
+    with quietly(), room, torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=_DTYPE).eval()
     require_known_features(model)
     set_attention(model, ATTENTION_NAME)
     try:
-        with _NothingIsKnown():
+        with quietly(), _NothingIsKnown():
             geometry, calls = discover_calls(model)
     except (RuntimeError, NotImplementedError, UnsupportedModelError):
         return None
     weights = {id(parameter): parameter.numel() for parameter in model.parameters()}
-    return Outline(geometry=geometry, calls=calls, num_weights=sum(weights.values()))
+    return Outline(geometry=replace(geometry, dtype=dtype), calls=calls, num_weights=sum(weights.values()))
