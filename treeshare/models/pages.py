@@ -1,4 +1,4 @@
-"""Weights in large pages of memory: what is read once a step, and is larger than the caches, is read faster."""
+"""Weights in large pages of memory: what is larger than the caches is read faster."""
 
 from __future__ import annotations
 
