@@ -47,7 +47,6 @@ FIELDS: dict[str, dict[str, Any]] = {
         "ffn_config": {"ffn_hidden_size": 96, "moe_num_experts": 4, "moe_top_k": 2},
     },
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
-    "mamba2": {"expand": 1},
     "dory": {"num_hidden_layers": 8, "n_input_layers": 2, "n_recurrent_layers": 4, "n_output_layers": 2},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 16},
     "cohere_compass_text": {
