@@ -53,12 +53,12 @@ class AttentionInputs:
             rows = [
                 DecodeRow(
                     leaves[i * len(leaves) // case.rows],
-                    [self.store.pool.new_page() for _ in range(pages)],
+                    self.store.tables.new(pages),
                     case.private,
                 )
                 for i in range(case.rows)
             ]
-            for tensor in (*self.store.pool.keys, *self.store.pool.values):
+            for tensor in (*self.store.pools[0].keys.values(), *self.store.pools[0].values.values()):
                 tensor.normal_()
         self.layout: BatchLayout = build_layout(self.store, chunks, rows)
         self.query = torch.randn(case.rows, HEADS * GROUP, DIM, dtype=dtype)

@@ -79,13 +79,11 @@ class Inputs:
         last = len(shape.widths) - 1
         leaves = [levels[-1][shape.parent(last, place)] for place in range(num_rows)]
         _number_depth_first(leaves)
-        rows = [
-            DecodeRow(leaf, [store.pool.new_page() for _ in range(pages)], num_private) for leaf in leaves
-        ]
+        rows = [DecodeRow(leaf, store.tables.new(pages), num_private) for leaf in leaves]
         tensors = {
             id(t): t for leaf in leaves for s in leaf.path() for t in (s.block.keys_t[0], s.block.values[0])
         }
-        for tensor in (*tensors.values(), store.pool.keys[0], store.pool.values[0]):
+        for tensor in (*tensors.values(), store.pools[0].keys[0], store.pools[0].values[0]):
             tensor.normal_()
         sizes = ((num_rows, heads, HEAD_DIM) for heads in (num_q_heads, num_kv_heads, num_kv_heads))
         query, key, value = (torch.randn(size, device=device).to(DTYPE) for size in sizes)
@@ -93,7 +91,7 @@ class Inputs:
 
     def path(self, row: int) -> tuple[Tensor, Tensor]:
         """All keys and values of a sequence, ``[n, H, D]``."""
-        source, pool = self.rows[row], self.store.pool
+        source, pool = self.rows[row], self.store.pools[0]
         segments = source.segment.path()
         pages = torch.tensor([page.index for page in source.pages], device=self.query.device)
         # [P, H, C, D] -> [P * C, H, D]

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from measuring import guarded, table
 
-from treeshare.attention import DecodeRow, build_layout
+from treeshare.attention import AttentionSpec, DecodeRow, build_layout
+from treeshare.attention.triton.arrays import PlanKey
 from treeshare.attention.triton.tables import KernelTables
 from treeshare.kv import KVGeometry, KVStore
 
@@ -73,18 +74,18 @@ class Cost:
 
 def plan_costs(plan: KernelTables) -> dict[str, Cost]:
     """The cost of each kernel of a plan, for one layer."""
-    geometry, shape = plan.layout.store.geometry, plan.shape
-    num_q_heads, size = plan.query_shape[1], geometry.dtype.itemsize
-    num_kv_heads, head_dim = geometry.layers[0].num_heads, geometry.layers[0].key_width
+    shape = plan.shape
+    num_q_heads, size = shape.num_q_heads, shape.dtype.itemsize
+    num_kv_heads, head_dim = shape.num_kv_heads, shape.layer.key_width
     token_bytes = 2 * num_kv_heads * head_dim * size
     row_bytes = num_q_heads * head_dim * size
     state_bytes = num_q_heads * (head_dim + 2) * 4
-    per_pair, per_tile_pair = 4.0 * num_q_heads * head_dim, 4.0 * num_kv_heads * shape.width
+    per_pair, per_tile_pair = 4.0 * num_q_heads * head_dim, 4.0 * num_kv_heads * shape.key_block
 
     def slices(items: np.ndarray) -> Cost:
         if not len(items):
             return Cost()
-        first, last, tile, block, index, _, begin, end, _, position = items.astype(np.int64).T
+        first, last, tile, block, index, _, begin, end, _, position, _ = items.astype(np.int64).T
         keys, count = end - begin, last - first
         tiles = shape.slice_tile
         stacked = np.clip(count * shape.group_size - tile, 0, tiles.rows)
@@ -134,12 +135,10 @@ def shared_prefix_plan(
         geometry, budget_bytes=1 << 60, page_size=page_size, max_pages=num_rows * pages, device="meta"
     )
     root = store.segments.new(start=0, num_tokens=prefix, order=0, parent=None)
-    rows = [DecodeRow(root, [store.pool.new_page() for _ in range(pages)], private) for _ in range(num_rows)]
-    (layer,) = geometry.layers
-    shape = num_rows, layer.num_heads * group_size, layer.key_width
-    return KernelTables.make(
-        build_layout(store, [], rows), shape, torch.device("cpu"), processors, with_scratch=False
-    )
+    rows = [DecodeRow(root, store.tables.new(pages), private) for _ in range(num_rows)]
+    layout, num_q_heads = build_layout(store, [], rows), geometry.layers[0].num_heads * group_size
+    key = PlanKey.of(layout, 0, AttentionSpec(scale=1.0), num_rows, num_q_heads)
+    return KernelTables.make(layout, key, torch.device("cpu"), processors, with_scratch=False)
 
 
 CODE_LLAMA_13B = KVGeometry.uniform(num_layers=1, num_kv_heads=40, head_dim=128, dtype=torch.float16)

@@ -112,12 +112,12 @@ class Forest:
     def _build_decodes(self):
         self.rows, self.row_kv = [], []
         for node, length in self.case.decodes:
-            pages = [self.store.pool.new_page() for _ in range(length // self.case.page_size + 1)]
+            pages = self.store.tables.new(length // self.case.page_size + 1)
             keys, values = self._kv(length + 1)
             for token in range(length):
-                page = torch.tensor([pages[token // self.case.page_size].index])
+                page = torch.tensor([pages.pages[0][token // self.case.page_size].index])
                 offset = torch.tensor([token % self.case.page_size])
-                self.store.pool.write(
+                self.store.pools[0].write(
                     self.case.layer, page, offset, keys[token : token + 1], values[token : token + 1]
                 )
             self.rows.append(DecodeRow(self.segments[node], pages, length))
@@ -208,6 +208,25 @@ class Forest:
             weights = scores.to(torch.promote_types(dtype, torch.float32)).softmax(-1).to(dtype)
             out[row] = (weights @ values)[:, place].double()
         return out, lse
+
+    def give_back_unseen(self, *, segments=True):
+        """Pages that their row does not see are gone; in them, and in segments that no row sees, is NaN."""
+        case, pool = self.case, self.store.pool_of(self.case.layer)
+        first_seen = case.spec.first_seen(self.layout.positions)
+        for row, source in zip(self.layout.decode_rows.tolist(), self.layout.decodes, strict=True):
+            pages = source.pages.pages[0]
+            for number in range(max(int(first_seen[row]) - source.segment.end, 0) // case.page_size):
+                pool.keys[case.layer][pages[number].index] = torch.nan
+                pool.values[case.layer][pages[number].index] = torch.nan
+                pages[number] = None
+        seen = {chunk.segment.order for chunk in self.layout.causal}
+        for segment, first, last in self.layout.slices:
+            if first_seen[first:last].min() < segment.end:
+                seen.add(segment.order)
+        for segment in self.segments:
+            if segments and segment.order not in seen:
+                segment.keys(case.layer)[:] = torch.nan
+                segment.values(case.layer)[:] = torch.nan
 
     def attend(self, backend):
         """The backend's result for the step."""

@@ -60,10 +60,12 @@ class Step:
         return segments
 
     def _make_rows(self, node, num_private, num_rows):
-        pages = [self.store.pool.new_page() for _ in range(num_private // PAGE_SIZE + 1)]
+        pages = self.store.tables.new(num_private // PAGE_SIZE + 1)
         rows = [DecodeRow(self.segments[node], pages, num_private)]
         while len(rows) < num_rows:
-            forked = [*self.store.pool.share(pages[:-1]), self.store.pool.new_page()]
+            forked = self.store.tables.fork(pages, num_private // PAGE_SIZE * PAGE_SIZE)
+            del forked.pages[0][num_private // PAGE_SIZE :]
+            self.store.tables.grow(forked)
             rows.append(DecodeRow(self.segments[node], forked, num_private))
         return rows
 
@@ -82,7 +84,7 @@ class Step:
                 seen += [[*path, *_tokens(item.segment, end)] for end in ends]
             else:
                 own = [
-                    ("page", item.pages[token // PAGE_SIZE].index, token % PAGE_SIZE)
+                    ("page", item.pages.pages[0][token // PAGE_SIZE].index, token % PAGE_SIZE)
                     for token in range(item.num_private + 1)
                 ]
                 seen.append([*path, *_tokens(item.segment, item.segment.num_tokens), *own])

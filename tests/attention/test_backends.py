@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from tests.attention.budget import Case, Forest, assert_within_budget
-from tests.kernel_levels import LEVELS, WIDENING_LEVELS, num_threads, using_kernels
+from tests.kernel_levels import LEVELS, WIDENING_LEVELS, num_threads, portable_by, using_kernels
 from treeshare.attention import (
     CpuAttention,
     NativeAttention,
     ReferenceAttention,
     TritonAttention,
+    build_layout,
     make_backend,
 )
 from treeshare.errors import ConfigError
@@ -129,16 +130,41 @@ FEATURES = {
 def test_features(backend, name, feature, dtype):
     case = replace((FORESTS | LONG)[name], dtype=dtype, **FEATURES[feature])
     forest = Forest(case)
-    if not backend.supports(case.spec) or (case.value_dim and backend.name == "triton"):
-        pytest.skip("not implemented yet")
+    assert backend.supports(case.spec)
     assert_within_budget(forest, forest.attend(backend))
 
 
+@pytest.mark.parametrize(
+    ("name", "feature"),
+    [
+        ("depth 6", "window 7"),
+        ("page borders", "chunk 64"),
+        ("mixed step", "window 64"),
+        ("long nodes", "all"),
+    ],
+)
+def test_what_no_row_sees_is_not_read(backend, name, feature, dtype):
+    """It may have been given back: its memory is another's."""
+    forest = Forest(replace((FORESTS | LONG)[name], dtype=dtype, **FEATURES[feature]))
+    forest.give_back_unseen(segments=backend.name != "native")  # whose blocks of keys reach across segments
+    assert_within_budget(forest, forest.attend(backend))
+
+
+@pytest.mark.parametrize("feature", ["none", "all"])
 @pytest.mark.parametrize("sharing", ["one-level", "none"])
 @pytest.mark.parametrize("name", ["equal nodes", "depth 6", "mixed step"])
-def test_rows_computed_alone(backend, name, sharing, dtype):
-    forest = Forest(replace(FORESTS[name], sharing=sharing, dtype=dtype))
+def test_rows_computed_alone(backend, name, sharing, feature, dtype):
+    case = replace(FORESTS[name], sharing=sharing, dtype=dtype, **FEATURES.get(feature, {}))
+    forest = Forest(case)
     assert_within_budget(forest, forest.attend(backend))
+
+
+def test_one_backend_serves_layers_of_several_windows(backend, dtype):
+    """Over one layout: what is planned for a window is not taken for another's."""
+    forest = Forest(replace(FORESTS["mixed step"], dtype=dtype))
+    for feature in ({}, {"window": 40}, {"window_chunk": 32}, {"window": 200}, {}):
+        forest.case = replace(FORESTS["mixed step"], dtype=dtype, **feature)
+        assert_within_budget(forest, forest.attend(backend))
 
 
 class BrokenForest(Forest):
@@ -197,12 +223,27 @@ def test_tiles(backend, dtype, monkeypatch):
     assert_within_budget(forest, forest.attend(backend))
 
 
+BITS = {
+    "plain": {},
+    "all": {"window": 70, "soft_cap": 5.0, "has_sinks": True, "head_dim": 48, "value_dim": 36},
+    "window 300": {"window": 300},
+    "chunk 100": {"window_chunk": 100},
+}
+
+
 @pytest.mark.usefixtures("each_kernel_level")
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-@pytest.mark.parametrize("name", ["equal nodes", "depth 6", "mixed step", "long nodes"])
-def test_a_rows_bits_are_its_own(name, dtype):
+@pytest.mark.parametrize(
+    ("name", "feature"),
+    [
+        *((name, "plain") for name in ("equal nodes", "depth 6", "mixed step", "long nodes")),
+        *(("long nodes", feature) for feature in BITS if feature != "plain"),
+        *(("depth 6", feature) for feature in ("all", "chunk 100")),
+    ],
+)
+def test_a_rows_bits_are_its_own(name, feature, dtype):
     """With the compiled kernel: rows of a node together or each alone, on two threads or on one."""
-    case = replace((FORESTS | LONG)[name], dtype=DTYPES[dtype])
+    case = replace((FORESTS | LONG)[name], dtype=DTYPES[dtype], **BITS[feature])
     results = []
     for sharing in ("tree", "one-level", "none"):
         for threads in (1, 2):
@@ -215,20 +256,78 @@ def test_a_rows_bits_are_its_own(name, dtype):
         assert torch.equal(result.lse[:num_rows], results[0].lse[:num_rows])
 
 
+@pytest.mark.usefixtures("each_kernel_level")
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-@pytest.mark.parametrize("head_dim", [64, 80])
-@pytest.mark.parametrize("name", ["block borders", "mixed step", "long nodes"])
-def test_levels_have_the_same_bits(name, head_dim, dtype):
+@pytest.mark.parametrize("feature", BITS)
+def test_a_sequence_alone_has_its_bits(feature, dtype):
+    """Whose window begins elsewhere than that of others beside it."""
+    lengths = (0, 5, 40, 100, 170, 230)
+    case = replace(Case((-1,), (300,), ()), dtype=DTYPES[dtype], **BITS[feature])
+    together = Forest(replace(case, decodes=tuple((0, length) for length in lengths)))
+    expected = together.attend(NativeAttention())
+    for row, source in enumerate(together.rows):
+        layout = build_layout(together.store, [], [source])
+        alone = NativeAttention().attend(
+            *(x[row : row + 1] for x in (together.query, together.key, together.value)),
+            layer=0,
+            layout=layout,
+            spec=case.spec,
+            sinks=together.sinks,
+        )
+        assert torch.equal(alone.out[0], expected.out[row])
+        assert torch.equal(alone.lse[0], expected.lse[row])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *(
+            (name, {"head_dim": head_dim})
+            for name in ("block borders", "mixed step", "long nodes")
+            for head_dim in (64, 80)
+        ),
+        *(("long nodes", options) for options in BITS.values() if options),
+    ],
+)
+def test_levels_have_the_same_bits(name, options, dtype):
     """In bfloat16 those without dot products of it."""
-    results = []
+    case, results = replace((FORESTS | LONG)[name], dtype=DTYPES[dtype], **options), []
     for level in LEVELS if dtype == "float32" else WIDENING_LEVELS:
         with using_kernels(level):
-            forest = Forest(replace((FORESTS | LONG)[name], dtype=DTYPES[dtype], head_dim=head_dim))
+            forest = Forest(case)
             results.append(forest.attend(NativeAttention()))
+    if options.keys() - {"head_dim"}:
+        with portable_by("portable"):
+            results.append(Forest(case).attend(NativeAttention()))
     num_rows = forest.layout.num_rows
     for result in results[1:]:
         assert torch.equal(result.out[:num_rows], results[0].out[:num_rows])
         assert torch.equal(result.lse[:num_rows], results[0].lse[:num_rows])
+
+
+@pytest.mark.usefixtures("each_kernel_level")
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize(("key_width", "value_width"), [(4, 1), (20, 12), (36, 130), (100, 100), (192, 128)])
+def test_widths_of_no_whole_vectors(key_width, value_width, dtype):
+    case = replace(LONG["long nodes"], head_dim=key_width, value_dim=value_width, dtype=DTYPES[dtype])
+    forest = Forest(case)
+    assert NativeAttention.can_read(forest.store.geometry)
+    assert_within_budget(forest, forest.attend(NativeAttention()))
+
+
+def test_a_layer_behind_others_of_another_shape(backend, dtype):
+    forest = Forest(replace(FORESTS["mixed step"], layer=2, dtype=dtype))
+    assert_within_budget(forest, forest.attend(backend))
+
+
+def test_keys_that_an_earlier_call_has_stored(backend, dtype):
+    """Another query reads them; that there are none to store is not taken for zeros."""
+    forest = Forest(replace(FORESTS["mixed step"], dtype=dtype))
+    forest.attend(backend)
+    forest.key = forest.value = None
+    forest.query = forest.query.flip(1)
+    assert_within_budget(forest, forest.attend(backend))
 
 
 def test_what_is_refused():

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 
 from tests.attention.steps import GEOMETRY, PAGE_SIZE, SHAPES, Shape, Step, shapes
 from treeshare.attention import PrefillChunk, build_layout, depth_first
+from treeshare.kv import PageTable
 
 
 def seen_by(layout):
@@ -25,7 +26,7 @@ def seen_by(layout):
             seen[row] += [("segment", chunk.segment.order, token) for token in range(num_own)]
     for row, source in zip(layout.decode_rows.tolist(), layout.decodes, strict=True):
         for token in range(source.num_private + 1):
-            seen[row].append(("page", source.pages[token // PAGE_SIZE].index, token % PAGE_SIZE))
+            seen[row].append(("page", source.pages.pages[0][token // PAGE_SIZE].index, token % PAGE_SIZE))
     return seen
 
 
@@ -43,8 +44,8 @@ def stores_at(layout):
     for segment in segments:
         for token, (key, value) in enumerate(zip(segment.keys(1), segment.values(1), strict=True)):
             _note(found, key, value, ("segment", segment.order, token))
-    keys, values = layout.store.pool.keys[1], layout.store.pool.values[1]
-    for page in range(layout.store.pool.num_live):
+    keys, values = layout.store.pools[0].keys[1], layout.store.pools[0].values[1]
+    for page in range(layout.store.pools[0].num_live):
         for offset in range(PAGE_SIZE):
             value = values[page, 0, offset, : GEOMETRY.layers[0].key_width]
             _note(found, keys[page, 0, offset], value, ("page", page, offset))
@@ -162,9 +163,11 @@ FAULTS = {
     "decodes, num_private": lambda x: {
         "decodes": tuple(replace(row, num_private=max(row.num_private - 1, 0)) for row in x.decodes)
     },
-    "decodes, pages": lambda x: {"decodes": tuple(replace(row, pages=row.pages[::-1]) for row in x.decodes)},
+    "decodes, pages": lambda x: {
+        "decodes": tuple(replace(row, pages=PageTable((row.pages.pages[0][::-1],))) for row in x.decodes)
+    },
     "decode_rows": lambda x: {"decode_rows": x.decode_rows.roll(1)},
-    "write_pages": lambda x: {"write_pages": x.write_pages.roll(1)},
+    "write_pages": lambda x: {"write_pages": tuple(pages.roll(1) for pages in x.write_pages)},
     "write_offsets": lambda x: {"write_offsets": (x.write_offsets - 1).clamp(min=0)},
     "positions": lambda x: {"positions": x.positions + (x.positions > 100)},
     "num_rows": lambda x: {"num_rows": x.num_rows + 1},

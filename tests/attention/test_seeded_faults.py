@@ -13,14 +13,12 @@ from tests.attention.budget import Case, Forest, assert_within_budget
 from treeshare.attention import (
     AttentionSpec,
     CpuAttention,
-    NativeAttention,
     TritonAttention,
     cpu,
     cpu_plan,
     layout,
-    native,
 )
-from treeshare.attention.triton import tables as kernel_tables
+from treeshare.attention.triton import arrays
 from treeshare.attention.triton.columns import PageColumn, SliceColumn, SourceColumn, TargetColumn
 
 CASE = Case(
@@ -140,75 +138,6 @@ FAULTS = [
 ]
 
 
-NATIVE_DTYPES = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
-
-
-def check_native(dtype):
-    forest = Forest(replace(CASE, dtype=dtype))
-    assert_within_budget(forest, forest.attend(NativeAttention()))
-
-
-def native_plan_with(change):
-    """A fault that changes the arrays handed to the compiled kernel."""
-
-    def patch(monkeypatch):
-        def changed(make):
-            def init(self, *a):
-                make(self, *a)
-                change(self)
-
-            return init
-
-        wrap(monkeypatch, native._Plan, "__init__", changed)
-
-    return patch
-
-
-def drop_first_slice(plan):
-    plan._slices["last_row"][0] = plan._slices["first_row"][0]
-
-
-def shift_slice(plan):
-    plan._slices["last_row"][0] -= 1
-
-
-def see_one_key_less(plan):
-    plan._slices["num_keys"][0] -= 1
-
-
-def forget_a_private_token(plan):
-    plan._tokens[plan._tokens > 0] -= 1
-
-
-def swap_pages(plan):
-    plan._pages[:2] = plan._pages[1::-1].copy()
-
-
-def write_one_place_early(plan):
-    own = plan._slices["first_own_token"]
-    own[own > 0] -= 1
-
-
-def take_another_heads_keys(plan):
-    plan._places.pieces["padded_tokens"] //= 2
-
-
-def forget_the_causal_mask(plan):
-    plan._slices["causal"] = 0
-
-
-NATIVE_FAULTS = [
-    drop_first_slice,
-    shift_slice,
-    see_one_key_less,
-    forget_a_private_token,
-    swap_pages,
-    write_one_place_early,
-    forget_the_causal_mask,
-    take_another_heads_keys,
-]
-
-
 TRITON_CASE = Case(
     (-1, 0, 1),
     (80, 30, 12),
@@ -240,7 +169,7 @@ def triton_tables_with(change):
 
             return tables
 
-        wrap(monkeypatch, kernel_tables._Tables, "named", changed)
+        wrap(monkeypatch, arrays.StepArrays, "named", changed)
 
     return patch
 
@@ -329,21 +258,6 @@ TRITON_FAULTS = [
 
 def test_without_a_fault_the_check_passes():
     check()
-
-
-@pytest.mark.usefixtures("each_kernel_level")
-@NATIVE_DTYPES
-def test_without_a_fault_the_native_check_passes(dtype):
-    check_native(dtype)
-
-
-@pytest.mark.usefixtures("each_kernel_level")
-@NATIVE_DTYPES
-@pytest.mark.parametrize("change", NATIVE_FAULTS, ids=lambda change: change.__name__)
-def test_the_native_check_finds(change, dtype, monkeypatch):
-    native_plan_with(change)(monkeypatch)
-    with pytest.raises(AssertionError):
-        check_native(dtype)
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from tests.attention.budget import Case, Forest, assert_within_budget
-from tests.attention.test_backends import DTYPES, FORESTS
-from treeshare.attention import AttentionSpec, TritonAttention, build_layout, make_backend
+from tests.attention.test_backends import DTYPES, FEATURES, FORESTS
+from treeshare.attention import TritonAttention, build_layout, make_backend
+from treeshare.attention.triton.arrays import PlanKey
 from treeshare.attention.triton.tables import KernelTables
 from treeshare.errors import ConfigError
 from treeshare.kv import KVGeometry, KVStore
@@ -27,6 +28,7 @@ SMALL = Case(
     num_kv_heads=1,
     group_size=2,
 )
+WINDOWS = {"none": {}, "window 100": {"window": 100, "soft_cap": 3.0, "has_sinks": True}}
 WHOLE, CUT = 0, 1000
 """Multiprocessors: so few that nodes stay whole, so many that they are cut into chunks."""
 
@@ -102,6 +104,19 @@ def test_groups(group_size):
 
 
 @needs_triton
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize(
+    ("feature", "dtype"),
+    [("window 64", "float32"), ("chunk 5", "float16"), ("all", "bfloat16"), ("wide values", "bfloat16")],
+)
+def test_features(feature, dtype):
+    """Cut into chunks, of which windows leave some out; what no row sees is another's memory."""
+    forest = Forest(replace(SMALL, dtype=DTYPES[dtype], **FEATURES[feature]))
+    forest.give_back_unseen()
+    assert_within_budget(forest, attend(forest, CUT))
+
+
+@needs_triton
 @pytest.mark.parametrize("sharing", slow_but("none")("one-level", "none"))
 def test_rows_computed_alone(sharing):
     forest = Forest(replace(SMALL, sharing=sharing, dtype=torch.bfloat16))
@@ -124,14 +139,14 @@ def test_page_sizes(page_size):
 @needs_triton
 @pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("dtype", slow_but(torch.float32)(torch.float32, torch.bfloat16))
-def test_cutting_changes_no_bit(dtype):
+@pytest.mark.parametrize("feature", ["none", "window 100"])
+def test_cutting_changes_no_bit(dtype, feature):
     """However many programs share a node, its chunks are summed in one order."""
-    forest = Forest(replace(SMALL, dtype=dtype))
+    forest = Forest(replace(SMALL, dtype=dtype, **WINDOWS[feature]))
     num_items = []
     for num_processors in (WHOLE, CUT):
-        plan = KernelTables.make(
-            forest.layout, tuple(forest.query.shape), torch.device("cpu"), num_processors=num_processors
-        )
+        key = PlanKey.of(forest.layout, 0, forest.case.spec, *forest.query.shape[:2])
+        plan = KernelTables.make(forest.layout, key, torch.device("cpu"), num_processors)
         num_items.append((len(plan.shared), len(plan.causal), len(plan.private)))
     assert all(cut > whole for whole, cut in zip(*num_items, strict=True)), "all kinds are cut"
     assert_same_bits(bits(attend(forest, WHOLE)), bits(attend(forest, CUT)))
@@ -140,9 +155,14 @@ def test_cutting_changes_no_bit(dtype):
 @needs_triton
 @pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("dtype", slow_but(torch.bfloat16)(torch.float32, torch.bfloat16))
-def test_a_row_alone_has_the_same_bits(dtype):
-    """Company changes a row's place in its tile, its slots and its neighbours, and no bit of it."""
-    forest = Forest(replace(SMALL, dtype=dtype, decodes=((1, 2), *((1, 5),) * 40, (1, 70), (2, 9))))
+@pytest.mark.parametrize("feature", slow_but("window 100")("none", "window 100"))
+def test_a_row_alone_has_the_same_bits(dtype, feature):
+    """Company changes a row's place in its tile, its slots and its neighbours, and no bit of it.
+
+    Nor where the window of a neighbour begins.
+    """
+    decodes = ((1, 2), *((1, 5),) * 40, (1, 70), (2, 9))
+    forest = Forest(replace(SMALL, dtype=dtype, decodes=decodes, **WINDOWS[feature]))
     together = attend(forest)
     rows = forest.layout.decode_rows.tolist()
     for number in (0, 17, 41, 42):
@@ -150,34 +170,35 @@ def test_a_row_alone_has_the_same_bits(dtype):
         row = slice(rows[number], rows[number] + 1)
         alone = TritonAttention(forest.store.geometry, num_processors=CUT).attend(
             forest.query[row], forest.key[row], forest.value[row],
-            layer=0, layout=layout, spec=AttentionSpec(scale=forest.case.head_dim**-0.5),
+            layer=0, layout=layout, spec=forest.case.spec, sinks=forest.sinks,
         )  # fmt: skip
         assert_same_bits(bits(alone), bits(together, row))
 
 
 @needs_triton
-def test_a_plan_with_room_changes_no_bit(monkeypatch):
+@pytest.mark.parametrize("feature", ["none", "window 100"])
+def test_a_plan_with_room_changes_no_bit(feature, monkeypatch):
     """What a CUDA graph reads: tables filled up with work that does nothing, then with the next step's."""
-    monkeypatch.setattr("treeshare.attention.triton.tables.MIN_CAPACITY", 8)
+    monkeypatch.setattr("treeshare.attention.triton.arrays.MIN_CAPACITY", 8)
     plans, held = {}, set()
     for decodes in (((1, 2), (2, 9)), ((2, 3), (2, 20))):
-        forest = Forest(replace(SMALL, prefilled=(), decodes=decodes, lengths=(9, 5, 7)))
+        forest = Forest(replace(SMALL, prefilled=(), decodes=decodes, lengths=(90, 5, 7), **WINDOWS[feature]))
         exact = attend(forest)
         backend = TritonAttention(forest.store.geometry, num_processors=WHOLE)
-        shape = (8, *forest.query.shape[1:])
-        size = backend.fill_fixed(forest.layout, shape, plans)
-        held.add(plans[size].memory.data_ptr())
+        calls = [(0, forest.case.spec, forest.query.shape[1])]
+        (fixed,) = backend.fill_fixed(forest.layout, 8, calls, plans)
+        held.add(plans[fixed].memory.data_ptr())
         inputs = (
             torch.cat([x, x.new_ones(8 - len(x), *x.shape[1:])])
             for x in (forest.query, forest.key, forest.value)
         )
         roomy = backend.attend(
-            *inputs, layer=0, layout=forest.layout, spec=AttentionSpec(scale=forest.case.head_dim**-0.5)
+            *inputs, layer=0, layout=forest.layout, spec=forest.case.spec, sinks=forest.sinks
         )
         rows = slice(forest.layout.num_rows)
         assert_same_bits(bits(roomy, rows), bits(exact, rows))
         assert torch.all(roomy.lse[forest.layout.num_rows :] == -torch.inf)
-        assert len(plans[size].private) > len(decodes), "there is room"
+        assert len(plans[fixed].private) > len(decodes), "there is room"
     assert len(plans) == len(held) == 1, "both steps have one size and lie in one place"
 
 
@@ -281,9 +302,9 @@ def test_a_store_lies_whole_on_its_device():
     """``meta`` stands for a device that is not the CPU."""
     store = KVStore(GEOMETRY, budget_bytes=1 << 30, page_size=16, max_pages=4, poison=True, device="meta")
     segment = store.segments.new(start=0, num_tokens=70, order=0, parent=None)
-    block, pool = segment.block, store.pool
-    tensors = [*block.keys_t, *block.values, *pool.keys, *pool.values]
+    block, pool = segment.block, store.pools[0]
+    tensors = [*block.keys_t, *block.values, *pool.keys.values(), *pool.values.values()]
     assert {tensor.device.type for tensor in tensors} == {"meta"}
-    pages = [store.pool.new_page() for _ in range(3)]
-    store.pool.free(pages[:1])
+    pages = [store.pools[0].new_page() for _ in range(3)]
+    store.pools[0].free(pages[:1])
     store.check_invariants()

@@ -11,9 +11,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from tests.engine.forests import requests_for, rows_taken_away
 from tests.kernel_levels import LEVELS, LEVELS_AND_DTYPES, using_kernels
+from tests.models.mixtures import CONFIGS as MIXTURE_CONFIGS
+from tests.models.mixtures import make_mixture
 from treeshare.attention import key_blocks
 from treeshare.config import EngineConfig, FoldCost
 from treeshare.engine.async_llm import AsyncLLM
@@ -160,6 +163,17 @@ def test_bits_are_the_requests_own(model_dir, dtype, level, depth, monkeypatch):
         monkeypatch.setattr(binding, "fuse_layers", lambda *_: ([], "its own code is tested"))
     with using_kernels(level):
         assert differing(load_model(model_dir(architecture), dtype), depth) == {}
+
+
+MIXTURES = ["qwen2_moe", *(pytest.param(name, marks=pytest.mark.slow) for name in MIXTURE_CONFIGS)]
+
+
+@pytest.mark.skipif(not LEVELS, reason="no kernels, or none for this CPU")
+@pytest.mark.parametrize("family", MIXTURES)
+def test_mixtures_of_experts(tmp_path, family):
+    """Rows that choose the same experts are no company; in bfloat16, where sums show their order."""
+    make_mixture(family, torch.bfloat16).save_pretrained(tmp_path)
+    assert differing(load_model(tmp_path, "bfloat16"), 3, ["alone", "few rows"]) == {}
 
 
 @pytest.mark.parametrize(("level", "dtype"), LEVELS_AND_DTYPES)

@@ -33,7 +33,7 @@ MANY_TOKENS = replace(PARAMS, max_tokens=19)
 def device(monkeypatch):
     fake = FakeDevice()
     install(monkeypatch, fake)
-    monkeypatch.setattr("treeshare.attention.triton.tables.MIN_CAPACITY", 4)  # idle programs take time here
+    monkeypatch.setattr("treeshare.attention.triton.arrays.MIN_CAPACITY", 4)  # idle programs take time here
     with fake:
         yield fake
 

@@ -86,7 +86,8 @@ class EngineMachine(RuleBasedStateMachine):
 
         with pytest.MonkeyPatch.context() as patch:
             part, name = place.split(".")
-            patch.setattr(getattr(self.engine.store, part), name, broken)
+            store = self.engine.store
+            patch.setattr(store.pools[0] if part == "pool" else store.segments, name, broken)
             try:
                 self.step(2)
             except RuntimeError:

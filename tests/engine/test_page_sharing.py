@@ -9,7 +9,7 @@ import pytest
 from tests.engine.forests import FORESTS, collect, requests_for
 from treeshare.config import EngineConfig
 from treeshare.engine.engine import Engine
-from treeshare.kv import PagePool
+from treeshare.kv import PageTable, PageTables
 from treeshare.models import load_model
 from treeshare.sampling import SamplingParams
 
@@ -27,7 +27,7 @@ def run(folder, requests, **config):
             (c.request_index, c.completion_index): (c.token_ids, c.cumulative_logprob)
             for c in result.finished
         }
-        max_users = max([max_users, *(page.num_users for page in engine.store.pool.pages)])
+        max_users = max([max_users, *(page.num_users for page in engine.store.pools[0].pages)])
     return found, engine, max_users
 
 
@@ -37,8 +37,9 @@ def shared_run(model_dir):
     return functools.cache(lambda dtype: run(model_dir("llama"), REQUESTS, dtype=dtype))
 
 
-def copy_all(pool, pages, _):
-    return [pool.copy(page) for page in pages]
+def copy_all(tables, table, _):
+    (pool,) = tables._pools
+    return PageTable(([pool.copy(page) for page in table.pages[0]],))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -46,7 +47,7 @@ def test_sharing_full_pages_changes_no_bit(model_dir, shared_run, monkeypatch, d
     shared, engine, max_users = shared_run(dtype)
     assert max_users > 16
     with monkeypatch.context() as patch:
-        patch.setattr(PagePool, "fork", copy_all)
+        patch.setattr(PageTables, "fork", copy_all)
         copied, other, no_users = run(model_dir("llama"), REQUESTS, dtype=dtype)
     assert no_users == 1
     assert shared == copied

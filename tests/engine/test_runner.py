@@ -37,7 +37,7 @@ class Walk:
     def __init__(self, runner, prompts=PROMPTS, continuations=CONTINUATIONS):
         self.runner, self.logits = runner, {}
         self._prefill(PromptTree.from_prompts(prompts), prompts)
-        pages = [[] for _ in prompts]
+        pages = [self.runner.store.tables.new() for _ in prompts]
         for step in range(len(continuations[0])):
             self._decode(step, prompts, continuations, pages)
 
@@ -72,7 +72,7 @@ class Walk:
         order = sorted(range(len(prompts)), key=lambda i: self.leaves[i].order)
         for i in order:
             if step % self.runner.store.page_size == 0:
-                pages[i].append(self.runner.store.pool.new_page())
+                self.runner.store.tables.grow(pages[i])
         rows = [DecodeRow(self.leaves[i], pages[i], step) for i in order]
         tokens = [continuations[i][step] for i in order]
         self._run([], rows, tokens, [[*prompts[i], *continuations[i][: step + 1]] for i in order])
@@ -162,7 +162,7 @@ FAULTS = {
     "positions": change_field("positions", lambda positions: positions + (positions > 50)),
     "decode_rows": change_field("decode_rows", lambda rows: rows.clamp(max=2)),
     "write_offsets": change_field("write_offsets", lambda offsets: (offsets - 1).clamp(min=0)),
-    "write_pages": change_field("write_pages", lambda pages: pages.roll(1)),
+    "write_pages": change_field("write_pages", lambda pages: tuple(part.roll(1) for part in pages)),
     "slices, the first": change_field("slices", lambda slices: slices[1:]),
     "slices, the last": change_field("slices", lambda slices: slices[:-1]),
     "logits_rows": another_row,

@@ -69,7 +69,7 @@ def test_a_fork_copies_nothing_and_goes_its_own_way(llm):
         assert all(np.array_equal(mine.logprobs, other) for mine, other in zip(extended, apart, strict=True))
         llm.engine.store.check_invariants()
         search.drop([*forks, *extended])
-    added = np.diff(store_bytes) / llm.engine.store.page_bytes
+    added = np.diff(store_bytes) / llm.engine.store.tables.page_bytes
     assert added.tolist() == [0, 3]  # each extension copies the page that is not full
 
 

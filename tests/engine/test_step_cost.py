@@ -66,7 +66,7 @@ def test_the_schedule_is_the_engines(model_dir, forest, max_num_seqs):
     limits = Limits(
         max_num_seqs=max_num_seqs,
         kv_budget_bytes=engine.store.budget_bytes,
-        bytes_per_token=loaded.geometry.bytes_per_token,
+        kept=loaded.geometry.kept,
         page_size=16,
     )
     tree = computed_tree(PromptTree.from_prompts(FORESTS[forest]), config)

@@ -41,10 +41,10 @@ def resident_bytes():
 
 def fill_pages(store, share):
     """Use up a share of the budget by pages, keys too; returns them."""
-    pages = [store.pool.new_page() for _ in range(int(BUDGET * share) // store.page_bytes)]
-    for tensors in (store.pool.keys, store.pool.values):
-        for tensor in tensors:
-            tensor[: store.pool.num_live] = 1
+    pages = [store.pools[0].new_page() for _ in range(int(BUDGET * share) // store.tables.page_bytes)]
+    for tensors in (store.pools[0].keys, store.pools[0].values):
+        for tensor in tensors.values():
+            tensor[: store.pools[0].num_live] = 1
     return pages
 
 
@@ -64,7 +64,7 @@ def use(store):
     for num_tokens in (60, 700):
         pages = fill_pages(store, 0.9)
         yield
-        store.pool.free(pages)
+        store.pools[0].free(pages)
         segments = fill_segments(store, 0.9, num_tokens)
         yield
         for segment in segments[::2]:  # holes, into which no larger block goes

@@ -81,36 +81,22 @@ class StoreMachine(RuleBasedStateMachine):
         try:
             if copy and self.pages:
                 source, mark = self.pages[which % len(self.pages)]
-                self.pages.append((self.store.pool.copy(source), mark))
+                self.pages.append((self.store.pools[0].copy(source), mark))
                 return
-            page = self.store.pool.new_page()
+            page = self.store.pools[0].new_page()
         except BudgetError:
             return
         mark = self.mark()
         for layer in range(GEOMETRY.num_layers):
             kv = torch.full((1, 1, 3), mark + layer)
-            self.store.pool.write(layer, torch.tensor([page.index]), torch.tensor([5]), kv, -kv)
-        self.pages.append((page, mark))
-
-    @precondition(lambda self: self.pages)
-    @rule(which=st.integers(0, 100), num_tokens=st.sampled_from([6, 15, 16]))
-    def fork(self, which, num_tokens):
-        source, mark = self.pages[which % len(self.pages)]
-        before = self.store.bytes_in_use
-        try:
-            (page,) = self.store.pool.fork([source], num_tokens)
-        except BudgetError:
-            assert self.store.bytes_in_use == before
-            return
-        assert self.store.bytes_in_use == before + self.store.pool.fork_bytes(num_tokens)
-        assert (page is source) == (num_tokens == 16)
+            self.store.pools[0].write(layer, torch.tensor([page.index]), torch.tensor([5]), kv, -kv)
         self.pages.append((page, mark))
 
     @precondition(lambda self: self.pages)
     @rule(picks=st.lists(st.integers(0, 100), min_size=1, max_size=4))
     def free_pages(self, picks):
         chosen = {pick % len(self.pages) for pick in picks}
-        self.store.pool.free([self.pages[i][0] for i in sorted(chosen)])
+        self.store.pools[0].free([self.pages[i][0] for i in sorted(chosen)])
         self.pages = [entry for i, entry in enumerate(self.pages) if i not in chosen]
 
     @invariant()
@@ -131,11 +117,11 @@ class StoreMachine(RuleBasedStateMachine):
                 tail = segment.block.values[layer][segment.index, :, segment.num_tokens :]
                 assert not tail.any(), "values of padded keys must be zero, the ones too"
             for page, mark in self.pages:
-                assert torch.all(self.store.pool.keys[layer][page.index, :, 5] == mark + layer)
-                assert self.store.pool.values[layer][page.index].count_nonzero() == 4
+                assert torch.all(self.store.pools[0].keys[layer][page.index, :, 5] == mark + layer)
+                assert self.store.pools[0].values[layer][page.index].count_nonzero() == 4
 
     def teardown(self):
-        self.store.pool.free([page for page, _ in self.pages])
+        self.store.pools[0].free([page for page, _ in self.pages])
         for segment, _ in reversed(self.segments):
             self.store.segments.release(segment)
         self.store.check_empty()
@@ -156,13 +142,13 @@ TestLazyStore = LazyStoreMachine.TestCase
 def test_the_budget_is_exact():
     store = make_store(budget_tokens=64 + 16)
     segment = store.segments.new(start=0, num_tokens=1, order=0, parent=None)
-    page = store.pool.new_page()
+    page = store.pools[0].new_page()
     with pytest.raises(BudgetError, match=f"got {store.budget_bytes}, expected at least"):
-        store.pool.new_page()
+        store.pools[0].new_page()
     with pytest.raises(BudgetError):
         store.segments.new(start=0, num_tokens=1, order=0, parent=None)
     assert store.peak_bytes == store.bytes_in_use == store.budget_bytes
-    store.pool.free([page])
+    store.pools[0].free([page])
     store.segments.release(segment)
     store.check_empty()
 
@@ -178,15 +164,23 @@ def test_a_parent_outlives_its_children():
     store.check_empty()
 
 
+def addresses_of(pool):
+    return [tensor.data_ptr() for tensors in (pool.keys, pool.values) for tensor in tensors.values()]
+
+
 def test_pages_are_address_space_until_they_are_written():
     """A budget as large as the machine costs nothing; what pages hold stays where it is as more come."""
     store = KVStore(GEOMETRY, budget_bytes=1 << 45, page_size=64)
     before = peak_resident_bytes()
-    store.pool.new_page()
-    addresses = [tensor.data_ptr() for tensor in (*store.pool.keys, *store.pool.values)]
+    store.pools[0].new_page()
+    addresses = [
+        tensor.data_ptr() for tensor in (*store.pools[0].keys.values(), *store.pools[0].values.values())
+    ]
     for _ in range(999):
-        store.pool.new_page()
-    assert addresses == [tensor.data_ptr() for tensor in (*store.pool.keys, *store.pool.values)]
+        store.pools[0].new_page()
+    assert addresses == [
+        tensor.data_ptr() for tensor in (*store.pools[0].keys.values(), *store.pools[0].values.values())
+    ]
     assert peak_resident_bytes() - before < 4 * store.bytes_in_use
 
 
@@ -197,4 +191,4 @@ def test_more_address_space_than_a_process_may_have_is_one_line(monkeypatch):
     store = KVStore(GEOMETRY, budget_bytes=1 << 30, page_size=64)
     monkeypatch.setattr(torch, "empty", refused)
     with pytest.raises(ConfigError, match="got 1073741824, which this process may not"):
-        store.pool.new_page()
+        store.pools[0].new_page()

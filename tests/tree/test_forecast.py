@@ -25,7 +25,7 @@ class PlainCost:
         return num_rows + (shared_pairs + private_pairs) / 1000
 
 
-LIMITS = Limits(max_num_seqs=4, kv_budget_bytes=10**9, bytes_per_token=1)
+LIMITS = Limits(max_num_seqs=4, kv_budget_bytes=10**9, kept=[(1, None)])
 TREE = PromptTree.from_prompts([[1] * 10 + [2] * 5, [1] * 10 + [3] * 7])
 
 
@@ -72,7 +72,7 @@ from treeshare.tree.forecast import Limits, forecast
 prompts = [[7] * 400 + [i % 50 + 10] * 60 + [i % 97 + 10, i // 97 + 10] * 40 for i in range(10_000)]
 started = time.perf_counter()
 tree = fold_tree(PromptTree.from_prompts(prompts), 32)
-limits = Limits(max_num_seqs=256, kv_budget_bytes=8 << 30, bytes_per_token=46_080)
+limits = Limits(max_num_seqs=256, kv_budget_bytes=8 << 30, kept=[(46_080, None)])
 told = forecast(tree, [100] * 10_000, [256] * 10_000, limits, PlainCost())
 assert told.generated_tokens == 256_000_000
 assert told.peak_kv_bytes <= 8 << 30

@@ -23,7 +23,7 @@ class Cost:
         return 0.01 + num_rows / 2000 + (shared_pairs + private_pairs) / 1e7
 
 
-LIMITS = Limits(max_num_seqs=64, kv_budget_bytes=1 << 40, bytes_per_token=4)
+LIMITS = Limits(max_num_seqs=64, kv_budget_bytes=1 << 40, kept=[(4, None)])
 
 
 def cut(prompts, counts, tokens, num_workers, max_num_seqs=64):

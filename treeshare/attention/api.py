@@ -31,6 +31,11 @@ class AttentionSpec:
     soft_cap: float | None = None
     has_sinks: bool = False
 
+    @property
+    def reach(self) -> int | None:
+        """Positions that a row sees at most, its own included; None: all."""
+        return min((bound for bound in (self.window, self.chunk) if bound is not None), default=None)
+
     def first_seen(self, positions: Tensor) -> Tensor:
         """The position of the first key that a row sees; ``positions`` int64, of the rows."""
         first = torch.zeros_like(positions)

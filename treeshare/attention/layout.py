@@ -17,11 +17,13 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from treeshare.config import Sharing
-from treeshare.kv import KVStore, Order, Page, Segment
+from treeshare.kv import KVStore, Order, PageTable, Segment, page_index
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ class DecodeRow:
     """
 
     segment: Segment
-    pages: Sequence[Page]
+    pages: PageTable
     num_private: int
 
 
@@ -75,7 +77,7 @@ class BatchLayout:
         causal: The prefill chunks.
         decodes: The decoding rows, in packing order.
         decode_rows: ``[num_decode]`` int64: the packed row of each.
-        write_pages: ``[num_decode]`` int64: the page that its token goes to.
+        write_pages: ``[num_decode]`` int64 of each of the store's pools: the page that its token goes to.
         write_offsets: ``[num_decode]`` int64: the place in that page.
         positions: ``[num_rows]`` int64 position of each row's token in its sequence.
     """
@@ -86,7 +88,7 @@ class BatchLayout:
     causal: tuple[CausalChunk, ...]
     decodes: tuple[DecodeRow, ...]
     decode_rows: Tensor
-    write_pages: Tensor
+    write_pages: tuple[Tensor, ...]
     write_offsets: Tensor
     positions: Tensor
 
@@ -101,13 +103,36 @@ class BatchLayout:
             rows = slice(chunk.first_row, chunk.last_row)
             self.store.segments.write(layer, chunk.segment, chunk.start, keys[rows], values[rows])
         if len(self.decode_rows):
-            self.store.pool.write(
+            pool = self.store.pool_number(layer)
+            self.store.pools[pool].write(
                 layer,
-                self.write_pages,
+                self.write_pages[pool],
                 self.write_offsets,
                 keys.index_select(0, self.decode_rows),
                 values.index_select(0, self.decode_rows),
             )
+
+
+def seen_slices(
+    slices: Sequence[SharedSlice], first_seen: NDArray[np.int64] | None
+) -> tuple[SharedSlice, ...]:
+    """Each slice from the first to the last of its rows that sees a key of the segment.
+
+    Args:
+        slices: Of a layout.
+        first_seen: ``[num_rows]`` position of the first key that each row sees; None: rows see all keys.
+
+    Returns:
+        The slices without those that no row sees. Rows between two that see a key may see none.
+    """
+    if first_seen is None:
+        return tuple(slices)
+    found = []
+    for segment, first, last in slices:
+        seeing = np.flatnonzero(first_seen[first:last] < segment.end)
+        if len(seeing):
+            found.append(SharedSlice(segment, first + int(seeing[0]), first + int(seeing[-1]) + 1))
+    return tuple(found)
 
 
 def depth_first(
@@ -161,8 +186,12 @@ def build_layout(
         causal=tuple(causal),
         decodes=tuple(rows),
         decode_rows=torch.tensor(decode_rows, dtype=torch.int64),
-        write_pages=torch.tensor(
-            [row.pages[row.num_private // size].index for row in rows], dtype=torch.int64
+        write_pages=tuple(
+            torch.tensor(
+                [page_index(row.pages.pages[pool][row.num_private // size]) for row in rows],
+                dtype=torch.int64,
+            )
+            for pool in range(len(store.pools))
         ),
         write_offsets=torch.tensor([row.num_private % size for row in rows], dtype=torch.int64),
         positions=torch.tensor(positions, dtype=torch.int64),

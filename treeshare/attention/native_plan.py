@@ -1,4 +1,4 @@
-"""What the ``native`` backend plans beside the layout: a step as the arrays that the compiled kernel reads."""
+"""What the ``native`` backend plans beside the layout: a step as arrays that the compiled kernel reads."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from treeshare.attention.key_blocks import block_slices
+from treeshare.kv import page_index
 from treeshare.native.structs import PIECE, SLICE, TreeStep
 
 if TYPE_CHECKING:
@@ -29,52 +30,52 @@ class NativePlan:
 
     Attributes:
         layout: See above.
-        places: The pieces of all slices.
     """
 
     def __init__(self, layout: BatchLayout) -> None:
         self.layout = layout
         slices = block_slices(layout)
-        self.places = Places([piece for part in slices for piece in part.pieces])
+        self._places = Places([piece for part in slices for piece in part.pieces])
         self._slices = _slice_array(slices)
-        self._views: dict[tuple[int | None, int | None], View] = {}
+        self._views: dict[tuple[int, int | None, int | None], View] = {}
 
     def step(self, layer: int, num_q_heads: int, spec: AttentionSpec) -> TreeStep:
         """The kernel's view of the step in one layer, without its sinks; valid until the next call."""
-        store, view = self.layout.store, self._view(spec)
-        shape, step = store.geometry.layers[layer], view.step
+        store = self.layout.store
+        number, shape = store.pool_number(layer), store.geometry.layers[layer]
+        step = self._view(number, spec).step
         step.num_kv_heads, step.group_size = shape.num_heads, num_q_heads // shape.num_heads
         step.key_width, step.value_width = shape.key_width, shape.value_width
         step.stored_width = shape.stored_width
         step.soft_cap = spec.soft_cap or 0.0
-        self.places.locate(layer, shape)
-        step.pool_keys = store.pool.keys[layer].data_ptr()
-        step.pool_values = store.pool.values[layer].data_ptr()
+        self._places.locate(layer, shape)
+        step.pool_keys = store.pools[number].keys[layer].data_ptr()
+        step.pool_values = store.pools[number].values[layer].data_ptr()
         return step
 
-    def _view(self, spec: AttentionSpec) -> View:
-        """What rows see in layers of one window and chunk; one view for all that hide nothing in this step."""
-        wanted = (spec.window, spec.chunk)
+    def _view(self, pool: int, spec: AttentionSpec) -> View:
+        """What rows see with a window and chunks; one view for all that hide nothing in this step."""
+        wanted = (pool, spec.window, spec.chunk)
         if wanted not in self._views:
             first_seen = spec.first_seen(self.layout.positions).numpy()
-            hides = bool(first_seen.any())
-            if not hides and (None, None) in self._views:
-                self._views[wanted] = self._views[None, None]
+            if first_seen.any():
+                self._views[wanted] = View(self.layout, pool, self._slices, self._places, first_seen)
             else:
-                view = View(self.layout, self._slices, self.places, first_seen if hides else None)
-                self._views[wanted] = view
-                if not hides:
-                    self._views[None, None] = view
+                whole = (pool, None, None)
+                if whole not in self._views:
+                    self._views[whole] = View(self.layout, pool, self._slices, self._places, None)
+                self._views[wanted] = self._views[whole]
         return self._views[wanted]
 
 
 class View:
     """What the rows of a step see, as the kernel reads it.
 
-    Pages that a row sees nothing of are not looked at: their memory may be another's by now.
+    Pages that a row sees nothing of are not looked at: they may have been given back.
 
     Args:
         layout: Of the step.
+        pool: Which of the store's pools has the pages.
         slices: Of all rows.
         places: The pieces of the slices.
         first_seen: Position of the first key that each row sees; None: all rows see all before them.
@@ -84,7 +85,7 @@ class View:
         pages: Page numbers of all decoding rows.
         page_indptr: ``[num_rows + 1]``: where each row's begin.
         tokens: ``[num_rows]``: tokens on a row's pages.
-        first_seen: As given.
+        places, first_seen: As given.
         hidden_tokens: ``[num_rows]``: tokens of a row's first page that it does not see.
         step: All of them; what belongs to a layer is missing.
     """
@@ -92,15 +93,16 @@ class View:
     def __init__(
         self,
         layout: BatchLayout,
+        pool: int,
         slices: NDArray[Any],
         places: Places,
         first_seen: NDArray[np.int64] | None,
     ) -> None:
-        self.first_seen = first_seen
+        self.places, self.first_seen = places, first_seen
         self.slices = slices if first_seen is None else slices[_seen_slices(slices, first_seen)]
         rows, size = layout.decode_rows.numpy(), layout.store.page_size
         ends = _int64([source.segment.end for source in layout.decodes])
-        private = layout.positions.numpy()[rows] - ends
+        private = _int64([source.num_private for source in layout.decodes])
         hidden = np.zeros_like(ends) if first_seen is None else np.maximum(first_seen[rows] - ends, 0)
         first_page = hidden // size
         num_pages, self.tokens, self.hidden_tokens = np.zeros((3, layout.num_rows), np.int64)
@@ -111,11 +113,12 @@ class View:
         bounds = zip(first_page.tolist(), (private // size + 1).tolist(), strict=True)
         self.pages = _int64(
             [
-                page.index
+                page_index(page)
                 for source, (first, end) in zip(layout.decodes, bounds, strict=True)
-                for page in source.pages[first:end]
+                for page in source.pages.pages[pool][first:end]
             ]
         )
+        assert (self.pages >= 0).all(), "a page that a row sees was given back"
         self.step = TreeStep(
             num_rows=layout.num_rows,
             page_size=size,

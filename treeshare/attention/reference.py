@@ -74,11 +74,16 @@ class ReferenceAttention(AttentionBackend):
         return torch.cat([keys for keys, _ in parts]), torch.cat([values for _, values in parts])
 
     def _private(self, layout: BatchLayout, layer: int, source: DecodeRow) -> list[tuple[Tensor, Tensor]]:
-        store, width = layout.store, layout.store.geometry.layers[layer].value_width
-        parts = []
-        for ordinal, page in enumerate(source.pages):
+        store, pool = layout.store, layout.store.pool_of(layer)
+        width, parts = store.geometry.layers[layer].value_width, []
+        for ordinal, page in enumerate(source.pages.pages[store.pool_number(layer)]):
             used = min(max(source.num_private + 1 - ordinal * store.page_size, 0), store.page_size)
-            keys = store.pool.keys[layer][page.index, :, :used]
-            values = store.pool.values[layer][page.index, :, :used, :width]
-            parts.append((keys.transpose(0, 1), values.transpose(0, 1)))
+            # A page that was given back has its place, and no numbers.
+            keys, values = (
+                tensor[0 if page is None else page.index, :, :used].transpose(0, 1)
+                for tensor in (pool.keys[layer], pool.values[layer])
+            )
+            if page is None:
+                keys, values = keys * torch.nan, values * torch.nan
+            parts.append((keys, values[..., :width]))
         return parts

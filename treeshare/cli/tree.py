@@ -149,7 +149,7 @@ def _plan_table(
     limits = Limits(
         max_num_seqs=config.max_num_seqs,
         kv_budget_bytes=budget,
-        bytes_per_token=description.geometry.bytes_per_token,
+        kept=description.geometry.kept,
         page_size=config.page_size,
     )
     config = replace(config, fold_cost=fold_cost_here(description.geometry, description.config, config))

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from treeshare.engine.sequence import Sequence
+    from treeshare.kv import PageTables
 
 PRIOR_COMPLETIONS = 8
 """Completions of maximum length that a mean length counts besides those that have ended."""
@@ -45,18 +46,18 @@ class _MeanLength:
 
 
 class Expectation:
-    """How long completions get, how many of them share a row, and the pages that follow from it.
+    """How long completions get, how many of them share a row, and the bytes of pages that follow from it.
 
     Args:
-        page_size: Tokens of a page.
+        tables: Says what pages take.
 
     Attributes:
         rows_per_completion: Mean over recent steps; 1 where no completions share a row.
     """
 
-    def __init__(self, page_size: int) -> None:
+    def __init__(self, tables: PageTables) -> None:
         self.rows_per_completion = 1.0
-        self._page_size = page_size
+        self._tables = tables
         self._means = [_MeanLength(horizon) for horizon in HORIZONS]
 
     def note_end(self, num_tokens: int) -> None:
@@ -80,21 +81,21 @@ class Expectation:
         """Expected rows of completions that start on one row."""
         return max(round(num_completions * self.rows_per_completion), 1)
 
-    def pages(self, sequence: Sequence) -> int:
-        """Expected pages of each of its completions: by the mean length, and at least what it needs next."""
+    def page_bytes(self, sequence: Sequence) -> int:
+        """Expected bytes of a completion's pages: by the mean length, and at least what it needs next."""
         max_tokens = sequence.live.max_new_tokens
         num_tokens = max(self.tokens(max_tokens), len(sequence.token_ids) + 2)
-        return num_pages(min(max_tokens, num_tokens), self._page_size)
+        return completion_bytes(min(max_tokens, num_tokens), self._tables)
 
-    def missing_pages(self, sequences: Iterable[Sequence]) -> int:
-        """Pages that sequences with a row are expected to need beyond those they hold."""
-        return sum(
-            self.rows(len(sequence.completions)) * max(len(sequence.pages), self.pages(sequence))
-            - len(sequence.pages)
-            for sequence in sequences
-        )
+    def missing_bytes(self, sequences: Iterable[Sequence]) -> int:
+        """Bytes of pages that sequences with a row are expected to need beyond those they hold."""
+        missing = 0
+        for sequence in sequences:
+            held = 0 if sequence.pages is None else self._tables.bytes_in(sequence.pages)
+            missing += self.rows(len(sequence.completions)) * max(held, self.page_bytes(sequence)) - held
+        return missing
 
 
-def num_pages(num_tokens: int, page_size: int) -> int:
-    """Private pages of a completion of ``num_tokens``; the last token generated needs no KV."""
-    return -(-(num_tokens - 1) // page_size)
+def completion_bytes(num_tokens: int, tables: PageTables) -> int:
+    """Bytes of the pages of a completion of ``num_tokens``; the last token generated needs no KV."""
+    return tables.bytes_of(num_tokens - 1)

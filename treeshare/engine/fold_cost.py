@@ -126,7 +126,7 @@ def _path_seconds(
             segment = store.segments.new(start=start, num_tokens=tokens, order=order, parent=segment)
             segment.num_written = tokens
         assert segment is not None
-        decoding = [DecodeRow(segment, [store.pool.new_page()], 0) for _ in range(rows)]
+        decoding = [DecodeRow(segment, store.tables.new(1), 0) for _ in range(rows)]
 
         def attend(store: KVStore = store, decoding: list[DecodeRow] = decoding) -> None:
             layout = build_layout(store, [], decoding)

@@ -63,8 +63,8 @@ class Intake:
     def longest_completion(self, num_prompt_tokens: int) -> int:
         """See ``Engine.longest_completion``."""
         store = self._residency.store
-        num_pages = (store.budget_bytes - store.segments.bytes_of(num_prompt_tokens)) // store.page_bytes
-        held = max(num_pages, 0) * store.page_size + 1  # the last token needs no KV
+        left = store.budget_bytes - store.segments.bytes_of(num_prompt_tokens)
+        held = store.tables.max_tokens(left) + 1  # the last token needs no KV
         return min(self._loaded.max_model_len - num_prompt_tokens, held)
 
     def add(self, requests: Items[Request]) -> None:

@@ -59,7 +59,7 @@ class PackedStep:
             store: The KV.
             sharing: Which segments rows attend to together.
         """
-        rows = [DecodeRow(s.segment, s.pages, s.num_computed) for s in plan.rows]
+        rows = [DecodeRow(s.segment, s.pages, s.num_computed) for s in plan.rows if s.pages is not None]
         layout = build_layout(store, [chunk for _, chunk in plan.chunks], rows, sharing=sharing)
         tokens = np.empty(layout.num_rows, np.int64)
         places = layout.decode_rows.tolist()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from treeshare.engine.expectation import num_pages
+from treeshare.engine.expectation import completion_bytes
 from treeshare.engine.forest import Forest, LiveNode
 from treeshare.engine.idle_nodes import IdleNodes
 from treeshare.engine.prefill_queue import PrefillQueue
@@ -63,7 +63,7 @@ class Residency:
         needed = max(
             (
                 self.store.segments.bytes_of(len(request.prompt_token_ids))
-                + _completion_bytes(tokens, self.store)
+                + completion_bytes(tokens, self.store.tables)
                 for request, tokens in requests
                 if request.completion_indices
             ),
@@ -87,7 +87,7 @@ class Residency:
         nodes = self.forest.graft(tree, counts, fold_cost)
         for i, node in enumerate(nodes):
             path_bytes = sum(self.store.segments.bytes_of(above.num_tokens) for above in node.path())
-            if path_bytes + _completion_bytes(max_new_tokens[i], self.store) > self.store.budget_bytes:
+            if path_bytes + completion_bytes(max_new_tokens[i], self.store.tables) > self.store.budget_bytes:
                 self._displaced.append(node)
                 nodes[i] = self.forest.attach_alone(np.asarray(requests[i].prompt_token_ids, np.int32))
         return nodes
@@ -243,7 +243,3 @@ class Residency:
             if node.parent is None or node not in node.parent.children:
                 return
             node = self.forest.remove(node)
-
-
-def _completion_bytes(num_tokens: int, store: KVStore) -> int:
-    return num_pages(num_tokens, store.page_size) * store.page_bytes

@@ -76,7 +76,7 @@ class Scheduler:
         self.admitted: list[Sequence] = []
         self.running: list[Sequence] = []
         self.pace = Pace(config.prefill_chunk)
-        self._expected = Expectation(config.page_size)
+        self._expected = Expectation(self._store.tables)
         self._mixes = False  # prompts are computed beside decoding rows
         self._num_preemptions = 0
 
@@ -175,10 +175,12 @@ class Scheduler:
     def check_invariants(self) -> None:
         """Assert that nodes and pages are owned as sequences say; tests call it after every step."""
         self._residency.check_invariants(self.waiting, [*self.admitted, *self.running])
-        users = Counter(page for sequence in self.running for page in sequence.pages)
-        assert all(page.num_users == count for page, count in users.items()), "a page's users are miscounted"
+        tables = {sequence: sequence.pages for sequence in self.running if sequence.pages is not None}
+        for pool in range(len(self._store.pools)):
+            users = Counter(page for table in tables.values() for page in table.held(pool))
+            assert all(page.num_users == count for page, count in users.items()), "users are miscounted"
         for sequence in self.running:
-            held = len(sequence.pages) * self._page_size
+            held = self._num_pages(sequence) * self._page_size
             assert sequence.num_computed <= held < sequence.num_computed + self._page_size
             assert sequence.num_computed < len(sequence.token_ids), "a row has nothing to compute"
 
@@ -194,7 +196,7 @@ class Scheduler:
             path = head.live.node.path()
             missing = [node for node in path if node.segment is None and node not in new_nodes]
             node_bytes = sum(self._store.segments.bytes_of(node.num_tokens) for node in missing)
-            row_bytes = self._expected.pages(head) * self._store.page_bytes
+            row_bytes = self._expected.page_bytes(head)
             if left < node_bytes + row_bytes:
                 freed = self._residency.reclaim(node_bytes + row_bytes - left, keep=path)
                 left += freed
@@ -222,8 +224,7 @@ class Scheduler:
 
     def _free_bytes(self) -> int:
         """Bytes that are free and that no sequence with a row is expected to need."""
-        promised = self._expected.missing_pages((*self.admitted, *self.running))
-        return self._store.free_bytes - promised * self._store.page_bytes
+        return self._store.free_bytes - self._expected.missing_bytes((*self.admitted, *self.running))
 
     def _admit(self, head: Sequence, count: int) -> None:
         """Give a row to some completions of the sequence that is next, or to all."""
@@ -247,18 +248,31 @@ class Scheduler:
         return min(self.pace.prompt_rows(num_decoding, num_starting), self._max_rows - num_decoding)
 
     def _make_room(self) -> None:
-        """Give each row a page for the token that it computes; where rows or bytes are too few, preempt."""
+        """Give each row a page for the token that it computes; where rows or bytes are too few, preempt.
+
+        A row that needs one gives back first what it sees no more.
+        """
+        tables = self._store.tables
         while len(self.admitted) + len(self.running) > self._max_num_seqs:
             self._preempt(self._youngest())
         while True:
-            needing = [s for s in self.running if s.num_computed == len(s.pages) * self._page_size]
-            missing = len(needing) * self._store.page_bytes - self._store.free_bytes
+            needing = [s for s in self.running if s.num_computed == self._num_pages(s) * self._page_size]
+            for sequence in needing:
+                if sequence.pages is None:
+                    sequence.pages = tables.new()
+                tables.forget(sequence.pages, sequence.num_computed)
+            missing = len(needing) * tables.page_bytes - self._store.free_bytes
             if missing <= 0:
                 break
             if not self._residency.reclaim(missing):
                 self._preempt(self._youngest())
         for sequence in needing:
-            sequence.pages.append(self._store.pool.new_page())
+            if sequence.pages is not None:
+                tables.grow(sequence.pages)
+
+    @staticmethod
+    def _num_pages(sequence: Sequence) -> int:
+        return 0 if sequence.pages is None else len(sequence.pages)
 
     def _youngest(self) -> Sequence:
         return max((*self.admitted, *self.running), key=lambda sequence: sequence.priority)
@@ -266,7 +280,7 @@ class Scheduler:
     def _preempt(self, sequence: Sequence) -> None:
         """Take a sequence's row and KV; it waits, and computes its tokens again when it is admitted again."""
         (self.running if sequence in self.running else self.admitted).remove(sequence)
-        self._num_preemptions += bool(sequence.pages)
+        self._num_preemptions += bool(self._num_pages(sequence))
         sequence.drop_kv(self._store)
         self._residency.withdraw(sequence.live.node, len(sequence.completions))
         self._queue(sequence)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from treeshare.engine.engine import Engine
-    from treeshare.kv import Page, Segment
+    from treeshare.kv import PageTable, Segment
 
 
 @dataclass(eq=False, slots=True)
@@ -40,7 +40,7 @@ class Branch:
     token_ids: tuple[int, ...]
     logprobs: NDArray[np.float32]
     cumulative_logprob: float
-    pages: list[Page] = field(repr=False)
+    pages: PageTable = field(repr=False)
 
 
 class TokenSearch:
@@ -96,7 +96,7 @@ class TokenSearch:
             layout = build_layout(self._store, [PrefillChunk(self._segment, start, end)], [])
             logits = self._runner.forward(layout, tokens[start:end], [end - start - 1])
             self._segment.num_written = end
-        return self._branch((), logits[0], 0.0, [])
+        return self._branch((), logits[0], 0.0, self._store.tables.new())
 
     def fork(self, branch: Branch, n: int = 2) -> list[Branch]:
         """Make ``n`` more branches with the tokens of ``branch``, which stays; each is dropped separately.
@@ -110,7 +110,7 @@ class TokenSearch:
         self._require_open()
         if not isinstance(branch, Branch) or branch not in self._branches:
             raise ConfigError.of("branch", got="one that was dropped", expected="one of this search")
-        forks = [replace(branch, pages=self._store.pool.share(branch.pages)) for _ in range(n)]
+        forks = [replace(branch, pages=self._store.tables.share(branch.pages)) for _ in range(n)]
         self._branches.update(forks)
         return forks
 
@@ -139,15 +139,16 @@ class TokenSearch:
             if branch not in self._branches or len(branch.token_ids) >= self.max_tokens:
                 raise ConfigError.of("branch", got=len(branch.token_ids), expected="one that can be extended")
             require_int("token", token, low=0, high=len(branch.logprobs) - 1)
-        pages: list[list[Page]] = []
+        tables = self._store.tables
+        pages: list[PageTable] = []
         try:
             for branch, _ in steps:
-                pages.append(self._store.pool.fork(branch.pages, len(branch.token_ids)))
+                pages.append(tables.fork(branch.pages, len(branch.token_ids)))
+                tables.forget(pages[-1], len(branch.token_ids))
                 if len(branch.token_ids) % self._store.page_size == 0:
-                    pages[-1].append(self._store.pool.new_page())
+                    tables.grow(pages[-1])
         except BaseException:
-            for held in pages:
-                self._store.pool.free(held)
+            tables.free(pages)
             raise
         rows = [
             DecodeRow(self._segment, held, len(branch.token_ids))
@@ -171,7 +172,7 @@ class TokenSearch:
         for branch in items_of("branches", branches, "a list of branches"):
             if isinstance(branch, Branch) and branch in self._branches:
                 self._branches.remove(branch)
-                self._store.pool.free(branch.pages)
+                self._store.tables.free([branch.pages])
 
     def close(self) -> None:
         """Free everything; a second call does nothing."""
@@ -203,7 +204,7 @@ class TokenSearch:
         self.close()
 
     def _branch(
-        self, token_ids: tuple[int, ...], logits: Tensor, cumulative_logprob: float, pages: list[Page]
+        self, token_ids: tuple[int, ...], logits: Tensor, cumulative_logprob: float, pages: PageTable
     ) -> Branch:
         branch = Branch(token_ids, self._runner.logprobs(logits), cumulative_logprob, pages)
         self._branches.add(branch)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence as Items
 
     from treeshare.engine.forest import LiveNode
-    from treeshare.kv import KVStore, Page, Segment
+    from treeshare.kv import KVStore, PageTable, Segment
     from treeshare.sampling import SamplingParams, StopChecker
     from treeshare.sampling.sampler import TokenLogprob
     from treeshare.text import Detokenizer
@@ -110,7 +110,7 @@ class Sequence:
         stop: Watches the tokens.
         token_ids: Generated so far.
         versions: Per token, the version of the weights that it was drawn with.
-        pages: Private KV of the first ``num_computed`` tokens.
+        pages: Private KV of the first ``num_computed`` tokens; None: it has none.
         num_computed: Generated tokens whose KV is stored.
         cumulative_logprob: Of ``token_ids``.
         logprobs: Per token, where asked for.
@@ -121,7 +121,7 @@ class Sequence:
     stop: StopChecker
     token_ids: list[int] = field(default_factory=list)
     versions: list[int] = field(default_factory=list)
-    pages: list[Page] = field(default_factory=list)
+    pages: PageTable | None = None
     num_computed: int = 0
     cumulative_logprob: float = 0.0
     logprobs: list[list[TokenLogprob]] = field(default_factory=list)
@@ -168,9 +168,9 @@ class Sequence:
 
     def drop_kv(self, store: KVStore) -> None:
         """Free the pages; what they held will be computed again."""
-        store.pool.free(self.release_pages())
+        store.tables.free(self.release_pages())
 
-    def release_pages(self) -> list[Page]:
+    def release_pages(self) -> list[PageTable]:
         """Its pages, for the caller to free; what they hold will be computed again."""
-        pages, self.pages, self.num_computed = self.pages, [], 0
-        return pages
+        pages, self.pages, self.num_computed = self.pages, None, 0
+        return [] if pages is None else [pages]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from treeshare.engine.runner import ModelRunner
     from treeshare.engine.sequence import LiveRequest
-    from treeshare.kv import Page
+    from treeshare.kv import PageTable
     from treeshare.sampling import Ending
 
     Observer = Callable[[Sequence, Tensor], None]
@@ -86,16 +86,16 @@ class TokenStep:
                 for sequence in group:
                     self.observe(sequence, self._runner.to_host(row))
         tokens = Tokens()
-        unused: list[Page] = []
+        unused: list[PageTable] = []
         try:
             for part, sampled in self._sampled(batch, tokens.failed):
                 self._take(part, sampled, tokens, unused)
         finally:
-            self._store.pool.free(unused)  # at once: what is freed may move other pages
+            self._store.tables.free(unused)  # at once: what is freed may move other pages
         self._stopwatch.lap(BOOKKEEPING)
         return tokens
 
-    def _take(self, batch: RowBatch, sampled: Sampled, tokens: Tokens, unused: list[Page]) -> None:
+    def _take(self, batch: RowBatch, sampled: Sampled, tokens: Tokens, unused: list[PageTable]) -> None:
         """Append what was drawn; adds to ``tokens``, and to ``unused`` the pages of sequences that ended."""
         first = 0
         for sequence in (sequence for group in batch.sequences for sequence in group):
@@ -176,9 +176,10 @@ class TokenStep:
     def _branch(self, sequence: Sequence, completions: list[int]) -> Sequence:
         """Some completions as a new sequence; without room for its pages it computes their KV again."""
         branch = sequence.take(completions)
-        if self._store.pool.fork_bytes(sequence.num_computed) <= self._store.free_bytes:
-            branch.pages = self._store.pool.fork(sequence.pages, sequence.num_computed)
-            branch.num_computed = sequence.num_computed
+        tables, num_computed = self._store.tables, sequence.num_computed
+        if sequence.pages is not None and tables.fork_bytes(num_computed) <= self._store.free_bytes:
+            branch.pages = tables.fork(sequence.pages, num_computed)
+            branch.num_computed = num_computed
         return branch
 
     def _append(self, sequence: Sequence, sampled: Sampled, draw: int) -> None:

@@ -26,11 +26,13 @@ class LayerKV:
         num_heads: KV heads.
         key_width: Numbers of a key.
         value_width: Numbers of a value.
+        reach: Positions that a row sees at most, its own included; None: all.
     """
 
     num_heads: int
     key_width: int
     value_width: int
+    reach: int | None = None
 
     @property
     def stored_width(self) -> int:
@@ -65,6 +67,20 @@ class KVGeometry:
     def num_layers(self) -> int:
         """Layers that have KV."""
         return len(self.layers)
+
+    @property
+    def reaches(self) -> tuple[int | None, ...]:
+        """How far rows see, each number once, all (None) first."""
+        some = {layer.reach for layer in self.layers}
+        return (*([None] * (None in some)), *sorted(reach for reach in some if reach is not None))
+
+    @property
+    def kept(self) -> tuple[tuple[int, int | None], ...]:
+        """Bytes of a token in the layers of each of ``reaches``, and that reach."""
+        sizes = dict.fromkeys(self.reaches, 0)
+        for layer in self.layers:
+            sizes[layer.reach] += layer.size * self.dtype.itemsize
+        return tuple((size, reach) for reach, size in sizes.items())
 
     @property
     def widths(self) -> list[int]:

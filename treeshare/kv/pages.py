@@ -6,6 +6,7 @@ but the last are a layer's own.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -37,20 +38,27 @@ class Page:
     num_users: int = 1
 
 
+def page_index(page: Page | None) -> int:
+    """A page's place in its pool; -1 in place of a page that was given back."""
+    return -1 if page is None else page.index
+
+
 class PagePool:
     """Private pages of all sequences, dense at the front, so that attention reads one contiguous range.
 
     Args:
         memory: Allocates the tensors.
+        reach: How far rows see in its layers: those of the geometry that have it.
         charge: Called with the bytes of a new page before it is made; raises if the budget lacks them.
         page_size: ``C``.
         max_pages: Maximum number of pages live at once.
         budget_bytes: Named in the error raised where the process may not reserve the address space.
 
     Attributes:
-        keys: Per layer ``[capacity, H, C, D]``: a token's lie side by side, unlike a segment's: a page gets
+        reach: See above.
+        keys: By layer, ``[capacity, H, C, D]``: a token's lie side by side, unlike a segment's: a page gets
             one token a step.
-        values: Per layer ``[capacity, H, C, E]``.
+        values: By layer, ``[capacity, H, C, E]``.
         pages: The live pages by their places.
         num_live: Pages held.
         num_touched: Pages that take memory: the live ones, and freed ones until ``trim``.
@@ -64,19 +72,31 @@ class PagePool:
         page_size: int,
         max_pages: int,
         budget_bytes: int,
+        reach: int | None = None,
     ) -> None:
         self._memory, self._charge, self._budget_bytes = memory, charge, budget_bytes
-        self.page_size, self._max_pages = page_size, max_pages
-        layers = memory.geometry.layers
-        self.keys = [memory.allocate(0, layer.num_heads, page_size, layer.key_width) for layer in layers]
-        self.values = [memory.allocate(0, layer.num_heads, page_size, layer.stored_width) for layer in layers]
+        self.page_size, self._max_pages, self.reach = page_size, max_pages, reach
+        layers = {i: layer for i, layer in enumerate(memory.geometry.layers) if layer.reach == reach}
+        self._token_bytes = sum(layer.size for layer in layers.values()) * memory.geometry.dtype.itemsize
+        self.keys = {
+            i: memory.allocate(0, layer.num_heads, page_size, layer.key_width) for i, layer in layers.items()
+        }
+        self.values = {
+            i: memory.allocate(0, layer.num_heads, page_size, layer.stored_width)
+            for i, layer in layers.items()
+        }
         self.pages: list[Page | None] = []
         self.num_live = self.num_touched = 0
 
     @property
     def page_bytes(self) -> int:
-        """Bytes of one page over all layers."""
-        return self.page_size * self._memory.geometry.bytes_per_token
+        """Bytes of one page over its layers."""
+        return self.page_size * self._token_bytes
+
+    @property
+    def max_kept_pages(self) -> int:
+        """Maximum pages of a sequence that the next row may see."""
+        return sys.maxsize if self.reach is None else -(-(self.reach - 1) // self.page_size) + 1
 
     @property
     def bytes_in_use(self) -> int:
@@ -91,7 +111,7 @@ class PagePool:
     @property
     def capacity(self) -> int:
         """Pages that the tensors have room for now."""
-        return self.keys[0].shape[0] if self.keys else 0
+        return next((len(keys) for keys in self.keys.values()), 0)
 
     def new_page(self) -> Page:
         """An empty page at the end of the dense range.
@@ -107,35 +127,20 @@ class PagePool:
         self.pages.append(page)
         self.num_live += 1
         self.num_touched = max(self.num_touched, self.num_live)
-        for values in self.values:
+        for values in self.values.values():
             values[page.index].zero_()
         return page
 
-    def fork_bytes(self, num_tokens: int) -> int:
-        """Bytes that ``fork`` adds: those of a last page that is not full; full pages are shared."""
-        return self.page_bytes if num_tokens % self.page_size else 0
-
-    def fork(self, pages: Sequence[Page], num_tokens: int) -> list[Page]:
-        """The KV of a second sequence with the same ``num_tokens`` tokens: full pages are shared, not copied.
-
-        Raises:
-            BudgetError: If the budget does not hold ``fork_bytes``; nothing was shared.
-        """
-        num_full = num_tokens // self.page_size
-        copied = [self.copy(page) for page in pages[num_full:]]
-        return [*self.share(pages[:num_full]), *copied]
-
-    def share(self, pages: Sequence[Page]) -> list[Page]:
-        """Add a user, who writes to none of them, to each page; returns the pages."""
+    def share(self, pages: Sequence[Page]) -> None:
+        """Add a user, who writes to none of them, to each page."""
         for page in pages:
             page.num_users += 1
-        return list(pages)
 
     def copy(self, source: Page) -> Page:
         """A new page with the same contents; raises as ``new_page``."""
         page = self.new_page()
         for tensors in (self.keys, self.values):
-            for tensor in tensors:
+            for tensor in tensors.values():
                 tensor[page.index] = tensor[source.index]
         return page
 
@@ -153,7 +158,7 @@ class PagePool:
             places = holes, [page.index for page in moved]
             target, source = torch.tensor(places, device=self._memory.device)
             for tensors in (self.keys, self.values):
-                for tensor in tensors:
+                for tensor in tensors.values():
                     tensor.index_copy_(0, target, tensor.index_select(0, source))
         for page, hole in zip(moved, holes, strict=True):
             page.index = hole
@@ -172,7 +177,7 @@ class PagePool:
     def trim(self) -> None:
         """Return the memory of freed pages to the system."""
         for tensors in (self.keys, self.values):
-            for tensor in tensors:
+            for tensor in tensors.values():
                 self._memory.give_back(tensor, self.num_live)
         self.num_touched = self.num_live
 
@@ -206,7 +211,7 @@ class PagePool:
         added = left if self._memory.is_lazy else min(max(self.capacity, MIN_PAGES), left)
         try:
             for tensors in (self.keys, self.values):
-                for layer, old in enumerate(tensors):
+                for layer, old in tensors.items():
                     tensors[layer] = self._memory.allocate(len(old) + added, *old.shape[1:])
                     tensors[layer][: len(old)] = old
         except RuntimeError as error:  # torch raises no narrower class

@@ -13,6 +13,7 @@ import torch
 
 from treeshare.errors import BudgetError
 from treeshare.kv.memory import KVGeometry, KVMemory, trim_heap
+from treeshare.kv.page_tables import PageTables
 from treeshare.kv.pages import PagePool
 from treeshare.kv.segments import SegmentStore
 
@@ -35,7 +36,8 @@ class KVStore:
 
     Attributes:
         segments: The KV of tree nodes.
-        pool: The private pages of sequences.
+        pools: The private pages of sequences: a pool for the layers of each reach.
+        tables: Which pages a sequence has in every pool.
         peak_bytes: Maximum of ``bytes_in_use`` since the store was made, or since ``restart_peak``.
     """
 
@@ -59,23 +61,31 @@ class KVStore:
         if self.device.type == "cpu":
             held_bytes = min(budget_bytes, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
         self.segments = SegmentStore(memory, self._charge)
-        self.pool = PagePool(
-            memory,
-            self._charge,
-            page_size=page_size,
-            max_pages=held_bytes // self.page_bytes if max_pages is None else max_pages,
-            budget_bytes=budget_bytes,
+        self.pools = tuple(
+            PagePool(
+                memory,
+                self._charge,
+                page_size=page_size,
+                max_pages=held_bytes // (page_size * token_bytes) if max_pages is None else max_pages,
+                budget_bytes=budget_bytes,
+                reach=reach,
+            )
+            for token_bytes, reach in geometry.kept
         )
+        self.tables = PageTables(self.pools)
 
-    @property
-    def page_bytes(self) -> int:
-        """Bytes of one private page over all layers."""
-        return self.page_size * self.geometry.bytes_per_token
+    def pool_number(self, layer: int) -> int:
+        """Which of ``pools`` has a layer's pages."""
+        return self.geometry.reaches.index(self.geometry.layers[layer].reach)
+
+    def pool_of(self, layer: int) -> PagePool:
+        """The pool of a layer's pages."""
+        return self.pools[self.pool_number(layer)]
 
     @property
     def bytes_in_use(self) -> int:
         """Bytes of all segments, their empty places included, and live pages."""
-        return self.segments.bytes_in_use + self.pool.bytes_in_use
+        return self.segments.bytes_in_use + sum(pool.bytes_in_use for pool in self.pools)
 
     @property
     def free_bytes(self) -> int:
@@ -91,30 +101,34 @@ class KVStore:
         assert self.bytes_in_use <= self.budget_bytes, "KV bytes exceed the budget"
         assert self.bytes_in_use <= self.peak_bytes, "peak bytes fell behind"
         self.segments.check_invariants()
-        self.pool.check_invariants()
+        for pool in self.pools:
+            pool.check_invariants()
 
     def check_empty(self) -> None:
         """Assert that nothing is left allocated."""
         self.segments.check_empty()
-        self.pool.check_empty()
+        for pool in self.pools:
+            pool.check_empty()
         assert self.bytes_in_use == 0
 
     @property
     def loose_bytes(self) -> int:
         """Bytes that were freed, and that the process may hold still."""
-        return self.segments.loose_bytes + self.pool.loose_bytes
+        return self.segments.loose_bytes + sum(pool.loose_bytes for pool in self.pools)
 
     def trim(self) -> None:
         """Return to the system what was freed, if anything was."""
         if self.loose_bytes:
-            self.pool.trim()
+            for pool in self.pools:
+                pool.trim()
             self.segments.loose_bytes = 0
             trim_heap()
 
     def discard(self) -> None:
         """Let go of all memory, whoever still refers to it; the store cannot be used any more."""
         self.segments.discard()
-        self.pool.discard()
+        for pool in self.pools:
+            pool.discard()
         trim_heap()
 
     def _charge(self, added_bytes: int) -> None:

@@ -78,12 +78,13 @@ class CallRecorder:
     ) -> Tensor:
         """See ``StepAttention``."""
         spec = self._needed(spec)
+        heads = query.shape[1]
         for layer, (stored_key, stored_value) in enumerate(self._stored):
             if _is_same(stored_key, key) and _is_same(stored_value, value):
-                self.calls.append(AttentionCall(layer=layer, spec=spec, writes=False))
+                self.calls.append(AttentionCall(layer=layer, spec=spec, num_heads=heads, writes=False))
                 break
         else:
-            self.calls.append(AttentionCall(layer=len(self.layers), spec=spec))
+            self.calls.append(AttentionCall(layer=len(self.layers), spec=spec, num_heads=heads))
             shape = LayerKV(num_heads=key.shape[1], key_width=key.shape[2], value_width=value.shape[2])
             self.layers.append(shape)
             self._stored.append((key, value))
@@ -121,4 +122,14 @@ def discover_calls(model: Any) -> tuple[KVGeometry, tuple[AttentionCall, ...]]: 
         model(input_ids=torch.zeros(1, _NUM_TOKENS, dtype=torch.int64, device=model.device), use_cache=False)
     if not recorder.calls:
         raise UnsupportedModelError(f"{model.config.model_type}: not implemented: layers without attention")
-    return KVGeometry(layers=tuple(recorder.layers), dtype=model.dtype), tuple(recorder.calls)
+    layers = [
+        replace(shape, reach=_reach([call.spec for call in recorder.calls if call.layer == layer]))
+        for layer, shape in enumerate(recorder.layers)
+    ]
+    return KVGeometry(layers=tuple(layers), dtype=model.dtype), tuple(recorder.calls)
+
+
+def _reach(specs: list[AttentionSpec]) -> int | None:
+    """How far the rows of any of some calls see; None: to the beginning."""
+    reaches = [spec.reach for spec in specs]
+    return None if None in reaches else max(reach for reach in reaches if reach is not None)

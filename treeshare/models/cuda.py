@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from treeshare.attention.triton.tables import KernelTables, TablesSize
+    from treeshare.attention.triton.tables import FixedPlan, KernelTables
     from treeshare.models.loaded import LoadedModel
     from treeshare.models.step import StepAttention
 
@@ -72,10 +72,8 @@ class CudaAdapter(ModelAdapter):
     def __init__(self, loaded: LoadedModel, *, max_rows: int, stopwatch: Stopwatch = OFF) -> None:
         super().__init__(loaded.model, max_rows=max_rows, stopwatch=stopwatch)
         self._device = loaded.device
-        heads = loaded.model.config.num_attention_heads
-        self._query_shape = (heads, loaded.geometry.layers[0].key_width)
         self._graphs: dict[Any, _Graph] = {}
-        self._plans: dict[TablesSize, KernelTables] = {}
+        self._plans: dict[FixedPlan, KernelTables] = {}
         self._memory: Any = None
 
     @torch.inference_mode()
@@ -117,15 +115,16 @@ class CudaAdapter(ModelAdapter):
 
     def _replay(self, inputs: NDArray[np.int64], width: int, step: StepAttention) -> Tensor:
         """Replay the graph of a step of this size; the first such step captures it."""
-        size: TablesSize = ()
+        plans: tuple[FixedPlan, ...] = ()
         if isinstance(step, TreeStep):
             assert isinstance(step.backend, TritonAttention), "no other backend serves a CUDA device"
-            size = step.backend.fill_fixed(step.layout, (width, *self._query_shape), self._plans)
-        key = width, len(inputs), size
+            calls = [(call.layer, call.spec, call.num_heads) for call in step.calls]
+            plans = step.backend.fill_fixed(step.layout, width, calls, self._plans)
+        key = width, len(inputs), plans
         if key not in self._graphs:
             if len(self._graphs) >= MAX_GRAPHS:
                 self._graphs, self._memory = {}, None
-                self._plans = {size: plan for size, plan in self._plans.items() if size == key[2]}
+                self._plans = {fixed: self._plans[fixed] for fixed in plans}
             self._graphs[key] = self._capture(inputs, width, step)
         found = self._graphs[key]
         upload(inputs, self._device, out=found.inputs)

@@ -75,11 +75,13 @@ class AttentionCall:
     Attributes:
         layer: Layer of the KV that it reads.
         spec: What it computes.
+        num_heads: Query heads.
         writes: Whether that KV is its own; else an earlier call has stored it.
     """
 
     layer: int
     spec: AttentionSpec
+    num_heads: int
     writes: bool = True
 
 

@@ -6,6 +6,7 @@
 
 #pragma once
 
+#include "attention_work.h"
 #include "common.h"
 
 namespace attention {

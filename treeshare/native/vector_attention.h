@@ -7,6 +7,7 @@
 #include <cmath>
 #include <limits>
 
+#include "attention_work.h"
 #include "common.h"
 
 namespace attention {

@@ -47,14 +47,14 @@ class Limits:
     Attributes:
         max_num_seqs: Maximum number of completions decoded at once.
         kv_budget_bytes: Maximum bytes of KV.
-        bytes_per_token: KV bytes of a token.
+        kept: KV bytes of a token in layers whose rows see equally far, and how far: positions; None: all.
         page_size: Tokens of a private page.
         alignment: Tokens to a multiple of which a segment is padded.
     """
 
     max_num_seqs: int
     kv_budget_bytes: int
-    bytes_per_token: int
+    kept: Sequence[tuple[int, int | None]]
     page_size: int = PAGE_SIZE
     alignment: int = SEGMENT_ALIGNMENT
 
@@ -158,11 +158,16 @@ class _Simulation:
         )
 
     def _pages_bytes(self, num_tokens: int) -> int:
-        pages = -(-num_tokens // self.limits.page_size)
-        return pages * self.limits.page_size * self.limits.bytes_per_token
+        size = self.limits.page_size
+        num_pages, num_bytes = -(-num_tokens // size), 0
+        for token_bytes, reach in self.limits.kept:
+            kept = num_pages if reach is None else min(num_pages, -(-(reach - 1) // size) + 1)
+            num_bytes += kept * size * token_bytes
+        return num_bytes
 
     def _segment_bytes(self, num_tokens: int) -> int:
-        return -(-num_tokens // self.limits.alignment) * self.limits.alignment * self.limits.bytes_per_token
+        padded = -(-num_tokens // self.limits.alignment) * self.limits.alignment
+        return padded * sum(token_bytes for token_bytes, _ in self.limits.kept)
 
     def _admit(self) -> None:
         num_tokens = num_pairs = 0

@@ -7,6 +7,7 @@ import torch
 
 from tests.attention.budget import Case, Forest
 from tests.scripts.loading import BENCH, ROOT, load_script
+from treeshare.attention.triton.arrays import PlanKey
 from treeshare.attention.triton.tables import KernelTables
 from treeshare.kv import KVGeometry
 
@@ -28,9 +29,8 @@ def roofline():
 def test_useful_operations_are_those_of_seen_keys(roofline, num_processors):
     """However the work is cut: four operations for each element of a pair of a query and a key it sees."""
     forest = Forest(CASE)
-    plan = KernelTables.make(
-        forest.layout, tuple(forest.query.shape), torch.device("cpu"), num_processors, with_scratch=False
-    )
+    key = PlanKey.of(forest.layout, 0, CASE.spec, *forest.query.shape[:2])
+    plan = KernelTables.make(forest.layout, key, torch.device("cpu"), num_processors, with_scratch=False)
     costs = roofline.plan_costs(plan)
     seen = sum(len(keys) for keys, _ in forest.seen)
     num_q_heads, head_dim = forest.query.shape[1:]

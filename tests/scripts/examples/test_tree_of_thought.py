@@ -44,6 +44,6 @@ def test_a_proposal_is_one_line(script, model):
         for branch in found:
             assert not any(token > 120 for token in branch.token_ids[:-1])
             assert len(branch.token_ids) == 9 or branch.token_ids[-1] > 120
-        assert len(llm.engine.store.pool.pages) == 6
+        assert len(llm.engine.store.pools[0].pages) == 6
     with pytest.raises(SystemExit):
         script.main(["--limit", "x"])

@@ -1,8 +1,8 @@
 """Tree attention on GPUs: one launch per kind of work and layer, whatever the tree looks like.
 
-The host turns a step's layout into tables of work items once; every layer launches the same grids over them
-(``kernels.py``). Where a grid would leave the device idle, nodes are cut into chunks of keys, one
-program each; a row's bits do not depend on that.
+The host turns a step's layout into tables of work items once for all layers of one shape and window; each of
+them launches the same grids over them (``kernels.py``). Where a grid would leave the device idle, nodes are
+cut into chunks of keys, one program each; a row's bits do not depend on that.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from treeshare.attention.api import AttentionBackend
+from treeshare.attention.api import ALL_FEATURES, AttentionBackend
 from treeshare.attention.state import AttentionState
+from treeshare.attention.triton.arrays import PlanKey
 from treeshare.attention.triton.shape import is_interpreted
-from treeshare.attention.triton.tables import KernelTables, TablesSize
+from treeshare.attention.triton.tables import FixedPlan, KernelTables
 from treeshare.errors import ConfigError
 from treeshare.stopwatch import OFF, Stopwatch
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from types import ModuleType
 
     from torch import Tensor
@@ -66,6 +68,7 @@ class TritonAttention(AttentionBackend):
     """
 
     name = "triton"
+    features = ALL_FEATURES
 
     def __init__(
         self,
@@ -88,11 +91,9 @@ class TritonAttention(AttentionBackend):
             raise ConfigError.of(
                 "backend",
                 got="triton",
-                expected=f"float16, bfloat16 or float32 and a head_dim up to {MAX_HEAD_DIM}, "
+                expected=f"float16, bfloat16 or float32 and heads of a width up to {MAX_HEAD_DIM}, "
                 f"not {str(geometry.dtype).removeprefix('torch.')} and {widths[-1]}",
             )
-        if len(set(geometry.layers)) > 1 or len(widths) > 1:
-            raise ConfigError.of("backend", got="triton", expected="layers whose KV has one shape and width")
         self._kernels = load_kernels()
         self._stopwatch = stopwatch
         if num_processors is None:
@@ -102,7 +103,12 @@ class TritonAttention(AttentionBackend):
                 else 1
             )
         self._num_processors = num_processors
-        self._tables: KernelTables | None = None
+        self._layout: BatchLayout | None = None
+        self._tables: dict[PlanKey, KernelTables] = {}
+
+    def end_step(self) -> None:
+        """See ``AttentionBackend.end_step``."""
+        self._layout, self._tables = None, {}
 
     def attend(
         self,
@@ -116,34 +122,50 @@ class TritonAttention(AttentionBackend):
         sinks: Tensor | None = None,
     ) -> AttentionState:
         """See ``AttentionBackend.attend``."""
-        assert key is not None
-        assert value is not None
-        query, key, value = (x if x.stride(2) == 1 else x.contiguous() for x in (query, key, value))
-        tables = self._tables
-        if tables is None or tables.layout is not layout or tables.query_shape != query.shape:
-            tables = self._tables = KernelTables.make(
-                layout, tuple(query.shape), self.device, self._num_processors
-            )
-        launches = _Launches(self._kernels, tables, layer)
-        launches.store(key, value)
+        query = _with_dense_heads(query)
+        plan = PlanKey.of(layout, layer, spec, *query.shape[:2])
+        if self._layout is not layout:
+            self._layout, self._tables = layout, {}
+        if plan not in self._tables:
+            self._tables[plan] = KernelTables.make(layout, plan, self.device, self._num_processors)
+        launches = _Launches(self._kernels, self._tables[plan], layer, spec)
+        if key is not None and value is not None:
+            launches.store(_with_dense_heads(key), _with_dense_heads(value))
         self._lap("attention: store")
-        launches.slices(query, spec.scale, causal=False)
+        launches.slices(query, causal=False)
         self._lap("attention: shared")
-        launches.slices(query, spec.scale, causal=True)
+        launches.slices(query, causal=True)
         self._lap("attention: causal")
-        launches.pages(query, spec.scale)
+        launches.pages(query)
         self._lap("attention: private")
-        state = launches.merge(query.dtype, spec.scale)
+        state = launches.merge(query.dtype, sinks)
         self._lap("attention: merge")
         return state
 
     def fill_fixed(
-        self, layout: BatchLayout, query_shape: tuple[int, ...], plans: dict[TablesSize, KernelTables]
-    ) -> TablesSize:
-        """Plan a step before its first layer runs, for a CUDA graph; see ``KernelTables.make_fixed``."""
-        size = KernelTables.make_fixed(layout, query_shape, self.device, self._num_processors, plans)
-        self._tables = plans[size]
-        return size
+        self,
+        layout: BatchLayout,
+        num_packed: int,
+        calls: Iterable[tuple[int, AttentionSpec, int]],
+        plans: dict[FixedPlan, KernelTables],
+    ) -> tuple[FixedPlan, ...]:
+        """Plan a step before its first layer runs, for a CUDA graph; see ``KernelTables.make_fixed``.
+
+        Args:
+            layout: What to do.
+            num_packed: Rows of each call's query, padding included.
+            calls: Layer, spec and number of query heads of each call of attention.
+            plans: The plans so far.
+
+        Returns:
+            What the step's plans are in ``plans``.
+        """
+        keys = [PlanKey.of(layout, layer, spec, num_packed, heads) for layer, spec, heads in calls]
+        self._layout, self._tables, fixed = layout, {}, []
+        for key in dict.fromkeys(keys):
+            fixed.append(KernelTables.make_fixed(layout, key, self.device, self._num_processors, plans))
+            self._tables[key] = plans[fixed[-1]]
+        return tuple(fixed)
 
     def _lap(self, part: str) -> None:
         if self._stopwatch.enabled and self.device.type == "cuda":
@@ -151,69 +173,83 @@ class TritonAttention(AttentionBackend):
         self._stopwatch.lap(part)
 
 
+def _with_dense_heads(x: Tensor) -> Tensor:
+    """``x`` with the numbers of a head side by side, which the kernels take for granted."""
+    return x if x.stride(2) == 1 else x.contiguous()
+
+
 class _Launches:
     """The kernel launches of one layer of a step."""
 
-    def __init__(self, kernels: ModuleType, tables: KernelTables, layer: int) -> None:
-        self._kernels, self._tables, self._layer = kernels, tables, layer
+    def __init__(self, kernels: ModuleType, tables: KernelTables, layer: int, spec: AttentionSpec) -> None:
+        self._kernels, self._tables, self._spec = kernels, tables, spec
         self._shape = tables.shape
         self._states = tables.numerators, tables.highs, tables.totals
+        self._bases = tables.bases[layer]
+        cap = 1.0 if spec.soft_cap is None else spec.soft_cap
+        self._cap_factor = spec.scale / cap
+        self._score_factor = (spec.scale if spec.soft_cap is None else cap) * LOG2_E
 
     def store(self, key: Tensor, value: Tensor) -> None:
         """Store the step's keys and values."""
-        tables = self._tables
-        if not len(tables.targets):
+        targets = self._tables.targets
+        if not len(targets):
             return
         strides = key.stride(0), key.stride(1), value.stride(0), value.stride(1)
-        self._kernels.store_tokens[(len(tables.targets),)](
-            key, value, tables.bases[self._layer], tables.targets, *strides, **self._shape.store_tokens()
+        self._kernels.store_tokens[(len(targets),)](
+            key, value, self._bases, targets, *strides, **self._shape.store_tokens()
         )
 
-    def slices(self, query: Tensor, scale: float, *, causal: bool) -> None:
+    def slices(self, query: Tensor, *, causal: bool) -> None:
         """Attend to shared segments, or each prefill chunk to its own."""
         items = self._tables.causal if causal else self._tables.shared
         if not len(items):
             return
         self._kernels.attend_slices[(len(items), self._shape.num_kv_heads)](
             query,
-            self._tables.bases[self._layer],
+            self._bases,
             items,
+            self._tables.first_seen,
             *self._states,
             query.stride(0),
             query.stride(1),
-            scale * LOG2_E,
-            **self._shape.attend_slices(causal=causal),
+            self._score_factor,
+            self._cap_factor,
+            **self._shape.attend_slices(self._spec, causal=causal),
         )
 
-    def pages(self, query: Tensor, scale: float) -> None:
+    def pages(self, query: Tensor) -> None:
         """Attend each decoding row to its private pages."""
         tables = self._tables
         if not len(tables.private):
             return
         self._kernels.attend_pages[(len(tables.private), self._shape.num_kv_heads)](
             query,
-            tables.bases[self._layer],
+            self._bases,
             tables.private,
             tables.pages,
             *self._states,
             query.stride(0),
             query.stride(1),
-            scale * LOG2_E,
-            **self._shape.attend_pages(),
+            self._score_factor,
+            self._cap_factor,
+            **self._shape.attend_pages(self._spec),
         )
 
-    def merge(self, dtype: torch.dtype, scale: float) -> AttentionState:
-        """Merge every row's partial states."""
-        tables = self._tables
-        out = torch.empty(tables.query_shape, dtype=dtype, device=tables.bases.device)
-        lse = torch.empty(tables.query_shape[:2], device=tables.bases.device)
-        self._kernels.merge_states[(tables.query_shape[0], self._shape.num_kv_heads)](
+    def merge(self, dtype: torch.dtype, sinks: Tensor | None) -> AttentionState:
+        """Merge every row's partial states, and its sink."""
+        tables, shape = self._tables, self._shape
+        rows = tables.key.num_packed, shape.num_q_heads
+        out = torch.empty(*rows, shape.layer.value_width, dtype=dtype, device=tables.bases.device)
+        lse = torch.empty(rows, device=tables.bases.device)
+        self._kernels.merge_states[(tables.key.num_packed, shape.num_kv_heads)](
             *self._states,
             tables.source_indptr,
             tables.sources,
+            tables.totals if sinks is None else sinks.contiguous(),
             out,
             lse,
-            scale * LOG2_E,
-            **self._shape.merge_states(),
+            self._score_factor,
+            **shape.merge_states(self._spec),
         )
         return AttentionState(out, lse)

@@ -4,7 +4,8 @@
 it is silently wrong and conversion to it truncates. ``INTERPRETED`` makes ``operand`` and ``rounded`` go
 through float32 and round to nearest even.
 
-Shapes: ``M`` stacked query rows, ``D`` head_dim up to a power of two, ``n`` keys of a block.
+Shapes: ``M`` stacked query rows, ``D`` width of a key and ``V`` of a value, each up to a power of two, ``n``
+keys of a block.
 """
 
 import triton
@@ -38,10 +39,10 @@ def operand(x, INTERPRETED: tl.constexpr):
 
 
 @triton.jit
-def nothing(BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr):
+def nothing(BLOCK_M: tl.constexpr, BLOCK_V: tl.constexpr):
     """The state of attention over no keys, for ``BLOCK_M`` rows."""
     return (
-        tl.zeros([BLOCK_M, BLOCK_D], tl.float32),
+        tl.zeros([BLOCK_M, BLOCK_V], tl.float32),
         tl.full([BLOCK_M], float("-inf"), tl.float32),
         tl.zeros([BLOCK_M], tl.float32),
     )
@@ -63,72 +64,86 @@ def merge(numerator, high, total, other_numerator, other_high, other_total, scor
 
 @triton.jit
 def load_query(
-    query, row, head, row_stride, head_stride, d, real, HEAD_DIM: tl.constexpr, INTERPRETED: tl.constexpr
+    query, row, head, row_stride, head_stride, d, real, KEY_WIDTH: tl.constexpr, INTERPRETED: tl.constexpr
 ):
     """Queries of ``row`` and ``head``, each ``[M]``: ``[M, D]``, zero where not ``real``."""
     place = row.to(tl.int64)[:, None] * row_stride + head[:, None] * head_stride + d[None, :]
-    tile = tl.load(query + place, mask=real[:, None] & (d < HEAD_DIM)[None, :], other=0.0)
+    tile = tl.load(query + place, mask=real[:, None] & (d < KEY_WIDTH)[None, :], other=0.0)
     return operand(tile, INTERPRETED)
 
 
 @triton.jit
 def load_parts(
-    query, row, head, row_stride, head_stride, d, real, HEAD_DIM: tl.constexpr, INTERPRETED: tl.constexpr
+    query, row, head, row_stride, head_stride, d, real, KEY_WIDTH: tl.constexpr, INTERPRETED: tl.constexpr
 ):
     """Queries for ``products``: whole, or the first half of ``D`` and the second with its sign changed."""
     WIDTH: tl.constexpr = d.shape[0] // 2
     if query.dtype.element_ty == tl.float32 and WIDTH >= 128:
         half = tl.arange(0, WIDTH)
-        low = load_query(query, row, head, row_stride, head_stride, half, real, HEAD_DIM, INTERPRETED)
+        low = load_query(query, row, head, row_stride, head_stride, half, real, KEY_WIDTH, INTERPRETED)
         half += WIDTH
-        high = load_query(query, row, head, row_stride, head_stride, half, real, HEAD_DIM, INTERPRETED)
+        high = load_query(query, row, head, row_stride, head_stride, half, real, KEY_WIDTH, INTERPRETED)
         parts = (low, -high)
     else:
-        whole = load_query(query, row, head, row_stride, head_stride, d, real, HEAD_DIM, INTERPRETED)
+        whole = load_query(query, row, head, row_stride, head_stride, d, real, KEY_WIDTH, INTERPRETED)
         parts = (whole,)
     return parts
 
 
 @triton.jit
-def load_keys(keys, n, token_stride, dim_stride, d, HEAD_DIM: tl.constexpr, INTERPRETED: tl.constexpr):
-    """Keys ``[D, n]`` of tokens ``n``; zero beyond ``HEAD_DIM``."""
+def load_keys(keys, n, token_stride, dim_stride, d, KEY_WIDTH: tl.constexpr, INTERPRETED: tl.constexpr):
+    """Keys ``[D, n]`` of tokens ``n``; zero beyond ``KEY_WIDTH``."""
     keys += d[:, None] * dim_stride + n[None, :] * token_stride
-    if d.shape[0] == HEAD_DIM:
+    if d.shape[0] == KEY_WIDTH:
         return operand(tl.load(keys), INTERPRETED)
-    return operand(tl.load(keys, mask=(d < HEAD_DIM)[:, None], other=0.0), INTERPRETED)
+    return operand(tl.load(keys, mask=(d < KEY_WIDTH)[:, None], other=0.0), INTERPRETED)
 
 
 @triton.jit
-def products(query, keys, n, token_stride, dim_stride, d, HEAD_DIM: tl.constexpr, INTERPRETED: tl.constexpr):
+def products(query, keys, n, token_stride, dim_stride, d, KEY_WIDTH: tl.constexpr, INTERPRETED: tl.constexpr):
     """Products ``[M, n]`` of queries and keys, in float32.
 
     One running sum over 256 products is twice as far from the truth as libraries' blocked sums, so float32
     takes two of 128. They are subtracted: the compiler would make one running sum of two that are added.
     """
     if len(query) == 1:
-        keys_t = load_keys(keys, n, token_stride, dim_stride, d, HEAD_DIM, INTERPRETED)
+        keys_t = load_keys(keys, n, token_stride, dim_stride, d, KEY_WIDTH, INTERPRETED)
         scores = tl.dot(query[0], keys_t, input_precision="ieee")
     else:
         half = tl.arange(0, d.shape[0] // 2)
-        low = load_keys(keys, n, token_stride, dim_stride, half, HEAD_DIM, INTERPRETED)
-        high = load_keys(keys, n, token_stride, dim_stride, half + d.shape[0] // 2, HEAD_DIM, INTERPRETED)
+        low = load_keys(keys, n, token_stride, dim_stride, half, KEY_WIDTH, INTERPRETED)
+        high = load_keys(keys, n, token_stride, dim_stride, half + d.shape[0] // 2, KEY_WIDTH, INTERPRETED)
         scores = tl.dot(query[0], low, input_precision="ieee")
         scores -= tl.dot(query[1], high, input_precision="ieee")
     return scores
 
 
 @triton.jit
-def load_values(values, n, d, HEAD_DIM: tl.constexpr, VALUE_WIDTH: tl.constexpr):
-    """Values ``[n, D]`` of tokens ``n``; zero beyond ``HEAD_DIM``."""
-    values += n[:, None] * VALUE_WIDTH + d[None, :]
-    if d.shape[0] == HEAD_DIM:
+def load_values(values, n, v, VALUE_WIDTH: tl.constexpr, STORED_WIDTH: tl.constexpr):
+    """Values ``[n, V]`` of tokens ``n``; zero beyond ``VALUE_WIDTH``."""
+    values += n[:, None] * STORED_WIDTH + v[None, :]
+    if v.shape[0] == VALUE_WIDTH:
         return tl.load(values)
-    return tl.load(values, mask=(d < HEAD_DIM)[None, :], other=0.0)
+    return tl.load(values, mask=(v < VALUE_WIDTH)[None, :], other=0.0)
+
+
+@triton.jit
+def tanh(x):
+    """Hyperbolic tangent, within two units in the last place: below 0.6 by a quotient of polynomials (Padé).
+
+    Written out because no function of Triton's is the same interpreted and on a device.
+    """
+    square = x * x
+    numerator = x * (945.0 + square * (105.0 + square))
+    near_zero = numerator / (945.0 + square * (420.0 + square * 15.0))
+    small = tl.exp2(tl.abs(x) * -2.885390081777927)  # exp(-2|x|)
+    far = (1.0 - small) / (1.0 + small)
+    return tl.where(tl.abs(x) < 0.6, near_zero, tl.where(x < 0.0, -far, far))
 
 
 @triton.jit
 def attend_block(numerator, high, total, scores, values, seen, score_factor, INTERPRETED: tl.constexpr):
-    """One step of online softmax: rows with ``scores`` ``[M, n]`` over ``values`` ``[n, D]``."""
+    """One step of online softmax: rows with ``scores`` ``[M, n]`` over ``values`` ``[n, V]``."""
     scores = tl.where(seen, scores, float("-inf"))  # also where an unwritten key made it NaN
     new_high = tl.maximum(high, tl.max(scores, 1))
     shift = tl.where(new_high == float("-inf"), 0.0, new_high)
@@ -154,15 +169,21 @@ def attend_keys(
     token_stride,
     dim_stride,
     d,
+    v,
     seen,
     score_factor,
-    HEAD_DIM: tl.constexpr,
+    cap_factor,
+    KEY_WIDTH: tl.constexpr,
     VALUE_WIDTH: tl.constexpr,
+    STORED_WIDTH: tl.constexpr,
+    CAPPED: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
     """One step of online softmax over keys and values of tokens ``n``, as far as they are ``seen``."""
-    scores = products(query, keys, n, token_stride, dim_stride, d, HEAD_DIM, INTERPRETED)
-    tile_values = load_values(values, n, d, HEAD_DIM, VALUE_WIDTH)
+    scores = products(query, keys, n, token_stride, dim_stride, d, KEY_WIDTH, INTERPRETED)
+    if CAPPED:
+        scores = tanh(scores * cap_factor)
+    tile_values = load_values(values, n, v, VALUE_WIDTH, STORED_WIDTH)
     return attend_block(numerator, high, total, scores, tile_values, seen, score_factor, INTERPRETED)
 
 
@@ -182,14 +203,14 @@ def store_state(
     total,
     slot,
     head,
-    d,
+    v,
     real,
     NUM_Q_HEADS: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
+    VALUE_WIDTH: tl.constexpr,
 ):
     """Store the ``real`` ones of the states of ``slot`` and ``head``, each ``[M]``, for ``merge_states``."""
     place = slot.to(tl.int64) * NUM_Q_HEADS + head
-    mask = real[:, None] & (d < HEAD_DIM)[None, :]
-    tl.store(numerators + place[:, None] * HEAD_DIM + d[None, :], numerator, mask=mask)
+    mask = real[:, None] & (v < VALUE_WIDTH)[None, :]
+    tl.store(numerators + place[:, None] * VALUE_WIDTH + v[None, :], numerator, mask=mask)
     tl.store(highs + place, high, mask=real)
     tl.store(totals + place, total, mask=real)

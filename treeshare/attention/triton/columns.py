@@ -15,7 +15,8 @@ class TargetColumn(IntEnum):
 class SliceColumn(IntEnum):
     """A work item of ``attend_slices``: a tile of the rows of a slice, and keys of its node.
 
-    ``POSITION`` is that of the slice's first row in the segment, -1 where every row sees every key.
+    ``POSITION`` is that of the slice's first row in the segment, -1 where every row sees every key; ``START``
+    that of the segment in its sequences.
     """
 
     FIRST_ROW = 0
@@ -28,15 +29,20 @@ class SliceColumn(IntEnum):
     LAST_KEY = 7
     FIRST_SLOT = 8
     POSITION = 9
+    START = 10
 
 
 class PageColumn(IntEnum):
-    """A work item of ``attend_pages``: a row, and some of its private pages."""
+    """A work item of ``attend_pages``: a row, and some of its private pages.
+
+    ``NUM_TOKENS`` counts from the first page; ``FIRST_TOKEN`` is the first of them that the row sees.
+    """
 
     ROW = 0
     FIRST_PAGE = 1
     NUM_TOKENS = 2
     SLOT = 3
+    FIRST_TOKEN = 4
 
 
 class SourceColumn(IntEnum):

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from treeshare.kv import KVGeometry, LayerKV
+    import torch
+
+    from treeshare.attention.api import AttentionSpec
+    from treeshare.kv import LayerKV
 
 CHUNK = 512
 """Keys of a node that one online softmax covers before it is merged with the rest; work is cut there."""
@@ -19,7 +22,7 @@ def is_interpreted() -> bool:
 
 
 class TileShape(NamedTuple):
-    """How a kernel's work is cut; a function of head_dim, dtype and group size only.
+    """How a kernel's work is cut; a function of widths, dtype and group size only.
 
     Attributes:
         rows: Stacked query rows of a program: ``BLOCK_M``.
@@ -41,8 +44,8 @@ SLICE_TILES = {
     2: {64: TileShape(64, 64, 4, 3), 128: TileShape(64, 64, 8, 3), 256: TileShape(32, 64, 8, 2)},
     4: {64: TileShape(32, 32, 4, 2), 128: TileShape(32, 16, 8, 2, 128), 256: TileShape(16, 32, 8, 2)},
 }
-"""Tiles of ``attend_slices`` by bytes of an element and padded head_dim: the largest that spill no register
-(docs/bench/triton_kernels.md). Float32 has no tensor cores, which would round it."""
+"""Tiles of ``attend_slices`` by bytes of an element and the larger padded width: the largest that spill no
+register (docs/bench/triton_kernels.md). Float32 has no tensor cores, which would round it."""
 
 PAGE_TILES = {
     2: {64: TileShape(16, 64, 4, 2, 128), 128: TileShape(16, 64, 4, 2), 256: TileShape(16, 64, 4, 2)},
@@ -53,22 +56,19 @@ PAGE_TILES = {
 
 @dataclass(frozen=True, kw_only=True)
 class KernelShape:
-    """What the kernels are compiled for: a model, a dtype, a page size.
+    """What the kernels are compiled for: layers of one shape, a dtype, a page size.
 
     Attributes:
-        geometry: Shape and dtype of the KV.
+        layer: Shape of the layers' KV.
+        dtype: Of its numbers.
         group_size: Query heads of each KV head.
         page_size: Tokens of a page; a multiple of 16.
     """
 
-    geometry: KVGeometry
+    layer: LayerKV
+    dtype: torch.dtype
     group_size: int
     page_size: int
-
-    @property
-    def layer(self) -> LayerKV:
-        """The shape of every layer's KV."""
-        return self.geometry.layers[0]
 
     @property
     def num_kv_heads(self) -> int:
@@ -76,19 +76,29 @@ class KernelShape:
         return self.layer.num_heads
 
     @property
-    def width(self) -> int:
-        """head_dim up to a power of two: ``BLOCK_D``."""
+    def num_q_heads(self) -> int:
+        """Query heads."""
+        return self.num_kv_heads * self.group_size
+
+    @property
+    def key_block(self) -> int:
+        """The width of keys up to a power of two: ``BLOCK_D``."""
         return _power_of_two(self.layer.key_width)
+
+    @property
+    def value_block(self) -> int:
+        """The width of values up to a power of two: ``BLOCK_V``."""
+        return _power_of_two(self.layer.value_width)
 
     @property
     def slice_tile(self) -> TileShape:
         """The tile of ``attend_slices``."""
-        return SLICE_TILES[self.geometry.dtype.itemsize][max(self.width, 64)]
+        return SLICE_TILES[self.dtype.itemsize][self._tile_width]
 
     @property
     def page_tile(self) -> TileShape:
         """The tile of ``attend_pages``: the query heads of a KV head, and keys of one page."""
-        tile = PAGE_TILES[self.geometry.dtype.itemsize][max(self.width, 64)]
+        tile = PAGE_TILES[self.dtype.itemsize][self._tile_width]
         keys = min(self.page_size & -self.page_size, tile.keys)
         return tile._replace(rows=_power_of_two(self.group_size), keys=keys)
 
@@ -102,53 +112,70 @@ class KernelShape:
         """Tokens of a chunk of private pages: whole pages, about ``CHUNK``."""
         return max(CHUNK // self.page_size, 1) * self.page_size
 
+    @property
+    def _tile_width(self) -> int:
+        return max(self.key_block, self.value_block, 64)
+
     def store_tokens(self) -> dict[str, Any]:
         """Compile-time constants of ``store_tokens``."""
         return {
-            "NUM_KV_HEADS": self.num_kv_heads,
-            "HEAD_DIM": self.layer.key_width,
-            "VALUE_WIDTH": self.layer.stored_width,
             "BLOCK_H": 1 << (self.num_kv_heads - 1).bit_length(),
-            "BLOCK_D": self.width,
+            **self._widths(),
+            "NUM_KV_HEADS": self.num_kv_heads,
             "enable_fp_fusion": False,
         }
 
-    def attend_slices(self, *, causal: bool) -> dict[str, Any]:
+    def attend_slices(self, spec: AttentionSpec, *, causal: bool) -> dict[str, Any]:
         """Compile-time constants of ``attend_slices``."""
-        return {"CAUSAL": causal, "CHUNK": self.chunk, **self._attend(self.slice_tile)}
+        return {"CAUSAL": causal, "CHUNK": self.chunk, **self._attend(self.slice_tile, spec)}
 
-    def attend_pages(self) -> dict[str, Any]:
+    def attend_pages(self, spec: AttentionSpec) -> dict[str, Any]:
         """Compile-time constants of ``attend_pages``."""
-        return {"PAGE_SIZE": self.page_size, "CHUNK": self.page_chunk, **self._attend(self.page_tile)}
+        return {"PAGE_SIZE": self.page_size, "CHUNK": self.page_chunk, **self._attend(self.page_tile, spec)}
 
-    def merge_states(self) -> dict[str, Any]:
+    def merge_states(self, spec: AttentionSpec) -> dict[str, Any]:
         """Compile-time constants of ``merge_states``."""
         return {
-            "NUM_Q_HEADS": self.num_kv_heads * self.group_size,
+            "NUM_Q_HEADS": self.num_q_heads,
             "GROUP": self.group_size,
-            "HEAD_DIM": self.layer.key_width,
+            "VALUE_WIDTH": self.layer.value_width,
+            "HAS_SINKS": spec.has_sinks,
             "BLOCK_M": 1 << (self.group_size - 1).bit_length(),
-            "BLOCK_D": self.width,
+            "BLOCK_V": self.value_block,
             "INTERPRETED": is_interpreted(),
             "enable_fp_fusion": False,
         }
 
-    def _attend(self, tile: TileShape) -> dict[str, Any]:
+    def _attend(self, tile: TileShape, spec: AttentionSpec) -> dict[str, Any]:
         """Compile-time constants that both attention kernels have."""
         return {
             "NUM_KV_HEADS": self.num_kv_heads,
             "GROUP": self.group_size,
-            "HEAD_DIM": self.layer.key_width,
-            "VALUE_WIDTH": self.layer.stored_width,
+            **self._widths(),
+            "WINDOWED": has_window(spec),
+            "CAPPED": spec.soft_cap is not None,
             "BLOCK_M": tile.rows,
             "BLOCK_N": tile.keys,
-            "BLOCK_D": self.width,
             "INTERPRETED": is_interpreted(),
             "num_warps": tile.num_warps,
             "num_stages": tile.num_stages,
             "maxnreg": tile.max_registers,
             "enable_fp_fusion": False,  # what the compiler fuses could differ from kernel to kernel
         }
+
+    def _widths(self) -> dict[str, int]:
+        return {
+            "KEY_WIDTH": self.layer.key_width,
+            "VALUE_WIDTH": self.layer.value_width,
+            "STORED_WIDTH": self.layer.stored_width,
+            "BLOCK_D": self.key_block,
+            "BLOCK_V": self.value_block,
+        }
+
+
+def has_window(spec: AttentionSpec) -> bool:
+    """Whether rows do not see all that comes before them."""
+    return spec.window is not None or spec.chunk is not None
 
 
 def _power_of_two(size: int) -> int:

@@ -11,9 +11,11 @@ from treeshare.models.fusion.graph import Setup, Unfusable, Value, Weight
 from treeshare.models.fusion.places import Home, Memory, Source, is_uniform, pieces, run_length
 from treeshare.models.fusion.program import (
     ATTENDED,
+    BLOCK,
     FIRST_TABLE,
     HIDDEN,
     MATMULS,
+    Called,
     Heads,
     Linears,
     Program,
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from treeshare.models.fusion.schedule import Node
     from treeshare.models.quantization import Int8Weights
 
-_COMMUTE = frozenset({"ADD", "MULTIPLY", "MINIMUM"})
+_COMMUTE = frozenset({"ADD", "MULTIPLY", "MINIMUM", "MAXIMUM"})
 
 _MAX_PIECES = 64
 """Copies that one operand may need; a recipe that needs more is not worth it."""
@@ -146,6 +148,8 @@ class _Compiler:
             self._memory.release(self._given)
         elif node.kind in MATMULS:
             self._linear(node)
+        elif node.kind == BLOCK:
+            self._call(value)
         elif node.kind == "QUANTIZE":
             self._quantize(value)
         elif node.kind == GATHER:
@@ -175,6 +179,14 @@ class _Compiler:
         biases = tuple(value.bias and value.bias.parameter.tensor for value in node.values)
         is_transposed = "transposed" in node.values[0].flags
         self._steps.append(Step(operation, Linears(weights, biases, is_transposed)))
+
+    def _call(self, value: Value) -> None:
+        """A block, whose input and output are whole rows."""
+        ((source, _),) = self._sources(value.operands[0])
+        home = Home(self._memory.take(value.width, False), 0, value.width, value.width)
+        self._settle(value, home)
+        called = Called(value.setup, source.buffer, home.buffer)
+        self._steps.append(Step(self._operation("COPY", frozenset(), 1, value.width), called=called))
 
     def _quantize(self, value: Value) -> None:
         """A row's codes, of numbers that lie side by side."""
