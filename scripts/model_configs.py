@@ -47,9 +47,7 @@ FIELDS: dict[str, dict[str, Any]] = {
         "ffn_config": {"ffn_hidden_size": 96, "moe_num_experts": 4, "moe_top_k": 2},
     },
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
-    "bamba": {"mamba_n_heads": 4, "mamba_d_head": 32, "attn_layer_indices": [1]},
-    "granitemoehybrid": {"mamba_n_heads": 4, "mamba_d_head": 32},
-    "mamba2": {"expand": 1},
+    "dory": {"num_hidden_layers": 8, "n_input_layers": 2, "n_recurrent_layers": 4, "n_output_layers": 2},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 16},
     "cohere_compass_text": {
         "rope_parameters": {"full_attention": _ROPE, "sliding_attention": _ROPE},

@@ -40,6 +40,9 @@ _NUM_TOKENS = 12
 _LOGPROB_ERROR = 2e-3
 """Largest difference of a float32 log-probability that is still rounding: errors of some layers add up."""
 
+_MAX_REASON = 160
+"""Characters of what a library says."""
+
 _MEANING = (
     "Equal means: greedy tokens of a forest with shared prefixes, three completions of each prompt, and",
     "scores, in float32, are those of transformers' `generate`, one prompt at a time; completions sampled in",
@@ -301,7 +304,9 @@ def _row_without_model(name: str, cause: str) -> Row:
 
 
 def _short(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip()}".replace("\n", " ")[:120]
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= _MAX_REASON else text[: _MAX_REASON - 4] + " ..."
+
 
 
 def markdown(rows: list[KnownModel]) -> str:
