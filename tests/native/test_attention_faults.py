@@ -44,7 +44,7 @@ HIDE = """        if (tile.hidden[m] > 0)
 """
 BEND = """        if (work.bend > 0)
             for (int n = 0; n < tile.max_seen; n += 16)
-                store(scores + n, tanh_lanes(mul(load(scores + n), broadcast(work.bend))));
+                store(scores + n, bent(mul(load(scores + n), broadcast(work.bend))));
 """
 FAULTS = {
     "none": ("", ""),

@@ -75,6 +75,7 @@ TARGET void attend_block(Work &work, int first, int last, int group, int count, 
         Tile tile;
         tile.first = query;
         tile.max_seen = 0;
+        tile.changes = work.bend > 0;
         int m = 0;
         for (; m < QUERIES && query + m < last; ++m) {
             const int row = (query + m - first) / group;
@@ -82,6 +83,7 @@ TARGET void attend_block(Work &work, int first, int last, int group, int count, 
             tile.seen[m] = sight.end(row, count);
             if (tile.hidden[m] >= tile.seen[m]) break;
             tile.max_seen = std::max(tile.max_seen, tile.seen[m]);
+            tile.changes |= tile.hidden[m] > 0;
         }
         tile.num = m;
         if (m > 0) attend_tile(work, tile, count);

@@ -105,15 +105,23 @@ struct Tile {
     int first, num;
     int hidden[QUERIES], seen[QUERIES]; // query m sees [hidden[m], seen[m])
     int max_seen;
+    bool changes; // whether there is anything to do for change_scores
 };
 
-// Scores of a tile, in the order in which they change: capped, then hidden.
+// tanh(x). For bfloat16 without the digits that it has near zero: scores are soon added to others.
+INLINE Floats bent(Floats x) {
+    if constexpr (EXP2_DEGREE == 7) return tanh_lanes(x);
+    const Floats one = broadcast(1.0f), power = exp2_lanes<EXP2_DEGREE>(mul(x, broadcast(2 * LOG2E)));
+    return sub(one, div(broadcast(2.0f), add(power, one)));
+}
+
+// Scores of a tile become those that weights are made of: capped, then hidden.
 TARGET void change_scores(const Work &work, const Tile &tile) {
     for (int m = 0; m < tile.num; ++m) {
         float *scores = work.scores + m * KEYS;
         if (work.bend > 0)
             for (int n = 0; n < tile.max_seen; n += 16)
-                store(scores + n, tanh_lanes(mul(load(scores + n), broadcast(work.bend))));
+                store(scores + n, bent(mul(load(scores + n), broadcast(work.bend))));
         if (tile.hidden[m] > 0)
             std::fill_n(scores, tile.hidden[m], -std::numeric_limits<float>::infinity());
     }
