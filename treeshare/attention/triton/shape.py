@@ -42,18 +42,26 @@ class TileShape(NamedTuple):
 
 SLICE_TILES = {
     2: {64: TileShape(64, 64, 4, 3), 128: TileShape(64, 64, 8, 3), 256: TileShape(32, 64, 8, 2)},
-    4: {64: TileShape(32, 32, 4, 2, 128), 128: TileShape(32, 16, 8, 2, 128), 256: TileShape(16, 32, 8, 2)},
+    4: {
+        64: TileShape(32, 32, 4, 2, 128),
+        128: TileShape(32, 16, 8, 2, 128),
+        256: TileShape(16, 32, 8, 2, 128),
+    },
 }
 """Tiles of ``attend_slices`` by bytes of an element and the larger padded width: the largest that spill no
 register (docs/bench/triton_kernels.md). Float32 has no tensor cores, which would round it."""
 
 PAGE_TILES = {
     2: {64: TileShape(16, 64, 4, 2, 128), 128: TileShape(16, 64, 4, 2), 256: TileShape(16, 64, 4, 2)},
-    4: {64: TileShape(16, 32, 4, 2), 128: TileShape(16, 32, 8, 2, 128), 256: TileShape(16, 32, 8, 2, 128)},
+    4: {
+        64: TileShape(16, 32, 4, 2, 128),
+        128: TileShape(16, 32, 8, 2, 128),
+        256: TileShape(16, 32, 8, 2, 128),
+    },
 }
 """Tiles of ``attend_pages``, likewise; short pages and many query heads of a KV head change them."""
 
-MASKED_SLICE_TILES = {(4, 128): TileShape(32, 32, 8, 2)}
+MASKED_SLICE_TILES = {(4, 128): TileShape(32, 32, 8, 2), (4, 256): TileShape(16, 32, 8, 2, 160)}
 MASKED_PAGE_TILES = {(4, 256): TileShape(16, 32, 8, 2, 160)}
 """In their place, by the same two numbers, where a window or a soft cap would make a kernel spill registers.
 The rows, by which tables are made, are the same."""
