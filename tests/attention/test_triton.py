@@ -111,7 +111,8 @@ def test_groups(group_size):
 )
 def test_features(feature, dtype):
     """Cut into chunks, of which windows leave some out; what no row sees is another's memory."""
-    forest = Forest(replace(SMALL, dtype=DTYPES[dtype], **FEATURES[feature]))
+    options = {"head_dim": 96} | FEATURES[feature]  # in float32, windows have a tile of their own there
+    forest = Forest(replace(SMALL, dtype=DTYPES[dtype], **options))
     forest.give_back_unseen()
     assert_within_budget(forest, attend(forest, CUT))
 
@@ -200,6 +201,22 @@ def test_a_plan_with_room_changes_no_bit(feature, monkeypatch):
         assert torch.all(roomy.lse[forest.layout.num_rows :] == -torch.inf)
         assert len(plans[fixed].private) > len(decodes), "there is room"
     assert len(plans) == len(held) == 1, "both steps have one size and lie in one place"
+
+
+@needs_triton
+def test_layers_of_several_windows_have_plans_of_their_own(monkeypatch):
+    """One step for a CUDA graph: each plan lies in its own place, and holds what its layers see."""
+    monkeypatch.setattr("treeshare.attention.triton.arrays.MIN_CAPACITY", 8)
+    forest = Forest(replace(SMALL, prefilled=(), decodes=((1, 2), (2, 9)), lengths=(90, 5, 7)))
+    backend, plans = TritonAttention(forest.store.geometry, num_processors=WHOLE), {}
+    specs = [forest.case.spec, replace(forest.case.spec, window=40), replace(forest.case.spec, chunk=64)]
+    calls = [(0, spec, forest.query.shape[1]) for spec in (*specs, *specs)]
+    fixed = backend.fill_fixed(forest.layout, len(forest.query), calls, plans)
+    assert len(fixed) == len({plan.memory.data_ptr() for plan in plans.values()}) == len(specs)
+    monkeypatch.setattr(KernelTables, "make", None)  # nothing is planned anew
+    for case in (forest.case, replace(forest.case, window=40), replace(forest.case, window_chunk=64)):
+        forest.case = case
+        assert_within_budget(forest, forest.attend(backend))
 
 
 @needs_triton
