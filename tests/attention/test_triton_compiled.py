@@ -18,9 +18,10 @@ ROOT = Path(__file__).parents[2]
 TABLE = ROOT / "docs" / "bench" / "triton_kernels.json"
 SHARED_BYTES = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 FAMILIES = {80: {"mma"}, 90: {"mma", "wgmma"}, 100: {"mma", "tcgen05"}}
-HEAD_DIMS = {64, 80, 96, 128, 256}
+HEAD_DIMS = {64, 80, 96, 128, 192, 256}
 DTYPES = {"float16", "bfloat16", "float32"}
-KERNELS = {"store_tokens", "attend_slices", "attend_slices causal", "attend_pages", "merge_states"}
+PLAIN = {"store_tokens", "attend_slices", "attend_slices causal", "attend_pages", "merge_states"}
+KERNELS = PLAIN | {f"{kernel} featured" for kernel in PLAIN - {"store_tokens"}}
 
 pytest.importorskip("triton", reason="Triton is not installed")
 

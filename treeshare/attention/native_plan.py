@@ -102,7 +102,7 @@ class View:
         self.slices = slices if first_seen is None else slices[_seen_slices(slices, first_seen)]
         rows, size = layout.decode_rows.numpy(), layout.store.page_size
         ends = _int64([source.segment.end for source in layout.decodes])
-        private = layout.positions.numpy()[rows] - ends
+        private = _int64([source.num_private for source in layout.decodes])
         hidden = np.zeros_like(ends) if first_seen is None else np.maximum(first_seen[rows] - ends, 0)
         first_page = hidden // size
         num_pages, self.tokens, self.hidden_tokens = np.zeros((3, layout.num_rows), np.int64)

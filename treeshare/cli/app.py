@@ -15,6 +15,7 @@ from treeshare.cli.compare import compare
 from treeshare.cli.doctor import doctor
 from treeshare.cli.evaluate import evaluate
 from treeshare.cli.export import export
+from treeshare.cli.models import models
 from treeshare.cli.report import report
 from treeshare.cli.sample import sample
 from treeshare.cli.serve import serve
@@ -33,6 +34,7 @@ COMMANDS = (
     bench,
     serve,
     batch,
+    models,
     doctor,
 )
 """In the order of ``treeshare --help``; a function's name is the command's name, its docstring the help."""

@@ -18,8 +18,7 @@ from treeshare.models.own_code import bind_own_code, bind_own_matmuls
 from treeshare.models.portable import BY_LEVEL, Wish, fix_norms, fix_tables, refusal, require_fixed
 from treeshare.models.quantization import weights_in_codes
 from treeshare.models.self_check import SelfCheck, check_lengths
-from treeshare.models.support import unsupported_features
-from treeshare.models.written_out import bind_attention, set_attention
+from treeshare.models.written_out import require_known_features, set_attention
 from treeshare.native import PORTABLE, kernel_level
 
 if TYPE_CHECKING:
@@ -63,17 +62,11 @@ def bind_model(model: Any, *, use_kernels: bool = True) -> BoundModel:  # noqa: 
     Raises:
         UnsupportedModelError: If it needs a feature that is not implemented.
     """
-    features = unsupported_features(model)
-    if features:
-        raise UnsupportedModelError(f"{model.config.model_type}: not implemented: {'; '.join(features)}")
+    model.eval()
+    require_known_features(model)
     wish = _wish(model)
     if wish and not use_kernels:
         raise refusal(model.config.model_type, "compiled layers are the CPU's", wish)
-    model.eval()
-    if not bind_attention(model) and not model._can_set_attn_implementation():
-        raise UnsupportedModelError(
-            f"{model.config.model_type}: not implemented: layers without transformers' attention interface"
-        )
     set_attention(model, ATTENTION_NAME)
     try:
         if wish:

@@ -71,7 +71,7 @@ class Miniature:
         self._first_length, self._max_positions, self._keep_widths = first_length, max_positions, keep_widths
 
     def config(self, config: Any) -> Any:  # noqa: ANN401
-        """A configuration of the same class, small; what its class makes of fields that do not fit is its own."""
+        """A configuration of the same class, small; its class may refuse fields that do not fit."""
         values = config.to_dict()
         for name in _LEFT_OUT:
             values.pop(name, None)
@@ -113,6 +113,9 @@ class Miniature:
             small[name] = new
         if {"qk_head_dim", "qk_nope_head_dim", "qk_rope_head_dim"} <= set(small):
             small["qk_head_dim"] = small["qk_nope_head_dim"] + small["qk_rope_head_dim"]
+        if values.get("num_layers_per_stack"):  # which is run through several times
+            small["num_layers_per_stack"] = 1
+            small["num_hidden_layers"] = values["num_hidden_layers"] // values["num_layers_per_stack"]
         return small
 
     def _number(
@@ -143,8 +146,8 @@ class Miniature:
         widths: tuple[tuple[re.Pattern[str], Callable[[], int]], ...] = (
             (_KV_HEADS, lambda: value if value == 1 else _NUM_HEADS if value == heads else _NUM_KV_HEADS),
             (_Q_HEADS, lambda: min(value, _NUM_HEADS)),
-            (_HEAD_WIDTHS, lambda: max(8, value // _factor(values) // 2 * 2)),
-            (_HIDDEN, lambda: min(value, _NUM_HEADS * max(8, _head_width(values) // _factor(values)))),
+            (_HEAD_WIDTHS, lambda: _narrow(value, values)),
+            (_HIDDEN, lambda: min(value, _NUM_HEADS * _narrow(_head_width(values), values))),
         )
         for pattern, small in rules if self._keep_widths else rules + widths:
             if pattern.fullmatch(name) or (pattern is _LENGTH and pattern.search(name)):
@@ -173,9 +176,10 @@ def _head_width(values: Mapping[str, Any]) -> int:
     return max(1, int(hidden) // int(heads if isinstance(heads, int) else heads[0]))
 
 
-def _factor(values: Mapping[str, Any]) -> int:
-    """By what to divide the widths of heads."""
-    return max(1, _head_width(values) // _HEAD_WIDTH)
+def _narrow(width: int, values: Mapping[str, Any]) -> int:
+    """A head's width, small: all are divided by the same number, to multiples of 8."""
+    factor = max(1, _head_width(values) // _HEAD_WIDTH)
+    return width if factor == 1 else max(8, width // factor // 8 * 8)
 
 
 def _lists(values: Mapping[str, Any], number: int) -> list[list[Any]]:
@@ -189,10 +193,12 @@ def _num_shared(values: Mapping[str, Any], kept: list[int]) -> int:
 
 
 def _kept_layers(values: Mapping[str, Any]) -> list[int]:
-    """The layers of a small model: the first two, and the first of each kind that lists of the fields tell."""
+    """The layers of a small model: the first two, and the first of each kind that the fields' lists tell."""
     number = next((value for name, value in values.items() if _LAYERS.fullmatch(name)), 0)
     if not isinstance(number, int) or number <= 0:
         return []
+    if number <= _MAX_LAYERS:
+        return list(range(number))
     lists, shared = _lists(values, number), values.get("num_kv_shared_layers") or 0
     special = {int(key): str(part) for key, part in (values.get("per_layer_config") or {}).items()}
     seen: set[object] = set()
@@ -218,7 +224,14 @@ def spread_weights(model: Any, seed: int = 0) -> None:  # noqa: ANN401
             parameter.copy_(noise * size**-0.5 * (4 if "embed" in name else 1))
 
 
-def small_model(model_class: Any, config: Any, *, first_length: int, max_positions: int) -> Any | None:  # noqa: ANN401
+def small_model(
+    model_class: Any,  # noqa: ANN401
+    config: Any,  # noqa: ANN401
+    *,
+    first_length: int,
+    max_positions: int,
+    errors: list[Exception] | None = None,
+) -> Any | None:  # noqa: ANN401
     """A small random model of a class, in float32; None if its configuration cannot be made small.
 
     Args:
@@ -226,6 +239,7 @@ def small_model(model_class: Any, config: Any, *, first_length: int, max_positio
         config: Its configuration, of any size; stays as it is.
         first_length: See ``Miniature``.
         max_positions: See ``Miniature``.
+        errors: What its class raised at each attempt is appended.
     """
     for config_of in _attempts(first_length, max_positions):
         try:
@@ -237,7 +251,9 @@ def small_model(model_class: Any, config: Any, *, first_length: int, max_positio
             model = model_class._from_config(small, dtype=torch.float32).eval()
             spread_weights(model)
             model(input_ids=torch.arange(3).unsqueeze(0), use_cache=False)
-        except Exception:  # whatever a class makes of sizes that do not fit
+        except Exception as error:  # whatever a class makes of sizes that do not fit
+            if errors is not None:
+                errors.append(error)
             continue
         return model
     return None
