@@ -308,7 +308,6 @@ def _short(error: Exception) -> str:
     return text if len(text) <= _MAX_REASON else text[: _MAX_REASON - 4] + " ..."
 
 
-
 def markdown(rows: list[KnownModel]) -> str:
     """The page ``docs/models.md``."""
     import transformers
