@@ -44,7 +44,9 @@ def check(records):
     assert records
     for record in records:
         name = f"{record['kernel']} sm_{record['capability']} {record['dtype']} {record['head_dim']}"
-        assert record["stack_bytes"] == 0, f"{name} spills registers"
+        is_masked = record["kernel"].endswith("featured") and record["dtype"] == "float32"
+        limit = 32 if is_masked and record["capability"] == 80 else 0  # of MASKED_SLICE_TILES
+        assert record["stack_bytes"] <= limit, f"{name} spills registers"
         assert record["registers"] <= 255, name
         assert record["registers"] * 32 * record["num_warps"] <= 65_536, f"{name}: a program does not fit"
         assert record["shared_bytes"] <= SHARED_BYTES[record["capability"]], f"{name}: too much shared memory"

@@ -45,7 +45,7 @@ SLICE_TILES = {
     4: {
         64: TileShape(32, 32, 4, 2, 128),
         128: TileShape(32, 16, 8, 2, 128),
-        256: TileShape(16, 32, 8, 2, 128),
+        256: TileShape(16, 32, 8, 2, 160),
     },
 }
 """Tiles of ``attend_slices`` by bytes of an element and the larger padded width: the largest that spill no
@@ -61,10 +61,10 @@ PAGE_TILES = {
 }
 """Tiles of ``attend_pages``, likewise; short pages and many query heads of a KV head change them."""
 
-MASKED_SLICE_TILES = {(4, 128): TileShape(32, 32, 8, 2), (4, 256): TileShape(16, 32, 8, 2, 160)}
+MASKED_SLICE_TILES = {(4, 128): TileShape(32, 32, 8, 2)}
 MASKED_PAGE_TILES = {(4, 256): TileShape(16, 32, 8, 2, 160)}
-"""In their place, by the same two numbers, where a window or a soft cap would make a kernel spill registers.
-The rows, by which tables are made, are the same."""
+"""In their place, by the same two numbers, where a window or a soft cap would make a kernel spill registers; on
+sm_80, keys of 80 and 96 still spill up to 32 bytes. The rows, by which tables are made, are the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
