@@ -258,7 +258,7 @@ def features_of(folder: Path) -> str:
         "soft cap": any(call.spec.soft_cap for call in calls),
         "sinks": any(call.spec.has_sinks for call in calls),
         "shared KV": any(not call.writes for call in calls),
-        "KV by the layer": len(set(layers)) > 1,
+        "KV by the layer": len({(kv.num_heads, kv.key_width, kv.value_width) for kv in layers}) > 1,
         "values of another width": any(layer.key_width != layer.value_width for layer in layers),
         "fused": bool(loaded.fused),
     }
