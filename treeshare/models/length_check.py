@@ -7,6 +7,7 @@ model they are a few tokens long, and a tree outgrows all of them in a fraction 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,9 +74,17 @@ def _place(model: Any) -> Path:  # noqa: ANN401
     versions = (ARITHMETIC, transformers.__version__, torch.__version__)
     fields = sorted((str(name), repr(value)) for name, value in model.config.to_dict().items())
     digest.update(repr((type(model).__module__, type(model).__name__, versions, fields)).encode())
+    digest.update(_code())
+    return cache_dir() / "checked" / f"{digest.hexdigest()[:32]}.json"
+
+
+@functools.cache
+def _code() -> bytes:
+    """A hash of the modules that a model's check goes through."""
+    digest = hashlib.sha256()
     for source in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(source.read_bytes())
-    return cache_dir() / "checked" / f"{digest.hexdigest()[:32]}.json"
+    return digest.digest()
 
 
 @torch.inference_mode()
