@@ -63,8 +63,8 @@ PAGE_TILES = {
 
 MASKED_SLICE_TILES = {(4, 128): TileShape(32, 32, 8, 2)}
 MASKED_PAGE_TILES = {(4, 256): TileShape(16, 32, 8, 2, 160)}
-"""In their place, by the same two numbers, where a window or a soft cap would make a kernel spill registers; on
-sm_80, keys of 80 and 96 still spill up to 32 bytes. The rows, by which tables are made, are the same."""
+"""In their place, by the same two numbers, where a window or a soft cap would make a kernel spill registers.
+Keys of 80 and 96 still spill up to 32 bytes on sm_80. The rows, by which tables are made, are the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
