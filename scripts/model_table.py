@@ -121,10 +121,10 @@ def build(name: str) -> tuple[Any, Any]:
     model_class, config = full_config(name)
     whole = None
     if model_class.config_class is not type(config):
-        if type(config.get_text_config()) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        if type(_text_config(config)) not in MODEL_FOR_CAUSAL_LM_MAPPING:
             small = Miniature(first_length=_FIRST_LENGTH, max_positions=_MAX_POSITIONS)
             whole = config = small.config(config)
-        config = config.get_text_config()
+        config = _text_config(config)
     errors: list[Exception] = []
     model = small_model(
         model_class, config, first_length=_FIRST_LENGTH, max_positions=_MAX_POSITIONS, errors=errors
@@ -132,6 +132,13 @@ def build(name: str) -> tuple[Any, Any]:
     if model is None:
         raise NotBuilt(_short(errors[0]) if errors else "too large")
     return model, whole or model.config
+
+
+def _text_config(config: Any) -> Any:  # noqa: ANN401
+    try:
+        return config.get_text_config()
+    except ValueError as error:  # there are several
+        raise NotBuilt(_short(error)) from error
 
 
 def refusal(name: str) -> str:

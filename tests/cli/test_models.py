@@ -41,7 +41,7 @@ def test_a_folder_without_weights(tmp_path):
     assert text.splitlines() == [
         f"{tmp_path}: mistral: runs",
         "longest sequence: 1,024 tokens",
-        "weights: 115,136, float32",
+        "weights: 113,088, float32",
         "KV: 1,152 bytes per token in 3 layers (heads x widths of key/value: 2 x 16/16)",
         "  of these 1,152 bytes are read for the last 64 tokens only",
         "attention: sliding-window attention",

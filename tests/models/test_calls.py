@@ -124,7 +124,7 @@ def test_what_asks_nothing_of_attention_is_ignored(monkeypatch, keywords):
 
 
 def test_a_turned_router_is_no_fault_and_a_wrong_child_is():
-    """In bfloat16 the rows that differ most do not count; a child's rows are more than those."""
+    """In bfloat16 a mixture's rows that differ most do not count; a child's rows are more than those."""
     model = make_model(CONFIGS["llama"](), torch.bfloat16)
     bound = bind_model(model, use_kernels=False)
     check = SelfCheck(model, bound.geometry, bound.calls)
@@ -132,6 +132,8 @@ def test_a_turned_router_is_no_fault_and_a_wrong_child_is():
     assert check._difference(exact) == 0
     turned = exact.clone()
     turned[3:6] = -exact[3:6]
+    assert check._difference(turned) > check.limit  # a dense model has no routers
+    check._choices = [[torch.zeros(1)]]
     assert check._difference(turned) == 0
     turned[-5:] = -exact[-5:]
     assert check._difference(turned) > check.limit

@@ -49,7 +49,7 @@ def test_falcon_by_transformers_attention_stays_its_own():
     model = spread(transformers.FalconConfig(**_FALCON))
     tokens = torch.arange(20).unsqueeze(0)
     expected = model(input_ids=tokens, use_cache=False).logits
-    bind_model(model)
+    bind_model(model, use_kernels=False)
     written_out.set_attention(model, "sdpa")
     assert torch.equal(model(input_ids=tokens, use_cache=False).logits, expected)
     written_out.set_attention(model, ATTENTION_NAME)

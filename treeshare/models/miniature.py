@@ -24,10 +24,11 @@ _POSITIONS = re.compile(
     r"(?<!original_)max_position_embeddings|n_positions|n_ctx|max_seq_len|model_max_length|context_length"
     r"|max_target_positions"
 )
-_LENGTH = re.compile(
-    r"(window|chunk|floor|original_max_position|local_attention|block_size|rel_extent)(?!.*(layers|pattern|feed))"
-)
-"""Fields that hold a number of tokens from which on a model computes something else."""
+_LENGTH = re.compile(r"window|chunk|floor|original_max_position|local_attention|block_size|rel_extent")
+"""Fields that hold a number of tokens from which on a model computes something else,"""
+
+_NO_LENGTH = re.compile(r"layers|pattern|feed")
+"""unless this follows."""
 
 _LAYERS = re.compile(r"num_hidden_layers|n_layers?|num_layers|(num_)?(encoder|decoder)_layers")
 _Q_HEADS = re.compile(
@@ -55,6 +56,12 @@ _VOCAB = re.compile(r"((unpadded|decoder)_)?vocab_size(_per_layer_input)?")
 
 _LEFT_OUT = ("quantization_config", "transformers_version", "architectures", "dtype", "id2label", "label2id")
 """Fields that say nothing of what a model computes."""
+
+
+def _holds_length(name: str) -> bool:
+    """Whether a field holds a number of tokens from which on a model computes something else."""
+    found = _LENGTH.search(name)
+    return found is not None and not _NO_LENGTH.search(name, found.end())
 
 
 class Miniature:
@@ -150,7 +157,7 @@ class Miniature:
             (_HIDDEN, lambda: min(value, _NUM_HEADS * _narrow(_head_width(values), values))),
         )
         for pattern, small in rules if self._keep_widths else rules + widths:
-            if pattern.fullmatch(name) or (pattern is _LENGTH and pattern.search(name)):
+            if pattern.fullmatch(name) or (pattern is _LENGTH and _holds_length(name)):
                 return small()
         return value
 
