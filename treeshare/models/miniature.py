@@ -42,9 +42,7 @@ _HIDDEN = re.compile(
     r"hidden_size|n_embd|d_model|emb_dim|embedding_size|word_embed_proj_dim|attention_hidden_size|lru_width"
     r"|(pronunciation|shape)_embed_dim|input_embedding_size|output_embedding_size"
 )
-_INNER = re.compile(
-    r"(?!.*multiple).*(intermediate_size\w*|ffn_dim|ffn_hidden_size|n_inner|d_inner|dff|dim_ff)"
-)
+_INNER = ("ffn_dim", "ffn_hidden_size", "n_inner", "d_inner", "dff", "dim_ff")
 _EXPERTS = re.compile(r"(moe_)?num_(local_)?experts|n_routed_experts|zero_expert_num")
 _CHOSEN = re.compile(
     r"(num_experts_per_tok(en)?|moe_topk|moe_k|moe_top_k|n_group|topk_group|num_expert_group)"
@@ -62,6 +60,20 @@ def _holds_length(name: str) -> bool:
     """Whether a field holds a number of tokens from which on a model computes something else."""
     found = _LENGTH.search(name)
     return found is not None and not _NO_LENGTH.search(name, found.end())
+
+
+def _is_inner(name: str) -> bool:
+    """Whether a field holds the width between a block's linear layers."""
+    return "multiple" not in name and ("intermediate_size" in name or name.endswith(_INNER))
+
+
+def _is_token(name: str) -> bool:
+    """Whether a field holds a token's id."""
+    return name.endswith(("_token_id", "_token_index"))
+
+
+_Rule = tuple["Callable[[str], object]", "Callable[[], int]"]
+"""Whether a field is of a kind, and what its number becomes."""
 
 
 class Miniature:
@@ -137,27 +149,31 @@ class Miniature:
         if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
             return value
         heads = next((values[key] for key in values if _Q_HEADS.fullmatch(key)), None)
-        rules: tuple[tuple[re.Pattern[str], Callable[[], int]], ...] = (
-            (_POSITIONS, lambda: min(value, self._max_positions)),
-            (_LENGTH, lambda: self._length(name, value, values, lengths)),
-            (_LAYERS, lambda: len(kept) or value),
-            (re.compile("num_kv_shared_layers"), lambda: _num_shared(values, kept)),
-            (_VOCAB, lambda: min(value, _VOCAB_SIZE)),
-            (_EXPERTS, lambda: min(value, 4)),
-            (_GROUPS, lambda: 1),
-            (_CHOSEN, lambda: min(value, 2)),
-            (_INNER, lambda: min(value, 96)),
-            (_RANKS, lambda: min(value, 32)),
-            (re.compile(r".*_token_(id|index)|eod_token_id"), lambda: value if value < _VOCAB_SIZE else 2),
+
+        def heads_of(number: int) -> int:
+            return _NUM_HEADS if number == heads else _NUM_KV_HEADS
+
+        rules: tuple[_Rule, ...] = (
+            (_POSITIONS.fullmatch, lambda: min(value, self._max_positions)),
+            (_holds_length, lambda: self._length(name, value, values, lengths)),
+            (_LAYERS.fullmatch, lambda: len(kept) or value),
+            (re.compile("num_kv_shared_layers").fullmatch, lambda: _num_shared(values, kept)),
+            (_VOCAB.fullmatch, lambda: min(value, _VOCAB_SIZE)),
+            (_EXPERTS.fullmatch, lambda: min(value, 4)),
+            (_GROUPS.fullmatch, lambda: 1),
+            (_CHOSEN.fullmatch, lambda: min(value, 2)),
+            (_is_inner, lambda: min(value, 96)),
+            (_RANKS.fullmatch, lambda: min(value, 32)),
+            (_is_token, lambda: value if value < _VOCAB_SIZE else 2),
         )
-        widths: tuple[tuple[re.Pattern[str], Callable[[], int]], ...] = (
-            (_KV_HEADS, lambda: value if value == 1 else _NUM_HEADS if value == heads else _NUM_KV_HEADS),
-            (_Q_HEADS, lambda: min(value, _NUM_HEADS)),
-            (_HEAD_WIDTHS, lambda: _narrow(value, values)),
-            (_HIDDEN, lambda: min(value, _NUM_HEADS * _narrow(_head_width(values), values))),
+        widths: tuple[_Rule, ...] = (
+            (_KV_HEADS.fullmatch, lambda: 1 if value == 1 else heads_of(value)),
+            (_Q_HEADS.fullmatch, lambda: min(value, _NUM_HEADS)),
+            (_HEAD_WIDTHS.fullmatch, lambda: _narrow(value, values)),
+            (_HIDDEN.fullmatch, lambda: min(value, _NUM_HEADS * _narrow(_head_width(values), values))),
         )
-        for pattern, small in rules if self._keep_widths else rules + widths:
-            if pattern.fullmatch(name) or (pattern is _LENGTH and _holds_length(name)):
+        for fits, small in rules if self._keep_widths else rules + widths:
+            if fits(name):
                 return small()
         return value
 
