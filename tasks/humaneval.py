@@ -52,7 +52,7 @@ class HumanEval(CodeTask):
                     record.model_dump(include={"entry_point", "test", "canonical_solution"})
                 ),
             )
-            for record in _records(data)
+            for record in self._records(data)
         ]
         return require_unique(problems, data or HUB_ID)
 
@@ -60,7 +60,7 @@ class HumanEval(CodeTask):
         """Canonical solutions; a problem's own is never in front of it."""
         return [
             Shot(task_id=record.task_id, prompt=record.prompt, answer=record.canonical_solution.rstrip())
-            for record in _records(shot_data or data)
+            for record in self._records(shot_data or data)
             if record.canonical_solution.strip()
         ]
 
@@ -87,12 +87,11 @@ class HumanEval(CodeTask):
             return as_body(problem.prompt, code)
         return f"\n{without_future_imports(code)}" if source.tree is None or source.has_statements else code
 
-
-def _records(data: Path | None) -> list[HumanEvalRecord]:
-    path = data or _packaged_data()
-    if path is None:
-        return read_hub(HUB_ID, HumanEvalRecord, splits=["test"])
-    return read_records(path, HumanEvalRecord)
+    def _records(self, data: Path | None) -> list[HumanEvalRecord]:
+        path = data or _packaged_data()
+        if path is None:
+            return read_hub(HUB_ID, HumanEvalRecord, splits=["test"])
+        return read_records(path, HumanEvalRecord)
 
 
 def _packaged_data() -> Path | None:

@@ -46,10 +46,33 @@ def parse_template_kwargs(text: str | None) -> dict[str, Any] | None:
     return values
 
 
+def parse_task_options(texts: list[str] | None) -> dict[str, str]:
+    """Parse ``--task-option NAME=VALUE``, given any number of times.
+
+    Raises:
+        ConfigError: If one has another form, or a name comes twice.
+    """
+    found: dict[str, str] = {}
+    for text in texts or []:
+        name, sign, value = text.partition("=")
+        if not name or not sign or not value or name in found:
+            raise ConfigError.of("--task-option", got=text, expected="NAME=VALUE, each name once")
+        found[name] = value
+    return found
+
+
 DEFAULT_MODEL = "smollm2-135m"
 
 TaskName = Annotated[str, typer.Option("--task", help="Task, e.g. humaneval, or your own as FILE.py:CLASS.")]
 DataFile = Annotated[Path | None, typer.Option("--data", help="Read the task's data from this file.")]
+TaskOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--task-option",
+        metavar="NAME=VALUE",
+        help="An option of the task, e.g. difficulty=easy; `treeshare tasks TASK` lists them; repeatable.",
+    ),
+]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use only the first N problems.")]
 Shots = Annotated[
     int | None,

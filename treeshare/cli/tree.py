@@ -24,6 +24,7 @@ def tree(
         str | None, typer.Option("--task", help="Task, e.g. humaneval, or your own as FILE.py:CLASS.")
     ] = None,
     data: options.DataFile = None,
+    task_option: options.TaskOptions = None,
     limit: options.Limit = None,
     shots: options.Shots = None,
     shot_choice: options.ShotChoice = "fixed",
@@ -79,7 +80,9 @@ def tree(
         counts = [problem.samples for problem in problems]
         description = describe_model(model)
     else:
-        chosen, texts = load_task(task or "", data, limit)
+        chosen, texts = load_task(
+            task or "", data, limit, options=options.parse_task_options(task_option)
+        )
         prompting = PromptOptions(
             num_shots=shots,
             shot_choice=shot_choice,

@@ -74,10 +74,11 @@ class FirstSuccess(EndRule):
     def __init__(self, task: Task, problems: Mapping[str, Problem]) -> None:
         self._task, self._problems = task, problems
         self._sandbox = default_sandbox() if task.needs_sandbox else None
+        self._limits = Limits(wall_s=task.timeout_s)
 
     def reason(self, task_id: str, completion: str) -> str | None:
         """See ``EndRule.reason``."""
-        result = self._task.check(self._problems[task_id], completion, self._sandbox, Limits())
+        result = self._task.check(self._problems[task_id], completion, self._sandbox, self._limits)
         return "first success" if result.passed else None
 
 
