@@ -1,0 +1,512 @@
+r"""What an answer is: words, a number with its unit, a tuple, an interval, a set, a list, a matrix, an equation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from treeshare.evals.math_judge.arithmetic import Node, NoValueError, TooLargeError, add, letters, negative
+from treeshare.evals.math_judge.syntax import NoExpressionError, expression
+from treeshare.evals.math_judge.tokens import MAX_CHARS, Token, tokens_of
+from treeshare.evals.math_judge.units import is_unit, unit_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+MAX_ITEMS = 100
+"""Of a list, a set or a matrix."""
+
+
+@dataclass(frozen=True)
+class Words:
+    """An answer in words.
+
+    Attributes:
+        text: In lower case, without brackets and punctuation around it.
+    """
+
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantity:
+    """An expression, and what is said beside it.
+
+    Attributes:
+        node: The expression.
+        unit: In one form, ``degree`` and ``dollar`` too; empty if none is named.
+        is_percent: Whether a percent sign is there; ``node`` is the number in front of it.
+        base: The base that a subscript names; None if none is named.
+        digits: With a base, the digits.
+        name: The left side of ``x = 5``; empty if there is none.
+    """
+
+    node: Node
+    unit: str = ""
+    is_percent: bool = False
+    base: int | None = None
+    digits: str = ""
+    name: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Items:
+    """Several values.
+
+    Attributes:
+        kind: ``tuple`` has an order and brackets, which make an interval too; ``list``, ``set`` and ``union`` have no
+            order.
+        brackets: Of a tuple.
+        items: The values.
+    """
+
+    kind: Literal["tuple", "list", "set", "union"]
+    brackets: str = ""
+    items: tuple[Value, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matrix:
+    """A matrix, whatever its brackets; a determinant's bars are kept apart."""
+
+    is_determinant: bool
+    rows: tuple[tuple[Value, ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Relation:
+    """An equation or inequality that names no single letter's value.
+
+    Attributes:
+        kind: ``=``, ``<``, ``le`` or ``ne``: what ``node`` is to zero.
+        node: Left side less right side.
+    """
+
+    kind: str
+    node: Node
+
+
+@dataclass(frozen=True)
+class Unread:
+    """What nothing can be made of.
+
+    Attributes:
+        reason: Why.
+    """
+
+    reason: str
+
+
+Value: TypeAlias = "Words | Quantity | Items | Matrix | Relation | Unread"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A text and what it is.
+
+    Attributes:
+        text: As it was given.
+        normal: Its normal form, in which white space, signs of layout and ways to write a token are gone.
+        words: Its letters and digits in lower case, for comparing it with words.
+        value: What it is.
+        listed: The same where commas part a list rather than thousands; None if that is no difference.
+    """
+
+    text: str
+    normal: str
+    words: str
+    value: Value
+    listed: Value | None = None
+
+
+_OPENING, _CLOSING = frozenset(("(", "[", "{", "\\{", "langle", "lfloor", "lceil")), frozenset(
+    (")", "]", "}", "\\}", "rangle", "rfloor", "rceil")
+)
+_CURRENCIES = {"USD": "dollar", "EUR": "euro", "GBP": "GBP"}
+_RELATIONS = ("=", "<", ">", "le", "ge", "ne", "in")
+_TURNED = {"<": ">", ">": "<", "le": "ge", "ge": "le"}
+_BASES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()
+_MATRICES = ("matrix", "pmatrix", "bmatrix", "Bmatrix", "smallmatrix", "array", "vmatrix", "Vmatrix")
+_MAX_DEPTH = 8
+
+
+def read_answer(text: str) -> Answer:
+    """Read an answer; what cannot be read is ``Unread``, never an error."""
+    if len(text) > MAX_CHARS:
+        reason = f"longer than {MAX_CHARS} characters"
+        return Answer(text=text, normal=" ".join(text.split()), words="", value=Unread(reason))
+    tokens = _trimmed(tokens_of(text))
+    listed = _trimmed(tokens_of(text, commas_group=False)) if "," in text else tokens
+    return Answer(
+        text=text,
+        normal=" ".join(token.text for token in tokens),
+        words=_words_of(tokens),
+        value=_value(tokens),
+        listed=_value(listed) if listed != tokens else None,
+    )
+
+
+def _value(tokens: tuple[Token, ...]) -> Value:
+    try:
+        return _Reader().value(tokens)
+    except (NoExpressionError, NoValueError, TooLargeError) as error:
+        return Unread(str(error))
+
+
+def _trimmed(tokens: tuple[Token, ...]) -> tuple[Token, ...]:
+    """Without punctuation around it, and without a group of braces around all of it."""
+    while tokens and tokens[-1].kind == "mark" and tokens[-1].text in (".", ",", ";", ":", "*", "?", "="):
+        tokens = tokens[:-1]
+    while tokens and tokens[0].kind == "mark" and tokens[0].text in (":", "*", "=", "#"):
+        tokens = tokens[1:]
+    if tokens and tokens[0].text == "{" and _closing(tokens, 0) == len(tokens) - 1:
+        return _trimmed(tokens[1:-1])
+    return tokens
+
+
+def _words_of(tokens: Sequence[Token]) -> str:
+    words = " ".join(token.text for token in tokens).casefold()
+    kept = "".join(character if character.isalnum() or character in "-+'" else " " for character in words)
+    return " ".join(kept.split())
+
+
+def _closing(tokens: Sequence[Token], start: int) -> int:
+    """Where the bracket at ``start`` closes; the end if it does not."""
+    depth = 0
+    for place in range(start, len(tokens)):
+        depth += _step(tokens[place])
+        if depth == 0:
+            return place
+    return len(tokens)
+
+
+def _step(token: Token) -> int:
+    if token.kind == "command" and " " in token.text:
+        return 1 if token.text.startswith("begin") else -1
+    if token.kind in ("mark", "command"):
+        return (token.text in _OPENING) - (token.text in _CLOSING)
+    return 0
+
+
+def _outside(tokens: Sequence[Token]) -> Iterator[int]:
+    """Places outside all brackets."""
+    depth = 0
+    for place, token in enumerate(tokens):
+        step = _step(token)
+        if depth == 0 and step == 0:
+            yield place
+        depth += step
+
+
+def _split(tokens: tuple[Token, ...], *texts: str) -> list[tuple[Token, ...]]:
+    """The parts between separators outside brackets."""
+    cuts = [i for i in _outside(tokens) if tokens[i].kind in ("mark", "name", "command") and tokens[i].text in texts]
+    bounds = zip([-1, *cuts], [*cuts, len(tokens)], strict=True)
+    return [tokens[before + 1 : after] for before, after in bounds]
+
+
+class _Reader:
+    def __init__(self) -> None:
+        self._depth = 0
+        self._num_items = 0
+
+    def value(self, tokens: tuple[Token, ...]) -> Value:
+        """What tokens are.
+
+        Raises:
+            NoExpressionError: If nothing can be made of them.
+        """
+        tokens = _trimmed(tokens)
+        if not tokens:
+            raise NoExpressionError("nothing is there")
+        self._depth += 1
+        if self._depth > _MAX_DEPTH:
+            raise NoExpressionError("lists nested too deep")
+        found = self._words(tokens) or self._several(tokens) or self._related(tokens) or self._single(tokens)
+        self._depth -= 1
+        return found
+
+    def _words(self, tokens: tuple[Token, ...]) -> Value | None:
+        """Words, if no part is arithmetic."""
+        if not any(token.kind == "word" and (len(token.text) > 2 or not token.text.isalpha()) for token in tokens):
+            return None
+        is_text = all(
+            token.kind in ("word", "letter") or token.text in ("(", ")", ".", "'", "and", "or", "in", "-", '"')
+            for token in tokens
+        )
+        begins = tokens[0].kind == "word" and len(tokens[0].text) > 2 and not is_unit(tokens[0].text)
+        has_relation = any(token.text in _RELATIONS for token in tokens)
+        return Words(_words_of(tokens)) if is_text or (begins and not has_relation) else None
+
+    def _several(self, tokens: tuple[Token, ...]) -> Value | None:
+        """A list, or a union of intervals."""
+        parts = [part for part in _split(tokens, ",", ";", "and", "or") if part]
+        if len(parts) > 1:
+            self._count(parts)
+            if any(token.text == "or" for token in tokens):
+                values = [self.value(part) for part in parts]
+                if all(_is_interval(value) for value in values):
+                    return Items(kind="union", items=tuple(values))
+                return _listed(values)
+            return _listed([self.value(part) for part in parts])
+        parts = [part for part in _split(tokens, "cup") if part]
+        if len(parts) > 1:
+            self._count(parts)
+            return _united([self.value(part) for part in parts])
+        return None
+
+    def _count(self, parts: Sequence[object]) -> None:
+        self._num_items += len(parts)
+        if self._num_items > MAX_ITEMS:
+            raise NoExpressionError(f"more than {MAX_ITEMS} items")
+
+    # --- equations, inequalities ---
+
+    def _related(self, tokens: tuple[Token, ...]) -> Value | None:
+        places = [i for i in _outside(tokens) if tokens[i].kind != "word" and tokens[i].text in _RELATIONS]
+        if not places:
+            return None
+        signs = [tokens[i].text for i in places]
+        bounds = zip([-1, *places], [*places, len(tokens)], strict=True)
+        sides = [tokens[a + 1 : b] for a, b in bounds]
+        if signs == ["in"]:
+            return self.value(sides[1])
+        if set(signs) == {"="}:
+            return self._equated(sides)
+        return self._inequality(sides, signs)
+
+    def _equated(self, sides: list[tuple[Token, ...]]) -> Value:
+        first, last = sides[0], sides[-1]
+        if _is_name(first) and not (_letters_of(first) & _letters_of(last) and len(sides) == 2):
+            return _named(self.value(last), _name(first))
+        if len(sides) == 2 and _is_name(last) and not _letters_of(first) & _letters_of(last):
+            return _named(self.value(first), _name(last))
+        if len(sides) > 2:
+            return self.value(last)
+        left, right = expression(first), expression(last)
+        return Relation(kind="=", node=add([left, negative(right)]))
+
+    def _inequality(self, sides: list[tuple[Token, ...]], signs: list[str]) -> Value:
+        if signs == ["ne"]:
+            return Relation(kind="ne", node=add([expression(sides[0]), negative(expression(sides[1]))]))
+        letter = [len(side) == 1 and side[0].kind == "letter" for side in sides]
+        if len(sides) == 2 and letter[1] and not letter[0]:
+            sides, signs, letter = sides[::-1], [_TURNED[signs[0]]], letter[::-1]
+        if len(sides) == 2 and letter[0]:
+            bound, infinite = self.value(sides[1]), Quantity(node="infty")
+            closes = signs[0] in ("le", "ge")
+            if signs[0] in ("<", "le"):
+                lower = Quantity(node=negative("infty"))
+                return Items(kind="tuple", brackets="(" + ("]" if closes else ")"), items=(lower, bound))
+            return Items(kind="tuple", brackets=("[" if closes else "(") + ")", items=(bound, infinite))
+        if len(sides) == 3 and letter[1]:
+            if all(sign in (">", "ge") for sign in signs):
+                sides, signs = sides[::-1], [_TURNED[sign] for sign in reversed(signs)]
+            if all(sign in ("<", "le") for sign in signs):
+                brackets = ("[" if signs[0] == "le" else "(") + ("]" if signs[1] == "le" else ")")
+                return Items(
+                    kind="tuple", brackets=brackets, items=(self.value(sides[0]), self.value(sides[2]))
+                )
+        if len(sides) != 2:
+            raise NoExpressionError("a chain of relations")
+        left, right = expression(sides[0]), expression(sides[1])
+        if signs[0] in (">", "ge"):
+            left, right, signs = right, left, [_TURNED[signs[0]]]
+        return Relation(kind=signs[0], node=add([left, negative(right)]))
+
+    # --- one value ---
+
+    def _single(self, tokens: tuple[Token, ...]) -> Value:
+        if _closing(tokens, 0) == len(tokens) - 1 and _step(tokens[0]) == 1:
+            found = self._bracketed(tokens)
+            if found is not None:
+                return found
+        if any(token.text in ("pm", "mp") and token.kind == "command" for token in tokens):
+            return self._both_signs(tokens)
+        if tokens == (Token("command", "emptyset", tokens[0].spaced),):
+            return Items(kind="set", items=())
+        if tokens[0].text == "mathbb" and "".join(token.text for token in tokens[1:]).strip("{}") == "R":
+            ends = (Quantity(node=negative("infty")), Quantity(node="infty"))
+            return Items(kind="tuple", brackets="()", items=ends)
+        return _based(tokens) or _quantity(tokens)
+
+    def _both_signs(self, tokens: tuple[Token, ...]) -> Value:
+        values = []
+        for above, below in (("+", "-"), ("-", "+")):
+            signs = {"pm": above, "mp": below}
+            chosen = tuple(
+                replace(token, kind="mark", text=signs[token.text]) if token.text in signs else token
+                for token in tokens
+            )
+            values.append(self.value(chosen))
+        return Items(kind="list", items=tuple(values))
+
+    def _bracketed(self, tokens: tuple[Token, ...]) -> Value | None:
+        opening, closing, inside = tokens[0].text, tokens[-1].text, tokens[1:-1]
+        if opening.startswith("begin "):
+            return self._matrix(opening.removeprefix("begin "), inside)
+        if opening == "\\{":
+            parts = [part for part in _split(inside, ",", ";") if part]
+            self._count(parts)
+            return _set([self.value(part) for part in parts])
+        if opening not in ("(", "[", "langle"):
+            return None
+        if len(inside) and _step(inside[0]) == 1 and _closing(inside, 0) == len(inside) - 1:
+            if inside[0].text.startswith("begin "):
+                return self.value(inside)
+        parts = _split(inside, ",", ";")
+        if len(parts) == 1:
+            is_pair = opening + closing in ("()", "[]")
+            return self.value(inside) if is_pair and inside else None
+        self._count(parts)
+        values = tuple(self.value(part) for part in parts)
+        brackets = "<>" if opening == "langle" else opening + closing
+        rows = [value.items for value in values if isinstance(value, Items) and value.brackets == "[]"]
+        if brackets == "[]" and len(rows) == len(values) and len({len(row) for row in rows}) == 1:
+            return Matrix(is_determinant=False, rows=tuple(rows))
+        return Items(kind="tuple", brackets=brackets, items=values)
+
+    def _matrix(self, environment: str, inside: tuple[Token, ...]) -> Value:
+        if environment not in _MATRICES:
+            raise NoExpressionError(f"an environment called {environment}")
+        if environment == "array" and inside and inside[0].text == "{":
+            inside = inside[_closing(inside, 0) + 1 :]
+        inside = tuple(token for token in inside if token.text != "hline")
+        rows = [_split(row, "&") for row in _split(inside, "\\\\") if row]
+        self._count([cell for row in rows for cell in row])
+        values = tuple(tuple(self.value(cell) for cell in row) for row in rows)
+        return Matrix(is_determinant=environment in ("vmatrix", "Vmatrix"), rows=values)
+
+
+def _is_interval(value: Value) -> bool:
+    return isinstance(value, Items) and (
+        value.kind == "union" or (value.kind == "tuple" and len(value.items) == 2)
+    )
+
+
+def _listed(values: Sequence[Value]) -> Value:
+    """A list; what a plus-minus sign makes two of is two of its items."""
+    return Items(kind="list", items=tuple(_opened(values, "list")))
+
+
+def _set(values: Sequence[Value]) -> Value:
+    distinct: dict[Value, None] = dict.fromkeys(_opened(values, "list"))
+    return Items(kind="set", items=tuple(distinct))
+
+
+def _united(values: Sequence[Value]) -> Value:
+    if all(isinstance(value, Items) and value.kind == "set" for value in values):
+        return _set([item for value in values for item in value.items])  # type: ignore[union-attr]
+    return Items(kind="union", items=tuple(_opened(values, "union")))
+
+
+def _opened(values: Sequence[Value], kind: str) -> Iterator[Value]:
+    for value in values:
+        if isinstance(value, Items) and value.kind == kind:
+            yield from value.items
+        else:
+            yield value
+
+
+def _is_name(side: tuple[Token, ...]) -> bool:
+    """Whether a side of an equation only says what the other side is called."""
+    if not side:
+        return False
+    has_name = any(token.kind in ("letter", "word") for token in side)
+    allowed = ("(", ")", ",", "_", "{", "}", "angle", "triangle", "overline", "mathbb", "'")
+    is_plain = all(token.kind in ("letter", "word") or token.text in allowed for token in side)
+    starts = side[0].kind in ("letter", "word") or side[0].text in ("(", "angle", "overline", "triangle")
+    subscripts = any(token.text == "_" for token in side)
+    numbers = all(token.kind != "number" or subscripts or "(" in {t.text for t in side} for token in side)
+    kinds = {token.kind for token in side}
+    is_plain = is_plain or (kinds <= {"letter", "word", "mark", "number"} and _is_indexed(side))
+    return has_name and starts and is_plain and numbers
+
+
+def _is_indexed(side: tuple[Token, ...]) -> bool:
+    """A letter with a subscript, or a function's name with a number: ``x_1``, ``f(2)``."""
+    texts = [token.text for token in side]
+    return side[0].kind == "letter" and len(texts) > 2 and texts[1] in ("_", "(") and "+" not in texts
+
+
+def _letters_of(side: Sequence[Token]) -> set[str]:
+    return {token.text for token in side if token.kind == "letter"} if len(side) == 1 else set()
+
+
+def _name(side: Sequence[Token]) -> str:
+    return "".join(token.text for token in side if token.text not in "{}").casefold()
+
+
+def _named(value: Value, name: str) -> Value:
+    if isinstance(value, Quantity) and value.node == name:
+        return value
+    return replace(value, name=name) if isinstance(value, Quantity) else value
+
+
+def _based(tokens: tuple[Token, ...]) -> Value | None:
+    """A number in the base that its subscript names."""
+    places = [place for place in _outside(tokens) if tokens[place].text == "_"]
+    if len(places) != 1:
+        return None
+    front = [token for token in tokens[: places[0]] if token.text not in ("(", ")", "{", "}")]
+    behind = [token.text for token in tokens[places[0] + 1 :] if token.text not in ("{", "}", "(", ")")]
+    digits = "".join(token.text for token in front).upper()
+    is_number = any(token.kind == "number" for token in front) and digits.isascii() and digits.isalnum()
+    if not is_number or len(behind) != 1:
+        return None
+    base = _BASES.index(behind[0]) if behind[0] in _BASES else int(behind[0]) if behind[0].isdigit() else 0
+    if not 2 <= base <= 36 or any(int(digit, 36) >= base for digit in digits):
+        return None
+    digits = digits.lstrip("0") or "0"
+    return Quantity(node=("based", digits, str(base)), base=base, digits=digits)
+
+
+def _quantity(tokens: tuple[Token, ...]) -> Value:
+    currencies = [token for token in tokens if token.text in _CURRENCIES and token.kind == "name"]
+    unit = ""
+    if currencies:
+        if len(currencies) > 1 or currencies[0] not in (tokens[0], tokens[-1], tokens[min(1, len(tokens) - 1)]):
+            raise NoExpressionError("a currency inside an expression")
+        unit = _CURRENCIES[currencies[0].text]
+        tokens = tuple(token for token in tokens if token is not currencies[0])
+    tokens, is_percent = _without_percent(tokens)
+    if not is_percent:
+        tokens, found = _without_unit(tokens)
+        unit = found or unit
+    return Quantity(node=expression(tokens), unit=unit, is_percent=is_percent)
+
+
+def _without_percent(tokens: tuple[Token, ...]) -> tuple[tuple[Token, ...], bool]:
+    last = tokens[-1] if tokens else None
+    is_sign = last is not None and (last.text == "%" or (last.kind == "word" and last.text == "percent"))
+    return (tokens[:-1], True) if is_sign and len(tokens) > 1 else (tokens, False)
+
+
+def _without_unit(tokens: tuple[Token, ...]) -> tuple[tuple[Token, ...], str]:
+    """The tokens in front of a unit, and the unit; what may be a product of letters is one."""
+    texts = [token.text for token in tokens]
+    for end in (["^", "circ"], ["^", "{", "circ", "}"], ["circ"]):
+        for scale in ([], ["C"], ["F"]):
+            if len(texts) > len(end + scale) and texts[-len(end + scale) :] == end + scale:
+                return tokens[: -len(end + scale)], " ".join(["degree", *scale]).replace("degree ", "")
+    for place in _outside(tokens):
+        token = tokens[place]
+        if token.kind != "word" or place == 0:
+            continue
+        is_named = is_unit(token.text) or not token.text.isalpha() or (token.spaced and len(token.text) > 2)
+        if not is_named or tokens[place - 1].text in ("+", "-", "/", "*", "^", "_"):
+            return tokens, ""
+        unit = unit_of(tokens[place:])
+        return (tokens, "") if unit is None else (tokens[:place], unit)
+    return tokens, ""
+
+
+def letters_in(value: Quantity) -> set[str]:
+    """The letters in a quantity's expression, apart from constants."""
+    return letters(value.node) - {"pi", "e", "i", "infty", "degree"}
+
+
+def exact(value: Value) -> Fraction | None:
+    """The rational number that a value is, its percent sign left aside; None if it is another."""
+    return value.node if isinstance(value, Quantity) and isinstance(value.node, Fraction) else None
