@@ -26,8 +26,16 @@ if TYPE_CHECKING:
 
 HUB_ID = "evalplus/mbppplus"
 
-SLOW: dict[str, float] = {}
+SLOW = MappingProxyType(
+    {"Mbpp/123": 5, "Mbpp/255": 10, "Mbpp/271": 5, "Mbpp/392": 5, "Mbpp/599": 10, "Mbpp/603": 5, "Mbpp/630": 5}
+)
 """Problems whose reference solution takes long, and how many times the usual limit they get."""
+
+_EACH = "enumerate(inputs)"
+_LEFT_OUT = MappingProxyType(
+    {"Mbpp/255": "enumerate(inp for inp in inputs if not (len(inp[0]) == 5 and inp[1] == 77))"}
+)
+"""Inputs whose answers do not fit between two processes: 1.7 million tuples of 77 words."""
 
 
 class MbppPlusRecord(BaseModel):
@@ -94,7 +102,9 @@ class MbppPlus(CodeTask):
 
     def tests(self, problem: Problem) -> OutsideTests:
         """MBPP's asserts, then the test that EvalPlus has made: a program is right if it passes both."""
-        source = f"{problem.data['base']}\n{evalplus.guarded(problem.data['test'])}\n"
+        test = evalplus.guarded(problem.data["test"])
+        test = test.replace(_EACH, _LEFT_OUT.get(problem.task_id, _EACH))
+        source = f"{problem.data['base']}\n{test}\n"
         return OutsideTests(source=source, reference=problem.data["solution"])
 
     def limits(self, problem: Problem, limits: Limits) -> Limits:
