@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from treeshare.evals.task_card import TaskCard
+from treeshare.tasks.boxed_answer import between_dollars, first_answer
 from treeshare.tasks.mathematics import MathTask
-from treeshare.tasks.stated_answer import between_dollars, first_answer
 
 if TYPE_CHECKING:
     from treeshare.evals.problem import Problem

@@ -1,4 +1,4 @@
-"""AMC 2023: the 40 problems of AMC 12A and 12B whose answers are whole numbers; ``amc.md`` has the details."""
+"""AMC 2023: 40 problems of AMC 12A and 12B whose answers are whole numbers; see ``amc.md``."""
 
 from __future__ import annotations
 

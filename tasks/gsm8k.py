@@ -17,6 +17,7 @@ from treeshare.errors import DataError
 from treeshare.evals.problem import CheckResult, Problem, Task
 from treeshare.evals.replies import final_answer
 from treeshare.evals.sandbox import Verdict
+from treeshare.evals.task_card import TaskCard
 from treeshare.tasks.reading import read_hub, read_records
 from treeshare.tasks.stated_number import first_number, from_last_statement
 from treeshare.tree import Shot
@@ -109,6 +110,7 @@ class Gsm8k(Task):
     max_tokens = 256
     num_shots = 8
     needs_sandbox = False
+    card = TaskCard(source=HUB_ID, size=1319, licence="MIT", metric="pass@k, majority@k")
     chat_instruction = 'Reason step by step. End with "The answer is N.", N being a number.'
 
     def load(self, data: Path | None) -> list[Problem]:

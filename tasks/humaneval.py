@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from treeshare.evals.problem import CodeTask, Problem
 from treeshare.evals.replies import Source, as_body, without_future_imports
 from treeshare.evals.sandbox import OutsideTests
+from treeshare.evals.task_card import TaskCard
 from treeshare.tasks.reading import read_hub, read_records, require_unique
 from treeshare.tree import Shot
 
@@ -38,8 +39,9 @@ class HumanEval(CodeTask):
     """The task; zero-shot unless the user asks for shots."""
 
     name = "humaneval"
-    stop = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
+    stop: tuple[str, ...] = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
     max_tokens = 256
+    card = TaskCard(source=HUB_ID, size=164, licence="MIT", metric="pass@k")
     chat_instruction = "Complete this Python function. Answer with the whole function in one ```python block."
 
     def load(self, data: Path | None) -> list[Problem]:

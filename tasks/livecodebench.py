@@ -38,9 +38,13 @@ HUB_ID = "livecodebench/code_generation_lite"
 NUM_FILES = 6
 
 _SEVERAL_ANSWERS = frozenset(
-    "abc311_c abc326_d abc327_b abc333_e abc343_e abc362_c abc343_a arc185_c abc337_e abc355_e abc350_c arc189_a "
-    "find-words-containing-character find-the-peaks generate-binary-strings-without-adjacent-zeros "
-    "apply-operations-to-make-string-empty most-frequent-ids".split()
+    {
+        *("abc311_c", "abc326_d", "abc327_b", "abc333_e", "abc343_e", "abc362_c", "abc343_a", "arc185_c"),
+        *("find-words-containing-character", "find-the-peaks"),
+        "generate-binary-strings-without-adjacent-zeros",
+        *("abc337_e", "abc355_e"),
+        *("abc350_c", "arc189_a", "apply-operations-to-make-string-empty", "most-frequent-ids"),
+    }
 )
 """By question id or title: the reference's errata, problems with several right answers, a judge that talks to
 the program, or broken tests."""
@@ -50,13 +54,13 @@ _SYSTEM = (
     "generate a correct Python program that matches the specification and passes all tests."
 )
 _WITH_STARTER = (
-    "You will use the following starter code to write the solution to the problem and enclose your code within "
-    "delimiters."
+    "You will use the following starter code to write the solution to the problem and enclose your code "
+    "within delimiters."
 )
 _WITHOUT_STARTER = (
-    "Read the inputs from stdin solve the problem and write the answer to stdout (do not directly test on the "
-    "sample inputs). Enclose your code within delimiters as follows. Ensure that when the python program runs, "
-    "it reads the inputs, runs the algorithm and writes output to STDOUT."
+    "Read the inputs from stdin solve the problem and write the answer to stdout (do not directly test on "
+    "the sample inputs). Enclose your code within delimiters as follows. Ensure that when the python program "
+    "runs, it reads the inputs, runs the algorithm and writes output to STDOUT."
 )
 _STDIN_EXAMPLE = """### Question
 A shop counts its visitors. The first line holds N, the number of days. The second line holds N integers, the
@@ -79,7 +83,8 @@ print(max(visitors[i] + visitors[i + 1] for i in range(n - 1)))
 
 """
 _CALL_EXAMPLE = """### Question
-You are given a string word of lowercase letters and an integer k. Return how many letters occur exactly k times.
+You are given a string word of lowercase letters and an integer k. Return how many letters occur exactly k
+times.
 
 Example 1:
 
@@ -89,7 +94,6 @@ Output: 1
 ### Starter Code
 class Solution:
     def countLetters(self, word: str, k: int) -> int:
-        
 
 ### Answer
 
@@ -138,7 +142,7 @@ class LiveCodeBenchRecord(BaseModel):
 
     @property
     def prompt(self) -> str:
-        """The form for models that were not taught to chat: a worked example of the same kind, the question."""
+        """The form for models that were not taught to chat: a worked example of the same kind in front."""
         starter = f"### Starter Code\n{self.starter_code}\n\n" if self.starter_code else ""
         example = _CALL_EXAMPLE if self.starter_code else _STDIN_EXAMPLE
         return f"{example}### Question\n{self.question_content}\n\n{starter}### Answer\n\n"
@@ -146,9 +150,8 @@ class LiveCodeBenchRecord(BaseModel):
     @property
     def chat_prompt(self) -> str:
         """The generic form for chat models."""
-        form, code = (
-            (_WITH_STARTER, self.starter_code) if self.starter_code else (_WITHOUT_STARTER, "# YOUR CODE HERE")
-        )
+        form = _WITH_STARTER if self.starter_code else _WITHOUT_STARTER
+        code = self.starter_code or "# YOUR CODE HERE"
         return (
             f"### Question:\n{self.question_content}\n\n### Format: {form}\n```python\n{code}\n```\n\n"
             "### Answer: (use the provided format with backticks)\n\n"
@@ -179,7 +182,9 @@ class LiveCodeBenchRecord(BaseModel):
         matcher: Matcher = ValueMatcher(bools_are_numbers=True) if self.function else _LINES
         tests = self.tests()
         return ProgramTests(
-            cases=[_case(test, f"data: {self.question_id}, test {i}") for i, test in enumerate(tests, start=1)],
+            cases=[
+                _case(test, f"data: {self.question_id}, test {i}") for i, test in enumerate(tests, start=1)
+            ],
             matcher=UnknownMatcher(matcher) if several else matcher,
             entry_point=f"Solution.{self.function}" if self.function else "",
         )
@@ -267,7 +272,7 @@ class LiveCodeBench(ProgramTask):
         return self._tests.get(problem.data["tests"])
 
     def limits(self, problem: Problem, limits: Limits) -> Limits:
-        """See ``ProgramTask.limits``: contests allow more memory and output than the sandbox's usual limits."""
+        """See ``ProgramTask.limits``: contests allow more memory and output than is usual here."""
         return replace(
             limits,
             memory_bytes=max(limits.memory_bytes, _MEMORY_BYTES),
@@ -343,7 +348,9 @@ def _files_of(version: str) -> list[str]:
         first = int(found[2] or 1)
         last = int(found[1] or found[3] or found[2])
     if last < first:
-        raise ConfigError.of("--task-option version", got=version, expected="release_v1 to release_v6, v5, v4_v5")
+        raise ConfigError.of(
+            "--task-option version", got=version, expected="release_v1 to release_v6, v5, v4_v5"
+        )
     return [f"test{number if number > 1 else ''}.jsonl" for number in range(first, last + 1)]
 
 

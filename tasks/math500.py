@@ -1,8 +1,8 @@
 """MATH-500: 500 competition problems, their answers in LaTeX; ``math500.md`` has the details.
 
 Sources: Hendrycks et al., "Measuring mathematical problem solving with the MATH dataset", arXiv 2103.03874;
-Lightman et al., "Let's verify step by step", arXiv 2305.20050 (the 500); Lewkowycz et al., "Solving quantitative
-reasoning problems with language models", arXiv 2206.14858 (form of the prompt).
+Lightman et al., "Let's verify step by step", arXiv 2305.20050 (the 500); Lewkowycz et al., "Solving
+quantitative reasoning problems with language models", arXiv 2206.14858 (form of the prompt).
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from treeshare.evals.task_card import TaskCard
-from treeshare.tasks.mathematics import MathTask
+from treeshare.tasks.mathematics import MathRecord, MathTask
 from treeshare.tasks.reading import read_records
-from treeshare.tasks.mathematics import MathRecord
 from treeshare.tree import Shot
 
 if TYPE_CHECKING:
@@ -24,9 +23,10 @@ HUB_ID = "HuggingFaceH4/MATH-500"
 _CLOSE = "\nFinal Answer: The final answer is ${answer}$. I hope it is correct."
 _OWN_SHOTS = (
     (
-        r"For which real numbers $t$ is $\frac{\sqrt{t-3}}{\sqrt{7-t}}$ defined? Give your answer as an interval.",
-        r"Under the first root $t-3$ must not be negative, so $t \ge 3$. Under the second one $7-t$ must not be "
-        r"negative, nor zero, since it stands below the line, so $t < 7$. Together, $t$ lies in $\boxed{[3,7)}$.",
+        r"For which real numbers $t$ is $\frac{\sqrt{t-3}}{\sqrt{7-t}}$ defined? Answer with an interval.",
+        r"Under the first root $t-3$ must not be negative, so $t \ge 3$. Under the second one $7-t$ must not "
+        r"be negative, nor zero, since it stands below the line, so $t < 7$. Together, $t$ lies in "
+        r"$\boxed{[3,7)}$.",
         r"[3,7)",
     ),
     (
@@ -37,8 +37,8 @@ _OWN_SHOTS = (
         r"-20",
     ),
     (
-        r"Rosa carries two 6-kilogram sacks upstairs, 15 times each. If she takes two 9-kilogram sacks instead, how "
-        r"many times must she carry them to move as many kilograms?",
+        r"Rosa carries two 6-kilogram sacks upstairs, 15 times each. If she takes two 9-kilogram sacks "
+        r"instead, how many times must she carry them to move as many kilograms?",
         r"She moves $2 \cdot 6 \cdot 15 = 180$ kilograms. With the larger sacks, $m$ times, she moves "
         r"$2 \cdot 9 \cdot m = 18m$ kilograms. From $18m = 180$ follows $m = \boxed{10}$.",
         r"10",
@@ -46,8 +46,8 @@ _OWN_SHOTS = (
     (
         r"The equations $5u - 3v = a$ and $9v - 15u = b$ have a solution $(u, v)$, and $b$ is not zero. Find "
         r"$\frac{a}{b}$.",
-        r"The first equation times $-3$ is $9v - 15u = -3a$. Its left side is that of the second, so $b = -3a$ and "
-        r"$\frac{a}{b} = \boxed{-\frac{1}{3}}$.",
+        r"The first equation times $-3$ is $9v - 15u = -3a$. Its left side is that of the second, so "
+        r"$b = -3a$ and $\frac{a}{b} = \boxed{-\frac{1}{3}}$.",
         r"-\frac{1}{3}",
     ),
 )

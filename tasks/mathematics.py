@@ -14,8 +14,8 @@ from treeshare.evals.math_judge import MathJudge
 from treeshare.evals.problem import CheckResult, Problem, Task
 from treeshare.evals.replies import final_answer
 from treeshare.evals.sandbox import Verdict
+from treeshare.tasks.boxed_answer import first_answer, from_last_answer
 from treeshare.tasks.reading import read_hub, read_records, require_unique
-from treeshare.tasks.stated_answer import first_answer, from_last_answer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,9 +80,8 @@ class MathTask(Task):
         for i, record in enumerate(self.records(data)):
             if not record.gold or (self.answers_are_integers and not _WHOLE.fullmatch(record.gold)):
                 expected = "a whole number" if self.answers_are_integers else "some text"
-                raise DataError(
-                    f"data: {data or self.source}, record {i}, answer: {record.gold[:40]!r}, expected {expected}"
-                )
+                where = f"data: {data or self.source}, record {i}, answer"
+                raise DataError(f"{where}: {record.gold[:40]!r}, expected {expected}")
             name = str(i if record.id is None else record.id)
             content = MappingProxyType({"answer": record.gold, "problem": record.problem})
             problems.append(

@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 HUB_ID = "evalplus/mbppplus"
 
 SLOW = MappingProxyType(
-    {"Mbpp/123": 5, "Mbpp/255": 10, "Mbpp/271": 5, "Mbpp/392": 5, "Mbpp/599": 10, "Mbpp/603": 5, "Mbpp/630": 5}
+    {
+        **dict.fromkeys(("Mbpp/123", "Mbpp/271", "Mbpp/392", "Mbpp/603", "Mbpp/630"), 5),
+        **dict.fromkeys(("Mbpp/255", "Mbpp/599"), 10),
+    }
 )
 """Problems whose reference solution takes long, and how many times the usual limit they get."""
 
@@ -86,9 +89,7 @@ class MbppPlus(CodeTask):
     def shots(self, data: Path | None, shot_data: Path | None) -> Sequence[Shot]:
         """Reference solutions; a problem's own is never in front of it."""
         return [
-            Shot(
-                task_id=f"Mbpp/{record.task_id}", prompt=record.docstring, answer=record.code.strip()
-            )
+            Shot(task_id=f"Mbpp/{record.task_id}", prompt=record.docstring, answer=record.code.strip())
             for record in _records(shot_data or data)
         ]
 

@@ -1,8 +1,8 @@
 """Imports that stand in front of a program: those that its names ask for.
 
-The published graders of APPS and LiveCodeBench put all of their imports in front of every program. Here those of
-APPS are written whose names occur in the program, and those of LiveCodeBench where it uses a name that it does
-not define: they would take longer than most programs.
+The published graders of APPS and LiveCodeBench put all of their imports in front of every program. Here those
+of APPS are written whose names occur in the program, and those of LiveCodeBench where it uses a name that it
+does not define: they would take longer than most programs.
 """
 
 from __future__ import annotations
@@ -55,8 +55,9 @@ def _put_before(program: str, lines: str) -> str:
 
 
 _STARRED = (
-    "string re datetime collections heapq bisect copy math random statistics itertools functools operator io sys json"
-).split()
+    *("string", "re", "datetime", "collections", "heapq", "bisect", "copy", "math", "random", "statistics"),
+    *("itertools", "functools", "operator", "io", "sys", "json"),
+)
 _LIVECODEBENCH = "".join(
     [
         *(f"from {module} import *\n" for module in (*_STARRED, "builtins", "typing")),
@@ -66,7 +67,7 @@ _LIVECODEBENCH = "".join(
 
 
 def before_livecodebench(program: str) -> str:
-    """The program as LiveCodeBench's grader runs it: deep recursion, and its imports where a name asks for one."""
+    """The program as LiveCodeBench's grader runs it: deep recursion, its imports where a name asks for one."""
     needed = _LIVECODEBENCH if free_names(program) else "import sys\n"
     return _put_before(program, f"{needed}sys.setrecursionlimit(50000)\n")
 

@@ -1,7 +1,7 @@
 """LiveCodeBench's tests as the hub keeps them: JSON text, or base64 of zlib of a pickle of that text.
 
-The reference unpickles the latter, which can run any code. Here the one text in it is taken out of the list of
-the pickle's operations, which is only parsed: everything else is refused.
+The reference unpickles the latter, which can run any code. Here the one text in it is taken out of the list
+of the pickle's operations, which is only parsed: everything else is refused.
 """
 
 from __future__ import annotations
@@ -88,10 +88,12 @@ def _pickled_text(content: bytes, where: str) -> str:
     try:
         operations = list(itertools.islice(pickletools.genops(content), _MAX_OPERATIONS))
     except (ValueError, OverflowError, MemoryError, IndexError) as error:
-        raise DataError(f"{where}: a pickle that cannot be read, and is not unpickled: {_short(error)}") from error
+        raise DataError(f"{where}: a pickle that cannot be read: {_short(error)}") from error
     others = [kind.name for kind, _, _ in operations if kind.name not in _PLAIN | _TEXT | {"STOP"}]
     if others:
-        raise DataError(f"{where}: a pickle with {others[0]}, expected one of a single text; it is not unpickled")
+        raise DataError(
+            f"{where}: a pickle with {others[0]}, expected one of a single text; it is not unpickled"
+        )
     texts = [argument for kind, argument, _ in operations if kind.name in _TEXT]
     last, _, place = operations[-1]
     if len(texts) != 1 or last.name != "STOP" or place != len(content) - 1:
@@ -129,10 +131,10 @@ def _behind_spaces(text: str, place: int) -> int:
 
 
 def _test(item: Any, where: str) -> IoTest:  # noqa: ANN401
-    fields = [item.get(name) for name in ("input", "output", "testtype")] if isinstance(item, dict) else []
-    if not fields or not all(isinstance(value, str) for value in fields):
+    found = item if isinstance(item, dict) else {}
+    given, expected, kind = found.get("input"), found.get("output"), found.get("testtype")
+    if not (isinstance(given, str) and isinstance(expected, str) and isinstance(kind, str)):
         raise DataError(f"{where}: expected an object with input, output and testtype, all three text")
-    given, expected, kind = fields
     if kind not in _KINDS:
         raise DataError(f"{where}: testtype {kind[:40]!r}, expected {' or '.join(_KINDS)}")
     return IoTest(given=given, expected=expected, is_call=kind == "functional")

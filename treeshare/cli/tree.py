@@ -80,9 +80,7 @@ def tree(
         counts = [problem.samples for problem in problems]
         description = describe_model(model)
     else:
-        chosen, texts = load_task(
-            task or "", data, limit, options=options.parse_task_options(task_option)
-        )
+        chosen, texts = load_task(task or "", data, limit, options=options.parse_task_options(task_option))
         prompting = PromptOptions(
             num_shots=shots,
             shot_choice=shot_choice,

@@ -49,6 +49,7 @@ def canonical(value: Any) -> str:  # noqa: ANN401
         return f"{{{', '.join(pairs)}}}"
     if isinstance(value, (bool, int, float, complex)):
         number = value.real if isinstance(value, complex) and not value.imag else value
-        whole = isinstance(number, float) and number.is_integer()
-        return repr(int(number) if isinstance(number, bool) or whole else number)
+        if isinstance(number, bool) or (isinstance(number, float) and number.is_integer()):
+            return repr(int(number))
+        return repr(number)
     return repr(value)

@@ -49,7 +49,7 @@ class StatedAnswer:
 def first_answer(text: str) -> str | None:
     """The first answer that is said to be final; else the last in a box; else the first that words state.
 
-    For completions of models that were not taught to chat: what follows an answer is no more about the problem.
+    For completions of models that were not taught to chat: what follows an answer is about something else.
     """
     answers = stated_answers(text)
     by_kind = {
@@ -73,7 +73,7 @@ def from_last_answer(text: str) -> str:
 
 
 def between_dollars(text: str) -> str | None:
-    """What stands between the first and the last dollar sign, or all of a text without two; None if nothing."""
+    """What stands between the first and last dollar sign, or all of a text without two; None if nothing."""
     first, last = text.find("$"), text.rfind("$")
     found = (text[first + 1 : last] if first < last else text).strip()
     return found if 0 < len(found) <= MAX_CHARACTERS else None
