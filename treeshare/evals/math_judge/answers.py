@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from treeshare.evals.math_judge.arithmetic import Node, NoValueError, TooLargeError, add, letters, negative
 from treeshare.evals.math_judge.syntax import NoExpressionError, expression
-from treeshare.evals.math_judge.tokens import MAX_CHARS, Token, tokens_of
+from treeshare.evals.math_judge.tokens import FUNCTIONS, MAX_CHARS, Token, tokens_of
 from treeshare.evals.math_judge.units import is_unit, unit_of
 
 if TYPE_CHECKING:
@@ -129,6 +129,8 @@ _TURNED = {"<": ">", ">": "<", "le": "ge", "ge": "le"}
 _BASES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()
 _MATRICES = ("matrix", "pmatrix", "bmatrix", "Bmatrix", "smallmatrix", "array", "vmatrix", "Vmatrix")
 _MAX_DEPTH = 8
+_MAX_CALCULUS = 100
+"""Tokens."""
 
 
 def read_answer(text: str) -> Answer:
@@ -137,6 +139,9 @@ def read_answer(text: str) -> Answer:
         reason = f"longer than {MAX_CHARS} characters"
         return Answer(text=text, normal=" ".join(text.split()), words="", value=Unread(reason))
     tokens = _trimmed(tokens_of(text))
+    if _is_calculus(tokens):
+        value: Value = Quantity(node=("latex", text.strip().strip("$.")))
+        return Answer(text=text, normal=" ".join(token.text for token in tokens), words="", value=value)
     listed = _trimmed(tokens_of(text, commas_group=False)) if "," in text else tokens
     return Answer(
         text=text,
@@ -152,6 +157,13 @@ def _value(tokens: tuple[Token, ...]) -> Value:
         return _Reader().value(tokens)
     except (NoExpressionError, NoValueError, TooLargeError) as error:
         return Unread(str(error))
+
+
+def _is_calculus(tokens: Sequence[Token]) -> bool:
+    """Whether this is what only math-verify's parser reads; it passes over what it does not know."""
+    names = {token.text for token in tokens if token.kind == "command"}
+    known = all(token.kind in ("number", "letter", "command", "mark", "word") for token in tokens)
+    return bool(names & {"sum", "prod", "int", "lim"}) and known and len(tokens) <= _MAX_CALCULUS
 
 
 def _trimmed(tokens: tuple[Token, ...]) -> tuple[Token, ...]:
@@ -486,6 +498,8 @@ def _without_percent(tokens: tuple[Token, ...]) -> tuple[tuple[Token, ...], bool
 def _without_unit(tokens: tuple[Token, ...]) -> tuple[tuple[Token, ...], str]:
     """The tokens in front of a unit, and the unit; what may be a product of letters is one."""
     texts = [token.text for token in tokens]
+    if FUNCTIONS.intersection(texts):
+        return tokens, ""
     for end in (["^", "circ"], ["^", "{", "circ", "}"], ["circ"]):
         for scale in ([], ["C"], ["F"]):
             if len(texts) > len(end + scale) and texts[-len(end + scale) :] == end + scale:

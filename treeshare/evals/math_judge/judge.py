@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING
 
 from treeshare.evals.math_judge.answers import read_answer
 from treeshare.evals.math_judge.compare import Outcome, compare
-from treeshare.evals.math_judge.symbols import ChildSymbols, SymbolLimits
+from treeshare.evals.math_judge.symbols import SympySymbols
 
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from treeshare.evals.helper_process import HelperLimits
     from treeshare.evals.math_judge.answers import Answer
     from treeshare.evals.math_judge.compare import Layer
 
@@ -60,8 +61,8 @@ class MathJudge:
         limits: What one symbolic comparison may use.
     """
 
-    def __init__(self, limits: SymbolLimits | None = None) -> None:
-        self.symbols = ChildSymbols(limits)
+    def __init__(self, limits: HelperLimits | None = None) -> None:
+        self.symbols = SympySymbols(limits)
         self._lock = threading.Lock()
         self._answers: OrderedDict[str, Answer] = OrderedDict()
         self._judgements: OrderedDict[tuple[str, str, bool], Judgement] = OrderedDict()
@@ -73,7 +74,7 @@ class MathJudge:
 
         Args:
             gold: What the data gives, without a box and, at will, without ``$``.
-            answer: What a reply answers; see ``final_answer_of``.
+            answer: What a reply answers; see ``treeshare.tasks.stated_answer``.
         """
         return self._judged(gold, answer, strict=False)
 
@@ -83,7 +84,7 @@ class MathJudge:
 
     def close(self) -> None:
         """End the child process; the judge can go on being used."""
-        self.symbols.close()
+        self.symbols.helper.close()
 
     def __enter__(self) -> Self:
         return self

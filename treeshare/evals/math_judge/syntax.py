@@ -213,14 +213,20 @@ class _Parser:
         if token.kind == "letter":
             return self._letter(token.text)
         if token.kind == "word":
-            if len(token.text) > 12 or not token.text.isalpha() or not token.text.isascii():
-                raise NoExpressionError(f"the word {token.text[:40]}")
-            return mul(token.text)
+            return self._first_letter(token)
         if token.kind == "mark":
             return self._bracketed(token.text)
         if token.kind == "command":
             return self._command(token.text)
         raise NoExpressionError(f"nothing can be made of {token.text[:40] or 'the end'}")
+
+    def _first_letter(self, word: Token) -> Node:
+        """The first of a product of letters without signs between them; the others are still to come."""
+        if len(word.text) > 12 or not word.text.isalpha() or not word.text.isascii():
+            raise NoExpressionError(f"the word {word.text[:40]}")
+        others = [Token("letter", letter) for letter in word.text[1:]]
+        self._tokens = [*self._tokens[: self._place], *others, *self._tokens[self._place :]]
+        return self._letter(word.text[0])
 
     def _number(self, token: Token) -> Node:
         value = number_of(token.text)

@@ -107,7 +107,7 @@ _TOKEN = re.compile(
     r"|\\(?P<command>[a-zA-Z]++)"
     r"|(?P<escaped>\\[{}$%|#&_])"
     r"|(?P<row>\\\\)(?:\[[^\[\]]{0,10}\])?+"
-    r"|(?P<run>[a-zA-Z]++(?:[-'][a-zA-Z]++)*+)"
+    r"|(?P<run>[a-zA-Z]{3,}+(?:[-'][a-zA-Z]{2,}+)++|[a-zA-Z]++)"
     r"|(?P<mark>\*\*|<=|>=|!=|==|[^\w\s\\])"
     r"|(?P<other>.)",
     re.DOTALL,
@@ -137,8 +137,12 @@ def tokens_of(text: str, *, commas_group: bool = True) -> tuple[Token, ...]:
         found = _TOKEN.match(source, position)
         assert found is not None, "the pattern takes any character"
         position = found.end()
+        if found["words"] is not None and found["content"].lstrip()[:1].isdigit():
+            source = f"{found['content']} {source[position:]}"  # \\text{5 cm}
+            position, is_spaced = 0, True
+            continue
         token = _token(found, is_spaced)
-        if token is None:
+        if token is None or (token.text == "^" and found[0] == "**" and not tokens):
             is_spaced = True
             continue
         depth += (token.text in _OPENING) - (token.text in _CLOSING)

@@ -14,11 +14,12 @@ _SPELLINGS = {
     "in": "inch inches", "ft": "foot feet", "yd": "yard", "mi": "mile", "mg": "milligram", "g": "gram gramme",
     "kg": "kilogram kilo", "lb": "pound lbs", "oz": "ounce", "ml": "milliliter millilitre mL", "l": "liter litre L",
     "s": "second sec secs", "min": "minute mins", "h": "hour hr hrs", "day": "", "week": "", "month": "", "year": "yr",
-    "dollar": "USD usd", "cent": "", "euro": "EUR eur", "GBP": "gbp", "mph": "", "degree": "deg", "rad": "radian",
+    "dollar": "USD usd", "cent": "", "euro": "EUR eur", "GBP": "gbp", "degree": "deg", "rad": "radian",
     "Hz": "hertz", "N": "newton", "J": "joule", "W": "watt", "K": "kelvin", "Pa": "pascal", "V": "volt", "A": "ampere amp",
     "mol": "mole", "C": "celsius", "F": "fahrenheit", "gal": "gallon", "qt": "quart", "pt": "pint", "person": "people",
 }  # fmt: skip
 _NAMES = {word: unit for unit, words in _SPELLINGS.items() for word in (unit, *words.split())}
+_SPEEDS = {"mph": "mi", "kph": "km", "kmh": "km"}
 _POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
 _NO_UNITS = frozenset(("unit", "units"))
 
@@ -26,7 +27,7 @@ _NO_UNITS = frozenset(("unit", "units"))
 def is_unit(word: str) -> bool:
     """Whether a word is the name of a unit."""
     first = word.split()[0].strip(".") if word.split() else ""
-    return _name(first) in _SPELLINGS or first in _POWERS or first in _NO_UNITS
+    return _name(first) in _SPELLINGS or first in _POWERS or first in _SPEEDS or first in _NO_UNITS
 
 
 def unit_of(tokens: Sequence[Token]) -> str | None:
@@ -41,8 +42,7 @@ def unit_of(tokens: Sequence[Token]) -> str | None:
         token = tokens[place]
         place += 1
         if token.kind == "word" or token.kind == "letter":
-            for word in token.text.replace("/", " / ").split():
-                word = word.strip(".,;:!")
+            for word in _spelled_out(token.text):
                 if word in ("per", "/", "a", "an"):
                     sign = -1 if word in ("per", "/") else sign
                 elif word in _POWERS:
@@ -64,6 +64,11 @@ def unit_of(tokens: Sequence[Token]) -> str | None:
             return None
     powers = {name: exponent for name, exponent in exponents.items() if name not in _NO_UNITS}
     return " ".join(name if e == 1 else f"{name}^{e}" for name, e in sorted(powers.items()) if e)
+
+
+def _spelled_out(text: str) -> list[str]:
+    words = [word.strip(".,;:!") for word in text.replace("/", " / ").split()]
+    return " ".join(f"{_SPEEDS[word]} / h" if word in _SPEEDS else word for word in words).split()
 
 
 def _name(word: str) -> str:
