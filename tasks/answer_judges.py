@@ -48,7 +48,7 @@ class AnswerJudge(ABC):
 
     def find(self, completion: str) -> str | None:
         """The answer that a completion gives; None if it gives none."""
-        return stated_answer(completion)
+        return stated_answer(completion, first=True)
 
     @abstractmethod
     def check(self, gold: str, answer: str) -> CheckResult:
@@ -70,7 +70,7 @@ class ExactJudge(AnswerJudge):
 
     def find(self, completion: str) -> str | None:
         """See ``AnswerJudge.find``."""
-        found = stated_answer(completion)
+        found = stated_answer(completion, first=True)
         return None if found is None else " ".join(found.split())
 
     def check(self, gold: str, answer: str) -> CheckResult:
@@ -173,7 +173,7 @@ class ChoiceJudge(AnswerJudge):
 
     def find(self, completion: str) -> str | None:
         """See ``AnswerJudge.find``: what is stated, else how the completion begins, else its last label."""
-        stated = stated_answer(completion)
+        stated = stated_answer(completion, first=True)
         for text in (stated, completion):
             found = _CHOICE.match(text) if text else None
             if found:

@@ -85,7 +85,7 @@ class Qa(AnswerTask):
             Shot(
                 prompt=self._text(record, "--prompt-field", f"{source}, record {i}"),
                 answer=f" {self._text(record, '--answer-field', f'{source}, record {i}').strip()}",
-                task_id=task_id if shot_data is None else "",
+                task_id=task_id if shot_data is None else None,
             )
             for i, (task_id, record) in enumerate(zip(ids, records, strict=True))
         ]

@@ -66,6 +66,7 @@ def evaluate(
         own_task or manifest.task,
         source,
         own_code=own_task is not None,
+        options=manifest.task_options,
     )
     task_ids = set(manifest.task_ids)
     problems = [problem for problem in problems if problem.task_id in task_ids]

@@ -168,6 +168,8 @@ def _is_calculus(tokens: Sequence[Token]) -> bool:
 
 def _trimmed(tokens: tuple[Token, ...]) -> tuple[Token, ...]:
     """Without punctuation around it, and without a group of braces around all of it."""
+    if [token.text for token in tokens[-3:]] == ["."] * 3:  # an ellipsis: there are more digits
+        return tokens
     while tokens and tokens[-1].kind == "mark" and tokens[-1].text in (".", ",", ";", ":", "*", "?", "="):
         tokens = tokens[:-1]
     while tokens and tokens[0].kind == "mark" and tokens[0].text in (":", "*", "=", "#"):

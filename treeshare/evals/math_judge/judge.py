@@ -16,7 +16,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from treeshare.evals.math_judge.answers import read_answer
+from treeshare.evals.math_judge.answers import exact, read_answer
 from treeshare.evals.math_judge.compare import Outcome, compare
 from treeshare.evals.math_judge.symbols import SympySymbols
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _KEPT = 4096
 """Answers that are kept as they were read, and verdicts."""
+
+_MAX_PLACES = 600
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,3 +138,24 @@ class MathJudge:
             return compare(gold, answer, self.symbols, strict=strict)
         except RecursionError:
             return Outcome(right=False, layer="types", reason="nested too deep")
+
+
+def exact_number(text: str) -> str | None:
+    """The rational number that a text is, in one form: digits where they end, else a fraction; else None.
+
+    What stands beside the number, such as a unit, is left aside.
+    """
+    value = exact(read_answer(text).value)
+    if value is None:
+        return None
+    twos, fives, rest = 0, 0, value.denominator
+    while rest % 2 == 0:
+        rest, twos = rest // 2, twos + 1
+    while rest % 5 == 0:
+        rest, fives = rest // 5, fives + 1
+    places = max(twos, fives)
+    if rest != 1 or places > _MAX_PLACES:
+        return f"{value.numerator}/{value.denominator}"
+    digits = str(abs(value.numerator) * 10**places // value.denominator).rjust(places + 1, "0")
+    whole, decimals = digits[: len(digits) - places], digits[len(digits) - places :]
+    return ("-" if value < 0 else "") + whole + (f".{decimals}" if decimals else "")
