@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 _LABEL = r"(?P<{}>[A-Za-z]|\d{{1,2}})"
 _MARKUP = r"(?:[\s*_`(\[{$]|\\(?:text|textbf|mathbf|mathrm)\{|option\b|choice\b){0,8}+"
-_CHOICE = re.compile(rf"{_MARKUP}{_LABEL.format('label')}(?![\w'])(?!\s+(?:[a-z]{{2,}}\s+){{2}})", re.IGNORECASE)
+_CHOICE = re.compile(
+    rf"{_MARKUP}{_LABEL.format('label')}(?![\w'])(?!\s+(?:[a-z]{{2,}}\s+){{2}})", re.IGNORECASE
+)
 _BRACKETED = re.compile(r"(?<![\w(])\(([A-Z])\)|\*\*\(?([A-Z])[).:]?\*\*|(?<!\w)([A-Z])[).](?=\s)")
 _GOLD = re.compile(r"\(?\s*([A-Za-z]|\d{1,2})\s*[).:]?")
 
@@ -122,7 +124,9 @@ class MathematicsJudge(AnswerJudge):
         if found.right:
             return CheckResult(verdict=Verdict.PASSED, detail="")
         verdict = Verdict.WRONG_ANSWER if found.is_decided else Verdict.UNDECIDED
-        return CheckResult(verdict=verdict, detail=f"answered {one_line(answer, 60)}; {found.layer}: {found.reason}")
+        return CheckResult(
+            verdict=verdict, detail=f"answered {one_line(answer, 60)}; {found.layer}: {found.reason}"
+        )
 
     def classes(self, answers: Iterable[str]) -> list[list[str]]:
         """Classes of equivalent answers."""

@@ -71,7 +71,9 @@ class Qa(AnswerTask):
                 problems.append(self.problem(task_id, prompt, answer))
             except DataError as error:
                 field = self._fields["--answer-field"]
-                raise DataError(f"data: {data}, record {i}, {field}: {error} (--judge {self.judge})") from error
+                raise DataError(
+                    f"data: {data}, record {i}, {field}: {error} (--judge {self.judge})"
+                ) from error
         return problems
 
     def shots(self, data: Path | None, shot_data: Path | None) -> Sequence[Shot]:
@@ -106,9 +108,13 @@ class Qa(AnswerTask):
             return value
         if isinstance(value, (int, float)):
             return json.dumps(value)
-        raise DataError(f"data: {where}, {one_line(path, 40)}: got {type(value).__name__}, expected text or a number")
+        raise DataError(
+            f"data: {where}, {one_line(path, 40)}: got {type(value).__name__}, expected text or a number"
+        )
 
 
 def _id(record: QaRecord, place: int) -> str:
-    found = next((record.model_extra[name] for name in ("id", "task_id") if name in (record.model_extra or {})), None)
+    found = next(
+        (record.model_extra[name] for name in ("id", "task_id") if name in (record.model_extra or {})), None
+    )
     return str(found) if isinstance(found, (str, int)) and str(found) else f"qa/{place}"

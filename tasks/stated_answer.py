@@ -24,7 +24,7 @@ _STATEMENT = re.compile(
 )
 _SENTENCE_END = re.compile(r"[.!?](?=\s|\Z)|\n|\.\*\*|\\\\\n")
 _MATH = (("$$", "$$"), ("\\[", "\\]"), ("\\(", "\\)"), ("$", "$"))
-_AROUND = " \t\r\n*_`\"\u201c\u201d"
+_AROUND = ' \t\r\n*_`"\u201c\u201d'
 
 
 def stated_answer(text: str, *, first: bool = False) -> str | None:
@@ -41,14 +41,12 @@ def stated_answer(text: str, *, first: bool = False) -> str | None:
     box = _last_box(text)
     if box is not None:
         return _cleaned(text[box[0] : box[1]]) or None
-    last = None
-    for found in _STATEMENT.finditer(text):
-        if _behind(text, found.end()):
-            last = found
-            if first:
-                break
-    if last is not None:
-        return _behind(text, last.end()) or None
+    statements = [found.end() for found in _STATEMENT.finditer(text)]
+    stated = next(
+        filter(None, (_behind(text, end) for end in (statements if first else statements[::-1]))), None
+    )
+    if stated:
+        return stated
     line = text.strip()
     if "\n" in line:
         return None
@@ -60,11 +58,8 @@ def last_statement(text: str) -> str:
     box = _last_box(text)
     if box is not None:
         return text[text.rindex("\\", 0, box[0]) :]
-    start = 0
-    for found in _STATEMENT.finditer(text):
-        if _behind(text, found.end()):
-            start = found.start()
-    return text[start:]
+    statements = reversed(list(_STATEMENT.finditer(text)))
+    return text[next((found.start() for found in statements if _behind(text, found.end())), 0) :]
 
 
 def _last_box(text: str) -> tuple[int, int] | None:

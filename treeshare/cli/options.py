@@ -78,7 +78,9 @@ def with_qa_options(
     for name in named:
         option = "--" + name.replace("_", "-")
         if task != "qa":
-            raise ConfigError(f"{option}: got it with --task {task}, expected --task qa, the only task with it")
+            raise ConfigError(
+                f"{option}: got it with --task {task}, expected --task qa, the only task with it"
+            )
         if name in found:
             raise ConfigError(f"{option}: got it twice, also as --task-option {name}; give one")
     return found | named
@@ -98,11 +100,15 @@ TaskOptions = Annotated[
 ]
 PromptField = Annotated[
     str | None,
-    typer.Option("--prompt-field", help="With --task qa: the data's field with the prompt; question by default."),
+    typer.Option(
+        "--prompt-field", help="With --task qa: the data's field with the prompt; question by default."
+    ),
 ]
 AnswerField = Annotated[
     str | None,
-    typer.Option("--answer-field", help="With --task qa: the data's field with the answer; answer by default."),
+    typer.Option(
+        "--answer-field", help="With --task qa: the data's field with the answer; answer by default."
+    ),
 ]
 Judge = Annotated[
     str | None,

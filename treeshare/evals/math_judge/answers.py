@@ -1,4 +1,4 @@
-r"""What an answer is: words, a number with its unit, a tuple, an interval, a set, a list, a matrix, an equation."""
+"""What an answer is: words, a number with its unit, a tuple, a set, a list, a matrix, an equation."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from treeshare.evals.math_judge.arithmetic import Node, NoValueError, TooLargeError, add, letters, negative
 from treeshare.evals.math_judge.syntax import NoExpressionError, expression
-from treeshare.evals.math_judge.tokens import FUNCTIONS, MAX_CHARS, Token, tokens_of
+from treeshare.evals.math_judge.tokens import MAX_CHARS, Token, tokens_of
 from treeshare.evals.math_judge.units import is_unit, unit_of
+from treeshare.evals.math_judge.vocabulary import FUNCTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -110,23 +111,28 @@ class Answer:
         normal: Its normal form, in which white space, signs of layout and ways to write a token are gone.
         words: Its letters and digits in lower case, for comparing it with words.
         value: What it is.
-        listed: The same where commas part a list rather than thousands; None if that is no difference.
+        other: A second reading, if there is one: commas that part a list rather than thousands, a letter that is
+            a unit (``5 m``).
     """
 
     text: str
     normal: str
     words: str
     value: Value
-    listed: Value | None = None
+    other: Value | None = None
 
 
-_OPENING, _CLOSING = frozenset(("(", "[", "{", "\\{", "langle", "lfloor", "lceil")), frozenset(
-    (")", "]", "}", "\\}", "rangle", "rfloor", "rceil")
+_OPENING, _CLOSING = (
+    frozenset(("(", "[", "{", "\\{", "langle", "lfloor", "lceil")),
+    frozenset((")", "]", "}", "\\}", "rangle", "rfloor", "rceil")),
 )
 _CURRENCIES = {"USD": "dollar", "EUR": "euro", "GBP": "GBP"}
 _RELATIONS = ("=", "<", ">", "le", "ge", "ne", "in")
 _TURNED = {"<": ">", ">": "<", "le": "ge", "ge": "le"}
-_BASES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()
+_BASES = (
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven"),
+    *("twelve", "thirteen", "fourteen", "fifteen", "sixteen"),
+)
 _MATRICES = ("matrix", "pmatrix", "bmatrix", "Bmatrix", "smallmatrix", "array", "vmatrix", "Vmatrix")
 _MAX_DEPTH = 8
 _MAX_CALCULUS = 100
@@ -142,14 +148,23 @@ def read_answer(text: str) -> Answer:
     if _is_calculus(tokens):
         value: Value = Quantity(node=("latex", text.strip().strip("$.")))
         return Answer(text=text, normal=" ".join(token.text for token in tokens), words="", value=value)
-    listed = _trimmed(tokens_of(text, commas_group=False)) if "," in text else tokens
     return Answer(
         text=text,
         normal=" ".join(token.text for token in tokens),
         words=_words_of(tokens),
         value=_value(tokens),
-        listed=_value(listed) if listed != tokens else None,
+        other=_other_reading(text, tokens),
     )
+
+
+def _other_reading(text: str, tokens: tuple[Token, ...]) -> Value | None:
+    listed = _trimmed(tokens_of(text, commas_group=False)) if "," in text else tokens
+    if listed != tokens:
+        return _value(listed)
+    last = tokens[-1] if len(tokens) > 1 else None
+    if last is not None and last.kind == "letter" and last.spaced and is_unit(last.text):
+        return _value((*tokens[:-1], Token("word", last.text, True)))
+    return None
 
 
 def _value(tokens: tuple[Token, ...]) -> Value:
@@ -157,6 +172,8 @@ def _value(tokens: tuple[Token, ...]) -> Value:
         return _Reader().value(tokens)
     except (NoExpressionError, NoValueError, TooLargeError) as error:
         return Unread(str(error))
+    except RecursionError:
+        return Unread("nested too deep")
 
 
 def _is_calculus(tokens: Sequence[Token]) -> bool:
@@ -215,7 +232,11 @@ def _outside(tokens: Sequence[Token]) -> Iterator[int]:
 
 def _split(tokens: tuple[Token, ...], *texts: str) -> list[tuple[Token, ...]]:
     """The parts between separators outside brackets."""
-    cuts = [i for i in _outside(tokens) if tokens[i].kind in ("mark", "name", "command") and tokens[i].text in texts]
+    cuts = [
+        i
+        for i in _outside(tokens)
+        if tokens[i].kind in ("mark", "name", "command") and tokens[i].text in texts
+    ]
     bounds = zip([-1, *cuts], [*cuts, len(tokens)], strict=True)
     return [tokens[before + 1 : after] for before, after in bounds]
 
@@ -243,10 +264,13 @@ class _Reader:
 
     def _words(self, tokens: tuple[Token, ...]) -> Value | None:
         """Words, if no part is arithmetic."""
-        if not any(token.kind == "word" and (len(token.text) > 2 or not token.text.isalpha()) for token in tokens):
+        if not any(
+            token.kind == "word" and (len(token.text) > 2 or not token.text.isalpha()) for token in tokens
+        ):
             return None
         is_text = all(
-            token.kind in ("word", "letter") or token.text in ("(", ")", ".", "'", "and", "or", "in", "-", '"')
+            token.kind in ("word", "letter")
+            or token.text in ("(", ")", ".", "'", "and", "or", "in", "-", '"')
             for token in tokens
         )
         begins = tokens[0].kind == "word" and len(tokens[0].text) > 2 and not is_unit(tokens[0].text)
@@ -480,7 +504,11 @@ def _quantity(tokens: tuple[Token, ...]) -> Value:
     currencies = [token for token in tokens if token.text in _CURRENCIES and token.kind == "name"]
     unit = ""
     if currencies:
-        if len(currencies) > 1 or currencies[0] not in (tokens[0], tokens[-1], tokens[min(1, len(tokens) - 1)]):
+        if len(currencies) > 1 or currencies[0] not in (
+            tokens[0],
+            tokens[-1],
+            tokens[min(1, len(tokens) - 1)],
+        ):
             raise NoExpressionError("a currency inside an expression")
         unit = _CURRENCIES[currencies[0].text]
         tokens = tuple(token for token in tokens if token is not currencies[0])
@@ -488,7 +516,10 @@ def _quantity(tokens: tuple[Token, ...]) -> Value:
     if not is_percent:
         tokens, found = _without_unit(tokens)
         unit = found or unit
-    return Quantity(node=expression(tokens), unit=unit, is_percent=is_percent)
+    node = expression(tokens)
+    if any(token.text == "infty" for token in tokens) and "infty" not in letters(node):
+        raise NoExpressionError("infinity less infinity, or times zero")
+    return Quantity(node=node, unit=unit, is_percent=is_percent)
 
 
 def _without_percent(tokens: tuple[Token, ...]) -> tuple[tuple[Token, ...], bool]:

@@ -176,9 +176,7 @@ def _is(operation: str, node: Node) -> bool:
     return isinstance(node, tuple) and node[0] == operation
 
 
-def _operation(
-    name: str, arguments: list[Node], neutral: Fraction, *, is_sorted: bool = False
-) -> Node:
+def _operation(name: str, arguments: list[Node], neutral: Fraction, *, is_sorted: bool = False) -> Node:
     if not arguments:
         return neutral
     if len(arguments) == 1:

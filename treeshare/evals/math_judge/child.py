@@ -52,10 +52,12 @@ def _equal(first: Any, second: Any) -> tuple[bool, str]:  # noqa: ANN401
     import sympy
 
     difference = first - second
-    if difference == 0 or sympy.expand(difference) == 0:
-        return True, "equal when multiplied out"
+    if difference == 0:
+        return True, "the same to sympy"
     if _differ_at_a_point(first, second):
         return False, "different values"
+    if sympy.expand(difference) == 0:
+        return True, "equal when multiplied out"
     if sympy.simplify(difference) == 0 or difference.equals(0):
         return True, "equal when simplified"
     return False, "not proved equal"

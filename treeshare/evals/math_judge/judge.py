@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from treeshare.evals.math_judge.answers import exact, read_answer
 from treeshare.evals.math_judge.compare import Outcome, compare
 from treeshare.evals.math_judge.symbols import SympySymbols
+from treeshare.evals.math_judge.tokens import MAX_CHARS
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -98,6 +99,8 @@ class MathJudge:
 
     def read(self, text: str) -> Answer:
         """What a text is, as the layers see it."""
+        if len(text) > MAX_CHARS:
+            return read_answer(text)
         with self._lock:
             if text in self._answers:
                 self._answers.move_to_end(text)
@@ -123,6 +126,8 @@ class MathJudge:
             layer=outcome.layer,
             reason=outcome.reason,
         )
+        if len(first) + len(second) > 2 * MAX_CHARS:
+            return found
         with self._lock:
             self._judgements[key] = found
             if len(self._judgements) > _KEPT:

@@ -32,7 +32,7 @@ class SympySymbols:
         except HelperMissingError:
             return Outcome(right=None, layer="symbols", reason=MISSING)
         except HelperError as error:
-            return Outcome(right=False, layer="symbols", reason=str(error))
+            return Outcome(right=False, layer="symbols", reason=str(error), gave_up=True)
         if answer["right"] is None:
             return Outcome(right=None, layer="symbols", reason=MISSING)
         return Outcome(right=bool(answer["right"]), layer="symbols", reason=str(answer["reason"]))

@@ -10,8 +10,19 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from treeshare.evals.math_judge import arithmetic
-from treeshare.evals.math_judge.arithmetic import ONE, Node, add, bounded, mul, negative, power, quotient, root
-from treeshare.evals.math_judge.tokens import FUNCTIONS, Token
+from treeshare.evals.math_judge.arithmetic import (
+    ONE,
+    Node,
+    add,
+    bounded,
+    mul,
+    negative,
+    power,
+    quotient,
+    root,
+)
+from treeshare.evals.math_judge.tokens import Token
+from treeshare.evals.math_judge.vocabulary import FUNCTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,9 +109,7 @@ class _Parser:
 
     def sum(self) -> Node:
         """An expression up to what cannot belong to it."""
-        self._depth += 1
-        if self._depth > MAX_DEPTH:
-            raise NoExpressionError(f"nested deeper than {MAX_DEPTH}")
+        self._deeper()
         sign = self._sign()
         terms = [mul([sign, self._product()])]
         while self._at("+", "-"):
@@ -108,6 +117,11 @@ class _Parser:
             terms.append(mul([sign, self._product()]))
         self._depth -= 1
         return add(terms)
+
+    def _deeper(self) -> None:
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise NoExpressionError(f"nested deeper than {MAX_DEPTH}")
 
     def _sign(self) -> Fraction:
         sign = ONE
@@ -168,7 +182,7 @@ class _Parser:
 
     def _power(self) -> Node:
         base = self._atom()
-        while True:
+        for _ in range(MAX_DEPTH):
             if self._skip("!"):
                 base = arithmetic.factorial(base)
             elif self._at("^"):
@@ -184,6 +198,7 @@ class _Parser:
                 base = mul([base, Fraction(1, 100)])
             else:
                 return base
+        raise NoExpressionError(f"more than {MAX_DEPTH} powers of one another")
 
     def _skips_degree(self) -> bool:
         if [self._peek(i).text for i in range(3)] == ["{", "circ", "}"]:
@@ -194,9 +209,7 @@ class _Parser:
     def _exponent(self) -> Node:
         """What is raised: a group, a sign and a number, or one letter or command."""
         sign = self._sign()
-        self._depth += 1
-        if self._depth > MAX_DEPTH:
-            raise NoExpressionError(f"nested deeper than {MAX_DEPTH}")
+        self._deeper()
         node = self._atom()
         if self._at("^"):
             self._take()
@@ -290,6 +303,12 @@ class _Parser:
         raise NoExpressionError(f"nothing can be made of {opening[:40] or 'the end'}")
 
     def _command(self, name: str) -> Node:
+        self._deeper()
+        node = self._called_command(name)
+        self._depth -= 1
+        return node
+
+    def _called_command(self, name: str) -> Node:
         if name == "frac":
             return quotient(self._argument(), self._argument())
         if name == "binom":
@@ -314,9 +333,7 @@ class _Parser:
 
     def _argument(self) -> Node:
         r"""What ``\frac`` and ``\sqrt`` take: a group, one digit, one letter, or a command with its own."""
-        self._depth += 1
-        if self._depth > MAX_DEPTH:
-            raise NoExpressionError(f"nested deeper than {MAX_DEPTH}")
+        self._deeper()
         token = self._peek()
         if token.kind == "number" and len(token.text) > 1 and token.text.isdigit():
             rest = Token("number", token.text[1:], False)
