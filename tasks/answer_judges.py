@@ -1,4 +1,4 @@
-"""When an answer is right, for tasks that run no code: exact text, a number, mathematics, a pattern, a choice."""
+"""When an answer is right, for tasks that run no code: text, a number, mathematics, a pattern, a choice."""
 
 from __future__ import annotations
 
@@ -136,7 +136,8 @@ class MathematicsJudge(AnswerJudge):
 class RegexJudge(AnswerJudge):
     """The data gives a pattern of Python's ``re``, to be found in the completion; nothing votes.
 
-    Patterns are searched for in another process, with a limit: one that takes for ever ends nothing but itself.
+    Patterns are searched for in another process, with a limit of time: one that would take for ever is not
+    found.
     """
 
     name = "regex"

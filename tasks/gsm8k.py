@@ -156,7 +156,7 @@ class Gsm8k(Task):
         return f"{text}\n\\boxed{{{stated}}}" if stated and exact_number(stated) is not None else text
 
     def answer(self, problem: Problem, completion: str) -> str | None:
-        """The number that a completion answers; see ``extract_answer``. Else that of a box, as mathematics."""
+        """The number that a completion answers: ``extract_answer``, else that of a box, as mathematics."""
         answer = extract_answer(completion)
         if answer is None and "\\boxed" in completion:
             answer = exact_number(stated_answer(completion) or "")

@@ -114,7 +114,6 @@ class Qa(AnswerTask):
 
 
 def _id(record: QaRecord, place: int) -> str:
-    found = next(
-        (record.model_extra[name] for name in ("id", "task_id") if name in (record.model_extra or {})), None
-    )
+    fields = record.model_extra or {}
+    found = next((fields[name] for name in ("id", "task_id") if name in fields), None)
     return str(found) if isinstance(found, (str, int)) and str(found) else f"qa/{place}"

@@ -1,4 +1,4 @@
-r"""The text that a reply states as its answer: its last ``\boxed{}``, or what stands behind its last statement.
+r"""The text that a reply states as its answer: its last ``\boxed{}``, or what follows its last statement.
 
 As ``stated_number``, for answers that need not be numbers. The time grows with the text.
 """
@@ -35,8 +35,8 @@ def stated_answer(text: str, *, first: bool = False) -> str | None:
 
     Args:
         text: A reply without its reasoning, or a completion.
-        first: Whether the first statement in words counts rather than the last: for completions of models that
-            go on with another problem.
+        first: Whether the first statement in words counts rather than the last: for completions of models
+            that go on with another problem.
     """
     box = _last_box(text)
     if box is not None:
@@ -58,8 +58,10 @@ def last_statement(text: str) -> str:
     box = _last_box(text)
     if box is not None:
         return text[text.rindex("\\", 0, box[0]) :]
-    statements = reversed(list(_STATEMENT.finditer(text)))
-    return text[next((found.start() for found in statements if _behind(text, found.end())), 0) :]
+    for statement in reversed(list(_STATEMENT.finditer(text))):
+        if _behind(text, statement.end()):
+            return text[statement.start() :]
+    return text
 
 
 def _last_box(text: str) -> tuple[int, int] | None:

@@ -104,11 +104,7 @@ def evaluate_completions(
         SandboxError: If the sandbox broke; the message says so where a cache keeps the verdicts so far.
     """
     by_id = {problem.task_id: problem for problem in problems}
-    users = Counter[tuple[str, str]]()
-    for record in records:
-        if record["task_id"] not in by_id:
-            raise DataError(f"{record['task_id']}: the task has no such problem; give the run's own --data")
-        users[record["task_id"], record["completion"]] += 1
+    users = _users(by_id, records)
 
     def check(key: tuple[str, str]) -> CheckResult:
         problem, completion = by_id[key[0]], key[1]
@@ -146,6 +142,16 @@ def evaluate_completions(
         problem = by_id[task_id]
         checked += _with_votes(task, problem, own, [results[task_id, record["completion"]] for record in own])
     return Evaluation(completions=checked)
+
+
+def _users(by_id: Mapping[str, Problem], records: Sequence[Mapping[str, Any]]) -> Counter[tuple[str, str]]:
+    """How often each completion of each problem is there."""
+    users = Counter[tuple[str, str]]()
+    for record in records:
+        if record["task_id"] not in by_id:
+            raise DataError(f"{record['task_id']}: the task has no such problem; give the run's own --data")
+        users[record["task_id"], record["completion"]] += 1
+    return users
 
 
 def _with_votes(

@@ -1,7 +1,7 @@
-"""The program of a helper process, never imported by treeshare: answers requests, within limits of the kernel's.
+"""The program of a helper process, never imported by treeshare: answers requests within the kernel's limits.
 
-Arguments: bytes of memory, the id of the parent process, and a file whose ``prepare()`` is called first and whose
-``answer(request)`` is called for each JSON line; what it returns goes back as one.
+Arguments: bytes of memory, the id of the parent process, and a file whose ``prepare()`` is called first and
+whose ``answer(request)`` is called for each JSON line; what it returns goes back as one.
 """
 
 import importlib.util

@@ -1,7 +1,7 @@
 """A process that computes what may take too much time or memory; kept, and replaced when it dies or hangs.
 
-For work of our own on texts from outside, such as simplifying an expression: nothing of the texts is run. Models'
-programs belong into the sandbox.
+For work of our own on texts from outside, such as simplifying an expression: nothing of the texts is run.
+Models' programs belong into the sandbox.
 """
 
 from __future__ import annotations

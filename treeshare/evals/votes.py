@@ -20,8 +20,8 @@ def answer_classes(
 ) -> list[list[str]]:
     """The distinct answers in classes, each sorted by length and text, as the classes are.
 
-    ``same`` makes the classes. ``alike`` joins classes of which each is like each other: of ``5`` and ``5 cm``
-    there is one class, of ``5``, ``5 cm`` and ``5 m`` there are three, since nobody knows what ``5`` meant.
+    ``same`` makes the classes. ``alike`` joins classes of which each is like each other: of ``5`` and
+    ``5 cm`` there is one class, of ``5``, ``5 cm`` and ``5 m`` there are three: who knows what ``5`` meant?
 
     Args:
         answers: Any number of times each.
@@ -39,7 +39,7 @@ def answer_classes(
 
 
 def representatives(answers: Sequence[str | None], classes: Iterable[Sequence[str]]) -> list[str | None]:
-    """For each answer the one that stands for its class: given most often, then the shortest, then by text."""
+    """For each answer the one that stands for its class: the most frequent, then the shortest, the first."""
     counts = Counter(answer for answer in answers if answer is not None)
     chosen = {
         answer: min(members, key=lambda member: (-counts[member], *_rank(member)))

@@ -1,7 +1,7 @@
 """Compares expressions by sympy: runs in the judge's helper process, never imported by treeshare.
 
-Expressions come as trees, not as text: nothing is parsed by ``eval``. Only what the judge cannot read itself, sums,
-products, integrals and limits, comes as LaTeX, for math-verify's parser.
+Expressions come as trees, not as text: nothing is parsed by ``eval``. Only what the judge cannot read itself,
+sums, products, integrals and limits, comes as LaTeX, for math-verify's parser.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Compares two answers by their types; what only symbols can tell is asked of somebody else.
 
-The relation is symmetric. It is not transitive where something is left out: ``52`` is taken for ``52_8`` and for
-``52_7``, ``5`` for ``5 cm`` and for ``5 m``. Strictly compared, what is beside a number must be equal too: that
-relation is an equivalence.
+The relation is symmetric. It is not transitive where a part is left out: ``52`` is taken for ``52_8``
+and for ``52_7``, ``5`` for ``5 cm`` and for ``5 m``. Strictly compared, what is beside a number must be equal
+too: that relation is an equivalence.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ r"""A judge for mathematics: whether an answer is what the data says, in layers,
    equations; see ``answers``.
 4. *symbols*: sympy, in a child process with limits of time and memory.
 
-What no layer finds equal is wrong, with the reason. ``docs/math_judge.md`` says what is equal and what is not.
+What no layer finds equal is wrong, with the reason. ``docs/math_judge.md`` says what is
+equal and what is not.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from treeshare.evals.math_judge.answers import exact, read_answer
+from treeshare.evals.math_judge.answers import exact
 from treeshare.evals.math_judge.compare import Outcome, compare
+from treeshare.evals.math_judge.reading import read_answer
 from treeshare.evals.math_judge.symbols import SympySymbols
 from treeshare.evals.math_judge.tokens import MAX_CHARS
 
@@ -53,7 +55,7 @@ class Judgement:
 
 
 class MathJudge:
-    """Judges answers; keeps its child process for the next ones. Safe to use from several threads.
+    r"""Judges answers; keeps its child process for the next ones. Safe to use from several threads.
 
     Example:
         >>> with MathJudge() as judge:
@@ -82,7 +84,7 @@ class MathJudge:
         return self._judged(gold, answer, strict=False)
 
     def same(self, first: str, second: str) -> bool:
-        """Whether two answers are the same, in units, base and percent sign too: an equivalence, for votes."""
+        """Whether two answers are the same, units, bases and percent signs too: an equivalence, for votes."""
         return self._judged(first, second, strict=True).right
 
     def close(self) -> None:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from treeshare.evals.math_judge.vocabulary import (
-    FUNCTIONS,
     LETTERS,
     MEANT,
     PLAIN_NAMES,
@@ -29,13 +28,13 @@ Kind = Literal["number", "letter", "name", "command", "word", "mark", "unknown"]
 
 @dataclass(frozen=True)
 class Token:
-    """A piece of an answer.
+    r"""A piece of an answer.
 
     Attributes:
-        kind: ``number``: digits, perhaps with a point. ``letter``: one letter. ``name``: of a function, a constant
-            or a relation, without a backslash. ``command``: such as ``frac``, an environment as ``begin pmatrix``.
-            ``word``: other words, those of ``\text`` too. ``mark``: a sign. ``unknown``: a command that has no
-            meaning here.
+        kind: ``number``: digits, perhaps with a point. ``letter``: one letter. ``name``: a relation, a
+            currency, ``and`` or ``or``. ``command``: such as ``frac``, an environment as ``begin pmatrix``.
+            ``word``: other words, those of ``\text`` too. ``mark``: a sign. ``unknown``: a command without
+            a meaning here.
         text: What it is; of a word, words with single blanks between them.
         spaced: Whether a blank stands before it.
     """
@@ -46,10 +45,12 @@ class Token:
 
 
 _GROUPED = r"(?:,\\! ?|\{,\}(?:\\!)? ?|\\,|\{\\,\}|\\ )"
+_TEXTS = "|".join(sorted(WORDS, key=len, reverse=True))
 _TOKEN = re.compile(
-    r"(?P<blank>[\s~]++|\\[ ,;:!>/]|&nbsp;|\$|\\[()\[\]](?![\d.]*+(?:pt|em|ex|mm|cm))|\*\*(?!\s?[\w({\\.-])|`)"
-    rf"|(?P<number>(?:\d{{1,3}}+(?:{_GROUPED}\d{{3}}+(?!\d))++|\d++)(?:\.(?!\.)\d*+)?+|\.\d++)(?:[eE](?P<e>[+-]?\d{{1,4}}+)(?!\w))?+"
-    rf"|\\(?P<words>{'|'.join(sorted(WORDS, key=len, reverse=True))})\*?+\s{{0,3}}\{{(?P<content>[^{{}}]{{0,300}}+)\}}"
+    r"(?P<blank>[\s~]++|\\[ ,;:!>/]|&nbsp;|\$|\\[()\[\]]|\*\*(?!\s?[\w({\\.-])|`)"
+    rf"|(?P<number>(?:\d{{1,3}}+(?:{_GROUPED}\d{{3}}+(?!\d))++|\d++)(?:\.(?!\.)\d*+)?+|\.\d++)"
+    r"(?:[eE](?P<e>[+-]?\d{1,4}+)(?!\w))?+"
+    rf"|\\(?P<words>{_TEXTS})\*?+\s{{0,3}}\{{(?P<content>[^{{}}]{{0,300}}+)\}}"
     r"|\\(?P<space>h?v?space|hskip|phantom|color|label|tag)\*?+\{[^{}]{0,40}+\}"
     r"|\\(?P<edge>begin|end)\s{0,3}\{(?P<environment>[a-zA-Z]{1,20}+)\*?+\}"
     r"|\\(?P<command>[a-zA-Z]++)"

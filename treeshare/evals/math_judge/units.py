@@ -71,35 +71,48 @@ def unit_of(tokens: Sequence[Token]) -> str | None:
 
     Powers and quotients are kept: ``square cm``, ``cm^2`` and ``cm²`` are one.
     """
-    exponents: dict[str, int] = {}
-    sign, front, last = 1, 1, ""
+    found = _Factors()
     place = 0
     while place < len(tokens):
         token = tokens[place]
         place += 1
-        if token.kind == "word" or token.kind == "letter":
+        if token.kind in ("word", "letter"):
             for word in _spelled_out(token.text):
-                if word in ("per", "/", "a", "an"):
-                    sign = -1 if word in ("per", "/") else sign
-                elif word in _POWERS:
-                    if word.endswith("ed") and last:
-                        exponents[last] *= _POWERS[word]
-                    front = _POWERS[word] if not word.endswith("ed") else 1
-                elif word and word not in ("of", "the"):
-                    last = _name(word)
-                    exponents[last] = exponents.get(last, 0) + sign * front
-                    front = 1
+                found.take(word)
         elif token.text == "/":
-            sign = -1
-        elif token.text == "^" and last:
+            found.take("/")
+        elif token.text == "^" and found.last:
             power, place = _power(tokens, place)
             if power is None:
                 return None
-            exponents[last] *= power
+            found.exponents[found.last] *= power
         elif token.text not in ("*", "(", ")", "{", "}", "."):
             return None
-    powers = {name: exponent for name, exponent in exponents.items() if name not in _NO_UNITS}
+    powers = {name: exponent for name, exponent in found.exponents.items() if name not in _NO_UNITS}
     return " ".join(name if e == 1 else f"{name}^{e}" for name, e in sorted(powers.items()) if e)
+
+
+class _Factors:
+    """A unit's factors so far, each with its exponent."""
+
+    def __init__(self) -> None:
+        self.exponents: dict[str, int] = {}
+        self.last = ""
+        self._sign = self._front = 1
+
+    def take(self, word: str) -> None:
+        """Take in a word of the unit."""
+        if word in ("per", "/"):
+            self._sign = -1
+        elif word in _POWERS and word.endswith("ed"):
+            if self.last:
+                self.exponents[self.last] *= _POWERS[word]
+        elif word in _POWERS:
+            self._front = _POWERS[word]
+        elif word and word not in ("of", "the", "a", "an"):
+            self.last = _name(word)
+            self.exponents[self.last] = self.exponents.get(self.last, 0) + self._sign * self._front
+            self._front = 1
 
 
 def _spelled_out(text: str) -> list[str]:
