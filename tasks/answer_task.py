@@ -28,7 +28,7 @@ class AnswerTask(Task):
 
     judge: str = "math"
     needs_sandbox = False
-    stop: tuple[str, ...] = ()
+    stop: tuple[str, ...] = ("\n\n",)
     max_tokens = 512
 
     def __init__(self) -> None:

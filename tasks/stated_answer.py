@@ -92,8 +92,8 @@ def _behind(text: str, start: int) -> str:
             end = behind.find(closing, len(opening))
             if end > 0 and not _goes_on(behind, end + len(closing)):
                 return _cleaned(behind[len(opening) : end])
-    end = _SENTENCE_END.search(behind)
-    return _cleaned(behind[: end.start()] if end else behind)
+    sentence_end = _SENTENCE_END.search(behind)
+    return _cleaned(behind[: sentence_end.start()] if sentence_end else behind)
 
 
 def _goes_on(text: str, end: int) -> bool:

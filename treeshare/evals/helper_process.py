@@ -36,6 +36,10 @@ class HelperMissingError(HelperError):
     """A package that the helper needs is not installed."""
 
 
+class _DiedError(HelperError):
+    """The process died, and not by a limit."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class HelperLimits:
     """What one request may use.
@@ -87,7 +91,10 @@ class HelperProcess:
         with self._lock:
             if self._missing:
                 raise HelperMissingError(self._missing)
-            answer = self._answer(line)
+            try:
+                answer = self._answer(line)
+            except _DiedError:  # of something else than this request, perhaps
+                answer = self._answer(line)
             if "exhausted" in answer:
                 self._end()
                 raise HelperError(f"more than {self.limits.memory_bytes >> 20} MiB of memory")
@@ -110,13 +117,14 @@ class HelperProcess:
             process.stdin.flush()
         except OSError as error:
             self._end()
-            raise HelperError("the helper process died") from error
+            raise _DiedError("the helper process died") from error
         answer = self._read(process, self.limits.cpu_s * _WAIT_FACTOR)
         if answer is None:
+            status = process.poll()
             self._end()
-            ended_itself = process.returncode not in (-signal.SIGKILL, -signal.SIGXCPU)
-            took = f"more than {self.limits.cpu_s:g} s of processor time"
-            raise HelperError(f"the helper process died ({process.returncode})" if ended_itself else took)
+            if status in (None, -signal.SIGXCPU):
+                raise HelperError(f"more than {self.limits.cpu_s:g} s of processor time")
+            raise _DiedError(f"the helper process died ({status})")
         return answer
 
     def _running(self) -> subprocess.Popen[bytes]:

@@ -132,10 +132,8 @@ class _Comparison:
         ):
             if first == second:
                 continue
-            if what == "names" and not self._strict and (_is_loose(a.name) or _is_loose(b.name)):
-                continue
-            both = bool(first) and bool(second)
-            if both or (self._strict and what != "names"):
+            is_loose = what == "names" and (_is_loose(a.name) or _is_loose(b.name))
+            if self._strict or (first and second and not is_loose):
                 return f"other {what}: {first or 'none'} and {second or 'none'}"
         return ""
 

@@ -115,20 +115,19 @@ class MathJudge:
         return answer
 
     def _judged(self, gold: str, answer: str, *, strict: bool) -> Judgement:
-        first, second = sorted((gold, answer))
-        key = (first, second, strict)
+        key = (gold, answer, strict)
         with self._lock:
             known = self._judgements.get(key)
         if known is not None:
             return known
-        outcome = self._outcome(self.read(first), self.read(second), strict=strict)
+        outcome = self._outcome(self.read(gold), self.read(answer), strict=strict)
         found = Judgement(
             right=outcome.right is True,
             is_decided=outcome.right is not None,
             layer=outcome.layer,
             reason=outcome.reason,
         )
-        if len(first) + len(second) > 2 * MAX_CHARS:
+        if len(gold) + len(answer) > 2 * MAX_CHARS:
             return found
         with self._lock:
             self._judgements[key] = found

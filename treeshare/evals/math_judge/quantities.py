@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from treeshare.evals.math_judge.answers import Quantity, Value
 from treeshare.evals.math_judge.arithmetic import letters
 from treeshare.evals.math_judge.brackets import places_outside
-from treeshare.evals.math_judge.syntax import NoExpressionError, expression
+from treeshare.evals.math_judge.cursor import NoExpressionError
+from treeshare.evals.math_judge.syntax import expression
 from treeshare.evals.math_judge.units import is_unit, unit_of
 from treeshare.evals.math_judge.vocabulary import FUNCTIONS
 

@@ -15,8 +15,9 @@ from treeshare.evals.math_judge.brackets import (
     trimmed,
     words_of,
 )
+from treeshare.evals.math_judge.cursor import NoExpressionError
 from treeshare.evals.math_judge.quantities import based, quantity
-from treeshare.evals.math_judge.syntax import NoExpressionError, expression
+from treeshare.evals.math_judge.syntax import expression
 from treeshare.evals.math_judge.tokens import MAX_CHARS, Token, tokens_of
 from treeshare.evals.math_judge.units import is_unit
 

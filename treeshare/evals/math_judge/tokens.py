@@ -121,6 +121,8 @@ def _token(found: re.Match[str], is_spaced: bool) -> Token | None:
         return None
     if found["number"] is not None:
         digits = _NOT_DIGITS.sub("", found["number"])
+        if not found.string.startswith(("\\overline", "\\bar"), found.end()):
+            digits = digits.removesuffix(".")
         return Token("number", digits + (f"e{found['e']}" if found["e"] else ""), is_spaced)
     if found["words"] is not None:
         return _words(found["content"])
