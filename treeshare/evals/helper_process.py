@@ -45,7 +45,7 @@ class HelperLimits:
     """What one request may use.
 
     Attributes:
-        cpu_s: Seconds of processor time, beyond which the process ends; checked in whole seconds.
+        cpu_s: Seconds of processor time, beyond which the process ends.
         memory_bytes: Address space of the process.
     """
 
@@ -122,7 +122,7 @@ class HelperProcess:
         if answer is None:
             status = process.poll()
             self._end()
-            if status in (None, -signal.SIGXCPU):
+            if status in (None, -signal.SIGPROF):
                 raise HelperError(f"more than {self.limits.cpu_s:g} s of processor time")
             raise _DiedError(f"the helper process died ({status})")
         return answer

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.evals.math_judge.pairs import PAIRS, SYMBOLIC, pairs_of
-from treeshare.evals.math_judge import MathJudge, exact_number, quantities, syntax, units
+from treeshare.evals.math_judge import MathJudge, arithmetic, exact_number, quantities, syntax, units
 from treeshare.evals.math_judge import compare as compare_module
 from treeshare.evals.math_judge.__main__ import main
 from treeshare.evals.math_judge.compare import Outcome
@@ -166,7 +166,7 @@ def test_numbers_are_equal_exactly_where_they_are(a, b):
 FAULTS = {
     "units are not looked at": (units, "_NO_UNITS", frozenset(units._NAMES)),
     "a base is not looked at": (compare_module._Comparison, "_conflict", lambda self, a, b: ""),
-    "every form is unique": (compare_module, "is_unique", lambda node: True),
+    "squares stay in roots": (arithmetic, "_without_squares", lambda radicand: (1, radicand)),
     "mixed numbers are products": (syntax._Parser, "_fraction_of_digits", lambda self, ahead: None),
     "tuples have no order": (
         compare_module._Comparison,

@@ -80,7 +80,7 @@ def test_powers_are_not_computed(judge, text):
 
 @pytest.mark.parametrize("piece", DEEP)
 def test_depth_ends(judge, piece):
-    for text in (piece * 40, piece * 1000, "x" + piece * 500, piece * 30 + "1", piece * 300_000):
+    for text in (piece * 40, piece * 300, "x" + piece * 200, piece * 30 + "1", piece * 300_000):
         judge.judge("5", text)
         judge.judge(text, text[:-1])
 
@@ -108,10 +108,10 @@ def test_the_judge_does_not_import_sympy(judge):
 
 
 def test_a_comparison_that_takes_too_long_is_wrong_and_the_next_one_works():
-    with MathJudge(HelperLimits(cpu_s=1.0)) as judge:
+    with MathJudge(HelperLimits(cpu_s=0.3)) as judge:
         found = judge.judge("\\prod_{k=1}^{10^9} \\sin k", "5")
         assert not found.right
-        assert "more than 1 s of processor time" in found.reason
+        assert "more than 0.3 s of processor time" in found.reason
         assert judge.judge("(x+1)^2", "x^2+2x+1").right
         assert judge.symbols.helper.num_started == 2
 
@@ -157,10 +157,10 @@ def test_without_sympy_the_layer_says_so(tmp_path, monkeypatch):
 
 
 def test_a_pattern_that_takes_for_ever_is_not_found():
-    search = PatternSearch(HelperLimits(cpu_s=1.0, memory_bytes=256 << 20))
+    search = PatternSearch(HelperLimits(cpu_s=0.3, memory_bytes=256 << 20))
     found, reason = search.search("(a+)+b", "a" * 5000)
     assert not found
-    assert "1 s of processor time" in reason
+    assert "0.3 s of processor time" in reason
     assert search.search("b$", "ab") == (True, "")
     assert search.search("^b", "ab") == (False, "the pattern is not found")
     search.close()
