@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from treeshare.evals.task_card import TaskCard
-from treeshare.tasks.boxed_answer import between_dollars, first_answer
 from treeshare.tasks.mathematics import MathTask
-
-if TYPE_CHECKING:
-    from treeshare.evals.problem import Problem
 
 
 class ContestTask(MathTask):
@@ -19,9 +13,18 @@ class ContestTask(MathTask):
     form = "Question: {problem}\nAnswer:"
     answers_are_integers = True
 
-    def answer(self, problem: Problem, completion: str) -> str | None:
-        """The stated answer; where none is, what stands between dollar signs, or all of the completion."""
-        return first_answer(completion) or between_dollars(completion)
+    def find(self, completion: str) -> str | None:
+        """The stated answer; where none is, what stands between the first and the last dollar sign."""
+        return super().find(completion) or _between_dollars(completion)
+
+
+_MAX_CHARACTERS = 1000
+
+
+def _between_dollars(text: str) -> str | None:
+    first, last = text.find("$"), text.rfind("$")
+    found = text[first + 1 : last].strip() if first < last else ""
+    return found if 0 < len(found) <= _MAX_CHARACTERS else None
 
 
 class Aime2024(ContestTask):

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import functools
 import re
-from types import MappingProxyType
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import AliasChoices, BaseModel, Field
 
 from treeshare.errors import DataError
-from treeshare.evals.math_judge import MathJudge
-from treeshare.evals.problem import CheckResult, Problem, Task
-from treeshare.evals.replies import final_answer
+from treeshare.evals.check_result import CheckResult
 from treeshare.evals.sandbox import Verdict
-from treeshare.tasks.boxed_answer import first_answer, from_last_answer
+from treeshare.tasks.answer_task import AnswerTask
 from treeshare.tasks.reading import read_hub, read_records, require_unique
+from treeshare.tasks.stated_answer import stated_answer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from treeshare.evals.problem import Problem
     from treeshare.evals.sandbox import Limits, Sandbox
 
-BOXED = "\nPlease reason step by step, and put your final answer within \\boxed{}."
-"""What stands behind a problem for a chat model, as Qwen2.5-Math and DeepSeek-R1 were measured."""
+BOXED = "Please reason step by step, and put your final answer within \\boxed{}."
+"""What a chat model is told, as Qwen2.5-Math and DeepSeek-R1 were when they were measured."""
 
 _WHOLE = re.compile(r"-?[0-9]{1,18}")
 
@@ -50,13 +49,7 @@ class MathRecord(BaseModel):
         return str(answer).strip()
 
 
-@functools.cache
-def judge() -> MathJudge:
-    """One judge for all tasks: it keeps what it has read."""
-    return MathJudge()
-
-
-class MathTask(Task):
+class MathTask(AnswerTask):
     """A task whose completions state one answer; nothing of them is run.
 
     Attributes:
@@ -66,7 +59,8 @@ class MathTask(Task):
         answers_are_integers: Whether data with another answer is refused.
     """
 
-    needs_sandbox = False
+    judge = "math"
+    chat_instruction = BOXED
     chat_num_shots = 0
     max_tokens = 2048
     source: ClassVar[str]
@@ -83,15 +77,9 @@ class MathTask(Task):
                 where = f"data: {data or self.source}, record {i}, answer"
                 raise DataError(f"{where}: {record.gold[:40]!r}, expected {expected}")
             name = str(i if record.id is None else record.id)
-            content = MappingProxyType({"answer": record.gold, "problem": record.problem})
-            problems.append(
-                Problem(
-                    task_id=f"{self.name}/{name}",
-                    prompt=self.form.replace("{problem}", record.problem),
-                    data=content,
-                    chat_prompt=record.problem + BOXED,
-                )
-            )
+            prompt = self.form.replace("{problem}", record.problem)
+            problem = self.problem(f"{self.name}/{name}", prompt, record.gold, problem=record.problem)
+            problems.append(replace(problem, chat_prompt=record.problem))
         return require_unique(problems, data or self.source)
 
     def records(self, data: Path | None) -> Sequence[MathRecord]:
@@ -100,23 +88,19 @@ class MathTask(Task):
             return read_records(data, MathRecord)
         return read_hub(self.source, MathRecord, splits=[self.split])
 
-    def from_chat(self, problem: Problem, reply: str) -> str:
-        """The reply without its reasoning, from its last answer on if it states several."""
-        return from_last_answer(final_answer(reply))
+    def find(self, completion: str) -> str | None:
+        """The answer that a completion states: in its last box, else behind the first words that state one."""
+        return stated_answer(completion, first=True)
 
     def answer(self, problem: Problem, completion: str) -> str | None:
-        """The answer that a completion states, as it is written."""
-        return first_answer(completion)
+        """See ``Task.answer``."""
+        return self.find(completion)
 
     def check(
         self, problem: Problem, completion: str, sandbox: Sandbox | None, limits: Limits
     ) -> CheckResult:
         """Judge the stated answer; see ``treeshare.evals.math_judge``."""
-        answer = self.answer(problem, completion)
+        answer = self.find(completion)
         if answer is None:
             return CheckResult(verdict=Verdict.WRONG_ANSWER, detail="no answer found")
-        judgement = judge().judge(problem.data["answer"], answer)
-        if judgement.right:
-            return CheckResult(verdict=Verdict.PASSED, detail="")
-        verdict = Verdict.WRONG_ANSWER if judgement.is_decided else Verdict.UNDECIDED
-        return CheckResult(verdict=verdict, detail=f"answered {answer[:60]}: {judgement.reason}")
+        return self.answers.check(problem.data["answer"], answer)

@@ -36,6 +36,7 @@ _TASKS = {
     "mbpp-test": "treeshare.tasks.mbpp:MbppTest",
     "mbpp-sanitized": "treeshare.tasks.mbpp:MbppSanitized",
     "mbpp-sanitized-test": "treeshare.tasks.mbpp:MbppSanitizedTest",
+    "qa": "treeshare.tasks.qa:Qa",
 }
 
 

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from treeshare.evals.check_result import CheckResult
 from treeshare.evals.program_tests import check_program, summed_up
 from treeshare.evals.replies import Wanted, program_in
+from treeshare.evals.votes import answer_classes
 
 __all__ = ["CheckResult", "CodeTask", "Problem", "ProgramTask", "Task"]
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from treeshare.evals.program_tests import ProgramTests
@@ -111,11 +112,19 @@ class Task(ABC):
         return []
 
     def answer(self, problem: Problem, completion: str) -> str | None:
-        """The answer that a completion gives, in a form in which equal answers are equal strings.
+        """The answer that a completion gives, what majority@n votes on.
 
-        What majority@n votes on. None, also by default: no answer, which casts no vote.
+        Equal answers are equal strings, or in one class of ``answer_classes``. None, also by default: no
+        answer, which casts no vote.
         """
         return None
+
+    def answer_classes(self, problem: Problem, answers: Iterable[str]) -> list[list[str]]:
+        """The distinct ones of a problem's answers in classes of equivalent ones; by default each alone.
+
+        The classes may depend on nothing but which answers there are. See ``votes.answer_classes``.
+        """
+        return answer_classes(answers)
 
     def solution(self, problem: Problem, completion: str) -> str | None:
         """The program that a completion stands for, without its tests; None if it stands for none."""

@@ -1,9 +1,9 @@
 """Exact arithmetic on expressions, within bounds: sums, products and powers are put into one form.
 
-A node is a rational number, a letter or a name, or a tuple ``(operation, *arguments)``. The form is one in
-which many equal expressions are the same node: terms are collected and sorted, square factors are taken out of
-roots, denominators are made rational. Nothing larger than ``MAX_BITS`` is computed: a power beyond stays as it
-is written.
+A node is a rational number, a letter or a name, or a tuple ``(operation, *arguments)``. In this form many
+equal expressions are the same node: terms are collected and sorted, square factors are taken out of roots,
+denominators are made rational. Nothing larger than ``MAX_BITS`` is computed: a power beyond stays as it is
+written.
 
 Where a node is a sum of monomials in letters and roots of square-free numbers, the form is unique
 (``is_unique``): two nodes that differ are not equal.
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -81,11 +81,11 @@ def mul(factors: Iterable[Node]) -> Node:
         if inside != 1:
             exponents[Fraction(inside)] = add([exponents.get(Fraction(inside), ZERO), HALF])
     powers = [power(base, exponent) for base, exponent in exponents.items() if exponent != ZERO]
-    if any(isinstance(found, Fraction) or _is("*", found) for found in powers):
+    if any(isinstance(found, Fraction) or _is(found, "*") for found in powers):
         return mul([number, *powers])
     if number == ZERO:
         return ZERO
-    if len(powers) == 1 and _is("+", powers[0]) and number != ONE:
+    if len(powers) == 1 and _is(powers[0], "+") and number != ONE:
         return add(mul([number, term]) for term in powers[0][1:])
     found = sorted(powers, key=repr)
     return _operation("*", found if number == ONE else [number, *found], ONE, is_sorted=True)
@@ -150,13 +150,13 @@ def binomial(total: Node, chosen: Node) -> Node:
 
 def is_unique(node: Node) -> bool:
     """Whether a node that differs from this one, and is unique too, is not equal to it."""
-    terms = node[1:] if _is("+", node) else (node,)
+    terms = node[1:] if _is(node, "+") else (node,)
     return all(_is_monomial(term) for term in terms)
 
 
 def up_to_a_factor(node: Node) -> Node:
     """The node divided by the number in front of its first term."""
-    first = node[1] if _is("+", node) else node
+    first = node[1] if _is(node, "+") else node
     coefficient, _ = _split(first)
     return node if coefficient == ZERO else mul([1 / coefficient, node])
 
@@ -172,13 +172,11 @@ def letters(node: Node) -> set[str]:
     return found
 
 
-def _is(operation: str, node: Node) -> bool:
+def _is(node: Node, operation: str) -> TypeGuard[tuple[Any, ...]]:
     return isinstance(node, tuple) and node[0] == operation
 
 
-def _operation(
-    name: str, arguments: list[Node], neutral: Fraction, *, is_sorted: bool = False
-) -> Node:
+def _operation(name: str, arguments: list[Node], neutral: Fraction, *, is_sorted: bool = False) -> Node:
     if not arguments:
         return neutral
     if len(arguments) == 1:
@@ -188,8 +186,8 @@ def _operation(
 
 def _flattened(operation: str, nodes: Iterable[Node]) -> Iterable[Node]:
     for node in nodes:
-        if _is(operation, node):
-            yield from node[1:]  # type: ignore[index]
+        if _is(node, operation):
+            yield from node[1:]
         else:
             yield node
 
@@ -198,7 +196,7 @@ def _split(term: Node) -> tuple[Fraction, Node]:
     """The number in front of a term, and the rest."""
     if isinstance(term, Fraction):
         return term, ONE
-    if _is("*", term) and isinstance(term[1], Fraction):
+    if _is(term, "*") and isinstance(term[1], Fraction):
         rest = term[2:]
         return term[1], rest[0] if len(rest) == 1 else ("*", *rest)
     return ONE, term
@@ -209,13 +207,13 @@ def _scaled(rest: Node, coefficient: Fraction) -> Node:
         return coefficient
     if coefficient == ONE:
         return rest
-    inner = rest[1:] if _is("*", rest) else (rest,)
+    inner = rest[1:] if _is(rest, "*") else (rest,)
     return ("*", coefficient, *inner)
 
 
 def _base(factor: Node) -> tuple[Node, Node]:
-    if _is("^", factor):
-        return factor[1], factor[2]  # type: ignore[return-value]
+    if _is(factor, "^"):
+        return factor[1], factor[2]
     return factor, ONE
 
 
@@ -224,10 +222,10 @@ def _whole_power(base: Node, exponent: int) -> Node:
     if base == IMAGINARY:
         sign = Fraction(-1 if exponent % 4 >= 2 else 1)
         return mul([sign, IMAGINARY]) if exponent % 2 else sign
-    if _is("*", base):
+    if _is(base, "*"):
         return mul(power(factor, Fraction(exponent)) for factor in base[1:])
-    if _is("^", base):
-        return power(base[1], mul([base[2], Fraction(exponent)]))  # type: ignore[arg-type]
+    if _is(base, "^"):
+        return power(base[1], mul([base[2], Fraction(exponent)]))
     return ("^", base, Fraction(exponent))
 
 
@@ -302,7 +300,7 @@ def _whole_root(number: int, degree: int) -> int | None:
 
 
 def _is_monomial(term: Node) -> bool:
-    factors = term[1:] if _is("*", term) else (term,)
+    factors = term[1:] if _is(term, "*") else (term,)
     for factor in factors:
         if isinstance(factor, Fraction):
             continue

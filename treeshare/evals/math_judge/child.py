@@ -1,18 +1,11 @@
-"""Compares expressions by sympy: the program of the judge's child process, never imported by treeshare.
+"""Compares expressions by sympy: runs in the judge's helper process, never imported by treeshare.
 
-It reads one JSON line after the other and answers each by one. Expressions come as trees, not as text: nothing is
-parsed by ``eval``. Its memory is limited by the kernel from the start; processor time for each request by a
-signal that ends it.
+Expressions come as trees, not as text: nothing is parsed by ``eval``. Only what the judge cannot read itself,
+sums, products, integrals and limits, comes as LaTeX, for math-verify's parser.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import resource
-import sys
-import threading
-import time
 from typing import Any
 
 MAX_EXPONENT = 2000
@@ -25,35 +18,26 @@ class RefusedError(Exception):
     """What is not computed, however much time there is."""
 
 
-def main() -> None:
-    """Answer requests until there are no more."""
-    memory_bytes, parent = int(sys.argv[1]), int(sys.argv[2])
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+def prepare() -> None:
+    """Import sympy, which takes a second."""
+    import sympy  # noqa: F401
+
+
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    """Whether two expressions are equal, None if nobody can tell, and how it is known."""
     try:
-        import sympy  # noqa: F401
-    except ImportError as error:
-        _answer({"missing": str(error)})
-        return
-    _answer({"ready": True})
-    for line in sys.stdin:
-        request = json.loads(line)
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        limit = int(used.ru_utime + used.ru_stime + request["cpu_s"]) + 1
-        resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))
-        try:
-            right, reason = compared(request)
-        except RefusedError as error:
-            right, reason = False, str(error)
-        except MemoryError:
-            _answer({"right": False, "reason": "more memory than is allowed"})
-            return
-        except RecursionError:
-            right, reason = False, "nested too deep"
-        except Exception as error:
-            right, reason = False, f"sympy: {type(error).__name__}"
-        _answer({"right": right, "reason": reason})
+        right, reason = compared(request)
+    except RefusedError as error:
+        return {"right": False, "reason": str(error)}
+    except RecursionError:
+        return {"right": False, "reason": "nested too deep"}
+    except ModuleNotFoundError as error:
+        return {"right": None, "reason": str(error)}
+    except MemoryError:
+        raise
+    except Exception as error:
+        return {"right": False, "reason": f"sympy: {type(error).__name__}"}
+    return {"right": right, "reason": reason}
 
 
 def compared(request: dict[str, Any]) -> tuple[bool, str]:
@@ -68,10 +52,12 @@ def _equal(first: Any, second: Any) -> tuple[bool, str]:  # noqa: ANN401
     import sympy
 
     difference = first - second
-    if difference == 0 or sympy.expand(difference) == 0:
-        return True, "equal when multiplied out"
+    if difference == 0:
+        return True, "the same to sympy"
     if _differ_at_a_point(first, second):
         return False, "different values"
+    if sympy.expand(difference) == 0:
+        return True, "equal when multiplied out"
     if sympy.simplify(difference) == 0 or difference.equals(0):
         return True, "equal when simplified"
     return False, "not proved equal"
@@ -118,6 +104,8 @@ def built(node: Any) -> Any:  # noqa: ANN401
     name, *arguments = node
     if name == "number":
         return sympy.Rational(int(arguments[0], 16), int(arguments[1], 16))
+    if name == "latex":
+        return _parsed(arguments[0])
     if name == "call":
         return sympy.Function(arguments[0])(*map(built, arguments[1:]))
     values = [built(argument) for argument in arguments]
@@ -128,6 +116,22 @@ def built(node: Any) -> Any:  # noqa: ANN401
     if name == "^":
         return _power(*values)
     return _function(name, values)
+
+
+def _parsed(text: str) -> Any:  # noqa: ANN401
+    """What math-verify's parser makes of LaTeX, computed; its letters are ours."""
+    import sympy
+    from latex2sympy2_extended import latex2sympy
+
+    found = latex2sympy(text)
+    if not isinstance(found, sympy.Expr):
+        raise RefusedError("no expression")
+    constants = {"pi": sympy.pi, "e": sympy.E, "i": sympy.I}
+    ours = {
+        letter: constants.get(letter.name) or sympy.Symbol(letter.name, real=True)
+        for letter in found.free_symbols
+    }
+    return found.subs(ours).doit()
 
 
 def _power(base: Any, exponent: Any) -> Any:  # noqa: ANN401
@@ -155,19 +159,3 @@ def _function(name: str, values: list[Any]) -> Any:  # noqa: ANN401
         "lg": lambda x: sympy.log(x, 10), "Re": sympy.re, "Im": sympy.im, "arg": sympy.arg,
     }  # fmt: skip
     return (functions.get(name) or getattr(sympy, name))(*values)
-
-
-def _answer(what: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(what) + "\n")
-    sys.stdout.flush()
-
-
-def _end_with(parent: int) -> None:
-    """End when the judge's process is gone, in the middle of whatever is computed."""
-    while os.getppid() == parent:
-        time.sleep(1.0)
-    os._exit(0)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,8 +1,8 @@
 """Compares two answers by their types; what only symbols can tell is asked of somebody else.
 
-The relation is symmetric. It is not transitive where something is left out: ``52`` is taken for ``52_8`` and for
-``52_7``, ``5`` for ``5 cm`` and for ``5 m``. Strictly compared, what is beside a number must be equal too: that
-relation is an equivalence.
+The relation is symmetric. It is not transitive where a part is left out: ``52`` is taken for ``52_8``
+and for ``52_7``, ``5`` for ``5 cm`` and for ``5 m``. Strictly compared, what is beside a number must be equal
+too: that relation is an equivalence.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ from treeshare.evals.math_judge.arithmetic import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+MAX_QUESTIONS = 30
+"""Symbolic comparisons for one verdict, at most."""
+
 Layer: TypeAlias = Literal["normal form", "exact numbers", "types", "symbols"]
 
 
@@ -38,11 +41,13 @@ class Outcome:
         right: Whether both are equal; None if nobody could tell.
         layer: Who said so.
         reason: Why they are not, or how they are.
+        gave_up: Whether a limit ended it.
     """
 
     right: bool | None
     layer: Layer
     reason: str
+    gave_up: bool = False
 
 
 class Symbols(Protocol):
@@ -68,7 +73,7 @@ def compare(first: Answer, second: Answer, symbols: Symbols, *, strict: bool = F
         if not found.right and first.words and first.words == second.words:
             return Outcome(right=True, layer="types", reason="the same words")
         return found
-    for one, other in ((first.listed, second.value), (first.value, second.listed), (first.listed, second.listed)):
+    for one, other in ((first.other, second.value), (first.value, second.other), (first.other, second.other)):
         if one is not None and other is not None and not strict:
             again = comparison.values(one, other)
             if again.right:
@@ -80,6 +85,7 @@ class _Comparison:
     def __init__(self, symbols: Symbols, strict: bool) -> None:
         self._symbols = symbols
         self._strict = strict
+        self._left = MAX_QUESTIONS
 
     def values(self, a: Value, b: Value) -> Outcome:
         """Compare two values of any type."""
@@ -126,10 +132,8 @@ class _Comparison:
         ):
             if first == second:
                 continue
-            if what == "names" and not self._strict and (_is_loose(a.name) or _is_loose(b.name)):
-                continue
-            both = bool(first) and bool(second)
-            if both or (self._strict and what != "names"):
+            is_loose = what == "names" and (_is_loose(a.name) or _is_loose(b.name))
+            if self._strict or (first and second and not is_loose):
                 return f"other {what}: {first or 'none'} and {second or 'none'}"
         return ""
 
@@ -139,7 +143,17 @@ class _Comparison:
             return _said(True, "exact numbers", f"both are {shown(a)}")
         if is_unique(a) and is_unique(b):
             return _differ("exact numbers", f"{shown(a)} is not {shown(b)}")
-        return self._symbols.compare(a, b)
+        return self._ask(a, b)
+
+    def _ask(self, a: Node, b: Node, *, up_to_factor: bool = False) -> Outcome:
+        """Ask for symbols, so many times for one verdict and not again after a limit was met."""
+        if not self._left:
+            return _differ("symbols", "not looked at after so many others")
+        self._left -= 1
+        found = self._symbols.compare(a, b, up_to_factor=up_to_factor)
+        if found.gave_up:
+            self._left = 0
+        return found
 
     # --- equations ---
 
@@ -157,8 +171,8 @@ class _Comparison:
         if same:
             return _said(True, "exact numbers", "the same relation")
         if first.kind in ("=", "ne"):
-            return self._symbols.compare(first.node, second.node, up_to_factor=True)
-        return self._symbols.compare(first.node, second.node)
+            return self._ask(first.node, second.node, up_to_factor=True)
+        return self._ask(first.node, second.node)
 
     # --- several values ---
 

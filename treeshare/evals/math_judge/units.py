@@ -10,15 +10,52 @@ if TYPE_CHECKING:
     from treeshare.evals.math_judge.tokens import Token
 
 _SPELLINGS = {
-    "mm": "millimeter millimetre", "cm": "centimeter centimetre", "m": "meter metre", "km": "kilometer kilometre",
-    "in": "inch inches", "ft": "foot feet", "yd": "yard", "mi": "mile", "mg": "milligram", "g": "gram gramme",
-    "kg": "kilogram kilo", "lb": "pound lbs", "oz": "ounce", "ml": "milliliter millilitre mL", "l": "liter litre L",
-    "s": "second sec secs", "min": "minute mins", "h": "hour hr hrs", "day": "", "week": "", "month": "", "year": "yr",
-    "dollar": "USD usd", "cent": "", "euro": "EUR eur", "GBP": "gbp", "mph": "", "degree": "deg", "rad": "radian",
-    "Hz": "hertz", "N": "newton", "J": "joule", "W": "watt", "K": "kelvin", "Pa": "pascal", "V": "volt", "A": "ampere amp",
-    "mol": "mole", "C": "celsius", "F": "fahrenheit", "gal": "gallon", "qt": "quart", "pt": "pint", "person": "people",
-}  # fmt: skip
+    "mm": "millimeter millimetre",
+    "cm": "centimeter centimetre",
+    "m": "meter metre",
+    "km": "kilometer kilometre",
+    "in": "inch inches",
+    "ft": "foot feet",
+    "yd": "yard",
+    "mi": "mile",
+    "mg": "milligram",
+    "g": "gram gramme",
+    "kg": "kilogram kilo",
+    "lb": "pound lbs",
+    "oz": "ounce",
+    "ml": "milliliter millilitre mL",
+    "l": "liter litre L",
+    "s": "second sec secs",
+    "min": "minute mins",
+    "h": "hour hr hrs",
+    "day": "",
+    "week": "",
+    "month": "",
+    "year": "yr",
+    "dollar": "USD usd",
+    "cent": "",
+    "euro": "EUR eur",
+    "GBP": "gbp",
+    "degree": "deg",
+    "rad": "radian",
+    "Hz": "hertz",
+    "N": "newton",
+    "J": "joule",
+    "W": "watt",
+    "K": "kelvin",
+    "Pa": "pascal",
+    "V": "volt",
+    "A": "ampere amp",
+    "mol": "mole",
+    "C": "celsius",
+    "F": "fahrenheit",
+    "gal": "gallon",
+    "qt": "quart",
+    "pt": "pint",
+    "person": "people",
+}
 _NAMES = {word: unit for unit, words in _SPELLINGS.items() for word in (unit, *words.split())}
+_SPEEDS = {"mph": "mi", "kph": "km", "kmh": "km"}
 _POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
 _NO_UNITS = frozenset(("unit", "units"))
 
@@ -26,7 +63,7 @@ _NO_UNITS = frozenset(("unit", "units"))
 def is_unit(word: str) -> bool:
     """Whether a word is the name of a unit."""
     first = word.split()[0].strip(".") if word.split() else ""
-    return _name(first) in _SPELLINGS or first in _POWERS or first in _NO_UNITS
+    return _name(first) in _SPELLINGS or first in _POWERS or first in _SPEEDS or first in _NO_UNITS
 
 
 def unit_of(tokens: Sequence[Token]) -> str | None:
@@ -34,36 +71,53 @@ def unit_of(tokens: Sequence[Token]) -> str | None:
 
     Powers and quotients are kept: ``square cm``, ``cm^2`` and ``cm²`` are one.
     """
-    exponents: dict[str, int] = {}
-    sign, front, last = 1, 1, ""
+    found = _Factors()
     place = 0
     while place < len(tokens):
         token = tokens[place]
         place += 1
-        if token.kind == "word" or token.kind == "letter":
-            for word in token.text.replace("/", " / ").split():
-                word = word.strip(".,;:!")
-                if word in ("per", "/", "a", "an"):
-                    sign = -1 if word in ("per", "/") else sign
-                elif word in _POWERS:
-                    if word.endswith("ed") and last:
-                        exponents[last] *= _POWERS[word]
-                    front = _POWERS[word] if not word.endswith("ed") else 1
-                elif word and word not in ("of", "the"):
-                    last = _name(word)
-                    exponents[last] = exponents.get(last, 0) + sign * front
-                    front = 1
+        if token.kind in ("word", "letter"):
+            for word in _spelled_out(token.text):
+                found.take(word)
         elif token.text == "/":
-            sign = -1
-        elif token.text == "^" and last:
+            found.take("/")
+        elif token.text == "^" and found.last:
             power, place = _power(tokens, place)
             if power is None:
                 return None
-            exponents[last] *= power
+            found.exponents[found.last] *= power
         elif token.text not in ("*", "(", ")", "{", "}", "."):
             return None
-    powers = {name: exponent for name, exponent in exponents.items() if name not in _NO_UNITS}
+    powers = {name: exponent for name, exponent in found.exponents.items() if name not in _NO_UNITS}
     return " ".join(name if e == 1 else f"{name}^{e}" for name, e in sorted(powers.items()) if e)
+
+
+class _Factors:
+    """A unit's factors so far, each with its exponent."""
+
+    def __init__(self) -> None:
+        self.exponents: dict[str, int] = {}
+        self.last = ""
+        self._sign = self._front = 1
+
+    def take(self, word: str) -> None:
+        """Take in a word of the unit."""
+        if word in ("per", "/"):
+            self._sign = -1
+        elif word in _POWERS and word.endswith("ed"):
+            if self.last:
+                self.exponents[self.last] *= _POWERS[word]
+        elif word in _POWERS:
+            self._front = _POWERS[word]
+        elif word and word not in ("of", "the", "a", "an"):
+            self.last = _name(word)
+            self.exponents[self.last] = self.exponents.get(self.last, 0) + self._sign * self._front
+            self._front = 1
+
+
+def _spelled_out(text: str) -> list[str]:
+    words = [word.strip(".,;:!") for word in text.replace("/", " / ").split()]
+    return " ".join(f"{_SPEEDS[word]} / h" if word in _SPEEDS else word for word in words).split()
 
 
 def _name(word: str) -> str:

@@ -1,0 +1,13 @@
+"""Searches for patterns: runs in a helper process, never imported by treeshare."""
+
+import re
+from typing import Any
+
+
+def prepare() -> None:
+    """Nothing is needed."""
+
+
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    """Whether the pattern is found in the text."""
+    return {"found": re.search(request["pattern"], request["text"]) is not None}
