@@ -67,7 +67,7 @@ _LIVECODEBENCH = "".join(
 
 
 def before_livecodebench(program: str) -> str:
-    """The program as LiveCodeBench's grader runs it: with deep recursion, and its imports where one is needed."""
+    """The program as LiveCodeBench's grader runs it: deep recursion, and imports where one is needed."""
     needed = _LIVECODEBENCH if free_names(program) else "import sys\n"
     return _put_before(program, f"{needed}sys.setrecursionlimit(50000)\n")
 

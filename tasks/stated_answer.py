@@ -87,9 +87,13 @@ def _last_box(text: str) -> tuple[int, int] | None:
 def _behind(text: str, start: int) -> str:
     """What a statement states: to the end of its formula, its sentence or its line."""
     behind = text[start : start + MAX_CHARS].lstrip(_AROUND + ":\uff1a=")
+    if _STATEMENT.match(behind):
+        return ""  # "Final Answer: The final answer is"
     for opening, closing in _MATH:
         if behind.startswith(opening):
             end = behind.find(closing, len(opening))
+            while end > 0 and closing == "$" and behind[end - 1] == "\\":  # a dollar sign in the answer
+                end = behind.find(closing, end + 1)
             if end > 0 and not _goes_on(behind, end + len(closing)):
                 return _cleaned(behind[len(opening) : end])
     sentence_end = _SENTENCE_END.search(behind)

@@ -61,8 +61,6 @@ def parse_task_options(texts: list[str] | None) -> dict[str, str]:
     return found
 
 
-<<<<<<< HEAD
-=======
 def with_qa_options(
     task: str | None,
     found: dict[str, str],
@@ -88,7 +86,6 @@ def with_qa_options(
     return found | named
 
 
->>>>>>> t-judge
 DEFAULT_MODEL = "smollm2-135m"
 
 TaskName = Annotated[str, typer.Option("--task", help="Task, e.g. humaneval, or your own as FILE.py:CLASS.")]
@@ -101,8 +98,6 @@ TaskOptions = Annotated[
         help="An option of the task, e.g. difficulty=easy; `treeshare tasks TASK` lists them; repeatable.",
     ),
 ]
-<<<<<<< HEAD
-=======
 PromptField = Annotated[
     str | None,
     typer.Option(
@@ -119,7 +114,6 @@ Judge = Annotated[
     str | None,
     typer.Option("--judge", help="With --task qa: exact (default), number, math, regex or choice."),
 ]
->>>>>>> t-judge
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use only the first N problems.")]
 Shots = Annotated[
     int | None,

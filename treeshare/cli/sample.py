@@ -28,12 +28,9 @@ def sample(
     n: options.NumCompletions = 1,
     data: options.DataFile = None,
     task_option: options.TaskOptions = None,
-<<<<<<< HEAD
-=======
     prompt_field: options.PromptField = None,
     answer_field: options.AnswerField = None,
     judge: options.Judge = None,
->>>>>>> t-judge
     limit: options.Limit = None,
     shots: options.Shots = None,
     shot_choice: options.ShotChoice = "fixed",
@@ -71,13 +68,9 @@ def sample(
 
     check_place(out)
     kv_budget_bytes = options.parse_bytes("--kv-budget", kv_budget)
-<<<<<<< HEAD
-    task_options = options.parse_task_options(task_option)
-=======
     task_options = options.with_qa_options(
         task, options.parse_task_options(task_option), prompt_field, answer_field, judge
     )
->>>>>>> t-judge
     chosen, problems = load_task(task, data, limit, options=task_options)
     rule = EndRule.parse("--stop-problem-after", stop_problem_after, chosen, problems)
     prompting = PromptOptions(

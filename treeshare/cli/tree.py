@@ -25,12 +25,9 @@ def tree(
     ] = None,
     data: options.DataFile = None,
     task_option: options.TaskOptions = None,
-<<<<<<< HEAD
-=======
     prompt_field: options.PromptField = None,
     answer_field: options.AnswerField = None,
     judge: options.Judge = None,
->>>>>>> t-judge
     limit: options.Limit = None,
     shots: options.Shots = None,
     shot_choice: options.ShotChoice = "fixed",
@@ -86,14 +83,10 @@ def tree(
         counts = [problem.samples for problem in problems]
         description = describe_model(model)
     else:
-<<<<<<< HEAD
-        chosen, texts = load_task(task or "", data, limit, options=options.parse_task_options(task_option))
-=======
         task_options = options.with_qa_options(
             task, options.parse_task_options(task_option), prompt_field, answer_field, judge
         )
         chosen, texts = load_task(task or "", data, limit, options=task_options)
->>>>>>> t-judge
         prompting = PromptOptions(
             num_shots=shots,
             shot_choice=shot_choice,
