@@ -56,9 +56,7 @@ def _table(entries: list[dict[str, Any]]) -> str:
     rows += [
         (
             entry["name"],
-            str(entry["problems"]),
-            entry["source"],
-            entry["licence"],
+            *(str(entry[field] or "-") for field in ("problems", "source", "licence")),
             entry["metric"],
             _yes(entry["runs_code"]),
         )
