@@ -4,16 +4,18 @@ treeshare sample --task scripts/examples/custom_task.py:Sums --limit 8 -n 16 --o
 treeshare evaluate runs/sums --task scripts/examples/custom_task.py:Sums
 """
 
+from types import MappingProxyType
+
 from treeshare.evals import CodeTask, Problem
 from treeshare.evals.sandbox import OutsideTests
 from treeshare.tasks.answer_task import AnswerTask
 
 
 class Functions(CodeTask):
-    """Code: a completion goes on with a function, and an assert that it never sees tests it in the sandbox."""
+    """Code: a completion goes on with a function; asserts that it never sees test it in the sandbox."""
 
     name, stop, max_tokens = "functions", ("\ndef ", "\n\n"), 48
-    wanted = {"double": "2 * x", "square": "x * x", "negate": "-x"}
+    wanted = MappingProxyType({"double": "2 * x", "square": "x * x", "negate": "-x"})
 
     def load(self, data):  # noqa: ANN001, ANN201, D102
         example = "def add_one(x):\n    return x + 1\n\n"
@@ -49,7 +51,7 @@ class Capitals(AnswerTask):
     """Multiple choice: the answer is a letter, however a completion states it."""
 
     name, stop, max_tokens, judge = "capitals", ("\n",), 8, "choice"
-    cities = {"France": "Paris", "Italy": "Rome", "Japan": "Tokyo", "Peru": "Lima"}
+    cities = MappingProxyType({"France": "Paris", "Italy": "Rome", "Japan": "Tokyo", "Peru": "Lima"})
 
     def load(self, data):  # noqa: ANN001, ANN201, D102
         labelled = list(zip("ABCD", self.cities.values(), strict=True))
