@@ -113,7 +113,12 @@ def test_a_class_is_right_if_its_representative_is():
     said = [(False, None), (True, False), (False, None)]
     joined = [
         CompletionResult(
-            task_id="a", completion_index=i, passed=passed, verdict="", answer="x", answer_passed=answer_passed
+            task_id="a",
+            completion_index=i,
+            passed=passed,
+            verdict="",
+            answer="x",
+            answer_passed=answer_passed,
         )
         for i, (passed, answer_passed) in enumerate(said)
     ]

@@ -27,17 +27,46 @@ def make(tmp_path):
 
 
 CASES = {
-    "exact": [("Paris", "Paris", True), ("Paris", "The answer is Paris.", True), ("New  York", "New York", True),
-              ("Paris", "paris", False), ("Paris", "Lyon", False)],
-    "number": [(7, "7", True), ("1,450.50", "The answer is $1450.5", True), (7, " 7.0", True), (-3, "\\boxed{-3}", True),
-               (7, "seven", False), (7, "The answer is 8", False), ("#### 12", "#### 12", True)],
-    "math": [("\\frac12", "\\boxed{0.5}", True), (0.5, "The answer is $\\frac{1}{2}$.", True), ("x=5", " 5", True),
-             ("52_8", "\\boxed{52_7}", False), ("5", "6", False)],
-    "regex": [("colou?r", "The Color is color", True), ("^yes\\b", "yes, it is", True), ("^yes$", "no", False)],
-    "choice": [("B", " B", True), ("b", "(B) because", True), ("(B)", "The answer is **B**.", True),
-               ("B", "I think it is (B), not\n(C).\nAnswer: B", True), ("B", "The best option is C", False),
-               ("B", "\\boxed{\\text{B}}", True), ("B", "Because it is small.", False), ("B", "B) Rome", True),
-               ("A", "A dog is small.\nThe answer is (A).", True), (2, "The answer is 2", True)],
+    "exact": [
+        ("Paris", "Paris", True),
+        ("Paris", "The answer is Paris.", True),
+        ("New  York", "New York", True),
+        ("Paris", "paris", False),
+        ("Paris", "Lyon", False),
+    ],
+    "number": [
+        (7, "7", True),
+        ("1,450.50", "The answer is $1450.5", True),
+        (7, " 7.0", True),
+        (-3, "\\boxed{-3}", True),
+        (7, "seven", False),
+        (7, "The answer is 8", False),
+        ("#### 12", "#### 12", True),
+    ],
+    "math": [
+        ("\\frac12", "\\boxed{0.5}", True),
+        (0.5, "The answer is $\\frac{1}{2}$.", True),
+        ("x=5", " 5", True),
+        ("52_8", "\\boxed{52_7}", False),
+        ("5", "6", False),
+    ],
+    "regex": [
+        ("colou?r", "The Color is color", True),
+        ("^yes\\b", "yes, it is", True),
+        ("^yes$", "no", False),
+    ],
+    "choice": [
+        ("B", " B", True),
+        ("b", "(B) because", True),
+        ("(B)", "The answer is **B**.", True),
+        ("B", "I think it is (B), not\n(C).\nAnswer: B", True),
+        ("B", "The best option is C", False),
+        ("B", "\\boxed{\\text{B}}", True),
+        ("B", "Because it is small.", False),
+        ("B", "B) Rome", True),
+        ("A", "A dog is small.\nThe answer is (A).", True),
+        (2, "The answer is 2", True),
+    ],
 }
 
 
