@@ -147,10 +147,9 @@ class RegexJudge(AnswerJudge):
 
     def gold(self, text: str) -> str:
         """See ``AnswerJudge.gold``."""
-        try:
-            re.compile(super().gold(text))
-        except (re.error, RecursionError, OverflowError) as error:
-            raise DataError(f"got {one_line(text, 40)!r}, expected a pattern: {one_line(error)}") from error
+        fault = self._search.fault(super().gold(text))
+        if fault:
+            raise DataError(f"got {one_line(text, 40)!r}, expected a pattern: {one_line(fault)}")
         return text
 
     def find(self, completion: str) -> str | None:

@@ -147,6 +147,8 @@ def _short(error: Exception) -> str:
 def encode_tests(tests: list[dict[str, str]]) -> str:
     """The encoded form of tests, as the hub has it; for files of one's own."""
     text = json.dumps(tests).encode()
-    frame = b"X" + len(text).to_bytes(4, "little") + text + b"\x94."
+    is_short = len(text) < 256
+    begin = b"\x8c" + len(text).to_bytes(1) if is_short else b"X" + len(text).to_bytes(4, "little")
+    frame = begin + text + b"\x94."
     content = b"\x80\x04\x95" + len(frame).to_bytes(8, "little") + frame
     return base64.b64encode(zlib.compress(content)).decode()

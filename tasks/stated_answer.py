@@ -48,7 +48,7 @@ def stated_answer(text: str, *, first: bool = False) -> str | None:
     if stated:
         return stated
     line = text.strip()
-    if "\n" in line:
+    if "\n" in line or statements:
         return None
     return _cleaned(line.removesuffix(".")) or None
 
@@ -92,7 +92,7 @@ def _behind(text: str, start: int) -> str:
     for opening, closing in _MATH:
         if behind.startswith(opening):
             end = behind.find(closing, len(opening))
-            while end > 0 and closing == "$" and behind[end - 1] == "\\":  # a dollar sign in the answer
+            while end > 0 and behind[end - 1] == "\\" and closing == "$":
                 end = behind.find(closing, end + 1)
             if end > 0 and not _goes_on(behind, end + len(closing)):
                 return _cleaned(behind[len(opening) : end])

@@ -29,7 +29,13 @@ def test_every_task_is_listed_with_its_facts(tmp_path):
 
 def test_one_task(tmp_path):
     text = run("livecodebench").output
-    for part in ("livecodebench/code_generation_lite", "6 s each", "'###'", "--task-option difficulty", "2000"):
+    for part in (
+        "livecodebench/code_generation_lite",
+        "6 s each",
+        "'###'",
+        "--task-option difficulty",
+        "2000",
+    ):
         assert part in text
     assert "runs code                 no\n" in run("math-500").output
     assert "4, with --chat 0" in run("math-500").output

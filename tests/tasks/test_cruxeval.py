@@ -39,8 +39,10 @@ def test_prompts_are_the_references(shared):
     problem = CruxEvalOutput().load(shared("cruxeval/cruxeval.jsonl"))[135]
     assert problem.prompt.startswith("You are given a Python function and an assertion containing an input")
     assert problem.prompt.endswith("\nassert f() == ??\n[/PYTHON]\n[ANSWER]\n")
-    assert CruxEvalOutputCot().load(shared("cruxeval/cruxeval.jsonl"))[0].prompt.endswith(
-        "\nassert f([1, 1, 3, 1, 3, 1]) == ??\n[/PYTHON]\n[THOUGHT]\n"
+    assert (
+        CruxEvalOutputCot()
+        .load(shared("cruxeval/cruxeval.jsonl"))[0]
+        .prompt.endswith("\nassert f([1, 1, 3, 1, 3, 1]) == ??\n[/PYTHON]\n[THOUGHT]\n")
     )
 
 
@@ -73,9 +75,12 @@ def test_verdicts_and_votes(tmp_path):
     assert check("== f({1, 2})").detail == "the answer repeats the call"
     assert check("== set([1, 2])").detail == "no literal: it calculates or calls"
     assert check("").detail == "no answer found"
-    assert task.answer(problem, "== {'b': 1, 'a': {2, 1}}") == task.answer(problem, "== {'a': {1, 2}, 'b': True}")
+    assert task.answer(problem, "== {'b': 1, 'a': {2, 1}}") == task.answer(
+        problem, "== {'a': {1, 2}, 'b': True}"
+    )
     assert task.answer(problem, "== g()") is None
-    reply = "<think>[ANSWER] no</think>First [ANSWER]f(1) == 3[/ANSWER], no:\n[ANSWER]\nassert f({1, 2}) == {1, 2}\n[/ANSWER]"
+    reply = "<think>[ANSWER] no</think>First [ANSWER]f(1) == 3[/ANSWER], no:\n[ANSWER]\nassert f({1, 2}) == "
+    reply += "{1, 2}\n[/ANSWER]"
     assert check(task.from_chat(problem, reply)).passed
 
 

@@ -42,7 +42,8 @@ SOLUTIONS = {
     "own_float": "print(int(input()) / 2)",
     "own_lines": "for i in range(int(input()), 0, -1):\n    print(i)",
     "own_blank": "print(input().replace('.', ''))",
-    "own_fn": "class Solution:\n    def flip(self, pairs: List[List[int]]):\n        return [tuple(p[::-1]) for p in pairs]",
+    "own_fn": "class Solution:\n    def flip(self, pairs: List[List[int]]):\n"
+    "        return [tuple(p[::-1]) for p in pairs]",
     "own_fn2": "class Solution:\n    def scale(self, x, k):\n        return x * k",
     "own_jsonpriv": "import sys\nprint(sum(map(int, sys.stdin.buffer.read().split())))",
 }
@@ -83,7 +84,8 @@ def test_prompts_are_the_references(tmp_path):
     )
     (asked,) = build_prompts(task, [plain], PromptOptions(chat=True)).texts()
     assert asked.startswith("### Question:\nAdd two numbers.\n\n### Format: Read the inputs from stdin")
-    assert asked.endswith("```python\n# YOUR CODE HERE\n```\n\n### Answer: (use the provided format with backticks)\n\n")
+    end = "### Answer: (use the provided format with backticks)\n\n"
+    assert asked.endswith(f"```python\n# YOUR CODE HERE\n```\n\n{end}")
 
 
 @pytest.mark.parametrize(
@@ -128,8 +130,14 @@ def test_options_that_are_none_are_told(options, message):
         (ROW | {"metadata": "{"}, "metadata: not JSON"),
         (ROW | {"contest_date": "x"}, "contest_date"),
         (ROW | {"private_test_cases": "@"}, "a, private_test_cases: neither JSON nor base64"),
-        (CALL | {"public_test_cases": '[{"input": "x", "output": "1", "testtype": "functional"}]'}, "input: not JSON"),
-        (CALL | {"public_test_cases": '[{"input": "1", "output": "", "testtype": "functional"}]'}, "output: not JSON"),
+        (
+            CALL | {"public_test_cases": '[{"input": "x", "output": "1", "testtype": "functional"}]'},
+            "input: not JSON",
+        ),
+        (
+            CALL | {"public_test_cases": '[{"input": "1", "output": "", "testtype": "functional"}]'},
+            "output: not JSON",
+        ),
     ],
 )
 def test_damaged_rows_are_refused_when_they_are_loaded(tmp_path, row, message):

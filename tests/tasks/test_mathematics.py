@@ -30,7 +30,12 @@ def test_contests(shared, file):
     for problem in problems:
         gold = int(problem.data["answer"])
         assert problem.prompt == f"Question: {problem.data['problem']}\nAnswer:"
-        for form in ("Thus $\\boxed{{{}}}$.", " {}", "$x = {}$\nso", "So.\n\nThe final answer is: ${}$. I hope it is correct"):
+        for form in (
+            "Thus $\\boxed{{{}}}$.",
+            " {}",
+            "$x = {}$\nso",
+            "So.\n\nThe final answer is: ${}$. I hope it is correct",
+        ):
             assert passes(task, problem, form.format(gold)), form
             assert not passes(task, problem, form.format(gold + 1)), form
         if gold >= 0:
@@ -40,7 +45,7 @@ def test_contests(shared, file):
 
 def solutions(shared):
     path = shared("math500/math500.jsonl")
-    return [json.loads(line)["solution"] for line in path.open(encoding="utf-8")], path
+    return [json.loads(line)["solution"] for line in path.read_text(encoding="utf-8").splitlines()], path
 
 
 @pytest.mark.parametrize("step", [11, pytest.param(1, marks=pytest.mark.slow)])
@@ -52,7 +57,8 @@ def test_math_500(shared, step):
     right = wrong = 0
     for problem, text, other in list(zip(problems, texts, texts[1:] + texts[:1], strict=True))[::step]:
         minerva = f" So.\nFinal Answer: The final answer is ${problem.data['answer']}$. I hope it is correct."
-        reply = f"<think>\\boxed{{0}}</think>At first \\boxed{{77}}, but:\n\n**Final Answer**\n\n\\[\\boxed{{{problem.data['answer']}}}\\]"
+        box = f"\\[\\boxed{{{problem.data['answer']}}}\\]"
+        reply = f"<think>\\boxed{{0}}</think>At first \\boxed{{77}}, but:\n\n**Final Answer**\n\n{box}"
         assert passes(task, problem, text), problem.task_id
         assert passes(task, problem, minerva), problem.task_id
         assert passes(task, problem, task.from_chat(problem, reply)), problem.task_id

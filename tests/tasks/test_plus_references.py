@@ -1,4 +1,4 @@
-"""HumanEval+ and MBPP+ are proved by their own data: reference solutions pass, mutated ones and cheats do not.
+"""HumanEval+ and MBPP+ are proved by their own data: right ones pass, mutated ones and cheats do not.
 
 By default a few problems of each set, the mended ones among them; the whole sets are slow tests.
 """
@@ -58,7 +58,9 @@ def test_some_of(shared, sandbox, name, file):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "file", "size"), [("humaneval-plus", HUMANEVAL, 164), ("mbpp-plus", MBPP, 378)])
+@pytest.mark.parametrize(
+    ("name", "file", "size"), [("humaneval-plus", HUMANEVAL, 164), ("mbpp-plus", MBPP, 378)]
+)
 def test_all_of(shared, sandbox, name, file, size):
     assert_all_pass(verdicts(name, shared(file), sandbox, solution, None, LIMITS), size)
 
@@ -80,7 +82,8 @@ CHEATS = {
         "    __hash__ = None\n    def __array__(self, *a, **k): return self\n"
         "    def __array_ufunc__(self, *a, **k): return True\n"
         "    def __array_function__(self, *a, **k): return True\n"
-        "    def __float__(self): return 0.0\n    def __len__(self): return 1\n    def __iter__(self): return iter([self])\n"
+        "    def __float__(self): return 0.0\n    def __len__(self): return 1\n"
+        "    def __iter__(self): return iter([self])\n"
         "def {name}(*args):\n    return Same()\n"
     ),
     "is no number": "def {name}(*args):\n    return float('nan')\n",
@@ -121,7 +124,9 @@ def test_prompts_are_evalplus_own(shared):
 def test_plus_counts_only_if_base_passes(shared, sandbox):
     problem = get_task("mbpp-plus").load(shared(MBPP))[0]
     assert get_task("mbpp-plus").check(problem, solution(problem), sandbox, LIMITS).passed
-    stricter = replace(problem, data={**problem.data, "base": "assert similar_elements((1,), (1,)) == (2,)\n"})
+    stricter = replace(
+        problem, data={**problem.data, "base": "assert similar_elements((1,), (1,)) == (2,)\n"}
+    )
     assert not get_task("mbpp-plus").check(stricter, solution(problem), sandbox, LIMITS).passed
 
 

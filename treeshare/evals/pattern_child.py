@@ -9,5 +9,8 @@ def prepare() -> None:
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """Whether the pattern is found in the text."""
-    return {"found": re.search(request["pattern"], request["text"]) is not None}
+    """Whether the pattern is found in the text, or what is wrong with it."""
+    try:
+        return {"found": re.search(request["pattern"], request["text"]) is not None}
+    except (re.error, RecursionError, OverflowError) as error:
+        return {"fault": str(error)}

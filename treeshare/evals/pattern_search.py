@@ -23,7 +23,15 @@ class PatternSearch:
             answer = self._helper.ask({"pattern": pattern, "text": text[:MAX_CHARS]})
         except HelperError as error:
             return False, f"the pattern was not searched to the end: {error}"
-        return bool(answer["found"]), "" if answer["found"] else "the pattern is not found"
+        found = bool(answer.get("found"))
+        return found, "" if found else answer.get("fault", "the pattern is not found")
+
+    def fault(self, pattern: str) -> str:
+        """What is wrong with a pattern; empty if nothing is."""
+        try:
+            return str(self._helper.ask({"pattern": pattern, "text": ""}).get("fault", ""))
+        except HelperError as error:
+            return str(error)
 
     def close(self) -> None:
         """End the helper process."""

@@ -16,7 +16,6 @@ from treeshare.evals.math_judge.arithmetic import (
     add,
     bounded,
     mul,
-    negative,
     power,
     quotient,
     root,
