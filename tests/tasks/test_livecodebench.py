@@ -80,7 +80,8 @@ def test_prompts_are_the_references(tmp_path):
     plain, call = task.load(written(tmp_path, ROW, CALL))
     assert plain.prompt.endswith("### Question\nAdd two numbers.\n\n### Answer\n\n")
     assert call.prompt.endswith(
-        "Add two numbers.\n\n### Starter Code\nclass Solution:\n    def f(self, x, y):\n        \n\n### Answer\n\n"
+        "Add two numbers.\n\n### Starter Code\nclass Solution:\n    def f(self, x, y):\n        \n\n"
+        "### Answer\n\n"
     )
     (asked,) = build_prompts(task, [plain], PromptOptions(chat=True)).texts()
     assert asked.startswith("### Question:\nAdd two numbers.\n\n### Format: Read the inputs from stdin")
