@@ -19,6 +19,7 @@ from treeshare.cli.models import models
 from treeshare.cli.report import report
 from treeshare.cli.sample import sample
 from treeshare.cli.serve import serve
+from treeshare.cli.tasks import tasks
 from treeshare.cli.tree import tree
 from treeshare.cli.verify import verify
 from treeshare.errors import TreeshareError, one_line
@@ -35,6 +36,7 @@ COMMANDS = (
     serve,
     batch,
     models,
+    tasks,
     doctor,
 )
 """In the order of ``treeshare --help``; a function's name is the command's name, its docstring the help."""
