@@ -1,6 +1,6 @@
 """Known bugs of windows, soft caps, sinks and layers in ``cpu`` and ``triton``, patched in one at a time.
 
-The compiled kernel's stand in ``test_seeded_faults.py``.
+The compiled kernel's stand in ``test_native_faults.py``.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from tests.attention.budget import Case, Forest, assert_within_budget
+from tests.attention.faults import triton_tables_with, wrap
 from treeshare.attention import AttentionSpec, CpuAttention, TritonAttention, cpu, cpu_plan
-from treeshare.attention.triton import arrays
 from treeshare.attention.triton.columns import PageColumn, SliceColumn
 
 CASE = Case(
@@ -55,10 +55,6 @@ def check(backend, case=CASE):
 def check_triton():
     """Interpreted, and cut into chunks of one block of keys."""
     check(TritonAttention(Forest(TRITON_CASE).store.geometry, num_processors=1000), TRITON_CASE)
-
-
-def wrap(monkeypatch, target, name, change):
-    monkeypatch.setattr(target, name, change(getattr(target, name)))
 
 
 def window_with(change):
@@ -180,23 +176,6 @@ FAULTS = [
         )
     ),
 ]
-
-
-def triton_tables_with(change):
-    """A fault that changes the tables handed to the Triton kernels."""
-
-    def patch(monkeypatch):
-        def changed(named):
-            def tables(self):
-                made = named(self)
-                change(made)
-                return made
-
-            return tables
-
-        wrap(monkeypatch, arrays.StepArrays, "named", changed)
-
-    return patch
 
 
 def triton_window_forgotten(tables):

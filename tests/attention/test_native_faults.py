@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from tests.attention.budget import Forest, assert_within_budget
-from tests.attention.test_seeded_faults import CASE, wrap
+from tests.attention.faults import wrap
+from tests.attention.test_seeded_faults import CASE
 from treeshare.attention import NativeAttention, native_plan
 
 NATIVE_DTYPES = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
@@ -22,13 +23,7 @@ FEATURED = replace(CASE, window=20, soft_cap=2.0, score_scale=2.0, has_sinks=Tru
 def check_native(case):
     """What the suite checks; pages that no row sees were given back, and hold another's numbers."""
     forest = Forest(case)
-    pool = forest.store.pool_of(case.layer)
-    for row, source in zip(forest.layout.decode_rows.tolist(), forest.layout.decodes, strict=True):
-        first = int(case.spec.first_seen(forest.layout.positions)[row]) - source.segment.end
-        pages = source.pages.pages[0]
-        for number in range(max(first, 0) // case.page_size):
-            pool.keys[case.layer][pages[number].index] = torch.nan
-            pages[number] = None
+    forest.give_back_unseen(segments=False)  # its blocks of keys reach across segments
     assert_within_budget(forest, forest.attend(NativeAttention()))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 import torch
 
 from tests.attention.budget import Case, Forest, assert_within_budget
+from tests.attention.faults import triton_kernel_with, triton_tables_with, wrap
 from treeshare.attention import (
     AttentionSpec,
     CpuAttention,
@@ -18,7 +18,6 @@ from treeshare.attention import (
     cpu_plan,
     layout,
 )
-from treeshare.attention.triton import arrays
 from treeshare.attention.triton.columns import PageColumn, SliceColumn, SourceColumn, TargetColumn
 
 CASE = Case(
@@ -34,10 +33,6 @@ def check():
     """What the suite checks of a backend, on one mixed step."""
     forest = Forest(CASE)
     assert_within_budget(forest, forest.attend(CpuAttention()))
-
-
-def wrap(monkeypatch, target, name, change):
-    monkeypatch.setattr(target, name, change(getattr(target, name)))
 
 
 def base_two_logarithm(monkeypatch):
@@ -155,33 +150,6 @@ def check_triton():
     forest = Forest(TRITON_CASE)
     backend = TritonAttention(forest.store.geometry, num_processors=1000)
     assert_within_budget(forest, forest.attend(backend))
-
-
-def triton_tables_with(change):
-    """A fault that changes the tables handed to the Triton kernels."""
-
-    def patch(monkeypatch):
-        def changed(named):
-            def tables(self):
-                made = named(self)
-                change(made)
-                return made
-
-            return tables
-
-        wrap(monkeypatch, arrays.StepArrays, "named", changed)
-
-    return patch
-
-
-def triton_kernel_with(name, make, module="kernels"):
-    """A fault inside the kernels."""
-
-    def patch(monkeypatch):
-        kernels = importlib.import_module(f"treeshare.attention.triton.{module}")
-        wrap(monkeypatch, kernels, name, make)
-
-    return patch
 
 
 def triton_shifts_a_slice(tables):
