@@ -6,19 +6,11 @@ import torch
 import transformers
 from torch import nn
 
+from tests.models import tiny
 from tests.models.tiny import make_model
 
-_COMMON = {
-    "vocab_size": 160,
-    "hidden_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 1024,
-    "bos_token_id": 0,
-    "eos_token_id": 1,
-    "pad_token_id": 0,
-    "initializer_range": 0.2,
+_COMMON = {key: value for key, value in tiny._COMMON.items() if key != "intermediate_size"} | {
+    "num_hidden_layers": 2
 }
 _LATENT = {
     "kv_lora_rank": 32,

@@ -34,9 +34,8 @@ def main() -> None:
     _say({"ready": True})
     for line in sys.stdin:
         request = json.loads(line)
-        signal.setitimer(
-            signal.ITIMER_PROF, request["cpu_s"]
-        )  # its signal ends the process, whatever it does
+        # Its signal ends the process, whatever it does.
+        signal.setitimer(signal.ITIMER_PROF, request["cpu_s"])
         try:
             answer = module.answer(request)
         except MemoryError:

@@ -45,9 +45,8 @@ class OwnCode(RowForward):
 
     def __init__(self, module: nn.Module, level: str | None = None) -> None:
         self._forward: Callable[..., Any] = module.forward
-        if hasattr(
-            type(module), "_apply_gate"
-        ):  # experts: the class's code, not a grouped matmul of the library
+        if hasattr(type(module), "_apply_gate"):
+            # Experts: the class's code, not a grouped matmul of the library.
             self._forward = functools.partial(inspect.unwrap(type(module).forward), module)
         self._level = level
         self.unknown: str | None = None

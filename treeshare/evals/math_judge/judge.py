@@ -12,6 +12,7 @@ equal and what is not.
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -69,7 +70,7 @@ class MathJudge:
     def __init__(self, limits: HelperLimits | None = None) -> None:
         self.symbols = SympySymbols(limits)
         self._lock = threading.Lock()
-        self._answers: OrderedDict[str, Answer] = OrderedDict()
+        self._kept_answer = functools.lru_cache(_KEPT)(read_answer)
         self._judgements: OrderedDict[tuple[str, str, bool], Judgement] = OrderedDict()
 
     def judge(self, gold: str, answer: str) -> Judgement:
@@ -101,18 +102,7 @@ class MathJudge:
 
     def read(self, text: str) -> Answer:
         """What a text is, as the layers see it."""
-        if len(text) > MAX_CHARS:
-            return read_answer(text)
-        with self._lock:
-            if text in self._answers:
-                self._answers.move_to_end(text)
-                return self._answers[text]
-        answer = read_answer(text)
-        with self._lock:
-            self._answers[text] = answer
-            if len(self._answers) > _KEPT:
-                self._answers.popitem(last=False)
-        return answer
+        return read_answer(text) if len(text) > MAX_CHARS else self._kept_answer(text)
 
     def _judged(self, gold: str, answer: str, *, strict: bool) -> Judgement:
         key = (gold, answer, strict)
