@@ -172,7 +172,7 @@ def scores(place: Place) -> Items:
 
 def search(place: Place) -> Items:
     """Branches that are forked, extended and dropped by hand, and beam search."""
-    beam_search = place.module_with("def beam_search(").beam_search
+    beam_search = place.module_with("def beam_search(\n    search: TokenSearch").beam_search
     items: Items = {}
     for architecture, dtype in (("llama", "float32"), ("qwen3", "bfloat16"), ("gpt2", "float32")):
         llm, where = make_tiny(tiny_model(place.work, architecture), dtype=dtype), f"{architecture}/{dtype}"

@@ -10,7 +10,7 @@ import transformers
 from tests.engine.forests import FORESTS
 from treeshare import LLM
 from treeshare.config import PAGE_SIZE
-from treeshare.engine.search import beam_search
+from treeshare.engine.beams import beam_search
 from treeshare.errors import BudgetError, ConfigError
 
 PROMPT = FORESTS["a prefix of another"][0]

@@ -95,19 +95,24 @@ class GenerateCall:
             self._cancel(index)
 
 
-def progress_bar(description: str, total: int, *, enabled: bool) -> Any:  # noqa: ANN401
-    """A progress bar on stderr, a context manager; it shows nothing unless ``enabled``."""
+UseTqdm = bool | Callable[..., Any]
+"""Whether to show progress on stderr, or a function that makes the bar, with ``tqdm``'s arguments."""
+
+
+def progress_bar(description: str, total: int, use_tqdm: UseTqdm) -> Any:  # noqa: ANN401
+    """A progress bar, a context manager; it shows nothing where ``use_tqdm`` is false."""
     from tqdm.auto import tqdm
 
-    return tqdm(total=total, desc=description, unit="", dynamic_ncols=True, disable=not enabled)
+    make = use_tqdm if callable(use_tqdm) else tqdm
+    return make(total=total, desc=description, unit="", dynamic_ncols=True, disable=not use_tqdm)
 
 
 def with_progress(
-    completions: Iterable[Completion], requests: Sequence[Request], engine: Engine, *, enabled: bool
+    completions: Iterable[Completion], requests: Sequence[Request], engine: Engine, use_tqdm: UseTqdm
 ) -> Generator[Completion, None, None]:
-    """Pass ``completions`` on, with a progress bar on stderr if ``enabled``."""
+    """Pass ``completions`` on, with a progress bar, see ``progress_bar``."""
     total = sum(len(request.completion_indices) for request in requests)
-    with progress_bar("Completions", total, enabled=enabled) as bar:
+    with progress_bar("Completions", total, use_tqdm) as bar:
         for completion in completions:
             bar.update()
             bar.set_postfix_str(f"{engine.stats.tokens_per_s:.0f} tokens/s")

@@ -9,26 +9,27 @@ import torch
 
 from treeshare.config import MAX_THREADS, AttentionMode, EngineConfig, FoldCost, Sharing, require_int
 from treeshare.devices import resolve_device
+from treeshare.engine.beams import BeamSearchOutput, BeamSearchParams, beams_of_prompt
 from treeshare.engine.chat import ChatOptions, Conversations
-from treeshare.engine.engine import Engine
 from treeshare.engine.fold_cost import fold_cost_of
-from treeshare.engine.generation import GenerateCall, OnCompletion, progress_bar, with_progress
+from treeshare.engine.generation import GenerateCall, OnCompletion, UseTqdm, progress_bar, with_progress
+from treeshare.engine.opened_model import OpenedModel
 from treeshare.engine.outputs import CompletionOutput, RequestOutput, completion_output
-from treeshare.engine.prompts import Prompt, PromptEncoder, Prompts, items_of
-from treeshare.engine.requests import Params, checked_requests, make_requests, one_request
+from treeshare.engine.prompts import Prompt, Prompts, items_of
+from treeshare.engine.requests import Params, make_requests
 from treeshare.engine.scoring import Pair, Score, score
 from treeshare.engine.search import TokenSearch
 from treeshare.models import load_model
 from treeshare.native import warn_where_unused
+from treeshare.sampling import suggestions
+from treeshare.vllm_names import own_names, refuse_others
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Generator, Mapping, Sequence
+    from collections.abc import Generator, Mapping, Sequence
 
-    from treeshare.engine.sequence import Completion, Request
-    from treeshare.engine.stats import EngineStats
+    from treeshare.engine.sequence import Completion
     from treeshare.engine.streaming import StreamOutput
-    from treeshare.sampling import SamplingParams
 
 __all__ = ["LLM", "OnCompletion"]
 
@@ -41,7 +42,7 @@ def _use(seed: int, threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-class LLM:
+class LLM(OpenedModel):
     """A model that generates many completions for many prompts as one tree.
 
     Args:
@@ -60,14 +61,13 @@ class LLM:
         profile: Measure where a run's time goes; see ``EngineConfig``.
         keep_nodes: Prompts' KV stays for later calls, as far as the budget holds it.
         fold_cost: Costs that decide which shared segments become nodes; by default measured here once.
-
-    Attributes:
-        loaded: The model and what is known of it.
-        engine: Runs requests, for callers that make them themselves.
-        prompt_encoder: Makes token ids of texts and conversations.
+        generation_config: Whose sampling parameters hold where a call gives none: ``auto`` the model's own,
+            ``vllm`` nobody's, a folder the ``generation_config.json`` in it.
+        override_generation_config: Fields that are put above that file's.
+        others: vLLM's further names: taken where they ask for nothing, else refused with what to use instead.
 
     Raises:
-        ConfigError: If an argument is out of range.
+        ConfigError: If an argument is out of range, or nobody knows its name.
         ModelLoadError: If the model cannot be found or read.
         UnsupportedModelError: If the model needs what treeshare does not implement.
     """
@@ -90,7 +90,11 @@ class LLM:
         profile: bool = False,
         keep_nodes: bool = False,
         fold_cost: FoldCost | None = None,
+        generation_config: str | os.PathLike[str] = "auto",
+        override_generation_config: Mapping[str, Any] | None = None,
+        **others: object,
     ) -> None:
+        refuse_others("LLM", others, own_names(LLM.__init__))
         config = EngineConfig(
             max_num_seqs=max_num_seqs,
             kv_budget_bytes=kv_budget_bytes,
@@ -102,78 +106,23 @@ class LLM:
             keep_nodes=keep_nodes,
         )
         _use(seed, threads)
-        self.seed = seed
         warn_where_unused()
-        self.loaded = load_model(model, dtype, resolve_device(device, quantization), quantization)
+        loaded = load_model(model, dtype, resolve_device(device, quantization), quantization)
+        suggested = suggestions(
+            generation_config, loaded.model.generation_config.to_dict(), override_generation_config
+        )
         if fold_cost is None:
-            fold_cost = fold_cost_of(self.loaded, config)
-        self.engine = Engine(self.loaded, replace(config, fold_cost=fold_cost))
-        self.prompt_encoder = PromptEncoder(self.loaded.tokenizer, self.loaded.model_id)
-
-    @property
-    def model(self) -> Any:  # noqa: ANN401
-        """The transformers model."""
-        return self.loaded.model
-
-    @property
-    def model_id(self) -> str:
-        """The model as it was asked for."""
-        return self.loaded.model_id
-
-    @property
-    def dtype(self) -> str:
-        """Of weights and KV: ``float32`` or ``bfloat16``."""
-        return self.loaded.dtype
-
-    @property
-    def vocab_size(self) -> int:
-        """Token ids that the model knows."""
-        return self.loaded.vocab_size
-
-    @property
-    def eos_token_ids(self) -> frozenset[int]:
-        """Tokens that end a completion."""
-        return self.loaded.eos_token_ids
-
-    @property
-    def max_model_len(self) -> int:
-        """Maximum number of tokens of a sequence, prompt and completion together."""
-        return self.loaded.max_model_len
-
-    @property
-    def config(self) -> EngineConfig:
-        """How the engine runs."""
-        return self.engine.config
-
-    @property
-    def kv_budget_bytes(self) -> int:
-        """Maximum bytes of KV held at once."""
-        return self.engine.store.budget_bytes
-
-    @property
-    def stats(self) -> EngineStats:
-        """Measurements of the last call."""
-        return self.engine.stats
-
-    def get_tokenizer(self) -> Any:  # noqa: ANN401
-        """The model's transformers tokenizer; a ``ConfigError`` if it came without one."""
-        return self.prompt_encoder.require_tokenizer()
-
-    def decoder(self, *, skip_special_tokens: bool = True) -> Callable[[Sequence[int]], str] | None:
-        """A function from token ids to text; None without a tokenizer."""
-        return self.loaded.decoder(skip_special_tokens=skip_special_tokens)
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a whole prompt, with the special tokens that the model's tokenizer adds."""
-        return self.prompt_encoder.encode(text)
+            fold_cost = fold_cost_of(loaded, config)
+        super().__init__(loaded, replace(config, fold_cost=fold_cost), seed, suggested)
 
     def generate(
         self,
         prompts: Prompts,
         sampling_params: Params = None,
         *,
-        use_tqdm: bool = True,
+        use_tqdm: UseTqdm = True,
         on_completion: OnCompletion | None = None,
+        **others: object,
     ) -> list[RequestOutput]:
         """Generate ``n`` completions of each prompt.
 
@@ -184,11 +133,12 @@ class LLM:
         Args:
             prompts: One prompt or several: text, ``{"prompt": text}``, ``{"prompt_token_ids": ids}`` or token
                 ids.
-            sampling_params: For all prompts, or one for each; ``SamplingParams()`` by default.
-            use_tqdm: Show progress on stderr.
+            sampling_params: For all prompts, or one for each; ``get_default_sampling_params()`` by default.
+            use_tqdm: Show progress on stderr; or a function that makes a bar, as ``tqdm`` does.
             on_completion: Called with the number of a prompt, as text, and each completion of it as it
                 finishes. A returned reason cancels the prompt's other completions and becomes
                 ``RequestOutput.ended``.
+            others: vLLM's further names, as for the class.
 
         Returns:
             One output per prompt, in order.
@@ -197,9 +147,10 @@ class LLM:
             ConfigError: If a prompt or parameter is out of range; nothing has run.
             BudgetError: If the KV budget does not hold the longest prompt with one completion.
         """
+        refuse_others("LLM.generate", others, own_names(LLM.generate))
         call = self._call(prompts, sampling_params, on_completion)
         completions = self.engine.run(call.requests)
-        return call.collect(with_progress(completions, call.requests, self.engine, enabled=use_tqdm))
+        return call.collect(with_progress(completions, call.requests, self.engine, use_tqdm))
 
     def stream(
         self,
@@ -227,12 +178,13 @@ class LLM:
         messages: Conversations,
         sampling_params: Params = None,
         *,
-        use_tqdm: bool = True,
+        use_tqdm: UseTqdm = True,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         chat_template: str | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         tools: object = None,
+        **others: object,
     ) -> list[RequestOutput]:
         """Generate for one conversation or several: the model's chat template makes the prompts.
 
@@ -241,6 +193,7 @@ class LLM:
         Raises:
             ConfigError: As ``generate``; also if there is no chat template, or it refuses the messages.
         """
+        refuse_others("LLM.chat", others, own_names(LLM.chat))
         options = ChatOptions(
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
@@ -252,7 +205,7 @@ class LLM:
             self.prompt_encoder.chat_prompts(messages, options), sampling_params, use_tqdm=use_tqdm
         )
 
-    def score(self, pairs: Sequence[Pair], *, use_tqdm: bool = True) -> list[Score]:
+    def score(self, pairs: Sequence[Pair], *, use_tqdm: UseTqdm = True) -> list[Score]:
         """How likely given continuations are: a score per pair, each shared segment computed once.
 
         A score depends on the model and its pair, not on the other pairs or their order. Runs on the whole
@@ -264,24 +217,41 @@ class LLM:
             use_tqdm: Show progress on stderr.
         """
         given = items_of("pairs", pairs, "a list of pairs of a context and a continuation")
-        with progress_bar("Scores", len(given), enabled=use_tqdm) as bar:
+        with progress_bar("Scores", len(given), use_tqdm) as bar:
             return score(self.engine, given, bar.update)
 
     def search(self, prompt: Prompt, *, max_tokens: int = 256) -> TokenSearch:
         """Decode by hand: fork, extend and drop branches of one prompt; see ``TokenSearch``."""
         return TokenSearch(self.engine, self.prompt_encoder.parse(0, prompt)[1], max_tokens)
 
-    def update_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
-        """Change weights, also while ``stream`` is suspended; see ``Engine.update_weights``."""
-        self.engine.update_weights(weights)
+    def beam_search(
+        self, prompts: Prompts, params: BeamSearchParams, *, use_tqdm: UseTqdm = False, **others: object
+    ) -> list[BeamSearchOutput]:
+        """The likeliest continuations of each prompt, transformers' own; one prompt after the other.
 
-    def request(self, prompt: Prompt, params: SamplingParams, *, first_index: int = 0) -> Request:
-        """One request for the engine, for completions from ``first_index`` on."""
-        return one_request(self.prompt_encoder.parse(0, prompt)[1], params, self.seed, first_index)
+        KV that earlier calls left is dropped.
 
-    def requests(self, prompts: Sequence[Sequence[int]], params: Params) -> list[Request]:
-        """Requests for the engine; their random numbers depend on the prompt, not on the order."""
-        return checked_requests(prompts, params, self.seed)
+        Args:
+            prompts: As for ``generate``.
+            params: How to look for them.
+            use_tqdm: As for ``generate``.
+            others: vLLM's further names, as for the class.
+
+        Raises:
+            ConfigError: If a prompt is out of range, or the engine runs something.
+            BudgetError: If the KV budget does not hold a prompt with its beams.
+        """
+        refuse_others("LLM.beam_search", others, own_names(LLM.beam_search))
+        parsed = self.prompt_encoder.parse_all(prompts)
+        outputs = []
+        with progress_bar("Beams", len(parsed), use_tqdm) as bar:
+            for _, token_ids in parsed:
+                with TokenSearch(self.engine, token_ids, params.max_tokens) as search:
+                    outputs.append(
+                        beams_of_prompt(search, token_ids, params, self.eos_token_ids, self.decoder())
+                    )
+                bar.update()
+        return outputs
 
     def output(self, completion: Completion) -> CompletionOutput:
         """A completion as ``generate`` returns it."""
@@ -289,5 +259,9 @@ class LLM:
 
     def _call(self, prompts: Prompts, params: Params, on_completion: OnCompletion | None) -> GenerateCall:
         parsed = self.prompt_encoder.parse_all(prompts)
-        requests = make_requests([token_ids for _, token_ids in parsed], params, self.seed)
+        requests = make_requests(
+            [token_ids for _, token_ids in parsed],
+            self.get_default_sampling_params() if params is None else params,
+            self.seed,
+        )
         return GenerateCall(parsed, requests, self.output, on_completion, self.engine.cancel)

@@ -59,7 +59,7 @@ def max_new_tokens(loaded: LoadedModel, index: int, request: Request) -> int:
     _check_token_ids("stop_token_ids", ending, loaded.vocab_size)
     if request.params.min_tokens and len(loaded.eos_token_ids.union(ending)) >= loaded.vocab_size:
         raise ConfigError.of("stop_token_ids", got="all tokens", expected="fewer, as min_tokens bans them")
-    return min(request.params.max_tokens, limit - length)
+    return min(request.params.max_length, limit - length)
 
 
 def _check_request(request: Request) -> None:

@@ -1,4 +1,4 @@
-"""Decoding by hand: branches of one prompt that are forked, extended and dropped; beam search on top."""
+"""Decoding by hand: branches of one prompt that are forked, extended and dropped."""
 
 from __future__ import annotations
 
@@ -209,67 +209,3 @@ class TokenSearch:
         branch = Branch(token_ids, self._runner.logprobs(logits), cumulative_logprob, pages)
         self._branches.add(branch)
         return branch
-
-
-@dataclass(frozen=True, kw_only=True)
-class Beam:
-    """A hypothesis of a beam search.
-
-    Attributes:
-        token_ids: Its tokens, a final end-of-sequence token included.
-        cumulative_logprob: Sum of its tokens' log-probabilities.
-        score: ``cumulative_logprob`` over the number of tokens to the power of the length penalty.
-    """
-
-    token_ids: tuple[int, ...]
-    cumulative_logprob: float
-    score: float
-
-
-def beam_search(
-    search: TokenSearch, *, num_beams: int, eos_token_ids: frozenset[int], length_penalty: float = 1.0
-) -> list[Beam]:
-    """The best continuations by beam search, best first; transformers' rules, without its early stopping.
-
-    In each step the ``2 * num_beams`` best extensions are considered: an end of sequence among the first
-    ``num_beams`` becomes a hypothesis, the best others go on. It ends when no running beam can be better than
-    the worst of ``num_beams`` hypotheses, or at ``search.max_tokens``.
-
-    Args:
-        search: A fresh search.
-        num_beams: Beams that go on.
-        eos_token_ids: Tokens that end a hypothesis.
-        length_penalty: See ``Beam.score``; above 0 favours long ones.
-    """
-    beams, finished = [search.root], list[Beam]()
-    for length in range(1, search.max_tokens + 1):
-        totals = np.stack([branch.cumulative_logprob + branch.logprobs for branch in beams])
-        vocab_size = totals.shape[1]
-        best = np.argsort(-totals.ravel(), kind="stable")[: 2 * num_beams]
-        going_on: list[tuple[Branch, int]] = []
-        for place, flat in enumerate(best):
-            branch, token = beams[flat // vocab_size], int(flat % vocab_size)
-            if token in eos_token_ids:
-                if place < num_beams:
-                    finished.append(_beam(branch, token, length_penalty))
-            elif len(going_on) < num_beams:
-                going_on.append((branch, token))
-        finished = sorted(finished, key=lambda beam: -beam.score)[:num_beams]
-        if length == search.max_tokens:
-            finished += [_beam(branch, token, length_penalty) for branch, token in going_on]
-            break
-        reachable = max(float(b.cumulative_logprob + b.logprobs[t]) for b, t in going_on)
-        if len(finished) == num_beams and finished[-1].score >= reachable / length**length_penalty:
-            break
-        extended = search.extend(going_on)
-        search.drop(beams)
-        beams = extended
-    return sorted(finished, key=lambda beam: -beam.score)[:num_beams]
-
-
-def _beam(branch: Branch, token: int, length_penalty: float) -> Beam:
-    total = branch.cumulative_logprob + float(branch.logprobs[token])
-    length = len(branch.token_ids) + 1
-    return Beam(
-        token_ids=(*branch.token_ids, token), cumulative_logprob=total, score=total / length**length_penalty
-    )

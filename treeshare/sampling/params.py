@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Self
 
 from treeshare.errors import ConfigError
+from treeshare.vllm_names import refuse_others
 
 _MAX_SEED = 2**64 - 1
 
@@ -64,7 +64,7 @@ class SamplingParams:
         stop: Strings that end a completion; its text is cut before them.
         stop_token_ids: Tokens that end a completion.
         ignore_eos: Go on after end-of-sequence.
-        max_tokens: Maximum number of tokens generated.
+        max_tokens: Maximum number of tokens generated; None: as many as the model's length allows.
         min_tokens: The end may come behind this many tokens, not among them: until then stop tokens and
             end-of-sequence (also with ``ignore_eos``) cannot be drawn, and stop strings do not count.
         logprobs: Report this many likeliest tokens for each position, besides the one drawn; -1 reports all
@@ -88,7 +88,7 @@ class SamplingParams:
     stop: str | Sequence[str] | None = None
     stop_token_ids: Sequence[int] | None = None
     ignore_eos: bool = False
-    max_tokens: int = 16
+    max_tokens: int | None = 16
     min_tokens: int = 0
     logprobs: int | None = None
     skip_special_tokens: bool = True
@@ -96,8 +96,9 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         self._check_int("n", 1, MAX_N)
-        self._check_int("max_tokens", 1, MAX_LENGTH)
-        self._check_int("min_tokens", 0, self.max_tokens)
+        if self.max_tokens is not None:
+            self._check_int("max_tokens", 1, MAX_LENGTH)
+        self._check_int("min_tokens", 0, self.max_length)
         self._check_int("top_k", -1, MAX_COUNT)
         for name, low, high in (("seed", 0, _MAX_SEED), ("logprobs", -1, MAX_COUNT)):
             if getattr(self, name) is not None:
@@ -123,19 +124,26 @@ class SamplingParams:
         """
         if not isinstance(values, Mapping):
             raise ConfigError.of("sampling parameters", got=type(values).__name__, expected="a mapping")
-        known = [field.name for field in fields(cls)]
-        for name in values:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                remedy = f"did you mean {near[0]}?" if near else ""
-                raise ConfigError.of("sampling parameter", got=name, expected="a known name", remedy=remedy)
         return cls(**values)
+
+    def replace(self, **changes: Any) -> Self:  # noqa: ANN401
+        """The same parameters but for ``changes``; raises as the class does."""
+        return replace(self, **changes)
+
+    def clone(self) -> Self:
+        """These parameters: nothing can change them."""
+        return self
 
     def to_dict(self) -> dict[str, Any]:
         """All parameters, ready for JSON."""
         return {
             key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
         }
+
+    @property
+    def max_length(self) -> int:
+        """``max_tokens``, or where that is None more than any model's length."""
+        return MAX_LENGTH if self.max_tokens is None else self.max_tokens
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
@@ -190,3 +198,19 @@ class SamplingParams:
             raise ConfigError.of("stop_token_ids", got=ids, expected="a list of token ids")
         object.__setattr__(self, "stop", tuple(stop))
         object.__setattr__(self, "stop_token_ids", tuple(ids))
+
+
+def _answering_others(kind: type[SamplingParams]) -> None:
+    """Let vLLM's other parameters come: those that ask for nothing are dropped, others refused by name."""
+    fields_only = kind.__init__
+    names = frozenset(field.name for field in fields(kind))
+
+    @functools.wraps(fields_only)
+    def __init__(self: SamplingParams, **values: Any) -> None:  # noqa: ANN401
+        refuse_others("SamplingParams", {n: v for n, v in values.items() if n not in names}, names)
+        fields_only(self, **{n: v for n, v in values.items() if n in names})
+
+    kind.__init__ = __init__  # type: ignore[method-assign]
+
+
+_answering_others(SamplingParams)

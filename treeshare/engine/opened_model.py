@@ -1,0 +1,139 @@
+"""A model that is loaded, and the engine that runs it: what is known of both, and how they are given up."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+from treeshare.engine.engine import Engine
+from treeshare.engine.prompts import PromptEncoder
+from treeshare.engine.requests import checked_requests, one_request
+from treeshare.sampling import SamplingParams, suggested_params
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from types import TracebackType
+
+    import torch
+
+    from treeshare.config import EngineConfig
+    from treeshare.engine.prompts import Prompt
+    from treeshare.engine.requests import Params
+    from treeshare.engine.sequence import Request
+    from treeshare.engine.stats import EngineStats
+    from treeshare.models import LoadedModel
+
+
+class OpenedModel:
+    """A loaded model and its engine; a context manager that closes it.
+
+    Args:
+        loaded: The model.
+        config: How the engine runs.
+        seed: For requests whose parameters have none.
+        suggested: Sampling parameters that the model's publisher suggests, by name.
+
+    Attributes:
+        loaded: The model and what is known of it.
+        engine: Runs requests, for callers that make them themselves.
+        prompt_encoder: Makes token ids of texts and conversations.
+        seed: As given.
+    """
+
+    def __init__(
+        self, loaded: LoadedModel, config: EngineConfig, seed: int, suggested: Mapping[str, Any]
+    ) -> None:
+        self.seed = seed
+        self.loaded = loaded
+        self.engine = Engine(loaded, config)
+        self.prompt_encoder = PromptEncoder(loaded.tokenizer, loaded.model_id)
+        self._default_params = suggested_params(suggested, loaded.model_id)
+
+    @property
+    def model(self) -> Any:  # noqa: ANN401
+        """The transformers model."""
+        return self.loaded.model
+
+    @property
+    def model_id(self) -> str:
+        """The model as it was asked for."""
+        return self.loaded.model_id
+
+    @property
+    def dtype(self) -> str:
+        """Of weights and KV: ``float32`` or ``bfloat16``."""
+        return self.loaded.dtype
+
+    @property
+    def vocab_size(self) -> int:
+        """Token ids that the model knows."""
+        return self.loaded.vocab_size
+
+    @property
+    def eos_token_ids(self) -> frozenset[int]:
+        """Tokens that end a completion."""
+        return self.loaded.eos_token_ids
+
+    @property
+    def max_model_len(self) -> int:
+        """Maximum number of tokens of a sequence, prompt and completion together."""
+        return self.loaded.max_model_len
+
+    @property
+    def config(self) -> EngineConfig:
+        """How the engine runs."""
+        return self.engine.config
+
+    @property
+    def kv_budget_bytes(self) -> int:
+        """Maximum bytes of KV held at once."""
+        return self.engine.store.budget_bytes
+
+    @property
+    def stats(self) -> EngineStats:
+        """Measurements of the last call."""
+        return self.engine.stats
+
+    def get_tokenizer(self) -> Any:  # noqa: ANN401
+        """The model's transformers tokenizer; a ``ConfigError`` if it came without one."""
+        return self.prompt_encoder.require_tokenizer()
+
+    def get_default_sampling_params(self) -> SamplingParams:
+        """What a call without parameters takes: the model's own suggestions, and vLLM's defaults."""
+        return self._default_params
+
+    def decoder(self, *, skip_special_tokens: bool = True) -> Callable[[Sequence[int]], str] | None:
+        """A function from token ids to text; None without a tokenizer."""
+        return self.loaded.decoder(skip_special_tokens=skip_special_tokens)
+
+    def encode(self, text: str | Sequence[str]) -> Any:  # noqa: ANN401
+        """Token ids of a whole prompt, or of each of several, with the special tokens that belong to them.
+
+        In vLLM ``encode`` is for models that pool; those are none of treeshare's.
+        """
+        if isinstance(text, (list, tuple)):
+            return [self.prompt_encoder.encode(one) for one in text]
+        return self.prompt_encoder.encode(text)  # type: ignore[arg-type]
+
+    def update_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Change weights, also while ``stream`` is suspended; see ``Engine.update_weights``."""
+        self.engine.update_weights(weights)
+
+    def request(self, prompt: Prompt, params: SamplingParams, *, first_index: int = 0) -> Request:
+        """One request for the engine, for completions from ``first_index`` on."""
+        return one_request(self.prompt_encoder.parse(0, prompt)[1], params, self.seed, first_index)
+
+    def requests(self, prompts: Sequence[Sequence[int]], params: Params) -> list[Request]:
+        """Requests for the engine; their random numbers depend on the prompt, not on the order."""
+        return checked_requests(prompts, params, self.seed)
+
+    def close(self) -> None:
+        """Free the KV of all that runs; what is asked for later begins anew."""
+        self.engine.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

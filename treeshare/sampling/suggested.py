@@ -1,0 +1,78 @@
+"""Sampling parameters that a model's publisher suggests in ``generation_config.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from treeshare.errors import ConfigError, DataError, one_line
+from treeshare.files import parse_json, read_file
+from treeshare.sampling.params import SamplingParams
+
+_NAMES = {
+    "temperature": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "repetition_penalty": "repetition_penalty",
+    "max_new_tokens": "max_tokens",
+}
+"""Of the file, as vLLM reads it, and treeshare's own."""
+
+
+_FILE = "generation_config.json"
+_MAX_BYTES = 1 << 20
+
+
+def suggestions(
+    generation_config: object, own: Mapping[str, Any], override: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Parameters that hold where a caller gives none, by treeshare's names.
+
+    Args:
+        generation_config: ``auto`` takes the model's own, ``vllm`` none, a folder the file in it.
+        own: The fields of the model's own.
+        override: Fields that are put above them.
+
+    Raises:
+        ConfigError: If ``generation_config`` or ``override`` is something else.
+        DataError: If the folder's file cannot be read.
+    """
+    if not isinstance(override, Mapping | None):
+        raise ConfigError.of("override_generation_config", got=override, expected="a mapping, or None")
+    fields: Mapping[str, Any] = {}
+    if generation_config == "auto":
+        fields = own
+    elif generation_config != "vllm":
+        fields = _read(generation_config)
+    fields = {**fields, **(override or {})}
+    return {ours: fields[theirs] for theirs, ours in _NAMES.items() if fields.get(theirs) is not None}
+
+
+def _read(folder: object) -> Mapping[str, Any]:
+    if not isinstance(folder, str | Path) or not Path(folder).is_dir():
+        raise ConfigError.of("generation_config", got=folder, expected="auto, vllm or a folder")
+    path = Path(folder) / _FILE
+    try:
+        fields = parse_json(read_file(path, _FILE, max_bytes=_MAX_BYTES))
+    except ValueError as error:
+        raise DataError(f"{one_line(path)}: no JSON: {one_line(error)}") from error
+    if not isinstance(fields, dict):
+        raise DataError(f"{one_line(path)}: got {type(fields).__name__}, expected a JSON object")
+    return fields
+
+
+def suggested_params(suggested: Mapping[str, Any], model_id: str) -> SamplingParams:
+    """VLLM's defaults, but for what ``suggested`` names.
+
+    Raises:
+        ConfigError: If a value is out of range; the message says whose it is and how to do without.
+    """
+    try:
+        return SamplingParams(**suggested)
+    except ConfigError as error:
+        raise ConfigError(
+            f"generation_config.json of {one_line(model_id)}: {error}; "
+            "generation_config='vllm' ignores the file"
+        ) from error

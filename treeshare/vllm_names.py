@@ -1,0 +1,70 @@
+"""Names of vLLM's interface: those that treeshare has, and what to use instead of the others.
+
+``vllm_names.json`` holds them with vLLM's defaults. An entry without ``instead`` is treeshare's own,
+too. Another one is taken where its value asks for nothing (``accepts``) and refused by one sentence elsewhere.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+import json
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from treeshare.errors import ConfigError, one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
+
+ANY = "any"
+"""In ``accepts``: every value, because none changes a token here."""
+
+
+@functools.cache
+def vllm_names() -> dict[str, Any]:
+    """``version``, and for each of vLLM's classes and calls its names."""
+    text = resources.files("treeshare").joinpath("vllm_names.json").read_text(encoding="utf-8")
+    names: dict[str, Any] = json.loads(text)
+    return names
+
+
+def refuse_others(call: str, others: Mapping[str, object], own: Collection[str]) -> None:
+    """Answer keywords that treeshare does not have: nothing happens where all of them ask for nothing.
+
+    Args:
+        call: A key of ``vllm_names.json``, e.g. ``LLM.chat``.
+        others: Keywords that the caller gave and treeshare does not have.
+        own: Those that it has, for a hint at a word that is written otherwise.
+
+    Raises:
+        ConfigError: If one asks for something, or nobody knows its name.
+    """
+    known = vllm_names()[call]
+    for name, value in others.items():
+        entry = known.get(name)
+        if entry is None or "instead" not in entry:
+            near = difflib.get_close_matches(name, {*own, *known}, n=1)
+            remedy = f"did you mean {near[0]}?" if near else ""
+            raise ConfigError.of(
+                call.partition(".")[2] or call, got=name, expected="a known name", remedy=remedy
+            )
+        accepts = entry["accepts"]
+        if accepts != ANY and not any(_is_same(value, accepted) for accepted in accepts):
+            expected = " or ".join(map(repr, accepts)) or "nothing"
+            raise ConfigError.of(one_line(name), got=value, expected=expected, remedy=entry["instead"])
+
+
+@functools.cache
+def own_names(function: Callable[..., object]) -> frozenset[str]:
+    """The keywords of a function of treeshare's."""
+    return frozenset(inspect.signature(function).parameters) - {"self", "others"}
+
+
+def _is_same(value: object, accepted: object) -> bool:
+    """Whether a value is one of the file's; of an enumeration, which is not imported here, its name is."""
+    value = getattr(value, "name", value)
+    is_number = not isinstance(value, bool) and isinstance(value, int | float)
+    is_alike = type(value) is type(accepted) or (is_number and type(accepted) in (int, float))
+    return is_alike and value == accepted
