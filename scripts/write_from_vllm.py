@@ -1,0 +1,63 @@
+"""Write ``docs/from_vllm.md`` from ``treeshare/vllm_names.json``: every name of vLLM's, and what becomes of it here.
+
+.venv/bin/python scripts/write_from_vllm.py
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from treeshare.vllm_names import ANY, vllm_names
+
+PAGE = Path(__file__).parents[1] / "docs" / "from_vllm.md"
+
+HEAD = """# From vLLM
+
+Change the import: `from treeshare import LLM, SamplingParams`. Below stand all names of vLLM {version} and what becomes of
+each. *Same*: treeshare has it. *Taken at*: these values ask for nothing, so they are accepted; any other is refused by one
+sentence that says what to use instead. *Any*: no value of it changes a token. A name that neither has is refused, with the
+nearest that there is. Written by `scripts/write_from_vllm.py`.
+
+Random numbers are others than vLLM's, so tokens at a temperature are others; greedy ones agree up to rounding. A prompt that
+comes twice in a call gets different completions. `AsyncLLM` stands for `AsyncLLMEngine`, `treeshare serve` for `vllm serve`,
+`treeshare batch` for `vllm run-batch`.
+"""
+
+TITLES = {
+    "SamplingParams": "`SamplingParams(...)`",
+    "LLM": "`LLM(...)`",
+    "LLM.generate": "`LLM.generate(...)`",
+    "LLM.chat": "`LLM.chat(...)`",
+    "LLM.beam_search": "`LLM.beam_search(...)`",
+    "BeamSearchParams": "`BeamSearchParams(...)`",
+    "RequestOutput": "`RequestOutput`",
+    "CompletionOutput": "`CompletionOutput`",
+}
+
+
+def _shown(value: object) -> str:
+    return f"`{json.dumps(value) if isinstance(value, (dict, list)) else repr(value)}`"
+
+
+def _row(name: str, entry: dict[str, Any]) -> str:
+    if "instead" not in entry:
+        return f"| `{name}` | same | {entry.get('note', '')} |"
+    accepts = entry["accepts"]
+    taken = "any" if accepts == ANY else ", ".join(map(_shown, accepts))
+    return f"| `{name}` | {'taken at ' + taken if taken else 'absent'} | {entry['instead']} |"
+
+
+def written() -> str:
+    """The whole page."""
+    names = vllm_names()
+    parts = [HEAD.format(version=names["version"])]
+    for key, title in TITLES.items():
+        rows = sorted(names[key].items(), key=lambda item: "instead" in item[1])
+        parts.append(f"## {title}\n\n| | here | |\n|---|---|---|\n" + "\n".join(_row(*row) for row in rows) + "\n")
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(written(), encoding="utf-8")
