@@ -60,6 +60,7 @@ class LLM:
         profile: Measure where a run's time goes; see ``EngineConfig``.
         keep_nodes: Prompts' KV stays for later calls, as far as the budget holds it.
         fold_cost: Costs that decide which shared segments become nodes; by default measured here once.
+        max_model_len: Tokens of the longest sequence, prompt and completion; see ``load_model``.
 
     Attributes:
         loaded: The model and what is known of it.
@@ -90,6 +91,7 @@ class LLM:
         profile: bool = False,
         keep_nodes: bool = False,
         fold_cost: FoldCost | None = None,
+        max_model_len: int | None = None,
     ) -> None:
         config = EngineConfig(
             max_num_seqs=max_num_seqs,
@@ -104,7 +106,9 @@ class LLM:
         _use(seed, threads)
         self.seed = seed
         warn_where_unused()
-        self.loaded = load_model(model, dtype, resolve_device(device, quantization), quantization)
+        self.loaded = load_model(
+            model, dtype, resolve_device(device, quantization), quantization, max_model_len
+        )
         if fold_cost is None:
             fold_cost = fold_cost_of(self.loaded, config)
         self.engine = Engine(self.loaded, replace(config, fold_cost=fold_cost))

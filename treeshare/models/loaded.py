@@ -37,6 +37,7 @@ class LoadedModel:
         eos_token_ids: Tokens that end a completion.
         max_model_len: Maximum number of tokens of a sequence.
         load_s: Seconds that loading took.
+        length_limit: What the user limited ``max_model_len`` to, or None.
         quantization: ``int8``, or None.
     """
 
@@ -51,6 +52,7 @@ class LoadedModel:
     eos_token_ids: frozenset[int]
     max_model_len: int
     load_s: float
+    length_limit: int | None = None
     quantization: str | None = None
 
     @property

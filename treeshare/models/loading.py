@@ -33,7 +33,7 @@ from treeshare.models.gguf import converted_folder, gguf_config
 from treeshare.models.loaded import LoadedModel
 from treeshare.models.outline import Outline, find_outline
 from treeshare.models.quantization import keep, read_int8, require_quantization
-from treeshare.models.support import foreign_sizes, head_dim, max_model_len, num_kv_heads
+from treeshare.models.support import foreign_sizes, head_dim, longest_sequence, num_kv_heads
 from treeshare.models.tensor_names import shortened
 from treeshare.models.tokenizer import load_tokenizer
 from treeshare.text import encode
@@ -52,6 +52,7 @@ def load_model(
     dtype: str = "auto",
     device: str = "cpu",
     quantization: str | None = None,
+    max_model_len: int | None = None,
 ) -> LoadedModel:
     """Load and check a model; the check runs on the CPU.
 
@@ -62,9 +63,12 @@ def load_model(
         device: Where its weights go, as ``devices.resolve_device`` returns it.
         quantization: ``int8``: of the weights of linear layers, embedding and head, and of activations that
             they are multiplied by; a completion is then the same on every CPU. None: none is quantised.
+        max_model_len: Tokens of the longest sequence, at most the model's positions, which are the default.
+            With ``longrope`` it decides between short and long factors, for every position (``rope.py``).
 
     Raises:
-        ConfigError: If ``dtype`` or ``quantization`` is another name, or nothing here computes with int8.
+        ConfigError: If ``dtype`` or ``quantization`` is another name, nothing here computes with int8, or
+            ``max_model_len`` is out of range.
         ModelLoadError: If the model cannot be found or read, or its files lack weights.
         UnsupportedModelError: If it needs a feature that is not implemented; the message names it.
     """
@@ -81,10 +85,16 @@ def load_model(
         loaded = read_model(source, shown, dtype)
     tokenizer = load_tokenizer(source)
     with refusing(f"model: cannot compute with {shown}", f"its {CONFIG} may be damaged: get it again"):
-        bound = bind_model(loaded, use_kernels=device == "cpu")
+        longest = longest_sequence(loaded.config, max_model_len)
+        bound = bind_model(loaded, longest=longest, use_kernels=device == "cpu")
         vocab_size = loaded.get_input_embeddings().weight.shape[0]
         eos_token_ids = _eos_token_ids(loaded, tokenizer, vocab_size, shown)
-        longest = max_model_len(loaded.config)
+    if bound.original_context is not None:
+        say(
+            name,
+            f"rope_type longrope: long factors for all positions, as max_model_len is {longest}; "
+            f"with {bound.original_context} or less, the short ones",
+        )
     if folder is not None:
         keep(loaded, folder, name)
     with refusing(f"model: cannot move {shown} to {device}"):
@@ -106,6 +116,7 @@ def load_model(
         vocab_size=vocab_size,
         eos_token_ids=eos_token_ids,
         max_model_len=longest,
+        length_limit=max_model_len,
         load_s=time.perf_counter() - started,
         quantization=quantization,
     )
