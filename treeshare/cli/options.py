@@ -152,7 +152,7 @@ MaxModelLen = Annotated[
     typer.Option(
         "--max-model-len",
         min=2,
-        help="Maximum tokens of a prompt and its completion; by default all that the model has positions for.",
+        help="Maximum tokens of a prompt and its completion; by default the model's number of positions.",
     ),
 ]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, max=1024, help="Number of torch threads.")]

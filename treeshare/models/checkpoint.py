@@ -29,6 +29,7 @@ from treeshare.models.folder import (
 )
 from treeshare.models.support import other_kind
 from treeshare.models.tensor_names import ADAPTERS, doubles, lost_experts, renames, shortened, wrappers
+from treeshare.models.text_part import TextPart, text_part
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -186,26 +187,35 @@ def _is_plain(name: object) -> bool:
     return isinstance(name, str) and Path(name).name == name and "\0" not in name
 
 
-def read_model(source: str, name: str, dtype: str) -> Any:  # noqa: ANN401
-    """Load all weights of a model; none is made up.
+def read_part(source: str, name: str) -> TextPart:
+    """What is to be loaded of ``source``, a folder or hub id that the user calls ``name``.
+
+    Raises:
+        ModelLoadError: If its configuration cannot be read.
+        UnsupportedModelError: If it describes no causal language model, nor one with a known one inside.
+    """
+    config = read_config(source, name)
+    if other := other_kind(config):
+        raise UnsupportedModelError(f"{config.model_type}: not a causal language model ({other})")
+    return text_part(config)
+
+
+def read_model(part: TextPart, source: str, name: str, dtype: str) -> Any:  # noqa: ANN401
+    """Load all weights of a model, or of the text model inside; none is made up.
 
     Known wrappers of trainers are taken off the tensors' names, a head that is lost is tied to the embedding,
     tensors that the model does not have are left out; each is said on stderr.
 
     Args:
+        part: What ``read_part`` found.
         source: A folder or a hub id.
         name: What the user calls it.
         dtype: ``auto``, ``float32`` or ``bfloat16``.
 
     Raises:
         ModelLoadError: If it cannot be read, or weights are missing or have another shape.
-        UnsupportedModelError: If it is no causal language model on its own.
     """
-    from transformers import AutoModelForCausalLM
-
-    config = read_config(source, name)
-    if other := other_kind(config):
-        raise UnsupportedModelError(f"{config.model_type}: not a causal language model ({other})")
+    config = part.config
     with refusing(f"model: cannot load {name}"):
         _require_plain_folder(source, name)
         generation = find_file(source, GENERATION, download=True)
@@ -224,22 +234,21 @@ def read_model(source: str, name: str, dtype: str) -> Any:  # noqa: ANN401
     )
     remedy = f"{CONFIG} or the weights may be damaged, or of two models: get them again"
     with refusing(f"model: cannot load {name}", remedy), room:
-        model, info = AutoModelForCausalLM.from_pretrained(
+        model, info = part.model_class.from_pretrained(
             source,
             config=config,
             dtype=resolve_dtype(config, dtype, tensors),
             use_safetensors=True,
-            trust_remote_code=False,
-            key_mapping=renames(tensors) if wrapped else None,
+            key_mapping=dict(renames(tensors) if wrapped else {}) | dict(part.renames) or None,
             ignore_mismatched_sizes=True,  # they are refused below, by name
             output_loading_info=True,
         )
-    again = doubles(tensors, model.base_model_prefix)
+    again = doubles(map(part.name_of, tensors), model.base_model_prefix)
     if again:
         raise ModelLoadError(
             f"model: cannot load {name}: tensors that mean the same weight: {shortened(again)}"
         )
-    require_weights(model, info, name)
+    require_weights(model, info, name, part.whole)
     if wrapped:
         say(name, f"took off the names of its tensors: {shortened(wrapped)}")
     return model
@@ -264,13 +273,19 @@ def _require_plain_folder(source: str, name: str) -> None:
             say(name, f"takes {_FILE}, not the {len(others)} files of {_INDEX}")
 
 
-def require_weights(model: Any, info: Mapping[str, Any], name: str) -> None:  # noqa: ANN401
+def require_weights(
+    model: Any,  # noqa: ANN401
+    info: Mapping[str, Any],
+    name: str,
+    whole: str | None = None,
+) -> None:
     """Refuse a model whose weights did not all come from its files; a lost head is tied.
 
     Args:
         model: As transformers loaded it.
         info: What its ``from_pretrained`` gave as ``loading_info``.
         name: What the user calls it.
+        whole: The kind of the multimodal model of which it is a part.
 
     Raises:
         ModelLoadError: Naming the weights, and tensors that might be meant by them.
@@ -295,10 +310,8 @@ def require_weights(model: Any, info: Mapping[str, Any], name: str) -> None:  # 
     if missing and not _tie_head(model, missing, name):
         raise _lacking(name, missing, surplus)
     if surplus:
-        say(
-            name,
-            f"{len(surplus)} tensors of its files are not the model's, and not used: {shortened(surplus)}",
-        )
+        others = "not the model's" if whole is None else f"other parts' of {whole} than its text model's"
+        say(name, f"{len(surplus)} tensors of its files are {others}, and not used: {shortened(surplus)}")
 
 
 def _lacking(name: str, missing: Iterable[str], surplus: Iterable[str] = ()) -> ModelLoadError:

@@ -21,9 +21,9 @@ from treeshare.kv import KVGeometry
 from treeshare.models.binding import bind_model
 from treeshare.models.checkpoint import (
     DTYPES,
-    read_config,
     read_headers,
     read_model,
+    read_part,
     resolve_dtype,
     say,
     weight_files,
@@ -35,6 +35,7 @@ from treeshare.models.outline import Outline, find_outline
 from treeshare.models.quantization import keep, read_int8, require_quantization
 from treeshare.models.support import foreign_sizes, head_dim, longest_sequence, num_kv_heads
 from treeshare.models.tensor_names import shortened
+from treeshare.models.text_part import TextPart, text_part
 from treeshare.models.tokenizer import load_tokenizer
 from treeshare.text import encode
 
@@ -78,11 +79,11 @@ def load_model(
     name = _name(model)
     require_quantization(quantization, device)
     source, shown = _resolve(name, dtype), one_line(name)
-    folder: Path | None = None
+    part, folder = read_part(source, shown), None
     if quantization:
-        loaded, folder = read_int8(source, shown, dtype)
+        loaded, folder = read_int8(part, source, shown, dtype)
     else:
-        loaded = read_model(source, shown, dtype)
+        loaded = read_model(part, source, shown, dtype)
     tokenizer = load_tokenizer(source)
     with refusing(f"model: cannot compute with {shown}", f"its {CONFIG} may be damaged: get it again"):
         longest = longest_sequence(loaded.config, max_model_len)
@@ -117,6 +118,7 @@ def load_model(
         eos_token_ids=eos_token_ids,
         max_model_len=longest,
         length_limit=max_model_len,
+        other_tokens=part.other_tokens,
         load_s=time.perf_counter() - started,
         quantization=quantization,
     )
@@ -129,12 +131,17 @@ class ModelDescription:
     Attributes:
         tokenizer: Its tokenizer, or None.
         geometry: Shape of its KV, as its configuration gives it.
-        config: Its transformers configuration.
+        part: What is loaded of it.
     """
 
     tokenizer: Any | None
     geometry: KVGeometry
-    config: Any
+    part: TextPart
+
+    @property
+    def config(self) -> Any:  # noqa: ANN401
+        """Its transformers configuration; of a multimodal model, the text model's."""
+        return self.part.config
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a whole prompt.
@@ -160,17 +167,16 @@ def describe_model(model: str | os.PathLike[str], dtype: str = "auto") -> ModelD
     """
     name = _name(model)
     source, shown = _resolve(name, dtype), one_line(name)
-    config = read_config(source, shown)
+    part = read_part(source, shown)
     with refusing(f"model: cannot load {shown}: {CONFIG}", "get this file again"):
-        found_dtype = _dtype(source, config, dtype, shown)
-        outline = find_outline(config, found_dtype, shown)
-        text = config.get_text_config()
-        geometry = _uniform(text, found_dtype, shown) if outline is None else outline.geometry
-    return ModelDescription(tokenizer=load_tokenizer(source), geometry=geometry, config=text)
+        found_dtype = _dtype(source, part.config, dtype, shown)
+        outline = find_outline(part, found_dtype, shown)
+        geometry = _uniform(part.config, found_dtype, shown) if outline is None else outline.geometry
+    return ModelDescription(tokenizer=load_tokenizer(source), geometry=geometry, part=part)
 
 
-def outline_model(model: str | os.PathLike[str], dtype: str = "auto") -> tuple[Any, Outline | None]:
-    """A model's configuration and outline, if it has one; reads no weights, and converts no GGUF file.
+def outline_model(model: str | os.PathLike[str], dtype: str = "auto") -> tuple[TextPart, Outline | None]:
+    """What is loaded of a model, and its outline, if it has one; reads no weights, and converts no GGUF file.
 
     Raises:
         ModelLoadError: If the model cannot be found or read.
@@ -181,17 +187,17 @@ def outline_model(model: str | os.PathLike[str], dtype: str = "auto") -> tuple[A
     gguf = _gguf_of(name)
     if gguf is not None:
         config, found_dtype = gguf_config(gguf, dtype)
-        return config, find_outline(config, found_dtype, shown)
+        part = text_part(config)
+        return part, find_outline(part, found_dtype, shown)
     source = _resolve(name, dtype)
-    config = read_config(source, shown)
+    part = read_part(source, shown)
     with refusing(f"model: cannot load {shown}: {CONFIG}", "get this file again"):
-        return config, find_outline(config, _dtype(source, config, dtype, shown), shown)
+        return part, find_outline(part, _dtype(source, part.config, dtype, shown), shown)
 
 
 def _dtype(source: str, config: Any, dtype: str, name: str) -> torch.dtype:  # noqa: ANN401
-    text = config.get_text_config()
-    files = weight_files(source, text, download=False) if text.dtype is None else []
-    return resolve_dtype(text, dtype, read_headers(files, name))
+    files = weight_files(source, config, download=False) if config.dtype is None else []
+    return resolve_dtype(config, dtype, read_headers(files, name))
 
 
 def _uniform(config: Any, dtype: torch.dtype, name: str) -> KVGeometry:  # noqa: ANN401

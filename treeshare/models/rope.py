@@ -43,7 +43,7 @@ class _AsLong:
 
 
 def hold_rope(model: nn.Module, longest: int) -> int | None:
-    """Let ``longrope`` use its long factors in every call, if sequences may be longer than its original context.
+    """Let ``longrope`` use its long factors in every call, if sequences may pass its original context.
 
     Args:
         model: A model whose embeddings are as transformers made them.

@@ -7,7 +7,7 @@ layer, so these two are loaded and nothing else. ``scripts/model_table.py`` comp
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from treeshare.errors import UnsupportedModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from torch import Tensor
 
@@ -78,6 +78,12 @@ class TextPart:
     whole: str | None = None
     renames: Mapping[str, str] = field(default_factory=dict)
     other_tokens: Mapping[int, str] = field(default_factory=dict)
+
+    def name_of(self, tensor: str) -> str:
+        """A tensor's name in the text model."""
+        for pattern, new in self.renames.items():
+            tensor = re.sub(pattern, new, tensor, count=1)
+        return tensor
 
 
 def text_part(config: Any) -> TextPart:  # noqa: ANN401
@@ -146,7 +152,7 @@ def _other_tokens(config: Any) -> Iterator[tuple[int, str]]:  # noqa: ANN401
 
 
 def class_for(config: Any) -> Any:  # noqa: ANN401
-    """The causal language model of a text model's configuration: transformers' own class, or one made here."""
+    """The causal language model of a text model's configuration: transformers' own, or one made here."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING
 
     own = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
@@ -154,26 +160,19 @@ def class_for(config: Any) -> Any:  # noqa: ANN401
         return own
     body = MODEL_MAPPING.get(type(config), None)
     if body is None:
-        raise UnsupportedModelError(f"{config.model_type}: not implemented: transformers has no text model of it")
+        raise UnsupportedModelError(f"{config.model_type}: transformers has no text model of it")
     name = body.__name__.removesuffix("Model") + "ForCausalLM"
     if name not in _MADE:
         parent = next(kind for kind in body.__mro__[1:] if issubclass(kind, PreTrainedModel))
         fields = {"__module__": body.__module__, "body_class": body, "config_class": type(config)}
-        _MADE[name] = type(name, (_TextModel, parent), fields)
+        _MADE[name] = type(name, (_TextModel, parent, GenerationMixin), fields)
     return _MADE[name]
-
-
-def class_named(name: str) -> Any:  # noqa: ANN401
-    """A class of transformers' or one that ``class_for`` has made, by its name."""
-    import transformers
-
-    return _MADE[name] if name in _MADE else getattr(transformers, name)
 
 
 _MADE: dict[str, Any] = {}
 
 
-class _TextModel(GenerationMixin):
+class _TextModel:
     """A text model with an output layer: what transformers has as a part of a multimodal class only."""
 
     base_model_prefix = "model"
@@ -182,10 +181,10 @@ class _TextModel(GenerationMixin):
     _checkpoint_conversion_mapping: dict[str, str] = {}  # noqa: RUF012
 
     def __init__(self, config: Any) -> None:  # noqa: ANN401
-        super().__init__(config)
+        super().__init__(config)  # type: ignore[call-arg]  # of the text model's own parent
         self.model = self.body_class(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.post_init()
+        self.post_init()  # type: ignore[attr-defined]
 
     def forward(
         self,
