@@ -206,12 +206,22 @@ def _fit(small: dict[str, Any], values: Mapping[str, Any]) -> None:
     if {"qk_head_dim", "qk_nope_head_dim", "qk_rope_head_dim"} <= set(small):
         small["qk_head_dim"] = small["qk_nope_head_dim"] + small["qk_rope_head_dim"]
     for part in small.values():
-        if isinstance(part, dict) and part.get("mrope_section"):
-            width, before = _head_width(small), _head_width(values)
-            part["mrope_section"] = _scaled(part["mrope_section"], width, before)
+        if isinstance(part, dict):
+            _fit_rope(part, _head_width(small), _head_width(values))
     if values.get("num_layers_per_stack"):  # which is run through several times
         small["num_layers_per_stack"] = 1
         small["num_hidden_layers"] = values["num_hidden_layers"] // values["num_layers_per_stack"]
+
+
+def _fit_rope(rope: dict[str, Any], new: int, old: int) -> None:
+    """Let the lists of a rope's parameters, or of each layer type's, fit a head of another width."""
+    for name, part in rope.items():
+        if isinstance(part, dict):
+            _fit_rope(part, new, old)
+        elif name == "mrope_section" and part:
+            rope[name] = _scaled(part, new, old)
+        elif name in ("short_factor", "long_factor") and part and new < old:
+            rope[name] = part[: max(1, len(part) * new // old)]
 
 
 def _scaled(parts: list[int], new: int, old: int) -> list[int]:

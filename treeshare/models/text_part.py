@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 WRAPPERS = frozenset(
     {
         "aria",
-        "aya_vision",
-        "cohere2_vision",
         "gemma3",
         "gemma4",
         "gemma4_unified",
