@@ -36,7 +36,10 @@ if TYPE_CHECKING:
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
-_FILE, _INDEX, _ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_config.json"
+_FILE, INDEX, _ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_config.json"
+
+_DEQUANTISED = ("fp8", "mxfp4")
+"""Ways of quantising whose files transformers can read as plain weights."""
 
 _TRAINING_SHARD = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 """Files of a distributed training checkpoint, which transformers would prefer to all others."""
@@ -151,7 +154,7 @@ def weight_files(source: str, config: Any, *, download: bool) -> list[Path]:  # 
             f"model: cannot load {one_line(source)}: {CONFIG}: transformers_weights: "
             f"got {one_line(own, 80)}, expected the name of a .safetensors file beside it"
         )
-    for filename in [own] if own else [_FILE, _INDEX]:
+    for filename in [own] if own else [_FILE, INDEX]:
         path = find_file(source, filename, download=download)
         if path is None:
             continue
@@ -226,6 +229,7 @@ def read_model(part: TextPart, source: str, name: str, dtype: str) -> Any:  # no
         if experts:
             raise _lacking(name, experts)
         wrapped = wrappers(tensors)
+    _dequantise(config)
     room = bounded(
         name,
         num_tensors=len(tensors),
@@ -254,6 +258,13 @@ def read_model(part: TextPart, source: str, name: str, dtype: str) -> Any:  # no
     return model
 
 
+def _dequantise(config: Any) -> None:  # noqa: ANN401
+    """Let transformers dequantise what it can without a GPU, whatever it would choose to compute with."""
+    own = getattr(config, "quantization_config", None)
+    if isinstance(own, dict) and own.get("quant_method") in _DEQUANTISED:
+        own["dequantize"] = True
+
+
 def _require_plain_folder(source: str, name: str) -> None:
     """Refuse what transformers would load otherwise than as a file's weights."""
     if find_file(source, _ADAPTER, download=True) is not None:
@@ -267,10 +278,10 @@ def _require_plain_folder(source: str, name: str) -> None:
         raise ModelLoadError(
             f"model: {name} is a distributed training checkpoint; save the whole model first"
         )
-    if (Path(source) / _FILE).is_file() and (Path(source) / _INDEX).is_file():
-        others = [shard for shard in _shards(Path(source) / _INDEX) if shard != _FILE]
+    if (Path(source) / _FILE).is_file() and (Path(source) / INDEX).is_file():
+        others = [shard for shard in _shards(Path(source) / INDEX) if shard != _FILE]
         if others:
-            say(name, f"takes {_FILE}, not the {len(others)} files of {_INDEX}")
+            say(name, f"takes {_FILE}, not the {len(others)} files of {INDEX}")
 
 
 def require_weights(

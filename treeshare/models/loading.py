@@ -30,6 +30,7 @@ from treeshare.models.checkpoint import (
 )
 from treeshare.models.folder import CONFIG
 from treeshare.models.gguf import converted_folder, gguf_config
+from treeshare.models.hub import hub_source
 from treeshare.models.loaded import LoadedModel
 from treeshare.models.outline import Outline, find_outline
 from treeshare.models.quantization import keep, read_int8, require_quantization
@@ -78,7 +79,7 @@ def load_model(
     started = time.perf_counter()
     name = _name(model)
     require_quantization(quantization, device)
-    source, shown = _resolve(name, dtype), one_line(name)
+    source, shown = _resolve(name, dtype, whole=True), one_line(name)
     part, folder = read_part(source, shown), None
     if quantization:
         loaded, folder = read_int8(part, source, shown, dtype)
@@ -166,7 +167,7 @@ def describe_model(model: str | os.PathLike[str], dtype: str = "auto") -> ModelD
         UnsupportedModelError: If its configuration does not say the sizes.
     """
     name = _name(model)
-    source, shown = _resolve(name, dtype), one_line(name)
+    source, shown = _resolve(name, dtype, whole=False), one_line(name)
     part = read_part(source, shown)
     with refusing(f"model: cannot load {shown}: {CONFIG}", "get this file again"):
         found_dtype = _dtype(source, part.config, dtype, shown)
@@ -189,7 +190,7 @@ def outline_model(model: str | os.PathLike[str], dtype: str = "auto") -> tuple[T
         config, found_dtype = gguf_config(gguf, dtype)
         part = text_part(config)
         return part, find_outline(part, found_dtype, shown)
-    source = _resolve(name, dtype)
+    source = _resolve(name, dtype, whole=False)
     part = read_part(source, shown)
     with refusing(f"model: cannot load {shown}: {CONFIG}", "get this file again"):
         return part, find_outline(part, _dtype(source, part.config, dtype, shown), shown)
@@ -233,8 +234,14 @@ def _name(model: str | os.PathLike[str]) -> str:
     return name
 
 
-def _resolve(name: str, dtype: str) -> str:
-    """The folder or hub id to load: embedded names and GGUF files become their converted folder."""
+def _resolve(name: str, dtype: str, *, whole: bool) -> str:
+    """The folder or hub id to load: embedded names and GGUF files become their converted folder.
+
+    Args:
+        name: What the user calls the model.
+        dtype: ``auto``, ``float32`` or ``bfloat16``.
+        whole: Whether its weights are to be loaded.
+    """
     if name in EMBEDDED:
         return str(converted_folder(_embedded_file(name), name, dtype))
     known = ", ".join(EMBEDDED)
@@ -258,7 +265,7 @@ def _resolve(name: str, dtype: str) -> str:
         return str(path)
     if kind is not None or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ModelLoadError(unknown)
-    return name
+    return hub_source(name, whole=whole)
 
 
 def _gguf_of(name: str) -> Path | None:

@@ -10,6 +10,9 @@ from treeshare.failures import error_line, is_failure
 from treeshare.models.folder import CONFIG, find_file, read_object
 
 _FILE = "tokenizer.json"
+_FILES = ("tokenizer*", "vocab.json", "vocab.txt", "*.tiktoken", "spiece.model", "sentencepiece*.model")
+"""Patterns of the files of which any makes a tokenizer."""
+
 _SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _MARK = "\ufeff"
 
@@ -25,7 +28,7 @@ def load_tokenizer(source: str) -> Any | None:  # noqa: ANN401
     """
     from transformers import AutoTokenizer
 
-    if Path(source).is_dir() and not any(Path(source).glob("tokenizer*")):
+    if Path(source).is_dir() and not has_tokenizer(Path(source)):
         return None
     for name in (CONFIG, _SETTINGS[0]):
         path = find_file(source, name, download=True)
@@ -44,6 +47,11 @@ def load_tokenizer(source: str) -> Any | None:  # noqa: ANN401
         ) from error
     tokenizer.chat_template = _without_marks(getattr(tokenizer, "chat_template", None), source)
     return tokenizer
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder has files of a tokenizer."""
+    return any(any(folder.glob(pattern)) for pattern in _FILES)
 
 
 def _require_tokenizer_class(path: Path) -> None:
