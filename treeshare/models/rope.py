@@ -55,9 +55,10 @@ def hold_rope(model: nn.Module, longest: int) -> int | None:
     passed = None
     for module in model.modules():
         originals = [original for kind, original in _kinds(module) if kind == _LONG and original < longest]
-        if originals and not isinstance(vars(module).get("forward"), _AsLong):
-            module.forward = _AsLong(module, max(originals))
+        if originals:
             passed = max(originals)
+            if not isinstance(vars(module).get("forward"), _AsLong):
+                module.forward = _AsLong(module, passed)
     return passed
 
 
