@@ -24,8 +24,11 @@ from treeshare.models.folder import (
     find_file,
     read_object,
     require_endings,
+    require_known_code,
     require_layers,
+    require_no_adapter,
     require_readable,
+    require_safetensors,
 )
 from treeshare.models.support import other_kind
 from treeshare.models.tensor_names import ADAPTERS, doubles, lost_experts, renames, shortened, wrappers
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
-_FILE, INDEX, _ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_config.json"
+_FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 _DEQUANTISED = ("fp8", "mxfp4")
 """Ways of quantising whose files transformers can read as plain weights."""
@@ -64,6 +67,7 @@ def read_config(source: str, name: str) -> Any:  # noqa: ANN401
         path = find_file(source, CONFIG, download=True)
     if path is not None:
         require_layers(path)
+        require_known_code(path, name)
     with refusing(f"model: cannot load {name}" + (f": {CONFIG}" if path else "")):
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         config._attn_implementation = config._experts_implementation = None  # may name code on the hub
@@ -224,7 +228,9 @@ def read_model(part: TextPart, source: str, name: str, dtype: str) -> Any:  # no
         generation = find_file(source, GENERATION, download=True)
         if generation is not None:
             require_endings(generation)
-        tensors = read_headers(weight_files(source, config, download=True), name)
+        files = weight_files(source, config, download=True)
+        require_safetensors(source, files, name)
+        tensors = read_headers(files, name)
         experts = lost_experts(tensors)
         if experts:
             raise _lacking(name, experts)
@@ -267,11 +273,7 @@ def _dequantise(config: Any) -> None:  # noqa: ANN401
 
 def _require_plain_folder(source: str, name: str) -> None:
     """Refuse what transformers would load otherwise than as a file's weights."""
-    if find_file(source, _ADAPTER, download=True) is not None:
-        raise ModelLoadError(
-            f"model: {name} holds an adapter ({_ADAPTER}), which is not implemented; "
-            "merge it into its model first (PEFT: merge_and_unload)"
-        )
+    require_no_adapter(source, name)
     if not Path(source).is_dir():
         return
     if any(_TRAINING_SHARD.fullmatch(path.name) for path in Path(source).iterdir()):

@@ -28,7 +28,7 @@ from treeshare.models.checkpoint import (
     say,
     weight_files,
 )
-from treeshare.models.folder import CONFIG
+from treeshare.models.folder import CONFIG, require_no_adapter
 from treeshare.models.gguf import converted_folder, gguf_config
 from treeshare.models.hub import hub_source
 from treeshare.models.loaded import LoadedModel
@@ -261,6 +261,7 @@ def _resolve(name: str, dtype: str, *, whole: bool) -> str:
         return str(converted_folder(path, path.stem, dtype))
     if kind == stat.S_IFDIR:
         if _kind(path / CONFIG) is None:
+            require_no_adapter(str(path), one_line(name))
             raise ModelLoadError(f"model: got the folder {one_line(name)}, expected a {CONFIG} in it")
         return str(path)
     if kind is not None or name.startswith((".", "/", "~")) or name.count("/") > 1:
