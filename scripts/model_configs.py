@@ -28,6 +28,20 @@ _ENCODERS = (
 _ROPE = {"rope_type": "default", "rope_theta": 1e4}
 _YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4, "original_max_position_embeddings": 4096}
 _LLAMA3 = _YARN | {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+
+
+def _longrope(count: int) -> dict[str, Any]:
+    """Parameters with factors for ``count`` angles."""
+    return {
+        "rope_type": "longrope",
+        "rope_theta": 1e4,
+        "factor": 8.0,
+        "original_max_position_embeddings": 4096,
+        "short_factor": [1.0 + 0.01 * i for i in range(count)],
+        "long_factor": [2.0 + 0.3 * i for i in range(count)],
+    }
+
+
 _WINDOW = {"use_sliding_window": True, "sliding_window": 1024, "max_window_layers": 1}
 
 FIELDS: dict[str, dict[str, Any]] = {
@@ -73,6 +87,26 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "llama, llama3": {"rope_parameters": _LLAMA3},
     "llama, linear": {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}},
     "llama, dynamic": {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}},
+    "llama, longrope": {
+        "max_position_embeddings": 32768,
+        "rope_parameters": _longrope(64),
+    },
+    "llama, llama3, partial": {"rope_parameters": _LLAMA3 | {"partial_rotary_factor": 0.5}},
+    "phi3, longrope": {
+        "max_position_embeddings": 131072,
+        "original_max_position_embeddings": 4096,
+        "rope_parameters": _longrope(48),
+    },
+    "phimoe, longrope": {
+        "max_position_embeddings": 131072,
+        "rope_parameters": _longrope(64) | {"short_mscale": 1.1, "long_mscale": 1.3},
+    },
+    "gemma3_text, ropes": {
+        "rope_parameters": {
+            "sliding_attention": _ROPE,
+            "full_attention": _ROPE | {"rope_type": "linear", "factor": 8.0},
+        },
+    },
     "llama, odd heads": {"hidden_size": 60, "num_attention_heads": 3, "num_key_value_heads": 1},
     "gemma, bidirectional": {"use_bidirectional_attention": True},
     "gemma2, narrow cap": {"attn_logit_softcapping": 2.0},
@@ -99,6 +133,51 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "bert, an encoder": {"is_decoder": False},
 }
 """Configurations with a trap, by ``CLASS, WHAT``."""
+
+_VISION = {
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "image_size": 32,
+    "patch_size": 16,
+}
+_QWEN = {
+    "depth": 1,
+    "embed_dim": 32,
+    "hidden_size": 64,
+    "num_heads": 2,
+    "intermediate_size": 48,
+    "out_hidden_size": 64,
+    "fullatt_block_indexes": [0],
+    "deepstack_visual_indexes": [0],
+    "num_position_embeddings": 16,
+}
+
+_SECTIONS = {"rope_parameters": _ROPE | {"mrope_section": [16, 24, 24]}}
+
+WRAPPERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "aria": (_VISION, {}),
+    "gemma3": (_VISION | {"vision_use_head": False}, {}),
+    "gemma4": (_VISION | {"num_key_value_heads": 2, "head_dim": 16, "global_head_dim": 16}, {}),
+    "gemma4_unified": (_VISION, {}),
+    "got_ocr2": (
+        _VISION | {"output_channels": 16, "window_size": 2, "global_attn_indexes": [0], "mlp_dim": 48},
+        {},
+    ),
+    "idefics3": (_VISION, {}),
+    "internvl": (_VISION | {"image_size": [32, 32], "patch_size": [16, 16]}, {}),
+    "llava": (_VISION, {}),
+    "llava_next": (_VISION, {}),
+    "llava_onevision": (_VISION | {"vision_use_head": False}, {}),
+    "mistral3": (_VISION, {}),
+    "qwen2_5_vl": (_QWEN, _SECTIONS),
+    "qwen2_vl": (_QWEN, _SECTIONS),
+    "qwen3_vl": (_QWEN, {}),
+    "qwen3_vl_moe": (_QWEN, {}),
+    "smolvlm": (_VISION, {}),
+}
+"""Multimodal kinds: a small configuration of images, and what the text model's default lacks."""
 
 MOST_USED = (
     "llama",

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from model_configs import FIELDS, MOST_USED, VARIANTS
+from model_configs import FIELDS, MOST_USED, VARIANTS, WRAPPERS
 
 if TYPE_CHECKING:
     from treeshare.models.known import KnownModel
@@ -87,7 +87,7 @@ def names() -> list[str]:
     """All lines of the table."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    return sorted([*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *VARIANTS])
+    return sorted({*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *VARIANTS, *WRAPPERS})
 
 
 def full_config(name: str) -> tuple[Any, Any]:
@@ -118,6 +118,8 @@ def build(name: str) -> tuple[Any, Any]:
 
     from treeshare.models.miniature import Miniature, small_model
 
+    if name in WRAPPERS:
+        return build_wrapper(name)
     model_class, config = full_config(name)
     whole = None
     if model_class.config_class is not type(config):
@@ -132,6 +134,44 @@ def build(name: str) -> tuple[Any, Any]:
     if model is None:
         raise NotBuilt(_short(errors[0]) if errors else "too large")
     return model, whole or model.config
+
+
+def build_wrapper(name: str) -> tuple[Any, Any]:
+    """A tiny random multimodal model, and its configuration.
+
+    Raises:
+        NotBuilt: If transformers cannot.
+    """
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+    from treeshare.models.miniature import Miniature, spread_weights
+
+    vision, more = WRAPPERS[name]
+    try:
+        full = CONFIG_MAPPING[name](text_config=more) if more else CONFIG_MAPPING[name]()
+        small = Miniature(first_length=_FIRST_LENGTH, max_positions=_MAX_POSITIONS)
+        fields: dict[str, Any] = {"text_config": small.config(full.get_text_config()).to_dict()}
+        for key, value in full.to_dict().items():
+            if key.endswith(("_token_id", "_token_index")) and isinstance(value, int):
+                fields[key] = 1  # which no prompt has
+        if hasattr(full, "audio_config"):
+            fields["audio_config"] = None
+        config = CONFIG_MAPPING[name](vision_config=vision, **fields)
+        model = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]._from_config(config, dtype=torch.float32)
+        spread_weights(model.eval())
+    except Exception as error:  # whatever a class's code raises
+        raise NotBuilt(_short(error)) from error
+    return model, model.config
+
+
+def reference(folder: Path) -> Any:  # noqa: ANN401
+    """A saved model as transformers loads it, in float32: the whole of a multimodal one."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+
+    is_whole = AutoConfig.from_pretrained(folder).model_type in WRAPPERS
+    kind = AutoModelForImageTextToText if is_whole else AutoModelForCausalLM
+    return kind.from_pretrained(folder, dtype=torch.float32).eval()
 
 
 def _text_config(config: Any) -> Any:  # noqa: ANN401
@@ -149,10 +189,13 @@ def refusal(name: str) -> str:
     """
     from treeshare.errors import TreeshareError
     from treeshare.models.outline import find_outline
+    from treeshare.models.text_part import text_part
 
+    if name in WRAPPERS:
+        return ""
     _, config = full_config(name)
     try:
-        find_outline(config, torch.bfloat16, name)
+        find_outline(text_part(config), torch.bfloat16, name)
     except TreeshareError as error:
         return _reason(error)
     except Exception as error:  # whatever a class's code raises
@@ -175,7 +218,8 @@ def save(name: str, folder: Path) -> None:
     try:
         expected_of(model, prompts(model.get_input_embeddings().weight.shape[0])[0])
         model.save_pretrained(folder)
-        config.save_pretrained(folder)
+        if name not in WRAPPERS:
+            config.save_pretrained(folder)
     except Exception as error:  # whatever a class's code raises
         raise NotBuilt(_short(error)) from error
 
@@ -210,11 +254,9 @@ def expected_of(model: Any, prompt: list[int]) -> tuple[list[int], torch.Tensor]
 
 def difference(folder: Path, backend: str = "auto") -> str:
     """How a saved model's float32 tokens or scores differ from transformers'; empty if they do not."""
-    from transformers import AutoModelForCausalLM
-
     from treeshare import LLM, SamplingParams
 
-    own = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    own = reference(folder)
     llm = LLM(folder, dtype="float32", device="cpu", backend=backend)
     asked = prompts(llm.vocab_size)
     greedy = SamplingParams(n=3, temperature=0.0, max_tokens=_NUM_TOKENS, ignore_eos=True)
@@ -268,6 +310,7 @@ def features_of(folder: Path) -> str:
         "KV by the layer": len({(kv.num_heads, kv.key_width, kv.value_width) for kv in layers}) > 1,
         "values of another width": any(layer.key_width != layer.value_width for layer in layers),
         "fused": bool(loaded.fused),
+        "text alone": bool(loaded.other_tokens),
     }
     return ", ".join(name for name, there in features.items() if there)
 
@@ -318,9 +361,12 @@ def _short(error: Exception) -> str:
 def markdown(rows: list[KnownModel]) -> str:
     """The page ``docs/models.md``."""
     import transformers
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     groups = {verdict: [row for row in rows if row.verdict == verdict] for verdict in _HEADINGS}
-    plain = [row for row in rows if "," not in row.name]
+    plain = [row for row in rows if row.name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES]
+    others = [row for row in rows if row.name in WRAPPERS and row not in plain]
+    num_others = sum(row.verdict == "equal" for row in others)
     built = [row for row in plain if row.verdict != "not built"]
     num_equal = sum(row.verdict == "equal" for row in plain)
     version = transformers.__version__
@@ -329,7 +375,9 @@ def markdown(rows: list[KnownModel]) -> str:
         "",
         f"transformers {version} names {len(plain)} causal language models and makes {len(built)} of them:",
         f"**{num_equal}** compute here what they do there, the others are refused when they are loaded, by",
-        "what they need. `treeshare models MODEL` says it of a folder, a GGUF file or a hub id, without",
+        f"what they need. So do the text models of {num_others} multimodal kinds which it counts elsewhere; of a",
+        "multimodal folder the text model alone is loaded, and prompts with images are refused.",
+        "`treeshare models MODEL` says it of a folder, a GGUF file or a hub id, without",
         "reading its weights. Written by `scripts/model_table.py`.",
         "",
         *_MEANING,

@@ -41,9 +41,6 @@ REFUSED = {
     "ALiBi position biases": lambda: transformers.BloomConfig(
         vocab_size=160, hidden_size=64, n_layer=2, n_head=4
     ),
-    "rope_type dynamic": lambda: transformers.LlamaConfig(
-        **_COMMON, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
-    ),
     "recurrent or convolutional state": lambda: transformers.MambaConfig(
         vocab_size=160, hidden_size=64, num_hidden_layers=2
     ),
@@ -118,15 +115,11 @@ def _gemma3(rope):
     )
 
 
-_FACTORS = {"short_factor": [1.0] * 8, "long_factor": [2.0] * 8, "original_max_position_embeddings": 32}
-
 LENGTHS = {
     "bidirectional attention": lambda: transformers.GemmaConfig(
         **_COMMON, head_dim=16, use_bidirectional_attention=True
     ),
-    "rope_type longrope": lambda: _gemma3({"rope_type": "longrope", "factor": 3.0} | _FACTORS),
-    "rope_type dynamic": lambda: _gemma3({"rope_type": "dynamic", "factor": 2.0}),
-    "a composite configuration": lambda: transformers.Gemma3Config(
+    "a composite configuration": lambda: transformers.Gemma3Config(  # as a whole, not its text model
         text_config=_gemma3({}).to_dict(),
         vision_config={
             "hidden_size": 32,

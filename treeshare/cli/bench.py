@@ -37,6 +37,7 @@ def bench(
     model: options.Model = options.DEFAULT_MODEL,
     dtype: options.Dtype = "auto",
     quantization: options.Quantization = None,
+    max_model_len: options.MaxModelLen = None,
     sharing: Annotated[
         str,
         typer.Option("--sharing", help="What prompts share: tree (all), one-level (only the root) or none."),
@@ -60,6 +61,7 @@ def bench(
         model,
         dtype=dtype,
         quantization=quantization,
+        max_model_len=max_model_len,
         threads=threads,
         sharing=sharing,
         attention=attention,

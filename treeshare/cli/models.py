@@ -35,21 +35,23 @@ def models(
     from treeshare.models.loading import outline_model
 
     try:
-        config, outline = outline_model(model, dtype)
+        part, outline = outline_model(model, dtype)
     except UnsupportedModelError as error:
         print(f"{model}: refused: {error}")
         raise typer.Exit(1) from error
-    kind = config.get_text_config().model_type
+    kind = part.whole or part.config.model_type
     checked = {entry.name: entry for entry in known}.get(kind)
     print(f"{model}: {kind}: runs" + ("" if checked else "; no model of this kind was compared so far"))
-    print("\n".join(_lines(config, outline)))
+    if part.whole:
+        print(f"text only: the text model ({part.config.model_type}) of a multimodal one")
+    print("\n".join(_lines(part.config, outline)))
 
 
 def _lines(config: Any, outline: "Outline | None") -> list[str]:  # noqa: ANN401
     """What is known of a model that runs."""
     from treeshare.models.support import max_model_len
 
-    longest = max_model_len(config.get_text_config())
+    longest = max_model_len(config)
     lines = [f"longest sequence: {longest:,} tokens"]
     if outline is None:
         return [*lines, "KV: known when it is loaded"]

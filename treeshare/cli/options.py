@@ -147,6 +147,14 @@ Quantization = Annotated[
         help="int8: linear layers in codes of 8 bits; completions are then the same on every CPU.",
     ),
 ]
+MaxModelLen = Annotated[
+    int | None,
+    typer.Option(
+        "--max-model-len",
+        min=2,
+        help="Maximum tokens of a prompt and its completion; by default the model's number of positions.",
+    ),
+]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, max=1024, help="Number of torch threads.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the run.")]
 Temperature = Annotated[float, typer.Option("--temperature", help="0 always takes the most likely token.")]

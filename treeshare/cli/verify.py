@@ -40,6 +40,7 @@ def verify(
     model: options.Model = options.DEFAULT_MODEL,
     dtype: options.Dtype = "auto",
     quantization: options.Quantization = None,
+    max_model_len: options.MaxModelLen = None,
     threads: options.Threads = None,
     fingerprint: Annotated[
         bool,
@@ -58,7 +59,15 @@ def verify(
         from treeshare.models.quantization import INT8
 
         print(
-            fingerprint_of(load_llm(model, dtype=dtype, quantization=quantization or INT8, threads=threads))
+            fingerprint_of(
+                load_llm(
+                    model,
+                    dtype=dtype,
+                    quantization=quantization or INT8,
+                    max_model_len=max_model_len,
+                    threads=threads,
+                )
+            )
         )
         return
     from treeshare.engine.verify import Verification
@@ -77,7 +86,14 @@ def verify(
     )
     built = build_prompts(chosen, problems, prompting)
     params = SamplingParams(n=n, temperature=temperature, seed=seed, max_tokens=max_tokens, ignore_eos=True)
-    llm = load_llm(model, dtype=dtype, quantization=quantization, threads=threads, seed=seed)
+    llm = load_llm(
+        model,
+        dtype=dtype,
+        quantization=quantization,
+        max_model_len=max_model_len,
+        threads=threads,
+        seed=seed,
+    )
     requests = llm.requests(encode_prompts(chosen, built, llm.loaded, prompting), params)
     verification = Verification(llm.loaded, llm.config, requests)
     shared = verification.shared

@@ -15,6 +15,11 @@ Message = Mapping[str, Any]
 Conversations = Sequence[Message] | Sequence[Sequence[Message]]
 """A conversation, or several."""
 
+_OTHER_PARTS = ("image", "video", "audio", "file")
+"""What the types of parts that are no text have in their names."""
+
+_MARK = "treeshare-content"
+
 _RESERVED = frozenset({"conversation", "documents", "messages", "tools"})
 """Names that a template gets from elsewhere; with them the arguments of ``apply_chat_template``."""
 
@@ -123,6 +128,8 @@ def render_chat(
     if options.chat_template is None and getattr(tokenizer, "chat_template", None) is None:
         raise ConfigError(f"chat_template: {model_id} has none; give one, or a prompt as text")
     messages = check_messages(conversation)
+    if _wants_parts(tokenizer, options.chat_template or tokenizer.chat_template):
+        messages = [_in_parts(message) for message in messages]
     arguments = dict(options.chat_template_kwargs or {})
     if options.chat_template is not None:
         arguments["chat_template"] = options.chat_template
@@ -137,6 +144,37 @@ def render_chat(
         raise ConfigError(f"messages: the model's chat template refuses them: {reason}") from error
     assert isinstance(text, str), "tokenize=False"
     return text
+
+
+def _in_parts(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message whose text is a list of one part."""
+    return {**message, "content": [{"type": "text", "text": message["content"]}]}
+
+
+def _wants_parts(tokenizer: Any, template: object) -> bool:  # noqa: ANN401
+    """Whether a template goes through lists of parts alone, as some of multimodal models do.
+
+    Such a template leaves out a content that is a text, and says nothing.
+    """
+    known = vars(tokenizer).setdefault("_treeshare_wants_parts", {})
+    key = str(template)
+    if key not in known:
+        message = {"role": "user", "content": _MARK}
+        known[key] = not _shows(tokenizer, template, message) and _shows(
+            tokenizer, template, _in_parts(message)
+        )
+    return bool(known[key])
+
+
+def _shows(tokenizer: Any, template: object, message: Mapping[str, Any]) -> bool:  # noqa: ANN401
+    """Whether a prompt has its message's text."""
+    try:
+        text = tokenizer.apply_chat_template(
+            [message], tokenize=False, chat_template=template if isinstance(template, str) else None
+        )
+    except Exception:  # whatever a template raises
+        return False
+    return _MARK in str(text)
 
 
 def check_messages(conversation: object) -> list[dict[str, Any]]:
@@ -177,6 +215,8 @@ def content_text(content: object) -> str:
     texts = []
     for part in content:
         kind = part.get("type") if isinstance(part, Mapping) else None
+        if isinstance(kind, str) and any(other in kind for other in _OTHER_PARTS):
+            raise ConfigError(f"content: got the type {kind!r}, expected text: nothing else is implemented")
         if kind != "text" or not isinstance(part.get("text"), str) or set(part) > {"type", "text"}:
             expected = 'parts like {"type": "text", "text": ...}'
             raise ConfigError(f"content: got the type {kind!r}, expected {expected}")

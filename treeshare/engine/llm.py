@@ -61,6 +61,7 @@ class LLM(OpenedModel):
         profile: Measure where a run's time goes; see ``EngineConfig``.
         keep_nodes: Prompts' KV stays for later calls, as far as the budget holds it.
         fold_cost: Costs that decide which shared segments become nodes; by default measured here once.
+        max_model_len: Tokens of the longest sequence, prompt and completion; see ``load_model``.
         generation_config: Whose sampling parameters hold where a call gives none: ``auto`` the model's own,
             ``vllm`` nobody's, a folder the ``generation_config.json`` in it.
         override_generation_config: Fields that are put above that file's.
@@ -90,6 +91,7 @@ class LLM(OpenedModel):
         profile: bool = False,
         keep_nodes: bool = False,
         fold_cost: FoldCost | None = None,
+        max_model_len: int | None = None,
         generation_config: str | os.PathLike[str] = "auto",
         override_generation_config: Mapping[str, Any] | None = None,
         **others: object,
@@ -107,7 +109,7 @@ class LLM(OpenedModel):
         )
         _use(seed, threads)
         warn_where_unused()
-        loaded = load_model(model, dtype, resolve_device(device, quantization), quantization)
+        loaded = load_model(model, dtype, resolve_device(device, quantization), quantization, max_model_len)
         suggested = suggestions(
             generation_config, loaded.model.generation_config.to_dict(), override_generation_config
         )

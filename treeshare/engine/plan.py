@@ -13,7 +13,7 @@ from treeshare.sampling import SamplingParams
 from treeshare.tree import PromptTree, fold_tree, truncate_sharing
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
     from treeshare.config import EngineConfig
     from treeshare.engine.sequence import Request
@@ -55,11 +55,27 @@ def max_new_tokens(loaded: LoadedModel, index: int, request: Request) -> int:
             "stop", got=request.params.stop_strings, expected="none: the model has no tokenizer"
         )
     _check_token_ids(f"prompts[{index}]", request.prompt_token_ids, loaded.vocab_size)
+    require_text_tokens(f"prompts[{index}]", request.prompt_token_ids, loaded.other_tokens)
     ending = request.params.stop_ids
     _check_token_ids("stop_token_ids", ending, loaded.vocab_size)
     if request.params.min_tokens and len(loaded.eos_token_ids.union(ending)) >= loaded.vocab_size:
         raise ConfigError.of("stop_token_ids", got="all tokens", expected="fewer, as min_tokens bans them")
     return min(request.params.max_length, limit - length)
+
+
+def require_text_tokens(name: str, ids: Sequence[int], other_tokens: Mapping[int, str]) -> None:
+    """Refuse tokens in whose place a multimodal model would have an image, a video or sound.
+
+    Raises:
+        ConfigError: Naming the first.
+    """
+    found = next((token for token in ids if token in other_tokens), None) if other_tokens else None
+    if found is not None:
+        raise ConfigError.of(
+            name,
+            got=f"a token ({found}) that stands for {other_tokens[found]} input",
+            expected="text: of a multimodal model the text model alone runs",
+        )
 
 
 def _check_request(request: Request) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from treeshare.attention import PrefillChunk, build_layout
 from treeshare.config import MAX_PREFILL_ROWS
+from treeshare.engine.plan import require_text_tokens
 from treeshare.engine.prompts import items_of
 from treeshare.engine.score_tree import depth_first, held_bytes, make_paths, move_spans, path_bytes
 from treeshare.engine.stats import EngineStats
@@ -93,6 +94,7 @@ def _checked(engine: Engine, index: int, pair: Pair) -> tuple[TokenArray, TokenA
     for ids, name in zip((context, continuation), names, strict=True):
         if len(ids) and ids.max() >= loaded.vocab_size:
             raise ConfigError.of(name, got=int(ids.max()), expected=f"token ids in [0, {loaded.vocab_size})")
+        require_text_tokens(name, ids.tolist() if loaded.other_tokens else (), loaded.other_tokens)
     length = len(context) + len(continuation)
     if length > loaded.max_model_len + 1:  # the last token is predicted, not read
         raise ConfigError.of(

@@ -117,10 +117,8 @@ class DeviceCost(BaseModel):
     @classmethod
     def of_model(cls, description: ModelDescription, *, flops: float, memory_bytes_s: float) -> DeviceCost:
         """The cost of a model on a device, from its configuration."""
-        from transformers import AutoModelForCausalLM
-
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(description.config)
+            model = description.part.model_class._from_config(description.config)
         geometry = description.geometry
         return cls(
             flops=flops,
@@ -221,7 +219,6 @@ def _time_run(engine: Engine, num_rows: int, prompt_tokens: int) -> dict[str, di
 
 def _shallow_models(description: ModelDescription) -> Iterator[LoadedModel]:
     """A model of the same widths with random weights: with several layers, then with the first one only."""
-    from transformers import AutoModelForCausalLM
     from transformers.initialization import no_init_weights
 
     config: Any = copy.deepcopy(description.config)
@@ -230,7 +227,7 @@ def _shallow_models(description: ModelDescription) -> Iterator[LoadedModel]:
         config.layer_types = config.layer_types[:_LAYERS]
     numbers = np.random.default_rng(0).uniform(-0.05, 0.05, 4099).astype(np.float32)
     with no_init_weights(), torch.no_grad():
-        model = AutoModelForCausalLM.from_config(config, dtype=description.geometry.dtype)
+        model = description.part.model_class._from_config(config, dtype=description.geometry.dtype)
         for weight in model.parameters():  # few random numbers, repeated: drawing all would take longer
             repeated = torch.from_numpy(numbers).to(weight.dtype).repeat(-(-weight.numel() // len(numbers)))
             weight.copy_(repeated[: weight.numel()].view(weight.shape))

@@ -16,6 +16,7 @@ ENGINE_ARGUMENTS = (
     "seed",
     "max_num_seqs",
     "kv_budget_bytes",
+    "max_model_len",
     "threads",
     "backend",
     "sharing",

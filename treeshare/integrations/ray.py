@@ -79,6 +79,7 @@ class Worker:
         model: As for ``LLM``.
         dtype: As for ``LLM``.
         quantization: As for ``LLM``.
+        max_model_len: As for ``LLM``.
         config: Of the engine.
         threads: Torch threads.
         workers_per_node: How many share the memory; without a budget in ``config`` each takes its part.
@@ -89,11 +90,13 @@ class Worker:
         model: str,
         dtype: str,
         quantization: str | None,
+        max_model_len: int | None,
         config: EngineConfig,
         threads: int,
         workers_per_node: int,
     ) -> None:
         self._model, self._dtype, self._quantization, self._config = model, dtype, quantization, config
+        self._max_model_len = max_model_len
         self._threads, self._workers_per_node = threads, workers_per_node
         self._results: Generator[StepResult, None, None] | None = None
 
@@ -105,7 +108,10 @@ class Worker:
         config = self._config
         if config.kv_budget_bytes is None:
             config = replace(config, kv_budget_bytes=default_kv_budget_bytes() // self._workers_per_node)
-        self._engine = Engine(load_model(self._model, self._dtype, quantization=self._quantization), config)
+        loaded = load_model(
+            self._model, self._dtype, quantization=self._quantization, max_model_len=self._max_model_len
+        )
+        self._engine = Engine(loaded, config)
         return WorkerFacts(
             model_sha256=self._engine.loaded.fingerprint(), computation=computation(self._engine)
         )
@@ -280,6 +286,7 @@ class RayEngine:
             str(Path(model).absolute()) if os.path.exists(model) else model,
             self._llm.dtype,
             self._llm.loaded.quantization,
+            self._llm.loaded.length_limit,
             self._config,
             threads,
             self._cluster.workers_per_node,

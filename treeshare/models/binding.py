@@ -17,7 +17,9 @@ from treeshare.models.linear import bind_linears, unbind_linears
 from treeshare.models.own_code import bind_own_code, bind_own_matmuls
 from treeshare.models.portable import BY_LEVEL, Wish, fix_norms, fix_tables, refusal, require_fixed
 from treeshare.models.quantization import weights_in_codes
+from treeshare.models.rope import hold_rope
 from treeshare.models.self_check import SelfCheck, check_lengths
+from treeshare.models.support import max_model_len
 from treeshare.models.written_out import require_known_features, set_attention
 from treeshare.native import PORTABLE, kernel_level
 
@@ -44,19 +46,28 @@ class BoundModel:
         calls: Its calls of attention, in their order.
         fused: Its decoder layers where they are fused; else empty.
         unfused_reason: Why they are not; None where they are.
+        original_context: Tokens that the model was made for before its ``longrope``, if its long factors are
+            used.
     """
 
     geometry: KVGeometry
     calls: tuple[AttentionCall, ...]
     fused: tuple[FusedLayer, ...] = ()
     unfused_reason: str | None = None
+    original_context: int | None = None
 
 
-def bind_model(model: Any, *, use_kernels: bool = True) -> BoundModel:  # noqa: ANN401
+def bind_model(
+    model: Any,  # noqa: ANN401
+    *,
+    longest: int | None = None,
+    use_kernels: bool = True,
+) -> BoundModel:
     """Bind ``model`` to treeshare's attention, and its layers to kernels where that changes only rounding.
 
     Args:
         model: A transformers model on the CPU; changed in place.
+        longest: Tokens of the longest sequence that it may be given; by default all of its positions.
         use_kernels: Whether its layers may be compiled kernels, which only read the CPU's memory.
 
     Raises:
@@ -68,6 +79,7 @@ def bind_model(model: Any, *, use_kernels: bool = True) -> BoundModel:  # noqa: 
     if wish and not use_kernels:
         raise refusal(model.config.model_type, "compiled layers are the CPU's", wish)
     set_attention(model, ATTENTION_NAME)
+    original = hold_rope(model, longest or max_model_len(model.config))
     try:
         if wish:
             fix_tables(model, wish)
@@ -78,7 +90,9 @@ def bind_model(model: Any, *, use_kernels: bool = True) -> BoundModel:  # noqa: 
         require_lengths(model)
         if not use_kernels:
             reason = "compiled layers are the CPU's"
-            return BoundModel(geometry=geometry, calls=calls, unfused_reason=reason)
+            return BoundModel(
+                geometry=geometry, calls=calls, unfused_reason=reason, original_context=original
+            )
         level = PORTABLE if wish else None
         mixtures = bind_experts(model, level) + bind_own_matmuls(model, level)
         fused, unfused_reason = fuse_layers(model, level)
@@ -95,7 +109,13 @@ def bind_model(model: Any, *, use_kernels: bool = True) -> BoundModel:  # noqa: 
         raise UnsupportedModelError(
             f"{model.config.model_type}: its forward lacks what packed rows need ({error})"
         ) from error
-    return BoundModel(geometry=geometry, calls=calls, fused=tuple(fused), unfused_reason=unfused_reason)
+    return BoundModel(
+        geometry=geometry,
+        calls=calls,
+        fused=tuple(fused),
+        unfused_reason=unfused_reason,
+        original_context=original,
+    )
 
 
 def _bind_rest(

@@ -24,18 +24,25 @@ from treeshare.models.folder import (
     find_file,
     read_object,
     require_endings,
+    require_known_code,
     require_layers,
+    require_no_adapter,
     require_readable,
+    require_safetensors,
 )
 from treeshare.models.support import other_kind
 from treeshare.models.tensor_names import ADAPTERS, doubles, lost_experts, renames, shortened, wrappers
+from treeshare.models.text_part import TextPart, text_part
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
-_FILE, _INDEX, _ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_config.json"
+_FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+_DEQUANTISED = ("fp8", "mxfp4")
+"""Ways of quantising whose files transformers can read as plain weights."""
 
 _TRAINING_SHARD = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 """Files of a distributed training checkpoint, which transformers would prefer to all others."""
@@ -60,6 +67,7 @@ def read_config(source: str, name: str) -> Any:  # noqa: ANN401
         path = find_file(source, CONFIG, download=True)
     if path is not None:
         require_layers(path)
+        require_known_code(path, name)
     with refusing(f"model: cannot load {name}" + (f": {CONFIG}" if path else "")):
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         config._attn_implementation = config._experts_implementation = None  # may name code on the hub
@@ -150,7 +158,7 @@ def weight_files(source: str, config: Any, *, download: bool) -> list[Path]:  # 
             f"model: cannot load {one_line(source)}: {CONFIG}: transformers_weights: "
             f"got {one_line(own, 80)}, expected the name of a .safetensors file beside it"
         )
-    for filename in [own] if own else [_FILE, _INDEX]:
+    for filename in [own] if own else [_FILE, INDEX]:
         path = find_file(source, filename, download=download)
         if path is None:
             continue
@@ -186,36 +194,48 @@ def _is_plain(name: object) -> bool:
     return isinstance(name, str) and Path(name).name == name and "\0" not in name
 
 
-def read_model(source: str, name: str, dtype: str) -> Any:  # noqa: ANN401
-    """Load all weights of a model; none is made up.
+def read_part(source: str, name: str) -> TextPart:
+    """What is to be loaded of ``source``, a folder or hub id that the user calls ``name``.
+
+    Raises:
+        ModelLoadError: If its configuration cannot be read.
+        UnsupportedModelError: If it describes no causal language model, nor one with a known one inside.
+    """
+    config = read_config(source, name)
+    if other := other_kind(config):
+        raise UnsupportedModelError(f"{config.model_type}: not a causal language model ({other})")
+    return text_part(config)
+
+
+def read_model(part: TextPart, source: str, name: str, dtype: str) -> Any:  # noqa: ANN401
+    """Load all weights of a model, or of the text model inside; none is made up.
 
     Known wrappers of trainers are taken off the tensors' names, a head that is lost is tied to the embedding,
     tensors that the model does not have are left out; each is said on stderr.
 
     Args:
+        part: What ``read_part`` found.
         source: A folder or a hub id.
         name: What the user calls it.
         dtype: ``auto``, ``float32`` or ``bfloat16``.
 
     Raises:
         ModelLoadError: If it cannot be read, or weights are missing or have another shape.
-        UnsupportedModelError: If it is no causal language model on its own.
     """
-    from transformers import AutoModelForCausalLM
-
-    config = read_config(source, name)
-    if other := other_kind(config):
-        raise UnsupportedModelError(f"{config.model_type}: not a causal language model ({other})")
+    config = part.config
     with refusing(f"model: cannot load {name}"):
         _require_plain_folder(source, name)
         generation = find_file(source, GENERATION, download=True)
         if generation is not None:
             require_endings(generation)
-        tensors = read_headers(weight_files(source, config, download=True), name)
+        files = weight_files(source, config, download=True)
+        require_safetensors(source, files, name)
+        tensors = read_headers(files, name)
         experts = lost_experts(tensors)
         if experts:
             raise _lacking(name, experts)
         wrapped = wrappers(tensors)
+    _dequantise(config)
     room = bounded(
         name,
         num_tensors=len(tensors),
@@ -224,53 +244,61 @@ def read_model(source: str, name: str, dtype: str) -> Any:  # noqa: ANN401
     )
     remedy = f"{CONFIG} or the weights may be damaged, or of two models: get them again"
     with refusing(f"model: cannot load {name}", remedy), room:
-        model, info = AutoModelForCausalLM.from_pretrained(
+        model, info = part.model_class.from_pretrained(
             source,
             config=config,
             dtype=resolve_dtype(config, dtype, tensors),
             use_safetensors=True,
-            trust_remote_code=False,
-            key_mapping=renames(tensors) if wrapped else None,
+            key_mapping=dict(renames(tensors) if wrapped else {}) | dict(part.renames) or None,
             ignore_mismatched_sizes=True,  # they are refused below, by name
             output_loading_info=True,
         )
-    again = doubles(tensors, model.base_model_prefix)
+    again = doubles(map(part.name_of, tensors), model.base_model_prefix)
     if again:
         raise ModelLoadError(
             f"model: cannot load {name}: tensors that mean the same weight: {shortened(again)}"
         )
-    require_weights(model, info, name)
+    require_weights(model, info, name, part.whole)
     if wrapped:
         say(name, f"took off the names of its tensors: {shortened(wrapped)}")
     return model
 
 
+def _dequantise(config: Any) -> None:  # noqa: ANN401
+    """Let transformers dequantise what it can without a GPU, whatever it would choose to compute with."""
+    own = getattr(config, "quantization_config", None)
+    if isinstance(own, dict) and own.get("quant_method") in _DEQUANTISED:
+        own["dequantize"] = True
+
+
 def _require_plain_folder(source: str, name: str) -> None:
     """Refuse what transformers would load otherwise than as a file's weights."""
-    if find_file(source, _ADAPTER, download=True) is not None:
-        raise ModelLoadError(
-            f"model: {name} holds an adapter ({_ADAPTER}), which is not implemented; "
-            "merge it into its model first (PEFT: merge_and_unload)"
-        )
+    require_no_adapter(source, name)
     if not Path(source).is_dir():
         return
     if any(_TRAINING_SHARD.fullmatch(path.name) for path in Path(source).iterdir()):
         raise ModelLoadError(
             f"model: {name} is a distributed training checkpoint; save the whole model first"
         )
-    if (Path(source) / _FILE).is_file() and (Path(source) / _INDEX).is_file():
-        others = [shard for shard in _shards(Path(source) / _INDEX) if shard != _FILE]
+    if (Path(source) / _FILE).is_file() and (Path(source) / INDEX).is_file():
+        others = [shard for shard in _shards(Path(source) / INDEX) if shard != _FILE]
         if others:
-            say(name, f"takes {_FILE}, not the {len(others)} files of {_INDEX}")
+            say(name, f"takes {_FILE}, not the {len(others)} files of {INDEX}")
 
 
-def require_weights(model: Any, info: Mapping[str, Any], name: str) -> None:  # noqa: ANN401
+def require_weights(
+    model: Any,  # noqa: ANN401
+    info: Mapping[str, Any],
+    name: str,
+    whole: str | None = None,
+) -> None:
     """Refuse a model whose weights did not all come from its files; a lost head is tied.
 
     Args:
         model: As transformers loaded it.
         info: What its ``from_pretrained`` gave as ``loading_info``.
         name: What the user calls it.
+        whole: The kind of the multimodal model of which it is a part.
 
     Raises:
         ModelLoadError: Naming the weights, and tensors that might be meant by them.
@@ -295,10 +323,8 @@ def require_weights(model: Any, info: Mapping[str, Any], name: str) -> None:  # 
     if missing and not _tie_head(model, missing, name):
         raise _lacking(name, missing, surplus)
     if surplus:
-        say(
-            name,
-            f"{len(surplus)} tensors of its files are not the model's, and not used: {shortened(surplus)}",
-        )
+        others = "not the model's" if whole is None else f"other parts' of {whole} than its text model's"
+        say(name, f"{len(surplus)} tensors of its files are {others}, and not used: {shortened(surplus)}")
 
 
 def _lacking(name: str, missing: Iterable[str], surplus: Iterable[str] = ()) -> ModelLoadError:

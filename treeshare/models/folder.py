@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from treeshare.errors import DataError, ModelLoadError, one_line
 from treeshare.files import read_file, read_text, without_mark
+from treeshare.models.tensor_names import shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
-CONFIG, GENERATION = "config.json", "generation_config.json"
+CONFIG, GENERATION, _ADAPTER = "config.json", "generation_config.json", "adapter_config.json"
 
 _OBJECTS = (
     CONFIG,
@@ -166,6 +167,43 @@ def require_endings(generation: Path) -> None:
         raise ModelLoadError(
             f"model: {one_line(generation)}: eos_token_id: got {one_line(json.dumps(ids), 80)}, "
             "expected a token id, or a list of them"
+        )
+
+
+def require_no_adapter(source: str, name: str) -> None:
+    """Refuse an adapter, alone or beside its model.
+
+    Raises:
+        ModelLoadError: If there is one.
+    """
+    if find_file(source, _ADAPTER, download=True) is not None:
+        raise ModelLoadError(
+            f"model: {name} holds an adapter ({_ADAPTER}), which is not implemented; "
+            "merge it into its model first (PEFT: merge_and_unload)"
+        )
+
+
+def require_safetensors(source: str, files: Sequence[Path], name: str) -> None:
+    """Refuse a folder whose weights are pickles alone, which may run code when they are read."""
+    others = [] if files or not Path(source).is_dir() else [path.name for path in Path(source).glob("*.bin")]
+    if others:
+        raise ModelLoadError(
+            f"model: {name} has its weights in {shortened(others)} alone, which is not read: such files "
+            "may hold programs; save the model as safetensors where you trust it (transformers: save_pretrained)"
+        )
+
+
+def require_known_code(path: Path, name: str) -> None:
+    """Refuse a configuration of a kind for which there is code beside it alone."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    own = read_object(path)
+    kind, code = own.get("model_type"), own.get("auto_map")
+    if code and kind not in CONFIG_MAPPING:
+        named = sorted({str(part) for part in code.values()}) if isinstance(code, dict) else [str(code)]
+        raise ModelLoadError(
+            f"model: cannot load {name}: {CONFIG}: transformers has no model of the kind "
+            f"{one_line(kind, 80)}; the folder's own code (auto_map: {one_line(shortened(named), 200)}) is never run"
         )
 
 

@@ -11,6 +11,8 @@ import hashlib
 import io
 import math
 import shutil
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from treeshare import files
@@ -19,13 +21,17 @@ from treeshare.failures import refusing
 from treeshare.models.cache import made_once, model_folder, writing
 from treeshare.models.checkpoint import DTYPES, require_weights, say
 from treeshare.models.construction import bounded
+from treeshare.models.gguf_file import join, read_parts
 from treeshare.models.gguf_meaning import require_meaning, require_metadata
+from treeshare.models.gguf_rope import ROPE_TENSORS
 from treeshare.models.tensor_names import shortened
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator, Sequence
 
     import torch
+
+    from treeshare.models.gguf_file import GgufHeader
 
 _FORMAT = 2
 """Version of the converted folders; raise it when a conversion changes.
@@ -33,7 +39,9 @@ _FORMAT = 2
 Version 1 rounded everything to bfloat16, and kept what transformers had made up for missing tensors.
 """
 
-_MAGIC, _ALONE = b"GGUF", "model.gguf"
+_ALONE = "model.gguf"
+_F32, _F16 = 0, 1
+"""Kinds of numbers, as ggml counts them."""
 
 
 def converted_folder(gguf: Path, name: str, dtype: str) -> Path:
@@ -47,9 +55,10 @@ def converted_folder(gguf: Path, name: str, dtype: str) -> Path:
     Raises:
         ModelLoadError: If the file cannot be read, lacks weights or means what transformers leaves out.
     """
-    digest = _digest(gguf)
+    parts = read_parts(gguf)
+    digest = _digest(parts)
     if dtype == "auto":
-        dtype = _own_dtype(gguf)
+        dtype = _own_dtype(parts)
     name = one_line(name)
     folder = model_folder(name, f"{digest[:16]}-v{_FORMAT}-{dtype}")
 
@@ -57,9 +66,12 @@ def converted_folder(gguf: Path, name: str, dtype: str) -> Path:
         alone = partial / "alone"  # what lies beside the file is not the model's
         with writing(partial.parent):
             alone.mkdir()
-            (alone / _ALONE).symlink_to(gguf.absolute())
+            if len(parts) == 1:
+                (alone / _ALONE).symlink_to(gguf.absolute())
+            else:
+                join(parts, alone / _ALONE)
         with refusing(f"model: cannot read {one_line(gguf)}", "get this file again"):
-            model, tokenizer = _read(gguf, alone, name, dtype)
+            model, tokenizer = _read(parts, alone, name, dtype)
         with writing(partial.parent):
             shutil.rmtree(alone)
             model.save_pretrained(partial)
@@ -77,64 +89,82 @@ def gguf_config(gguf: Path, dtype: str) -> tuple[Any, torch.dtype]:
     from transformers import AutoConfig
     from transformers.integrations.gguf import read_gguf_metadata
 
+    parts = read_parts(gguf)
     if dtype == "auto":
-        dtype = _own_dtype(gguf)
-    with refusing(f"model: cannot read {one_line(gguf)}", "get this file again"):
-        metadata, tensors = read_gguf_metadata(str(gguf))
+        dtype = _own_dtype(parts)
+    with refusing(f"model: cannot read {one_line(gguf)}", "get this file again"), _as_one(parts) as whole:
+        metadata, tensors = read_gguf_metadata(str(whole))
         require_metadata(metadata, tensors, gguf)
-        config = AutoConfig.from_pretrained(str(gguf.parent), gguf_file=gguf.name, trust_remote_code=False)
-        require_meaning(metadata, tensors, config, gguf)
+        config = AutoConfig.from_pretrained(str(whole.parent), gguf_file=whole.name, trust_remote_code=False)
+        require_meaning(metadata, _rope(parts), config, gguf)
     return config, DTYPES[dtype]
 
 
-def _digest(gguf: Path) -> str:
-    """SHA-256 of a GGUF file; of another file nothing but the beginning is read.
+@contextlib.contextmanager
+def _as_one(parts: Sequence[GgufHeader]) -> Iterator[Path]:
+    """A file with the metadata and tensors' names of all parts; of several, without their numbers."""
+    if len(parts) == 1:
+        yield parts[0].path
+        return
+    with tempfile.TemporaryDirectory() as place:
+        join(parts, Path(place) / _ALONE, with_data=False)
+        yield Path(place) / _ALONE
+
+
+def _rope(parts: Sequence[GgufHeader]) -> dict[str, list[float]]:
+    """The numbers of a rope's tensors."""
+    return {
+        tensor.name: part.floats(tensor.name)
+        for part in parts
+        for tensor in part.tensors
+        if tensor.name in ROPE_TENSORS
+    }
+
+
+def _digest(parts: Sequence[GgufHeader]) -> str:
+    """SHA-256 of a model's files, one behind the other.
 
     Raises:
-        ModelLoadError: If it cannot be read, is no regular file or no GGUF file.
+        ModelLoadError: If one cannot be read.
     """
+    digest = hashlib.sha256()
     try:
-        with files.opened(gguf, "model") as file:
-            if file.read(len(_MAGIC)) != _MAGIC:
-                raise ModelLoadError(
-                    f"model: cannot read {one_line(gguf)}: it does not begin with {_MAGIC.decode()}, "
-                    "as a GGUF file does; get this file again"
-                )
-            file.seek(0)
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        for part in parts:
+            with files.opened(part.path, "model") as file:
+                if len(parts) == 1:
+                    return hashlib.file_digest(file, "sha256").hexdigest()
+                digest.update(hashlib.file_digest(file, "sha256").digest())
     except DataError as error:
         raise ModelLoadError(str(error)) from error
+    return digest.hexdigest()
 
 
-def _own_dtype(gguf: Path) -> str:
+def _own_dtype(parts: Sequence[GgufHeader]) -> str:
     """The dtype of a file's numbers: float32 if it holds float32 and float16 alone, else bfloat16."""
-    import torch
-    from transformers.integrations.gguf import GgufHeader
-
-    try:
-        own = GgufHeader.from_file(str(gguf)).dtype
-    except Exception:  # an unknown quantisation, or a damaged file that converting will refuse
-        own = None
-    return "float32" if own in (torch.float32, torch.float16) else "bfloat16"
+    kinds = {tensor.kind for part in parts for tensor in part.tensors}
+    return "float32" if kinds <= {_F32, _F16} else "bfloat16"
 
 
-def _read(gguf: Path, alone: Path, name: str, dtype: str) -> tuple[Any, Any]:
-    """Model and tokenizer of ``gguf``, which the folder ``alone`` has a link to, and nothing else."""
+def _read(parts: Sequence[GgufHeader], alone: Path, name: str, dtype: str) -> tuple[Any, Any]:
+    """Model and tokenizer of a file, which the folder ``alone`` has, and nothing else."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
-    from transformers.integrations.gguf import GgufHeader, read_gguf_metadata
+    from transformers.integrations.gguf import read_gguf_metadata
 
+    gguf = parts[0].path
     metadata, tensors = read_gguf_metadata(str(alone / _ALONE))
     require_metadata(metadata, tensors, gguf)
     where = {"pretrained_model_name_or_path": str(alone), "gguf_file": _ALONE, "trust_remote_code": False}
-    unknown = require_meaning(metadata, tensors, AutoConfig.from_pretrained(**where), gguf)
-    numbers = sum(math.prod(tensor.shape) for tensor in GgufHeader.from_file(str(alone / _ALONE)).tensors)
+    config = AutoConfig.from_pretrained(**where)
+    unknown = require_meaning(metadata, _rope(parts), config, gguf)
+    numbers = sum(math.prod(tensor.shape) for part in parts for tensor in part.tensors)
     with (
         bounded(name, num_tensors=len(tensors), num_elements=numbers),
         contextlib.redirect_stderr(io.StringIO()),  # the library's progress bar would fill logs
     ):
         model, info = AutoModelForCausalLM.from_pretrained(
             **where,
+            config=config,
             dtype=torch.float32,
             quantization_config=GgufConfig(dequantize=True),
             ignore_mismatched_sizes=True,

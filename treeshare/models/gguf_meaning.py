@@ -10,11 +10,12 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from treeshare.errors import ModelLoadError, one_line
+from treeshare.models.gguf_rope import ROPE_KEYS, OtherRope, set_rope
 from treeshare.models.support import head_dim, num_kv_heads
 from treeshare.models.tensor_names import shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
 _DEFAULT_ROPE_BASE = 10000.0
@@ -27,7 +28,6 @@ _WITHOUT_EFFECT = frozenset(
         "context_length",
         "vocab_size",
         "rope.scaling.finetuned",
-        "rope.scaling.original_context_length",  # of a scaling that is refused for its type or its tensors
         "tensor_data_layout",
         "expert_feed_forward_length",  # a weight's size, like the next ones: loading compares sizes
         "feed_forward_length",
@@ -46,15 +46,14 @@ _WITHOUT_EFFECT = frozenset(
 """Metadata of a model that transformers need not pass on, or that is compared here."""
 
 _NEUTRAL: dict[str, Any] = {
-    "rope.scaling.type": "none",
-    "rope.scaling.factor": 1.0,
-    "rope.scaling.attn_factor": 1.0,
-    "rope.scale_linear": 1.0,
     "expert_count": 0,
     "expert_used_count": 0,
     "attention.clamp_kqv": 0.0,
     "attention.max_alibi_bias": 0.0,
     "attention.causal": True,
+    "rope.scaling.yarn_ext_factor": 1.0,
+    "rope.scaling.yarn_attn_factor": 1.0,
+    "rope.scaling.yarn_log_multiplier": 0.0,
     "attn_logit_softcapping": 0.0,
     "final_logit_softcapping": 0.0,
     "logit_scale": 1.0,
@@ -74,23 +73,15 @@ _CONFIG_NAMES = {
 }
 """Fields of a configuration that may carry such a value."""
 
-_ROPE_TENSORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
-
 
 def require_metadata(metadata: Mapping[str, Any], tensors: Collection[str], path: Path) -> None:
-    """Refuse a part of a split file, and one that lacks what transformers would replace by a default.
+    """Refuse a file that lacks what transformers would replace by a default, or has more layers than tensors.
 
-    Or that has more layers than tensors: a library would build them for hours.
+    Such layers a library would build for hours.
 
     Raises:
-        ModelLoadError: Saying which part, and how to put them together; or what is lacking.
+        ModelLoadError: Naming what is lacking.
     """
-    count = metadata.get("split.count", 1)
-    if count > 1:
-        raise ModelLoadError(
-            f"model: {path} is part {metadata.get('split.no', 0) + 1} of {count}, which is not implemented; "
-            "put them together first (llama-gguf-split --merge)"
-        )
     front = f"{metadata['general.architecture']}."
     lost = [front + key for key in _REQUIRED if front + key not in metadata]
     if lost:
@@ -105,16 +96,16 @@ def require_metadata(metadata: Mapping[str, Any], tensors: Collection[str], path
 
 def require_meaning(
     metadata: Mapping[str, Any],
-    tensors: Iterable[str],
+    rope: Mapping[str, Sequence[float]],
     config: Any,  # noqa: ANN401
     path: Path,
 ) -> list[str]:
-    """Refuse a file of which transformers left out what changes the model.
+    """Complete a configuration by the file's rope, and refuse what else transformers left out of the model.
 
     Args:
         metadata: The file's, for which ``require_metadata`` holds, lists of texts as their lengths.
-        tensors: Names of its tensors.
-        config: The configuration that transformers made of it.
+        rope: The numbers of its rope's tensors.
+        config: The configuration that transformers made of it; changed in place.
         path: The file.
 
     Returns:
@@ -125,7 +116,11 @@ def require_meaning(
     """
     front = f"{metadata['general.architecture']}."
     own = {key.removeprefix(front): value for key, value in metadata.items() if key.startswith(front)}
-    left_out = [name for name in tensors if name.endswith(_ROPE_TENSORS)]
+    left_out = []
+    try:
+        set_rope(config, own, rope)
+    except OtherRope as error:
+        left_out.append(str(error))
     left_out += [
         f"{front}{key} ({own[key]})"
         for key, neutral in _NEUTRAL.items()
@@ -139,7 +134,8 @@ def require_meaning(
             f"model: {path}: not implemented from a GGUF file: {'; '.join(left_out)}; "
             "use the model's safetensors instead"
         )
-    return sorted(front + key for key in own if key not in _WITHOUT_EFFECT and key not in _NEUTRAL)
+    known = _WITHOUT_EFFECT | ROPE_KEYS | set(_NEUTRAL)
+    return sorted(front + key for key in own if key not in known)
 
 
 def _changes(own: Mapping[str, Any], key: str, neutral: object, config: Any) -> bool:  # noqa: ANN401

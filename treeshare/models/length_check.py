@@ -25,8 +25,10 @@ from treeshare.models.calls import discover_calls
 from treeshare.models.checkpoint import say
 from treeshare.models.construction import quietly
 from treeshare.models.miniature import small_model
+from treeshare.models.rope import hold_rope
 from treeshare.models.self_check import branching_layout, plain_sdpa
 from treeshare.models.step import TreeStep, running
+from treeshare.models.support import max_model_len
 from treeshare.models.written_out import bind_attention, set_attention
 
 if TYPE_CHECKING:
@@ -112,6 +114,7 @@ def compare(small: Any) -> float:  # noqa: ANN401
             f"{kind}: transformers' generate differs from its own forward without a cache "
             f"(by {own:.2g} of the largest logit); this model is not supported"
         )
+    hold_rope(small, max_model_len(small.config))
     bind_attention(small)
     set_attention(small, ATTENTION_NAME)
     geometry, calls = discover_calls(small)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +14,7 @@ from treeshare.native import PORTABLE
 from treeshare.text import Detokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from treeshare.kv import KVGeometry
     from treeshare.models.fusion import FusedLayer
@@ -37,6 +37,8 @@ class LoadedModel:
         eos_token_ids: Tokens that end a completion.
         max_model_len: Maximum number of tokens of a sequence.
         load_s: Seconds that loading took.
+        length_limit: What the user limited ``max_model_len`` to, or None.
+        other_tokens: Tokens that stand for something else than text, such as an image, with what that is.
         quantization: ``int8``, or None.
     """
 
@@ -51,6 +53,8 @@ class LoadedModel:
     eos_token_ids: frozenset[int]
     max_model_len: int
     load_s: float
+    length_limit: int | None = None
+    other_tokens: Mapping[int, str] = field(default_factory=dict)
     quantization: str | None = None
 
     @property

@@ -21,20 +21,22 @@ from treeshare.kv import KVGeometry
 from treeshare.models.binding import bind_model
 from treeshare.models.checkpoint import (
     DTYPES,
-    read_config,
     read_headers,
     read_model,
+    read_part,
     resolve_dtype,
     say,
     weight_files,
 )
-from treeshare.models.folder import CONFIG
+from treeshare.models.folder import CONFIG, require_no_adapter
 from treeshare.models.gguf import converted_folder, gguf_config
+from treeshare.models.hub import hub_source
 from treeshare.models.loaded import LoadedModel
 from treeshare.models.outline import Outline, find_outline
 from treeshare.models.quantization import keep, read_int8, require_quantization
-from treeshare.models.support import foreign_sizes, head_dim, max_model_len, num_kv_heads
+from treeshare.models.support import foreign_sizes, head_dim, longest_sequence, num_kv_heads
 from treeshare.models.tensor_names import shortened
+from treeshare.models.text_part import TextPart, text_part
 from treeshare.models.tokenizer import load_tokenizer
 from treeshare.text import encode
 
@@ -52,6 +54,7 @@ def load_model(
     dtype: str = "auto",
     device: str = "cpu",
     quantization: str | None = None,
+    max_model_len: int | None = None,
 ) -> LoadedModel:
     """Load and check a model; the check runs on the CPU.
 
@@ -62,9 +65,12 @@ def load_model(
         device: Where its weights go, as ``devices.resolve_device`` returns it.
         quantization: ``int8``: of the weights of linear layers, embedding and head, and of activations that
             they are multiplied by; a completion is then the same on every CPU. None: none is quantised.
+        max_model_len: Tokens of the longest sequence, at most the model's positions, which are the default.
+            With ``longrope`` it decides between short and long factors, for every position (``rope.py``).
 
     Raises:
-        ConfigError: If ``dtype`` or ``quantization`` is another name, or nothing here computes with int8.
+        ConfigError: If ``dtype`` or ``quantization`` is another name, nothing here computes with int8, or
+            ``max_model_len`` is out of range.
         ModelLoadError: If the model cannot be found or read, or its files lack weights.
         UnsupportedModelError: If it needs a feature that is not implemented; the message names it.
     """
@@ -73,18 +79,24 @@ def load_model(
     started = time.perf_counter()
     name = _name(model)
     require_quantization(quantization, device)
-    source, shown = _resolve(name, dtype), one_line(name)
-    folder: Path | None = None
+    source, shown = _resolve(name, dtype, whole=True), one_line(name)
+    part, folder = read_part(source, shown), None
     if quantization:
-        loaded, folder = read_int8(source, shown, dtype)
+        loaded, folder = read_int8(part, source, shown, dtype)
     else:
-        loaded = read_model(source, shown, dtype)
+        loaded = read_model(part, source, shown, dtype)
     tokenizer = load_tokenizer(source)
     with refusing(f"model: cannot compute with {shown}", f"its {CONFIG} may be damaged: get it again"):
-        bound = bind_model(loaded, use_kernels=device == "cpu")
+        longest = longest_sequence(loaded.config, max_model_len)
+        bound = bind_model(loaded, longest=longest, use_kernels=device == "cpu")
         vocab_size = loaded.get_input_embeddings().weight.shape[0]
         eos_token_ids = _eos_token_ids(loaded, tokenizer, vocab_size, shown)
-        longest = max_model_len(loaded.config)
+    if bound.original_context is not None:
+        say(
+            name,
+            f"rope_type longrope: long factors for all positions, as max_model_len is {longest}; "
+            f"with {bound.original_context} or less, the short ones",
+        )
     if folder is not None:
         keep(loaded, folder, name)
     with refusing(f"model: cannot move {shown} to {device}"):
@@ -106,6 +118,8 @@ def load_model(
         vocab_size=vocab_size,
         eos_token_ids=eos_token_ids,
         max_model_len=longest,
+        length_limit=max_model_len,
+        other_tokens=part.other_tokens,
         load_s=time.perf_counter() - started,
         quantization=quantization,
     )
@@ -118,12 +132,17 @@ class ModelDescription:
     Attributes:
         tokenizer: Its tokenizer, or None.
         geometry: Shape of its KV, as its configuration gives it.
-        config: Its transformers configuration.
+        part: What is loaded of it.
     """
 
     tokenizer: Any | None
     geometry: KVGeometry
-    config: Any
+    part: TextPart
+
+    @property
+    def config(self) -> Any:  # noqa: ANN401
+        """Its transformers configuration; of a multimodal model, the text model's."""
+        return self.part.config
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a whole prompt.
@@ -148,18 +167,17 @@ def describe_model(model: str | os.PathLike[str], dtype: str = "auto") -> ModelD
         UnsupportedModelError: If its configuration does not say the sizes.
     """
     name = _name(model)
-    source, shown = _resolve(name, dtype), one_line(name)
-    config = read_config(source, shown)
+    source, shown = _resolve(name, dtype, whole=False), one_line(name)
+    part = read_part(source, shown)
     with refusing(f"model: cannot load {shown}: {CONFIG}", "get this file again"):
-        found_dtype = _dtype(source, config, dtype, shown)
-        outline = find_outline(config, found_dtype, shown)
-        text = config.get_text_config()
-        geometry = _uniform(text, found_dtype, shown) if outline is None else outline.geometry
-    return ModelDescription(tokenizer=load_tokenizer(source), geometry=geometry, config=text)
+        found_dtype = _dtype(source, part.config, dtype, shown)
+        outline = find_outline(part, found_dtype, shown)
+        geometry = _uniform(part.config, found_dtype, shown) if outline is None else outline.geometry
+    return ModelDescription(tokenizer=load_tokenizer(source), geometry=geometry, part=part)
 
 
-def outline_model(model: str | os.PathLike[str], dtype: str = "auto") -> tuple[Any, Outline | None]:
-    """A model's configuration and outline, if it has one; reads no weights, and converts no GGUF file.
+def outline_model(model: str | os.PathLike[str], dtype: str = "auto") -> tuple[TextPart, Outline | None]:
+    """What is loaded of a model, and its outline, if it has one; reads no weights, and converts no GGUF file.
 
     Raises:
         ModelLoadError: If the model cannot be found or read.
@@ -170,17 +188,17 @@ def outline_model(model: str | os.PathLike[str], dtype: str = "auto") -> tuple[A
     gguf = _gguf_of(name)
     if gguf is not None:
         config, found_dtype = gguf_config(gguf, dtype)
-        return config, find_outline(config, found_dtype, shown)
-    source = _resolve(name, dtype)
-    config = read_config(source, shown)
+        part = text_part(config)
+        return part, find_outline(part, found_dtype, shown)
+    source = _resolve(name, dtype, whole=False)
+    part = read_part(source, shown)
     with refusing(f"model: cannot load {shown}: {CONFIG}", "get this file again"):
-        return config, find_outline(config, _dtype(source, config, dtype, shown), shown)
+        return part, find_outline(part, _dtype(source, part.config, dtype, shown), shown)
 
 
 def _dtype(source: str, config: Any, dtype: str, name: str) -> torch.dtype:  # noqa: ANN401
-    text = config.get_text_config()
-    files = weight_files(source, text, download=False) if text.dtype is None else []
-    return resolve_dtype(text, dtype, read_headers(files, name))
+    files = weight_files(source, config, download=False) if config.dtype is None else []
+    return resolve_dtype(config, dtype, read_headers(files, name))
 
 
 def _uniform(config: Any, dtype: torch.dtype, name: str) -> KVGeometry:  # noqa: ANN401
@@ -216,8 +234,14 @@ def _name(model: str | os.PathLike[str]) -> str:
     return name
 
 
-def _resolve(name: str, dtype: str) -> str:
-    """The folder or hub id to load: embedded names and GGUF files become their converted folder."""
+def _resolve(name: str, dtype: str, *, whole: bool) -> str:
+    """The folder or hub id to load: embedded names and GGUF files become their converted folder.
+
+    Args:
+        name: What the user calls the model.
+        dtype: ``auto``, ``float32`` or ``bfloat16``.
+        whole: Whether its weights are to be loaded.
+    """
     if name in EMBEDDED:
         return str(converted_folder(_embedded_file(name), name, dtype))
     known = ", ".join(EMBEDDED)
@@ -237,11 +261,12 @@ def _resolve(name: str, dtype: str) -> str:
         return str(converted_folder(path, path.stem, dtype))
     if kind == stat.S_IFDIR:
         if _kind(path / CONFIG) is None:
+            require_no_adapter(str(path), one_line(name))
             raise ModelLoadError(f"model: got the folder {one_line(name)}, expected a {CONFIG} in it")
         return str(path)
     if kind is not None or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ModelLoadError(unknown)
-    return name
+    return hub_source(name, whole=whole)
 
 
 def _gguf_of(name: str) -> Path | None:

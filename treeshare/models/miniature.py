@@ -130,11 +130,7 @@ class Miniature:
             else:
                 new = self._number(name, value, values, kept, lengths)
             small[name] = new
-        if {"qk_head_dim", "qk_nope_head_dim", "qk_rope_head_dim"} <= set(small):
-            small["qk_head_dim"] = small["qk_nope_head_dim"] + small["qk_rope_head_dim"]
-        if values.get("num_layers_per_stack"):  # which is run through several times
-            small["num_layers_per_stack"] = 1
-            small["num_hidden_layers"] = values["num_hidden_layers"] // values["num_layers_per_stack"]
+        _fit(small, values)
         return small
 
     def _number(
@@ -203,6 +199,36 @@ def _narrow(width: int, values: Mapping[str, Any]) -> int:
     """A head's width, small: all are divided by the same number, to multiples of 8."""
     factor = max(1, _head_width(values) // _HEAD_WIDTH)
     return width if factor == 1 else max(8, width // factor // 8 * 8)
+
+
+def _fit(small: dict[str, Any], values: Mapping[str, Any]) -> None:
+    """Change the fields of a small configuration that others, of which they are sums or parts, decide."""
+    if {"qk_head_dim", "qk_nope_head_dim", "qk_rope_head_dim"} <= set(small):
+        small["qk_head_dim"] = small["qk_nope_head_dim"] + small["qk_rope_head_dim"]
+    for part in small.values():
+        if isinstance(part, dict):
+            _fit_rope(part, _head_width(small), _head_width(values))
+    if values.get("num_layers_per_stack"):  # which is run through several times
+        small["num_layers_per_stack"] = 1
+        small["num_hidden_layers"] = values["num_hidden_layers"] // values["num_layers_per_stack"]
+
+
+def _fit_rope(rope: dict[str, Any], new: int, old: int) -> None:
+    """Let the lists of a rope's parameters, or of each layer type's, fit a head of another width."""
+    for name, part in rope.items():
+        if isinstance(part, dict):
+            _fit_rope(part, new, old)
+        elif name == "mrope_section" and part:
+            rope[name] = _scaled(part, new, old)
+        elif name in ("short_factor", "long_factor") and part and new < old:
+            rope[name] = part[: max(1, len(part) * new // old)]
+
+
+def _scaled(parts: list[int], new: int, old: int) -> list[int]:
+    """Parts of a head's angles, of a head of another width; rounded so that all angles are someone's."""
+    small = [part * new // old for part in parts]
+    small[-1] += sum(parts) * new // old - sum(small)
+    return small
 
 
 def _lists(values: Mapping[str, Any], number: int) -> list[list[Any]]:

@@ -20,6 +20,7 @@ from treeshare.models.written_out import require_known_features, set_attention
 if TYPE_CHECKING:
     from treeshare.kv import KVGeometry
     from treeshare.models.step import AttentionCall
+    from treeshare.models.text_part import TextPart
 
 _MAX_TENSORS, _MAX_NUMBERS = 3_000, 1 << 40
 """Of a model whose files are not there to say how much they hold."""
@@ -66,27 +67,21 @@ class _NothingIsKnown(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def find_outline(config: Any, dtype: torch.dtype, name: str) -> Outline | None:  # noqa: ANN401
+def find_outline(part: TextPart, dtype: torch.dtype, name: str) -> Outline | None:
     """The outline of a model; None if its code needs numbers to be followed.
 
     Args:
-        config: Its transformers configuration.
+        part: What is loaded of it.
         dtype: Of its weights.
         name: What the user calls it.
 
     Raises:
         ModelLoadError: If the configuration describes more than any model has.
-        UnsupportedModelError: If it needs what is not implemented, or is no causal language model.
+        UnsupportedModelError: If it needs what is not implemented.
     """
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
-
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise UnsupportedModelError(
-            f"{config.model_type}: not a causal language model (transformers has no such class for it)"
-        )
     room = bounded(name, num_tensors=_MAX_TENSORS, num_elements=_MAX_NUMBERS)
     with quietly(), room, torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=_DTYPE).eval()
+        model = part.model_class._from_config(part.config, dtype=_DTYPE).eval()
     require_known_features(model)
     set_attention(model, ATTENTION_NAME)
     try:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from treeshare.config import require_int
 from treeshare.errors import UnsupportedModelError
+from treeshare.models.rope import unknown_ropes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from treeshare.attention import AttentionBackend
     from treeshare.models.step import AttentionCall
-
-_ROPE_BY_LENGTH = frozenset({"dynamic", "longrope"})
-"""Kinds of rotary embedding that depend on the longest sequence of a batch."""
 
 _LAYER_KINDS = frozenset(
     {"full_attention", "sliding_attention", "chunked_attention", "attention", "moe", "mlp", "dense", "sparse"}
@@ -39,6 +38,19 @@ def max_model_len(config: Any) -> int:  # noqa: ANN401
     return 1 << 20
 
 
+def longest_sequence(config: Any, limit: int | None) -> int:  # noqa: ANN401
+    """``max_model_len`` of a configuration, or less if the user wants less.
+
+    Raises:
+        ConfigError: If ``limit`` is more than that, or less than two.
+    """
+    longest = max_model_len(config)
+    if limit is None:
+        return longest
+    require_int("max_model_len", limit, low=2, high=longest)
+    return limit
+
+
 def num_kv_heads(config: Any) -> int:  # noqa: ANN401
     """Heads of keys and values of each layer, as a configuration gives them."""
     heads: int = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
@@ -61,7 +73,7 @@ def unsupported_features(model: Any) -> list[str]:  # noqa: ANN401
     sizes = foreign_sizes(config)
     if sizes and "without" not in sizes:
         return [sizes]
-    rope_types = _rope_types_by_length(model)
+    rope_types = unknown_ropes(model)
     checks = {
         str(sizes): sizes,
         "bidirectional attention": getattr(config, "is_causal", True) is False
@@ -123,22 +135,6 @@ def _has_alibi(config: Any) -> bool:  # noqa: ANN401
         or getattr(config, "position_embedding_type", None) == "alibi"
         or getattr(config, "model_type", "") in ("bloom", "mpt")
     )
-
-
-def _rope_types_by_length(model: Any) -> list[str]:  # noqa: ANN401
-    """Kinds of the model's rotary embeddings that depend on a call's longest sequence.
-
-    Said by a field of the configuration, a field for each layer type inside it, or the module itself.
-    """
-    found: set[str] = set()
-    for name in ("rope_parameters", "rope_scaling"):
-        rope = getattr(model.config, name, None)
-        parts = [rope, *rope.values()] if isinstance(rope, dict) else []
-        found.update(str(part.get("rope_type", part.get("type"))) for part in parts if isinstance(part, dict))
-    for module in model.modules():
-        kind = getattr(module, "rope_type", None)
-        found.update(map(str, kind.values()) if isinstance(kind, dict) else [str(kind)])
-    return sorted(kind for kind in found if any(part in kind for part in _ROPE_BY_LENGTH))
 
 
 def require_support(

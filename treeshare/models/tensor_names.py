@@ -7,7 +7,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Iterable
 
 _WRAPPERS = (
     "_orig_mod",  # torch.compile
@@ -64,7 +64,7 @@ def renames(names: Iterable[str]) -> dict[str, str]:
     return {_FRONT.pattern: ""} | {_INSIDE.pattern + "(?:)" * i: "." for i in range(times)}
 
 
-def doubles(names: Collection[str], base: str) -> list[str]:
+def doubles(names: Iterable[str], base: str) -> list[str]:
     """Names that mean the same weight as another one of ``names``.
 
     Args:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from treeshare.errors import ModelLoadError, one_line
 from treeshare.failures import error_line, is_failure
+from treeshare.models.checkpoint import say
 from treeshare.models.folder import CONFIG, find_file, read_object
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 _FILE = "tokenizer.json"
+_FILES = ("tokenizer*", "vocab.json", "vocab.txt", "*.tiktoken", "spiece.model", "sentencepiece*.model")
+"""Patterns of the files of which any makes a tokenizer."""
+
+_PAIR = ("vocab.json", "merges.txt")
+_SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 _SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _MARK = "\ufeff"
 
@@ -23,16 +33,15 @@ def load_tokenizer(source: str) -> Any | None:  # noqa: ANN401
         ModelLoadError: If it cannot be loaded or cannot decode; the message names the file, as far as that
             can be told.
     """
-    from transformers import AutoTokenizer
-
-    if Path(source).is_dir() and not any(Path(source).glob("tokenizer*")):
+    if Path(source).is_dir() and not has_tokenizer(Path(source)):
         return None
     for name in (CONFIG, _SETTINGS[0]):
         path = find_file(source, name, download=True)
         if path is not None:
             _require_tokenizer_class(path)
+    _require_readers(source)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        tokenizer = _made(source)
         tokenizer.decode([0])
         _try_encoding(tokenizer)
     except BaseException as error:
@@ -44,6 +53,60 @@ def load_tokenizer(source: str) -> Any | None:  # noqa: ANN401
         ) from error
     tokenizer.chat_template = _without_marks(getattr(tokenizer, "chat_template", None), source)
     return tokenizer
+
+
+def _made(source: str) -> Any:  # noqa: ANN401
+    """The tokenizer as transformers makes it; a byte-level one of two plain files if it knows no other."""
+    from transformers import AutoTokenizer, GPT2Tokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except (ValueError, OSError, TypeError):
+        is_plain = all(find_file(source, name, download=False) is not None for name in _PAIR)
+        others = (_FILE, _SETTINGS[0])  # which would say more
+        if not is_plain or any(find_file(source, name, download=False) is not None for name in others):
+            raise
+    say(source, f"its tokenizer is {' and '.join(_PAIR)} alone: read as GPT-2's byte-level kind")
+    return GPT2Tokenizer.from_pretrained(source)
+
+
+def _require_readers(source: str) -> None:
+    """Refuse a tokenizer that is there in a form only which cannot be read here.
+
+    Raises:
+        ModelLoadError: Naming the package that reads it, or the code that would be needed.
+    """
+    if find_file(source, _FILE, download=False) is not None:
+        return
+    for name in _SENTENCEPIECE:
+        path = find_file(source, name, download=False)
+        if path is None or importlib.util.find_spec("sentencepiece") is not None:
+            continue
+        with path.open("rb") as file:
+            is_one = file.read(1) == b"\n"  # a list of pieces; tiktoken's are lines of text
+        if is_one:
+            raise ModelLoadError(
+                f"tokenizer: {one_line(source)} has {name} alone, which needs a package: "
+                f"pip install sentencepiece protobuf; or put its {_FILE} there"
+            )
+    path = find_file(source, _SETTINGS[0], download=False)
+    code = read_object(path).get("auto_map") if path is not None else None
+    if isinstance(code, dict) and code.get("AutoTokenizer") and not _is_known(read_object(path)):
+        raise ModelLoadError(
+            f"tokenizer: {one_line(path)}: its own code (auto_map: {one_line(code['AutoTokenizer'], 120)}) "
+            f"is never run; put its {_FILE} there"
+        )
+
+
+def _is_known(settings: Mapping[str, Any]) -> bool:
+    from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
+
+    return tokenizer_class_from_name(str(settings.get("tokenizer_class"))) is not None
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder has files of a tokenizer."""
+    return any(any(folder.glob(pattern)) for pattern in _FILES)
 
 
 def _require_tokenizer_class(path: Path) -> None:

@@ -42,6 +42,7 @@ class Manifest(BaseModel):
         model_sha256: SHA-256 of the weights' names, shapes, dtypes and bytes.
         dtype: Dtype of the computation.
         quantization: Of weights and the activations that they are multiplied by: ``int8``; None: none.
+        max_model_len: Tokens of the longest sequence, if the user limited it.
         arithmetic: ``config.ARITHMETIC`` of the treeshare that computes the run; 0 if it is not written.
         sharing: ``tree``, ``one-level`` or ``none``.
         fold_cost: Of runs of arithmetic 0, whose bits depended on it; read, and not written any more.
@@ -68,6 +69,7 @@ class Manifest(BaseModel):
     model_sha256: str
     dtype: str
     quantization: str | None = None
+    max_model_len: int | None = None
     arithmetic: NonNegativeInt = 0
     sharing: str = "tree"
     fold_cost: dict[Literal["launch_cost", "merge_cost", "token_cost", "max_rows"], NonNegativeInt] = Field(

@@ -88,6 +88,7 @@ def make_manifest(
         model_sha256=llm.loaded.fingerprint(),
         dtype=llm.dtype,
         quantization=llm.loaded.quantization,
+        max_model_len=llm.loaded.length_limit,
         sharing=llm.config.sharing,
         arithmetic=ARITHMETIC,
         sampling=sampling,

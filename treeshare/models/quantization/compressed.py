@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from treeshare.models.text_part import TextPart
+
 _METHOD = "compressed-tensors"
 _SCALE = "_scale"
 
@@ -92,24 +94,26 @@ def _differences(group: Any) -> list[str]:  # noqa: ANN401
     return wrong
 
 
-def read_compressed(source: str, name: str, dtype: str, config: Any) -> Any:  # noqa: ANN401
+def read_compressed(part: TextPart, source: str, name: str, dtype: str) -> Any:  # noqa: ANN401
     """The model of a W8A8 checkpoint, its linear layers by the file's own codes.
 
     Args:
+        part: What ``read_part`` found; ``require_w8a8`` holds of its configuration.
         source: A folder or a hub id.
         name: What the user calls it.
         dtype: ``auto``, ``float32`` or ``bfloat16``: of everything else.
-        config: Its configuration; ``require_w8a8`` holds.
 
     Raises:
         ModelLoadError: If the files cannot be read, or lack weights or scales.
     """
     from safetensors.torch import load_file
 
+    config = part.config
     files = weight_files(source, config, download=True)
     kind = resolve_dtype(config, dtype, read_headers(files, name))
     with refusing(f"model: cannot load {name}", "get its files again"):
-        tensors = {key: value for file in files for key, value in load_file(file).items()}
+        read = {key: value for file in files for key, value in load_file(file).items()}
+        tensors = {part.name_of(key): value for key, value in read.items()}
         coded = {key: value for key, value in tensors.items() if value.dtype == torch.int8}
         lost = [key for key in coded if f"{key}{_SCALE}" not in tensors]
         if lost or not coded:
@@ -121,8 +125,7 @@ def read_compressed(source: str, name: str, dtype: str, config: Any) -> Any:  # 
         state = {key: value.to(kind) for key, value in tensors.items() if key not in coded}
         state |= {key: placeholder(value.shape, kind).data for key, value in coded.items()}
         del config.quantization_config
-        (architecture,) = config.architectures
-        model = made_model(name, config, architecture, state, kind)
+        model = made_model(name, config, part.model_class, state, kind)
         bind_codes(
             model,
             {

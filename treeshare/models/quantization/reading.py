@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from treeshare.errors import ModelLoadError
-from treeshare.models.checkpoint import read_config, read_model, say
+from treeshare.models.checkpoint import read_model, say
 from treeshare.models.quantization.compressed import quantization_of, read_compressed, require_w8a8
 from treeshare.models.quantization.modules import quantize_model
 from treeshare.models.quantization.stored import read_stored, store, stored_folder
@@ -13,29 +13,32 @@ from treeshare.models.quantization.stored import read_stored, store, stored_fold
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from treeshare.models.text_part import TextPart
 
-def read_int8(source: str, name: str, dtype: str) -> tuple[Any, Path | None]:
+
+def read_int8(part: TextPart, source: str, name: str, dtype: str) -> tuple[Any, Path | None]:
     """A model with int8 weights, and the folder where they are to be kept, if they are not there yet.
 
     Args:
+        part: What ``read_part`` found.
         source: A folder or a hub id.
         name: What the user calls it.
         dtype: ``auto``, ``float32`` or ``bfloat16``.
 
     Raises:
         ModelLoadError: As ``read_model``.
-        UnsupportedModelError: As ``read_model``; or if its files are quantised in a way that is not known.
+        UnsupportedModelError: If its files are quantised in a way that is not known.
     """
-    config = read_config(source, name)
+    config = part.config
     own = quantization_of(config)
     if own is not None:
         require_w8a8(own, name)
-        return read_compressed(source, name, dtype, config), None
+        return read_compressed(part, source, name, dtype), None
     folder = stored_folder(source, name, dtype, config)
-    model = read_stored(source, name, folder, config)
+    model = read_stored(part, source, name, folder)
     if model is not None:
         return model, None
-    model = read_model(source, name, dtype)
+    model = read_model(part, source, name, dtype)
     quantize_model(model)
     return model, folder
 

@@ -11,7 +11,6 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import torch
-import transformers
 from transformers import GenerationConfig
 
 from treeshare.errors import ModelLoadError, one_line
@@ -30,6 +29,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor, nn
+
+    from treeshare.models.text_part import TextPart
 
 _FORMAT = 1
 """Version of the stored folders; raise it when codes or their layout change."""
@@ -88,7 +89,6 @@ def store(model: Any, folder: Path, name: str) -> None:  # noqa: ANN401
             "transform": weights.format.transform,
         }
     about = {
-        "class": type(model).__name__,
         "tied": bool(model.config.tie_word_embeddings),
         "dtype": str(model.dtype).removeprefix("torch."),
         "coded": coded,
@@ -101,16 +101,17 @@ def store(model: Any, folder: Path, name: str) -> None:  # noqa: ANN401
     made_once(folder, name, "writing int8 weights", fill)
 
 
-def read_stored(source: str, name: str, folder: Path, config: Any) -> Any | None:  # noqa: ANN401
+def read_stored(part: TextPart, source: str, name: str, folder: Path) -> Any | None:  # noqa: ANN401
     """The quantised model of ``source`` by the weights in ``folder``; None if it is not there.
 
-    ``config`` is the model's from now on.
+    The part's configuration is the model's from now on.
 
     Raises:
         ModelLoadError: If they cannot be read, or are another model's.
     """
     if not is_whole(folder):
         return None
+    config = part.config
     with refusing(f"model cache: cannot read {one_line(folder)}", "remove this folder"):
         about, tensors = _read(folder / _FILE)
         coded = about["coded"]
@@ -118,7 +119,7 @@ def read_stored(source: str, name: str, folder: Path, config: Any) -> Any | None
         state = {key: tensor for key, tensor in tensors.items() if ":" not in key}
         state |= {key: placeholder(torch.Size(entry["shape"]), dtype).data for key, entry in coded.items()}
         config.tie_word_embeddings = about["tied"]
-        model = made_model(name, config, about["class"], state, dtype)
+        model = made_model(name, config, part.model_class, state, dtype)
         bind_codes(model, _codes(model, coded, tensors))
     read_endings(model, source, name)
     return model
@@ -149,7 +150,7 @@ def _read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def made_model(
     name: str,
     config: Any,  # noqa: ANN401
-    kind: str,
+    model_class: Any,  # noqa: ANN401
     state: Mapping[str, Tensor],
     dtype: torch.dtype,
 ) -> Any:  # noqa: ANN401
@@ -158,7 +159,7 @@ def made_model(
     Args:
         name: What the user calls it.
         config: Its configuration.
-        kind: Its class in transformers.
+        model_class: Its class.
         state: All its weights; ``placeholder`` for those in codes.
         dtype: Theirs.
 
@@ -167,7 +168,7 @@ def made_model(
     """
     numbers = sum(tensor.numel() for tensor in state.values())
     with bounded(name, num_tensors=len(state), num_elements=numbers):
-        model, info = getattr(transformers, kind).from_pretrained(
+        model, info = model_class.from_pretrained(
             None, config=config, state_dict=dict(state), dtype=dtype, output_loading_info=True
         )
     wrong = [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]

@@ -1,0 +1,139 @@
+"""GGUF files of several architectures: scores are those of the model that the file was written of."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import transformers
+
+from tests.models.gguf_models import logprobs_of, write_model
+from tests.models.tiny import _COMMON
+from treeshare import LLM
+
+_ERROR = 2e-4
+"""Largest difference of a float32 log-probability that is rounding."""
+
+_TOKENS = torch.randint(2, 160, (90,), generator=torch.Generator().manual_seed(3)).tolist()
+
+_GEMMA = {"attention.key_length": 16, "attention.value_length": 16, "attention.sliding_window": 16}
+_CAPS = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def error(path, model, **options):
+    """How far scores of a file are from a model's."""
+    llm = LLM(path, dtype="float32", kv_budget_bytes=1 << 24, **options)
+    (score,) = llm.score([(_TOKENS[:1], _TOKENS[1:])], use_tqdm=False)
+    return float((torch.tensor(score.logprobs) - logprobs_of(model, _TOKENS)).abs().max())
+
+
+def _config(name, **fields):
+    return getattr(transformers, f"{name}Config")(**_COMMON, **fields)
+
+
+ARCHITECTURES = {
+    "llama": lambda: (_config("Llama"), {"rope.dimension_count": 16}),
+    "qwen2": lambda: (_config("Qwen2"), {}),
+    "qwen3": lambda: (_config("Qwen3", head_dim=16), {"attention.key_length": 16}),
+    "phi3": lambda: (_config("Phi3"), {"rope.dimension_count": 16}),
+    "gemma2": lambda: (
+        _config("Gemma2", head_dim=16, sliding_window=16, query_pre_attn_scalar=16),
+        _GEMMA | _CAPS,
+    ),
+    "gemma3": lambda: (
+        _config("Gemma3Text", head_dim=16, sliding_window=16, query_pre_attn_scalar=16),
+        _GEMMA | {"rope.freq_base": 1e6},
+    ),
+}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_an_architectures_scores(architecture, tmp_path):
+    config, more = ARCHITECTURES[architecture]()
+    model = write_model(tmp_path / "x.gguf", config, architecture, more=more)
+    assert error(tmp_path / "x.gguf", model) <= _ERROR
+
+
+def _llama3_factors():
+    """What llama.cpp's converter writes for Llama 3.1."""
+    factors = []
+    for i in range(8):
+        wavelength = 2 * math.pi * 1e4 ** (i / 8)
+        smooth = (32 / wavelength - 1.0) / (4.0 - 1.0)
+        factors.append(1.0 if wavelength < 8 else 8.0 if wavelength > 32 else 1 / ((1 - smooth) / 8 + smooth))
+    return factors
+
+
+_LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+    "rope_theta": 1e4,
+}
+_YARN = {
+    "rope_type": "yarn",
+    "factor": 4.0,
+    "original_max_position_embeddings": 32,
+    "rope_theta": 1e4,
+}
+_LONG = {
+    "rope_type": "longrope",
+    "rope_theta": 1e4,
+    "short_factor": [1.0 + 0.1 * i for i in range(8)],
+    "long_factor": [2.0 + 0.5 * i for i in range(8)],
+    "attention_factor": 1.2,
+    "original_max_position_embeddings": 32,
+}
+
+ROPES = {
+    "rope_freqs": ("Llama", _LLAMA3, {}, {"rope_freqs.weight": _llama3_factors()}),
+    "linear": (
+        "Llama",
+        {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4},
+        {"rope.scaling.factor": 4.0},
+        {},
+    ),
+    "yarn": (
+        "Llama",
+        _YARN,
+        {
+            "rope.scaling.type": "yarn",
+            "rope.scaling.factor": 4.0,
+            "rope.scaling.original_context_length": 32,
+        },
+        {},
+    ),
+    "longrope": (
+        "Phi3",
+        _LONG,
+        {"rope.scaling.attn_factor": 1.2, "rope.scaling.original_context_length": 32},
+        {
+            "rope_factors_short.weight": _LONG["short_factor"],
+            "rope_factors_long.weight": _LONG["long_factor"],
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ROPES)
+def test_a_ropes_scores(kind, tmp_path):
+    name, rope, more, extra = ROPES[kind]
+    fields = {"original_max_position_embeddings": 32} if name == "Phi3" else {}
+    model = write_model(
+        tmp_path / "x.gguf",
+        _config(name, rope_parameters=rope, **fields),
+        name.lower(),
+        more={"rope.dimension_count": 16} | more,
+        extra={key: torch.tensor(value).numpy() for key, value in extra.items()},
+    )
+    assert error(tmp_path / "x.gguf", model) <= _ERROR
+    plain = write_model(tmp_path / "y.gguf", _config(name, **fields), name.lower())
+    assert error(tmp_path / "x.gguf", plain) > 0.1  # the test can tell

@@ -1,0 +1,101 @@
+"""Models of the hub: whether it answers, and what its cache on this machine has where it does not."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from treeshare.errors import ModelLoadError, one_line
+from treeshare.models.checkpoint import INDEX, say
+from treeshare.models.folder import CONFIG, read_object
+from treeshare.models.tensor_names import shortened
+from treeshare.models.tokenizer import has_tokenizer
+
+_TIMEOUT_S = 4.0
+_OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+
+
+def offline_by(variables: tuple[str, ...] = _OFFLINE) -> str | None:
+    """The environment variable that says that the hub is not to be asked, if one does."""
+    yes = ("1", "ON", "YES", "TRUE")
+    return next((name for name in variables if os.environ.get(name, "").upper() in yes), None)
+
+
+def why_silent() -> str:
+    """Why the hub does not answer, or an empty text; returns even if a name server never answers."""
+    from huggingface_hub import constants
+
+    reasons = [f"no answer within {_TIMEOUT_S:g} s"]
+
+    def ask() -> None:
+        try:
+            request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
+            with urllib.request.urlopen(request, timeout=_TIMEOUT_S):
+                reasons.append("")
+        except urllib.error.HTTPError as error:
+            reasons.append("" if error.code < 500 else f"status {error.code}")
+        except (OSError, ValueError) as error:
+            reasons.append(str(getattr(error, "reason", error)))
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_TIMEOUT_S)
+    return reasons[-1]
+
+
+def hub_source(name: str, *, whole: bool = True) -> str:
+    """Where a hub id is loaded from: the hub, or the cache's folder where the hub is not asked.
+
+    Args:
+        name: The id.
+        whole: Whether weights are to be loaded.
+
+    Raises:
+        ModelLoadError: If it is not there, with the command that fetches it.
+    """
+    variable = offline_by()
+    reason = f"{variable} is set" if variable else why_silent()
+    if not reason:
+        return name
+    why = f"the hub was not asked ({reason})" if variable else f"the hub does not answer ({one_line(reason)})"
+    remedy = f"where there is a network, fetch it with: hf download {one_line(name)}"
+    snapshot = _snapshot(name)
+    if snapshot is None:
+        raise ModelLoadError(
+            f"model: {one_line(name)} is not in the hub's cache on this machine, and {why}; {remedy}"
+        )
+    lost = _lost_weights(snapshot) if whole else []
+    if lost:
+        raise ModelLoadError(
+            f"model: {one_line(name)}: the hub's cache on this machine lacks {shortened(lost)}, and {why}; "
+            f"{remedy}"
+        )
+    if not has_tokenizer(snapshot):
+        say(name, f"its snapshot in the hub's cache has no tokenizer, and {why}; {remedy}")
+    return str(snapshot)
+
+
+def _snapshot(name: str) -> Path | None:
+    """The folder of a model's last fetched revision in the cache; None if it has no configuration there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    with contextlib.suppress(ValueError):  # no id of a model
+        found = try_to_load_from_cache(name, CONFIG)
+        if isinstance(found, str) and Path(found).is_file():
+            return Path(found).parent
+    return None
+
+
+def _lost_weights(snapshot: Path) -> list[str]:
+    """Files of weights that a snapshot names and has not."""
+    if any(snapshot.glob("*.safetensors")) and not (snapshot / INDEX).is_file():
+        return []
+    if not (snapshot / INDEX).is_file():
+        return ["weights (.safetensors)"]
+    places = read_object(snapshot / INDEX).get("weight_map")
+    names = {str(name) for name in places.values()} if isinstance(places, dict) else set()
+    return sorted(name for name in names if not (snapshot / name).is_file())
