@@ -1,7 +1,7 @@
 """Names of vLLM's interface: those that treeshare has, and what to use instead of the others.
 
 ``vllm_names.json`` holds them with vLLM's defaults. An entry without ``instead`` is treeshare's own,
-too. Another one is taken where its value asks for nothing (``accepts``) and refused by one sentence elsewhere.
+too. Another is taken where its value asks for nothing (``accepts``) and refused by one sentence elsewhere.
 """
 
 from __future__ import annotations

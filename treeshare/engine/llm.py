@@ -19,7 +19,7 @@ from treeshare.engine.prompts import Prompt, Prompts, items_of
 from treeshare.engine.requests import Params, make_requests
 from treeshare.engine.scoring import Pair, Score, score
 from treeshare.engine.search import TokenSearch
-from treeshare.models import load_model
+from treeshare.models import ModelExtras, dtype_name, load_model
 from treeshare.native import warn_where_unused
 from treeshare.sampling import suggestions
 from treeshare.vllm_names import own_names, refuse_others
@@ -27,6 +27,8 @@ from treeshare.vllm_names import own_names, refuse_others
 if TYPE_CHECKING:
     import os
     from collections.abc import Generator, Mapping, Sequence
+
+    from torch import nn
 
     from treeshare.engine.sequence import Completion
     from treeshare.engine.streaming import StreamOutput
@@ -46,8 +48,9 @@ class LLM(OpenedModel):
     """A model that generates many completions for many prompts as one tree.
 
     Args:
-        model: An embedded name (``smollm2-135m``), a folder, a ``.gguf`` file or a hub id.
-        dtype: ``auto`` (the model's own, see ``load_model``), ``float32`` or ``bfloat16``.
+        model: An embedded name (``smollm2-135m``), a folder, a ``.gguf`` file, a hub id, or a transformers
+            model in memory: its weights are shared, and it stays as it is.
+        dtype: ``auto`` (the model's own, see ``load_model``), ``float32`` or ``bfloat16``, also as torch's.
         quantization: ``int8``, on the CPU, or None; see ``load_model``.
         device: As ``resolve_device`` takes it; on a CUDA device nothing was ever measured.
         sharing: ``tree``, ``one-level`` or ``none``; see ``EngineConfig``.
@@ -62,6 +65,10 @@ class LLM(OpenedModel):
         keep_nodes: Prompts' KV stays for later calls, as far as the budget holds it.
         fold_cost: Costs that decide which shared segments become nodes; by default measured here once.
         max_model_len: Tokens of the longest sequence, prompt and completion; see ``load_model``.
+        tokenizer: A folder, a hub id or a transformers tokenizer; by default the model's own.
+        revision: Branch, tag or commit of a hub id.
+        chat_template: A Jinja template, or its file; by default the tokenizer's own.
+        lora: A folder with a PEFT adapter, which is merged into the weights.
         generation_config: Whose sampling parameters hold where a call gives none: ``auto`` the model's own,
             ``vllm`` nobody's, a folder the ``generation_config.json`` in it.
         override_generation_config: Fields that are put above that file's.
@@ -75,9 +82,9 @@ class LLM(OpenedModel):
 
     def __init__(
         self,
-        model: str | os.PathLike[str],
+        model: str | os.PathLike[str] | nn.Module,
         *,
-        dtype: str = "auto",
+        dtype: str | torch.dtype = "auto",
         quantization: str | None = None,
         device: str = "auto",
         sharing: Sharing = "tree",
@@ -92,6 +99,10 @@ class LLM(OpenedModel):
         keep_nodes: bool = False,
         fold_cost: FoldCost | None = None,
         max_model_len: int | None = None,
+        tokenizer: Any | None = None,  # noqa: ANN401
+        revision: str | None = None,
+        chat_template: str | os.PathLike[str] | None = None,
+        lora: str | os.PathLike[str] | None = None,
         generation_config: str | os.PathLike[str] = "auto",
         override_generation_config: Mapping[str, Any] | None = None,
         **others: object,
@@ -109,7 +120,15 @@ class LLM(OpenedModel):
         )
         _use(seed, threads)
         warn_where_unused()
-        loaded = load_model(model, dtype, resolve_device(device, quantization), quantization, max_model_len)
+        extras = ModelExtras(tokenizer=tokenizer, revision=revision, chat_template=chat_template, lora=lora)
+        loaded = load_model(
+            model,
+            dtype_name(dtype),
+            resolve_device(device, quantization),
+            quantization,
+            max_model_len,
+            extras,
+        )
         suggested = suggestions(
             generation_config, loaded.model.generation_config.to_dict(), override_generation_config
         )

@@ -21,8 +21,8 @@ from treeshare.engine.engine import Engine
 from treeshare.engine.plan import computed_tree, max_new_tokens
 from treeshare.engine.stats import EngineStats, StepLog
 from treeshare.engine.step_cost import step_cost_here
-from treeshare.errors import RunMismatchError, TreeshareError, WorkerError, one_line
-from treeshare.models import describe_model, load_model
+from treeshare.errors import ConfigError, RunMismatchError, TreeshareError, WorkerError, one_line
+from treeshare.models import ModelExtras, describe_model, load_model
 from treeshare.runs.sampling_run import computation
 from treeshare.tree import PromptTree
 from treeshare.tree.shards import cut_forest
@@ -80,6 +80,7 @@ class Worker:
         dtype: As for ``LLM``.
         quantization: As for ``LLM``.
         max_model_len: As for ``LLM``.
+        extras: What is given beside the model.
         config: Of the engine.
         threads: Torch threads.
         workers_per_node: How many share the memory; without a budget in ``config`` each takes its part.
@@ -91,12 +92,13 @@ class Worker:
         dtype: str,
         quantization: str | None,
         max_model_len: int | None,
+        extras: ModelExtras,
         config: EngineConfig,
         threads: int,
         workers_per_node: int,
     ) -> None:
         self._model, self._dtype, self._quantization, self._config = model, dtype, quantization, config
-        self._max_model_len = max_model_len
+        self._max_model_len, self._extras = max_model_len, extras
         self._threads, self._workers_per_node = threads, workers_per_node
         self._results: Generator[StepResult, None, None] | None = None
 
@@ -109,7 +111,11 @@ class Worker:
         if config.kv_budget_bytes is None:
             config = replace(config, kv_budget_bytes=default_kv_budget_bytes() // self._workers_per_node)
         loaded = load_model(
-            self._model, self._dtype, quantization=self._quantization, max_model_len=self._max_model_len
+            self._model,
+            self._dtype,
+            quantization=self._quantization,
+            max_model_len=self._max_model_len,
+            extras=self._extras,
         )
         self._engine = Engine(loaded, config)
         return WorkerFacts(
@@ -201,6 +207,10 @@ class RayEngine:
     """
 
     def __init__(self, cluster: RayCluster, llm: LLM, model_sha256: str) -> None:
+        if llm.loaded.is_in_memory or not llm.loaded.extras.is_files:
+            raise ConfigError(
+                "model: got one in memory, expected a folder or a name: Ray's workers load it anew"
+            )
         self._cluster, self._llm, self._model_sha256 = cluster, llm, model_sha256
         self._config = llm.config
         self._parts: deque[_Part] = deque()
@@ -287,6 +297,7 @@ class RayEngine:
             self._llm.dtype,
             self._llm.loaded.quantization,
             self._llm.loaded.length_limit,
+            self._llm.loaded.extras,
             self._config,
             threads,
             self._cluster.workers_per_node,

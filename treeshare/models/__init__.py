@@ -2,7 +2,9 @@
 
 from treeshare.models.adapter import ModelAdapter
 from treeshare.models.cache import cache_dir
+from treeshare.models.checkpoint import dtype_name
 from treeshare.models.cuda import make_adapter
+from treeshare.models.extras import ModelExtras
 from treeshare.models.loaded import LoadedModel
 from treeshare.models.loading import EMBEDDED, describe_model, load_model
 from treeshare.models.step import AttentionCall, NoAttention, StepAttention, TreeStep
@@ -12,11 +14,13 @@ __all__ = [
     "AttentionCall",
     "LoadedModel",
     "ModelAdapter",
+    "ModelExtras",
     "NoAttention",
     "StepAttention",
     "TreeStep",
     "cache_dir",
     "describe_model",
+    "dtype_name",
     "load_model",
     "make_adapter",
 ]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from treeshare.errors import ModelLoadError, UnsupportedModelError, one_line
+from treeshare.errors import ConfigError, ModelLoadError, UnsupportedModelError, one_line
 from treeshare.failures import refusing
 from treeshare.models.construction import bounded
 from treeshare.models.folder import (
@@ -38,6 +38,25 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+_HALVES = ("half", "float16", "fp16")
+
+
+def dtype_name(dtype: object) -> str:
+    """The name of a dtype that was given by name, vLLM's names among them, or as torch's.
+
+    Raises:
+        ConfigError: If weights and KV cannot have it.
+    """
+    name = str(dtype).removeprefix("torch.")
+    name = {"float": "float32", "bf16": "bfloat16"}.get(name, name)
+    if name != "auto" and name not in DTYPES:
+        remedy = "on CPUs bfloat16 is as fast and has float32's range" if name in _HALVES else ""
+        raise ConfigError.of(
+            "dtype", got=str(dtype), expected="one of auto, " + ", ".join(DTYPES), remedy=remedy
+        )
+    return name
+
 
 _FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
 

@@ -178,8 +178,8 @@ def require_no_adapter(source: str, name: str) -> None:
     """
     if find_file(source, _ADAPTER, download=True) is not None:
         raise ModelLoadError(
-            f"model: {name} holds an adapter ({_ADAPTER}), which is not implemented; "
-            "merge it into its model first (PEFT: merge_and_unload)"
+            f"model: {name} holds an adapter ({_ADAPTER}); give its base model as the model, "
+            "and this folder as lora= or --lora"
         )
 
 
@@ -189,7 +189,7 @@ def require_safetensors(source: str, files: Sequence[Path], name: str) -> None:
     if others:
         raise ModelLoadError(
             f"model: {name} has its weights in {shortened(others)} alone, which is not read: such files "
-            "may hold programs; save the model as safetensors where you trust it (transformers: save_pretrained)"
+            "may hold programs; where you trust it, save it as safetensors (transformers: save_pretrained)"
         )
 
 
@@ -203,7 +203,7 @@ def require_known_code(path: Path, name: str) -> None:
         named = sorted({str(part) for part in code.values()}) if isinstance(code, dict) else [str(code)]
         raise ModelLoadError(
             f"model: cannot load {name}: {CONFIG}: transformers has no model of the kind "
-            f"{one_line(kind, 80)}; the folder's own code (auto_map: {one_line(shortened(named), 200)}) is never run"
+            f"{one_line(kind, 80)}; its code (auto_map: {one_line(shortened(named), 200)}) is never run"
         )
 
 

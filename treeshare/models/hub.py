@@ -10,12 +10,16 @@ import urllib.request
 from pathlib import Path
 
 from treeshare.errors import ModelLoadError, one_line
+from treeshare.failures import refusing
 from treeshare.models.checkpoint import INDEX, say
 from treeshare.models.folder import CONFIG, read_object
 from treeshare.models.tensor_names import shortened
 from treeshare.models.tokenizer import has_tokenizer
 
 _TIMEOUT_S = 4.0
+_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
+"""Files of a model that are fetched: no pickles, no code."""
+
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
@@ -47,12 +51,13 @@ def why_silent() -> str:
     return reasons[-1]
 
 
-def hub_source(name: str, *, whole: bool = True) -> str:
+def hub_source(name: str, *, whole: bool = True, revision: str | None = None) -> str:
     """Where a hub id is loaded from: the hub, or the cache's folder where the hub is not asked.
 
     Args:
         name: The id.
         whole: Whether weights are to be loaded.
+        revision: Branch, tag or commit; by default the main branch.
 
     Raises:
         ModelLoadError: If it is not there, with the command that fetches it.
@@ -60,10 +65,12 @@ def hub_source(name: str, *, whole: bool = True) -> str:
     variable = offline_by()
     reason = f"{variable} is set" if variable else why_silent()
     if not reason:
-        return name
+        return name if revision is None else _fetched(name, revision)
     why = f"the hub was not asked ({reason})" if variable else f"the hub does not answer ({one_line(reason)})"
     remedy = f"where there is a network, fetch it with: hf download {one_line(name)}"
-    snapshot = _snapshot(name)
+    if revision is not None:
+        remedy += f" --revision {one_line(revision)}"
+    snapshot = _snapshot(name, revision)
     if snapshot is None:
         raise ModelLoadError(
             f"model: {one_line(name)} is not in the hub's cache on this machine, and {why}; {remedy}"
@@ -79,12 +86,20 @@ def hub_source(name: str, *, whole: bool = True) -> str:
     return str(snapshot)
 
 
-def _snapshot(name: str) -> Path | None:
+def _fetched(name: str, revision: str) -> str:
+    """The folder of a revision of a model, fetched as far as the cache lacks it."""
+    from huggingface_hub import snapshot_download
+
+    with refusing(f"model: cannot fetch {one_line(name)} at revision {one_line(revision)}"):
+        return str(snapshot_download(name, revision=revision, allow_patterns=_PATTERNS))
+
+
+def _snapshot(name: str, revision: str | None) -> Path | None:
     """The folder of a model's last fetched revision in the cache; None if it has no configuration there."""
     from huggingface_hub import try_to_load_from_cache
 
     with contextlib.suppress(ValueError):  # no id of a model
-        found = try_to_load_from_cache(name, CONFIG)
+        found = try_to_load_from_cache(name, CONFIG, revision=revision)
         if isinstance(found, str) and Path(found).is_file():
             return Path(found).parent
     return None

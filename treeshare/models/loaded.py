@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from treeshare.models.extras import NO_EXTRAS, ModelExtras
 from treeshare.models.quantization import weights_in_codes
 from treeshare.native import PORTABLE
 from treeshare.text import Detokenizer
@@ -40,6 +41,8 @@ class LoadedModel:
         length_limit: What the user limited ``max_model_len`` to, or None.
         other_tokens: Tokens that stand for something else than text, such as an image, with what that is.
         quantization: ``int8``, or None.
+        extras: What was given beside the model.
+        is_in_memory: Whether it shares the weights of a model that the caller has.
     """
 
     model: Any
@@ -56,6 +59,8 @@ class LoadedModel:
     length_limit: int | None = None
     other_tokens: Mapping[int, str] = field(default_factory=dict)
     quantization: str | None = None
+    extras: ModelExtras = NO_EXTRAS
+    is_in_memory: bool = False
 
     @property
     def device(self) -> torch.device:

