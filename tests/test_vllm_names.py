@@ -1,4 +1,4 @@
-"""Every name of vLLM's is answered: it is treeshare's own, too, or taken where it asks for nothing, or refused."""
+"""Every name of vLLM's is answered: it is treeshare's own, or taken where it asks for nothing, or refused."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_defaults_are_taken():
 
 def test_values_are_compared_by_kind():
     refuse_others("LLM", {"tensor_parallel_size": 1, "cpu_offload_gb": 0.0}, OWN["LLM"])
-    with pytest.raises(ConfigError, match="tensor_parallel_size: got True, expected 1"):
+    with pytest.raises(ConfigError, match=r"tensor_parallel_size: got True, expected 1"):
         refuse_others("LLM", {"tensor_parallel_size": True}, OWN["LLM"])
     kind = enum.Enum("RequestOutputKind", ["CUMULATIVE", "DELTA"])
     assert SamplingParams(output_kind=kind.CUMULATIVE) == SamplingParams()
@@ -67,9 +67,9 @@ def test_values_are_compared_by_kind():
 
 
 def test_unknown_names():
-    with pytest.raises(ConfigError, match="got 'temprature'.*did you mean temperature"):
+    with pytest.raises(ConfigError, match=r"got 'temprature'.*did you mean temperature"):
         SamplingParams(temprature=1)
-    with pytest.raises(ConfigError, match="got 'max_model_length'.*did you mean max_model_len"):
+    with pytest.raises(ConfigError, match=r"got 'max_model_length'.*did you mean max_model_len"):
         LLM("nowhere", max_model_length=5)
 
 
@@ -77,7 +77,7 @@ def test_parameters_are_changed_by_copies():
     params = SamplingParams(n=3, stop="x")
     assert params.replace(n=4) == SamplingParams(n=4, stop="x")
     assert params.clone() == params
-    with pytest.raises(ConfigError, match="^n: "):
+    with pytest.raises(ConfigError, match=r"^n: "):
         params.replace(n=0)
 
 

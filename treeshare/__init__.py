@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from treeshare.engine.async_llm import AsyncLLM
+    from treeshare.engine.beams import BeamSearchParams
     from treeshare.engine.llm import LLM
+    from treeshare.engine.lora import LoRARequest
     from treeshare.engine.outputs import CompletionOutput, RequestOutput
     from treeshare.errors import TreeshareError
     from treeshare.sampling.params import SamplingParams
@@ -29,6 +31,8 @@ if "OMP_WAIT_POLICY" not in os.environ:
 _HOMES = {
     "LLM": "treeshare.engine.llm",
     "AsyncLLM": "treeshare.engine.async_llm",
+    "BeamSearchParams": "treeshare.engine.beams",
+    "LoRARequest": "treeshare.engine.lora",
     "CompletionOutput": "treeshare.engine.outputs",
     "RequestOutput": "treeshare.engine.outputs",
     "SamplingParams": "treeshare.sampling.params",
@@ -40,8 +44,10 @@ _HOMES = {
 __all__ = [
     "LLM",
     "AsyncLLM",
+    "BeamSearchParams",
     "CompletionOutput",
     "FewShotPrompts",
+    "LoRARequest",
     "PromptTree",
     "RequestOutput",
     "SamplingParams",

@@ -22,6 +22,10 @@ ANY = "any"
 """In ``accepts``: every value, because none changes a token here."""
 
 
+_LABELS = {"SamplingParams": "sampling parameter"}
+"""How messages call a name of a class or call; its own name where none is given."""
+
+
 @functools.cache
 def vllm_names() -> dict[str, Any]:
     """``version``, and for each of vLLM's classes and calls its names."""
@@ -47,9 +51,7 @@ def refuse_others(call: str, others: Mapping[str, object], own: Collection[str])
         if entry is None or "instead" not in entry:
             near = difflib.get_close_matches(name, {*own, *known}, n=1)
             remedy = f"did you mean {near[0]}?" if near else ""
-            raise ConfigError.of(
-                call.partition(".")[2] or call, got=name, expected="a known name", remedy=remedy
-            )
+            raise ConfigError.of(_LABELS.get(call, call), got=name, expected="a known name", remedy=remedy)
         accepts = entry["accepts"]
         if accepts != ANY and not any(_is_same(value, accepted) for accepted in accepts):
             expected = " or ".join(map(repr, accepts)) or "nothing"

@@ -221,6 +221,25 @@ def test_what_cannot_be_done_is_refused(llm):
     with pytest.raises(ConfigError, match="weights sharded by FSDP"):
         TreeRollout(llm)(["3 4 5"], trainer)
     trainer = stub(llm)
-    trainer.model.peft_config = {"default": object()}
-    with pytest.raises(ConfigError, match="a model with adapters"):
+    trainer.model.peft_config = {"default": types.SimpleNamespace(peft_type="PROMPT_TUNING")}
+    with pytest.raises(ConfigError, match=r"cannot be merged .PROMPT_TUNING."):
         TreeRollout(llm)(["3 4 5"], trainer)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+def test_adapters_are_merged_into_a_copy(folder, llm):
+    """The rollout is of the merged weights, and the trainer's adapters stay apart."""
+    peft = pytest.importorskip("peft")
+    base = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    trainer = stub(llm)
+    trainer.model = peft.get_peft_model(
+        base, peft.LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
+    )
+    found = TreeRollout(llm)(["3 4 5"], trainer)
+    names = {name for name, _ in trainer.model.named_parameters() if "lora_" in name}
+    merged = copy.deepcopy(trainer.model).merge_and_unload(safe_merge=True).state_dict()
+    assert names
+    assert any(
+        not torch.equal(llm.model.state_dict()[n], w) for n, w in LLM(folder).model.state_dict().items()
+    )
+    assert_within_budget(folder, merged, found, temperature=trainer.temperature)

@@ -15,13 +15,17 @@ OWN = {"temperature": 0.6, "top_p": 0.95, "top_k": 20, "max_new_tokens": 50, "do
 
 def test_the_models_own_hold():
     found = suggestions("auto", OWN)
-    assert suggested_params(found, "m") == SamplingParams(temperature=0.6, top_p=0.95, top_k=20, max_tokens=50)
+    assert suggested_params(found, "m") == SamplingParams(
+        temperature=0.6, top_p=0.95, top_k=20, max_tokens=50
+    )
     assert suggestions("vllm", OWN) == {}
     assert suggestions("auto", OWN, {"top_k": 5, "top_p": None})["top_k"] == 5
 
 
 def test_a_folder(tmp_path):
-    (tmp_path / "generation_config.json").write_text(json.dumps({"temperature": 0.1, "repetition_penalty": 1.2}))
+    (tmp_path / "generation_config.json").write_text(
+        json.dumps({"temperature": 0.1, "repetition_penalty": 1.2})
+    )
     assert suggestions(tmp_path, OWN) == {"temperature": 0.1, "repetition_penalty": 1.2}
     assert suggestions(str(tmp_path), OWN, {"temperature": 0.5})["temperature"] == 0.5
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from treeshare.engine.lora import LoRARequests
     from treeshare.engine.sequence import Completion
     from treeshare.engine.streaming import StreamOutput
 
@@ -69,6 +70,7 @@ class LLM(OpenedModel):
         revision: Branch, tag or commit of a hub id.
         chat_template: A Jinja template, or its file; by default the tokenizer's own.
         lora: A folder with a PEFT adapter, which is merged into the weights.
+        enable_lora: Whether a call may name an adapter, which then holds for all later ones, too.
         generation_config: Whose sampling parameters hold where a call gives none: ``auto`` the model's own,
             ``vllm`` nobody's, a folder the ``generation_config.json`` in it.
         override_generation_config: Fields that are put above that file's.
@@ -103,6 +105,7 @@ class LLM(OpenedModel):
         revision: str | None = None,
         chat_template: str | os.PathLike[str] | None = None,
         lora: str | os.PathLike[str] | None = None,
+        enable_lora: bool = False,
         generation_config: str | os.PathLike[str] = "auto",
         override_generation_config: Mapping[str, Any] | None = None,
         **others: object,
@@ -134,7 +137,9 @@ class LLM(OpenedModel):
         )
         if fold_cost is None:
             fold_cost = fold_cost_of(loaded, config)
-        super().__init__(loaded, replace(config, fold_cost=fold_cost), seed, suggested)
+        super().__init__(
+            loaded, replace(config, fold_cost=fold_cost), seed, suggested, enable_lora=enable_lora
+        )
 
     def generate(
         self,
@@ -143,6 +148,7 @@ class LLM(OpenedModel):
         *,
         use_tqdm: UseTqdm = True,
         on_completion: OnCompletion | None = None,
+        lora_request: LoRARequests = None,
         **others: object,
     ) -> list[RequestOutput]:
         """Generate ``n`` completions of each prompt.
@@ -159,6 +165,7 @@ class LLM(OpenedModel):
             on_completion: Called with the number of a prompt, as text, and each completion of it as it
                 finishes. A returned reason cancels the prompt's other completions and becomes
                 ``RequestOutput.ended``.
+            lora_request: Names the adapter of all prompts, with ``enable_lora``.
             others: vLLM's further names, as for the class.
 
         Returns:
@@ -169,6 +176,7 @@ class LLM(OpenedModel):
             BudgetError: If the KV budget does not hold the longest prompt with one completion.
         """
         refuse_others("LLM.generate", others, own_names(LLM.generate))
+        self.use_adapter(lora_request)
         call = self._call(prompts, sampling_params, on_completion)
         completions = self.engine.run(call.requests)
         return call.collect(with_progress(completions, call.requests, self.engine, use_tqdm))
@@ -205,6 +213,7 @@ class LLM(OpenedModel):
         chat_template: str | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         tools: object = None,
+        lora_request: LoRARequests = None,
         **others: object,
     ) -> list[RequestOutput]:
         """Generate for one conversation or several: the model's chat template makes the prompts.
@@ -223,7 +232,10 @@ class LLM(OpenedModel):
             tools=tools,
         )
         return self.generate(
-            self.prompt_encoder.chat_prompts(messages, options), sampling_params, use_tqdm=use_tqdm
+            self.prompt_encoder.chat_prompts(messages, options),
+            sampling_params,
+            use_tqdm=use_tqdm,
+            lora_request=lora_request,
         )
 
     def score(self, pairs: Sequence[Pair], *, use_tqdm: UseTqdm = True) -> list[Score]:
@@ -246,7 +258,13 @@ class LLM(OpenedModel):
         return TokenSearch(self.engine, self.prompt_encoder.parse(0, prompt)[1], max_tokens)
 
     def beam_search(
-        self, prompts: Prompts, params: BeamSearchParams, *, use_tqdm: UseTqdm = False, **others: object
+        self,
+        prompts: Prompts,
+        params: BeamSearchParams,
+        lora_request: LoRARequests = None,
+        *,
+        use_tqdm: UseTqdm = False,
+        **others: object,
     ) -> list[BeamSearchOutput]:
         """The likeliest continuations of each prompt, transformers' own; one prompt after the other.
 
@@ -255,6 +273,7 @@ class LLM(OpenedModel):
         Args:
             prompts: As for ``generate``.
             params: How to look for them.
+            lora_request: As for ``generate``.
             use_tqdm: As for ``generate``.
             others: vLLM's further names, as for the class.
 
@@ -263,6 +282,7 @@ class LLM(OpenedModel):
             BudgetError: If the KV budget does not hold a prompt with its beams.
         """
         refuse_others("LLM.beam_search", others, own_names(LLM.beam_search))
+        self.use_adapter(lora_request)
         parsed = self.prompt_encoder.parse_all(prompts)
         outputs = []
         with progress_bar("Beams", len(parsed), use_tqdm) as bar:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any, Self
 
 from treeshare.engine.engine import Engine
+from treeshare.engine.lora import adapter_of
 from treeshare.engine.prompts import PromptEncoder
 from treeshare.engine.requests import checked_requests, one_request
+from treeshare.errors import ConfigError
+from treeshare.models import weights_with_adapter
 from treeshare.sampling import SamplingParams, suggested_params
 
 if TYPE_CHECKING:
@@ -16,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from treeshare.config import EngineConfig
+    from treeshare.engine.lora import LoRARequests
     from treeshare.engine.prompts import Prompt
     from treeshare.engine.requests import Params
     from treeshare.engine.sequence import Request
@@ -30,6 +35,7 @@ class OpenedModel:
         loaded: The model.
         config: How the engine runs.
         seed: For requests whose parameters have none.
+        enable_lora: Whether a call may name an adapter.
         suggested: Sampling parameters that the model's publisher suggests, by name.
 
     Attributes:
@@ -40,9 +46,18 @@ class OpenedModel:
     """
 
     def __init__(
-        self, loaded: LoadedModel, config: EngineConfig, seed: int, suggested: Mapping[str, Any]
+        self,
+        loaded: LoadedModel,
+        config: EngineConfig,
+        seed: int,
+        suggested: Mapping[str, Any],
+        *,
+        enable_lora: bool,
     ) -> None:
         self.seed = seed
+        self._enable_lora = enable_lora
+        self._adapter = None if loaded.extras.lora is None else os.path.realpath(loaded.extras.lora)
+        self._was_named = False
         self.loaded = loaded
         self.engine = Engine(loaded, config)
         self.prompt_encoder = PromptEncoder(loaded.tokenizer, loaded.model_id)
@@ -113,6 +128,27 @@ class OpenedModel:
         if isinstance(text, (list, tuple)):
             return [self.prompt_encoder.encode(one) for one in text]
         return self.prompt_encoder.encode(text)  # type: ignore[arg-type]
+
+    def use_adapter(self, requests: LoRARequests) -> None:
+        """Merge the adapter that a call names into the weights, where it is the first one.
+
+        Raises:
+            ConfigError: If the call names another one than those before, or none where they named one.
+            ModelLoadError: If the adapter cannot be read.
+        """
+        asked = adapter_of(requests)
+        if asked == self._adapter or (asked is None and not self._was_named):
+            return
+        if self._adapter is not None or not self._enable_lora:
+            raise ConfigError.of(
+                "lora_request",
+                got=asked,
+                expected=str(self._adapter) if self._adapter else "None, or LLM(..., enable_lora=True)",
+                remedy="an adapter holds for all prompts of a model; load another LLM for another one",
+            )
+        assert asked is not None
+        self.update_weights(weights_with_adapter(self.loaded, asked))
+        self._adapter, self._was_named = asked, True
 
     def update_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
         """Change weights, also while ``stream`` is suspended; see ``Engine.update_weights``."""

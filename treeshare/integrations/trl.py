@@ -8,6 +8,7 @@ takes one completion for each, in order; its documentation says that each prompt
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -97,7 +98,7 @@ class TreeRollout:
             raise ConfigError.of("trainer", got=f"weights sharded by {kind}", expected="whole weights")
         model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
         if getattr(model, "peft_config", None):
-            raise ConfigError.of("trainer", got="a model with adapters", expected="one without (PEFT)")
+            model = _merged(model)
         weights = model.state_dict()
         require_all_weights(self._llm.model, weights)
         self._llm.update_weights(weights)
@@ -112,6 +113,16 @@ class TreeRollout:
             trainer.accelerator.process_index,
         )
         return problem_key("/".join(map(str, place)).encode())
+
+
+def _merged(model: Any) -> Any:  # noqa: ANN401
+    """A copy of a PEFT model with its adapters merged by PEFT's own arithmetic; the trainer's stays apart."""
+    if not hasattr(model, "merge_and_unload"):
+        kinds = ", ".join(str(config.peft_type) for config in model.peft_config.values())
+        raise ConfigError.of(
+            "trainer", got=f"adapters that cannot be merged ({kinds})", expected="LoRA or its kind"
+        )
+    return copy.deepcopy(model).merge_and_unload(safe_merge=True)
 
 
 def tokenize(prompts: Sequence[Any], trainer: Any) -> list[list[int]]:  # noqa: ANN401

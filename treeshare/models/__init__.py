@@ -6,7 +6,7 @@ from treeshare.models.checkpoint import dtype_name
 from treeshare.models.cuda import make_adapter
 from treeshare.models.extras import ModelExtras
 from treeshare.models.loaded import LoadedModel
-from treeshare.models.loading import EMBEDDED, describe_model, load_model
+from treeshare.models.loading import EMBEDDED, describe_model, load_model, weights_with_adapter
 from treeshare.models.step import AttentionCall, NoAttention, StepAttention, TreeStep
 
 __all__ = [
@@ -23,4 +23,5 @@ __all__ = [
     "dtype_name",
     "load_model",
     "make_adapter",
+    "weights_with_adapter",
 ]

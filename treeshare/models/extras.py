@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,7 +108,8 @@ def with_adapter(model: nn.Module, extras: ModelExtras) -> nn.Module:
             "lora: needs the package peft; install it with: pip install 'treeshare[lora]'"
         ) from error
     remedy = "it must be an adapter of this model"
-    with refusing(f"lora: cannot merge {one_line(folder)}", remedy):
+    with refusing(f"lora: cannot merge {one_line(folder)}", remedy), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of transformers, at names that peft still uses
         adapted = PeftModel.from_pretrained(model, str(folder), is_trainable=False, low_cpu_mem_usage=False)
         merged: nn.Module = adapted.merge_and_unload(safe_merge=True)
     return merged

@@ -11,7 +11,7 @@ import importlib.util
 import os
 import stat
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -146,6 +146,24 @@ def load_model(
         extras=extras,
         is_in_memory=is_model(model),
     )
+
+
+def weights_with_adapter(loaded: LoadedModel, lora: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
+    """The weights of a loaded model's files with an adapter merged into them.
+
+    Raises:
+        ConfigError: If the model has no files of plain weights.
+        ModelLoadError: If the adapter cannot be read or is for another model.
+    """
+    if loaded.is_in_memory or loaded.quantization or loaded.extras.lora is not None:
+        raise ConfigError(
+            "lora_request: expected a model of plain weights from files; load it with lora=FOLDER"
+        )
+    extras = replace(loaded.extras, lora=lora)
+    shown = one_line(loaded.model_id)
+    source = _resolve(loaded.model_id, loaded.dtype, whole=True, revision=extras.revision)
+    model = with_adapter(read_model(read_part(source, shown), source, shown, loaded.dtype), extras)
+    return dict(model.state_dict())
 
 
 @dataclass(frozen=True, kw_only=True)
