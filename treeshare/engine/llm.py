@@ -106,11 +106,9 @@ class LLM:
         _use(seed, threads)
         self.seed = seed
         warn_where_unused()
-        self.loaded = load_model(
-            model, dtype, resolve_device(device, quantization), quantization, max_model_len
-        )
-        if fold_cost is None:
-            fold_cost = fold_cost_of(self.loaded, config)
+        device = resolve_device(device, quantization)
+        self.loaded = load_model(model, dtype, device, quantization, max_model_len)
+        fold_cost = fold_cost or fold_cost_of(self.loaded, config)
         self.engine = Engine(self.loaded, replace(config, fold_cost=fold_cost))
         self.prompt_encoder = PromptEncoder(self.loaded.tokenizer, self.loaded.model_id)
 
@@ -219,9 +217,7 @@ class LLM:
             prompts: As for ``generate``.
             sampling_params: Likewise.
             tokens: Whether to yield each token, too, as it is drawn.
-            on_completion: As for ``generate``.
-
-        Raises as ``generate``.
+            on_completion: As for ``generate``. Raises as it.
         """
         call = self._call(prompts, sampling_params, on_completion)
         yield from call.stream(self.engine.run_steps(call.requests), tokens=tokens)
