@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from model_configs import FIELDS, MOST_USED, VARIANTS, WRAPPERS
+from model_builds import NotBuilt, build, full_config, reference, short
+from model_configs import MOST_USED, VARIANTS, WRAPPERS
 
 if TYPE_CHECKING:
     from treeshare.models.known import KnownModel
@@ -35,13 +36,9 @@ ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "docs" / "models.md"
 KNOWN = ROOT / "treeshare" / "models" / "known_models.json"
 
-_FIRST_LENGTH, _MAX_POSITIONS = 16, 128
 _NUM_TOKENS = 12
 _LOGPROB_ERROR = 2e-3
 """Largest difference of a float32 log-probability that is still rounding: errors of some layers add up."""
-
-_MAX_REASON = 160
-"""Characters of what a library says."""
 
 _MEANING = (
     "Equal means: greedy tokens of a forest with shared prefixes, three completions of each prompt, and",
@@ -79,106 +76,11 @@ class Row:
     seconds: float = 0.0
 
 
-class NotBuilt(Exception):
-    """transformers cannot build or run a small model of a class; the text says why."""
-
-
 def names() -> list[str]:
     """All lines of the table."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     return sorted({*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *VARIANTS, *WRAPPERS})
-
-
-def full_config(name: str) -> tuple[Any, Any]:
-    """A class and its configuration of full size.
-
-    Raises:
-        NotBuilt: If transformers cannot make it.
-    """
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
-
-    family = name.partition(",")[0]
-    fields = FIELDS.get(family, {}) | VARIANTS.get(name, {})
-    try:
-        config = CONFIG_MAPPING[family](**fields)
-        return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config
-    except Exception as error:  # whatever a class's code raises
-        raise NotBuilt(_short(error)) from error
-
-
-def build(name: str) -> tuple[Any, Any]:
-    """A tiny random model, as transformers makes it, and the configuration that its folder has.
-
-    Raises:
-        NotBuilt: If transformers cannot.
-    """
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
-
-    from treeshare.models.miniature import Miniature, small_model
-
-    if name in WRAPPERS:
-        return build_wrapper(name)
-    model_class, config = full_config(name)
-    whole = None
-    if model_class.config_class is not type(config):
-        if type(_text_config(config)) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-            small = Miniature(first_length=_FIRST_LENGTH, max_positions=_MAX_POSITIONS)
-            whole = config = small.config(config)
-        config = _text_config(config)
-    errors: list[Exception] = []
-    model = small_model(
-        model_class, config, first_length=_FIRST_LENGTH, max_positions=_MAX_POSITIONS, errors=errors
-    )
-    if model is None:
-        raise NotBuilt(_short(errors[0]) if errors else "too large")
-    return model, whole or model.config
-
-
-def build_wrapper(name: str) -> tuple[Any, Any]:
-    """A tiny random multimodal model, and its configuration.
-
-    Raises:
-        NotBuilt: If transformers cannot.
-    """
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-
-    from treeshare.models.miniature import Miniature, spread_weights
-
-    vision, more = WRAPPERS[name]
-    try:
-        full = CONFIG_MAPPING[name](text_config=more) if more else CONFIG_MAPPING[name]()
-        small = Miniature(first_length=_FIRST_LENGTH, max_positions=_MAX_POSITIONS)
-        fields: dict[str, Any] = {"text_config": small.config(full.get_text_config()).to_dict()}
-        for key, value in full.to_dict().items():
-            if key.endswith(("_token_id", "_token_index")) and isinstance(value, int):
-                fields[key] = 1  # which no prompt has
-        if hasattr(full, "audio_config"):
-            fields["audio_config"] = None
-        config = CONFIG_MAPPING[name](vision_config=vision, **fields)
-        model = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]._from_config(config, dtype=torch.float32)
-        spread_weights(model.eval())
-    except Exception as error:  # whatever a class's code raises
-        raise NotBuilt(_short(error)) from error
-    return model, model.config
-
-
-def reference(folder: Path) -> Any:  # noqa: ANN401
-    """A saved model as transformers loads it, in float32: the whole of a multimodal one."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
-
-    is_whole = AutoConfig.from_pretrained(folder).model_type in WRAPPERS
-    kind = AutoModelForImageTextToText if is_whole else AutoModelForCausalLM
-    return kind.from_pretrained(folder, dtype=torch.float32).eval()
-
-
-def _text_config(config: Any) -> Any:  # noqa: ANN401
-    try:
-        return config.get_text_config()
-    except ValueError as error:  # there are several
-        raise NotBuilt(_short(error)) from error
 
 
 def refusal(name: str) -> str:
@@ -199,7 +101,7 @@ def refusal(name: str) -> str:
     except TreeshareError as error:
         return _reason(error)
     except Exception as error:  # whatever a class's code raises
-        raise NotBuilt(_short(error)) from error
+        raise NotBuilt(short(error)) from error
     return ""
 
 
@@ -221,7 +123,7 @@ def save(name: str, folder: Path) -> None:
         if name not in WRAPPERS:
             config.save_pretrained(folder)
     except Exception as error:  # whatever a class's code raises
-        raise NotBuilt(_short(error)) from error
+        raise NotBuilt(short(error)) from error
 
 
 def prompts(vocab_size: int) -> list[list[int]]:
@@ -338,7 +240,7 @@ def examine(name: str, backend: str = "auto") -> Row:
             row = Row(name=name, verdict="refused", reason=_reason(error).replace(str(folder), "FOLDER"))
         except Exception as error:  # the fault that this looks for
             traceback.print_exc()
-            row = Row(name=name, verdict="CRASH", reason=_short(error))
+            row = Row(name=name, verdict="CRASH", reason=short(error))
     return Row(**(vars(row) | {"seconds": round(time.perf_counter() - started, 1)}))
 
 
@@ -351,11 +253,6 @@ def _row_without_model(name: str, cause: str) -> Row:
     if reason:
         return Row(name=name, verdict="refused", reason=reason)
     return Row(name=name, verdict="not built", reason=cause)
-
-
-def _short(error: Exception) -> str:
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    return text if len(text) <= _MAX_REASON else text[: _MAX_REASON - 4] + " ..."
 
 
 def markdown(rows: list[KnownModel]) -> str:
@@ -375,8 +272,8 @@ def markdown(rows: list[KnownModel]) -> str:
         "",
         f"transformers {version} names {len(plain)} causal language models and makes {len(built)} of them:",
         f"**{num_equal}** compute here what they do there, the others are refused when they are loaded, by",
-        f"what they need. So do the text models of {num_others} multimodal kinds which it counts elsewhere; of a",
-        "multimodal folder the text model alone is loaded, and prompts with images are refused.",
+        f"what they need. So do the text models of {num_others} multimodal kinds that it counts elsewhere:",
+        "of a multimodal folder the text model alone is loaded, and prompts with images are refused.",
         "`treeshare models MODEL` says it of a folder, a GGUF file or a hub id, without",
         "reading its weights. Written by `scripts/model_table.py`.",
         "",

@@ -62,7 +62,7 @@ def add_vocabulary(writer, size=VOCAB_SIZE):
     """A byte-level vocabulary of ``size`` tokens."""
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list(["<end>", *(chr(33 + i) for i in range(size - 1))])
+    writer.add_token_list(["<end>", "ab", *(chr(33 + i) for i in range(size - 2))])
     writer.add_token_types([3] + [1] * (size - 1))
     writer.add_token_merges(["a b"])
     writer.add_eos_token_id(0)

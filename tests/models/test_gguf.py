@@ -88,16 +88,15 @@ def test_a_lost_tensor_is_named(tmp_path, name):
 
 
 CHANGED = {
-    "rope_freqs.weight": {"more": {"rope_freqs.weight": np.ones(8)}},
-    "rope.scaling.type": {"metadata": {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0}},
-    "rope.scaling.factor": {"metadata": {"rope.scaling.factor": 8.0}},
+    "rope.scaling.type strange": {"metadata": {"rope.scaling.type": "strange"}},
+    "rope_factors_long.weight with": {"more": {"rope_factors_long.weight": np.ones(8)}},
+    "rope.scaling.yarn_ext_factor": {"metadata": {"rope.scaling.yarn_ext_factor": 0.5}},
     "attention.sliding_window": {"metadata": {"attention.sliding_window": 16}},
     "attention.causal": {"metadata": {"attention.causal": False}},
     "attn_logit_softcapping": {"metadata": {"attn_logit_softcapping": 30.0}},
     "logit_scale": {"metadata": {"logit_scale": 0.5}},
     "expert_count": {"metadata": {"expert_count": 8}},
     "rope.dimension_count": {"metadata": {"attention.key_length": 16, "rope.dimension_count": 8}},
-    "part 1 of 2": {"metadata": {"split.count": 2, "split.no": 0}},
     "llama.block_count": {"lost": ["llama.block_count"]},
     "llama.attention.head_count": {"lost": ["llama.attention.head_count"]},
 }

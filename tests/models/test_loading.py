@@ -186,12 +186,12 @@ def _code_from_outside(folder):
 REFUSED = {
     "model: got the folder {folder}, expected a config.json in it": lambda f: without(f, "config.json"),
     "model: cannot read {folder}/config.json: not JSON": lambda f: (f / "config.json").write_text("{"),
-    "model: cannot load {folder}: Error no file named model.safetensors": _weights_of_another_kind,
+    "model: {folder} has its weights in pytorch_model.bin alone, which is not read": _weights_of_another_kind,
     "model: cannot load {folder}: model.safetensors: SafetensorError: Error while deserializing": lambda f: (
         f / "model.safetensors"
     ).write_bytes(b"\x00" * 50),
     "t5: not a causal language model (an encoder-decoder)": _encoder_decoder,
-    "model: cannot load {folder}: config.json: The": _code_from_outside,
+    "model: cannot load {folder}: config.json: transformers has no model of the kind": _code_from_outside,
     "tokenizer: cannot load it from {folder}: tokenizer.json: ": lambda f: (f / "tokenizer.json").write_text(
         "{"
     ),

@@ -195,9 +195,7 @@ class LLM(OpenedModel):
             prompts: As for ``generate``.
             sampling_params: Likewise.
             tokens: Whether to yield each token, too, as it is drawn.
-            on_completion: As for ``generate``.
-
-        Raises as ``generate``.
+            on_completion: As for ``generate``. Raises as it.
         """
         call = self._call(prompts, sampling_params, on_completion)
         yield from call.stream(self.engine.run_steps(call.requests), tokens=tokens)

@@ -63,6 +63,9 @@ _FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _DEQUANTISED = ("fp8", "mxfp4")
 """Ways of quantising whose files transformers can read as plain weights."""
 
+_OF_PACKAGES = ("bitnet", "compressed-tensors")
+"""Others that transformers can, some with a package of which it says the name."""
+
 _TRAINING_SHARD = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 """Files of a distributed training checkpoint, which transformers would prefer to all others."""
 
@@ -284,10 +287,22 @@ def read_model(part: TextPart, source: str, name: str, dtype: str) -> Any:  # no
 
 
 def _dequantise(config: Any) -> None:  # noqa: ANN401
-    """Let transformers dequantise what it can without a GPU, whatever it would choose to compute with."""
+    """Let transformers dequantise what it can without a GPU, whatever it would choose to compute with.
+
+    Raises:
+        UnsupportedModelError: If it cannot, with the name of the way in which the files are quantised.
+    """
     own = getattr(config, "quantization_config", None)
-    if isinstance(own, dict) and own.get("quant_method") in _DEQUANTISED:
+    if not isinstance(own, dict):
+        return
+    method = own.get("quant_method")
+    if method in _DEQUANTISED:
         own["dequantize"] = True
+    elif method not in _OF_PACKAGES:
+        raise UnsupportedModelError(
+            f"{config.model_type}: not implemented: files that are quantised by {one_line(method, 80)}; "
+            "load the model that they were made of"
+        )
 
 
 def _require_plain_folder(source: str, name: str) -> None:

@@ -189,7 +189,7 @@ def require_safetensors(source: str, files: Sequence[Path], name: str) -> None:
     if others:
         raise ModelLoadError(
             f"model: {name} has its weights in {shortened(others)} alone, which is not read: such files "
-            "may hold programs; where you trust it, save it as safetensors (transformers: save_pretrained)"
+            "may hold programs; save the model as safetensors (transformers: save_pretrained)"
         )
 
 
@@ -200,10 +200,11 @@ def require_known_code(path: Path, name: str) -> None:
     own = read_object(path)
     kind, code = own.get("model_type"), own.get("auto_map")
     if code and kind not in CONFIG_MAPPING:
-        named = sorted({str(part) for part in code.values()}) if isinstance(code, dict) else [str(code)]
+        parts = [str(part) for part in code.values()] if isinstance(code, dict) else [str(code)]
+        named = one_line(shortened(parts), 200)
         raise ModelLoadError(
             f"model: cannot load {name}: {CONFIG}: transformers has no model of the kind "
-            f"{one_line(kind, 80)}; its code (auto_map: {one_line(shortened(named), 200)}) is never run"
+            f"{one_line(kind, 80)}; the folder's own code (auto_map: {named}) is never run"
         )
 
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 _DEFAULT_ROPE_BASE = 10000.0
 """llama.cpp's, where a file says nothing."""
 
+_LARGE_GEMMAS = {"gemma2": 46, "gemma3_text": 62}
+"""Layers of the Gemmas whose queries are scaled by another width than their heads'; no file says it."""
+
 _REQUIRED = ("block_count", "embedding_length", "attention.head_count")
 
 _WITHOUT_EFFECT = frozenset(
@@ -100,7 +103,7 @@ def require_meaning(
     config: Any,  # noqa: ANN401
     path: Path,
 ) -> list[str]:
-    """Complete a configuration by the file's rope, and refuse what else transformers left out of the model.
+    """Complete a configuration by the file's numbers, and refuse what else transformers left out of the model.
 
     Args:
         metadata: The file's, for which ``require_metadata`` holds, lists of texts as their lengths.
@@ -116,6 +119,7 @@ def require_meaning(
     """
     front = f"{metadata['general.architecture']}."
     own = {key.removeprefix(front): value for key, value in metadata.items() if key.startswith(front)}
+    _complete(config, own)
     left_out = []
     try:
         set_rope(config, own, rope)
@@ -136,6 +140,20 @@ def require_meaning(
         )
     known = _WITHOUT_EFFECT | ROPE_KEYS | set(_NEUTRAL)
     return sorted(front + key for key in own if key not in known)
+
+
+def _complete(config: Any, own: Mapping[str, Any]) -> None:  # noqa: ANN401
+    """Give a configuration what llama.cpp knows of the file, where transformers takes a class's default."""
+    width, heads = own.get("attention.key_length"), own["attention.head_count"]
+    if isinstance(width, int) and hasattr(config, "head_dim") and not hasattr(config, "global_head_dim"):
+        config.head_dim = width
+    if hasattr(config, "query_pre_attn_scalar"):
+        is_large = own["block_count"] == _LARGE_GEMMAS.get(config.model_type)
+        config.query_pre_attn_scalar = own["embedding_length"] // heads if is_large else head_dim(config)
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        token = getattr(config, name, None)
+        if isinstance(token, int) and token >= config.vocab_size:  # a default, of a larger vocabulary
+            setattr(config, name, None)
 
 
 def _changes(own: Mapping[str, Any], key: str, neutral: object, config: Any) -> bool:  # noqa: ANN401
