@@ -45,7 +45,7 @@ SEED = f"an integer from 0 to {2**64 - 1}"
 PENALTY = "a number, at least -2, at most 2"
 MISTAKES = [
     ("n", [0, -1, 2**20 + 1, *HUGE, 1.0, True, "1", None, NAN], f"an integer from 1 to {2**20}"),
-    ("max_tokens", [0, -1, *HUGE[1:], 16.0, True, None], f"an integer from 1 to {2**63 - 1}"),
+    ("max_tokens", [0, -1, *HUGE[1:], 16.0, True], f"an integer from 1 to {2**63 - 1}"),
     ("min_tokens", [-1, 17, *HUGE, False, 0.0, None], "an integer from 0 to 16"),
     ("top_k", [-2, *HUGE, 1.5, True, None, NAN], f"an integer from -1 to {2**31 - 1}"),
     ("seed", [-1, *HUGE[2:], 0.0, True, "7"], SEED),
