@@ -184,7 +184,7 @@ FAULTS = {
         "number_of",
         lambda text: Fraction(text.rstrip(".") or 0).limit_denominator(100),
     ),
-    "equations have one form": (compare_module, "up_to_a_factor", lambda node: node),
+    "equations have one form": (compare_module, "up_to_a_factor", lambda node, **_: node),
     "no names": (compare_module, "_is_loose", lambda name: True),
 }
 
