@@ -247,7 +247,7 @@ WRITTEN = r"""
 = | 5 million | 5000000
 = | 5 | 5\text{ million}
 = | \frac{1}{3} | \left.\frac13\right.
-"""
+"""  # noqa: RUF001
 """What stands around an answer, and other ways to write one."""
 
 

@@ -23,7 +23,9 @@ def trimmed(tokens: tuple[Token, ...]) -> tuple[Token, ...]:
         return tokens
     while tokens and tokens[-1].kind == "mark" and tokens[-1].text in _BEHIND:
         tokens = tokens[:-1]
-    while tokens and (tokens[0].text == "approx" or (tokens[0].kind == "mark" and tokens[0].text in _IN_FRONT)):
+    while tokens and (
+        tokens[0].text == "approx" or (tokens[0].kind == "mark" and tokens[0].text in _IN_FRONT)
+    ):
         tokens = tokens[1:]
     if len(tokens) == 2 and tokens[0].kind == "letter" and tokens[1].text == ")":  # a choice: A)
         tokens = tokens[:1]

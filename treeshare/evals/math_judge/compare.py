@@ -68,8 +68,8 @@ def compare(first: Answer, second: Answer, symbols: Symbols, *, strict: bool = F
         symbols: Asked last.
         strict: Whether units, bases, percent signs and names must be said by both or by none.
     """
-    for one, other in ((first, second), (second, first)):
-        if one.label and not strict and one.label.casefold() == other.words:
+    for chosen, said in ((first, second), (second, first)):
+        if chosen.label and not strict and chosen.label.casefold() == said.words:
             return Outcome(right=True, layer="types", reason="the same choice")
     comparison = _Comparison(symbols, strict)
     found = comparison.values(first.value, second.value)
@@ -205,7 +205,7 @@ class _Comparison:
         return self._in_any_order(a.items, b.items)
 
     def _coordinates(self, a: Items, b: Items) -> Outcome | None:
-        """A point without its brackets: at least three items, or ``x=1, y=2``; two numbers may be an interval."""
+        """A point without its brackets: three items or more, or ``x=1, y=2``; two may be an interval."""
         point, bare = (a, b) if a.kind == "tuple" else (b, a)
         if self._strict or bare.kind != "list" or point.brackets != "()":
             return None
@@ -249,7 +249,7 @@ class _Comparison:
 
 
 class _Matching:
-    """Gives each item an equal one of its own: since equality is not transitive, it may have to change its mind."""
+    """Gives each item an equal one of its own: as equality is not transitive, that may take a second try."""
 
     def __init__(
         self, compare_values: Callable[[Value, Value], Outcome], items: list[Value], others: list[Value]

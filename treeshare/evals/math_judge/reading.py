@@ -99,7 +99,12 @@ class _Reader:
         self._depth += 1
         if self._depth > _MAX_DEPTH:
             raise NoExpressionError("lists nested too deep")
-        found = self._words(tokens) or self._several(tokens) or related(tokens, self.value) or self._single(tokens)
+        found = (
+            self._words(tokens)
+            or self._several(tokens)
+            or related(tokens, self.value)
+            or self._single(tokens)
+        )
         self._depth -= 1
         return found
 
@@ -226,7 +231,9 @@ def _condition(inside: tuple[Token, ...]) -> tuple[Token, ...]:
     r"""The condition of ``\{x \mid x > 3\}``; nothing if this is no such set."""
     bars = [place for place in places_outside(inside) if inside[place].text in ("|", ":")]
     texts = [token.text for token in inside[: bars[0]]] if bars else []
-    is_letter = bool(texts) and inside[0].kind == "letter" and texts[1:] in ([], ["in", "mathbb", "{", "R", "}"])
+    is_letter = (
+        bool(texts) and inside[0].kind == "letter" and texts[1:] in ([], ["in", "mathbb", "{", "R", "}"])
+    )
     return inside[bars[0] + 1 :] if is_letter else ()
 
 

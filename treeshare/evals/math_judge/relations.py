@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from treeshare.evals.math_judge.answers import Items, Quantity, Relation, Value
@@ -59,7 +60,7 @@ def related(tokens: tuple[Token, ...], read: Callable[[tuple[Token, ...]], Value
 def without_points(points: Iterable[Fraction]) -> Value:
     """The real numbers without some."""
     ends = [_BELOW_ALL, *(Quantity(node=point) for point in sorted(set(points))), _INFINITY]
-    parts = [_interval("(", below, above, ")") for below, above in zip(ends, ends[1:], strict=False)]
+    parts = [_interval("(", below, above, ")") for below, above in pairwise(ends)]
     return parts[0] if len(parts) == 1 else Items(kind="union", items=tuple(parts))
 
 
@@ -107,7 +108,8 @@ def _inequality(
     opening, closing = "[" if signs[0] == "le" else "(", "]" if signs[1] == "le" else ")"
     if len(sides[1]) == 1 and sides[1][0].kind == "letter":
         return _interval(opening, read(sides[0]), read(sides[2]), closing)
-    return _between(*(expression(side) for side in sides), opening, closing)
+    below, middle, above = (expression(side) for side in sides)
+    return _between(below, middle, above, opening, closing)
 
 
 def _is_bounded_letter(side: tuple[Token, ...], other: tuple[Token, ...]) -> bool:
@@ -129,7 +131,7 @@ def _unequal(node: Node) -> Value:
 
 
 def _solved(node: Node, *, closes: bool) -> Value:
-    """What is less than zero, or not more: solved where it is a number times one letter, and another number."""
+    """What is less than zero, or not more: solved where it is linear in one letter."""
     found = linear(node)
     if found is None:
         return Relation(kind="le" if closes else "<", node=node)

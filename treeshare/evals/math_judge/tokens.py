@@ -124,7 +124,7 @@ def tokens_of(text: str, *, commas_group: bool = True) -> tuple[Token, ...]:
 
 
 def _plain(text: str) -> str:
-    """A text in which characters are LaTeX: ``10⁻³`` is ``10^{-3}``, digits with a line above are a period."""
+    """A text in which characters are LaTeX: ``10⁻³`` is ``10^{-3}``, digits with a line above a period."""
     text = _RAISED.sub(lambda run: f"^{{{''.join(map(RAISED.__getitem__, run[0]))}}}", text)
     text = _LOWERED.sub(lambda run: f"_{{{''.join(map(LOWERED.__getitem__, run[0]))}}}", text)
     text = _OVERLINED.sub(lambda run: f"\\overline{{{run[0][::2]}}}", text)

@@ -82,14 +82,13 @@ _CHARACTERS = {
     "\u2026": r"\ldots ",
 }
 
+_GREEK = (
+    "alpha beta gamma delta epsilon zeta eta theta kappa lambda mu nu xi rho sigma tau phi chi psi omega "
+    "Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega ell"
+)
 _CHARACTERS |= {
     letter: f"\\{name} "
-    for letter, name in zip(
-        "αβγδεζηθκλμνξρστφχψωΓΔΘΛΞΣΦΨΩℓ",
-        "alpha beta gamma delta epsilon zeta eta theta kappa lambda mu nu xi rho sigma tau phi chi psi omega "
-        "Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega ell".split(),
-        strict=True,
-    )
+    for letter, name in zip("αβγδεζηθκλμνξρστφχψωΓΔΘΛΞΣΦΨΩℓ", _GREEK.split(), strict=True)
 }
 
 _CHARACTERS |= {

@@ -1,18 +1,20 @@
-r"""Words around an answer: those that only say that one follows, a choice's label, and words that mean a value."""
+"""Words around an answer: those that only say that one follows, a choice's label, words that mean a value."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from fractions import Fraction
+
 from treeshare.evals.math_judge.answers import Items, Quantity, Value
 from treeshare.evals.math_judge.arithmetic import negative
 from treeshare.evals.math_judge.tokens import Token
 
-_CARRIERS = frozenset(
+_CARRIED = (
     "the a an our my final correct answer answers is are so thus hence therefore we get have obtain there "
-    "point points ordered pair pairs triple value values interval solution solutions set matrix vector number "
-    "exactly approximately about of expression equation line result equals equal to".split()
+    "point points ordered pair pairs triple value values interval solution solutions set matrix vector "
+    "number exactly approximately about of expression equation line result equals equal to"
 )
+_CARRIERS = frozenset(_CARRIED.split())
 _LABELS = frozenset("ABCDEFGHIJ")
 _NUMBERS = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven"),
@@ -42,7 +44,9 @@ def without_carriers(tokens: tuple[Token, ...]) -> tuple[Token, ...]:
     Words that change it, such as ``not`` and ``at least``, are not such words.
     """
     place = 0
-    while place < len(tokens) and (_is_carrier(tokens[place]) or (place and tokens[place].text in (":", "="))):
+    while place < len(tokens) and (
+        _is_carrier(tokens[place]) or (place and tokens[place].text in (":", "="))
+    ):
         place += 1
     rest = tokens[place:]
     return rest if any(token.kind not in ("word", "letter") for token in rest) else tokens

@@ -49,7 +49,7 @@ PRELOADED = (collections, copy, datetime, decimal, fractions, itertools, math, r
 """What tests and values need; imported once instead of in each fork."""
 
 KEPT_PACKAGES = {"numpy"}
-"""Imported by the process that is kept as soon as a test imports them, so that forks need not: a tenth of a second."""
+"""Imported by the process that is kept as soon as a test imports them: that takes a tenth of a second."""
 
 MAX_AT_ONCE = 256
 """Items of a program's iterator that are fetched together, in the end: the first is fetched alone."""
@@ -160,7 +160,7 @@ def packages_of(text: str) -> "frozenset[str]":
 
 
 def keep(packages: "frozenset[str]", tried: "set[str]") -> None:
-    """Import packages, each once; one that cannot be imported is left to the fork, whose test then says so."""
+    """Import packages, each once; one that cannot be imported is left to the fork, whose test says so."""
     for name in sorted(packages - tried):
         tried.add(name)
         try:
