@@ -33,7 +33,7 @@ class Qa(AnswerTask):
     """The task; without worked examples unless the user says otherwise.
 
     Args:
-        prompt_field: The field with the prompt; dots lead into objects.
+        prompt_field: The field with the prompt; dots lead into objects and lists.
         answer_field: The field with the answer.
         judge: When an answer is right.
     """
@@ -95,22 +95,39 @@ class Qa(AnswerTask):
     def _text(self, record: QaRecord, option: str, where: str) -> str:
         """A field's text; numbers and truth values as JSON writes them."""
         path = self._fields[option]
-        value: Any = record.model_extra
-        for name in path.split("."):
-            if not isinstance(value, dict) or name not in value:
-                there = ", ".join(sorted(record.model_extra or {})[:8])
-                raise DataError(
-                    f"data: {where}: no field {one_line(path, 40)}, there are: {one_line(there, 120)}; "
-                    f"give {option}"
-                )
-            value = value[name]
-        if isinstance(value, str):
+        fields = record.model_extra or {}
+        try:
+            value = _reached(fields, path)
+        except LookupError:
+            there = one_line(", ".join(sorted(fields)[:8]), 120)
+            raise DataError(
+                f"data: {where}: no field {one_line(path, 40)}, there are: {there}; give {option}"
+            ) from None
+        if isinstance(value, str) and value.strip():
             return value
+        if isinstance(value, str):
+            raise DataError(f"data: {where}, {one_line(path, 40)}: got an empty text, expected some")
         if isinstance(value, (int, float)):
             return json.dumps(value)
         raise DataError(
             f"data: {where}, {one_line(path, 40)}: got {type(value).__name__}, expected text or a number"
         )
+
+
+def _reached(fields: dict[str, Any], path: str) -> Any:  # noqa: ANN401
+    """The value at a path: a field of that very name, else dots lead into objects and lists."""
+    if path in fields:
+        return fields[path]
+    value: Any = fields
+    for name in path.split("."):
+        value = value[int(name)] if isinstance(value, list) and name.isdecimal() else _member(value, name)
+    return value
+
+
+def _member(value: Any, name: str) -> Any:  # noqa: ANN401
+    if not isinstance(value, dict):
+        raise KeyError(name)
+    return value[name]
 
 
 def _id(record: QaRecord, place: int) -> str:

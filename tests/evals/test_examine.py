@@ -43,6 +43,16 @@ def test_honest_values_are_worth_what_they_are_in_the_tests_own_process(sandbox,
     ] == []
 
 
+def test_a_package_that_is_kept_is_each_tests_own(sandbox):
+    """What a test does to it is gone with its fork; one that is not there fails the test that imports it."""
+    spoils = "import numpy as np\nassert total([np.int64(2), 3]) == 5\nnp.left_over = 1\nnp.sum = None\n"
+    looks = "import numpy as np\nassert not hasattr(np, 'left_over') and np.sum([1, 2]) == total([1, 2])\n"
+    lacks = "import numpy.no_such_part\n"
+    for source, is_right in ((spoils, True), (looks, True), (lacks, False), (spoils, True), (looks, True)):
+        execution = sandbox.examine(RIGHT, OutsideTests(source=source, names=("total",)), limits=LIMITS)
+        assert (execution.verdict is Verdict.PASSED) == is_right, execution.detail
+
+
 def cheat(sandbox, name):
     execution = sandbox.examine(CHEATS[name], TOTAL, limits=LIMITS)
     assert execution.verdict is not Verdict.PASSED

@@ -12,7 +12,7 @@ from inspect_ai.model import ChatMessageAssistant, ChatMessageSystem, ChatMessag
 from tokenizers import processors
 
 from tests.cli.text_model import byte_tokenizer, saved_text_model
-from tests.integrations.chat_templates import BROKEN, LLAMA_3, QWEN_3, TEMPLATES
+from tests.integrations.chat_templates import BROKEN, CHATML, LLAMA_3, QWEN_3, QWEN_25, TEMPLATES
 from treeshare import LLM, AsyncLLM, SamplingParams
 from treeshare.engine.chat import ChatOptions, check_messages
 from treeshare.engine.prompts import PromptEncoder
@@ -107,6 +107,33 @@ def with_template(llm, template):
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = template
     return tokenizer
+
+
+BEGUN = {**TEMPLATES, "ChatML of SmolLM2": CHATML, "Qwen 2.5": QWEN_25}
+
+
+@pytest.mark.parametrize("name", BEGUN)
+def test_a_reply_that_the_task_begins_goes_on_where_transformers_goes_on(name):
+    """But for white space at its end, which some templates strip, and a begun reply keeps."""
+    tokenizer = with_template(None, BEGUN[name])
+    begin = "Below is a function:\n```python\n"
+    task = SimpleNamespace(**{**vars(PLAIN_TASK), "chat_prefill": begin})
+    built = FewShotPrompts(problems=["Add."], shots_by_problem=[[]], separator="")
+    (ids,) = encode_prompts(task, built, tokenizer, chat=True)
+    text = tokenizer.decode(ids)
+    messages = [{"role": "user", "content": "Add."}, {"role": "assistant", "content": begin}]
+    expected = tokenizer.apply_chat_template(messages, tokenize=False, continue_final_message=True)
+    assert text.endswith(begin)
+    assert text.rstrip() == expected.rstrip()
+    asked = tokenizer.apply_chat_template(messages[:1], tokenize=False, add_generation_prompt=True)
+    assert text.startswith(asked.rstrip()) or name == "deepseek"  # its mark is of prompts without a reply
+
+
+def test_a_template_that_leaves_out_the_begun_reply_is_refused():
+    template = "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}"
+    encoder = PromptEncoder(with_template(None, template), "m")
+    with pytest.raises(ConfigError, match="leaves out the reply that is to be begun"):
+        encoder.begun_reply([USER], "So", ChatOptions())
 
 
 PLACES = {

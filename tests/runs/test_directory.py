@@ -64,6 +64,10 @@ def test_a_run_is_extended_and_never_shrinks(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        (
+            {"task_options": {"prompt_field": "q", "judge": "math"}},
+            "judge: run has None, command has 'math'; prompt_field: run has None, command has 'q'",
+        ),
         ({"sampling": {"temperature": 0.7, "top_p": 1.0}}, "temperature: run has 0.8, command has 0.7"),
         ({"sampling": {"temperature": 0.8, "top_p": 1.0, "new": 1}}, "new: run has None, command has 1"),
         ({"sharing": "none"}, "sharing: run has 'tree', command has 'none'"),

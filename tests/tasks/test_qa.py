@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
 import pytest
@@ -112,6 +113,25 @@ def test_fields_ids_and_shots(tmp_path):
     assert built.texts() == ["1+1= 2\n\n0+1=", "0+1= 1\n\n1+1=", "0+1= 1\n\n2+1="]
 
 
+def test_paths_lead_into_lists_and_names_may_hold_dots(tmp_path):
+    """As SQuAD, chat logs and flattened tables have them; with a mark in front, other line ends, gzipped."""
+    path = tmp_path / "data.jsonl"
+    row = {"messages": [{"content": "Where?"}], "answers": {"text": ["Rome", "Roma"]}, "a.b": "flat"}
+    for content in (
+        json.dumps(row).encode(),
+        b"\xef\xbb\xbf" + json.dumps(row).encode() + b"\r\n\r\n",
+        gzip.compress(json.dumps(row).encode() + b"\n"),
+    ):
+        path.write_bytes(content)
+        for field, answer in (("answers.text.0", "Rome"), ("a.b", "flat")):
+            task = get_task("qa", options={"prompt_field": "messages.0.content", "answer_field": field})
+            (problem,) = task.load(path)
+            assert (problem.prompt, problem.data["answer"]) == ("Where?", answer)
+    for field in ("answers.text.2", "answers.text.x", "answers.text.0.y", "messages.content"):
+        with pytest.raises(DataError, match=f"no field {field}, there are: a.b, answers, messages"):
+            get_task("qa", options={"prompt_field": field}).load(path)
+
+
 @pytest.mark.parametrize(
     ("answers", "options", "message"),
     [
@@ -119,7 +139,8 @@ def test_fields_ids_and_shots(tmp_path):
         (["x"], {"judge": "number"}, "record 0, answer: got 'x', expected a number"),
         (["x", "["], {"judge": "regex"}, "record 1, answer: got '\\[', expected a pattern"),
         (["A", "Rome"], {"judge": "choice"}, "record 1, answer: got 'Rome', expected a choice"),
-        ([""], {}, "an empty answer"),
+        ([""], {}, "record 0, answer: got an empty text, expected some"),
+        ([None], {}, "record 0, answer: got NoneType, expected text or a number"),
         ([[1]], {}, "got list, expected text or a number"),
         (
             ["x"],

@@ -168,6 +168,88 @@ SYMBOLIC = r"""
 ! | \int_0^1 x dx | \frac13
 """
 
+WRITTEN = r"""
+= | \log_{10} 100 | 2
+= | \log_2 \frac18 | -3
+= | \log 2 | \ln 2
+! | \log_2 3 | \log_3 2
+= | (3,4,5) | 3,4,5
+! | (3,4,5) | 5,4,3
+! | (3,4,5) | \{3,4,5\}
+= | (3,4) | x = 3, y = 4
+! | (3,4) | y = 3, x = 4
+= | \langle 1,2\rangle | (1,2)
+= | (1,2) | the point (1,2)
+= | x<5 | 2x<10
+= | x<5 | -2x>-10
+! | x<5 | -2x<-10
+! | x>-\frac12 | 2x+1\ge 0
+= | x>-\frac12 | 2x+1>0
+= | 6<2x<10 | (3,5)
+= | -1 < 1-2x \le 3 | [-1,1)
+= | x<y+1 | x-1<y
+= | x+y<2 | -2x-2y>-4
+! | x+y<2 | -x-y<-2
+= | (-\infty,2)\cup(2,\infty) | x \ne 2
+= | \mathbb{R}\setminus\{1,2\} | (-\infty,1)\cup(1,2)\cup(2,\infty)
+= | \{x \in \mathbb{R} \mid x>3\} | (3,\infty)
+= | \{x : x>3\} | x>3
+= | 55 | \textbf{(55) }
+= | 55 | \textbf{(A)}\ 55
+= | C | \textbf{(C) }55
+! | B | (A) 5
+! | 6 | (A) 5
+= | A | A)
+= | 50\% | 50 percent
+= | 1234567 | 1 234 567
+= | 8\,000 | 8~000
+! | 100, 200 | 100200
+= | 3 100/200 | 3.5
+! | 6 | 2 3
+! | 0.36 | 1.2.3
+= | \frac{7}{8} | ⅞
+= | 3\frac12 | 3½
+= | 2^{10} | 2¹⁰
+= | 10^{-3} | 10⁻³
+= | x_{10} | x₁₀
+= | \sqrt[3]{2} | ∛2
+= | \gamma+\delta | γ+δ
+= | \frac{1}{2} | 𝟏/𝟐
+= | 5 | ５
+= | 0.1\overline{6} | 0.16̅
+= | 0.\dot{1}4285\dot{7} | \frac17
+= | 42 | The answer is: **42**
+! | 5 | not 5
+! | 5 | at least 5
+! | 5 | June 5
+= | 42 | $$42$$
+= | 5 | 5 \\
+= | {5 \choose 2} | 10
+= | 12:30 | 12{:}30
+= | 7:30\text{ p.m.} | 7:30 PM
+! | 7:30\text{ p.m.} | 7:30 AM
+! | 3:4 | 4:3
+= | 10\text{ cm} | 10 \mathrm{~cm}
+= | \$12.50 | \text{\$12.50}
+= | \text{all real numbers} | \mathbb{R}
+= | \emptyset | no solution
+= | 3 | \text{three}
+! | 10 | tenth
+= | 10\text{th} | 10
+= | 10^{\text{th}} | 10
+= | 0.5 | 1/2 \text{ or } 0.5
+= | 2\pi | 2\pi \approx 6.28
+! | \pi | \approx 3.14
+= | \frac12 | \frac12=0.5
+! | 5 | 2+2=5
+= | 7 | x\equiv 7 \pmod{9}
+! | 7\pmod{9} | 7\pmod{8}
+= | 5 million | 5000000
+= | 5 | 5\text{ million}
+= | \frac{1}{3} | \left.\frac13\right.
+"""  # noqa: RUF001
+"""What stands around an answer, and other ways to write one."""
+
 
 def pairs_of(text):
     """``(equal, gold, answer)`` of each line."""

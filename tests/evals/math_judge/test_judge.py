@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.evals.math_judge.pairs import PAIRS, SYMBOLIC, pairs_of
+from tests.evals.math_judge.pairs import PAIRS, SYMBOLIC, WRITTEN, pairs_of
 from treeshare.evals.math_judge import MathJudge, arithmetic, exact_number, quantities, syntax, units
 from treeshare.evals.math_judge import compare as compare_module
 from treeshare.evals.math_judge.__main__ import main
@@ -50,6 +50,56 @@ def wrong_pairs(judge):
 
 def test_pairs_without_symbols(plain):
     assert wrong_pairs(plain) == []
+
+
+def test_ways_to_write_an_answer(plain):
+    """Both orders of the two give one verdict, and what is the same for a vote is right."""
+    for is_right, gold, answer in pairs_of(WRITTEN):
+        found = plain.judge(gold, answer)
+        assert found.right == is_right, (gold, answer, found.reason)
+        assert plain.judge(answer, gold).right == is_right, (answer, gold)
+        assert is_right or not plain.same(gold, answer)
+
+
+def test_a_logarithm_without_a_base_has_one_in_both(judge):
+    for base in ("10", "e"):
+        assert judge.judge("2", rf"\log {base}^2").right
+    assert not judge.judge(r"\log 100", r"\log e^2").right
+    assert not judge.judge("2", r"\ln 100").right
+    assert not judge.same("2", r"\log 100")
+
+
+MARKED = (
+    r"{ } ( ) [ ] ^ _ \frac \sqrt \text{ \left \right \log \pmod{ \dot{ $ % , . : | ! - + / = < \le \ne \cup "
+    r"\pm & \\ \begin{pmatrix} \end{pmatrix} \boxed{ \approx \setminus \{ \} million th ½ ² ⁻ √ ∞ ① 1/0 0^0 "
+    r"99999! (A) 10^{10^{10}}"
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.sampled_from([*MARKED.split(), *ANSWERS]), max_size=8),
+    st.sampled_from(ANSWERS),
+    st.booleans(),
+)
+def test_whatever_is_written_has_one_verdict(pieces, other, is_spaced):
+    judge = MathJudge()
+    judge.symbols = NoSymbols()
+    text = (" " if is_spaced else "").join(pieces)
+    found = judge.judge(text, other)
+    assert judge.judge(other, text) == found or not found.right
+    assert judge.judge(other, text).right == found.right
+    assert judge.same(other, text) == judge.same(text, other)
+    assert found.right or not judge.same(text, other)
+
+
+def test_items_find_partners_whichever_comes_first(plain):
+    """5 is equal to 5 cm and to 5 m: it takes the one that nothing else can have."""
+    gold = r"\{5, 5\text{ cm}\}"
+    for answer in (r"\{5\text{ cm}, 5\text{ m}\}", r"\{5\text{ m}, 5\text{ cm}\}"):
+        assert plain.judge(gold, answer).right
+        assert plain.judge(answer, gold).right
+    assert not plain.judge(r"\{5\text{ cm}, 6\}", r"\{5, 5\text{ m}\}").right
 
 
 def test_pairs_with_symbols(judge):
@@ -184,7 +234,7 @@ FAULTS = {
         "number_of",
         lambda text: Fraction(text.rstrip(".") or 0).limit_denominator(100),
     ),
-    "equations have one form": (compare_module, "up_to_a_factor", lambda node: node),
+    "equations have one form": (compare_module, "up_to_a_factor", lambda node, **_: node),
     "no names": (compare_module, "_is_loose", lambda name: True),
 }
 

@@ -49,7 +49,7 @@ class Items:
     Attributes:
         kind: ``tuple`` has an order and brackets, which make an interval too; ``list``, ``set`` and ``union``
             have no order.
-        brackets: Of a tuple.
+        brackets: Of a tuple; a colon of a ratio.
         items: The values.
     """
 
@@ -104,6 +104,7 @@ class Answer:
         value: What it is.
         other: A second reading, if there is one: commas that part a list rather than thousands, a letter that
             is a unit (``5 m``).
+        label: A choice's label that stands in front, ``C`` of ``(C) 55``; the answer is what follows.
     """
 
     text: str
@@ -111,6 +112,7 @@ class Answer:
     words: str
     value: Value
     other: Value | None = None
+    label: str = ""
 
 
 def exact(value: Value) -> Fraction | None:

@@ -30,6 +30,8 @@ _MAX_FACTORIAL = 1000
 
 ZERO, ONE, HALF = Fraction(0), Fraction(1), Fraction(1, 2)
 IMAGINARY = "i"
+CONSTANTS = frozenset(("pi", "e", "i", "infty", "degree"))
+"""Names that are no variables."""
 
 
 class NoValueError(ValueError):
@@ -148,16 +150,64 @@ def binomial(total: Node, chosen: Node) -> Node:
     return ("binomial", total, chosen)
 
 
+def logarithm(argument: Node, base: Node) -> Node:
+    """A logarithm; a whole number where it is one."""
+    if isinstance(argument, Fraction) and isinstance(base, Fraction) and argument > 0 and base > 1:
+        size = 1 / argument if argument < 1 else argument
+        found, value = 0, ONE
+        while value < size:
+            found, value = found + 1, value * base
+        if value == size:
+            return Fraction(-found if argument < 1 else found)
+    return ("log", argument, base)
+
+
+def with_logarithms(node: Node, base: Node | None) -> Node:
+    """An expression whose logarithms without a base have this one; None makes them natural."""
+    if not isinstance(node, tuple):
+        return node
+    operation, *arguments = node
+    if operation in ("call", "latex", "based"):
+        return node
+    found = [with_logarithms(argument, base) for argument in arguments]
+    if operation == "log" and len(found) == 1:
+        return ("ln", found[0]) if base is None else logarithm(found[0], base)
+    if found == arguments:
+        return node
+    if operation in ("+", "*"):
+        return add(found) if operation == "+" else mul(found)
+    return power(*found) if operation == "^" else (operation, *found)
+
+
+def linear(node: Node) -> tuple[str, Fraction, Node] | None:
+    """The letter, its factor and what is added, of a node that is linear in its only letter; else None."""
+    variables = letters(node) - CONSTANTS
+    if len(variables) != 1:
+        return None
+    (letter,) = variables
+    factor, rest = ZERO, []
+    for term in node[1:] if _is(node, "+") else (node,):
+        coefficient, other = _split(term)
+        if other == letter:
+            factor = coefficient
+        elif letter in letters(term):
+            return None
+        else:
+            rest.append(term)
+    return (letter, factor, add(rest)) if factor else None
+
+
 def is_unique(node: Node) -> bool:
     """Whether a node that differs from this one, and is unique too, is not equal to it."""
     terms = node[1:] if _is(node, "+") else (node,)
     return all(_is_monomial(term) for term in terms)
 
 
-def up_to_a_factor(node: Node) -> Node:
-    """The node divided by the number in front of its first term."""
+def up_to_a_factor(node: Node, *, keeps_sign: bool = False) -> Node:
+    """The node divided by the number in front of its first term, or by that number's size."""
     first = node[1] if _is(node, "+") else node
     coefficient, _ = _split(first)
+    coefficient = abs(coefficient) if keeps_sign else coefficient
     return node if coefficient == ZERO else mul([1 / coefficient, node])
 
 

@@ -14,15 +14,21 @@ _OPENING, _CLOSING = (
     frozenset((")", "]", "}", "\\}", "rangle", "rfloor", "rceil")),
 )
 
+_BEHIND, _IN_FRONT = (".", ",", ";", ":", "*", "?", "=", "\\\\"), (":", "*", "^", "=", "#", "\\\\")
+
 
 def trimmed(tokens: tuple[Token, ...]) -> tuple[Token, ...]:
     """Without punctuation around it, and without a group of braces around all of it."""
     if [token.text for token in tokens[-3:]] == ["."] * 3:  # an ellipsis: there are more digits
         return tokens
-    while tokens and tokens[-1].kind == "mark" and tokens[-1].text in (".", ",", ";", ":", "*", "?", "="):
+    while tokens and tokens[-1].kind == "mark" and tokens[-1].text in _BEHIND:
         tokens = tokens[:-1]
-    while tokens and tokens[0].kind == "mark" and tokens[0].text in (":", "*", "=", "#"):
+    while tokens and (
+        tokens[0].text == "approx" or (tokens[0].kind == "mark" and tokens[0].text in _IN_FRONT)
+    ):
         tokens = tokens[1:]
+    if len(tokens) == 2 and tokens[0].kind == "letter" and tokens[1].text == ")":  # a choice: A)
+        tokens = tokens[:1]
     if tokens and tokens[0].text == "{" and closing_place(tokens, 0) == len(tokens) - 1:
         return trimmed(tokens[1:-1])
     return tokens

@@ -22,10 +22,11 @@ from treeshare.evals.math_judge.arithmetic import (
     mul,
     negative,
     up_to_a_factor,
+    with_logarithms,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 MAX_QUESTIONS = 30
 """Symbolic comparisons for one verdict, at most."""
@@ -67,6 +68,9 @@ def compare(first: Answer, second: Answer, symbols: Symbols, *, strict: bool = F
         symbols: Asked last.
         strict: Whether units, bases, percent signs and names must be said by both or by none.
     """
+    for chosen, said in ((first, second), (second, first)):
+        if chosen.label and not strict and chosen.label.casefold() == said.words:
+            return Outcome(right=True, layer="types", reason="the same choice")
     comparison = _Comparison(symbols, strict)
     found = comparison.values(first.value, second.value)
     if found.right or Words in (type(first.value), type(second.value)):
@@ -138,7 +142,19 @@ class _Comparison:
         return ""
 
     def nodes(self, a: Node, b: Node) -> Outcome:
-        """Compare two expressions."""
+        """Compare two expressions; a logarithm without a base is natural in both, or decimal in both."""
+        try:
+            natural = [with_logarithms(node, None) for node in (a, b)]
+            if natural == [a, b]:
+                return self._same_nodes(a, b)
+            found = self._same_nodes(natural[0], natural[1])
+            if found.right or self._strict:
+                return found
+            return self._same_nodes(*(with_logarithms(node, Fraction(10)) for node in (a, b)))
+        except (NoValueError, TooLargeError) as error:
+            return _differ("exact numbers", str(error))
+
+    def _same_nodes(self, a: Node, b: Node) -> Outcome:
         if a == b:
             return _said(True, "exact numbers", f"both are {shown(a)}")
         if is_unique(a) and is_unique(b):
@@ -162,10 +178,9 @@ class _Comparison:
         if first is None or second is None or first.kind != second.kind:
             return _differ("types", f"{kind_of(a)} and {kind_of(b)}")
         try:
-            if first.kind in ("=", "ne"):
-                same = up_to_a_factor(first.node) == up_to_a_factor(second.node)
-            else:
-                same = first.node == second.node
+            keeps_sign = first.kind not in ("=", "ne")
+            forms = [up_to_a_factor(one.node, keeps_sign=keeps_sign) for one in (first, second)]
+            same = forms[0] == forms[1]
         except (NoValueError, TooLargeError) as error:
             return _differ("exact numbers", str(error))
         if same:
@@ -179,8 +194,8 @@ class _Comparison:
     def _items(self, a: Items, b: Items) -> Outcome:
         if "tuple" in (a.kind, b.kind):
             if a.kind != b.kind:
-                return self._single_item(a, b)
-            if a.brackets != b.brackets:
+                return self._coordinates(a, b) or self._single_item(a, b)
+            if a.brackets != b.brackets and (self._strict or {a.brackets, b.brackets} != {"<>", "()"}):
                 return _differ("types", f"other brackets: {a.brackets} and {b.brackets}")
             return self._in_order(a.items, b.items)
         if a.kind != b.kind and ("union" in (a.kind, b.kind) or self._strict):
@@ -188,6 +203,18 @@ class _Comparison:
         if "set" in (a.kind, b.kind):
             return self._in_any_order(_distinct(a.items), _distinct(b.items))
         return self._in_any_order(a.items, b.items)
+
+    def _coordinates(self, a: Items, b: Items) -> Outcome | None:
+        """A point without its brackets: three items or more, or ``x=1, y=2``; two may be an interval."""
+        point, bare = (a, b) if a.kind == "tuple" else (b, a)
+        if self._strict or bare.kind != "list" or point.brackets != "()":
+            return None
+        names = [item.name for item in bare.items if isinstance(item, Quantity)]
+        is_named = len(set(names)) == len(bare.items) and names == sorted(names) and all(names)
+        if not is_named and (len(bare.items) < 3 or any(names)):
+            return None
+        unnamed = [replace(item, name="") if isinstance(item, Quantity) else item for item in bare.items]
+        return self._in_order(point.items, unnamed)
 
     def _in_order(self, a: Sequence[Value], b: Sequence[Value]) -> Outcome:
         if len(a) != len(b):
@@ -204,20 +231,7 @@ class _Comparison:
             return _differ("types", f"{len(a)} and {len(b)} items")
         ours, theirs = Counter(a), Counter(b)
         left, others = list((ours - theirs).elements()), list((theirs - ours).elements())
-        layer: Layer = "types"
-        for item in left:
-            found: Outcome | None = None
-            for place, other in enumerate(others):
-                found = self.values(item, other)
-                if found.right:
-                    layer = "symbols" if found.layer == "symbols" else layer
-                    del others[place]
-                    break
-            if found is None or not found.right:
-                undecided = found is not None and found.right is None
-                reason = found.reason if found is not None and len(left) == 1 else "an item has no equal"
-                return Outcome(right=None if undecided else False, layer="types", reason=reason)
-        return Outcome(right=True, layer=layer, reason="the same items")
+        return _Matching(self.values, left, others).outcome()
 
     def _matrices(self, a: Matrix, b: Matrix) -> Outcome:
         shapes = [[len(row) for row in matrix.rows] for matrix in (a, b)]
@@ -232,6 +246,55 @@ class _Comparison:
             if isinstance(one, Items) and one.kind != "tuple" and len(one.items) == 1 and not self._strict:
                 return self.values(one.items[0], other)
         return _differ("types", f"{kind_of(a)} and {kind_of(b)}")
+
+
+class _Matching:
+    """Gives each item an equal one of its own: as equality is not transitive, that may take a second try."""
+
+    def __init__(
+        self, compare_values: Callable[[Value, Value], Outcome], items: list[Value], others: list[Value]
+    ) -> None:
+        self._compare = compare_values
+        self._items = items
+        self._others = others
+        self._known: dict[tuple[int, int], Outcome] = {}
+        self._partner: dict[int, int] = {}
+
+    def outcome(self) -> Outcome:
+        """Whether all items have one."""
+        for place in range(len(self._items)):
+            if not self._place(place, set()):
+                return self._failed(place)
+        found = [self._found(place, other) for other, place in self._partner.items()]
+        layer: Layer = "symbols" if any(one.layer == "symbols" for one in found) else "types"
+        return Outcome(right=True, layer=layer, reason="the same items")
+
+    def _found(self, place: int, other: int) -> Outcome:
+        if (place, other) not in self._known:
+            self._known[place, other] = self._compare(self._items[place], self._others[other])
+        return self._known[place, other]
+
+    def _place(self, place: int, tried: set[int]) -> bool:
+        for other in range(len(self._others)):
+            if other in tried or not self._found(place, other).right:
+                continue
+            tried.add(other)
+            if other not in self._partner or self._place(self._partner[other], tried):
+                self._partner[other] = place
+                return True
+        return False
+
+    def _failed(self, place: int) -> Outcome:
+        """Undecided, if somewhere nobody could tell and no item is surely different from all others."""
+        row = [self._found(place, other) for other in range(len(self._others))]
+        reason = row[0].reason if len(row) == 1 else "an item has no equal"
+        if all(one.right is False for one in row):
+            return _differ("types", reason)
+        places = range(len(row))
+        cells = [[self._found(i, j).right for j in places] for i in places]
+        lines = [*cells, *zip(*cells, strict=True)]
+        is_open = any(None in line for line in cells) and not any(set(line) == {False} for line in lines)
+        return Outcome(right=None if is_open else False, layer="types", reason=reason)
 
 
 def kind_of(value: Value) -> str:

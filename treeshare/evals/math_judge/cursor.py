@@ -32,6 +32,10 @@ class Cursor:
         place = self._place + ahead
         return self._tokens[place] if place < len(self._tokens) else _END
 
+    def last_kind(self) -> str:
+        """The kind of the token before the place; empty at the start."""
+        return self._tokens[self._place - 1].kind if 0 < self._place <= len(self._tokens) else ""
+
     def take(self) -> Token:
         """The token at the place, which moves on."""
         token = self.peek()

@@ -33,7 +33,7 @@ def based(tokens: tuple[Token, ...]) -> Value | None:
     is_number = any(token.kind == "number" for token in front) and digits.isascii() and digits.isalnum()
     if not is_number or len(behind) != 1:
         return None
-    base = _BASES.index(behind[0]) if behind[0] in _BASES else int(behind[0]) if behind[0].isdigit() else 0
+    base = _BASES.index(behind[0]) if behind[0] in _BASES else int(behind[0]) if behind[0].isdecimal() else 0
     if not 2 <= base <= 36 or any(int(digit, 36) >= base for digit in digits):
         return None
     digits = digits.lstrip("0") or "0"
@@ -59,7 +59,8 @@ def quantity(tokens: tuple[Token, ...]) -> Value:
         tokens = tuple(token for token in tokens if token is not currencies[0])
     tokens, is_percent = _without_percent(tokens)
     if not is_percent:
-        tokens, found = _without_unit(tokens)
+        tokens, found = _without_modulus(tokens)
+        tokens, found = (tokens, found) if found else _without_unit(_without_ordinal(tokens))
         unit = found or unit
     node = expression(tokens)
     if any(token.text == "infty" for token in tokens) and "infty" not in letters(node):
@@ -71,6 +72,25 @@ def _without_percent(tokens: tuple[Token, ...]) -> tuple[tuple[Token, ...], bool
     last = tokens[-1] if tokens else None
     is_sign = last is not None and (last.text == "%" or (last.kind == "word" and last.text == "percent"))
     return (tokens[:-1], True) if is_sign and len(tokens) > 1 else (tokens, False)
+
+
+def _without_modulus(tokens: tuple[Token, ...]) -> tuple[tuple[Token, ...], str]:
+    r"""The tokens in front of ``\pmod{12}`` or ``(mod 12)``, and that as a unit."""
+    texts = [token.text for token in tokens]
+    if len(texts) > 2 and texts[-2] == "pmod" and texts[-1].isdecimal():
+        return tokens[:-2], f"mod {int(texts[-1])}"
+    if len(texts) > 4 and texts[-4:-2] == ["pmod", "{"] and texts[-2].isdecimal():
+        return tokens[:-4], f"mod {int(texts[-2])}"
+    if len(texts) > 4 and texts[-4] == "(" and texts[-3] in ("mod", "bmod") and texts[-2].isdecimal():
+        return tokens[:-4], f"mod {int(texts[-2])}"
+    return tokens, ""
+
+
+def _without_ordinal(tokens: tuple[Token, ...]) -> tuple[Token, ...]:
+    """``10`` of ``10th`` and ``10^{th}``."""
+    texts = [token.text for token in tokens if token.text not in ("^", "{", "}")]
+    is_ordinal = len(texts) == 2 and tokens[0].kind == "number" and texts[1] in ("st", "nd", "rd", "th")
+    return tokens[:1] if is_ordinal else tokens
 
 
 def _without_unit(tokens: tuple[Token, ...]) -> tuple[tuple[Token, ...], str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from treeshare.evals.math_judge.answers import Answer, Items, Matrix, Quantity, Relation, Unread, Value, Words
-from treeshare.evals.math_judge.arithmetic import NoValueError, TooLargeError, add, negative
+from treeshare.evals.math_judge.answers import Answer, Items, Matrix, Quantity, Unread, Value, Words, exact
+from treeshare.evals.math_judge.arithmetic import NoValueError, TooLargeError
 from treeshare.evals.math_judge.brackets import (
     closing_place,
     parts_at,
@@ -17,9 +17,10 @@ from treeshare.evals.math_judge.brackets import (
 )
 from treeshare.evals.math_judge.cursor import NoExpressionError
 from treeshare.evals.math_judge.quantities import based, quantity
-from treeshare.evals.math_judge.syntax import expression
+from treeshare.evals.math_judge.relations import RELATIONS, related, without_points
 from treeshare.evals.math_judge.tokens import MAX_CHARS, Token, tokens_of
 from treeshare.evals.math_judge.units import is_unit
+from treeshare.evals.math_judge.wording import REALS, labelled, meaning, scaled, without_carriers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 MAX_ITEMS = 100
 """Of a list, a set or a matrix."""
 
-_RELATIONS = ("=", "<", ">", "le", "ge", "ne", "in")
-_TURNED = {"<": ">", ">": "<", "le": "ge", "ge": "le"}
 _MATRICES = ("matrix", "pmatrix", "bmatrix", "Bmatrix", "smallmatrix", "array", "vmatrix", "Vmatrix")
 _MAX_DEPTH = 8
 _MAX_CALCULUS = 100
@@ -40,7 +39,8 @@ def read_answer(text: str) -> Answer:
     if len(text) > MAX_CHARS:
         reason = f"longer than {MAX_CHARS} characters"
         return Answer(text=text, normal=" ".join(text.split()), words="", value=Unread(reason))
-    tokens = trimmed(tokens_of(text))
+    label, tokens = labelled(trimmed(without_carriers(trimmed(tokens_of(text)))))
+    tokens = trimmed(tokens)
     if _is_calculus(tokens):
         value: Value = Quantity(node=("latex", text.strip().strip("$.")))
         return Answer(text=text, normal=" ".join(token.text for token in tokens), words="", value=value)
@@ -48,8 +48,9 @@ def read_answer(text: str) -> Answer:
         text=text,
         normal=" ".join(token.text for token in tokens),
         words=words_of(tokens),
-        value=_value(tokens),
-        other=_other_reading(text, tokens),
+        value=_value(scaled(tokens)),
+        other=None if label else _other_reading(text, tokens),
+        label=label,
     )
 
 
@@ -57,6 +58,8 @@ def _other_reading(text: str, tokens: tuple[Token, ...]) -> Value | None:
     listed = trimmed(tokens_of(text, commas_group=False)) if "," in text else tokens
     if listed != tokens:
         return _value(listed)
+    if scaled(tokens) != tokens:
+        return _value(tokens)  # millions as a unit
     last = tokens[-1] if len(tokens) > 1 else None
     if last is not None and last.kind == "letter" and last.spaced and is_unit(last.text):
         return _value((*tokens[:-1], Token("word", last.text, True)))
@@ -96,7 +99,12 @@ class _Reader:
         self._depth += 1
         if self._depth > _MAX_DEPTH:
             raise NoExpressionError("lists nested too deep")
-        found = self._words(tokens) or self._several(tokens) or self._related(tokens) or self._single(tokens)
+        found = (
+            self._words(tokens)
+            or self._several(tokens)
+            or related(tokens, self.value)
+            or self._single(tokens)
+        )
         self._depth -= 1
         return found
 
@@ -112,8 +120,11 @@ class _Reader:
             for token in tokens
         )
         begins = tokens[0].kind == "word" and len(tokens[0].text) > 2 and not is_unit(tokens[0].text)
-        has_relation = any(token.text in _RELATIONS for token in tokens)
-        return Words(words_of(tokens)) if is_text or (begins and not has_relation) else None
+        has_relation = any(token.text in RELATIONS for token in tokens)
+        if not is_text and not (begins and not has_relation):
+            return None
+        words = words_of(tokens)
+        return meaning(words) or Words(words)
 
     def _several(self, tokens: tuple[Token, ...]) -> Value | None:
         """A list, or a union of intervals."""
@@ -124,74 +135,26 @@ class _Reader:
                 values = [self.value(part) for part in parts]
                 if all(_is_interval(value) for value in values):
                     return Items(kind="union", items=tuple(values))
-                return _listed(values)
+                values = list(dict.fromkeys(values))  # 1/2 or 0.5
+                return values[0] if len(values) == 1 else _listed(values)
             return _listed([self.value(part) for part in parts])
         parts = [part for part in parts_at(tokens, "cup") if part]
         if len(parts) > 1:
             self._count(parts)
             return _united([self.value(part) for part in parts])
+        parts = parts_at(tokens, "setminus")
+        if len(parts) == 2 and all(parts):
+            return _without(*(self.value(part) for part in parts))
+        parts = parts_at(tokens, ":")
+        if len(parts) > 1 and all(parts):
+            self._count(parts)
+            return Items(kind="tuple", brackets=":", items=tuple(self.value(part) for part in parts))
         return None
 
     def _count(self, parts: Sequence[object]) -> None:
         self._num_items += len(parts)
         if self._num_items > MAX_ITEMS:
             raise NoExpressionError(f"more than {MAX_ITEMS} items")
-
-    # --- equations, inequalities ---
-
-    def _related(self, tokens: tuple[Token, ...]) -> Value | None:
-        places = [
-            i for i in places_outside(tokens) if tokens[i].kind != "word" and tokens[i].text in _RELATIONS
-        ]
-        if not places:
-            return None
-        signs = [tokens[i].text for i in places]
-        bounds = zip([-1, *places], [*places, len(tokens)], strict=True)
-        sides = [tokens[a + 1 : b] for a, b in bounds]
-        if signs == ["in"]:
-            return self.value(sides[1])
-        if set(signs) == {"="}:
-            return self._equated(sides)
-        return self._inequality(sides, signs)
-
-    def _equated(self, sides: list[tuple[Token, ...]]) -> Value:
-        first, last = sides[0], sides[-1]
-        if _is_name(first) and not (_letters_of(first) & _letters_of(last) and len(sides) == 2):
-            return _named(self.value(last), _name(first))
-        if len(sides) == 2 and _is_name(last) and not _letters_of(first) & _letters_of(last):
-            return _named(self.value(first), _name(last))
-        if len(sides) > 2:
-            return self.value(last)
-        left, right = expression(first), expression(last)
-        return Relation(kind="=", node=add([left, negative(right)]))
-
-    def _inequality(self, sides: list[tuple[Token, ...]], signs: list[str]) -> Value:
-        if signs == ["ne"]:
-            return Relation(kind="ne", node=add([expression(sides[0]), negative(expression(sides[1]))]))
-        letter = [len(side) == 1 and side[0].kind == "letter" for side in sides]
-        if len(sides) == 2 and letter[1] and not letter[0]:
-            sides, signs, letter = sides[::-1], [_TURNED[signs[0]]], letter[::-1]
-        if len(sides) == 2 and letter[0]:
-            bound, infinite = self.value(sides[1]), Quantity(node="infty")
-            closes = signs[0] in ("le", "ge")
-            if signs[0] in ("<", "le"):
-                lower = Quantity(node=negative("infty"))
-                return Items(kind="tuple", brackets="(" + ("]" if closes else ")"), items=(lower, bound))
-            return Items(kind="tuple", brackets=("[" if closes else "(") + ")", items=(bound, infinite))
-        if len(sides) == 3 and letter[1]:
-            if all(sign in (">", "ge") for sign in signs):
-                sides, signs = sides[::-1], [_TURNED[sign] for sign in reversed(signs)]
-            if all(sign in ("<", "le") for sign in signs):
-                brackets = ("[" if signs[0] == "le" else "(") + ("]" if signs[1] == "le" else ")")
-                return Items(
-                    kind="tuple", brackets=brackets, items=(self.value(sides[0]), self.value(sides[2]))
-                )
-        if len(sides) != 2:
-            raise NoExpressionError("a chain of relations")
-        left, right = expression(sides[0]), expression(sides[1])
-        if signs[0] in (">", "ge"):
-            left, right, signs = right, left, [_TURNED[signs[0]]]
-        return Relation(kind=signs[0], node=add([left, negative(right)]))
 
     # --- one value ---
 
@@ -205,8 +168,7 @@ class _Reader:
         if tokens == (Token("command", "emptyset", tokens[0].spaced),):
             return Items(kind="set", items=())
         if tokens[0].text == "mathbb" and "".join(token.text for token in tokens[1:]).strip("{}") == "R":
-            ends = (Quantity(node=negative("infty")), Quantity(node="infty"))
-            return Items(kind="tuple", brackets="()", items=ends)
+            return REALS
         return based(tokens) or quantity(tokens)
 
     def _both_signs(self, tokens: tuple[Token, ...]) -> Value:
@@ -225,6 +187,9 @@ class _Reader:
         if opening.startswith("begin "):
             return self._matrix(opening.removeprefix("begin "), inside)
         if opening == "\\{":
+            condition = _condition(inside)
+            if condition:
+                return self.value(condition)
             parts = [part for part in parts_at(inside, ",", ";") if part]
             self._count(parts)
             return _set([self.value(part) for part in parts])
@@ -262,6 +227,24 @@ def _is_interval(value: Value) -> bool:
     )
 
 
+def _condition(inside: tuple[Token, ...]) -> tuple[Token, ...]:
+    r"""The condition of ``\{x \mid x > 3\}``; nothing if this is no such set."""
+    bars = [place for place in places_outside(inside) if inside[place].text in ("|", ":")]
+    texts = [token.text for token in inside[: bars[0]]] if bars else []
+    is_letter = (
+        bool(texts) and inside[0].kind == "letter" and texts[1:] in ([], ["in", "mathbb", "{", "R", "}"])
+    )
+    return inside[bars[0] + 1 :] if is_letter else ()
+
+
+def _without(value: Value, points: Value) -> Value:
+    numbers = [exact(item) for item in points.items] if isinstance(points, Items) else []
+    found = [number for number in numbers if number is not None]
+    if value != REALS or not found or len(found) != len(numbers):
+        raise NoExpressionError("a difference of sets")
+    return without_points(found)
+
+
 def _listed(values: Sequence[Value]) -> Value:
     """A list; what a plus-minus sign makes two of is two of its items."""
     return Items(kind="list", items=tuple(_opened(values, "list")))
@@ -284,38 +267,3 @@ def _opened(values: Sequence[Value], kind: str) -> Iterator[Value]:
             yield from value.items
         else:
             yield value
-
-
-def _is_name(side: tuple[Token, ...]) -> bool:
-    """Whether a side of an equation only says what the other side is called."""
-    if not side:
-        return False
-    has_name = any(token.kind in ("letter", "word") for token in side)
-    allowed = ("(", ")", ",", "_", "{", "}", "angle", "triangle", "overline", "mathbb", "'")
-    is_plain = all(token.kind in ("letter", "word") or token.text in allowed for token in side)
-    starts = side[0].kind in ("letter", "word") or side[0].text in ("(", "angle", "overline", "triangle")
-    subscripts = any(token.text == "_" for token in side)
-    numbers = all(token.kind != "number" or subscripts or "(" in {t.text for t in side} for token in side)
-    kinds = {token.kind for token in side}
-    is_plain = is_plain or (kinds <= {"letter", "word", "mark", "number"} and _is_indexed(side))
-    return has_name and starts and is_plain and numbers
-
-
-def _is_indexed(side: tuple[Token, ...]) -> bool:
-    """A letter with a subscript, or a function's name with a number: ``x_1``, ``f(2)``."""
-    texts = [token.text for token in side]
-    return side[0].kind == "letter" and len(texts) > 2 and texts[1] in ("_", "(") and "+" not in texts
-
-
-def _letters_of(side: Sequence[Token]) -> set[str]:
-    return {token.text for token in side if token.kind == "letter"} if len(side) == 1 else set()
-
-
-def _name(side: Sequence[Token]) -> str:
-    return "".join(token.text for token in side if token.text not in "{}").casefold()
-
-
-def _named(value: Value, name: str) -> Value:
-    if isinstance(value, Quantity) and value.node == name:
-        return value
-    return replace(value, name=name) if isinstance(value, Quantity) else value

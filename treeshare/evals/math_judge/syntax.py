@@ -41,7 +41,10 @@ def expression(tokens: Sequence[Token]) -> Node:
         TooLargeError: If a number in it is too large.
     """
     cursor = Cursor(tokens)
-    node = _Parser(cursor).sum()
+    parser = _Parser(cursor)
+    node = parser.sum()
+    if cursor.skip("choose"):
+        node = arithmetic.binomial(node, parser.sum())
     cursor.expect_end()
     return node
 
@@ -65,6 +68,7 @@ class _Parser:
     def __init__(self, tokens: Cursor) -> None:
         self._tokens = tokens
         self._bars = 0
+        self._split_at = -1
 
     # --- sums, products, powers ---
 
@@ -93,6 +97,10 @@ class _Parser:
 
     def _begins_factor(self) -> bool:
         token = self._tokens.peek()
+        if token.kind == "number" and self._tokens.last_kind() == "number":
+            if self._tokens.mark() != self._split_at:
+                raise NoExpressionError("two numbers side by side")
+            return True
         if token.kind in ("number", "letter", "word"):
             return True
         if token.kind == "mark":
@@ -249,6 +257,7 @@ class _Parser:
         if token.kind == "number" and len(token.text) > 1 and token.text.isdigit():
             self._tokens.take()
             self._tokens.insert([Token("number", token.text[1:])])
+            self._split_at = self._tokens.mark()
             node: Node = Fraction(int(token.text[0]))
         else:
             node = self._atom()
@@ -269,7 +278,7 @@ class _Parser:
             argument = self._power() if self._tokens.at("|") else self._atom()
         else:
             argument = mul([_sign(self._tokens), self._product(of_function=True)])
-        node = _called(name, argument) if base is None else ("log", argument, base)
+        node = _called(name, argument) if base is None else arithmetic.logarithm(argument, base)
         return node if exponent is None else power(node, exponent)
 
 

@@ -12,8 +12,10 @@ from typing import Literal
 
 from treeshare.evals.math_judge.vocabulary import (
     LETTERS,
+    LOWERED,
     MEANT,
     PLAIN_NAMES,
+    RAISED,
     SAME,
     SIZES,
     TRANSLATION,
@@ -44,10 +46,10 @@ class Token:
     spaced: bool = False
 
 
-_GROUPED = r"(?:,\\! ?|\{,\}(?:\\!)? ?|\\,|\{\\,\}|\\ )"
+_GROUPED = r"(?:,\\! ?|,\\,|\{,\}(?:\\!)? ?|\\,|\\;|\{\\,\}|\\ |~|[ \u00a0\u2009\u202f](?=\d{3}(?!\d*\s*/)))"
 _TEXTS = "|".join(sorted(WORDS, key=len, reverse=True))
 _TOKEN = re.compile(
-    r"(?P<blank>[\s~]++|\\[ ,;:!>/]|&nbsp;|\$|\\[()\[\]]|\*\*(?!\s?[\w({\\.-])|`)"
+    r"(?P<blank>[\s~]++|\\(?:left|right)\s?\.(?!\d)|\\[ ,;:!>/]|&nbsp;|\$|\\[()\[\]]|\*\*(?!\s?[\w({\\.-])|`)"
     rf"|(?P<number>(?:\d{{1,3}}+(?:{_GROUPED}\d{{3}}+(?!\d))++|\d++)(?:\.(?!\.)\d*+)?+|\.\d++)"
     r"(?:[eE](?P<e>[+-]?\d{1,4}+)(?!\w))?+"
     rf"|\\(?P<words>{_TEXTS})\*?+\s{{0,3}}\{{(?P<content>[^{{}}]{{0,300}}+)\}}"
@@ -62,6 +64,12 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 _COMMAS = re.compile(r"\d{1,3}+(?:,\d{3}+(?!\d))++(?![,.]?\d)(?:\.\d++)?+|\d{1,3}+(?:,\d{3}+(?!\d))++\.\d++")
+_RAISED, _LOWERED = (re.compile(f"[{''.join(signs)}]+") for signs in (RAISED, LOWERED))
+_OVERLINED = re.compile(r"(?:\d[\u0305\u0304])+")
+_DOTTED = re.compile(r"\\dot\s?\{?(\d)\}?(?:(\d{0,100})\\dot\s?\{?(\d)\}?)?")
+_ONE_MARK = re.compile(r"(?<![\^_])\{\s?([:;=<>+*/-])\s?\}")
+_BLANKS = re.compile(r"\\[,;:!> ]|[~\s]+")
+_FORMULA = re.compile(r"\s*(?:[(\[+-]\s*)?(?:\\?\$\s*)?\.?\d")
 _NOT_DIGITS = re.compile(r"[^\d.]+")
 _OPENING, _CLOSING = ("(", "[", "\\{"), (")", "]", "\\}")
 _MARKS = {
@@ -84,7 +92,7 @@ def tokens_of(text: str, *, commas_group: bool = True) -> tuple[Token, ...]:
         text: At most ``MAX_CHARS`` characters are read.
         commas_group: Whether ``1,000`` outside all brackets is a number rather than a list.
     """
-    source = text[:MAX_CHARS].translate(TRANSLATION)
+    source = _plain(text[:MAX_CHARS])
     if source.count("$") - source.count("\\$") == 1:  # of money: a formula has two
         source = source.replace("\\$", "$").replace("$", "\\$")
     tokens: list[Token] = []
@@ -98,7 +106,7 @@ def tokens_of(text: str, *, commas_group: bool = True) -> tuple[Token, ...]:
         found = _TOKEN.match(source, position)
         assert found is not None, "the pattern takes any character"
         position = found.end()
-        if found["words"] is not None and found["content"].lstrip()[:1].isdigit():
+        if found["words"] is not None and _FORMULA.match(found["content"]):
             source = f"{found['content']} {source[position:]}"  # \\text{5 cm}
             position, is_spaced = 0, True
             continue
@@ -113,6 +121,15 @@ def tokens_of(text: str, *, commas_group: bool = True) -> tuple[Token, ...]:
         if token.text == "in" and (place + 1 == len(tokens) or tokens[place + 1].text in ("^", ".")):
             tokens[place] = Token("word", "in", True)  # inches
     return tuple(tokens)
+
+
+def _plain(text: str) -> str:
+    """A text in which characters are LaTeX: ``10⁻³`` is ``10^{-3}``, digits with a line above a period."""
+    text = _RAISED.sub(lambda run: f"^{{{''.join(map(RAISED.__getitem__, run[0]))}}}", text)
+    text = _LOWERED.sub(lambda run: f"_{{{''.join(map(LOWERED.__getitem__, run[0]))}}}", text)
+    text = _OVERLINED.sub(lambda run: f"\\overline{{{run[0][::2]}}}", text)
+    text = _DOTTED.sub(lambda dots: f"\\overline{{{''.join(filter(None, dots.groups()))}}}", text)
+    return _ONE_MARK.sub(r"\1", text.translate(TRANSLATION))
 
 
 def _token(found: re.Match[str], is_spaced: bool) -> Token | None:
@@ -141,7 +158,7 @@ def _token(found: re.Match[str], is_spaced: bool) -> Token | None:
 
 def _words(content: str) -> Token | None:
     r"""What stands in ``\text``: always apart from what is before it."""
-    words = " ".join(content.replace("\\", " ").replace("$", " ").split())
+    words = " ".join(_BLANKS.sub(" ", content).replace("\\", " ").replace("$", " ").split())
     if not words:
         return None
     if words in ("and", "or"):

@@ -53,6 +53,8 @@ _SPELLINGS = {
     "qt": "quart",
     "pt": "pint",
     "person": "people",
+    "am": "AM",
+    "pm": "PM",
 }
 _NAMES = {word: unit for unit, words in _SPELLINGS.items() for word in (unit, *words.split())}
 _SPEEDS = {"mph": "mi", "kph": "km", "kmh": "km"}
@@ -116,7 +118,7 @@ class _Factors:
 
 
 def _spelled_out(text: str) -> list[str]:
-    words = [word.strip(".,;:!") for word in text.replace("/", " / ").split()]
+    words = [word.strip(".,;:!").replace(".", "") for word in text.replace("/", " / ").split()]
     return " ".join(f"{_SPEEDS[word]} / h" if word in _SPEEDS else word for word in words).split()
 
 
@@ -136,7 +138,7 @@ def _power(tokens: Sequence[Token], place: int) -> tuple[int | None, int]:
     while place < len(tokens) and tokens[place].text in ("{", "-"):
         sign = -1 if tokens[place].text == "-" else sign
         place += 1
-    if place == len(tokens) or not tokens[place].text.isdigit() or len(tokens[place].text) > 2:
+    if place == len(tokens) or not tokens[place].text.isdecimal() or len(tokens[place].text) > 2:
         return None, place
     power = sign * int(tokens[place].text)
     place += 1

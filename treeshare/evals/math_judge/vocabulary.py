@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 
 def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
@@ -12,8 +14,8 @@ _CHARACTERS = {
     "\u2013": "-",
     "\u2010": "-",
     "\u2011": "-",
+    "\u2012": "-",
     "\ufe63": "-",
-    "\uff0d": "-",
     "\u00d7": r"\times ",
     "\u00b7": r"\cdot ",
     "\u22c5": r"\cdot ",
@@ -22,7 +24,19 @@ _CHARACTERS = {
     "\u2215": "/",
     "\u2044": "/",
     "\u221a": " sqrt ",
+    "\u221b": " cbrt ",
+    "\u221c": r"\sqrt[4]",
     "\u03c0": r"\pi ",
+    "\u2248": r"\approx ",
+    "\u2245": r"\approx ",
+    "\u2261": r"\equiv ",
+    "\u2192": r"\to ",
+    "\u21d2": r"\Rightarrow ",
+    "\u2216": r"\setminus ",
+    "\u2227": r"\land ",
+    "\u2228": r"\lor ",
+    "\u2022": r"\cdot ",
+    "\u2219": r"\cdot ",
     "\u221e": r"\infty ",
     "\u2264": r"\le ",
     "\u2265": r"\ge ",
@@ -37,14 +51,6 @@ _CHARACTERS = {
     "\u00ba": r"^\circ ",
     "\u2032": "'",
     "\u2019": "'",
-    "\uff0c": ",",
-    "\uff1b": ";",
-    "\uff08": "(",
-    "\uff09": ")",
-    "\uff0b": "+",
-    "\uff1d": "=",
-    "\uff05": "%",
-    "\uff1a": ":",
     "\u3001": ",",
     "\u27e8": r"\langle ",
     "\u27e9": r"\rangle ",
@@ -52,22 +58,11 @@ _CHARACTERS = {
     "\u230b": r"\rfloor ",
     "\u2308": r"\lceil ",
     "\u2309": r"\rceil ",
-    "\u00bd": "\\frac{1}{2}",
-    "\u00bc": "\\frac{1}{4}",
-    "\u00be": "\\frac{3}{4}",
-    "\u2153": "\\frac{1}{3}",
-    "\u2154": "\\frac{2}{3}",
     "\u211d": r"\mathbb{R}",
     "\u2124": r"\mathbb{Z}",
-    "\u03b1": r"\alpha ",
-    "\u03b2": r"\beta ",
-    "\u03b3": r"\gamma ",
-    "\u03b8": r"\theta ",
-    "\u03bb": r"\lambda ",
-    "\u03c6": r"\phi ",
-    "\u03c9": r"\omega ",
-    "\u03bc": r"\mu ",
-    "\u03c3": r"\sigma ",
+    "\u2115": r"\mathbb{N}",
+    "\u211a": r"\mathbb{Q}",
+    "\u2102": r"\mathbb{C}",
     "\u2220": r"\angle ",
     "\u20ac": r"\euro ",
     "\u00a3": r"\pound ",
@@ -77,14 +72,41 @@ _CHARACTERS = {
     "\u2009": " ",
     "\u200b": "",
     "\ufeff": "",
+    "\u200c": "",
+    "\u200d": "",
+    "\u200e": "",
+    "\u200f": "",
+    "\u2060": "",
     "\u2061": "",
     "\u2062": "",
     "\u2026": r"\ldots ",
 }
 
-_CHARACTERS |= {raised: f"^{{{plain}}}" for raised, plain in zip("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789", strict=True)}
+_GREEK = (
+    "alpha beta gamma delta epsilon zeta eta theta kappa lambda mu nu xi rho sigma tau phi chi psi omega "
+    "Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega ell"
+)
+_CHARACTERS |= {
+    letter: f"\\{name} "
+    for letter, name in zip("αβγδεζηθκλμνξρστφχψωΓΔΘΛΞΣΦΨΩℓ", _GREEK.split(), strict=True)
+}
 
-_CHARACTERS |= {low: f"_{{{plain}}}" for low, plain in zip("₀₁₂₃₄₅₆₇₈₉", "0123456789", strict=True)}
+_CHARACTERS |= {
+    written: unicodedata.normalize("NFKC", written)
+    for first, last in ((0xFF01, 0xFF5E), (0x1D400, 0x1D6A3), (0x1D7CE, 0x1D7FF))
+    for written in map(chr, range(first, last + 1))
+    if unicodedata.category(written) != "Cn" and written not in _CHARACTERS
+}
+"""Wide forms, and letters and digits in the fonts of mathematics."""
+
+_CHARACTERS |= {
+    written: "\\frac{{{}}}{{{}}}".format(*unicodedata.normalize("NFKC", written).split("\u2044"))
+    for written in "¼½¾⅐⅑⅒⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞↉"
+}
+
+RAISED = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱˣ", "0123456789+-()nix", strict=True))
+LOWERED = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋₍₎ₙₖₓᵢⱼ", "0123456789+-()nkxij", strict=True))
+"""Characters above and below the line: those side by side belong together."""
 
 TRANSLATION = str.maketrans(_CHARACTERS)
 """Characters as LaTeX."""
@@ -151,6 +173,7 @@ SAME = {
     "pounds": "GBP",
     "infty": "infty",
     "bar": "overline",
+    "backslash": "setminus",
 }
 """Commands that mean what another one does."""
 

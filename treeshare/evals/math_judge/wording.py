@@ -1,0 +1,81 @@
+"""Words around an answer: those that only say that one follows, a choice's label, words that mean a value."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+
+from treeshare.evals.math_judge.answers import Items, Quantity, Value
+from treeshare.evals.math_judge.arithmetic import negative
+from treeshare.evals.math_judge.tokens import Token
+
+_CARRIED = (
+    "the a an our my final correct answer answers is are so thus hence therefore we get have obtain there "
+    "point points ordered pair pairs triple value values interval solution solutions set matrix vector "
+    "number exactly approximately about of expression equation line result equals equal to"
+)
+_CARRIERS = frozenset(_CARRIED.split())
+_LABELS = frozenset("ABCDEFGHIJ")
+_NUMBERS = (
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven"),
+    *("twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"),
+)
+_SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+REALS = Items(kind="tuple", brackets="()", items=(Quantity(node=negative("infty")), Quantity(node="infty")))
+_NOTHING = Items(kind="set", items=())
+_MEANT: dict[str, Value] = {
+    **{word: Quantity(node=Fraction(number)) for number, word in enumerate(_NUMBERS)},
+    **dict.fromkeys(("all real numbers", "all reals", "real numbers", "the set of real numbers"), REALS),
+    **dict.fromkeys(("all real numbers x", "the real numbers", "the set of all real numbers"), REALS),
+    **dict.fromkeys(("no solution", "no solutions", "no real solution", "no real solutions"), _NOTHING),
+    **dict.fromkeys(("none", "empty set", "the empty set", "there is no solution"), _NOTHING),
+    **dict.fromkeys(("there are no solutions", "there are no real solutions"), _NOTHING),
+}
+
+
+def meaning(words: str) -> Value | None:
+    """The value that words in lower case stand for, if they stand for one: ``three``, ``no solution``."""
+    return _MEANT.get(words)
+
+
+def without_carriers(tokens: tuple[Token, ...]) -> tuple[Token, ...]:
+    """The tokens behind words that only say that an answer follows; all, if nothing but words follows.
+
+    Words that change it, such as ``not`` and ``at least``, are not such words.
+    """
+    place = 0
+    while place < len(tokens) and (
+        _is_carrier(tokens[place]) or (place and tokens[place].text in (":", "="))
+    ):
+        place += 1
+    rest = tokens[place:]
+    return rest if any(token.kind not in ("word", "letter") for token in rest) else tokens
+
+
+def scaled(tokens: tuple[Token, ...]) -> tuple[Token, ...]:
+    """``5 million`` as a product; the same tokens where no such word stands behind a number."""
+    for place, token in enumerate(tokens[1:], 1):
+        first, _, rest = token.text.partition(" ")
+        if token.kind == "word" and tokens[place - 1].kind == "number" and first.casefold() in _SCALES:
+            times = (replace(token, kind="mark", text="*"), Token("number", str(_SCALES[first.casefold()])))
+            unit = (Token("word", rest, True),) if rest else ()
+            return (*tokens[:place], *times, *unit, *tokens[place + 1 :])
+    return tokens
+
+
+def _is_carrier(token: Token) -> bool:
+    words = [word.strip(".,:;") for word in token.text.casefold().split()]
+    return token.kind == "word" and all(word in _CARRIERS or not word for word in words)
+
+
+def labelled(tokens: tuple[Token, ...]) -> tuple[str, tuple[Token, ...]]:
+    r"""A choice's label in front of an answer, and the answer: ``(C) 55``, ``\textbf{(C) }55``, ``C. 55``."""
+    texts = [token.text for token in tokens[:4]]
+    for length, label in (
+        (1, texts[0].strip("(). :") if texts and tokens[0].kind == "word" and "(" in texts[0] else ""),
+        (2, texts[0] if texts[1:2] in ([")"], ["."], [":"]) else ""),
+        (3, texts[1] if texts[0:1] == ["("] and texts[2:3] == [")"] else ""),
+    ):
+        if label in _LABELS and len(tokens) > length and (length == 1 or tokens[length].spaced):
+            return label, tokens[length:]
+    return "", tokens
