@@ -13,10 +13,9 @@ def slow_but(kept, values):
 
 
 def by_turns(*axes, every=2):
-    """The product of the axes as parameters: those always run whose places add up to a multiple of ``every``."""
-    return [
-        pytest.param(
-            *(value for _, value in case), marks=[pytest.mark.slow] * bool(sum(i for i, _ in case) % every)
-        )
-        for case in itertools.product(*map(enumerate, axes))
-    ]
+    """The product of the axes as parameters: those whose places add up to a multiple of ``every`` always run."""
+    cases = []
+    for case in itertools.product(*map(enumerate, axes)):
+        is_slow = sum(place for place, _ in case) % every != 0
+        cases.append(pytest.param(*(value for _, value in case), marks=[pytest.mark.slow] * is_slow))
+    return cases
