@@ -18,8 +18,9 @@ import torch
 import transformers
 from hypothesis import HealthCheck, settings
 
-from tests.kernel_levels import LEVEL_PARAMS, num_threads, using_kernels
+from tests.kernel_levels import AGREEING_LEVELS, LEVEL_PARAMS, is_twin, num_threads, using_kernels
 from tests.models.tiny import saved_model
+from treeshare.models import cache_dir
 
 os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton reads it once, when it is first imported
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -36,6 +37,16 @@ def pytest_xdist_auto_num_workers(config):
     if config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
         return 0
     return min(len(os.sched_getaffinity(0)), 4)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Of levels that give the same bits, the first is checked by default: ``test_levels.py`` proves it."""
+    for item in items:
+        params = item.callspec.params if hasattr(item, "callspec") else {}
+        dtype = str(params.get("dtype", "")).removeprefix("torch.")
+        if is_twin(params.get("each_kernel_level"), dtype):
+            item.add_marker(pytest.mark.slow)
 
 
 def pytest_collection_finish():
@@ -56,6 +67,13 @@ def each_kernel_level(request):
         yield request.param
 
 
+@pytest.fixture(scope="module", params=AGREEING_LEVELS)
+def each_agreeing_level(request):
+    """The same for what the levels compute to the same bits: all but the best are slow."""
+    with using_kernels(request.param), num_threads(2):
+        yield request.param
+
+
 @pytest.fixture(scope="session")
 def model_dir(tmp_path_factory):
     """``model_dir("llama")``: the folder of a tiny random model."""
@@ -69,6 +87,16 @@ def private_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture
+def empty_cache(tmp_path, monkeypatch):
+    """The user's cache is a folder of the test's; which classes of models were checked is not forgotten."""
+    checked = cache_dir() / "checked"
+    checked.mkdir(parents=True, exist_ok=True)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    cache_dir().mkdir(parents=True)
+    (cache_dir() / "checked").symlink_to(checked)
 
 
 @pytest.fixture(scope="session")

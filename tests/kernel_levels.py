@@ -23,15 +23,20 @@ _NO_LEVEL = pytest.mark.skip(reason="no compiled kernels are built for this CPU"
 LEVEL_PARAMS = LEVELS or [pytest.param("none", marks=_NO_LEVEL)]
 """For tests that need one."""
 
+AGREEING_LEVELS = [*LEVEL_PARAMS[:1], *(pytest.param(level, marks=pytest.mark.slow) for level in LEVELS[1:])]
+"""For what all levels compute to the same bits, as ``tests/native/test_levels.py`` proves: one will do."""
 
-def _is_twin(level, dtype):
+
+def is_twin(level, dtype):
     """Whether a level that stands before gives the same bits, as ``tests/native/test_levels.py`` proves."""
     before = LEVELS[: LEVELS.index(level)] if level in LEVELS else ()
-    return bool(before) if dtype == "float32" else level in WIDENING_LEVELS and WIDENING_LEVELS[0] in before
+    if dtype == "float32":
+        return bool(before)
+    return dtype == "bfloat16" and level in WIDENING_LEVELS and WIDENING_LEVELS[0] in before
 
 
 LEVELS_AND_DTYPES = [
-    pytest.param(level, dtype, marks=[pytest.mark.slow] * _is_twin(level, dtype), id=f"{dtype}-{level}")
+    pytest.param(level, dtype, marks=[pytest.mark.slow] * is_twin(level, dtype), id=f"{dtype}-{level}")
     for level in LEVELS
     for dtype in ("bfloat16", "float32")
 ] or [

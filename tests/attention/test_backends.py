@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from tests.attention.budget import Case, Forest, assert_within_budget
-from tests.kernel_levels import LEVELS, WIDENING_LEVELS, num_threads, portable_by, using_kernels
+from tests.kernel_levels import LEVELS, WIDENING_LEVELS, is_twin, num_threads, portable_by, using_kernels
+from tests.turns import by_turns
 from treeshare.attention import (
     CpuAttention,
     NativeAttention,
@@ -57,11 +58,12 @@ PAIRS = [
     for dtype in dtypes
 ]
 PAIRS += [
-    pytest.param((level, dtype), id=f"{level}-{dtype}")
+    pytest.param((level, dtype), id=f"{level}-{dtype}", marks=[pytest.mark.slow] * is_twin(level, dtype))
     for level in LEVELS
     for dtype in ("bfloat16", "float32")
 ]
-"""Interpreted kernels are slow; ``test_triton.py`` runs a part of this suite every time."""
+"""Interpreted kernels are slow; ``test_triton.py`` runs a part of this suite every time. So are levels whose
+bits another one has: ``test_levels_have_the_same_bits``."""
 
 
 @pytest.fixture(params=PAIRS)
@@ -94,9 +96,11 @@ def test_forests(backend, name, dtype):
     assert_within_budget(forest, forest.attend(backend))
 
 
-@pytest.mark.parametrize("head_dim", [16, 64, 80, 96, 128, 256])
-@pytest.mark.parametrize(("num_kv_heads", "group_size"), [(1, 1), (4, 1), (1, 8), (3, 3)])
-def test_heads(backend, num_kv_heads, group_size, head_dim, dtype):
+@pytest.mark.parametrize(
+    ("heads", "head_dim"), by_turns([(1, 1), (4, 1), (1, 8), (3, 3)], [16, 64, 80, 96, 128, 256])
+)
+def test_heads(backend, heads, head_dim, dtype):
+    num_kv_heads, group_size = heads
     case = replace(
         FORESTS["mixed step"],
         chunk=9,  # the oracle takes its time for each row
@@ -125,8 +129,10 @@ FEATURES = {
 }
 
 
-@pytest.mark.parametrize("feature", FEATURES)
-@pytest.mark.parametrize("name", ["depth 6", "page borders", "mixed step", "long nodes"])
+@pytest.mark.parametrize(
+    ("name", "feature"),
+    by_turns(["depth 6", "page borders", "mixed step", "long nodes"], FEATURES, every=3),
+)
 def test_features(backend, name, feature, dtype):
     case = replace((FORESTS | LONG)[name], dtype=dtype, **FEATURES[feature])
     forest = Forest(case)

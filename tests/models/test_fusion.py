@@ -11,6 +11,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from tests.kernel_levels import LEVELS
 from tests.models.tiny import CONFIGS, make_model
 from tests.scripts.loading import BENCH, load_script
+from tests.turns import slow_but
 from treeshare.models import binding
 from treeshare.models.binding import bind_model
 from treeshare.models.fusion import decoder_layers, fuse_layers, unfuse_layers
@@ -127,7 +128,7 @@ def test_weights_are_moved_and_not_copied(architecture):
 
 
 @best_level
-@pytest.mark.parametrize("architecture", sorted(CONFIGS))
+@pytest.mark.parametrize("architecture", slow_but(("llama", "gpt2", "phi3"), sorted(CONFIGS)))
 def test_new_weights_reach_the_kernels(architecture):
     model, other = (make_model(CONFIGS[architecture](), torch.float32, seed=seed) for seed in (0, 1))
     bound = bind_model(model)

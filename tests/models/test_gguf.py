@@ -12,15 +12,17 @@ import torch
 import transformers
 
 from tests.models.gguf_files import LAYERS, shapes, write_gguf
+from tests.turns import slow_but
 from treeshare.errors import ModelLoadError
 from treeshare.models import cache_dir, describe_model, load_model
+
+KINDS = {*(name for name in shapes() if not name.startswith("blk.0.")), "a layer"}
+"""One tensor of each kind, and all of a layer."""
 
 Q8, F16, BF16 = (gguf.GGMLQuantizationType[name] for name in ("Q8_0", "F16", "BF16"))
 
 
-@pytest.fixture(autouse=True)
-def own_cache(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("empty_cache")
 
 
 def folders():
@@ -69,12 +71,13 @@ def test_float32_is_what_the_file_holds(tmp_path, kind):
 )
 def test_the_files_own_dtype(tmp_path, kind, expected):
     path = write_gguf(tmp_path / "X.GGUF", **({} if kind is None else {"dtype": kind}))
-    assert load_model(path).dtype == expected
-    assert describe_model(path).geometry == load_model(path).geometry
+    loaded = load_model(path)
+    assert loaded.dtype == expected
+    assert describe_model(path).geometry == loaded.geometry
     assert len(folders()) == 1
 
 
-@pytest.mark.parametrize("name", [*shapes(), "a layer"])
+@pytest.mark.parametrize("name", slow_but(KINDS, [*shapes(), "a layer"]))
 def test_a_lost_tensor_is_named(tmp_path, name):
     """Each of a file's tensors; without a head the embedding is the head, as llama.cpp has it."""
     lost = [key for key in shapes() if key.startswith("blk.1.")] if name == "a layer" else [name]

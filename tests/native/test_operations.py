@@ -18,7 +18,7 @@ from tests.native.operations import place, run, run_operation
 from treeshare.native import number_of, structs
 from treeshare.native.int8 import Int8Format, PackedWeights
 
-pytestmark = pytest.mark.usefixtures("each_kernel_level")
+pytestmark = pytest.mark.usefixtures("each_agreeing_level")
 
 WIDTHS = [16, 90]
 """Whole vectors of sixteen, and not."""
