@@ -32,6 +32,11 @@ DEFAULTS = {
     "logprobs": None,
     "skip_special_tokens": True,
     "include_stop_str_in_output": False,
+    "logit_bias": None,
+    "allowed_token_ids": None,
+    "bad_words": None,
+    "structured_outputs": None,
+    "extra_args": None,
 }
 
 NAN, INF = math.nan, math.inf

@@ -59,6 +59,8 @@ class LLM:
         lazy_divergence: Completions whose tokens are identical so far share one row.
         profile: Measure where a run's time goes; see ``EngineConfig``.
         keep_nodes: Prompts' KV stays for later calls, as far as the budget holds it.
+        logits_processors: Classes of ``sampling.logits_processor.LogitsProcessor``, or their names as
+            ``module:Class``, applied to all requests. With any, no row is drawn by the compiled kernel.
         fold_cost: Costs that decide which shared segments become nodes; by default measured here once.
 
     Attributes:
@@ -89,6 +91,7 @@ class LLM:
         lazy_divergence: bool = True,
         profile: bool = False,
         keep_nodes: bool = False,
+        logits_processors: Sequence[type | str] = (),
         fold_cost: FoldCost | None = None,
     ) -> None:
         config = EngineConfig(
@@ -107,7 +110,9 @@ class LLM:
         self.loaded = load_model(model, dtype, resolve_device(device, quantization), quantization)
         if fold_cost is None:
             fold_cost = fold_cost_of(self.loaded, config)
-        self.engine = Engine(self.loaded, replace(config, fold_cost=fold_cost))
+        self.engine = Engine(
+            self.loaded, replace(config, fold_cost=fold_cost), logits_processors=logits_processors
+        )
         self.prompt_encoder = PromptEncoder(self.loaded.tokenizer, self.loaded.model_id)
 
     @property

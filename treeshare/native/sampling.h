@@ -1,6 +1,6 @@
-// Drawing tokens from rows of logits by inverse CDF in token-id order, where temperature, min-p, top-k and top-p
-// lead from logits to the distribution, as `sampling/sampler.py` and `sampling/filters.py` define it. A row's weights
-// stay in L2. Sums run over fixed blocks of one row, so a row's result does not depend on the other rows.
+// Drawing tokens from rows of logits by inverse CDF in token-id order, where mask, bias, temperature, min-p, top-k and
+// top-p lead from logits to the distribution, as `sampling/sampler.py` and `sampling/filters.py` define it. A row's
+// weights stay in L2. Sums run over fixed blocks of one row, so a row's result does not depend on the other rows.
 
 #pragma once
 
@@ -23,17 +23,28 @@ namespace {
 using softmax::BLOCK;
 using softmax::LOG2E;
 
+// Logits of a row: the model's, or what mask and bias made of them.
+struct Row {
+    const void *logits;
+    int64_t vocab_size;
+    bool is_bfloat16; // else float32
+};
+
+Row model_row(const Draws &draws, int64_t row) {
+    const int64_t bytes = row * draws.stride * (draws.is_bfloat16 ? 2 : 4);
+    return {static_cast<const char *>(draws.logits) + bytes, draws.vocab_size, bool(draws.is_bfloat16)};
+}
+
 // Sixteen logits from `at` on; beyond the vocabulary minus infinity.
-INLINE Floats logits_at(const Draws &draws, int64_t row, int64_t at) {
-    const int64_t left = draws.vocab_size - at, place = row * draws.stride + at;
-    const Floats values = draws.is_bfloat16
-                              ? load_bf16(left, static_cast<const uint16_t *>(draws.logits) + place)
-                              : load_first(left, static_cast<const float *>(draws.logits) + place);
+INLINE Floats logits_at(const Row &row, int64_t at) {
+    const int64_t left = row.vocab_size - at;
+    const Floats values = row.is_bfloat16 ? load_bf16(left, static_cast<const uint16_t *>(row.logits) + at)
+                                          : load_first(left, static_cast<const float *>(row.logits) + at);
     return select_lanes(first16(left), values, broadcast(-std::numeric_limits<float>::infinity()));
 }
 
-TARGET float logit(const Draws &draws, int64_t row, int64_t token) {
-    return first_lane(logits_at(draws, row, token));
+TARGET float logit(const Row &row, int64_t token) {
+    return first_lane(logits_at(row, token));
 }
 
 // 2 ** ((x - maximum) * scale), zero for minus infinity
@@ -42,11 +53,11 @@ INLINE Floats weigh(Floats x, Floats maximum, Floats scale) {
     return only(greater(power, broadcast(-149.0f)), exp2_lanes<5>(power));
 }
 
-TARGET float max_logit(const Draws &draws, int64_t row, bool *broken) {
+TARGET float max_logit(const Row &row, bool *broken) {
     Floats maximum = broadcast(-std::numeric_limits<float>::infinity());
     int not_numbers = 0;
-    for (int64_t at = 0; at < draws.vocab_size; at += 16) {
-        const Floats x = logits_at(draws, row, at);
+    for (int64_t at = 0; at < row.vocab_size; at += 16) {
+        const Floats x = logits_at(row, at);
         not_numbers |= bits(not_a_number(x));
         maximum = max(maximum, x);
     }
@@ -55,9 +66,9 @@ TARGET float max_logit(const Draws &draws, int64_t row, bool *broken) {
     return result;
 }
 
-TARGET int64_t first_equal(const Draws &draws, int64_t row, float value) {
-    for (int64_t at = 0; at < draws.vocab_size; at += 16) {
-        const int found = bits(equal(logits_at(draws, row, at), broadcast(value)));
+TARGET int64_t first_equal(const Row &row, float value) {
+    for (int64_t at = 0; at < row.vocab_size; at += 16) {
+        const int found = bits(equal(logits_at(row, at), broadcast(value)));
         if (found) return at + __builtin_ctz(found);
     }
     return 0;
@@ -69,9 +80,36 @@ using Sums = std::vector<double>;   // of blocks
 struct Work {
     Weights weights, candidates;
     Sums sums;
+    std::vector<float> processed; // logits after mask and bias, of rows that have such
     explicit Work(int64_t vocab_size)
         : weights((vocab_size + BLOCK - 1) / BLOCK * BLOCK), candidates(weights.size()), sums(weights.size() / BLOCK) {}
 };
+
+// Sixteen logits that are on their way to `to`, without those whose bits are not set.
+void keep_allowed(int allowed, float *to) {
+    const float never = -std::numeric_limits<float>::infinity();
+    if (!allowed) std::fill(to, to + 16, never);
+    else if (allowed != 0xffff)
+        for (int lane = 0; lane < 16; ++lane)
+            if (!(allowed >> lane & 1)) to[lane] = never;
+}
+
+bool has_mask_or_bias(const Draws &draws, int64_t i) {
+    return draws.masks[i] || draws.bias_indptr[i] < draws.bias_indptr[i + 1];
+}
+
+// The logits of a row after its mask and its bias.
+TARGET Row process_row(const Draws &draws, int64_t i, const Row &row, Work &work) {
+    work.processed.resize(work.weights.size());
+    const uint32_t *mask = draws.masks[i];
+    for (int64_t at = 0; at < row.vocab_size; at += 16) {
+        store(&work.processed[at], logits_at(row, at));
+        if (mask) keep_allowed(mask[at / 32] >> (at % 32) & 0xffff, &work.processed[at]);
+    }
+    for (int64_t at = draws.bias_indptr[i]; at < draws.bias_indptr[i + 1]; ++at)
+        work.processed[draws.bias_tokens[at]] += draws.bias_values[at];
+    return {work.processed.data(), row.vocab_size, false};
+}
 
 TARGET double sum_blocks(const Weights &weights, Sums &sums) {
     double total = 0;
@@ -82,10 +120,10 @@ TARGET double sum_blocks(const Weights &weights, Sums &sums) {
 }
 
 // Fill in a row's weights, 2 ** ((logit - maximum) * scale); the largest is 1.
-TARGET void weigh_row(const Draws &draws, int64_t row, float maximum, float scale, Weights &weights) {
+TARGET void weigh_row(const Row &row, float maximum, float scale, Weights &weights) {
     const Floats maxima = broadcast(maximum), scales = broadcast(scale);
     for (size_t at = 0; at < weights.size(); at += 16)
-        store(&weights[at], weigh(logits_at(draws, row, at), maxima, scales));
+        store(&weights[at], weigh(logits_at(row, at), maxima, scales));
 }
 
 // Copy the weights that are not below `floor` to `candidates`; returns how many.
@@ -108,17 +146,17 @@ TARGET void drop_below(Weights &weights, float floor) {
 }
 
 // Set the weights of all tokens whose logits are below `floor` to zero.
-TARGET void drop_unlikely(const Draws &draws, int64_t row, float floor, Weights &weights) {
+TARGET void drop_unlikely(const Row &row, float floor, Weights &weights) {
     for (size_t at = 0; at < weights.size(); at += 16)
-        store(&weights[at], only(at_least(logits_at(draws, row, at), broadcast(floor)), load(&weights[at])));
+        store(&weights[at], only(at_least(logits_at(row, at), broadcast(floor)), load(&weights[at])));
 }
 
 // The k-th largest logit of a row, k not above the vocabulary's size.
-TARGET float kth_logit(const Draws &draws, int64_t row, int64_t k, Weights &candidates) {
+TARGET float kth_logit(const Row &row, int64_t k, Weights &candidates) {
     std::vector<float> block_maxima;
     for (size_t block = 0; block < candidates.size(); block += BLOCK) {
-        Floats maximum = logits_at(draws, row, block);
-        for (size_t at = block + 16; at < block + BLOCK; at += 16) maximum = max(maximum, logits_at(draws, row, at));
+        Floats maximum = logits_at(row, block);
+        for (size_t at = block + 16; at < block + BLOCK; at += 16) maximum = max(maximum, logits_at(row, at));
         block_maxima.push_back(max_lanes(maximum));
     }
     float floor = -std::numeric_limits<float>::infinity();
@@ -128,7 +166,7 @@ TARGET float kth_logit(const Draws &draws, int64_t row, int64_t k, Weights &cand
     }
     int64_t count = 0;
     for (size_t at = 0; at < candidates.size(); at += 16) {
-        const Floats x = logits_at(draws, row, at);
+        const Floats x = logits_at(row, at);
         const Mask mask = at_least(x, broadcast(floor));
         if (bits(mask)) count += compress(&candidates[count], mask, x);
     }
@@ -145,7 +183,7 @@ float round_up(double border) {
 
 // Keep the smallest set of likeliest tokens whose mass reaches `top_p`; of equal weights those of the highest logits,
 // of equal logits those with the lowest ids.
-void keep_top_p(const Draws &draws, int64_t row, double top_p, double total, Work &work) {
+void keep_top_p(const Row &row, double top_p, double total, Work &work) {
     Weights &weights = work.weights, &candidates = work.candidates;
     const double wanted = top_p * total;
     const double floor = (total - wanted) / (2 * weights.size()); // tokens below have at most half of the mass left out
@@ -165,8 +203,8 @@ void keep_top_p(const Draws &draws, int64_t row, double top_p, double total, Wor
     const int64_t num_tied = num_kept - (first_tied - first);
     drop_below(weights, border);
     std::vector<std::pair<float, int64_t>> tied; // minus the logit, and the token
-    for (int64_t token = 0; token < draws.vocab_size; ++token)
-        if (weights[token] == border) tied.emplace_back(-logit(draws, row, token), token);
+    for (int64_t token = 0; token < row.vocab_size; ++token)
+        if (weights[token] == border) tied.emplace_back(-logit(row, token), token);
     if (num_tied == int64_t(tied.size())) return;
     std::nth_element(tied.begin(), tied.begin() + num_tied, tied.end());
     for (size_t i = num_tied; i < tied.size(); ++i) weights[tied[i].second] = 0;
@@ -195,29 +233,36 @@ int64_t draw_token(const Work &work, double target) {
 }
 
 TARGET void draw_row(const Draws &draws, int64_t i, Work &work) {
-    const int64_t row = draws.rows[i], top_k = draws.top_k[i];
+    const Row given = model_row(draws, draws.rows[i]);
+    const int64_t top_k = draws.top_k[i];
+    const float temperature = draws.temperatures[i];
     bool broken = false;
-    const float maximum = max_logit(draws, row, &broken), temperature = draws.temperatures[i];
+    float maximum = max_logit(given, &broken);
     draws.broken[i] = broken;
     if (broken) return;
-    weigh_row(draws, row, maximum, LOG2E, work.weights);
+    weigh_row(given, maximum, LOG2E, work.weights);
     double total = sum_blocks(work.weights, work.sums);
     const double log_total = double(maximum) + numbers::log(total);
+    const bool is_processed = has_mask_or_bias(draws, i);
+    const Row row = is_processed ? process_row(draws, i, given, work) : given;
+    if (is_processed) {
+        maximum = max_logit(row, &broken);
+        if (broken) draws.broken[i] = 2;
+        if (broken) return;
+    }
     if (temperature > 0) {
-        if (temperature != 1.0f)
-            weigh_row(draws, row, maximum, std::min(LOG2E / temperature, std::numeric_limits<float>::max()),
-                      work.weights);
+        if (temperature != 1.0f || is_processed)
+            weigh_row(row, maximum, std::min(LOG2E / temperature, std::numeric_limits<float>::max()), work.weights);
         float floor = round_up(double(maximum) + draws.margins[i]); // of min-p
-        if (top_k > 0 && top_k < draws.vocab_size)
-            floor = std::max(floor, kth_logit(draws, row, top_k, work.candidates));
-        if (floor > -std::numeric_limits<float>::infinity()) drop_unlikely(draws, row, floor, work.weights);
-        if (draws.top_p[i] < 1) keep_top_p(draws, row, draws.top_p[i], sum_blocks(work.weights, work.sums), work);
+        if (top_k > 0 && top_k < draws.vocab_size) floor = std::max(floor, kth_logit(row, top_k, work.candidates));
+        if (floor > -std::numeric_limits<float>::infinity()) drop_unlikely(row, floor, work.weights);
+        if (draws.top_p[i] < 1) keep_top_p(row, draws.top_p[i], sum_blocks(work.weights, work.sums), work);
         total = sum_blocks(work.weights, work.sums);
     }
     for (int64_t draw = draws.indptr[i]; draw < draws.indptr[i + 1]; ++draw) {
         draws.tokens[draw] =
-            temperature > 0 ? draw_token(work, draws.uniforms[draw] * total) : first_equal(draws, row, maximum);
-        draws.logprobs[draw] = double(logit(draws, row, draws.tokens[draw])) - log_total;
+            temperature > 0 ? draw_token(work, draws.uniforms[draw] * total) : first_equal(row, maximum);
+        draws.logprobs[draw] = double(logit(given, draws.tokens[draw])) - log_total;
     }
 }
 

@@ -1,0 +1,252 @@
+"""Grammars by llguidance: which tokens may come next, by a state that is a function of grammar and tokens.
+
+States of a grammar are a tree, as completions are: whoever has drawn the same tokens holds the same state, be it
+of another prompt, and its mask is computed once. A state that nobody holds any more is gone; computed again, from
+the same tokens, it is the same one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import weakref
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from treeshare.errors import ConfigError, one_line
+from treeshare.failures import error_line, is_failure
+from treeshare.sampling.masks import allows_any, mask_of, mask_without, num_words, unpacked
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from treeshare.sampling.masks import Mask
+    from treeshare.sampling.structured import StructuredOutputsParams
+
+NUM_KEPT = 32
+"""Grammars that are kept though no request uses them."""
+
+_LIMITS = {"initial_lexer_fuel": 300_000, "max_lexer_states": 50_000, "verbose_errors": False}
+"""llguidance's limits where they are lower than its own: a hostile grammar takes about a second and 100 MB."""
+
+WHITESPACE = r"[\x20\x0A\x0D\x09]{1,32}"
+"""Space around JSON's punctuation where a request does not say: without an end a small model finds none."""
+
+_NOTHING = ("NoExtension", "NoExtensionBias")
+"""Why a matcher is in an error from its beginning: nothing can come."""
+
+_MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+"""Keywords of a JSON schema whose values are schemas by name."""
+
+
+class GrammarState:
+    """Where a grammar is behind some tokens; never changed.
+
+    Args:
+        compiler: Of the grammar.
+        matcher: llguidance's, behind these tokens.
+    """
+
+    __slots__ = ("__weakref__", "_children", "_compiler", "_lock", "_mask", "_matcher", "is_complete")
+
+    def __init__(self, compiler: GrammarCompiler, matcher: Any) -> None:  # noqa: ANN401
+        if matcher.is_error():
+            raise ConfigError(f"structured_outputs: {_reason(matcher.get_error())}")
+        self._compiler, self._matcher = compiler, matcher
+        self._children: weakref.WeakValueDictionary[int, GrammarState] = weakref.WeakValueDictionary()
+        self._lock = threading.Lock()
+        self._mask: Mask | None = None
+        self.is_complete: bool = matcher.is_stopped()
+
+    def advance(self, token: int) -> GrammarState:
+        """The state behind one more token.
+
+        Raises:
+            ConfigError: If the grammar does not allow it, or has become too large.
+        """
+        state = self._children.get(token)
+        if state is None:
+            matcher = self._matcher.deep_copy()
+            matcher.consume_token(token)
+            state = self._children[token] = GrammarState(self._compiler, matcher)
+        return state
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether ``mask`` need not compute."""
+        return self._mask is not None
+
+    def mask(self) -> Mask:
+        """The tokens that may come next, end-of-sequence included where the text may end; computed once.
+
+        Raises:
+            ConfigError: If the grammar has become too large.
+        """
+        with self._lock:
+            if self._mask is None:
+                self._mask = self._compiler.mask_of_state(self._matcher)
+            return self._mask
+
+
+class GrammarCompiler:
+    """Makes states of grammars for a model; from any thread.
+
+    Args:
+        tokenizer: The model's transformers tokenizer, or None.
+        vocab_size: Token ids that the model knows, more or fewer than the tokenizer's.
+        eos_token_ids: Tokens that may come where a text may end.
+    """
+
+    def __init__(self, tokenizer: Any | None, vocab_size: int, eos_token_ids: Collection[int]) -> None:  # noqa: ANN401
+        self._source, self._vocab_size, self._eos = tokenizer, vocab_size, frozenset(eos_token_ids)
+        self._lock, self._count_lock = threading.Lock(), threading.Lock()
+        self._kept: OrderedDict[StructuredOutputsParams, GrammarState] = OrderedDict()
+        self._tokenizer: Any | None = None
+        self._valid: Mask = mask_of(0, ())
+        self._num_masks = 0
+
+    def start(self, params: StructuredOutputsParams) -> GrammarState:
+        """The state before the first token.
+
+        Raises:
+            ConfigError: If llguidance is missing or cannot read the model's tokenizer, or the grammar is
+                broken, too large, or has no text that the model's tokens can spell.
+        """
+        with self._lock:
+            state = self._kept.get(params)
+            if state is None:
+                state = self._kept[params] = self._compiled(params)
+                while len(self._kept) > NUM_KEPT:
+                    self._kept.popitem(last=False)
+            self._kept.move_to_end(params)
+            return state
+
+    def take_num_masks(self) -> int:
+        """How many masks were computed since the last call."""
+        with self._count_lock:
+            count, self._num_masks = self._num_masks, 0
+            return count
+
+    def mask_of_state(self, matcher: Any) -> Mask:  # noqa: ANN401
+        """Compute a mask; see ``GrammarState.mask``."""
+        assert self._tokenizer is not None
+        words = np.zeros(num_words(self._tokenizer.vocab_size), np.uint32)
+        matcher.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
+        if matcher.is_error():
+            raise ConfigError(f"structured_outputs: {_reason(matcher.get_error())}")
+        with self._count_lock:
+            self._num_masks += 1
+        return words[: len(self._valid)] & self._valid
+
+    def _compiled(self, params: StructuredOutputsParams) -> GrammarState:
+        kind = params.kind
+        library = _llguidance()
+        if self._tokenizer is None:
+            self._read_tokenizer(library)
+        try:
+            text = _source(library, params)
+            limits = library.LLParserLimits(**_LIMITS)
+            matcher = library.LLMatcher(self._tokenizer, text, log_level=0, limits=limits)
+        except Exception as error:
+            raise ConfigError(f"structured_outputs: {kind}: {_reason(str(error))}") from error
+        is_empty = matcher.stop_reason() in _NOTHING
+        if matcher.is_error() and not is_empty:
+            raise ConfigError(f"structured_outputs: {kind}: {_reason(matcher.get_error())}")
+        state = None if is_empty else GrammarState(self, matcher)
+        if state is None or not allows_any(state.mask(), self._vocab_size):
+            expected = "at least one text that the model's tokens can spell"
+            raise ConfigError.of(f"structured_outputs: {kind}", got="none", expected=expected)
+        likely = np.flatnonzero(unpacked(state.mask(), self._vocab_size))
+        for token in [token for token in likely[:2].tolist() if token not in self._eos][:1]:
+            state.advance(token).mask()  # limits are met here, not behind a request's first token
+        return state
+
+    def _read_tokenizer(self, library: Any) -> None:  # noqa: ANN401
+        """Let the library read the tokenizer, which takes about half a second."""
+        if self._source is None:
+            raise ConfigError("structured_outputs: the model has no tokenizer; a grammar needs one")
+        backend = getattr(self._source, "backend_tokenizer", None)
+        if backend is None:
+            kind = type(self._source).__name__
+            raise ConfigError.of("structured_outputs", got=f"a {kind}", expected="a tokenizer with tokenizer.json")
+        size = max(backend.get_vocab(with_added_tokens=True).values(), default=0) + 1
+        try:
+            content = json.loads(backend.to_str())
+            content["truncation"] = content["padding"] = None
+            read = library.LLTokenizer(
+                json.dumps(content), n_vocab=max(size, self._vocab_size), eos_token=sorted(self._eos) or None
+            )
+        except BaseException as error:
+            if not is_failure(error):
+                raise
+            reason = error_line(error)
+            raise ConfigError(f"structured_outputs: llguidance cannot read the tokenizer: {reason}") from error
+        self._valid = mask_without(self._vocab_size, set(read.eos_tokens) - self._eos)
+        if tail := self._vocab_size % 32:
+            self._valid[-1] &= np.uint32((1 << tail) - 1)
+        self._tokenizer = read
+
+
+def _llguidance() -> Any:  # noqa: ANN401
+    try:
+        import llguidance
+    except ImportError as error:
+        remedy = "pip install 'treeshare[structured]'"
+        raise ConfigError(f"structured_outputs: llguidance is not installed; {remedy}") from error
+    return llguidance
+
+
+def _reason(text: str) -> str:
+    """What the library says of an error, on a line, without its excerpts of the grammar."""
+    whole = " ".join(text.replace("<non-verbose/>", "").split())
+    reason = re.sub(r" 1 \| .*$", "", whole)
+    reason = reason.rpartition(" error: ")[2]
+    return one_line(reason or whole, 240)
+
+
+def _source(library: Any, params: StructuredOutputsParams) -> str:  # noqa: ANN401
+    """A grammar in the library's form."""
+    if params.regex is not None:
+        found: str = library.LLMatcher.grammar_from_regex(_without_anchors(params.regex))
+    elif params.choice is not None:
+        texts = (json.dumps(text, ensure_ascii=False) for text in params.choice)
+        found = library.LLMatcher.grammar_from_lark("start: " + " | ".join(texts))
+    elif params.grammar is not None:
+        found = library.grammar_from("grammar", params.grammar)
+    else:
+        schema = {"type": "object"} if params.json is None else json.loads(str(params.json))
+        if params.disable_additional_properties:
+            _close(schema)
+        space = params.whitespace_pattern or WHITESPACE
+        options = {"whitespace_flexible": not params.disable_any_whitespace}
+        if not params.disable_any_whitespace:
+            options["whitespace_pattern"] = space
+        found = library.LLMatcher.grammar_from_json_schema(schema, defaults=options)
+    return found
+
+
+def _without_anchors(pattern: str) -> str:
+    """A pattern without a beginning's and an end's mark: it is matched from beginning to end."""
+    pattern = pattern.removeprefix("^").removeprefix(r"\A")
+    ends = re.search(r"(?<!\\)(?:\\\\)*(\$|\\Z|\\z)$", pattern)
+    return pattern[: ends.start(1)] if ends else pattern
+
+
+def _close(schema: object) -> None:
+    """Let objects whose schema lists properties have no others, unless it says so, in place."""
+    if isinstance(schema, list):
+        for part in schema:
+            _close(part)
+    if not isinstance(schema, dict):
+        return
+    for name, part in schema.items():
+        if name in _MAPS and isinstance(part, dict):
+            for inner in part.values():
+                _close(inner)
+        elif name not in ("enum", "const", "default", "examples"):
+            _close(part)
+    if "properties" in schema or "patternProperties" in schema:
+        schema.setdefault("additionalProperties", False)
