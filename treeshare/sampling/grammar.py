@@ -18,7 +18,7 @@ import numpy as np
 
 from treeshare.errors import ConfigError, one_line
 from treeshare.failures import error_line, is_failure
-from treeshare.sampling.masks import allows_any, mask_of, mask_without, num_words, unpacked
+from treeshare.sampling.masks import mask_of, mask_without, num_words, unpacked
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -32,11 +32,14 @@ NUM_KEPT = 32
 _LIMITS = {"initial_lexer_fuel": 300_000, "max_lexer_states": 50_000, "verbose_errors": False}
 """llguidance's limits where they are lower than its own: a hostile grammar takes about a second and 100 MB."""
 
-WHITESPACE = r"[\x20\x0A\x0D\x09]{1,32}"
-"""Space around JSON's punctuation where a request does not say: without an end a small model finds none."""
+WHITESPACE = r"\x20|\r?\n[\x20\t]{0,20}"
+"""Space around JSON's punctuation where a request does not say: one, or a line's end and an indentation.
 
-_NOTHING = ("NoExtension", "NoExtensionBias")
-"""Why a matcher is in an error from its beginning: nothing can come."""
+Where any space may stand, small models write nothing else.
+"""
+
+_NOTHING = "NoExtension"
+"""What the library's error holds where a grammar has no text."""
 
 _MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 """Keywords of a JSON schema whose values are schemas by name."""
@@ -152,16 +155,18 @@ class GrammarCompiler:
             matcher = library.LLMatcher(self._tokenizer, text, log_level=0, limits=limits)
         except Exception as error:
             raise ConfigError(f"structured_outputs: {kind}: {_reason(str(error))}") from error
-        is_empty = matcher.stop_reason() in _NOTHING
-        if matcher.is_error() and not is_empty:
-            raise ConfigError(f"structured_outputs: {kind}: {_reason(matcher.get_error())}")
-        state = None if is_empty else GrammarState(self, matcher)
-        if state is None or not allows_any(state.mask(), self._vocab_size):
+        try:
+            state = GrammarState(self, matcher)
+            first = np.flatnonzero(unpacked(state.mask(), self._vocab_size)).tolist()
+            for token in [token for token in first if token not in self._eos][:1]:
+                state.advance(token).mask()  # limits are met here, not behind a request's first token
+        except ConfigError as error:
+            if _NOTHING not in str(error):
+                raise ConfigError(str(error).replace(":", f": {kind}:", 1)) from error
+            first = []
+        if not first:
             expected = "at least one text that the model's tokens can spell"
             raise ConfigError.of(f"structured_outputs: {kind}", got="none", expected=expected)
-        likely = np.flatnonzero(unpacked(state.mask(), self._vocab_size))
-        for token in [token for token in likely[:2].tolist() if token not in self._eos][:1]:
-            state.advance(token).mask()  # limits are met here, not behind a request's first token
         return state
 
     def _read_tokenizer(self, library: Any) -> None:  # noqa: ANN401

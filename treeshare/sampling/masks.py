@@ -32,9 +32,10 @@ def num_words(vocab_size: int) -> int:
 
 
 def mask_of(vocab_size: int, token_ids: Collection[int]) -> Mask:
-    """The mask of these tokens alone."""
+    """The mask of these tokens alone; those beyond the vocabulary are left out."""
     mask = np.zeros(num_words(vocab_size), np.uint32)
     ids = np.fromiter(token_ids, np.int64, len(token_ids))
+    ids = ids[ids < vocab_size]
     np.bitwise_or.at(mask, ids // WORD, np.left_shift(1, ids % WORD).astype(np.uint32))
     return mask
 

@@ -38,7 +38,7 @@ class StructuredOutputsParams:
         disable_additional_properties: Objects whose schema lists properties have no others, unless it says
             so.
         whitespace_pattern: Which space may stand around JSON's punctuation, as a regular expression; by
-            default at most 32 characters in a place.
+            default one character, or a line's end and at most 20 characters of indentation.
 
     Raises:
         ConfigError: If a value is of the wrong type, or none or several of the five are given.
