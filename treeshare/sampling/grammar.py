@@ -18,7 +18,7 @@ import numpy as np
 
 from treeshare.errors import ConfigError, one_line
 from treeshare.failures import error_line, is_failure
-from treeshare.sampling.masks import mask_of, mask_without, num_words, unpacked
+from treeshare.sampling.masks import mask_of, num_words, unpacked
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -37,6 +37,9 @@ WHITESPACE = r"\x20|\r?\n[\x20\t]{0,20}"
 
 Where any space may stand, small models write nothing else.
 """
+
+_PROBE = '{"a": [1, 2.5]}\n\t \u00e9\u20ac\U0001f600 b'
+"""A text that a tokenizer keeps, or it is not used to cut text."""
 
 _NOTHING = "NoExtension"
 """What the library's error holds where a grammar has no text."""
@@ -177,22 +180,52 @@ class GrammarCompiler:
         if backend is None:
             kind = type(self._source).__name__
             raise ConfigError.of("structured_outputs", got=f"a {kind}", expected="a tokenizer with tokenizer.json")
-        size = max(backend.get_vocab(with_added_tokens=True).values(), default=0) + 1
+        known = set(backend.get_vocab(with_added_tokens=True).values())
+        size = max(known, default=0) + 1
+        beyond = max(self._vocab_size, size)  # an end that is never drawn, for a model that knows none
+        options = {"n_vocab": beyond + 1, "eos_token": sorted(self._eos) or [beyond]}
         try:
             content = json.loads(backend.to_str())
             content["truncation"] = content["padding"] = None
-            read = library.LLTokenizer(
-                json.dumps(content), n_vocab=max(size, self._vocab_size), eos_token=sorted(self._eos) or None
-            )
+            read = library.LLTokenizer(json.dumps(content), **options)
+            is_faithful = read.decode_bytes(read.tokenize_str(_PROBE)) == _PROBE.encode()
+            if not is_faithful or size > self._vocab_size:
+                cutter = _GreedyTokenizer(read, min(size, self._vocab_size))
+                read = cutter.read = library.LLTokenizer(library.TokenizerWrapper(cutter), **options)
         except BaseException as error:
             if not is_failure(error):
                 raise
             reason = error_line(error)
             raise ConfigError(f"structured_outputs: llguidance cannot read the tokenizer: {reason}") from error
-        self._valid = mask_without(self._vocab_size, set(read.eos_tokens) - self._eos)
-        if tail := self._vocab_size % 32:
-            self._valid[-1] &= np.uint32((1 << tail) - 1)
+        self._valid = mask_of(self._vocab_size, known | self._eos)
         self._tokenizer = read
+
+
+class _GreedyTokenizer:
+    """Cuts text into its longest tokens.
+
+    For a tokenizer that loses a part of texts, or has tokens that the model does not know: where a grammar
+    forces text, the library lets only those tokens come that the tokenizer has for it.
+
+    Args:
+        read: The library's own reading of the tokenizer.
+        size: Tokens that the model knows, too.
+
+    Attributes:
+        read: Whose tokens are taken.
+    """
+
+    bos_token_id: int | None = None
+
+    def __init__(self, read: Any, size: int) -> None:  # noqa: ANN401
+        self.read = read
+        self.eos_token_id: int = read.eos_token
+        self.tokens: list[bytes] = [read.decode_bytes([token]) for token in range(size)]
+        self.special_token_ids = [token for token in range(size) if read.is_special_token(token)]
+
+    def __call__(self, text: str) -> list[int]:
+        tokens: list[int] = self.read.greedy_tokenize(text)
+        return tokens
 
 
 def _llguidance() -> Any:  # noqa: ANN401
