@@ -182,8 +182,7 @@ class GrammarCompiler:
             raise ConfigError.of("structured_outputs", got=f"a {kind}", expected="a tokenizer with tokenizer.json")
         known = set(backend.get_vocab(with_added_tokens=True).values())
         size = max(known, default=0) + 1
-        beyond = max(self._vocab_size, size)  # an end that is never drawn, for a model that knows none
-        options = {"n_vocab": beyond + 1, "eos_token": sorted(self._eos) or [beyond]}
+        options = {"n_vocab": max(self._vocab_size, size) + 1, "eos_token": sorted(self._eos) or None}
         try:
             content = json.loads(backend.to_str())
             content["truncation"] = content["padding"] = None
@@ -191,13 +190,15 @@ class GrammarCompiler:
             is_faithful = read.decode_bytes(read.tokenize_str(_PROBE)) == _PROBE.encode()
             if not is_faithful or size > self._vocab_size:
                 cutter = _GreedyTokenizer(read, min(size, self._vocab_size))
+                options["eos_token"] = options["eos_token"] or [cutter.eos_token_id]
                 read = cutter.read = library.LLTokenizer(library.TokenizerWrapper(cutter), **options)
         except BaseException as error:
             if not is_failure(error):
                 raise
             reason = error_line(error)
             raise ConfigError(f"structured_outputs: llguidance cannot read the tokenizer: {reason}") from error
-        self._valid = mask_of(self._vocab_size, known | self._eos)
+        foreign = set(read.eos_tokens) - self._eos  # ends that the model does not know
+        self._valid = mask_of(self._vocab_size, (known | self._eos) - foreign)
         self._tokenizer = read
 
 
@@ -219,9 +220,9 @@ class _GreedyTokenizer:
 
     def __init__(self, read: Any, size: int) -> None:  # noqa: ANN401
         self.read = read
-        self.eos_token_id: int = read.eos_token
-        self.tokens: list[bytes] = [read.decode_bytes([token]) for token in range(size)]
-        self.special_token_ids = [token for token in range(size) if read.is_special_token(token)]
+        self.eos_token_id = size  # an end that is never drawn, for a model that knows none
+        self.tokens: list[bytes] = [*(read.decode_bytes([token]) for token in range(size)), b"<|never|>"]
+        self.special_token_ids = [*(token for token in range(size) if read.is_special_token(token)), size]
 
     def __call__(self, text: str) -> list[int]:
         tokens: list[int] = self.read.greedy_tokenize(text)
