@@ -1,7 +1,7 @@
 """Structured output: how many completions end, whether they are valid, and what masks cost.
 
-Twenty schemas and patterns, eight prompts each. ``--cost`` compares with free sampling at 256 rows, alternating in
-one run, in CPU time of the process.
+Twenty schemas and patterns, eight prompts each. ``--cost`` compares with free sampling at 256 rows, alternating
+in one run; with ``--cpu`` in CPU time of the process.
 """
 
 from __future__ import annotations
@@ -42,7 +42,10 @@ SCHEMAS: list[dict[str, object]] = [
         record(point=record(x={"type": "integer"}, y={"type": "integer"}), label=TEXT),
         record(date={"type": "string", "format": "date"}, time={"type": "string", "format": "time"}),
         record(email={"type": "string", "format": "email", "maxLength": 40}, ok={"type": "boolean"}),
-        record(code={"type": "string", "pattern": "^[A-Z]{2}-[0-9]{4}$"}, note={"anyOf": [TEXT, {"type": "null"}]}),
+        record(
+            code={"type": "string", "pattern": "^[A-Z]{2}-[0-9]{4}$"},
+            note={"anyOf": [TEXT, {"type": "null"}]},
+        ),
         {"oneOf": [record(kind={"const": "a"}, value=YEAR), record(kind={"const": "b"}, text=TEXT)]},
         {"type": "object", "additionalProperties": YEAR, "minProperties": 1, "maxProperties": 3},
         record(matrix=items(items({"type": "integer", "minimum": 0, "maximum": 9}, 3), 3)),
@@ -92,7 +95,11 @@ def check(llm: LLM, args: argparse.Namespace) -> None:
     ended = valid = total = num_masks = num_tokens = 0
     for values in SCHEMAS[:: args.every]:
         params = SamplingParams(
-            n=args.n, temperature=args.temperature, max_tokens=args.max_tokens, structured_outputs=values, seed=0
+            n=args.n,
+            temperature=args.temperature,
+            max_tokens=args.max_tokens,
+            structured_outputs=values,
+            seed=0,
         )
         found = [c for out in llm.generate(PROMPTS, params, use_tqdm=False) for c in out.outputs]
         whole = [c for c in found if c.finish_reason == "stop"]

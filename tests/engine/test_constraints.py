@@ -179,7 +179,9 @@ def test_completions_are_what_was_asked_for(folder, name):
         [c for output in llm.generate(ids, p, use_tqdm=False) for c in output.outputs] for p in (params, free)
     )
     checks = {
-        "bias": lambda c: 50 not in c.token_ids and (40 in c.token_ids or 60 in c.token_ids or 1 in c.token_ids),
+        "bias": lambda c: (
+            50 not in c.token_ids and (40 in c.token_ids or 60 in c.token_ids or 1 in c.token_ids)
+        ),
         "allowed": lambda c: set(c.token_ids) <= {40, 50, 60, 70, 1} and 1 not in c.token_ids[:3],
         "bad words": lambda c: "bc" not in c.text and "a" not in c.text,
         "schema": lambda c: json.loads(c.text)["a"] in ("x", "yy") and 0 <= json.loads(c.text)["b"] <= 99,
@@ -244,9 +246,15 @@ def test_masks_are_shared(folder):
 REFUSED = [
     ({"logit_bias": {259: 1}}, "logit_bias: got 259, expected token ids in [0, 259)"),
     ({"allowed_token_ids": [5, 300]}, "allowed_token_ids: got 300, expected token ids in [0, 259)"),
-    ({"bad_words": ["ab"] + [chr(65 + i % 26) * (i + 1) for i in range(200)]}, "bad_words: got '201 spellings of"),
+    (
+        {"bad_words": ["ab"] + [chr(65 + i % 26) * (i + 1) for i in range(200)]},
+        "bad_words: got '201 spellings of",
+    ),
     ({"structured_outputs": {"regex": "("}}, "structured_outputs: regex: unclosed group"),
-    ({"structured_outputs": {"regex": "[ab]"}, "allowed_token_ids": [5]}, "leave no token that may come first"),
+    (
+        {"structured_outputs": {"regex": "[ab]"}, "allowed_token_ids": [5]},
+        "leave no token that may come first",
+    ),
     ({"allowed_token_ids": [1], "min_tokens": 2}, "leave no token that may come first"),
     ({"extra_args": {"target": "x"}}, "logits_processors: Target: target: got 'x', expected a token"),
 ]
@@ -311,7 +319,10 @@ class Unmakable(Broken):
         ("x", "logits_processors: got 'x', expected a list of subclasses of LogitsProcessor"),
         ([5], "logits_processors: got 5, expected subclasses of LogitsProcessor"),
         ([dict], "expected subclasses of LogitsProcessor"),
-        (["no_such_module:X"], "logits_processors: 'no_such_module:X': ModuleNotFoundError: No module named 'no_such"),
+        (
+            ["no_such_module:X"],
+            "logits_processors: 'no_such_module:X': ModuleNotFoundError: No module named 'no_such",
+        ),
         (["math:nothing"], "logits_processors: 'math:nothing':"),
         ([Unmakable], "logits_processors: cannot make Unmakable: no licence"),
         ([LogitsProcessor], "logits_processors: cannot make LogitsProcessor"),
@@ -338,7 +349,9 @@ def test_processors_without_an_effect_change_no_token(folder):
         def is_argmax_invariant(self):
             return True
 
-    params = SamplingParams(n=6, temperature=0.9, top_p=0.9, min_p=0.02, top_k=60, max_tokens=12, ignore_eos=True)
+    params = SamplingParams(
+        n=6, temperature=0.9, top_p=0.9, min_p=0.02, top_k=60, max_tokens=12, ignore_eos=True
+    )
     ids = [{"prompt_token_ids": prompt} for prompt in prompts()]
     with using_kernels("none"):
         plain, hooked = (

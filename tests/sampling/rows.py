@@ -33,7 +33,12 @@ PARAMS = {
     "frequency": {"frequency_penalty": -0.7},
     "repetition": {"repetition_penalty": 1.4},
     "bias": {"logit_bias": {3: 12.5, 77: -100, 150: 4.0, 20: 100}},
-    "bias and filters": {"logit_bias": {3: 9, 77: -9, 30: 8.5}, "temperature": 0.7, "top_p": 0.9, "min_p": 0.01},
+    "bias and filters": {
+        "logit_bias": {3: 9, 77: -9, 30: 8.5},
+        "temperature": 0.7,
+        "top_p": 0.9,
+        "min_p": 0.01,
+    },
     "everything": {
         "temperature": 1.3,
         "logit_bias": {5: 3.5, 9: -20, 150: 6},

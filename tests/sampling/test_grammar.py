@@ -1,4 +1,4 @@
-"""States of grammars: functions of grammar and tokens, for tokenizers of every kind; refusals of every kind."""
+"""States of grammars: functions of grammar and tokens, with tokenizers of every kind; all refusals."""
 
 from __future__ import annotations
 
@@ -156,7 +156,10 @@ BROKEN = [
     ({"regex": "(a"}, "regex: unclosed group"),
     ({"regex": "(?=a)b"}, "regex: look-around"),
     ({"regex": r"(a)\1"}, "regex: backreferences are not supported"),
-    ({"regex": r"[^\s\S]"}, "regex: got 'none', expected at least one text that the model's tokens can spell"),
+    (
+        {"regex": r"[^\s\S]"},
+        "regex: got 'none', expected at least one text that the model's tokens can spell",
+    ),
     ({"regex": "a{1000000000000}"}, "regex: decimal literal invalid"),
     ({"regex": "a{1000000}"}, "too many expressions"),
     ({"regex": "(" * 5000 + "a" + ")" * 5000}, "regex: exceed the maximum number of nested"),

@@ -103,7 +103,7 @@ def rows(vocab_size, dtype):
 @pytest.mark.parametrize("vocab_size", [151, 1000, 4100])
 @pytest.mark.parametrize("level", [*LEVELS, "device"])
 def test_all_samplers_agree(level, vocab_size, dtype):
-    """Tokens of the kernels and of a device are torch's, but at a border of two; a masked one never comes."""
+    """Tokens of the kernels and of a device are torch's, but at borders; a masked one never comes."""
     logits, specs = rows(vocab_size, dtype)
     draw_rows = np.repeat(np.arange(24), 60)
     numbers = np.random.default_rng(2).random(len(draw_rows))

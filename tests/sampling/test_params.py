@@ -71,7 +71,11 @@ MISTAKES = [
         [[-1], *([i] for i in HUGE), [1.0], ["1"], [True], [None], 0, 7, "12", "", b"12", {1}],
         IDS,
     ),
-    ("allowed_token_ids", [[], [-1], *([i] for i in HUGE), [1.0], [True], 0, "12", b"12", {1}], f"{IDS}, at least one"),
+    (
+        "allowed_token_ids",
+        [[], [-1], *([i] for i in HUGE), [1.0], [True], 0, "12", b"12", {1}],
+        f"{IDS}, at least one",
+    ),
     ("bad_words", ["a", [""], [1], 0, {"a"}, [None]], "a list of non-empty strings"),
     ("logit_bias", [[], 5, "1", [(1, 2)]], BIAS),
     ("structured_outputs", ["a", 5, []], "StructuredOutputsParams, or a mapping with its names"),

@@ -46,7 +46,9 @@ def parse_object(option: str, text: str | None) -> dict[str, Any] | None:
     return values
 
 
-def parse_structured(schema: Path | None, regex: str | None, choice: list[str] | None) -> dict[str, Any] | None:
+def parse_structured(
+    schema: Path | None, regex: str | None, choice: list[str] | None
+) -> dict[str, Any] | None:
     """What completions must be, of ``--json-schema``, ``--regex`` and ``--choice``; None without any.
 
     Raises:

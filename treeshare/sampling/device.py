@@ -1,7 +1,7 @@
 """Sampling where the logits are: tokens by inverse CDF, with the host's uniforms and one wait for the device.
 
-Rows that a temperature and a mask describe are drawn on the device. Filters, bias, penalties, a user's own code
-and lists of log-probabilities are the host's, in ``sampler.py``: only the rows that need them are copied.
+Rows that a temperature and a mask describe are drawn on the device. Filters, bias, penalties, a user's own
+code and lists of log-probabilities are the host's, in ``sampler.py``: only rows that need them are copied.
 Tokens are those of the host's sampler in torch. The compiled sampler rounds exponentials differently, so a
 uniform at the border of two tokens may draw the other one there.
 
@@ -64,7 +64,7 @@ def sample_on_device(
 
 
 def _is_plain(spec: RowSpec) -> bool:
-    """Whether temperature and mask alone say how the row is drawn; filters change nothing at temperature 0."""
+    """Whether temperature and mask say how the row is drawn; filters change nothing at temperature 0."""
     params = spec.params
     if params.temperature > 0 and has_filters(params):
         return False

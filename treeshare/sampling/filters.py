@@ -55,7 +55,7 @@ def filter_weights(weights: Tensor, logits: Tensor, params: SamplingParams) -> N
 
 
 def keep_min_p(scores: Tensor, min_p: float) -> None:
-    """Set the logits after temperature that min-p leaves out to minus infinity, in place; the highest is 0."""
+    """Set logits after temperature that min-p leaves out to minus infinity, in place; the highest is 0."""
     if min_p > 0:
         row: NDArray[np.float32] = scores.numpy()
         row[row < at_least(log_of(min_p))] = -np.inf

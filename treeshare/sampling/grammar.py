@@ -1,8 +1,8 @@
 """Grammars by llguidance: which tokens may come next, by a state that is a function of grammar and tokens.
 
-States of a grammar are a tree, as completions are: whoever has drawn the same tokens holds the same state, be it
-of another prompt, and its mask is computed once. A state that nobody holds any more is gone; computed again, from
-the same tokens, it is the same one.
+States of a grammar are a tree, as completions are: whoever has drawn the same tokens holds the same state, be
+it of another prompt, and its mask is computed once. A state that nobody holds any more is gone; computed again,
+from the same tokens, it is the same one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NUM_KEPT = 32
 """Grammars that are kept though no request uses them."""
 
 _LIMITS = {"initial_lexer_fuel": 300_000, "max_lexer_states": 50_000, "verbose_errors": False}
-"""llguidance's limits where they are lower than its own: a hostile grammar takes about a second and 100 MB."""
+"""Limits of llguidance, lower than its own: a hostile grammar takes about a second and 100 MB."""
 
 WHITESPACE = r"\x20|\r?\n[\x20\t]{0,20}"
 """Space around JSON's punctuation where a request does not say: one, or a line's end and an indentation.
@@ -179,7 +179,9 @@ class GrammarCompiler:
         backend = getattr(self._source, "backend_tokenizer", None)
         if backend is None:
             kind = type(self._source).__name__
-            raise ConfigError.of("structured_outputs", got=f"a {kind}", expected="a tokenizer with tokenizer.json")
+            raise ConfigError.of(
+                "structured_outputs", got=f"a {kind}", expected="a tokenizer with tokenizer.json"
+            )
         known = set(backend.get_vocab(with_added_tokens=True).values())
         size = max(known, default=0) + 1
         options = {"n_vocab": max(self._vocab_size, size) + 1, "eos_token": sorted(self._eos) or None}
@@ -196,7 +198,9 @@ class GrammarCompiler:
             if not is_failure(error):
                 raise
             reason = error_line(error)
-            raise ConfigError(f"structured_outputs: llguidance cannot read the tokenizer: {reason}") from error
+            raise ConfigError(
+                f"structured_outputs: llguidance cannot read the tokenizer: {reason}"
+            ) from error
         foreign = set(read.eos_tokens) - self._eos  # ends that the model does not know
         self._valid = mask_of(self._vocab_size, (known | self._eos) - foreign)
         self._tokenizer = read

@@ -1,9 +1,9 @@
-"""A user's own code between logits and tokens: vLLM V1's interface of logits processors, by names and meaning.
+"""A user's own code between logits and tokens: vLLM V1's logits processors, by names and meaning.
 
-A row is a sequence: the completions of a request whose tokens are the same so far. So a processor is asked once for
-all of them, and when their tokens differ the new rows are added with the tokens that they have. What it does to a
-row must depend on the row's parameters, prompt, tokens and logits alone: then completions keep their bits in any
-company.
+A row is a sequence: the completions of a request whose tokens are the same so far. So a processor is asked once
+for all of them, and when their tokens differ the new rows are added with the tokens that they have. What it does
+to a row must depend on the row's parameters, prompt, tokens and logits alone: then completions keep their bits in
+any company.
 """
 
 from __future__ import annotations
@@ -64,10 +64,12 @@ class LogitsProcessor(ABC):
     """
 
     @classmethod
-    def validate_params(cls, sampling_params: SamplingParams) -> None:
+    def validate_params(cls, sampling_params: SamplingParams) -> None:  # noqa: B027  # none is the default
         """Raise ``ValueError`` if a request's parameters, mostly its ``extra_args``, are wrong for it."""
 
-    def __init__(self, config: EngineConfig, device: torch.device, is_pin_memory: bool) -> None:
+    def __init__(  # noqa: B027  # what a subclass without a state needs
+        self, config: EngineConfig, device: torch.device, is_pin_memory: bool
+    ) -> None:
         """Called once, by ``LLM``."""
 
     @abstractmethod

@@ -1,7 +1,7 @@
 """Which tokens may be drawn: sets of token ids as rows of bits, and the parameters that make them.
 
-A mask is ``[num_words(V)]`` uint32: bit ``t % 32`` of word ``t // 32`` is set where token ``t`` may be drawn, as
-grammar engines write them. Bits beyond the vocabulary mean nothing.
+A mask is ``[num_words(V)]`` uint32: bit ``t % 32`` of word ``t // 32`` is set where token ``t`` may be drawn,
+as grammar engines write them. Bits beyond the vocabulary mean nothing.
 """
 
 from __future__ import annotations
@@ -99,7 +99,9 @@ class TokenRules:
         if mask is not None and mask is not self._allowed and not allows_any(mask, self._vocab_size):
             names = "structured_outputs, allowed_token_ids, bad_words and min_tokens"
             where = f"behind {len(generated)} tokens" if generated else "first"
-            raise ConfigError(f"{names}: together they leave no token that may come {where}; relax one of them")
+            raise ConfigError(
+                f"{names}: together they leave no token that may come {where}; relax one of them"
+            )
         return mask
 
     def _banned(self, generated: Sequence[int]) -> set[int]:

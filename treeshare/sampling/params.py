@@ -50,8 +50,8 @@ class SamplingParams:
     """How the completions of one prompt are sampled.
 
     Applied in the order of vLLM V1: masks (``structured_outputs``, ``allowed_token_ids``, ``bad_words``,
-    ``min_tokens``), ``logit_bias``, penalties, temperature, min-p, top-k, top-p. Each filter looks at what the
-    ones before have left.
+    ``min_tokens``), ``logit_bias``, penalties, temperature, min-p, top-k, top-p. Each filter looks at what
+    the ones before have left.
 
     Attributes:
         n: Completions, at most ``MAX_N``.

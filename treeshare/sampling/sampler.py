@@ -143,7 +143,7 @@ def drawn_logprobs(
 ) -> NDArray[np.float64]:
     """Log-probabilities of tokens in the distribution that ``sample`` draws them from.
 
-    ``Sampled.logprobs`` are the model's own; these are after masks, penalties, temperature and filters, as the
+    ``Sampled.logprobs`` are the model's; these are after masks, penalties, temperature and filters, as the
     importance weights of training need them.
 
     Args:

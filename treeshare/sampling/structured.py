@@ -10,7 +10,7 @@ from typing import Any
 from treeshare.errors import ConfigError, one_line
 
 MAX_CHARS = 120_000
-"""Maximum number of characters of a schema, pattern, list of choices or grammar; OpenAI's of a schema's names.
+"""Maximum number of characters of a schema, pattern, list of choices or grammar; OpenAI's of schemas.
 
 A schema of so many takes about three seconds to become a grammar.
 """

@@ -85,7 +85,9 @@ def make_generation(
     kwargs.pop("use_cache", None)
     if kwargs:
         known = "until, max_gen_toks, do_sample, temperature, " + ", ".join(_SAMPLING_DEFAULTS)
-        raise ConfigError.of("generation_kwargs", got=", ".join(kwargs), expected=f"of {known}, {', '.join(_OPTIONAL)}")
+        raise ConfigError.of(
+            "generation_kwargs", got=", ".join(kwargs), expected=f"of {known}, {', '.join(_OPTIONAL)}"
+        )
     params = SamplingParams(
         n=num_copies,
         temperature=temperature if do_sample else 0,

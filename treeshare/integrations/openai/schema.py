@@ -313,12 +313,8 @@ def _check_together(body: CompletionBody | ChatBody) -> None:
 
     if body.stream_options is not None and not body.stream:
         raise refuse("stream_options", "only with stream")
-    chosen = body.response_format
-    if chosen is not None:
-        if (chosen.json_schema is not None) != (chosen.type == "json_schema"):
-            raise refuse("response_format", "json_schema is given with type json_schema, and only then")
-        if body.structured_outputs is not None and chosen.type != "text":
-            raise refuse("response_format", "not with structured_outputs; give one of them")
+    if body.response_format is not None and (fault := _fault_of(body.response_format, body)):
+        raise refuse("response_format", fault)
     if isinstance(body, CompletionBody):
         if body.best_of is not None and body.best_of != body.n:
             raise refuse("best_of", "only the value of n is supported")
@@ -332,6 +328,15 @@ def _check_together(body: CompletionBody | ChatBody) -> None:
     limits = {body.max_tokens, body.max_completion_tokens} - {None}
     if len(limits) > 1:
         raise refuse("max_tokens", "differs from max_completion_tokens; give one of them")
+
+
+def _fault_of(form: ResponseFormat, body: CompletionBody | ChatBody) -> str | None:
+    """What is wrong with a ``response_format`` beside the other fields, in words."""
+    if (form.json_schema is not None) != (form.type == "json_schema"):
+        return "json_schema is given with type json_schema, and only then"
+    if body.structured_outputs is not None and form.type != "text":
+        return "not with structured_outputs; give one of them"
+    return None
 
 
 def model_name(body: CompletionBody | ChatBody, names: Sequence[str]) -> str:
