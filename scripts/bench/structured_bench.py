@@ -1,6 +1,6 @@
 """Structured output: how many completions end, whether they are valid, and what masks cost.
 
-Twenty schemas and patterns, eight prompts each. ``--cost`` compares with free sampling at 256 rows, alternating
+Twenty schemas and patterns, eight prompts each. ``--cost`` compares with free sampling at 256 rows, by turns
 in one run; with ``--cpu`` in CPU time of the process.
 """
 

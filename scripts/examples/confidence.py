@@ -1,8 +1,8 @@
 """Voting among confident completions: those that lose their confidence end early.
 
-A token's confidence is minus the mean log-probability of the ``k`` likeliest tokens at its place; a completion ends
-where the mean of its last ``window`` tokens falls below a bound. The bound is a quantile of a few completions that
-run whole (Fu et al., "Deep Think with Confidence", arXiv 2508.15260, online mode).
+A token's confidence is minus the mean log-probability of the ``k`` likeliest tokens at its place; a completion
+ends where the mean of its last ``window`` tokens falls below a bound. The bound is a quantile of a few
+completions that run whole (Fu et al., "Deep Think with Confidence", arXiv 2508.15260, online mode).
 
     python scripts/examples/confidence.py --n 32
 """
@@ -128,7 +128,9 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=32)
     parser.add_argument("--warm-up", type=int, default=8, help="completions that run whole")
     parser.add_argument("--window", type=int, default=8)
-    parser.add_argument("--keep", type=float, default=0.9, help="share of the first completions that would stay")
+    parser.add_argument(
+        "--keep", type=float, default=0.9, help="share of the first completions that would stay"
+    )
     parser.add_argument("--max-tokens", type=int, default=48)
     args = parser.parse_args()
     llm = LLM(args.model, logits_processors=[StopByConfidence])

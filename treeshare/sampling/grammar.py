@@ -1,8 +1,8 @@
 """Grammars by llguidance: which tokens may come next, by a state that is a function of grammar and tokens.
 
 States of a grammar are a tree, as completions are: whoever has drawn the same tokens holds the same state, be
-it of another prompt, and its mask is computed once. A state that nobody holds any more is gone; computed again,
-from the same tokens, it is the same one.
+it of another prompt, and its mask is computed once. A state that nobody holds any more is gone; computed
+again, from the same tokens, it is the same one.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 
 A row is a sequence: the completions of a request whose tokens are the same so far. So a processor is asked once
 for all of them, and when their tokens differ the new rows are added with the tokens that they have. What it does
-to a row must depend on the row's parameters, prompt, tokens and logits alone: then completions keep their bits in
-any company.
+to a row must depend on the row's parameters, prompt, tokens and logits alone: then completions keep their bits.
 """
 
 from __future__ import annotations
@@ -64,12 +63,11 @@ class LogitsProcessor(ABC):
     """
 
     @classmethod
-    def validate_params(cls, sampling_params: SamplingParams) -> None:  # noqa: B027  # none is the default
+    def validate_params(cls, sampling_params: SamplingParams) -> None:
         """Raise ``ValueError`` if a request's parameters, mostly its ``extra_args``, are wrong for it."""
+        del sampling_params  # by default none is
 
-    def __init__(  # noqa: B027  # what a subclass without a state needs
-        self, config: EngineConfig, device: torch.device, is_pin_memory: bool
-    ) -> None:
+    def __init__(self, config: EngineConfig, device: torch.device, is_pin_memory: bool) -> None:
         """Called once, by ``LLM``."""
 
     @abstractmethod

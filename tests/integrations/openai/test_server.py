@@ -411,9 +411,7 @@ def test_structured_answers_are_those_of_generate(served, llm):
     form = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema, "strict": True}}
     for body in ({"response_format": form}, {"structured_outputs": structured}):
         body |= {"bad_words": ["yy"], "logit_bias": {"5": 0}}
-        answer = served.client.completions.create(
-            model=NAME, prompt=PROMPTS[:1], extra_body=body, **params
-        )
+        answer = served.client.completions.create(model=NAME, prompt=PROMPTS[:1], extra_body=body, **params)
         assert texts(answer, 3) == expected
         assert [choice.finish_reason for choice in answer.choices] == ["stop"] * 3
     assert {json.loads(text)["a"] for text in expected[0]} == {"x"}

@@ -204,7 +204,7 @@ class _Body(_Model):
     skip_special_tokens: bool = True
     include_stop_str_in_output: bool = False
     logit_bias: dict[str, float] | None = None
-    allowed_token_ids: Annotated[list[int], FailFast()] | None = None
+    allowed_token_ids: list[int] | None = None
     bad_words: list[str] = Field([], max_length=128)
     response_format: ResponseFormat | None = None
     structured_outputs: dict[str, Any] | None = None
