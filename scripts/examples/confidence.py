@@ -1,7 +1,7 @@
 """Voting among confident completions: those that lose their confidence end early.
 
-A token's confidence is minus the mean log-probability of the ``k`` likeliest tokens at its place; a completion
-ends where the mean of its last ``window`` tokens falls below a bound. The bound is a quantile of a few
+A token's confidence is minus the mean log-probability of the likeliest tokens at its place; a completion ends
+where the mean of its last ``window`` tokens falls below a bound. The bound is a quantile of a few
 completions that run whole (Fu et al., "Deep Think with Confidence", arXiv 2508.15260, online mode).
 
     python scripts/examples/confidence.py --n 32

@@ -1,8 +1,8 @@
 """A user's own code between logits and tokens: vLLM V1's logits processors, by names and meaning.
 
-A row is a sequence: the completions of a request whose tokens are the same so far. So a processor is asked once
-for all of them, and when their tokens differ the new rows are added with the tokens that they have. What it does
-to a row must depend on the row's parameters, prompt, tokens and logits alone: then completions keep their bits.
+A row is a sequence: the completions of a request whose tokens are the same so far. A processor is asked once for
+all of them; when their tokens differ, the new rows are added with the tokens that they have. What it does to a
+row must depend on its parameters, prompt, tokens and logits alone: then completions keep their bits.
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ class LogitsProcessor(ABC):
 
     def __init__(self, config: EngineConfig, device: torch.device, is_pin_memory: bool) -> None:
         """Called once, by ``LLM``."""
+        del config, device, is_pin_memory  # for subclasses
 
     @abstractmethod
     def is_argmax_invariant(self) -> bool:
