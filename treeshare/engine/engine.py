@@ -170,8 +170,7 @@ class Engine:
         """Refuse requests that could never run; returns each with the maximum tokens of a completion.
 
         Raises:
-            ConfigError: If a prompt is empty, too long, or has token ids the model does not know; or if no
-                token may be drawn, as ``Constraints.check``.
+            ConfigError: If a prompt is empty, too long, has unknown token ids, or as ``Constraints.check``.
             BudgetError: If the KV budget does not hold the longest prompt with one completion.
         """
         return self._intake.check(requests)

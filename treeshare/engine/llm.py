@@ -59,8 +59,7 @@ class LLM:
         lazy_divergence: Completions whose tokens are identical so far share one row.
         profile: Measure where a run's time goes; see ``EngineConfig``.
         keep_nodes: Prompts' KV stays for later calls, as far as the budget holds it.
-        logits_processors: Classes of ``sampling.logits_processor.LogitsProcessor``, or their names as
-            ``module:Class``, applied to all requests. With any, no row is drawn by the compiled kernel.
+        logits_processors: Classes, or their names, ``module:Class``; see ``sampling.logits_processor``.
         fold_cost: Costs that decide which shared segments become nodes; by default measured here once.
 
     Attributes:
@@ -108,11 +107,8 @@ class LLM:
         self.seed = seed
         warn_where_unused()
         self.loaded = load_model(model, dtype, resolve_device(device, quantization), quantization)
-        if fold_cost is None:
-            fold_cost = fold_cost_of(self.loaded, config)
-        self.engine = Engine(
-            self.loaded, replace(config, fold_cost=fold_cost), logits_processors=logits_processors
-        )
+        config = replace(config, fold_cost=fold_cost or fold_cost_of(self.loaded, config))
+        self.engine = Engine(self.loaded, config, logits_processors=logits_processors)
         self.prompt_encoder = PromptEncoder(self.loaded.tokenizer, self.loaded.model_id)
 
     @property
@@ -217,10 +213,8 @@ class LLM:
         """As ``generate``, but yields completions as they finish; leaving it early frees everything.
 
         Args:
-            prompts: As for ``generate``.
-            sampling_params: Likewise.
+            prompts, sampling_params, on_completion: As for ``generate``.
             tokens: Whether to yield each token, too, as it is drawn.
-            on_completion: As for ``generate``.
 
         Raises as ``generate``.
         """

@@ -1,8 +1,8 @@
 """A user's own code between logits and tokens: vLLM V1's logits processors, by names and meaning.
 
-A row is a sequence: the completions of a request whose tokens are the same so far. A processor is asked once for
-all of them; when their tokens differ, the new rows are added with the tokens that they have. What it does to a
-row must depend on its parameters, prompt, tokens and logits alone: then completions keep their bits.
+A row is a sequence: the completions of a request whose tokens are the same so far. A processor is asked once
+for all of them; when their tokens differ, the new rows are added with the tokens that they have. What it does
+to a row must depend on its parameters, prompt, tokens and logits alone: then completions keep their bits.
 """
 
 from __future__ import annotations

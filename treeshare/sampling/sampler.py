@@ -188,7 +188,6 @@ def _draw_compiled(
 
 
 PROCESSED = "logits after masks and penalties"
-"""What a message calls them."""
 
 
 def broken_row(name: str, row: int) -> FloatingPointError:
