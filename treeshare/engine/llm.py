@@ -60,7 +60,7 @@ class LLM:
         profile: Measure where a run's time goes; see ``EngineConfig``.
         keep_nodes: Prompts' KV stays for later calls, as far as the budget holds it.
         logits_processors: Classes, or their names, ``module:Class``; see ``sampling.logits_processor``.
-        fold_cost: Costs that decide which shared segments become nodes; by default measured here once.
+        fold_cost: Costs that decide which shared segments become nodes; measured by default.
 
     Attributes:
         loaded: The model and what is known of it.
@@ -213,8 +213,10 @@ class LLM:
         """As ``generate``, but yields completions as they finish; leaving it early frees everything.
 
         Args:
-            prompts, sampling_params, on_completion: As for ``generate``.
+            prompts: As for ``generate``.
+            sampling_params: Likewise.
             tokens: Whether to yield each token, too, as it is drawn.
+            on_completion: As for ``generate``.
 
         Raises as ``generate``.
         """

@@ -81,8 +81,10 @@ def _draw_plain(
     logits: Tensor, specs: Sequence[RowSpec], rows: NDArray[np.int64], uniforms: NDArray[np.float64]
 ) -> Sampled:
     temperatures = np.array([spec.params.temperature for spec in specs], np.float32)
-    arguments = (upload(array, logits.device) for array in (temperatures, rows, uniforms))
-    packed = draw_on_device(logits, *arguments, _masks(logits, specs)).cpu().numpy()  # waits for the step
+    heat, places, numbers = (upload(array, logits.device) for array in (temperatures, rows, uniforms))
+    packed = (
+        draw_on_device(logits, heat, places, numbers, _masks(logits, specs)).cpu().numpy()
+    )  # waits for the step
     tokens, logprobs, is_broken = np.split(packed, [len(rows), 2 * len(rows)])
     if is_broken.any():
         row = int(np.flatnonzero(is_broken)[0])

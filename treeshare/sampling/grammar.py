@@ -264,7 +264,7 @@ def _source(library: Any, params: StructuredOutputsParams) -> str:  # noqa: ANN4
         if params.disable_additional_properties:
             _close(schema)
         space = params.whitespace_pattern or WHITESPACE
-        options = {"whitespace_flexible": not params.disable_any_whitespace}
+        options: dict[str, Any] = {"whitespace_flexible": not params.disable_any_whitespace}
         if not params.disable_any_whitespace:
             options["whitespace_pattern"] = space
         found = library.LLMatcher.grammar_from_json_schema(schema, defaults=options)
