@@ -66,8 +66,8 @@ def test_rules_together():
     assert left([1, 2]) == [1, 2]
     assert left([2, 2], [1, 4, 39]) == [1]
     message = (
-        """Tokens of kernels and device are torch's, but at borders of two; a masked one never comes."""
-        r"may come {}; relax one of them$"
+        r"^structured_outputs, allowed_token_ids, bad_words and min_tokens: together they leave no token "
+        r"that may come {}; relax one of them$"
     )
     with pytest.raises(ConfigError, match=message.format("first")):
         left([], [1, 4, 39])

@@ -191,8 +191,7 @@ class LLM:
                 finishes. A returned reason cancels the prompt's other completions and becomes
                 ``RequestOutput.ended``.
 
-        Returns:
-            One output per prompt, in order.
+        Returns one output per prompt, in order.
 
         Raises:
             ConfigError: If a prompt or parameter is out of range; nothing has run.
