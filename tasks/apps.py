@@ -15,6 +15,7 @@ from treeshare.evals.matching import AnyOfMatcher, ValueMatcher
 from treeshare.evals.numerals import digits_of, loads
 from treeshare.evals.problem import Problem, ProgramTask
 from treeshare.evals.program_tests import CallCase, ProgramTests, StdinCase
+from treeshare.evals.task_card import TaskCard
 from treeshare.evals.values import NoValueError, encode
 from treeshare.tasks.preludes import GRADER, STARTER
 from treeshare.tasks.reading import distinct, read_hub, read_records
@@ -56,6 +57,7 @@ class Apps(ProgramTask):
     stop = ("\nQUESTION:", "\nANSWER:", "\n---")
     max_tokens = 1024
     difficulty = ""
+    card = TaskCard(source=HUB_ID, size=5000, licence="MIT", metric="pass@k")
 
     def load(self, data: Path | None) -> list[Problem]:
         """See ``Task.load``."""
@@ -115,6 +117,7 @@ class AppsIntroductory(Apps):
 
     name = "apps-introductory"
     difficulty = "introductory"
+    card = TaskCard(source=HUB_ID, size=1000, licence="MIT", metric="pass@k")
 
 
 class AppsInterview(Apps):
@@ -122,6 +125,7 @@ class AppsInterview(Apps):
 
     name = "apps-interview"
     difficulty = "interview"
+    card = TaskCard(source=HUB_ID, size=3000, licence="MIT", metric="pass@k")
 
 
 class AppsCompetition(Apps):
@@ -129,6 +133,7 @@ class AppsCompetition(Apps):
 
     name = "apps-competition"
     difficulty = "competition"
+    card = TaskCard(source=HUB_ID, size=1000, licence="MIT", metric="pass@k")
 
 
 def _records(data: Path | None, split: str) -> list[AppsRecord]:

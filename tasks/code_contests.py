@@ -16,6 +16,7 @@ from pydantic import BaseModel, model_validator
 from treeshare.errors import DataError
 from treeshare.evals.problem import CheckResult, Problem, ProgramTask
 from treeshare.evals.program_tests import ProgramTests, StdinCase, check_program, summed_up
+from treeshare.evals.task_card import TaskCard
 from treeshare.tasks.reading import distinct, read_hub, read_records
 from treeshare.tasks.statements import alphacode_matcher_for
 from treeshare.tree import Shot
@@ -91,6 +92,7 @@ class CodeContests(ProgramTask):
     name = "code-contests"
     stop = (FENCE,)
     max_tokens = 1024
+    card = TaskCard(source=HUB_ID, size=165, licence="CC BY 4.0", metric="pass@k, n@k")
 
     def load(self, data: Path | None) -> list[Problem]:
         """See ``Task.load``."""

@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel
 
 from treeshare.errors import DataError
+from treeshare.evals.math_judge import exact_number
 from treeshare.evals.problem import CheckResult, Problem, Task
 from treeshare.evals.replies import final_answer
 from treeshare.evals.sandbox import Verdict
+from treeshare.evals.task_card import TaskCard
 from treeshare.tasks.reading import read_hub, read_records
+from treeshare.tasks.stated_answer import stated_answer
 from treeshare.tasks.stated_number import first_number, from_last_statement
 from treeshare.tree import Shot
 
@@ -109,6 +112,7 @@ class Gsm8k(Task):
     max_tokens = 256
     num_shots = 8
     needs_sandbox = False
+    card = TaskCard(source=HUB_ID, size=1319, licence="MIT", metric="pass@k, majority@k")
     chat_instruction = 'Reason step by step. End with "The answer is N.", N being a number.'
 
     def load(self, data: Path | None) -> list[Problem]:
@@ -137,19 +141,28 @@ class Gsm8k(Task):
         self, problem: Problem, completion: str, sandbox: Sandbox | None, limits: Limits
     ) -> CheckResult:
         """Compare the extracted number; nothing is run."""
-        answer = extract_answer(completion)
+        answer = self.answer(problem, completion)
         if answer == problem.data["answer"]:
             return CheckResult(verdict=Verdict.PASSED, detail="")
         detail = "no answer found" if answer is None else f"answered {answer[:60]}"
         return CheckResult(verdict=Verdict.WRONG_ANSWER, detail=detail)
 
     def from_chat(self, problem: Problem, reply: str) -> str:
-        """The reply without its reasoning, from its last statement on if it makes several."""
-        return from_last_statement(final_answer(reply))
+        r"""The reply without its reasoning, from its last statement on if it makes several.
+
+        Where that is no plain number, such as ``10/2``, it is put into a box behind the reply: boxes are read
+        as mathematics.
+        """
+        text = from_last_statement(final_answer(reply))
+        stated = stated_answer(text) if extract_answer(text) is None else None
+        return f"{text}\n\\boxed{{{stated}}}" if stated and exact_number(stated) is not None else text
 
     def answer(self, problem: Problem, completion: str) -> str | None:
-        """The number that a completion answers; see ``extract_answer``."""
-        return extract_answer(completion)
+        """The number that a completion answers: ``extract_answer``, else that of a box, as mathematics."""
+        answer = extract_answer(completion)
+        if answer is None and "\\boxed" in completion:
+            answer = exact_number(stated_answer(completion) or "")
+        return answer
 
 
 def extract_answer(text: str) -> str | None:

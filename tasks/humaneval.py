@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from treeshare.evals.problem import CodeTask, Problem
 from treeshare.evals.replies import Source, as_body, without_future_imports
 from treeshare.evals.sandbox import OutsideTests
+from treeshare.evals.task_card import TaskCard
 from treeshare.tasks.reading import read_hub, read_records, require_unique
 from treeshare.tree import Shot
 
@@ -38,8 +39,9 @@ class HumanEval(CodeTask):
     """The task; zero-shot unless the user asks for shots."""
 
     name = "humaneval"
-    stop = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
+    stop: tuple[str, ...] = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
     max_tokens = 256
+    card = TaskCard(source=HUB_ID, size=164, licence="MIT", metric="pass@k")
     chat_instruction = "Complete this Python function. Answer with the whole function in one ```python block."
 
     def load(self, data: Path | None) -> list[Problem]:
@@ -52,7 +54,7 @@ class HumanEval(CodeTask):
                     record.model_dump(include={"entry_point", "test", "canonical_solution"})
                 ),
             )
-            for record in _records(data)
+            for record in self._records(data)
         ]
         return require_unique(problems, data or HUB_ID)
 
@@ -60,7 +62,7 @@ class HumanEval(CodeTask):
         """Canonical solutions; a problem's own is never in front of it."""
         return [
             Shot(task_id=record.task_id, prompt=record.prompt, answer=record.canonical_solution.rstrip())
-            for record in _records(shot_data or data)
+            for record in self._records(shot_data or data)
             if record.canonical_solution.strip()
         ]
 
@@ -87,12 +89,11 @@ class HumanEval(CodeTask):
             return as_body(problem.prompt, code)
         return f"\n{without_future_imports(code)}" if source.tree is None or source.has_statements else code
 
-
-def _records(data: Path | None) -> list[HumanEvalRecord]:
-    path = data or _packaged_data()
-    if path is None:
-        return read_hub(HUB_ID, HumanEvalRecord, splits=["test"])
-    return read_records(path, HumanEvalRecord)
+    def _records(self, data: Path | None) -> list[HumanEvalRecord]:
+        path = data or _packaged_data()
+        if path is None:
+            return read_hub(HUB_ID, HumanEvalRecord, splits=["test"])
+        return read_records(path, HumanEvalRecord)
 
 
 def _packaged_data() -> Path | None:

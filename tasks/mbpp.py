@@ -14,6 +14,7 @@ from treeshare.errors import DataError
 from treeshare.evals.problem import CodeTask, Problem
 from treeshare.evals.replies import free_names
 from treeshare.evals.sandbox import OutsideTests
+from treeshare.evals.task_card import TaskCard
 from treeshare.tasks.reading import read_hub, read_records, require_unique
 from treeshare.tree import Shot
 
@@ -62,6 +63,7 @@ class Mbpp(CodeTask):
     num_shots = 3
     config = "full"
     ids: range | None = None
+    card = TaskCard(source=HUB_ID, size=974, licence="CC BY 4.0", metric="pass@k")
 
     def load(self, data: Path | None) -> list[Problem]:
         """See ``Task.load``."""
@@ -138,6 +140,7 @@ class MbppTest(Mbpp):
 
     name = "mbpp-test"
     ids = TEST_IDS
+    card = TaskCard(source=HUB_ID, size=500, licence="CC BY 4.0", metric="pass@k")
 
 
 class MbppSanitized(Mbpp):
@@ -145,6 +148,7 @@ class MbppSanitized(Mbpp):
 
     name = "mbpp-sanitized"
     config = "sanitized"
+    card = TaskCard(source=HUB_ID, size=427, licence="CC BY 4.0", metric="pass@k")
 
 
 class MbppSanitizedTest(MbppSanitized):
@@ -152,3 +156,4 @@ class MbppSanitizedTest(MbppSanitized):
 
     name = "mbpp-sanitized-test"
     ids = TEST_IDS
+    card = TaskCard(source=HUB_ID, size=257, licence="CC BY 4.0", metric="pass@k")

@@ -1,7 +1,8 @@
-"""Imports that stand in front of an APPS program: those that its names ask for.
+"""Imports that stand in front of a program: those that its names ask for.
 
-The published grader puts all of its imports in front of every program. Here only those are written whose
-names occur in the program: numpy alone would take longer than most programs.
+The published graders of APPS and LiveCodeBench put all of their imports in front of every program. Here those
+of APPS are written whose names occur in the program, and those of LiveCodeBench where it uses a name that it
+does not define: they would take longer than most programs.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import re
 import tokenize
 import typing
 from dataclasses import dataclass, field
+
+from treeshare.evals.replies import free_names
 
 _WORD = re.compile(r"[^\W\d]\w*")
 _NUMPY = "try:\n    import numpy as np\nexcept ImportError:\n    pass\n"
@@ -38,12 +41,35 @@ class Imports:
             if used := sorted(words.intersection(names)):
                 lines.append(f"from {module} import {', '.join(used)}\n")
         lines += [statement for name, statement in self.statements.items() if name in words]
-        if not lines:
-            return program
-        program = program.removeprefix("\ufeff")
-        place = _body(program) if "__future__" in program else 0
-        gap = "" if program[:place].endswith("\n") or not place else "\n"
-        return f"{program[:place]}{gap}{''.join(lines)}{program[place:]}"
+        return _put_before(program, "".join(lines))
+
+
+def _put_before(program: str, lines: str) -> str:
+    """A program with lines in front, behind its docstring and future imports."""
+    if not lines:
+        return program
+    program = program.removeprefix("\ufeff")
+    place = _body(program) if "__future__" in program else 0
+    gap = "" if program[:place].endswith("\n") or not place else "\n"
+    return f"{program[:place]}{gap}{lines}{program[place:]}"
+
+
+_STARRED = (
+    *("string", "re", "datetime", "collections", "heapq", "bisect", "copy", "math", "random", "statistics"),
+    *("itertools", "functools", "operator", "io", "sys", "json"),
+)
+_LIVECODEBENCH = "".join(
+    [
+        *(f"from {module} import *\n" for module in (*_STARRED, "builtins", "typing")),
+        *(f"import {module}\n" for module in _STARRED),
+    ]
+)
+
+
+def before_livecodebench(program: str) -> str:
+    """The program as LiveCodeBench's grader runs it: deep recursion, and imports where one is needed."""
+    needed = _LIVECODEBENCH if free_names(program) else "import sys\n"
+    return _put_before(program, f"{needed}sys.setrecursionlimit(50000)\n")
 
 
 _HEAPQ = ("heapify", "heappop", "heappush", "heappushpop", "heapreplace", "merge", "nlargest", "nsmallest")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -13,7 +15,6 @@ from treeshare.files import read_packed, without_mark
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from treeshare.evals.problem import Problem
 
@@ -35,15 +36,45 @@ def read_records(path: Path, kind: type[Fields]) -> list[Fields]:
         records: list[Fields] = _checked(content, TypeAdapter(list[kind]), str(path))  # type: ignore[valid-type]
     else:
         lines = enumerate(content.split(b"\n"), start=1)
-        adapter = TypeAdapter(kind)
         records = [
-            _checked(line, adapter, f"{path}, line {number}") for number, line in lines if line.strip()
+            parse_record(line, kind, f"{path}, line {number}") for number, line in lines if line.strip()
         ]
     if not records:
         raise DataError(
             f"data: {path} holds no record, expected one JSON object per line, or a JSON list of them"
         )
     return records
+
+
+def parse_record(content: bytes, kind: type[Fields], where: str) -> Fields:
+    """One record, from a line of JSON.
+
+    Raises:
+        DataError: If it is not as ``kind`` asks; one line that begins with ``where``.
+    """
+    record: Fields = _checked(content, _adapter(kind), where)
+    return record
+
+
+@cache
+def _adapter(kind: type[BaseModel]) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def hub_file(hub_id: str, name: str) -> Path:
+    """A file of a hub data set, downloaded once.
+
+    Raises:
+        DataError: If it cannot be had.
+    """
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(hub_id, name, repo_type="dataset"))
+    except Exception as error:
+        raise DataError(
+            f"data: cannot load {name} of {hub_id} from the hub ({type(error).__name__}); give --data FILE"
+        ) from error
 
 
 def read_hub(

@@ -12,6 +12,7 @@ from treeshare.errors import ConfigError
 from treeshare.evals.problem import Task
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import ModuleType
 
 _TASKS = {
@@ -20,12 +21,22 @@ _TASKS = {
     "apps-interview": "treeshare.tasks.apps:AppsInterview",
     "apps-competition": "treeshare.tasks.apps:AppsCompetition",
     "code-contests": "treeshare.tasks.code_contests:CodeContests",
+    "aime-2024": "treeshare.tasks.aime:Aime2024",
+    "aime-2025": "treeshare.tasks.aime:Aime2025",
+    "amc-2023": "treeshare.tasks.amc:Amc2023",
+    "cruxeval-output": "treeshare.tasks.cruxeval:CruxEvalOutput",
+    "cruxeval-output-cot": "treeshare.tasks.cruxeval:CruxEvalOutputCot",
     "gsm8k": "treeshare.tasks.gsm8k:Gsm8k",
     "humaneval": "treeshare.tasks.humaneval:HumanEval",
+    "humaneval-plus": "treeshare.tasks.humaneval_plus:HumanEvalPlus",
+    "livecodebench": "treeshare.tasks.livecodebench:LiveCodeBench",
+    "math-500": "treeshare.tasks.math500:Math500",
+    "mbpp-plus": "treeshare.tasks.mbpp_plus:MbppPlus",
     "mbpp": "treeshare.tasks.mbpp:Mbpp",
     "mbpp-test": "treeshare.tasks.mbpp:MbppTest",
     "mbpp-sanitized": "treeshare.tasks.mbpp:MbppSanitized",
     "mbpp-sanitized-test": "treeshare.tasks.mbpp:MbppSanitizedTest",
+    "qa": "treeshare.tasks.qa:Qa",
 }
 
 
@@ -34,7 +45,7 @@ def task_names() -> list[str]:
     return sorted(_TASKS)
 
 
-def get_task(name: str, *, own_code: bool = True) -> Task:
+def get_task(name: str, *, own_code: bool = True, options: Mapping[str, str] | None = None) -> Task:
     """The task of a name.
 
     Args:
@@ -42,15 +53,15 @@ def get_task(name: str, *, own_code: bool = True) -> Task:
             runs that code with the user's rights.
         own_code: Whether the user asked for it. False where the name comes from a file, such as a run's
             manifest, that somebody else may have written: only the package's own tasks are given then.
+        options: What is chosen of the task: see ``Task.options``.
 
     Raises:
-        ConfigError: If there is none; the message lists those there are.
+        ConfigError: If there is none, or it has no such option; the message lists those there are.
     """
     expected = "one of " + ", ".join(task_names()) + "; or your own, FILE.py:CLASS"
     if name in _TASKS:
         module, _, kind = _TASKS[name].partition(":")
-        task: Task = getattr(importlib.import_module(module), kind)()
-        return task
+        return _made(name, getattr(importlib.import_module(module), kind), options or {})
     where, colon, _ = name.rpartition(":")
     if not colon or not where:
         raise ConfigError.of("--task", got=name, expected=expected)
@@ -58,7 +69,7 @@ def get_task(name: str, *, own_code: bool = True) -> Task:
         raise ConfigError(
             f"task: the run was made with {name}, code that is only run if you name it; give --task {name}"
         )
-    return _create(name)
+    return _create(name, options or {})
 
 
 def canonical_name(name: str) -> str:
@@ -67,7 +78,15 @@ def canonical_name(name: str) -> str:
     return f"{Path(where).resolve()}:{kind}" if name not in _TASKS and where.endswith(".py") else name
 
 
-def _create(name: str) -> Task:
+def _made(name: str, kind: type[Task], options: Mapping[str, str]) -> Task:
+    unknown = sorted(options.keys() - kind.options.keys())
+    if unknown:
+        expected = f"one of {', '.join(kind.options)}" if kind.options else f"none: {name} has no options"
+        raise ConfigError.of("--task-option", got=unknown[0], expected=expected)
+    return kind(**options)
+
+
+def _create(name: str, options: Mapping[str, str]) -> Task:
     where, _, kind = name.rpartition(":")
     try:
         module = _import_file(where) if where.endswith(".py") else importlib.import_module(where)
@@ -78,7 +97,7 @@ def _create(name: str) -> Task:
     if not (isinstance(found, type) and issubclass(found, Task)):
         raise ConfigError.of("--task", got=name, expected=f"a subclass of treeshare.evals.Task called {kind}")
     try:
-        task = found()
+        task = _made(name, found, options)
     except TypeError as error:
         raise ConfigError(f"--task: cannot create {name}: {error}") from error
     missing = [field for field in ("name", "stop", "max_tokens") if not hasattr(task, field)]

@@ -23,10 +23,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from measuring import guarded, table
 
+from treeshare.attention import AttentionSpec
 from treeshare.attention.triton.backend import load_kernels
 from treeshare.attention.triton.shape import KernelShape
 from treeshare.errors import ConfigError
-from treeshare.kv import KVGeometry
+from treeshare.kv import LayerKV
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,14 +36,30 @@ SHARED_BYTES = {80: 166_912, 90: 232_448, 100: 232_448}
 """Maximum shared memory of a block by compute capability: 163 and 227 KiB (CUDA C++ Programming Guide)."""
 
 DTYPES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32"}
-HEAD_DIMS = (64, 80, 96, 128, 256)
-KERNELS = ("store_tokens", "attend_slices", "attend_slices causal", "attend_pages", "merge_states")
+HEAD_DIMS = {width: width for width in (64, 80, 96, 128, 256)} | {192: 128}
+"""Widths of keys, and of the values beside them; latent attention, expanded, has values of another."""
+
+_PLAIN = AttentionSpec(scale=1.0)
+_FEATURED = AttentionSpec(scale=1.0, window=1, soft_cap=1.0, has_sinks=True)
+SPECS = {
+    "store_tokens": _PLAIN,
+    "attend_slices": _PLAIN,
+    "attend_slices causal": _PLAIN,
+    "attend_pages": _PLAIN,
+    "merge_states": _PLAIN,
+    "attend_slices featured": _FEATURED,
+    "attend_slices causal featured": _FEATURED,
+    "attend_pages featured": _FEATURED,
+    "merge_states featured": _FEATURED,
+}
+"""The kernels, and what their layers ask for: featured are windows, soft caps and sinks together."""
+
 HEADS, GROUP, PAGE_SIZE = 8, 4, 64
 
 _POINTERS = {
     "bases": "*i64",
-    **dict.fromkeys(("items", "pages", "targets", "source_indptr", "sources"), "*i32"),
-    **dict.fromkeys(("numerators", "highs", "totals", "lse"), "*fp32"),
+    **dict.fromkeys(("items", "first_seen", "pages", "targets", "source_indptr", "sources"), "*i32"),
+    **dict.fromkeys(("numerators", "highs", "totals", "sinks", "lse"), "*fp32"),
 }
 _OPTIONS = ("num_warps", "num_stages", "maxnreg", "enable_fp_fusion")
 _TENSOR_CORES = re.compile(r"\b(?:mma\.sync|wgmma\.mma_async|tcgen05\.mma)\S*")
@@ -56,7 +73,7 @@ class Compiled:
         kernel: Its name.
         capability: Compute capability times ten.
         dtype: Of query, keys and values.
-        head_dim: Likewise.
+        head_dim: Width of a key; that of a value is ``HEAD_DIMS[head_dim]``.
         registers: Of a thread.
         stack_bytes: Of a thread: spilled registers.
         shared_bytes: Of a program.
@@ -79,10 +96,13 @@ class Compiled:
 
 def constants(kernel: str, shape: KernelShape) -> dict[str, Any]:
     """What the backend launches ``kernel`` with."""
-    if kernel.startswith("attend_slices"):
-        return shape.attend_slices(causal=kernel.endswith("causal"))
-    made: dict[str, Any] = getattr(shape, kernel)()
-    return made
+    name, *kinds = kernel.split()
+    spec = SPECS[kernel]
+    if name == "store_tokens":
+        return shape.store_tokens()
+    if name == "attend_slices":
+        return shape.attend_slices(spec, causal="causal" in kinds)
+    return shape.attend_pages(spec) if name == "attend_pages" else shape.merge_states(spec)
 
 
 def compile_kernel(kernel: str, dtype: str, head_dim: int, capability: int, group: int = GROUP) -> Compiled:
@@ -91,10 +111,9 @@ def compile_kernel(kernel: str, dtype: str, head_dim: int, capability: int, grou
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    geometry = KVGeometry.uniform(
-        num_layers=1, num_kv_heads=HEADS, head_dim=head_dim, dtype=getattr(torch, dtype)
-    )
-    fixed = constants(kernel, KernelShape(geometry=geometry, group_size=group, page_size=PAGE_SIZE))
+    layer = LayerKV(num_heads=HEADS, key_width=head_dim, value_width=HEAD_DIMS[head_dim])
+    shape = KernelShape(layer=layer, dtype=getattr(torch, dtype), group_size=group, page_size=PAGE_SIZE)
+    fixed = constants(kernel, shape)
     options = {name: fixed.pop(name) for name in _OPTIONS if name in fixed}
     function = getattr(load_kernels(), kernel.split()[0])
     signature = {name: _triton_type(name, fixed, DTYPES[dtype]) for name in function.arg_names}
@@ -129,7 +148,7 @@ def _triton_type(name: str, fixed: dict[str, Any], dtype: str) -> str:
         return "constexpr"
     if name.endswith("_stride"):
         return "i32"
-    return "fp32" if name == "score_factor" else _POINTERS.get(name, f"*{dtype}")
+    return "fp32" if name.endswith("_factor") else _POINTERS.get(name, f"*{dtype}")
 
 
 def _resources(cubin: bytes) -> tuple[int, int]:
@@ -153,7 +172,7 @@ def compile_all(
     for capability in capabilities:
         for dtype in dtypes:
             for head_dim in head_dims:
-                for kernel in KERNELS:
+                for kernel in SPECS:
                     yield compile_kernel(kernel, dtype, head_dim, capability)
 
 
@@ -162,7 +181,8 @@ def report(compiled: Sequence[Compiled]) -> str:
     parts = [
         "# Triton kernels: what they need\n",
         f"Triton {importlib.metadata.version('triton')}; {HEADS} KV heads of {GROUP} query heads, pages of "
-        f"{PAGE_SIZE} tokens. Compiled without a GPU, not run: nothing here was measured. Float32 is "
+        f"{PAGE_SIZE} tokens; at head_dim 192, values of {HEAD_DIMS[192]}. Featured: with a window, a soft "
+        "cap and sinks. Compiled without a GPU, not run: nothing here was measured. Float32 is "
         "computed without tensor cores, which would round it. Written by `python "
         "scripts/bench/triton_table.py --out docs/bench/triton_kernels`; "
         "`tests/attention/test_triton_compiled.py` compiles everything again and compares.\n",

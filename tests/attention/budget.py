@@ -209,6 +209,25 @@ class Forest:
             out[row] = (weights @ values)[:, place].double()
         return out, lse
 
+    def give_back_unseen(self, *, segments=True):
+        """Pages that their row does not see are gone; in them, and in segments that no row sees, is NaN."""
+        case, pool = self.case, self.store.pool_of(self.case.layer)
+        first_seen = case.spec.first_seen(self.layout.positions)
+        for row, source in zip(self.layout.decode_rows.tolist(), self.layout.decodes, strict=True):
+            pages = source.pages.pages[0]
+            for number in range(max(int(first_seen[row]) - source.segment.end, 0) // case.page_size):
+                pool.keys[case.layer][pages[number].index] = torch.nan
+                pool.values[case.layer][pages[number].index] = torch.nan
+                pages[number] = None
+        seen = {chunk.segment.order for chunk in self.layout.causal}
+        for segment, first, last in self.layout.slices:
+            if first_seen[first:last].min() < segment.end:
+                seen.add(segment.order)
+        for segment in self.segments:
+            if segments and segment.order not in seen:
+                segment.keys(case.layer)[:] = torch.nan
+                segment.values(case.layer)[:] = torch.nan
+
     def attend(self, backend):
         """The backend's result for the step."""
         return backend.attend(

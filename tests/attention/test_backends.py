@@ -134,11 +134,37 @@ def test_features(backend, name, feature, dtype):
     assert_within_budget(forest, forest.attend(backend))
 
 
+@pytest.mark.parametrize(
+    ("name", "feature"),
+    [
+        ("depth 6", "window 7"),
+        ("page borders", "chunk 64"),
+        ("mixed step", "window 64"),
+        ("long nodes", "all"),
+    ],
+)
+def test_what_no_row_sees_is_not_read(backend, name, feature, dtype):
+    """It may have been given back: its memory is another's."""
+    forest = Forest(replace((FORESTS | LONG)[name], dtype=dtype, **FEATURES[feature]))
+    forest.give_back_unseen(segments=backend.name != "native")  # whose blocks of keys reach across segments
+    assert_within_budget(forest, forest.attend(backend))
+
+
+@pytest.mark.parametrize("feature", ["none", "all"])
 @pytest.mark.parametrize("sharing", ["one-level", "none"])
 @pytest.mark.parametrize("name", ["equal nodes", "depth 6", "mixed step"])
-def test_rows_computed_alone(backend, name, sharing, dtype):
-    forest = Forest(replace(FORESTS[name], sharing=sharing, dtype=dtype))
+def test_rows_computed_alone(backend, name, sharing, feature, dtype):
+    case = replace(FORESTS[name], sharing=sharing, dtype=dtype, **FEATURES.get(feature, {}))
+    forest = Forest(case)
     assert_within_budget(forest, forest.attend(backend))
+
+
+def test_one_backend_serves_layers_of_several_windows(backend, dtype):
+    """Over one layout: what is planned for a window is not taken for another's."""
+    forest = Forest(replace(FORESTS["mixed step"], dtype=dtype))
+    for feature in ({}, {"window": 40}, {"window_chunk": 32}, {"window": 200}, {}):
+        forest.case = replace(FORESTS["mixed step"], dtype=dtype, **feature)
+        assert_within_budget(forest, forest.attend(backend))
 
 
 class BrokenForest(Forest):
@@ -292,8 +318,6 @@ def test_widths_of_no_whole_vectors(key_width, value_width, dtype):
 
 def test_a_layer_behind_others_of_another_shape(backend, dtype):
     forest = Forest(replace(FORESTS["mixed step"], layer=2, dtype=dtype))
-    if backend.name == "triton":
-        pytest.skip("not implemented yet")
     assert_within_budget(forest, forest.attend(backend))
 
 

@@ -8,8 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.attention.steps import PAGE_SIZE, SHAPES, Step, shapes
+from treeshare.attention import AttentionSpec
 from treeshare.attention.cpu_plan import MAX_PADDING, MIN_QUERIES, CpuPlan
 from treeshare.config import SEGMENT_ALIGNMENT
 
@@ -36,10 +38,15 @@ def attended(group):
 
 
 def visible(group):
-    """``[num_nodes, padded_tokens]`` keys that are not masked."""
-    tokens = torch.ones(group.last - group.first, group.block.padded_tokens, dtype=torch.bool)
+    """``[num_nodes, num_padded, padded_tokens]`` keys that are not masked for each query."""
+    num_nodes = group.last - group.first
+    tokens = torch.ones(num_nodes, group.num_padded, group.block.padded_tokens, dtype=torch.bool)
     if group.padding is not None:
-        tokens[:, -SEGMENT_ALIGNMENT:] = ~group.padding
+        tokens[:, :, -SEGMENT_ALIGNMENT:] = ~group.padding.unsqueeze(1)
+    assert group.first_key % SEGMENT_ALIGNMENT == 0
+    tokens[:, :, : group.first_key] = False
+    if group.unseen is not None:
+        tokens[:, :, group.first_key : group.first_key + group.unseen.shape[2]] &= ~group.unseen
     return tokens
 
 
@@ -64,7 +71,8 @@ def check_shared(plan):
         assert padded <= max(MAX_PADDING * len(pairs), MIN_QUERIES * len(counts)), "more padding than work"
         lengths = [segment.num_tokens for segment in group.block.occupants[group.first : group.last]]
         keys = torch.arange(group.block.padded_tokens)
-        assert torch.equal(visible(group), keys < torch.tensor(lengths).unsqueeze(1))
+        of_nodes = (keys < torch.tensor(lengths).unsqueeze(1)).unsqueeze(1)
+        assert torch.equal(visible(group), of_nodes.expand(-1, group.num_padded, -1))
     assert found == expected
 
 
@@ -97,6 +105,53 @@ def check_private(plan):
     assert private.unseen[unused].all(), "a page that nobody needs in this step is seen"
 
 
+def check_windows(step, spec):
+    """What each row sees of segments and pages, key by key: its path from the first position that it sees."""
+    layout = step.layout
+    first_seen = spec.first_seen(layout.positions)
+    plan = CpuPlan.of(layout, first_seen)
+    seen = [[] for _ in range(layout.num_rows)]
+    for group in plan.shared:
+        segments = group.block.occupants[group.first : group.last]
+        shown = visible(group).flatten(0, 1)
+        rows = (
+            torch.arange(group.rows.start, group.rows.stop) if isinstance(group.rows, slice) else group.rows
+        )
+        places = range(rows.numel()) if group.valid is None else group.valid.tolist()
+        for place in places:
+            segment = segments[place // group.num_padded]
+            tokens = shown[place].nonzero().flatten().tolist()
+            seen[rows.flatten()[place]] += [("segment", segment.order, token) for token in tokens]
+        assert shown.any(0).any(), "a group that no row sees"
+        assert shown[:, group.first_key : group.first_key + SEGMENT_ALIGNMENT].any(), "read from too early"
+    for chunk in layout.causal:
+        for row in range(chunk.first_row, chunk.last_row):
+            first = max(int(first_seen[row]) - chunk.segment.start, 0)
+            last = chunk.start + row - chunk.first_row
+            seen[row] += [("segment", chunk.segment.order, token) for token in range(first, last + 1)]
+    pages = []
+    if plan.private is not None:
+        pages = [*range(plan.private.num_pages), *plan.private.repeated.tolist()]
+        for at, rows in plan.private.ordinals:
+            for place, row in zip(at.tolist(), rows.tolist(), strict=True):
+                tokens = (~plan.private.unseen[place]).nonzero().flatten().tolist()
+                assert tokens, "a page of which the row sees nothing"
+                seen[row] += [("page", pages[place], token) for token in tokens]
+    expected = [path[first:] for path, first in zip(step.expected(), first_seen.tolist(), strict=True)]
+    assert seen == expected
+    read = {index for path in expected for kind, index, _ in path if kind == "page"}
+    assert set(pages) in (read, set(range(layout.store.pools[0].num_live))), "a page that nobody sees is read"
+
+
+SPECS = [
+    AttentionSpec(scale=1.0, window=1),
+    AttentionSpec(scale=1.0, window=7),
+    AttentionSpec(scale=1.0, window=70),
+    AttentionSpec(scale=1.0, chunk=64),
+    AttentionSpec(scale=1.0, window=20, chunk=48),
+]
+
+
 def check(plan):
     check_shared(plan)
     check_private(plan)
@@ -114,6 +169,28 @@ def test_a_plan_is_its_layout_in_any_tree(shape):
     for sharing in ("tree", "one-level", "none"):
         step = Step(shape, sharing)
         check(CpuPlan.of(step.layout))
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+@pytest.mark.parametrize("name", SHAPES)
+def test_windows(name, spec):
+    check_windows(Step(SHAPES[name]), spec)
+
+
+@settings(max_examples=40)
+@given(shapes(), st.sampled_from(SPECS), st.sampled_from(["tree", "one-level", "none"]))
+def test_windows_in_any_tree(shape, spec, sharing):
+    check_windows(Step(shape, sharing), spec)
+
+
+@pytest.mark.parametrize("change", [-1, 1])
+def test_a_window_off_by_one_is_found(change, monkeypatch):
+    seen = AttentionSpec.first_seen
+    step = Step(SHAPES["depth 6"])
+    plan = CpuPlan.of(step.layout, seen(SPECS[2], step.layout.positions) + change)
+    monkeypatch.setattr(CpuPlan, "of", lambda *a: plan)
+    with pytest.raises(AssertionError):
+        check_windows(step, SPECS[2])
 
 
 def test_pages_of_sequences_without_a_row():

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from tests.attention.budget import Case, Forest, assert_within_budget
-from tests.attention.test_backends import DTYPES, FORESTS
-from treeshare.attention import AttentionSpec, TritonAttention, build_layout, make_backend
+from tests.attention.test_backends import DTYPES, FEATURES, FORESTS
+from treeshare.attention import TritonAttention, build_layout, make_backend
 from treeshare.attention.triton.arrays import PlanKey
 from treeshare.attention.triton.tables import KernelTables
 from treeshare.errors import ConfigError
@@ -28,6 +28,7 @@ SMALL = Case(
     num_kv_heads=1,
     group_size=2,
 )
+WINDOWS = {"none": {}, "window 100": {"window": 100, "soft_cap": 3.0, "has_sinks": True}}
 WHOLE, CUT = 0, 1000
 """Multiprocessors: so few that nodes stay whole, so many that they are cut into chunks."""
 
@@ -103,6 +104,20 @@ def test_groups(group_size):
 
 
 @needs_triton
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize(
+    ("feature", "dtype"),
+    [("window 64", "float32"), ("chunk 5", "float16"), ("all", "bfloat16"), ("wide values", "bfloat16")],
+)
+def test_features(feature, dtype):
+    """Cut into chunks, of which windows leave some out; what no row sees is another's memory."""
+    options = {"head_dim": 96} | FEATURES[feature]  # in float32, windows have a tile of their own there
+    forest = Forest(replace(SMALL, dtype=DTYPES[dtype], **options))
+    forest.give_back_unseen()
+    assert_within_budget(forest, attend(forest, CUT))
+
+
+@needs_triton
 @pytest.mark.parametrize("sharing", slow_but("none")("one-level", "none"))
 def test_rows_computed_alone(sharing):
     forest = Forest(replace(SMALL, sharing=sharing, dtype=torch.bfloat16))
@@ -125,9 +140,10 @@ def test_page_sizes(page_size):
 @needs_triton
 @pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("dtype", slow_but(torch.float32)(torch.float32, torch.bfloat16))
-def test_cutting_changes_no_bit(dtype):
+@pytest.mark.parametrize("feature", ["none", "window 100"])
+def test_cutting_changes_no_bit(dtype, feature):
     """However many programs share a node, its chunks are summed in one order."""
-    forest = Forest(replace(SMALL, dtype=dtype))
+    forest = Forest(replace(SMALL, dtype=dtype, **WINDOWS[feature]))
     num_items = []
     for num_processors in (WHOLE, CUT):
         key = PlanKey.of(forest.layout, 0, forest.case.spec, *forest.query.shape[:2])
@@ -140,9 +156,14 @@ def test_cutting_changes_no_bit(dtype):
 @needs_triton
 @pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("dtype", slow_but(torch.bfloat16)(torch.float32, torch.bfloat16))
-def test_a_row_alone_has_the_same_bits(dtype):
-    """Company changes a row's place in its tile, its slots and its neighbours, and no bit of it."""
-    forest = Forest(replace(SMALL, dtype=dtype, decodes=((1, 2), *((1, 5),) * 40, (1, 70), (2, 9))))
+@pytest.mark.parametrize("feature", slow_but("window 100")("none", "window 100"))
+def test_a_row_alone_has_the_same_bits(dtype, feature):
+    """Company changes a row's place in its tile, its slots and its neighbours, and no bit of it.
+
+    Nor where the window of a neighbour begins.
+    """
+    decodes = ((1, 2), *((1, 5),) * 40, (1, 70), (2, 9))
+    forest = Forest(replace(SMALL, dtype=dtype, decodes=decodes, **WINDOWS[feature]))
     together = attend(forest)
     rows = forest.layout.decode_rows.tolist()
     for number in (0, 17, 41, 42):
@@ -150,18 +171,19 @@ def test_a_row_alone_has_the_same_bits(dtype):
         row = slice(rows[number], rows[number] + 1)
         alone = TritonAttention(forest.store.geometry, num_processors=CUT).attend(
             forest.query[row], forest.key[row], forest.value[row],
-            layer=0, layout=layout, spec=AttentionSpec(scale=forest.case.head_dim**-0.5),
+            layer=0, layout=layout, spec=forest.case.spec, sinks=forest.sinks,
         )  # fmt: skip
         assert_same_bits(bits(alone), bits(together, row))
 
 
 @needs_triton
-def test_a_plan_with_room_changes_no_bit(monkeypatch):
+@pytest.mark.parametrize("feature", ["none", "window 100"])
+def test_a_plan_with_room_changes_no_bit(feature, monkeypatch):
     """What a CUDA graph reads: tables filled up with work that does nothing, then with the next step's."""
     monkeypatch.setattr("treeshare.attention.triton.arrays.MIN_CAPACITY", 8)
     plans, held = {}, set()
     for decodes in (((1, 2), (2, 9)), ((2, 3), (2, 20))):
-        forest = Forest(replace(SMALL, prefilled=(), decodes=decodes, lengths=(9, 5, 7)))
+        forest = Forest(replace(SMALL, prefilled=(), decodes=decodes, lengths=(90, 5, 7), **WINDOWS[feature]))
         exact = attend(forest)
         backend = TritonAttention(forest.store.geometry, num_processors=WHOLE)
         calls = [(0, forest.case.spec, forest.query.shape[1])]
@@ -172,13 +194,29 @@ def test_a_plan_with_room_changes_no_bit(monkeypatch):
             for x in (forest.query, forest.key, forest.value)
         )
         roomy = backend.attend(
-            *inputs, layer=0, layout=forest.layout, spec=AttentionSpec(scale=forest.case.head_dim**-0.5)
+            *inputs, layer=0, layout=forest.layout, spec=forest.case.spec, sinks=forest.sinks
         )
         rows = slice(forest.layout.num_rows)
         assert_same_bits(bits(roomy, rows), bits(exact, rows))
         assert torch.all(roomy.lse[forest.layout.num_rows :] == -torch.inf)
         assert len(plans[fixed].private) > len(decodes), "there is room"
     assert len(plans) == len(held) == 1, "both steps have one size and lie in one place"
+
+
+@needs_triton
+def test_layers_of_several_windows_have_plans_of_their_own(monkeypatch):
+    """One step for a CUDA graph: each plan lies in its own place, and holds what its layers see."""
+    monkeypatch.setattr("treeshare.attention.triton.arrays.MIN_CAPACITY", 8)
+    forest = Forest(replace(SMALL, prefilled=(), decodes=((1, 2), (2, 9)), lengths=(90, 5, 7)))
+    backend, plans = TritonAttention(forest.store.geometry, num_processors=WHOLE), {}
+    specs = [forest.case.spec, replace(forest.case.spec, window=40), replace(forest.case.spec, chunk=64)]
+    calls = [(0, spec, forest.query.shape[1]) for spec in (*specs, *specs)]
+    fixed = backend.fill_fixed(forest.layout, len(forest.query), calls, plans)
+    assert len(fixed) == len({plan.memory.data_ptr() for plan in plans.values()}) == len(specs)
+    monkeypatch.setattr(KernelTables, "make", None)  # nothing is planned anew
+    for case in (forest.case, replace(forest.case, window=40), replace(forest.case, window_chunk=64)):
+        forest.case = case
+        assert_within_budget(forest, forest.attend(backend))
 
 
 @needs_triton

@@ -18,9 +18,10 @@ ROOT = Path(__file__).parents[2]
 TABLE = ROOT / "docs" / "bench" / "triton_kernels.json"
 SHARED_BYTES = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 FAMILIES = {80: {"mma"}, 90: {"mma", "wgmma"}, 100: {"mma", "tcgen05"}}
-HEAD_DIMS = {64, 80, 96, 128, 256}
+HEAD_DIMS = {64, 80, 96, 128, 192, 256}
 DTYPES = {"float16", "bfloat16", "float32"}
-KERNELS = {"store_tokens", "attend_slices", "attend_slices causal", "attend_pages", "merge_states"}
+PLAIN = {"store_tokens", "attend_slices", "attend_slices causal", "attend_pages", "merge_states"}
+KERNELS = PLAIN | {f"{kernel} featured" for kernel in PLAIN - {"store_tokens"}}
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -43,7 +44,9 @@ def check(records):
     assert records
     for record in records:
         name = f"{record['kernel']} sm_{record['capability']} {record['dtype']} {record['head_dim']}"
-        assert record["stack_bytes"] == 0, f"{name} spills registers"
+        is_masked = record["kernel"].endswith("featured") and record["dtype"] == "float32"
+        limit = 32 if is_masked and record["capability"] == 80 else 0  # of MASKED_SLICE_TILES
+        assert record["stack_bytes"] <= limit, f"{name} spills registers"
         assert record["registers"] <= 255, name
         assert record["registers"] * 32 * record["num_warps"] <= 65_536, f"{name}: a program does not fit"
         assert record["shared_bytes"] <= SHARED_BYTES[record["capability"]], f"{name}: too much shared memory"

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from tests.attention.budget import Forest, assert_within_budget
-from tests.attention.test_backends import DTYPES, FORESTS
-from treeshare.attention import AttentionSpec, AttentionState, TritonAttention
+from tests.attention.test_backends import DTYPES, FEATURES, FORESTS, LONG
+from treeshare.attention import AttentionState, TritonAttention
 from treeshare.attention.triton.shape import is_interpreted
 
 pytestmark = [
@@ -33,8 +33,10 @@ def on_gpu(case):
 
 def attend(forest, backend):
     query, key, value = (x.cuda() for x in (forest.query, forest.key, forest.value))
-    scale = forest.case.head_dim**-0.5
-    return backend.attend(query, key, value, layer=0, layout=forest.layout, spec=AttentionSpec(scale=scale))
+    sinks = None if forest.sinks is None else forest.sinks.cuda()
+    return backend.attend(
+        query, key, value, layer=0, layout=forest.layout, spec=forest.case.spec, sinks=sinks
+    )
 
 
 def on_cpu(state):
@@ -50,10 +52,22 @@ def test_forests(name, dtype, head_dim):
     assert_within_budget(forest, on_cpu(state))
 
 
+@pytest.mark.parametrize("feature", FEATURES)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_cutting_changes_no_bit(dtype, monkeypatch):
+@pytest.mark.parametrize("name", ["depth 6", "page borders", "mixed step", "long nodes"])
+def test_features(name, dtype, feature):
+    forest = on_gpu(replace((FORESTS | LONG)[name], dtype=DTYPES[dtype], **FEATURES[feature]))
+    forest.give_back_unseen()
+    state = attend(forest, TritonAttention(forest.store.geometry, "cuda"))
+    assert_within_budget(forest, on_cpu(state))
+
+
+@pytest.mark.parametrize("feature", ["none", "all"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_cutting_changes_no_bit(dtype, feature, monkeypatch):
     monkeypatch.setattr("treeshare.attention.triton.shape.CHUNK", 64)
-    forest = on_gpu(replace(FORESTS["block borders"], dtype=DTYPES[dtype]))
+    case = replace(FORESTS["block borders"], dtype=DTYPES[dtype], **FEATURES.get(feature, {}))
+    forest = on_gpu(case)
     whole, cut = (
         attend(forest, TritonAttention(forest.store.geometry, "cuda", num_processors=number))
         for number in (0, 1000)
@@ -67,7 +81,7 @@ def test_a_step_is_captured_in_a_graph():
     forest = on_gpu(replace(FORESTS["mixed step"], dtype=torch.bfloat16))
     backend = TritonAttention(forest.store.geometry, "cuda")
     inputs = [x.cuda() for x in (forest.query, forest.key, forest.value)]
-    options = {"layer": 0, "layout": forest.layout, "scale": forest.case.head_dim**-0.5}
+    options = {"layer": 0, "layout": forest.layout, "spec": forest.case.spec}
     expected = backend.attend(*inputs, **options)  # compiles, and makes the plan
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):

@@ -163,7 +163,7 @@ def test_kernels_that_are_not_used_are_named_with_the_reason(monkeypatch):
     with using_kernels("auto"):
         found = module._kernels()
     library._load.cache_clear()
-    assert found.found == "none (built from other sources: Slice has 56 bytes there and 64 here)"
+    assert found.found == "none (built from other sources: Slice has 64 bytes there and 72 here)"
     assert "--no-cache-dir --force-reinstall --no-deps" in found.remedy
 
 

@@ -6,12 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from tests.engine.forests import requests_for
 from treeshare.config import EngineConfig
 from treeshare.engine.engine import Engine
 from treeshare.engine.expectation import HORIZONS, Expectation
 from treeshare.engine.stats import LATEST_STEPS, EngineStats, StepLog
+from treeshare.kv import KVGeometry, KVStore
 from treeshare.models import load_model
 from treeshare.sampling import SamplingParams
 
@@ -37,11 +39,16 @@ def test_before_the_first_step():
     assert (stats.longest_step_s, stats.median_step_s, stats.longest_step_rows) == (0.0, 0.0, (0, 0))
 
 
+def make_expectation():
+    geometry = KVGeometry.uniform(num_layers=1, num_kv_heads=1, head_dim=16, dtype=torch.float32)
+    return Expectation(KVStore(geometry, budget_bytes=1 << 20, page_size=16).tables)
+
+
 @pytest.mark.parametrize("before", [0, 100_000])
 @pytest.mark.parametrize(("old", "new"), [(2, 300), (300, 2), (50, 60)])
 def test_expected_lengths_follow_what_ends_now(before, old, new):
     """After some hundreds of others of one length the first 100,000 count for nothing."""
-    expectation = Expectation(page_size=16)
+    expectation = make_expectation()
     for _ in range(before):
         expectation.note_end(old)
     for _ in range(6 * max(HORIZONS)):
@@ -51,7 +58,7 @@ def test_expected_lengths_follow_what_ends_now(before, old, new):
 
 
 def test_longer_completions_are_noticed_soon():
-    expectation = Expectation(page_size=16)
+    expectation = make_expectation()
     for _ in range(100_000):
         expectation.note_end(2)
     assert expectation.tokens(300) == 2
@@ -63,7 +70,7 @@ def test_longer_completions_are_noticed_soon():
 def test_expected_lengths_of_a_steady_load_are_its_mean():
     """Little above it, because too short an expectation costs more."""
     rng = np.random.default_rng(1)
-    expectation, found = Expectation(page_size=16), []
+    expectation, found = make_expectation(), []
     for length in rng.geometric(1 / 100, 20_000).tolist():
         expectation.note_end(length)
         found.append(expectation.tokens(10_000))

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from treeshare.attention import CpuAttention
+from treeshare.attention import CpuAttention, cpu
 from treeshare.engine.llm import LLM
 from treeshare.engine.workload import Workload, run_workload
 from treeshare.stopwatch import OFF, REST, Stopwatch
@@ -46,14 +46,16 @@ def test_the_clock_changes_no_token(model_dir, sharing):
     assert tokens(True) == tokens(False)
 
 
-def test_time_is_charged_where_it_is_spent(model_dir):
-    class Slow(CpuAttention):
-        def _add_private(self, *args):
-            time.sleep(0.01)
-            super()._add_private(*args)
+def test_time_is_charged_where_it_is_spent(model_dir, monkeypatch):
+    add_private = cpu._Call.add_private
 
+    def slow(self, *args):
+        time.sleep(0.01)
+        add_private(self, *args)
+
+    monkeypatch.setattr(cpu._Call, "add_private", slow)
     llm = LLM(model_dir("llama"), dtype="float32", profile=True)
-    llm.engine.runner.backend = Slow(llm.engine.stopwatch)
+    llm.engine.runner.backend = CpuAttention(llm.engine.stopwatch)
     workload = WORKLOAD.model_copy(update={"problems": WORKLOAD.problems[:1], "new_tokens": 4})
     phases = run_workload(llm, workload)["profile_s"]
     num_layers, num_steps = 3, 3  # the first of four tokens comes from the prompt's logits

@@ -35,6 +35,11 @@ REFUSING = (
     "{{ raise_exception('only\nyou') }}{% endif %}x"
 )
 
+PLAIN_TASK = SimpleNamespace(
+    num_shots=0, chat_num_shots=None, chat_instruction="", chat_system="", chat_prefill=""
+)
+"""What prompts read of a task that asks for nothing."""
+
 
 @pytest.fixture(scope="module")
 def llm(tmp_path_factory):
@@ -92,7 +97,7 @@ def by_sample(llm, messages, template, kwargs):
     (message,) = messages
     problem = Problem(task_id="p", prompt=message["content"])
     built = FewShotPrompts(problems=[problem.prompt], shots_by_problem=[[]], separator="")
-    task = SimpleNamespace(chat_instruction="")
+    task = PLAIN_TASK
     tokenizer = with_template(llm, template)
     (ids,) = encode_prompts(task, built, tokenizer, chat=True, chat_template_kwargs=kwargs)
     return ids
@@ -309,7 +314,7 @@ def test_added_tokens_are_told_once(caplog, template, text, words, place):
                 assert encoder.encode(text) == tokenizer(text)["input_ids"]
         elif place == "sample":
             built = FewShotPrompts(problems=[text] * 3, shots_by_problem=[[]] * 3, separator="")
-            encode_prompts(SimpleNamespace(chat_instruction=""), built, tokenizer)
+            encode_prompts(PLAIN_TASK, built, tokenizer)
         else:
             rules = TextRules(tokenizer, "m")
             for _ in range(3):
@@ -342,7 +347,7 @@ def test_a_template_of_several_is_the_default(llm):
 
 def test_options_of_a_run():
     """What the manifest records; only where there is a template."""
-    task = SimpleNamespace(num_shots=0)
+    task = PLAIN_TASK
     options = PromptOptions(chat=True, chat_template_kwargs={"b": 1, "a": [None]})
     assert options.record(task) == {"shots": 0, "chat": True, "chat_template_kwargs": '{"a": [null], "b": 1}'}
     assert PromptOptions(chat=True).record(task) == {"shots": 0, "chat": True}

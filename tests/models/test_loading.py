@@ -190,7 +190,7 @@ REFUSED = {
     "model: cannot load {folder}: model.safetensors: SafetensorError: Error while deserializing": lambda f: (
         f / "model.safetensors"
     ).write_bytes(b"\x00" * 50),
-    "t5: not implemented: encoder-decoder architecture": _encoder_decoder,
+    "t5: not a causal language model (an encoder-decoder)": _encoder_decoder,
     "model: cannot load {folder}: config.json: The": _code_from_outside,
     "tokenizer: cannot load it from {folder}: tokenizer.json: ": lambda f: (f / "tokenizer.json").write_text(
         "{"

@@ -38,21 +38,31 @@ def test_no_fast_attention_of_torchs_is_needed(monkeypatch):
 
 
 REFUSED = {
-    "sliding-window attention (window 8)": lambda: transformers.MistralConfig(**_COMMON, sliding_window=8),
-    "attention soft-capping (50.0)": lambda: transformers.Gemma2Config(
-        **_COMMON, head_dim=16, sliding_window=4096
-    ),
     "ALiBi position biases": lambda: transformers.BloomConfig(
         vocab_size=160, hidden_size=64, n_layer=2, n_head=4
     ),
     "rope_type dynamic": lambda: transformers.LlamaConfig(
         **_COMMON, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
     ),
-    "attention sinks": lambda: transformers.GptOssConfig(
-        **_COMMON, head_dim=16, num_local_experts=2, num_experts_per_tok=1, sliding_window=2048
-    ),
-    "model code without transformers' attention interface": lambda: transformers.MambaConfig(
+    "recurrent or convolutional state": lambda: transformers.MambaConfig(
         vocab_size=160, hidden_size=64, num_hidden_layers=2
+    ),
+    "not a causal language model (an encoder: is_decoder is not set)": lambda: transformers.BertConfig(
+        vocab_size=160, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64
+    ),
+    "not a causal language model (the decoder half of an encoder-decoder)": lambda: transformers.BartConfig(
+        vocab_size=160, d_model=64, decoder_layers=2, decoder_attention_heads=4, decoder_ffn_dim=64
+    ),
+    "positions that count from pad_token_id": lambda: transformers.RobertaConfig(
+        vocab_size=160,
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        is_decoder=True,
+    ),
+    "layers without transformers' attention interface": lambda: transformers.GPTNeoConfig(
+        vocab_size=160, hidden_size=64, num_layers=2, num_heads=4, attention_types=[[["global"], 2]]
     ),
 }
 
@@ -92,37 +102,6 @@ def test_mixing_along_the_row_is_found():
         bind_model(model)
 
 
-@pytest.mark.parametrize(
-    ("asked", "named"),
-    [
-        ({"sliding_window": 16}, "sliding-window attention"),
-        ({"softcap": 30.0}, "attention soft-capping"),
-        ({"s_aux": torch.zeros(4)}, "attention sinks"),
-    ],
-)
-def test_what_a_layers_code_asks_for_is_refused_by_name(monkeypatch, asked, named):
-    """Whatever the configuration says: the keywords that reach attention decide."""
-    model = make_model(CONFIGS["llama"]())
-    for layer in model.model.layers:
-        forward = layer.self_attn.forward
-        monkeypatch.setattr(
-            layer.self_attn, "forward", lambda *a, forward=forward, **k: forward(*a, **(k | asked))
-        )
-    with pytest.raises(UnsupportedModelError, match=named):
-        bind_model(model)
-
-
-def test_a_window_that_no_sequence_outgrows_is_none(monkeypatch):
-    model = make_model(CONFIGS["llama"]())
-    window = {"sliding_window": model.config.max_position_embeddings}
-    for layer in model.model.layers:
-        forward = layer.self_attn.forward
-        monkeypatch.setattr(
-            layer.self_attn, "forward", lambda *a, forward=forward, **k: forward(*a, **(k | window))
-        )
-    assert all(call.spec.window is None for call in bind_model(model).calls)
-
-
 # -- what a length, a layer's type or a module decides --
 
 _LONG = {"max_position_embeddings": 96, "num_hidden_layers": 2}
@@ -139,20 +118,6 @@ def _gemma3(rope):
     )
 
 
-def _llama4(**values):
-    return transformers.Llama4TextConfig(
-        **(_COMMON | _LONG),
-        head_dim=16,
-        intermediate_size_mlp=96,
-        num_local_experts=2,
-        num_experts_per_tok=1,
-        attention_chunk_size=None,
-        layer_types=["full_attention"] * 2,
-        no_rope_layers=[1, 0],
-        **values,
-    )
-
-
 _FACTORS = {"short_factor": [1.0] * 8, "long_factor": [2.0] * 8, "original_max_position_embeddings": 32}
 
 LENGTHS = {
@@ -161,7 +126,6 @@ LENGTHS = {
     ),
     "rope_type longrope": lambda: _gemma3({"rope_type": "longrope", "factor": 3.0} | _FACTORS),
     "rope_type dynamic": lambda: _gemma3({"rope_type": "dynamic", "factor": 2.0}),
-    "attn_temperature_tuning": lambda: _llama4(attn_temperature_tuning=True, floor_scale=24),
     "a composite configuration": lambda: transformers.Gemma3Config(
         text_config=_gemma3({}).to_dict(),
         vision_config={
@@ -191,14 +155,6 @@ def test_attention_that_is_told_not_to_be_causal_is_refused():
         layer.self_attn.is_causal = False
     with pytest.raises(UnsupportedModelError, match="bidirectional attention"):
         bind_model(model)
-
-
-def test_a_difference_behind_a_length_is_found(monkeypatch):
-    """The tuning of Llama 4 without its name: the longer tree, past the configuration's number, shows it."""
-    monkeypatch.setattr("treeshare.models.support._is_tuned", lambda config: False)
-    with pytest.raises(UnsupportedModelError, match="not plain causal attention"):
-        bind_model(make_model(_llama4(attn_temperature_tuning=True, floor_scale=24, attn_scale=2.0)))
-    bind_model(make_model(_llama4(attn_temperature_tuning=False, floor_scale=24, attn_scale=2.0)))
 
 
 def test_logits_that_are_not_finite_are_refused():

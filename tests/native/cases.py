@@ -35,8 +35,15 @@ PRIVATE = (1, 16, 17, 40, 3)
 """Tokens on the pages of the rows that decode."""
 
 
-def attention_case(element, decoding=PRIVATE, prefilled=PREFILLED):
-    """A prefix of two blocks, a segment whose last tokens are computed, and rows with pages of their own."""
+WINDOW, NARROW = 30, 36
+"""With windows: the positions that a row sees, and the width of values, which is not that of keys."""
+
+
+def attention_case(element, decoding=PRIVATE, prefilled=PREFILLED, *, has_features=False):
+    """A prefix of two blocks, a segment whose last tokens are computed, and rows with pages of their own.
+
+    ``has_features``: windows, a soft cap, sinks, and values narrower than keys.
+    """
     case = Case(element, seed=1)
     num_rows = prefilled + len(decoding)
     lengths, padded = (PREFIX, OWN), (320, 128)
@@ -52,13 +59,22 @@ def attention_case(element, decoding=PRIVATE, prefilled=PREFILLED):
     used = slices[slices["last_row"] > slices["first_row"]]
     pages = np.array([-(-tokens // PAGE) for tokens in decoding])
     pool = int(sum(-(-tokens // PAGE) for tokens in PRIVATE))
+    value_width, more = DIM, {}
+    if has_features:
+        value_width = NARROW
+        own = [*range(OWN - prefilled, OWN), *(OWN - 1 + tokens for tokens in decoding)]
+        first_seen = PREFIX + np.array(own) - (WINDOW - 1)
+        more["first_seen"] = case.calls.array(first_seen)
+        more["hidden_tokens"] = case.calls.array(np.maximum(first_seen - (PREFIX + OWN), 0))
+        more["sinks"] = case.calls.array(np.linspace(-3, 3, HEADS * GROUP, dtype=np.float32))
+        more["soft_cap"] = 2.0
     step = case.calls.struct(
         structs.TreeStep,
         num_rows=num_rows,
         num_kv_heads=HEADS,
         group_size=GROUP,
         key_width=DIM,
-        value_width=DIM,
+        value_width=value_width,
         stored_width=WIDTH,
         page_size=PAGE,
         num_slices=len(used),
@@ -69,8 +85,10 @@ def attention_case(element, decoding=PRIVATE, prefilled=PREFILLED):
         private_tokens=case.calls.array(np.array([0] * prefilled + list(decoding))),
         pool_keys=case.given(pool, HEADS, DIM, PAGE),
         pool_values=case.given(pool, HEADS, PAGE, WIDTH),
+        **more,
     )
-    drawn = [case.numbers(PREFILLED + len(PRIVATE), heads, DIM) for heads in (HEADS * GROUP, HEADS, HEADS)]
+    shapes = ((HEADS * GROUP, DIM), (HEADS, DIM), (HEADS, value_width))
+    drawn = [case.numbers(PREFILLED + len(PRIVATE), *shape) for shape in shapes]
     rows = [*range(prefilled), *range(PREFILLED, PREFILLED + len(decoding))]
     query, key, value = (case.calls.array(part[rows]) for part in drawn)
     projections = case.calls.struct(
@@ -80,12 +98,17 @@ def attention_case(element, decoding=PRIVATE, prefilled=PREFILLED):
         value=value,
         query_stride=HEADS * GROUP * DIM,
         key_stride=HEADS * DIM,
-        value_stride=HEADS * DIM,
+        value_stride=HEADS * value_width,
     )
-    out = case.filled("out", num_rows, HEADS * GROUP, DIM)
+    out = case.filled("out", num_rows, HEADS * GROUP, value_width)
     lse = case.calls.result("lse", np.zeros((num_rows, HEADS * GROUP), np.float32))
     case.calls.call(f"attend_{element}", step, projections, DIM**-0.5, out, lse)
     return case
+
+
+def featured_attention_case(element):
+    """Attention with all its features."""
+    return attention_case(element, has_features=True)
 
 
 def every_size(element):
@@ -181,6 +204,7 @@ def softmax_case(element):
 CASES = {
     "linear": linear_case,
     "attention": attention_case,
+    "attention with features": featured_attention_case,
     "rows": rows_case,
     "drawing": drawing_case,
     "softmax": softmax_case,

@@ -158,15 +158,18 @@ def check_rows(folder, level, cpu, threads=2):
         whole = got[f"{num_inputs} {num_outputs} {max(NUM_ROWS)}"]
         for num_rows in NUM_ROWS:
             np.testing.assert_array_equal(got[f"{num_inputs} {num_outputs} {num_rows}"], whole[:num_rows])
-    steps = {
-        (prefilled, num_rows): attention_case("bfloat16", PRIVATE[:num_rows], prefilled)
-        for prefilled, num_rows in ((PREFILLED, 5), (PREFILLED, 0), (0, 5), (0, 1), (0, 2))
-    }
-    out = {key: run(folder, cpu, case.calls, level, threads=threads) for key, case in steps.items()}
-    for name in ("out", "lse"):
-        np.testing.assert_array_equal(out[PREFILLED, 5][name][:PREFILLED], out[PREFILLED, 0][name])
-        for num_rows in (1, 2):
-            np.testing.assert_array_equal(out[0, 5][name][:num_rows], out[0, num_rows][name])
+    for has_features in (False, True):
+        steps = {
+            (prefilled, num_rows): attention_case(
+                "bfloat16", PRIVATE[:num_rows], prefilled, has_features=has_features
+            )
+            for prefilled, num_rows in ((PREFILLED, 5), (PREFILLED, 0), (0, 5), (0, 1), (0, 2))
+        }
+        out = {key: run(folder, cpu, case.calls, level, threads=threads) for key, case in steps.items()}
+        for name in ("out", "lse"):
+            np.testing.assert_array_equal(out[PREFILLED, 5][name][:PREFILLED], out[PREFILLED, 0][name])
+            for num_rows in (1, 2):
+                np.testing.assert_array_equal(out[0, 5][name][:num_rows], out[0, num_rows][name])
 
 
 @pytest.mark.parametrize("threads", [1, 3])

@@ -142,6 +142,7 @@ PAIRS = {
     "SUBTRACT": torch.sub,
     "MULTIPLY": torch.mul,
     "MINIMUM": torch.minimum,
+    "MAXIMUM": torch.maximum,
     "GREATER": lambda a, b: (a > b).to(a.dtype),
 }
 

@@ -64,7 +64,11 @@ def layer(num_inputs, num_outputs, *, bias=True):
     draws = torch.Generator().manual_seed(num_inputs * num_outputs)
     for parameter in linear.parameters():
         nn.init.normal_(parameter, generator=draws)
-    return linear.to(torch.bfloat16).requires_grad_(False)
+    linear = linear.to(torch.bfloat16).requires_grad_(False)
+    memory = torch.full((linear.weight.numel() + 64,), torch.nan, dtype=torch.bfloat16)
+    memory[:-64] = linear.weight.flatten()  # behind the last weight lies what may not be read
+    linear.weight.data = memory[:-64].view(num_outputs, num_inputs)
+    return linear
 
 
 def rows_for(linear):

@@ -5,13 +5,40 @@ import json
 import pytest
 
 from treeshare.errors import DataError
-from treeshare.evals import PromptOptions, build_prompts, evaluate_completions
+from treeshare.evals import Problem, PromptOptions, build_prompts, evaluate_completions
 from treeshare.evals.sandbox import Limits, Verdict
 from treeshare.tasks.gsm8k import Gsm8k, extract_answer
 
 
 def check(problem, completion):
     return Gsm8k().check(problem, completion, None, Limits())
+
+
+@pytest.mark.parametrize(
+    ("reply", "is_right"),
+    [
+        ("So \\boxed{\\frac{10}{2}}.", True),
+        ("The answer is 10/2.", True),
+        ("The answer is $\\frac{10}{2}$ apples.", True),
+        ("<think>The answer is 5.</think>The answer is 9/2.", False),
+        ("The answer is 2^2 + 1.", True),
+        ("The answer is 4-6.", False),
+        ("\\boxed{x = 5}", True),
+        ("\\boxed{5\\text{ apples}}", True),
+        ("\\boxed{2,3}", False),
+        ("The answer is five.", False),
+        ("The answer is 5.", True),
+    ],
+)
+def test_a_chat_reply_is_read_as_mathematics(reply, is_right):
+    problem = Problem(task_id="a", prompt="", data={"answer": "5"})
+    assert check(problem, Gsm8k().from_chat(problem, reply)).passed == is_right
+
+
+def test_a_completion_of_a_base_model_keeps_its_published_meaning():
+    problem = Problem(task_id="a", prompt="", data={"answer": "5"})
+    assert not check(problem, "The answer is 10/2.").passed
+    assert check(problem, "The answer is 5.\n\nQ: ...\nA: The answer is 7.").passed
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def test_an_unknown_name_lists_what_there_is(name):
     assert repr(name) in message or "cannot import" in message
     assert "\n" not in message
     if "cannot import" not in message:
-        assert "humaneval, mbpp, mbpp-sanitized" in message
+        assert "humaneval, humaneval-plus, livecodebench" in message
 
 
 OWN = """

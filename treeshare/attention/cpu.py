@@ -110,7 +110,7 @@ class CpuAttention(AttentionBackend):
     def __init__(self, stopwatch: Stopwatch = OFF) -> None:
         self._stopwatch = stopwatch
         self._layout: BatchLayout | None = None
-        self._plans: dict[tuple[int, int | None, int | None], CpuPlan] = {}
+        self._plans: dict[tuple[int | None, int | None, int], CpuPlan] = {}
 
     def end_step(self) -> None:
         """See ``AttentionBackend.end_step``."""
@@ -129,7 +129,7 @@ class CpuAttention(AttentionBackend):
         sinks: Tensor | None = None,
     ) -> AttentionState:
         """See ``AttentionBackend.attend``."""
-        plan = self._plan(layout, layout.store.pool_number(layer), spec)
+        plan = self._plan(layout, spec, layout.store.pool_number(layer))
         layout.write(layer, key, value)
         self._stopwatch.lap("attention: store")
         num_rows, num_q_heads, head_dim = query.shape
@@ -150,19 +150,18 @@ class CpuAttention(AttentionBackend):
         self._stopwatch.lap("attention: merge")
         return state
 
-    def _plan(self, layout: BatchLayout, pool: int, spec: AttentionSpec) -> CpuPlan:
-        """The step's plan for the layer's pool and window; where that hides no key, the plan without one."""
+    def _plan(self, layout: BatchLayout, spec: AttentionSpec, pool: int) -> CpuPlan:
+        """The step's plan for a layer's window and pool; where a window hides no key, as without one."""
         if self._layout is not layout:
             self._layout, self._plans = layout, {}
-        key = pool, spec.window, spec.chunk
+        key = spec.window, spec.chunk, pool
         if key not in self._plans:
             first_seen = spec.first_seen(layout.positions)
-            if key == (pool, None, None):
-                self._plans[key] = CpuPlan.of(layout, pool=pool)
-            elif first_seen.any():
+            if first_seen.any():
                 self._plans[key] = CpuPlan.of(layout, first_seen, pool=pool)
             else:
-                self._plans[key] = self._plan(layout, pool, AttentionSpec(scale=spec.scale))
+                whole = self._plans.get((None, None, pool)) or CpuPlan.of(layout, pool=pool)
+                self._plans[key] = self._plans[None, None, pool] = whole
         return self._plans[key]
 
 

@@ -15,7 +15,7 @@ import torch
 
 from treeshare.attention.layout import SharedSlice, seen_slices
 from treeshare.config import SEGMENT_ALIGNMENT
-from treeshare.kv import Segment, page_index
+from treeshare.kv import Segment
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,7 +86,7 @@ class PrivatePages:
 
 @dataclass(frozen=True, slots=True)
 class CpuPlan:
-    """A layout as batched matmuls, made once a step for all layers of one window.
+    """A layout as batched matmuls, made once a step for all layers of one window and pool.
 
     Attributes:
         layout: The layout that it was made from.
@@ -102,7 +102,7 @@ class CpuPlan:
 
     @classmethod
     def of(cls, layout: BatchLayout, first_seen: Tensor | None = None, *, pool: int = 0) -> CpuPlan:
-        """Plan a step; ``first_seen`` ``[num_rows]`` int64; ``pool`` has the layers' pages."""
+        """Plan a step; ``first_seen`` ``[num_rows]`` int64; ``pool``: the place among the store's."""
         seen = None if first_seen is None else first_seen.numpy()
         private = _private_pages(layout, seen, pool) if layout.decodes else None
         return cls(layout, first_seen, _shared_groups(seen_slices(layout.slices, seen), seen), private)
@@ -190,17 +190,18 @@ def _key_padding(run: list[SharedSlice]) -> Tensor | None:
     return torch.arange(SEGMENT_ALIGNMENT).unsqueeze(0) >= torch.tensor(used).unsqueeze(1)
 
 
-def _private_pages(layout: BatchLayout, first_seen: NDArray[np.int64] | None, number: int) -> PrivatePages:
-    size, pool = layout.store.page_size, layout.store.pools[number]
+def _private_pages(layout: BatchLayout, first_seen: NDArray[np.int64] | None, pool: int) -> PrivatePages:
+    size, num_live = layout.store.page_size, layout.store.pools[pool].num_live
     seen = list[tuple[int, int, int, int, int]]()  # page, row, age, first and last token that the row sees
     for row, row_id in zip(layout.decodes, layout.decode_rows.tolist(), strict=True):
         first = 0 if first_seen is None else max(int(first_seen[row_id]) - row.segment.end, 0)
         oldest, num_pages = first // size, row.num_private // size + 1
-        for age, page in enumerate(row.pages.pages[number][oldest:num_pages]):
+        for age, page in enumerate(row.pages.pages[pool][oldest:num_pages]):
+            assert page is not None, "a page that a row sees was given back"
             before = (oldest + age) * size
-            seen.append((page_index(page), row_id, age, first - before, row.num_private - before))
-    is_sparse = first_seen is not None and len({index for index, *_ in seen}) < pool.num_live
-    num_pages = 0 if is_sparse else pool.num_live
+            seen.append((page.index, row_id, age, first - before, row.num_private - before))
+    is_sparse = first_seen is not None and len({index for index, *_ in seen}) < num_live
+    num_pages = 0 if is_sparse else num_live
     bounds, owners = [(size, -1)] * num_pages, [-1] * num_pages
     repeated = list[int]()
     by_age: dict[int, list[tuple[int, int]]] = {}

@@ -15,9 +15,11 @@ from treeshare.cli.compare import compare
 from treeshare.cli.doctor import doctor
 from treeshare.cli.evaluate import evaluate
 from treeshare.cli.export import export
+from treeshare.cli.models import models
 from treeshare.cli.report import report
 from treeshare.cli.sample import sample
 from treeshare.cli.serve import serve
+from treeshare.cli.tasks import tasks
 from treeshare.cli.tree import tree
 from treeshare.cli.verify import verify
 from treeshare.errors import TreeshareError, one_line
@@ -33,6 +35,8 @@ COMMANDS = (
     bench,
     serve,
     batch,
+    models,
+    tasks,
     doctor,
 )
 """In the order of ``treeshare --help``; a function's name is the command's name, its docstring the help."""

@@ -15,8 +15,8 @@ from treeshare.cli.progress import Progress
 from treeshare.errors import DataError, one_line
 
 
-def _check_finite(value: float) -> float:
-    if not math.isfinite(value):
+def _check_finite(value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
         raise typer.BadParameter(f"got {value}, expected a finite number")
     return value
 
@@ -38,11 +38,15 @@ def evaluate(
         ),
     ] = None,
     timeout_s: Annotated[
-        float,
+        float | None,
         typer.Option(
-            "--timeout", min=0.1, max=3600, callback=_check_finite, help="Time limit per program, seconds."
+            "--timeout",
+            min=0.1,
+            max=3600,
+            callback=_check_finite,
+            help="Time limit per program, seconds; by default the task's, 3 for most.",
         ),
-    ] = 3.0,
+    ] = None,
     recheck: Annotated[
         bool,
         typer.Option(
@@ -66,6 +70,7 @@ def evaluate(
         own_task or manifest.task,
         source,
         own_code=own_task is not None,
+        options=manifest.task_options,
     )
     task_ids = set(manifest.task_ids)
     problems = [problem for problem in problems if problem.task_id in task_ids]
@@ -89,7 +94,7 @@ def evaluate(
             [record.model_dump() for record in records],
             sandbox,
             workers=workers or os.cpu_count() or 1,
-            limits=Limits(wall_s=timeout_s),
+            limits=Limits(wall_s=task.timeout_s if timeout_s is None else timeout_s),
             cache=cache,
             on_progress=progress.update,
         )

@@ -47,6 +47,7 @@ def _solutions(run: "JudgedRun", data: Path | None, name: str | None) -> Callabl
         name or manifest.task,
         data or (Path(manifest.data) if manifest.data else None),
         own_code=name is not None,
+        options=manifest.task_options,
     )
     by_id = {problem.task_id: problem for problem in problems if problem.task_id in run.problems}
     for task_id in manifest.task_ids:

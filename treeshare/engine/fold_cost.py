@@ -54,7 +54,7 @@ def fold_cost_here(
     """What a node costs here, from the cache or measured now, in about a third of a second.
 
     Args:
-        geometry: Of the model's KV.
+        geometry: Of the model's KV; where layers differ, the first stands for all.
         config: The model's configuration.
         engine: Its backend and number of rows are used.
         device: Where the KV lies; only the CPU is measured.
@@ -63,17 +63,14 @@ def fold_cost_here(
     backend = make_backend(engine.backend, geometry, device=device, level=level).name
     if backend not in _MEASURED:
         return FoldCost(max_rows=engine.max_num_seqs)
+    first = geometry.layers[0]
     key = {
-        "heads": [
-            geometry.layers[0].num_heads,
-            config.num_attention_heads,
-            geometry.layers[0].key_width,
-            config.hidden_size,
-        ],
+        "heads": [first.num_heads, config.num_attention_heads, first.key_width, config.hidden_size],
         "dtype": str(geometry.dtype),
         "backend": backend,
         "arithmetic": ARITHMETIC,
         **({"level": level} if level else {}),
+        **({"value_width": first.value_width} if first.value_width != first.key_width else {}),
     }
     cost = cached("fold_cost", key, TypeAdapter(FoldCost), lambda: measure(geometry, config, engine, level))
     return replace(cost, max_rows=engine.max_num_seqs)

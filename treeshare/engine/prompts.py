@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from treeshare.engine.chat import ChatOptions, Conversations, Message, conversations_of, render_chat
@@ -14,6 +15,8 @@ from treeshare.tree import PromptTree
 
 Prompt = str | Mapping[str, Any] | Sequence[int]
 Prompts = Prompt | Sequence[Prompt]
+
+_REPLY_MARK = "-[[treeshare: the reply goes on here]]-"
 
 _LOG = logging.getLogger(__name__)
 
@@ -130,6 +133,27 @@ class PromptEncoder:
         """
         text = render_chat(self.require_tokenizer(), conversation, options, model_id=self._model_id)
         return {"prompt": text, "prompt_token_ids": self.encode(text, special_tokens=False)}
+
+    def begun_reply(self, conversation: Sequence[Message], begin: str, options: ChatOptions) -> list[int]:
+        """Token ids of a conversation, up to where a reply that begins with ``begin`` goes on.
+
+        The template writes the reply with a mark behind ``begin`` and is cut there, as in EvalPlus: what it
+        puts in front of a reply stands there, and what it strips from the end of one does not matter.
+
+        Raises:
+            ConfigError: As ``chat_prompts``; or if the template does not write the reply.
+        """
+        reply = {"role": "assistant", "content": f"{begin}{_REPLY_MARK}"}
+        text = render_chat(
+            self.require_tokenizer(),
+            [*conversation, reply],
+            replace(options, add_generation_prompt=False),
+            model_id=self._model_id,
+        )
+        before, mark, _ = text.partition(_REPLY_MARK)
+        if not mark:
+            raise ConfigError("messages: the model's chat template leaves out the reply that is to be begun")
+        return self.encode(before, special_tokens=False)
 
 
 def require_text(name: str, text: object) -> None:

@@ -8,6 +8,7 @@ from treeshare.attention import make_backend
 from treeshare.devices import default_kv_budget_bytes, upload
 from treeshare.kv import KVStore
 from treeshare.models import NoAttention, TreeStep, make_adapter
+from treeshare.models.own_code import company_reason
 from treeshare.models.support import require_support
 from treeshare.sampling.softmax import log_softmax
 from treeshare.stopwatch import Stopwatch
@@ -71,7 +72,7 @@ class ModelRunner:
     def company_reason(self) -> str | None:
         """Why a completion's bits may depend on what else runs; None where they do not."""
         if self.backend.keeps_bits:
-            return None
+            return company_reason(self.loaded.model)
         return f"attention {self.backend.name} rounds by where the tree is cut"
 
     @property

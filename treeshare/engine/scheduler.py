@@ -180,7 +180,7 @@ class Scheduler:
             users = Counter(page for table in tables.values() for page in table.held(pool))
             assert all(page.num_users == count for page, count in users.items()), "users are miscounted"
         for sequence in self.running:
-            held = self._num_pages(sequence) * self._page_size
+            held = sequence.num_pages * self._page_size
             assert sequence.num_computed <= held < sequence.num_computed + self._page_size
             assert sequence.num_computed < len(sequence.token_ids), "a row has nothing to compute"
 
@@ -256,7 +256,7 @@ class Scheduler:
         while len(self.admitted) + len(self.running) > self._max_num_seqs:
             self._preempt(self._youngest())
         while True:
-            needing = [s for s in self.running if s.num_computed == self._num_pages(s) * self._page_size]
+            needing = [s for s in self.running if s.num_computed == s.num_pages * self._page_size]
             for sequence in needing:
                 if sequence.pages is None:
                     sequence.pages = tables.new()
@@ -270,17 +270,13 @@ class Scheduler:
             if sequence.pages is not None:
                 tables.grow(sequence.pages)
 
-    @staticmethod
-    def _num_pages(sequence: Sequence) -> int:
-        return 0 if sequence.pages is None else len(sequence.pages)
-
     def _youngest(self) -> Sequence:
         return max((*self.admitted, *self.running), key=lambda sequence: sequence.priority)
 
     def _preempt(self, sequence: Sequence) -> None:
         """Take a sequence's row and KV; it waits, and computes its tokens again when it is admitted again."""
         (self.running if sequence in self.running else self.admitted).remove(sequence)
-        self._num_preemptions += bool(self._num_pages(sequence))
+        self._num_preemptions += bool(sequence.num_pages)
         sequence.drop_kv(self._store)
         self._residency.withdraw(sequence.live.node, len(sequence.completions))
         self._queue(sequence)

@@ -151,6 +151,11 @@ class Sequence:
         return segment
 
     @property
+    def num_pages(self) -> int:
+        """Pages that its tokens with KV fill."""
+        return 0 if self.pages is None else len(self.pages)
+
+    @property
     def draws_next(self) -> bool:
         """Whether the token after the one that its row computes is still to be drawn."""
         return self.num_computed + 1 >= len(self.token_ids)

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 from treeshare.errors import ConfigError
 from treeshare.evals.problem import Task
 from treeshare.evals.sandbox import Limits, default_sandbox
+from treeshare.evals.votes import answer_classes, representatives
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from treeshare.evals.problem import Problem
 
@@ -58,7 +59,11 @@ class EndRule:
             raise ConfigError.of(option, got=text, expected="first-success, or margin=N")
         if type(task).answer is Task.answer:
             raise ConfigError(f"{option}: {task.name} has no answers to count; use first-success")
-        return AnswerMargin(lambda task_id, text: task.answer(by_id[task_id], text), int(found[1]))
+        return AnswerMargin(
+            lambda task_id, text: task.answer(by_id[task_id], text),
+            int(found[1]),
+            lambda task_id, answers: task.answer_classes(by_id[task_id], answers),
+        )
 
 
 class FirstSuccess(EndRule):
@@ -74,10 +79,11 @@ class FirstSuccess(EndRule):
     def __init__(self, task: Task, problems: Mapping[str, Problem]) -> None:
         self._task, self._problems = task, problems
         self._sandbox = default_sandbox() if task.needs_sandbox else None
+        self._limits = Limits(wall_s=task.timeout_s)
 
     def reason(self, task_id: str, completion: str) -> str | None:
         """See ``EndRule.reason``."""
-        result = self._task.check(self._problems[task_id], completion, self._sandbox, Limits())
+        result = self._task.check(self._problems[task_id], completion, self._sandbox, self._limits)
         return "first success" if result.passed else None
 
 
@@ -91,23 +97,31 @@ class AnswerMargin(EndRule):
     Args:
         answer: The answer of a problem's completion, by task id and text; None casts no vote.
         margin: Completions ahead.
+        classes: Classes of equivalent answers, by task id and answers; each alone by default.
     """
 
     never_ends = False
 
-    def __init__(self, answer: Callable[[str, str], str | None], margin: int) -> None:
-        self._answer, self._margin = answer, margin
-        self._votes: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    def __init__(
+        self,
+        answer: Callable[[str, str], str | None],
+        margin: int,
+        classes: Callable[[str, Iterable[str]], list[list[str]]] = lambda _, answers: answer_classes(answers),
+    ) -> None:
+        self._answer, self._margin, self._classes = answer, margin, classes
+        self._given: defaultdict[str, list[str]] = defaultdict(list)
 
     def note(self, task_id: str, completion: str) -> None:
         """See ``EndRule.note``."""
         answer = self._answer(task_id, completion)
         if answer is not None:
-            self._votes[task_id][answer] += 1
+            self._given[task_id].append(answer)
 
     def reason(self, task_id: str, completion: str) -> str | None:
         """See ``EndRule.reason``."""
         self.note(task_id, completion)
-        top = [*self._votes[task_id].most_common(2), ("", 0), ("", 0)]
+        given = self._given[task_id]
+        votes = Counter(representatives(given, self._classes(task_id, given)))
+        top = [*votes.most_common(2), ("", 0), ("", 0)]
         ahead = top[0][1] - top[1][1]
         return f"answer {top[0][0]} is ahead by {ahead}" if ahead >= self._margin else None

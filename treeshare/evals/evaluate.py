@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from treeshare.errors import DataError
 from treeshare.evals.sandbox.base import SandboxError
+from treeshare.evals.votes import representatives
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,12 +23,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckedCompletion:
-    """A completion, what its check said, and what it votes for, if the task has votes."""
+    """A completion, what its check said, and what it votes for, if the task has votes.
+
+    Attributes:
+        task_id: Its problem.
+        completion_index: Which of the problem's completions.
+        result: What its check said.
+        answer: What it votes for: of equivalent answers the one that stands for all.
+        answer_passed: Whether that one is right, where it is another than the completion's own; else None.
+    """
 
     task_id: str
     completion_index: int
     result: CheckResult
     answer: str | None = None
+    answer_passed: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +67,7 @@ class Evaluation:
             }
             optional = {
                 "answer": completion.answer,
+                "answer_passed": completion.answer_passed,
                 "passed_public": completion.result.passed_public,
                 "signature": completion.result.signature,
             }
@@ -93,12 +104,7 @@ def evaluate_completions(
         SandboxError: If the sandbox broke; the message says so where a cache keeps the verdicts so far.
     """
     by_id = {problem.task_id: problem for problem in problems}
-    rank = {task_id: place for place, task_id in enumerate(by_id)}
-    users = Counter[tuple[str, str]]()
-    for record in records:
-        if record["task_id"] not in by_id:
-            raise DataError(f"{record['task_id']}: the task has no such problem; give the run's own --data")
-        users[record["task_id"], record["completion"]] += 1
+    users = _users(by_id, records)
 
     def check(key: tuple[str, str]) -> CheckResult:
         problem, completion = by_id[key[0]], key[1]
@@ -128,17 +134,44 @@ def evaluate_completions(
         pool.shutdown(cancel_futures=True)
         if sandbox is not None:
             sandbox.release()
-    checked = [
-        CheckedCompletion(
-            task_id=record["task_id"],
-            completion_index=record["completion_index"],
-            result=results[record["task_id"], record["completion"]],
-            answer=task.answer(by_id[record["task_id"]], record["completion"]),
-        )
-        for record in records
-    ]
-    checked.sort(key=lambda completion: (rank[completion.task_id], completion.completion_index))
+    by_problem: dict[str, list[Mapping[str, Any]]] = {task_id: [] for task_id in by_id}
+    for record in sorted(records, key=lambda record: record["completion_index"]):
+        by_problem[record["task_id"]].append(record)
+    checked = []
+    for task_id, own in by_problem.items():
+        problem = by_id[task_id]
+        checked += _with_votes(task, problem, own, [results[task_id, record["completion"]] for record in own])
     return Evaluation(completions=checked)
+
+
+def _users(by_id: Mapping[str, Problem], records: Sequence[Mapping[str, Any]]) -> Counter[tuple[str, str]]:
+    """How often each completion of each problem is there."""
+    users = Counter[tuple[str, str]]()
+    for record in records:
+        if record["task_id"] not in by_id:
+            raise DataError(f"{record['task_id']}: the task has no such problem; give the run's own --data")
+        users[record["task_id"], record["completion"]] += 1
+    return users
+
+
+def _with_votes(
+    task: Task, problem: Problem, records: Sequence[Mapping[str, Any]], results: Sequence[CheckResult]
+) -> list[CheckedCompletion]:
+    """A problem's checked completions, with what they vote for."""
+    answers = [task.answer(problem, record["completion"]) for record in records]
+    given = {answer for answer in answers if answer is not None}
+    chosen = representatives(answers, task.answer_classes(problem, given))
+    passed = {answer: result.passed for answer, result in zip(answers, results, strict=True)}
+    return [
+        CheckedCompletion(
+            task_id=problem.task_id,
+            completion_index=record["completion_index"],
+            result=result,
+            answer=answer,
+            answer_passed=passed[answer] if passed[answer] != result.passed else None,
+        )
+        for record, result, answer in zip(records, results, chosen, strict=True)
+    ]
 
 
 @contextlib.contextmanager

@@ -69,7 +69,12 @@ def majority_values(checked: Checked, ks: Sequence[int]) -> Floats | None:
     values = np.empty((len(results), len(ks)))
     for row, problem in enumerate(results):
         answers = [result.answer for result in problem]
-        right = {result.answer for result in problem if result.passed and result.answer is not None}
+        right = {
+            result.answer
+            for result in problem
+            if result.answer is not None
+            and (result.passed if result.answer_passed is None else result.answer_passed)
+        }
         values[row] = [majority_at_k(answers, right, k) for k in ks]
     return values
 

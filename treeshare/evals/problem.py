@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Any
 from treeshare.evals.check_result import CheckResult
 from treeshare.evals.program_tests import check_program, summed_up
 from treeshare.evals.replies import Wanted, program_in
+from treeshare.evals.votes import answer_classes
 
 __all__ = ["CheckResult", "CodeTask", "Problem", "ProgramTask", "Task"]
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from treeshare.evals.program_tests import ProgramTests
     from treeshare.evals.sandbox import Limits, OutsideTests, Sandbox
+    from treeshare.evals.task_card import TaskCard
     from treeshare.tree import Shot
 
 CHAT_INSTRUCTION = "Answer with the complete Python code in one ```python block."
@@ -33,11 +35,13 @@ class Problem:
         task_id: Unique in the task.
         prompt: The problem's own part of the prompt; worked examples and chat templates come around it.
         data: What the task's checker needs besides; read-only.
+        chat_prompt: What a chat model is asked where no worked examples stand in front; ``prompt`` if empty.
     """
 
     task_id: str
     prompt: str
     data: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    chat_prompt: str = ""
 
 
 class Task(ABC):
@@ -50,7 +54,14 @@ class Task(ABC):
         num_shots: Worked examples in front of each problem, as published.
         separator: Text between two worked examples and before the problem.
         chat_instruction: What a chat model is told in front of the prompt; says what ``from_chat`` looks for.
+        chat_system: The system message of a chat; none if empty.
+        chat_prefill: What a chat model's reply is made to begin with. ``from_chat`` is given it, too.
+        chat_num_shots: The same as ``num_shots`` for a chat model; None if it is the same number.
         needs_sandbox: Whether ``check`` runs code; if not, its sandbox may be None.
+        timeout_s: Seconds that a program may take, unless the user says otherwise.
+        options: Names of what can be chosen of the task, and what each means: keyword arguments of the class,
+            which are text.
+        card: What ``treeshare tasks`` says of it.
     """
 
     name: str
@@ -59,7 +70,13 @@ class Task(ABC):
     num_shots: int = 0
     separator: str = "\n\n"
     chat_instruction: str = ""
+    chat_system: str = ""
+    chat_prefill: str = ""
+    chat_num_shots: int | None = None
     needs_sandbox: bool = True
+    timeout_s: float = 3.0
+    options: Mapping[str, str] = MappingProxyType({})
+    card: TaskCard | None = None
 
     @abstractmethod
     def load(self, data: Path | None) -> list[Problem]:
@@ -95,11 +112,19 @@ class Task(ABC):
         return []
 
     def answer(self, problem: Problem, completion: str) -> str | None:
-        """The answer that a completion gives, in a form in which equal answers are equal strings.
+        """The answer that a completion gives, what majority@n votes on.
 
-        What majority@n votes on. None, also by default: no answer, which casts no vote.
+        Equal answers are equal strings, or in one class of ``answer_classes``. None, also by default: no
+        answer, which casts no vote.
         """
         return None
+
+    def answer_classes(self, problem: Problem, answers: Iterable[str]) -> list[list[str]]:
+        """The distinct ones of a problem's answers in classes of equivalent ones; by default each alone.
+
+        The classes may depend on nothing but which answers there are. See ``votes.answer_classes``.
+        """
+        return answer_classes(answers)
 
     def solution(self, problem: Problem, completion: str) -> str | None:
         """The program that a completion stands for, without its tests; None if it stands for none."""
@@ -142,12 +167,17 @@ class CodeTask(Task):
         """See ``program_in``."""
         return program_in(reply, Wanted(names=self.wanted_names(problem)))
 
+    def limits(self, problem: Problem, limits: Limits) -> Limits:
+        """The limits of a program with its tests; override it where problems have their own."""
+        return limits
+
     def check(
         self, problem: Problem, completion: str, sandbox: Sandbox | None, limits: Limits
     ) -> CheckResult:
         """Run ``program`` in the sandbox, and its tests in another one."""
         assert sandbox is not None
         program, tests = self.program(problem, completion), self.tests(problem)
+        limits = self.limits(problem, limits)
         if tests is None:
             execution = sandbox.run(program, limits=limits, as_main=False)
         else:
@@ -156,7 +186,7 @@ class CodeTask(Task):
 
     def fingerprint(self, problem: Problem, completion: str, limits: Limits) -> str | None:
         """See ``Task.fingerprint``."""
-        tests = self.tests(problem)
+        tests, limits = self.tests(problem), self.limits(problem, limits)
         parts = [self.program(problem, completion), None if tests is None else asdict(tests), asdict(limits)]
         return json.dumps(parts)
 

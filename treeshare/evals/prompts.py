@@ -61,9 +61,16 @@ class PromptOptions:
             require_int("shots", self.num_shots, low=0)
         require_choice("shot_choice", self.shot_choice, SHOT_CHOICES)
 
+    def shots_of(self, task: Task) -> int:
+        """How many worked examples stand in front of a problem."""
+        if self.num_shots is not None:
+            return self.num_shots
+        in_chat = task.chat_num_shots if self.chat else None
+        return task.num_shots if in_chat is None else in_chat
+
     def record(self, task: Task) -> dict[str, Any]:
         """What a manifest keeps of it; the seed is the run's, and the prompts' own hash decides."""
-        num_shots = task.num_shots if self.num_shots is None else self.num_shots
+        num_shots = self.shots_of(task)
         choice = {"shot_choice": self.shot_choice} if num_shots else {}
         given = self.chat_template_kwargs
         switches = {"chat_template_kwargs": json.dumps(given, sort_keys=True)} if given else {}
@@ -155,22 +162,23 @@ def completion_end(task: Task, *, chat: bool = False) -> tuple[tuple[str, ...], 
 
 
 def _pool(task: Task, options: PromptOptions) -> Sequence[Shot]:
-    num_shots = task.num_shots if options.num_shots is None else options.num_shots
-    return task.shots(options.data, options.shot_data) if num_shots else []
+    return task.shots(options.data, options.shot_data) if options.shots_of(task) else []
 
 
 def _with_shots(
     task: Task, problems: Sequence[Problem], pool: Sequence[Shot], options: PromptOptions
 ) -> FewShotPrompts:
+    num_shots = options.shots_of(task)
     shots = choose_shots(
         [(problem.task_id, problem.prompt) for problem in problems],
         pool,
-        num_shots=task.num_shots if options.num_shots is None else options.num_shots,
+        num_shots=num_shots,
         choice=options.shot_choice,
         seed=options.seed,
     )
+    asked = options.chat and not num_shots
     return FewShotPrompts(
-        problems=[problem.prompt for problem in problems],
+        problems=[(asked and problem.chat_prompt) or problem.prompt for problem in problems],
         shots_by_problem=[[shot.text for shot in row] for row in shots],
         separator=task.separator,
     )
@@ -188,12 +196,14 @@ def _encoder(
     if getattr(tokenizer, "chat_template", None) is None:
         raise ConfigError("chat: the model has no chat template; leave --chat out, or take an instruct model")
     front = f"{task.chat_instruction}\n\n" if task.chat_instruction else ""
+    system = [{"role": "system", "content": task.chat_system}] if task.chat_system else []
     options = ChatOptions(chat_template_kwargs=chat_template_kwargs)
 
     def encode(text: str) -> list[int]:
-        ids: list[int] = encoder.chat_prompt([{"role": "user", "content": front + text}], options)[
-            "prompt_token_ids"
-        ]
+        conversation = [*system, {"role": "user", "content": front + text}]
+        if task.chat_prefill:
+            return encoder.begun_reply(conversation, task.chat_prefill, options)
+        ids: list[int] = encoder.chat_prompt(conversation, options)["prompt_token_ids"]
         return ids
 
     return encode

@@ -25,7 +25,9 @@ class CompletionResult(BaseModel):
         passed: Whether it is right.
         verdict: How it ended, in words.
         detail: One line on why it did not pass.
-        answer: What it votes for in majority@k; None if it has no answer.
+        answer: What it votes for in majority@k, of equivalent answers the one that stands for all; None if it
+            has no answer.
+        answer_passed: Whether that one is right, where it differs from ``passed``; else None.
         passed_public: Whether it passes the public tests; None where the problem has none.
         signature: Stands for its behaviour on inputs; see ``clustering.Candidate``.
     """
@@ -38,6 +40,7 @@ class CompletionResult(BaseModel):
     verdict: str
     detail: str = ""
     answer: str | None = None
+    answer_passed: bool | None = None
     passed_public: bool | None = None
     signature: str | None = None
 

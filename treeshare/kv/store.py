@@ -73,10 +73,11 @@ class KVStore:
             for token_bytes, reach in geometry.kept
         )
         self.tables = PageTables(self.pools)
+        self._pool_numbers = [geometry.reaches.index(layer.reach) for layer in geometry.layers]
 
     def pool_number(self, layer: int) -> int:
         """Which of ``pools`` has a layer's pages."""
-        return self.geometry.reaches.index(self.geometry.layers[layer].reach)
+        return self._pool_numbers[layer]
 
     def pool_of(self, layer: int) -> PagePool:
         """The pool of a layer's pages."""

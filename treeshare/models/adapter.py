@@ -92,7 +92,8 @@ def attend(
             features.append(str(mask))
     if features:
         raise UnsupportedModelError(f"{name}: attention needs {', '.join(features)}: not implemented")
-    out = step.attend(*(part[0].transpose(0, 1) for part in (query, key, value)), spec, sinks)
+    query, key, value = (part[0].transpose(0, 1) for part in (query, key, value))
+    out = step.attend(query, key, value, spec, sinks)
     return out.unsqueeze(0), None
 
 

@@ -10,17 +10,22 @@ import torch
 from treeshare.errors import UnsupportedModelError
 from treeshare.models.adapter import ATTENTION_NAME
 from treeshare.models.calls import discover_calls
-from treeshare.models.fusion import FusedLayer, fuse_layers, unfuse_layers
+from treeshare.models.experts import bind_experts
+from treeshare.models.fusion import FusedLayer, decoder_layers, fuse_layers, unfuse_layers
 from treeshare.models.length_check import require_lengths
 from treeshare.models.linear import bind_linears, unbind_linears
+from treeshare.models.own_code import bind_own_code, bind_own_matmuls
 from treeshare.models.portable import BY_LEVEL, Wish, fix_norms, fix_tables, refusal, require_fixed
 from treeshare.models.quantization import weights_in_codes
 from treeshare.models.self_check import SelfCheck, check_lengths
-from treeshare.models.support import unsupported_features
-from treeshare.models.written_out import bind_attention, set_attention
+from treeshare.models.written_out import require_known_features, set_attention
 from treeshare.native import PORTABLE, kernel_level
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import nn
+
     from treeshare.kv import KVGeometry
     from treeshare.models.step import AttentionCall
 
@@ -57,17 +62,11 @@ def bind_model(model: Any, *, use_kernels: bool = True) -> BoundModel:  # noqa: 
     Raises:
         UnsupportedModelError: If it needs a feature that is not implemented.
     """
-    features = unsupported_features(model)
-    if features:
-        raise UnsupportedModelError(f"{model.config.model_type}: not implemented: {'; '.join(features)}")
+    model.eval()
+    require_known_features(model)
     wish = _wish(model)
     if wish and not use_kernels:
         raise refusal(model.config.model_type, "compiled layers are the CPU's", wish)
-    model.eval()
-    if not bind_attention(model) and not model._can_set_attn_implementation():
-        raise UnsupportedModelError(
-            f"{model.config.model_type}: not implemented: layers without transformers' attention interface"
-        )
     set_attention(model, ATTENTION_NAME)
     try:
         if wish:
@@ -81,8 +80,9 @@ def bind_model(model: Any, *, use_kernels: bool = True) -> BoundModel:  # noqa: 
             reason = "compiled layers are the CPU's"
             return BoundModel(geometry=geometry, calls=calls, unfused_reason=reason)
         level = PORTABLE if wish else None
+        mixtures = bind_experts(model, level) + bind_own_matmuls(model, level)
         fused, unfused_reason = fuse_layers(model, level)
-        bound = bind_linears(model.modules(), level)
+        bound = mixtures + bind_linears(model.modules(), level) + _bind_rest(model, mixtures, fused, level)
         if wish:
             fix_norms(model)
         if (bound or fused) and not check.error() <= _allowed_error(check, own_error):
@@ -96,6 +96,19 @@ def bind_model(model: Any, *, use_kernels: bool = True) -> BoundModel:  # noqa: 
             f"{model.config.model_type}: its forward lacks what packed rows need ({error})"
         ) from error
     return BoundModel(geometry=geometry, calls=calls, fused=tuple(fused), unfused_reason=unfused_reason)
+
+
+def _bind_rest(
+    model: Any,  # noqa: ANN401
+    mixtures: list[nn.Module],
+    fused: Sequence[FusedLayer],
+    level: str | None,
+) -> list[nn.Module]:
+    """Compute row by row what mixtures' layers compute in code of their own; returns these modules."""
+    if not mixtures:
+        return []
+    layers = decoder_layers(model)
+    return bind_own_code([forward.block for forward in fused if forward.block] if fused else layers, level)
 
 
 def _allowed_error(check: SelfCheck, own_error: float) -> float:

@@ -27,6 +27,7 @@ from treeshare.models.folder import (
     require_layers,
     require_readable,
 )
+from treeshare.models.support import other_kind
 from treeshare.models.tensor_names import ADAPTERS, doubles, lost_experts, renames, shortened, wrappers
 
 if TYPE_CHECKING:
@@ -203,8 +204,8 @@ def read_model(source: str, name: str, dtype: str) -> Any:  # noqa: ANN401
     from transformers import AutoModelForCausalLM
 
     config = read_config(source, name)
-    if getattr(config, "is_encoder_decoder", False):
-        raise UnsupportedModelError(f"{config.model_type}: not implemented: encoder-decoder architecture")
+    if other := other_kind(config):
+        raise UnsupportedModelError(f"{config.model_type}: not a causal language model ({other})")
     with refusing(f"model: cannot load {name}"):
         _require_plain_folder(source, name)
         generation = find_file(source, GENERATION, download=True)

@@ -1,4 +1,4 @@
-"""Bounds what a configuration may make a library build: not much more than a model's files hold.
+"""What a library builds of a configuration: not much more than a model's files hold, and without a word.
 
 A damaged number would otherwise take hours, or all memory, before a weight is found to be missing.
 """
@@ -10,6 +10,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from torch.nn.modules import module as hooks
+from transformers.utils import logging
 
 from treeshare.errors import ModelLoadError
 
@@ -24,6 +25,17 @@ _ROOM = 4
 
 _PACKED_ROOM = 32
 """The same where the files are quantised: many of the model's numbers in one of the files'."""
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Inside, transformers warns of nothing: of a model that is not the user's."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 @contextlib.contextmanager

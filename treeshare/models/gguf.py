@@ -25,6 +25,8 @@ from treeshare.models.tensor_names import shortened
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import torch
+
 _FORMAT = 2
 """Version of the converted folders; raise it when a conversion changes.
 
@@ -64,6 +66,25 @@ def converted_folder(gguf: Path, name: str, dtype: str) -> Path:
             tokenizer.save_pretrained(partial)
 
     return made_once(folder, name, f"converting {gguf.name}", fill)
+
+
+def gguf_config(gguf: Path, dtype: str) -> tuple[Any, torch.dtype]:
+    """The transformers configuration of a file, and the dtype that its model gets; reads no numbers.
+
+    Raises:
+        ModelLoadError: If its metadata cannot be read, or mean what transformers leaves out.
+    """
+    from transformers import AutoConfig
+    from transformers.integrations.gguf import read_gguf_metadata
+
+    if dtype == "auto":
+        dtype = _own_dtype(gguf)
+    with refusing(f"model: cannot read {one_line(gguf)}", "get this file again"):
+        metadata, tensors = read_gguf_metadata(str(gguf))
+        require_metadata(metadata, tensors, gguf)
+        config = AutoConfig.from_pretrained(str(gguf.parent), gguf_file=gguf.name, trust_remote_code=False)
+        require_meaning(metadata, tensors, config, gguf)
+    return config, DTYPES[dtype]
 
 
 def _digest(gguf: Path) -> str:

@@ -7,6 +7,7 @@ model they are a few tokens long, and a tree outgrows all of them in a fraction 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from treeshare.models.adapter import ATTENTION_NAME
 from treeshare.models.cache import cache_dir
 from treeshare.models.calls import discover_calls
 from treeshare.models.checkpoint import say
+from treeshare.models.construction import quietly
 from treeshare.models.miniature import small_model
 from treeshare.models.self_check import branching_layout, plain_sdpa
 from treeshare.models.step import TreeStep, running
@@ -52,11 +54,15 @@ def require_lengths(model: Any) -> None:  # noqa: ANN401
     if place.is_file():
         return
     kind = model.config.model_type
-    small = small_model(type(model), model.config, first_length=_FIRST_LENGTH, max_positions=_MAX_POSITIONS)
+    with quietly():
+        small = small_model(
+            type(model), model.config, first_length=_FIRST_LENGTH, max_positions=_MAX_POSITIONS
+        )
+        if small is not None:
+            compare(small)
     if small is None:
         say(kind, "its windows are not checked: its configuration cannot be made small")
         return
-    compare(small)
     with contextlib.suppress(OSError):  # then it is checked again
         place.parent.mkdir(parents=True, exist_ok=True)
         files.write_atomically(place, files.dump_json({"class": type(model).__name__, "kind": kind}))
@@ -68,9 +74,17 @@ def _place(model: Any) -> Path:  # noqa: ANN401
     versions = (ARITHMETIC, transformers.__version__, torch.__version__)
     fields = sorted((str(name), repr(value)) for name, value in model.config.to_dict().items())
     digest.update(repr((type(model).__module__, type(model).__name__, versions, fields)).encode())
+    digest.update(_code())
+    return cache_dir() / "checked" / f"{digest.hexdigest()[:32]}.json"
+
+
+@functools.cache
+def _code() -> bytes:
+    """A hash of the modules that a model's check goes through."""
+    digest = hashlib.sha256()
     for source in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(source.read_bytes())
-    return cache_dir() / "checked" / f"{digest.hexdigest()[:32]}.json"
+    return digest.digest()
 
 
 @torch.inference_mode()
@@ -131,6 +145,7 @@ def _generated(small: Any, prompt: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # 
     options = transformers.GenerationConfig(
         max_new_tokens=_NUM_NEW, do_sample=False, eos_token_id=None, pad_token_id=0, bos_token_id=0
     )
+    small.generation_config.eos_token_id = None  # which the options' would not replace
     output = small.generate(
         prompt.unsqueeze(0),
         attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),

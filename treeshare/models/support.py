@@ -52,14 +52,12 @@ def head_dim(config: Any) -> int:  # noqa: ANN401
 
 
 def unsupported_features(model: Any) -> list[str]:  # noqa: ANN401
-    """Name each feature of ``model`` that treeshare does not implement, or why it is not meant for it.
+    """Name each feature of ``model`` that treeshare does not implement.
 
     A configuration whose sizes differ between layers, or are another configuration's, is not looked at
     further: its other fields are not there to be read.
     """
     config = model.config
-    if other := _other_kind(model):
-        return [f"not a causal language model ({other})"]
     sizes = foreign_sizes(config)
     if sizes and "without" not in sizes:
         return [sizes]
@@ -78,11 +76,11 @@ def unsupported_features(model: Any) -> list[str]:  # noqa: ANN401
     return _unknown_layers(config) + [feature for feature, needed in checks.items() if needed]
 
 
-def _other_kind(model: Any) -> str | None:  # noqa: ANN401
+def other_kind(config: Any) -> str | None:  # noqa: ANN401
     """What a model is that generates no text on its own, though transformers has a causal class for it."""
     from transformers.models.auto import modeling_auto
 
-    config, kind = model.config, getattr(model.config, "model_type", "")
+    kind = getattr(config, "model_type", "")
     if getattr(config, "is_encoder_decoder", False):
         return "an encoder-decoder"
     halves = (
@@ -113,8 +111,6 @@ def foreign_sizes(config: Any) -> str | None:  # noqa: ANN401
     try:
         lacking = [name for name in _SIZES if not isinstance(getattr(config, name, None), int)]
     except RuntimeError:  # transformers' for a field that differs between layers
-        return "fields that differ between layers"
-    if getattr(config, "is_heterogeneous", False):
         return "fields that differ between layers"
     if lacking and config.get_text_config() is not config:
         return "a composite configuration (its sizes are those of a text model inside)"

@@ -82,18 +82,17 @@ def doubles(names: Collection[str], base: str) -> list[str]:
 
 
 def lost_experts(names: Iterable[str]) -> list[str]:
-    """Names of experts' tensors that are not there although those of other experts of the layer are.
+    """Names of experts' tensors that are not there although those of later experts of the layer are.
 
     transformers joins the experts of a layer in the order of their numbers: with one lost, others would take
-    its place.
+    its place. Without the last the joined tensor has another shape.
     """
-    layers: dict[str, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
+    parts: dict[tuple[str, str], set[int]] = defaultdict(set)
     for name in names:
         if found := _EXPERT.match(name):
-            layers[found["layer"]][int(found["index"])].add(found["part"])
-    lost = []
-    for layer, experts in layers.items():
-        parts = set().union(*experts.values())
-        for index in range(max(experts) + 1):
-            lost += [f"{layer}.{index}.{part}" for part in parts - experts.get(index, set())]
-    return lost
+            parts[found["layer"], found["part"]].add(int(found["index"]))
+    return [
+        f"{layer}.{index}.{part}"
+        for (layer, part), there in parts.items()
+        for index in sorted(set(range(max(there))) - there)
+    ]

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from treeshare.errors import UnsupportedModelError
 from treeshare.models.adapter import ATTENTION_NAME, attend
 from treeshare.models.step import TreeStep, current_step
+from treeshare.models.support import other_kind, unsupported_features
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,7 +78,7 @@ class _Llama4(_OwnForward):
 
 
 class _Positions:
-    """Stands for a cache: stores nothing, and says how far each row's position is from its place in the call."""
+    """Stands for a cache: stores nothing, and how far positions are from places in the call."""
 
     def __init__(self, num_rows: int) -> None:
         self._num_rows = num_rows
@@ -111,8 +113,24 @@ def bind_attention(model: nn.Module) -> bool:
     return bool(modules)
 
 
+def require_known_features(model: Any) -> None:  # noqa: ANN401
+    """Bind the attention of a model's code, where that is known, and refuse what is not implemented.
+
+    Raises:
+        UnsupportedModelError: Naming each feature, or what the model is instead of a causal language model.
+    """
+    kind = model.config.model_type
+    if other := other_kind(model.config):
+        raise UnsupportedModelError(f"{kind}: not a causal language model ({other})")
+    features = unsupported_features(model)
+    if not features and not bind_attention(model) and not model._can_set_attn_implementation():
+        features = ["layers without transformers' attention interface"]
+    if features:
+        raise UnsupportedModelError(f"{kind}: not implemented: {'; '.join(features)}")
+
+
 def set_attention(model: Any, name: str) -> None:  # noqa: ANN401
-    """Let a model's attention be one of transformers', or treeshare's, also where its code has no interface."""
+    """Let a model's attention be one of transformers', or treeshare's, with or without an interface."""
     if model._can_set_attn_implementation():
         model.set_attn_implementation(name)
     else:

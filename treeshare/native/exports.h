@@ -18,6 +18,9 @@ void EXPORT(linear)(const Linear<Element> *linear, const Element *x, Element *ou
 // Part of a decoder layer. A linear layer's operands are whole rows of their buffers; those of one in codes may be parts.
 void EXPORT(run)(const Program<Element> *program);
 
+// A mixture of experts.
+void EXPORT(experts)(const Experts<Element> *experts);
+
 void LEVEL_EXPORT(draw)(const Draws *draws);
 
 // In place, x <= 0: exp(x).

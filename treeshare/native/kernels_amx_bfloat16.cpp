@@ -8,6 +8,6 @@
 #include "bfloat16.h"
 
 #include "attention.h"
-#include "layers.h"
+#include "experts.h"
 #endif
 #endif

@@ -6,5 +6,5 @@
 #include "float32.h"
 
 #include "attention.h"
-#include "layers.h"
+#include "experts.h"
 #endif

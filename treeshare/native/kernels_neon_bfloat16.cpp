@@ -6,6 +6,6 @@
 #include "bfloat16.h"
 
 #include "attention.h"
-#include "layers.h"
+#include "experts.h"
 #include "sampling.h"
 #endif

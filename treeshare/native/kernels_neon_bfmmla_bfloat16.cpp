@@ -6,5 +6,5 @@
 #include "bfloat16.h"
 
 #include "attention.h"
-#include "layers.h"
+#include "experts.h"
 #endif

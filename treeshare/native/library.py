@@ -82,6 +82,7 @@ _ARGUMENTS = {
     "attend": (_POINTER, _POINTER, _FLOAT, _POINTER, _POINTER),
     "linear": (_POINTER, _POINTER, _POINTER, _INT),
     "run": (_POINTER,),
+    "experts": (_POINTER,),
     "draw": (_POINTER,),
     "exp": (_POINTER, _INT),
     "sum_blocks": (_POINTER, _POINTER, _INT),

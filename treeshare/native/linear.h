@@ -178,8 +178,8 @@ struct Cut {
     int group;                // panels that are packed together, so that rows are copied once for all of them
 };
 
-inline Cut cut(int64_t num_words, int64_t num_panels, int64_t num_rows) {
-    const int64_t num_tiles = (num_rows + LINEAR_ROWS - 1) / LINEAR_ROWS, num_threads = omp_get_num_threads();
+inline Cut cut(int64_t num_words, int64_t num_panels, int64_t num_rows, int64_t num_threads) {
+    const int64_t num_tiles = (num_rows + LINEAR_ROWS - 1) / LINEAR_ROWS;
     if (HAS_RUNS || num_tiles <= FEW_TILES) return {num_tiles, std::min(SMALL_CHUNK, round_up(num_words)), 1};
     const int64_t num_chunks = per(num_words, MAX_CHUNK);
     const int64_t chunk = round_up(per(num_words, num_chunks));
@@ -207,10 +207,19 @@ struct Work {
     }
 };
 
+// What a layer is applied to: x [num_rows][num_inputs], its rows `x_stride` numbers apart; out [num_rows][num_outputs].
+struct Rows {
+    const Element *x;
+    int64_t x_stride;
+    Element *out;
+    int64_t num_rows;
+};
+
 // A chunk of some panels, from output `first` on, for all rows.
-TARGET void apply_chunk(const Linear<Element> &linear, const Element *x, Element *out, int64_t num_rows, const Cut &cut,
-                        const Work &work, int64_t first, const Chunk &chunk) {
+TARGET void apply_chunk(const Linear<Element> &linear, const Rows &rows, const Cut &cut, const Work &work,
+                        int64_t first, const Chunk &chunk) {
     const int64_t num_inputs = linear.num_inputs, num_outputs = linear.num_outputs, last = first + cut.group * PANEL;
+    const int64_t num_rows = rows.num_rows;
     const auto weights = [&](int64_t output, int64_t word) {
         return linear.weight + output * num_inputs + word * WORD;
     };
@@ -223,17 +232,28 @@ TARGET void apply_chunk(const Linear<Element> &linear, const Element *x, Element
     for (int64_t row = 0; row < num_rows; row += LINEAR_ROWS) {
         const int height = std::min<int64_t>(LINEAR_ROWS, num_rows - row);
         const Operand *operands =
-            take_operands(x + row * num_inputs + chunk.first * WORD, num_inputs, height, count, work.operands);
+            take_operands(rows.x + row * rows.x_stride + chunk.first * WORD, rows.x_stride, height, count, work.operands);
         for (int64_t output = first, place = 0; output < std::min(last, num_outputs); output += PANEL, ++place) {
             const Tile tile = {operands,
-                               HAS_TAILS && operands == work.operands ? BUFFER_STRIDE : num_inputs,
+                               HAS_TAILS && operands == work.operands ? BUFFER_STRIDE : rows.x_stride,
                                work.totals + (place * num_rows + row) * PANEL,
                                linear.bias ? linear.bias + output : nullptr,
                                int(std::min<int64_t>(PANEL, num_outputs - output)),
-                               out + row * num_outputs + output,
+                               rows.out + row * num_outputs + output,
                                num_outputs};
             multiply_rows(height, tile, work.packed + place * work.panel_size, chunk, ahead);
         }
+    }
+}
+
+// Panels [first, last), no more than are packed together, for all inputs.
+TARGET void apply_group(const Linear<Element> &linear, const Rows &rows, Cut cut, const Work &work, int64_t first,
+                        int64_t last) {
+    const int64_t num_words = per(linear.num_inputs, WORD);
+    cut.group = last - first;
+    for (int64_t word = 0; word < num_words; word += cut.chunk) {
+        const int64_t end = std::min(word + cut.chunk, num_words);
+        apply_chunk(linear, rows, cut, work, first * PANEL, {word, end, word == 0, end == num_words});
     }
 }
 
@@ -242,16 +262,23 @@ TARGET void apply_chunk(const Linear<Element> &linear, const Element *x, Element
 TARGET void apply(const Linear<Element> &linear, const Element *x, Element *out, int64_t num_rows) {
     if (num_rows == 0) return;
     const int64_t num_words = per(linear.num_inputs, WORD), num_panels = per(linear.num_outputs, PANEL);
-    const Cut cut = linear::cut(num_words, num_panels, num_rows);
+    const Cut cut = linear::cut(num_words, num_panels, num_rows, omp_get_num_threads());
+    const Rows rows = {x, linear.num_inputs, out, num_rows};
     static thread_local Scratch scratch;
     const Work work(scratch, cut, num_rows, num_words > cut.chunk);
 #pragma omp for schedule(static)
-    for (int64_t panel = 0; panel < num_panels; panel += cut.group) {
-        for (int64_t word = 0; word < num_words; word += cut.chunk) {
-            const int64_t last = std::min(word + cut.chunk, num_words);
-            apply_chunk(linear, x, out, num_rows, cut, work, panel * PANEL, {word, last, word == 0, last == num_words});
-        }
-    }
+    for (int64_t panel = 0; panel < num_panels; panel += cut.group)
+        apply_group(linear, rows, cut, work, panel, std::min(panel + cut.group, num_panels));
+}
+
+// Panels [first, last) of a layer, by one thread.
+TARGET void apply_part(const Linear<Element> &linear, const Rows &rows, int64_t first, int64_t last) {
+    const int64_t num_words = per(linear.num_inputs, WORD);
+    const Cut cut = linear::cut(num_words, last - first, rows.num_rows, 1);
+    static thread_local Scratch scratch;
+    const Work work(scratch, cut, rows.num_rows, num_words > cut.chunk);
+    for (int64_t panel = first; panel < last; panel += cut.group)
+        apply_group(linear, rows, cut, work, panel, std::min(panel + cut.group, last));
 }
 
 } // namespace

@@ -217,7 +217,8 @@ TARGET void pair_group(const Operation<Element> &op, const Row &part) {
         if constexpr (KIND == ADD) result = add(x, y);
         if constexpr (KIND == SUBTRACT) result = sub(x, y);
         if constexpr (KIND == MULTIPLY) result = mul(x, y);
-        if constexpr (KIND == MINIMUM) result = min(y, x);
+        if constexpr (KIND == MINIMUM) result = min(y, x); // in this order, so that NaN stays
+        if constexpr (KIND == MAXIMUM) result = max(y, x);
         if constexpr (KIND == GREATER) result = select_lanes(greater(x, y), broadcast(1.0f), broadcast(0.0f));
         if constexpr (KIND == SELECT) result = select_lanes(greater(x, broadcast(0.0f)), y, read(part.c, left, i));
         write(part.out, left, i, result, rounds);
@@ -263,6 +264,7 @@ TARGET void compute_row(const Operation<Element> &op, const Row &row) {
             PAIR(SUBTRACT);
             PAIR(MULTIPLY);
             PAIR(MINIMUM);
+            PAIR(MAXIMUM);
             PAIR(GREATER);
             PAIR(SELECT);
         }

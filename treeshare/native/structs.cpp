@@ -16,6 +16,7 @@ using Projections = ::Projections<Element>;
 using Linear = ::Linear<Element>;
 using Operation = ::Operation<Element>;
 using Program = ::Program<Element>;
+using Experts = ::Experts<Element>;
 
 struct Field {
     const char *name;
@@ -110,6 +111,24 @@ constexpr Field FIELDS[] = {
     FIELD(Program, nanoseconds),
     FIELD(Program, apply_int8),
 
+    FIELD(Experts, up),
+    FIELD(Experts, down),
+    FIELD(Experts, gate),
+    FIELD(Experts, gated),
+    FIELD(Experts, num_experts),
+    FIELD(Experts, num_rows),
+    FIELD(Experts, top_k),
+    FIELD(Experts, takes_turns),
+    FIELD(Experts, rounds_products),
+    FIELD(Experts, x),
+    FIELD(Experts, chosen),
+    FIELD(Experts, weights),
+    FIELD(Experts, out),
+    FIELD(Experts, indptr),
+    FIELD(Experts, places),
+    FIELD(Experts, gathered),
+    FIELD(Experts, given),
+
     FIELD(Draws, num_rows),
     FIELD(Draws, vocab_size),
     FIELD(Draws, stride),
@@ -182,6 +201,7 @@ constexpr Kernel KERNELS[] = {
     KERNEL(attend),     KERNEL(linear),      KERNEL(run),   KERNEL(draw),  KERNEL(exp),
     KERNEL(sum_blocks), KERNEL(log_softmax), FUNCTION(log), FUNCTION(cos), FUNCTION(sin), FUNCTION(power),
     KERNEL(quantize_rows), KERNEL(pack_int8), KERNEL(lookup_int8), KERNEL(linear_int8), KERNEL(apply_int8),
+    KERNEL(experts),
 };
 
 struct Number {

@@ -94,7 +94,7 @@ using ApplyInt8 = void (*)(const Int8Linear *linear, const Buffer *rows, const B
     KIND(ROTATE_HALVES) KIND(ROTATE_PAIRS)                                                                             \
     KIND(COPY) KIND(SILU) KIND(SIGMOID) KIND(GELU) KIND(GELU_TANH) KIND(GELU_NEW) KIND(RELU) KIND(SQUARE) KIND(CUBE)   \
     KIND(TANH) KIND(EXPM1) KIND(NEGATE)                                                                                \
-    KIND(ADD) KIND(SUBTRACT) KIND(MULTIPLY) KIND(MINIMUM) KIND(GREATER) KIND(SELECT)
+    KIND(ADD) KIND(SUBTRACT) KIND(MULTIPLY) KIND(MINIMUM) KIND(MAXIMUM) KIND(GREATER) KIND(SELECT)
 
 enum OperationKind : int64_t {
 #define KIND(name) name,
@@ -140,6 +140,26 @@ struct Program {
     int64_t row_numbers;  // numbers of ROW_BUFFER
     int64_t *nanoseconds; // [2], added to: matmuls, the rest; null: not measured
     ApplyInt8 apply_int8; // of any level; null where there is no LINEAR_INT8
+};
+
+// A layer's mixture of experts. An expert is a linear layer, operations on each of its rows, and another linear layer. A
+// row's output is the sum of what its experts give times their weights, in the order in which they are named.
+template <class Element>
+struct Experts {
+    const Linear<Element> *up, *down; // [num_experts]: all of one shape
+    const Program<Element> *gate;     // what lies between the two: buffer 0 is what `up` gives
+    int64_t gated;                    // the buffer that holds what `down` takes
+    int64_t num_experts, num_rows, top_k;
+    int64_t takes_turns;     // 1: outputs of `up` belong to two halves by turns, which `gate` reads side by side
+    int64_t rounds_products; // 1: what an expert gives times its weight is rounded to the element
+    const Element *x;        // [num_rows][inputs]
+    const int64_t *chosen;   // [num_rows][top_k]: experts; a number that is none's adds nothing
+    const float *weights;    // [num_rows][top_k]
+    Element *out;            // [num_rows][outputs]
+    int64_t *indptr;         // memory: [num_experts + 1], where each expert's rows begin
+    int64_t *places;         // memory: [num_rows][top_k], which of the experts' rows
+    Element *gathered;       // memory: [num_rows * top_k][inputs]
+    Element *given;          // memory: [num_rows * top_k][outputs]
 };
 
 // Tokens to be drawn from rows of logits.

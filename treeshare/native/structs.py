@@ -114,6 +114,16 @@ class Program(ctypes.Structure):
     )
 
 
+class Experts(ctypes.Structure):
+    """A layer's mixture of experts."""
+
+    _fields_ = (
+        *_fields(_POINTER, "up", "down", "gate"),
+        *_fields(_INT, "gated", "num_experts", "num_rows", "top_k", "takes_turns", "rounds_products"),
+        *_fields(_POINTER, "x", "chosen", "weights", "out", "indptr", "places", "gathered", "given"),
+    )
+
+
 class Draws(ctypes.Structure):
     """Tokens to be drawn from rows of logits."""
 
@@ -130,7 +140,9 @@ STRUCTS: dict[str, Any] = {
     "Slice": SLICE,
     **{
         struct.__name__: struct
-        for struct in (TreeStep, Projections, Linear, Buffer, Int8Linear, Place, Operation, Program, Draws)
+        for struct in (
+            *(TreeStep, Projections, Linear, Buffer, Int8Linear, Place, Operation, Program, Experts, Draws),
+        )
     },
 }
 """All structs by their names in C++."""

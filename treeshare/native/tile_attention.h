@@ -6,6 +6,7 @@
 
 #pragma once
 
+#include "attention_work.h"
 #include "common.h"
 
 namespace attention {
@@ -165,7 +166,7 @@ TARGET void attend_tile(Work &work, const Tile &tile, int /*packed_count*/) {
         multiply_columns(num_groups - group, work.query + tile.first * stride, stride * sizeof(Operand), depth,
                          work.keys + group * depth * ELEMENTS, ELEMENTS, depth * ELEMENTS, work.scores + group * SIDE,
                          KEYS * sizeof(float));
-    change_scores(work, tile);
+    if (tile.changes) change_scores(work, tile);
     alignas(64) float corrections[QUERIES];
     softmax_rows(work, tile, value_depth * DEPTH, corrections);
     alignas(64) float sums[QUERIES][MAX_TILES * SIDE];

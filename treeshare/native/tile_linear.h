@@ -215,6 +215,34 @@ TARGET void apply(const Linear<Element> &linear, const Element *x, Element *out,
     }
 }
 
+// What a layer is applied to: x [num_rows][num_inputs], its rows `x_stride` numbers apart; out [num_rows][num_outputs].
+struct Rows {
+    const Element *x;
+    int64_t x_stride;
+    Element *out;
+    int64_t num_rows;
+};
+
+// Panels [first, last) of a layer, by one thread.
+TARGET void apply_part(const Linear<Element> &linear, const Rows &rows, int64_t first, int64_t last) {
+    const int64_t num_inputs = linear.num_inputs, depth = divide_up(num_inputs, DEPTH);
+    static thread_local Scratch scratch, weights;
+    uint32_t *packed = reinterpret_cast<uint32_t *>(
+        scratch.reserve(divide_up(std::min(MAX_STRETCH, rows.num_rows), BLOCK) * depth * 2 * SIZE * sizeof(uint32_t)));
+    Element *copy = reinterpret_cast<Element *>(weights.reserve(depth * PANEL * DEPTH * sizeof(Element)));
+    const tiles::Session session;
+    for (int64_t stretch = 0; stretch < rows.num_rows; stretch += MAX_STRETCH) {
+        const int64_t num_rows = std::min(MAX_STRETCH, rows.num_rows - stretch);
+        const Element *x = rows.x + stretch * rows.x_stride;
+        for (int64_t row = 0; row < num_rows; row += SIDE)
+            for (int64_t tile = 0; tile < depth; ++tile)
+                pack_rows(x + row * rows.x_stride + tile * DEPTH, rows.x_stride, num_rows - row,
+                          num_inputs - tile * DEPTH, packed + (row / BLOCK * depth * 2 + tile * 2 + row / SIDE % 2) * SIZE);
+        multiply_panels(linear, first * PANEL, last - first, packed, num_rows,
+                        rows.out + stretch * linear.num_outputs, copy);
+    }
+}
+
 } // namespace
 
 extern "C" void EXPORT(linear)(const Linear<Element> *linear, const Element *x, Element *out, int64_t num_rows) {

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <limits>
 
+#include "attention_work.h"
 #include "common.h"
 
 namespace attention {
@@ -132,7 +133,7 @@ TARGET void attend_rows(Work &work, const Tile &tile, int packed_count) {
     const int key_width = work.key_width, width = work.value_width, query = tile.first, count = tile.max_seen;
     float corrections[M];
     score<M>(work.query + query * key_width, work.keys, key_width, count, packed_count, work.scores);
-    change_scores(work, tile);
+    if (tile.changes) change_scores(work, tile);
     for (int m = 0; m < M; ++m)
         corrections[m] = online_softmax(work.scores + m * KEYS, work.weights + m * KEYS, tile.seen[m], count, work.scale,
                                         work.maximum + query + m, work.denominator + query + m);

@@ -32,6 +32,7 @@ class Manifest(BaseModel):
     Attributes:
         format: Version of the file format.
         task: Name of the task.
+        task_options: What was chosen of it, by name.
         data: Where the problems came from; informative, as ``prompts_sha256`` identifies the prompts.
         problems_sha256: SHA-256 of the problems as the task read them; empty if not known.
         prompting: How prompts were made from the problems: worked examples, their choice, chat template.
@@ -57,6 +58,7 @@ class Manifest(BaseModel):
 
     format: Literal[1] = 1
     task: str
+    task_options: dict[str, str] = {}
     data: str
     problems_sha256: str = ""
     prompting: dict[str, bool | int | str] = {}

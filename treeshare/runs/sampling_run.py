@@ -56,6 +56,7 @@ def make_manifest(
     prompts: Sequence[Sequence[int]],
     params: SamplingParams,
     prompting: Mapping[str, bool | int | str] | None = None,
+    task_options: Mapping[str, str] | None = None,
     problems_sha256: str = "",
     workers: str = "",
 ) -> Manifest:
@@ -77,6 +78,7 @@ def make_manifest(
     n, seed = sampling.pop("n"), sampling.pop("seed")
     return Manifest(
         task=task,
+        task_options=dict(task_options or {}),
         data=data,
         problems_sha256=problems_sha256,
         prompting=dict(prompting or {}),

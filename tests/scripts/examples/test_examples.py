@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import warnings
 
@@ -11,6 +12,8 @@ from tests.cli.conftest import cli
 from tests.evals.conftest import any_sandbox
 from tests.evals.tiny_text import save_text_model
 from tests.scripts.loading import EXAMPLES, load_script
+from treeshare.evals.sandbox import Limits
+from treeshare.tasks.registry import get_task
 
 __all__ = ["any_sandbox", "cli"]
 
@@ -106,8 +109,11 @@ def test_a_users_mistake_is_one_line(name, any_sandbox, tmp_path, capsys):
 
 def test_a_task_in_twenty_lines(cli, model, tmp_path):
     path = EXAMPLES / "custom_task.py"
-    body = path.read_text().split('"""', 2)[2]
-    assert len([line for line in body.splitlines() if line.strip()]) <= 20
+    kinds = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef)]
+    assert [kind.name for kind in kinds] == ["Functions", "Sums", "Capitals"]
+    for kind in kinds:
+        lines = path.read_text().splitlines()[kind.lineno - 1 : kind.end_lineno]
+        assert len([line for line in lines if line.strip()]) <= 20
     task, out = f"{path}:Sums", tmp_path / "run"
     data = tmp_path / "sums.txt"
     data.write_text("1 + 2\n3 + 4\n5 + 6\n")
@@ -120,6 +126,25 @@ def test_a_task_in_twenty_lines(cli, model, tmp_path):
         "1 + 2",
         "3 + 4",
     }
+
+
+RIGHT = {
+    "Functions": {"double": "    return x + x", "square": "    return x ** 2", "negate": "    return 0 - x"},
+    "Sums": {"7 + 2": " 9", "16 + 2": " \\frac{36}{2}"},
+    "Capitals": {"Italy": " (B)", "France": " A. Paris", "Peru": " D"},
+}
+
+
+WRONG = {"Functions": "    return None", "Sums": " 1", "Capitals": " C"}
+
+
+@pytest.mark.parametrize("kind", RIGHT)
+def test_tasks_of_each_kind_know_right_from_wrong(kind, any_sandbox):
+    task = get_task(f"{EXAMPLES / 'custom_task.py'}:{kind}")
+    problems = {problem.task_id: problem for problem in task.load(None)}
+    for task_id, text in RIGHT[kind].items():
+        assert task.check(problems[task_id], text, any_sandbox, Limits()).passed, (task_id, text)
+        assert not task.check(problems[task_id], WRONG[kind], any_sandbox, Limits()).passed
 
 
 def test_grpo(model, gsm8k, capsys):

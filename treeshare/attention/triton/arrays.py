@@ -232,6 +232,7 @@ class StepArrays:
             for (row, before, begin), count in zip(places, num_pages.tolist(), strict=True)
             for ordinal in range(begin, begin + count)
         ]
+        assert min(pages) >= 0, "a page that a row sees was given back"
         is_cut = len(tokens) * self.shape.num_kv_heads < self._min_programs
         num_chunks = -(-tokens // step) if is_cut else np.ones_like(tokens)
         first_slot = self._add_sources(rows, np.ones_like(tokens), num_chunks)

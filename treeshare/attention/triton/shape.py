@@ -42,16 +42,29 @@ class TileShape(NamedTuple):
 
 SLICE_TILES = {
     2: {64: TileShape(64, 64, 4, 3), 128: TileShape(64, 64, 8, 3), 256: TileShape(32, 64, 8, 2)},
-    4: {64: TileShape(32, 32, 4, 2), 128: TileShape(32, 16, 8, 2, 128), 256: TileShape(16, 32, 8, 2)},
+    4: {
+        64: TileShape(32, 32, 4, 2, 128),
+        128: TileShape(32, 16, 8, 2, 128),
+        256: TileShape(16, 32, 8, 2, 160),
+    },
 }
 """Tiles of ``attend_slices`` by bytes of an element and the larger padded width: the largest that spill no
 register (docs/bench/triton_kernels.md). Float32 has no tensor cores, which would round it."""
 
 PAGE_TILES = {
     2: {64: TileShape(16, 64, 4, 2, 128), 128: TileShape(16, 64, 4, 2), 256: TileShape(16, 64, 4, 2)},
-    4: {64: TileShape(16, 32, 4, 2), 128: TileShape(16, 32, 8, 2, 128), 256: TileShape(16, 32, 8, 2, 128)},
+    4: {
+        64: TileShape(16, 32, 4, 2, 128),
+        128: TileShape(16, 32, 8, 2, 128),
+        256: TileShape(16, 32, 8, 2, 128),
+    },
 }
 """Tiles of ``attend_pages``, likewise; short pages and many query heads of a KV head change them."""
+
+MASKED_SLICE_TILES = {(4, 128): TileShape(32, 32, 8, 2)}
+MASKED_PAGE_TILES = {(4, 256): TileShape(16, 32, 8, 2, 160)}
+"""In their place, by the same two numbers, where a window or a soft cap would make a kernel spill registers.
+Keys of 80 and 96 still spill up to 32 bytes on sm_80. The rows, by which tables are made, are the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +111,9 @@ class KernelShape:
     @property
     def page_tile(self) -> TileShape:
         """The tile of ``attend_pages``: the query heads of a KV head, and keys of one page."""
-        tile = PAGE_TILES[self.dtype.itemsize][self._tile_width]
+        return self._of_pages(PAGE_TILES[self.dtype.itemsize][self._tile_width])
+
+    def _of_pages(self, tile: TileShape) -> TileShape:
         keys = min(self.page_size & -self.page_size, tile.keys)
         return tile._replace(rows=_power_of_two(self.group_size), keys=keys)
 
@@ -127,11 +142,18 @@ class KernelShape:
 
     def attend_slices(self, spec: AttentionSpec, *, causal: bool) -> dict[str, Any]:
         """Compile-time constants of ``attend_slices``."""
-        return {"CAUSAL": causal, "CHUNK": self.chunk, **self._attend(self.slice_tile, spec)}
+        tile = self.slice_tile
+        if _is_masked(spec):
+            tile = MASKED_SLICE_TILES.get((self.dtype.itemsize, self._tile_width), tile)
+        return {"CAUSAL": causal, "CHUNK": self.chunk, **self._attend(tile, spec)}
 
     def attend_pages(self, spec: AttentionSpec) -> dict[str, Any]:
         """Compile-time constants of ``attend_pages``."""
-        return {"PAGE_SIZE": self.page_size, "CHUNK": self.page_chunk, **self._attend(self.page_tile, spec)}
+        tile = self.page_tile
+        if _is_masked(spec):
+            other = MASKED_PAGE_TILES.get((self.dtype.itemsize, self._tile_width))
+            tile = self._of_pages(other) if other else tile
+        return {"PAGE_SIZE": self.page_size, "CHUNK": self.page_chunk, **self._attend(tile, spec)}
 
     def merge_states(self, spec: AttentionSpec) -> dict[str, Any]:
         """Compile-time constants of ``merge_states``."""
@@ -176,6 +198,11 @@ class KernelShape:
 def has_window(spec: AttentionSpec) -> bool:
     """Whether rows do not see all that comes before them."""
     return spec.window is not None or spec.chunk is not None
+
+
+def _is_masked(spec: AttentionSpec) -> bool:
+    """Whether more than the products of queries and keys make a layer's scores."""
+    return has_window(spec) or spec.soft_cap is not None
 
 
 def _power_of_two(size: int) -> int:

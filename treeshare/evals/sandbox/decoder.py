@@ -295,7 +295,7 @@ def make_sympy(decoder: Decoder, node: "Node") -> "Value":
         node[0] == "sympy.constant" and node[1] not in SYMPY_CONSTANTS
     ):
         raise Refused("an expression that is not known")
-    import sympy  # type: ignore[import-untyped]
+    import sympy
 
     if node[0] == "sympy.Rational":
         return sympy.Rational(*integers(decoder, node))

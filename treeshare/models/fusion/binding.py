@@ -13,6 +13,7 @@ from treeshare.models.fusion.judge import NUM_ROWS, Call, Mixer, judge
 from treeshare.models.fusion.layer import FLOATS, FusedLayer, Workspace
 from treeshare.models.fusion.recipe import find_recipe
 from treeshare.models.fusion.tables import StepTables
+from treeshare.models.pages import in_large_pages
 from treeshare.models.quantization import codes_by_parameter, is_placeholder
 from treeshare.models.step import running
 from treeshare.native import ELEMENTS, kernel_level, unused_reason
@@ -37,16 +38,21 @@ def fuse_layers(model: nn.Module, level: str | None = None) -> tuple[list[FusedL
     """
     layers = decoder_layers(model)
     try:
-        dtype = _dtype(layers)
+        _require_kernels(layers)
+        calls = find_calls(model, layers)
+        dtype = _dtype(calls)
         codes = codes_by_parameter(model)
-        programs = find_programs(find_calls(model, layers), dtype, codes, level)
+        programs = find_programs(calls, dtype, codes, level)
     except Unfusable as reason:
         return [], str(reason)
     for parameter in model.parameters():  # else the mapped file stays in memory beside the joined weights
         if not is_placeholder(parameter):
-            parameter.data = parameter.data.clone()
+            parameter.data = in_large_pages(parameter.data)
     workspace, tables = Workspace(), StepTables(dtype)
-    fused = [FusedLayer(program, dtype, workspace, tables, codes, level) for program in programs]
+    fused = [
+        FusedLayer(program, dtype, workspace, tables, codes, level, layer)
+        for program, layer in zip(programs, layers, strict=True)
+    ]
     for layer, forward in zip(layers, fused, strict=True):
         layer.forward = forward
     return fused, None
@@ -130,13 +136,21 @@ def find_programs(
     return programs
 
 
-def _dtype(layers: list[nn.Module]) -> torch.dtype:
+def _require_kernels(layers: list[nn.Module]) -> None:
     if kernel_level() == "none":
         reason = unused_reason()
         raise Unfusable("no compiled kernels are used" + (f": {reason}" if reason else ""))
     if not layers:
         raise Unfusable("it has no list of layers")
-    dtypes = {parameter.dtype for layer in layers for parameter in layer.parameters()}
+
+
+def _dtype(calls: list[Call]) -> torch.dtype:
+    """Of the layers' weights; those of blocks are their own."""
+    dtypes = set()
+    for call in calls:
+        block = [] if call.block is None else list(call.layer.get_submodule(call.block.name).parameters())
+        inside = {id(parameter) for parameter in block}
+        dtypes |= {weight.dtype for weight in call.layer.parameters() if id(weight) not in inside}
     if len(dtypes) != 1 or not dtypes <= set(ELEMENTS):
         raise Unfusable("its weights are neither all bfloat16 nor all float32")
     return dtypes.pop()

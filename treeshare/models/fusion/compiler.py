@@ -11,9 +11,11 @@ from treeshare.models.fusion.graph import Setup, Unfusable, Value, Weight
 from treeshare.models.fusion.places import Home, Memory, Source, is_uniform, pieces, run_length
 from treeshare.models.fusion.program import (
     ATTENDED,
+    BLOCK,
     FIRST_TABLE,
     HIDDEN,
     MATMULS,
+    Called,
     Heads,
     Linears,
     Program,
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from treeshare.models.fusion.schedule import Node
     from treeshare.models.quantization import Int8Weights
 
-_COMMUTE = frozenset({"ADD", "MULTIPLY", "MINIMUM"})
+_COMMUTE = frozenset({"ADD", "MULTIPLY", "MINIMUM", "MAXIMUM"})
 
 _MAX_PIECES = 64
 """Copies that one operand may need; a recipe that needs more is not worth it."""
@@ -56,7 +58,7 @@ class _Compiler:
 
     def __init__(self, recipe: Recipe, codes: Mapping[int, Int8Weights]) -> None:
         self._graph, self._dtype = recipe.graph, recipe.dtype
-        self._own, self._none = number_of("ROW_BUFFER"), number_of("NO_BUFFER")
+        self._own = number_of("ROW_BUFFER")
         self._plan = Schedule(recipe, codes)
         self._tables: dict[Table, int] = {}
         self._homes: dict[int, Home] = {}
@@ -146,6 +148,8 @@ class _Compiler:
             self._memory.release(self._given)
         elif node.kind in MATMULS:
             self._linear(node)
+        elif node.kind == BLOCK:
+            self._call(value)
         elif node.kind == "QUANTIZE":
             self._quantize(value)
         elif node.kind == GATHER:
@@ -166,7 +170,7 @@ class _Compiler:
         for value in node.values:
             self._settle(value, Home(buffer, offset, value.width, value.width))
             offset += value.width
-        operation = self._operation(node.kind, frozenset(), 1, width)
+        operation = _operation(node.kind, frozenset(), 1, width)
         operation.a, operation.out = _place(source, 1, width), structs.Place(buffer, 0, 0)
         weights = tuple(value.weight.parameter.tensor for value in node.values if value.weight)
         if node.kind == "LINEAR_INT8":
@@ -176,11 +180,18 @@ class _Compiler:
         is_transposed = "transposed" in node.values[0].flags
         self._steps.append(Step(operation, Linears(weights, biases, is_transposed)))
 
+    def _call(self, value: Value) -> None:
+        """A block, whose input and output are whole rows."""
+        ((source, _),) = self._sources(value.operands[0])
+        home = self._settle(value, Home(self._memory.take(value.width, False), 0, value.width, value.width))
+        operation = _operation("COPY", frozenset(), 1, value.width)
+        self._steps.append(Step(operation, called=Called(value.setup, source.buffer, home.buffer)))
+
     def _quantize(self, value: Value) -> None:
         """A row's codes, of numbers that lie side by side."""
         (source,), borrowed = self._read(value, value.operands)
         home, width = self._make_home(value), len(value.operands[0])
-        operation = self._operation(value.kind, frozenset(), 1, width)
+        operation = _operation(value.kind, frozenset(), 1, width)
         assert source is not None
         assert value.weight is not None
         operation.a, operation.out = _place(source, 1, width), structs.Place(home.buffer, home.offset, 0)
@@ -204,7 +215,7 @@ class _Compiler:
         num_steps = len(self._steps)
         for source, place in self._sources(operand):
             for groups, width, a, out in pieces(source.columns, to.columns[place]):
-                operation = self._operation("COPY", self._rounding(dtype), groups, width)
+                operation = _operation("COPY", self._rounding(dtype), groups, width)
                 operation.a = _place(Source(source.buffer, a), groups, width)
                 operation.out = _place(Source(to.buffer, out), groups, width)
                 self._steps.append(Step(operation))
@@ -276,7 +287,7 @@ class _Compiler:
         flags = value.flags | self._rounding(value.dtype)
         if weight is not None and weight.plus_one:
             flags |= {"PLUS_ONE"}
-        operation = self._operation(value.kind, flags, groups, width)
+        operation = _operation(value.kind, flags, groups, width)
         for name, source in zip("abc", sources, strict=False):
             if source is not None:
                 setattr(operation, name, _place(source, groups, width))
@@ -290,10 +301,6 @@ class _Compiler:
             )
         )
 
-    def _operation(self, kind: str, flags: frozenset[str], groups: int, width: int) -> structs.Operation:
-        nothing = [structs.Place(self._none, 0, 0) for _ in range(4)]
-        return structs.Operation(number_of(kind), sum(map(number_of, flags)), groups, width, *nothing)
-
     def _rounding(self, dtype: torch.dtype) -> frozenset[str]:
         return frozenset({"ROUND"} if dtype == self._dtype else ())
 
@@ -305,6 +312,12 @@ def _is_readable(value: Value, columns: Columns) -> bool:
     if value.kind in NORMS or value.kind in ROTATIONS or any(isinstance(o, Weight) for o in value.operands):
         return is_uniform(columns, value.inner)
     return is_uniform(columns, run_length([columns]))
+
+
+def _operation(kind: str, flags: frozenset[str], groups: int, width: int) -> structs.Operation:
+    """An operation whose operands are still to be named."""
+    nothing = [structs.Place(number_of("NO_BUFFER"), 0, 0) for _ in range(4)]
+    return structs.Operation(number_of(kind), sum(map(number_of, flags)), groups, width, *nothing)
 
 
 def _place(source: Source, groups: int, width: int) -> structs.Place:

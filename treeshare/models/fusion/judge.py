@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils._pytree import tree_map
 
+from treeshare.models.fusion.blocks import Stub, find_block, replaced
 from treeshare.models.fusion.compiler import compile_recipe
 from treeshare.models.fusion.graph import Unfusable
 from treeshare.models.fusion.layer import FLOATS, FusedLayer, Workspace
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from treeshare.attention import AttentionSpec
+    from treeshare.models.fusion.blocks import Block
     from treeshare.models.fusion.graph import Graph, Path
     from treeshare.models.fusion.program import Program
     from treeshare.models.quantization import Int8Weights
@@ -40,13 +42,13 @@ NUM_ROWS = 7
 _SCALES = (1.0, 1e-3, 30.0)
 """Of hidden states: among small ones an epsilon shows, among large ones a limit."""
 
-_ERROR = 4.0
+ERROR = 4.0
 """Maximum error of a program, in units of the layer's own and a rounding of its row's largest number."""
 
 _OTHER_CODE = 1 / 256
 """What a number that lies between two codes, and gets the other, may change in units of a row's largest."""
 
-_LOST = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError)
+LOST = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError)
 """What model code may raise when it is followed, or what follows it."""
 
 
@@ -57,12 +59,16 @@ class Call:
         layer: The layer.
         args: Arguments; the first are hidden states, unless they are a keyword.
         kwargs: Keywords; the step is left out.
+        like: A call of the same layer, or a copy of it, whose block is known.
+
+    Attributes:
+        block: The layer's block, or None.
 
     Raises:
         Unfusable: If hidden states are not ``[1, NUM_ROWS, width]``.
     """
 
-    def __init__(self, layer: nn.Module, args: Any, kwargs: Any) -> None:  # noqa: ANN401
+    def __init__(self, layer: nn.Module, args: Any, kwargs: Any, like: Call | None = None) -> None:  # noqa: ANN401
         self.layer = layer
         kwargs = dict(kwargs)
         first = args[0] if args else kwargs.pop("hidden_states", None)
@@ -71,6 +77,7 @@ class Call:
         self.hidden = first
         self.args = args[1:]
         self.kwargs = kwargs
+        self.block: Block | None = like.block if like else find_block(layer, first)
 
     def trace(self) -> Graph:
         """What the layer computes.
@@ -79,12 +86,18 @@ class Call:
             Unfusable: If that cannot be followed.
         """
         tensors = dict(_tensors(self.args, ())) | dict(_tensors(self.kwargs, ()))
-        trace = Trace(self.layer, self.hidden, tensors)
+        trace, block = Trace(self.layer, self.hidden, tensors), self.block
+
+        def call(hidden: Tensor) -> Tensor:
+            assert block is not None
+            return trace.call(block, hidden)
+
+        own = (own_forwards(self.layer), replaced(self.layer, block, call))
         try:
-            with torch.inference_mode(), own_forwards(self.layer), running(trace), trace:
+            with torch.inference_mode(), own[0], own[1], running(trace), trace:
                 output = self.layer.forward(self.hidden, *self.args, **self.kwargs)
             return trace.finish(output)
-        except _LOST as error:
+        except LOST as error:
             raise Unfusable(f"its layers cannot be followed ({type(error).__name__}: {error})") from error
 
     def of(self, layer: nn.Module, hidden: Tensor) -> Call:
@@ -95,7 +108,7 @@ class Call:
             return leaf.to(hidden.dtype) if is_float else leaf
 
         args, kwargs = tree_map(convert, (self.args, self.kwargs))
-        return Call(layer, (hidden, *args), kwargs)
+        return Call(layer, (hidden, *args), kwargs, self)
 
     def run(self, forward: Callable[..., Tensor], hidden: Tensor) -> Tensor:
         """``[NUM_ROWS, width]`` of a forward, its arguments in the dtype of ``hidden``."""
@@ -103,7 +116,7 @@ class Call:
         try:
             with running(Mixer()):
                 return forward(hidden, *call.args, **call.kwargs)[0]
-        except _LOST as error:  # such as a forward that somebody replaced, which is bound to the layer itself
+        except LOST as error:  # such as a forward that somebody replaced, which is bound to the layer itself
             raise Unfusable(f"a copy of its layers does not run ({type(error).__name__}: {error})") from error
 
 
@@ -149,7 +162,7 @@ def judge(
         Unfusable: If they differ by more than rounding.
     """
     widths = {name: weights.format.transform for name, weights in quantized_linears(call.layer).items()}
-    probe = _with_random_weights(call.layer)
+    probe = _with_random_weights(call)
     for kind in (dtype, torch.float32) if widths and dtype != torch.float32 else (dtype,):
         _compare(call, copy.deepcopy(probe).to(kind), widths, kind, change, level)
 
@@ -174,10 +187,10 @@ def _compare(
     program = compile_recipe(find_recipe(call.of(probe, hidden).trace(), dtype), codes)
     program.require_weights(dtype)
     change(program)
-    fused = FusedLayer(program, dtype, Workspace(), StepTables(dtype), codes, level)
+    fused = FusedLayer(program, dtype, Workspace(), StepTables(dtype), codes, level, probe)
     error, own_error = ((result - exact).abs().amax(-1) for result in (call.run(fused, hidden.clone()), own))
     size, spacing = exact.abs().amax(-1), torch.finfo(dtype).eps
-    budget = _ERROR * (own_error + size * spacing) + (size * _OTHER_CODE if widths else 0)
+    budget = ERROR * (own_error + size * spacing) + (size * _OTHER_CODE if widths else 0)
     if not bool((error <= budget).all()):
         worst = float((error / size.clamp_min(torch.finfo(dtype).tiny)).max())
         raise Unfusable(f"its compiled layers differ from its own by {worst:.2g} of the largest number")
@@ -199,9 +212,13 @@ def _quantized(layer: nn.Module, widths: Mapping[str, int]) -> Mapping[int, Int8
     return codes_by_parameter(layer) or FLOATS
 
 
-def _with_random_weights(layer: nn.Module) -> nn.Module:
-    with own_forwards(layer):
-        probe = copy.deepcopy(layer)
+def _with_random_weights(call: Call) -> nn.Module:
+    """A copy of a layer with random weights, without its block."""
+    memo: dict[int, Any] = {}
+    if call.block is not None:
+        memo[id(call.layer.get_submodule(call.block.name))] = Stub(call.block)
+    with own_forwards(call.layer):
+        probe = copy.deepcopy(call.layer, memo)
     draws = torch.Generator().manual_seed(0)
     for parameter in probe.parameters():
         noise = torch.randn(parameter.shape, generator=draws)

@@ -9,13 +9,14 @@ so one matmul gives q, k and v, and another gate and up. Results are rounded whe
 from __future__ import annotations
 
 import ctypes
+import itertools
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from treeshare.models.fusion.program import ATTENDED, FIRST_TABLE, HIDDEN
+from treeshare.models.fusion.program import ATTENDED, FIRST_TABLE, HIDDEN, Called
 from treeshare.models.linear import LINEAR, SMALL_OPERATIONS
 from treeshare.models.quantization import join as join_codes
 from treeshare.models.step import current_step
@@ -25,7 +26,7 @@ from treeshare.stopwatch import OFF
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from treeshare.models.fusion.program import Linears, Program, Step
     from treeshare.models.fusion.tables import StepTables
@@ -68,6 +69,7 @@ class FusedLayer:
         tables: What layers prepare once a step, shared likewise.
         codes: The model's int8 weights, by the identities of their parameters; moved likewise.
         level: Whose kernels; None: the process's, ``kernel_level()``. Int8 matmuls are always the process's.
+        layer: The layer, whose blocks the program calls; None: it calls none.
 
     Attributes:
         joined: The weights that replace several of the model's: such as those of q, k and v.
@@ -82,7 +84,9 @@ class FusedLayer:
         tables: StepTables,
         codes: Mapping[int, Int8Weights] = FLOATS,
         level: str | None = None,
+        layer: nn.Module | None = None,
     ) -> None:
+        self._layer = layer
         self._program, self._dtype, self._workspace, self._codes = program, dtype, workspace, codes
         self._run_kernel: Any = kernels(dtype, level).treeshare_run  # type: ignore[union-attr]
         self._tables = [(tables, tables.number(table), table) for table in program.tables]
@@ -91,13 +95,27 @@ class FusedLayer:
         self.joined: list[Tensor] = []
         self._coded: list[tuple[structs.Int8Linear, Int8Weights]] = []
         self.stopwatch = OFF
-        self._parts = [self._part(program.before), self._part(program.after)]
+        self._before, self._after = self._parts(program.before), self._parts(program.after)
         self._first = FIRST_TABLE + len(program.tables)
         self._fitted = (-1, -1)
         self._heads: list[Tensor] = []
+        self._memory: dict[int, Tensor] = {}
+
+    @property
+    def block(self) -> nn.Module | None:
+        """The block that it calls, if there is one."""
+        parts = [part for part in (*self._before, *self._after) if isinstance(part, Called)]
+        return self._layer.get_submodule(parts[0].block.name) if parts and self._layer else None
+
+    def _parts(self, steps: list[Step]) -> list[Any]:
+        """Programs, and calls of blocks between them."""
+        parts: list[Any] = []
+        for called, group in itertools.groupby(steps, key=lambda step: step.called):
+            parts.append(called or self._part(list(group)))
+        return parts
 
     def _part(self, steps: list[Step]) -> tuple[Any, structs.Program]:
-        """Operations before or after attention, with the addresses of their weights."""
+        """Operations that follow one another, with the addresses of their weights."""
         operations = (structs.Operation * len(steps))(*(step.operation for step in steps))
         for operation, step in zip(operations, steps, strict=True):
             if step.linears is not None:
@@ -142,18 +160,36 @@ class FusedLayer:
         prepared = [tables.get(number, table, args, kwargs) for tables, number, table in self._tables]
         for index, rows in enumerate(prepared, FIRST_TABLE):
             self._set(index, rows)
-        before, after = (part for _, part in self._parts)
-        self._run(before, num_rows)
+        self._run_all(self._before, hidden[0])
         query, key, value = self._heads
         attended = current_step().attend(query, key, value, program.attend.spec, program.attend.sinks)
         attended = attended.contiguous().view(num_rows, -1)
         self._set(ATTENDED, attended)
-        self._run(after, num_rows)
+        self._run_all(self._after, hidden[0])
         return hidden
+
+    def _run_all(self, parts: list[Any], hidden: Tensor) -> None:
+        """Compute half a layer."""
+        for part in parts:
+            if isinstance(part, Called):
+                self._call(part, hidden)
+            else:
+                self._run(part[1], len(hidden))
+
+    def _call(self, called: Called, hidden: Tensor) -> None:
+        """Call one of the layer's blocks."""
+        assert self._layer is not None
+        self.stopwatch.lap(SMALL_OPERATIONS)
+        source = hidden if called.source == HIDDEN else self._memory[called.source]
+        output = self._layer.get_submodule(called.block.name)(source.unsqueeze(0))
+        first = output if called.block.others is None else output[0]
+        self._memory[called.target].copy_(first.reshape(source.shape))
+        self.stopwatch.lap(LINEAR)
 
     def _fit(self, num_rows: int) -> None:
         """Say where numbers of so many rows are."""
-        program, memory = self._program, {}
+        program, memory = self._program, self._memory
+        memory.clear()
         for index, (width, is_float32) in enumerate(program.buffers):
             dtype = torch.float32 if is_float32 else self._dtype
             memory[self._first + index] = self._workspace.reserve(index, num_rows, width, dtype)
@@ -173,7 +209,7 @@ class FusedLayer:
         buffer.is_float32 = rows.dtype == torch.float32
 
     def _run(self, part: structs.Program, num_rows: int) -> None:
-        """Compute half a layer; its time is divided in proportion to what the threads spent on each part."""
+        """Compute a part of a layer; its time is divided as the threads spent theirs."""
         part.num_rows = num_rows
         if self.stopwatch.enabled:
             self.stopwatch.lap(SMALL_OPERATIONS)

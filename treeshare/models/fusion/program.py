@@ -18,10 +18,17 @@ from treeshare.native import number_of, structs
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from treeshare.models.fusion.blocks import Block
     from treeshare.models.fusion.graph import Attend
 
 MATMULS = ("LINEAR", "LINEAR_INT8")
 """Operations that all threads do together; what lies between two of them is done row by row."""
+
+BLOCK = "BLOCK"
+"""A block of the layer that is called as it is."""
+
+STAGES = (*MATMULS, BLOCK)
+"""Operations that take whole rows and give whole rows: each is a stage of its own."""
 
 HIDDEN, ATTENDED, FIRST_TABLE = 0, 1, 2
 """Buffers: the layer's input, which becomes its output; attention's output; what is prepared once a step."""
@@ -38,11 +45,19 @@ class Linears(NamedTuple):
     is_transposed: bool
 
 
+class Called(NamedTuple):
+    """A call of one of the layer's blocks: which, and the buffers of its input and output."""
+
+    block: Block
+    source: int
+    target: int
+
+
 class Step(NamedTuple):
     """One operation, and the parameters that it reads: of linear layers, or a weight and a bias.
 
     ``coded`` are parameters with int8 weights: of linear layers that are computed together, or of one whose
-    input is quantised.
+    input is quantised. ``called`` is done instead of the operation.
     """
 
     operation: structs.Operation
@@ -50,6 +65,7 @@ class Step(NamedTuple):
     weight: Any = None
     bias: Any = None
     coded: tuple[Any, ...] = ()
+    called: Called | None = None
 
 
 class Heads(NamedTuple):
@@ -112,7 +128,9 @@ class Program:
                 step.linears.is_transposed,
             )
             weight, bias = (part if part is None else tensors[id(part)] for part in (step.weight, step.bias))
-            return Step(operation, linears, weight, bias, tuple(tensors[id(part)] for part in step.coded))
+            return Step(
+                operation, linears, weight, bias, tuple(tensors[id(part)] for part in step.coded), step.called
+            )
 
         return replace(
             self,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from treeshare.models.fusion.graph import Unfusable, Weight
+from treeshare.models.fusion.program import BLOCK
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -120,7 +121,7 @@ class _Finder:
             for index, operand in enumerate(value.operands):
                 if isinstance(operand, np.ndarray):
                     value.operands[index] = self._moved(operand, moved)
-            if value.kind in GIVEN or value.kind in ("attend", "LINEAR"):
+            if value.kind in GIVEN or value.kind in ("attend", "LINEAR", BLOCK):
                 continue
             parts = tuple(part.tobytes() if isinstance(part, np.ndarray) else part for part in value.operands)
             key = value.kind, parts, value.dtype, value.inner, value.number, value.weight, value.bias
@@ -228,7 +229,11 @@ class _Finder:
         uses = self._uses()
         for value in self._of("COPY"):
             source = self._whole(value.operands[0])
-            if source is None or source.kind in (*GIVEN, "attend", "LINEAR", "COPY") or uses[id(source)] > 1:
+            if (
+                source is None
+                or source.kind in (*GIVEN, "attend", "LINEAR", BLOCK, "COPY")
+                or uses[id(source)] > 1
+            ):
                 continue
             value.kind, value.operands, value.inner = source.kind, source.operands, source.inner
             value.number, value.weight, value.bias = source.number, source.weight, source.bias

@@ -10,7 +10,7 @@ import torch
 
 from treeshare.models.fusion.graph import Value
 from treeshare.models.fusion.places import is_uniform
-from treeshare.models.fusion.program import MATMULS
+from treeshare.models.fusion.program import BLOCK, MATMULS, STAGES
 from treeshare.models.quantization import can_join
 
 if TYPE_CHECKING:
@@ -75,12 +75,12 @@ class Schedule:
         for value in values:
             if value.kind == "LINEAR" and self._codes_of(value):
                 value.kind, value.operands = "LINEAR_INT8", [self._quantize(value, result)]
-            elif value.kind in ("attend", "LINEAR"):
-                is_whole = value.kind == "LINEAR"
+            elif value.kind in ("attend", "LINEAR", BLOCK):
+                is_whole = value.kind != "attend"
                 value.operands = [self._dense(operand, is_whole, result) for operand in value.operands]
             result.append(value)
         output = self._dense(self._graph.output, True, result)
-        if self._graph.owner(int(output[0])) is not result[-1] or result[-1].kind in {*MATMULS, "attend"}:
+        if self._graph.owner(int(output[0])) is not result[-1] or result[-1].kind in {*STAGES, "attend"}:
             self._copied(output, result)
         return result
 
@@ -142,7 +142,7 @@ class Schedule:
                 nodes.append(joined[key])
         stage, before = 0, "attend"
         for node in nodes:
-            stage += node.kind in (*MATMULS, "attend") or before in (*MATMULS, "attend")
+            stage += node.kind in (*STAGES, "attend") or before in (*STAGES, "attend")
             node.stage, before = stage, node.kind
         return nodes
 
@@ -177,7 +177,7 @@ class Schedule:
                 operand = node.values[0].operands[0]
                 (place,) = np.nonzero(owner.has(operand))
                 is_whole = np.array_equal(operand[place], owner.places)
-                is_operation = owner.kind not in ("hidden", "setup", "attend", *MATMULS, "QUANTIZE", GATHER)
+                is_operation = owner.kind not in ("hidden", "setup", "attend", *STAGES, "QUANTIZE", GATHER)
                 if (
                     is_operation
                     and is_whole

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_leaves
 
 from treeshare.models.fusion.graph import Attend, Graph, Setup, Unfusable, Weight
+from treeshare.models.fusion.program import BLOCK
 from treeshare.models.fusion.shadows import Constant, Rows, Shadows
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from treeshare.attention import AttentionSpec
+    from treeshare.models.fusion.blocks import Block
     from treeshare.models.fusion.graph import Path
 
 
@@ -101,6 +103,14 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._shadows.add("attend", operands, out, 0, setup=Attend(spec, heads, widths, sinks))
         return out
 
+    def call(self, block: Block, hidden: Tensor) -> Tensor:
+        """Note a call of a block; the result is random."""
+        with _disable_current_modes():
+            draws = torch.Generator().manual_seed(1)
+            out = torch.randn(hidden.shape, generator=draws).to(hidden.dtype)
+            self._last_axis(BLOCK, hidden, out, setup=block)
+        return out
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
         """Run an operation and note it."""
         kwargs = kwargs or {}
@@ -155,6 +165,8 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._elementwise(kind, args[:1], out)
         elif name in _UNARY:
             self._elementwise(_UNARY[name], args[:1], out)
+        elif name == "clamp" and not any(isinstance(limit, torch.Tensor) for limit in args[1:]):
+            self._clamp(out, *args, **kwargs)
         elif name == "pow.Tensor_Scalar" and args[1] in _POWERS:
             self._elementwise(_POWERS[args[1]], args[:1], out)
         elif name in _SEVERAL and not kwargs:
@@ -169,6 +181,14 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._last_axis("LAYER_NORM", args[0], out, number=rest[2], **weights)
         else:
             raise Unfusable(f"its layers compute {name.split('.')[0]}, which no kernel does")
+
+    def _clamp(self, out: Tensor, x: Tensor, min: float | None = None, max: float | None = None) -> None:
+        """At least ``min``, then at most ``max``; None is no limit."""
+        limits = [(kind, limit) for kind, limit in (("MAXIMUM", min), ("MINIMUM", max)) if limit is not None]
+        for kind, limit in limits:
+            result = out if (kind, limit) == limits[-1] else torch.empty_like(out)
+            self._elementwise(kind, [x, limit], result)
+            x = result
 
     def _linear(self, name: str, args: Any, out: Tensor) -> None:  # noqa: ANN401
         """A linear layer; the weights of ``addmm`` are ``[inputs, outputs]``."""

@@ -1,0 +1,175 @@
+r"""Pairs of answers with what they are, equal or not: ``= | gold | answer`` or ``! | gold | answer``.
+
+``{bar}`` stands for ``|``.
+"""
+
+from __future__ import annotations
+
+PAIRS = r"""
+= | \frac{1}{2} | \dfrac12
+= | \frac9{19} | 9/19
+= | .35625 | 0.35625
+= | .35625 | \frac{57}{160}
+= | 4\frac{2}{3} | \frac{14}{3}
+= | 7 3/4 | 7.75
+! | 4\frac{2}{3} | \frac{8}{3}
+= | 0.\overline{3} | \frac13
+= | 0.1\overline{6} | 1/6
+! | \frac{1}{3} | 0.333
+! | \frac{1}{3} | 0.333...
+! | \frac{9}{7} | 1.285714285714
+= | 1.5\times 10^6 | 1500000
+= | 1.5e6 | 1{,}500{,}000
+= | 3 \cdot 10^{-4} | 0.0003
+= | 2^{-3} | 0.125
+= | 2^10 | 1024
+= | 5! | 120
+= | \binom{5}{2} | 10
+= | -\frac{1}{2} | \frac{1}{-2}
+! | \frac{a}{b+c} | a/b+c
+= | 3\sqrt{5} | \sqrt{45}
+= | 2\sqrt{3} | 2√3
+! | \sqrt{23} | \sqrt23
+= | \frac{1}{\sqrt{2}} | \frac{\sqrt2}{2}
+= | \sqrt[3]{8} | 2
+= | i^2 | -1
+= | \sqrt{-4} | 2i
+= | 6-5i | -5i+6
+! | \pi | 3.14159
+! | \pi | \frac{22}{7}
+! | 1/2^{99} | 1/2^{98}
+! | 1/2^{9999} | 1/2^{9998}
+= | 10^{10^{10}} | 10^{10000000000}
+! | 9^{9^{9^9}} | 9^{9^{9^8}}
+! | 100000! | 100001!
+= | \$32{,}348 | 32348
+= | \$5 | 5 dollars
+= | $5 | 5 dollars
+! | \$5 | 5 cents
+! | \$5 | 5 euros
+= | 11,\! 111,\! 111,\! 100 | 11111111100
+! | 1,2 | 12
+! | 1,2 | 1.2
+= | 100, 200, 300 | 300,100,200
+! | 1,1,2 | 1,2,2
+= | 10\% | 10
+= | 50\% | 0.5
+! | 50\% | 5
+! | 50\% | 0.05
+= | 5\text{ cm} | 5
+= | 5 cm | 5\,\mathrm{centimeters}
+= | \text{5 cm} | 5
+= | 12 \text{ in} | 12 inches
+= | 5 | 5 m
+! | 5\text{ cm} | 5\text{ m}
+! | 5\text{ m} | 500\text{ cm}
+! | 5\text{ cm}^2 | 5\text{ cm}
+! | 5\text{ cm}^2 | 5\text{ cm}^3
+= | 5\text{ square cm} | 5\text{ cm}^2
+= | 50\text{ miles per hour} | 50 mph
+= | 17\text{ apples} | 17
+! | 17\text{ apples} | 17\text{ pears}
+= | 90^\circ | 90
+= | 90^{\circ} | 90 degrees
+! | 90^\circ | \frac{\pi}{2}
+! | 30^\circ | 30\text{ radians}
+= | 2516_8 | 2516_{8}
+= | 2516_8 | (2516)_8
+= | 11_2 | 11_{\text{two}}
+= | 11011_2 | 11011
+! | 52_8 | 52_7
+! | 11_2 | 3
+! | 11_2 | 3_{10}
+= | x=5 | 5
+= | y=2x+3 | 2x+3=y
+! | x=5 | y=5
+= | AB=5 | 5
+= | P(A)=\frac13 | 1/3
+= | x = 2 + 3 = 5 | 5
+= | 3x+2y=6 | 6x+4y=12
+! | 3x+2y=6 | 6x+4y=13
+= | y=2x+3 | 2x-y+3=0
+! | y=2x+3 | 2x-y-3=0
+= | x^2+y^2=1 | 1=y^2+x^2
+! | 5x - 7y + 11z + 4 = 0 | 0
+= | x=1, y=2 | y=2, x=1
+! | x=1, y=2 | x=2, y=1
+= | x=2\text{ or }x=-3 | -3, 2
+= | (1,2) | \left( 1, 2 \right)
+! | (1,2) | (2,1)
+! | (1,2) | 1,2
+! | [2,5) | [2,5]
+! | (2,5) | \{2,5\}
+= | x>3 | (3,\infty)
+= | -2\le x\le 7 | [-2,7]
+= | x \in [-2,7] | [-2,7]
+= | 7 > x \ge 2 | [2, 7)
+! | x<5 | x\le 5
+= | x \le 2 \text{ or } x \ge 5 | (-\infty,2]\cup[5,\infty)
+= | (-\infty,\infty) | \mathbb{R}
+= | (-\infty,2)\cup(3,\infty) | (3,\infty)\cup(-\infty,2)
+! | (-\infty,2)\cup(3,\infty) | (-\infty,2]\cup(3,\infty)
+= | \{1,2,3\} | \{3,2,1\}
+= | \{1,2,2\} | \{1,2\}
+= | \{1,2\} | 1,2
+= | \emptyset | \{\}
+! | \{1,2,3\} | \{1,2\}
+= | \{1\pm\sqrt5,-2\} | \{-2,1-\sqrt5,1+\sqrt5\}
+= | \frac{-1\pm\sqrt{5}}{2} | \frac{-1+\sqrt5}{2}, \frac{-1-\sqrt5}{2}
+! | 1\pm\sqrt{2} | 1+\sqrt{2}
+= | \begin{pmatrix}1&2\\3&4\end{pmatrix} | \begin{bmatrix} 1 & 2 \\ 3 & 4 \end{bmatrix}
+= | \begin{pmatrix}1&2\\3&4\end{pmatrix} | \left[\begin{array}{cc}1&2\\3&4\end{array}\right]
+= | \begin{pmatrix}1&2\\3&4\end{pmatrix} | [[1,2],[3,4]]
+! | \begin{pmatrix}1\\2\end{pmatrix} | \begin{pmatrix}1&2\end{pmatrix}
+! | \begin{pmatrix}1&2\\3&4\end{pmatrix} | \begin{vmatrix}1&2\\3&4\end{vmatrix}
+= | \text{Evelyn} | evelyn
+= | \text{(C)} | C
+= | C | (C)
+= | \text{June 5} | June 5
+! | \text{June 5} | June 6
+! | \text{even} | \text{odd}
+! | \text{east} | \text{seat}
+! | east | seat
+= | 5 | **5**
+= | 5 | $5$.
+= | 5 | \boxed{5}
+= | 5 | \(5\)
+= | 2x^2y | y\cdot 2xx
+= | x^{\frac12} | \sqrt{x}
+= | \frac{\pi}{4}+2k\pi | 2\pi k+\pi/4
+= | {bar}-3{bar} | 3
+= | \lfloor 3.7 \rfloor | 3
+! | 1 | -1
+! | \infty | -\infty
+! | \infty-\infty | 0
+! | 1/0 | 1/0+1
+! | p-q | q-p
+"""
+
+SYMBOLIC = r"""
+= | \frac{\sqrt{6}+\sqrt{2}}{2} | \sqrt{2+\sqrt{3}}
+= | \sin^2 x+\cos^2 x | 1
+= | (x+1)^2 | x^2+2x+1
+= | \frac{1}{x}+1 | \frac{x+1}{x}
+! | (x-1)(x+1) | x^2+1
+= | \tan x | \frac{\sin x}{\cos x}
+= | \log_2 8 | 3
+= | e^{i\pi} | -1
+= | 2\cos 36^\circ | \frac{1+\sqrt{5}}{2}
+= | \frac{x^2-1}{x-1} | x+1
+= | \sqrt{x^2} | {bar}x{bar}
+= | y=(x+1)^2 | x^2+2x+1=y
+= | (1,(a+b)^2) | (1, a^2+2ab+b^2)
+! | \sin x | \cos x
+! | \pi+10^{-300} | \pi
+! | 10^{10^{10}} | 10^{10^{9}}
+= | \sum_{k=1}^{n} k | \frac{n(n+1)}{2}
+= | \int_0^1 x dx | \frac12
+! | \int_0^1 x dx | \frac13
+"""
+
+
+def pairs_of(text):
+    """``(equal, gold, answer)`` of each line."""
+    rows = [line.split(" | ") for line in text.strip().splitlines()]
+    return [(mark == "=", *(part.replace("{bar}", "|") for part in parts)) for mark, *parts in rows]

@@ -1,0 +1,77 @@
+"""Votes for equivalent answers: which answers are one, and which of them stands for all.
+
+Both are functions of the answers alone, not of the order in which they were given.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+
+def answer_classes(
+    answers: Iterable[str],
+    *,
+    same: Callable[[str, str], bool] | None = None,
+    alike: Callable[[str, str], bool] | None = None,
+) -> list[list[str]]:
+    """The distinct answers in classes, each sorted by length and text, as the classes are.
+
+    ``same`` makes the classes. ``alike`` joins classes of which each is like each other: of ``5`` and
+    ``5 cm`` there is one class, of ``5``, ``5 cm`` and ``5 m`` there are three: who knows what ``5`` meant?
+
+    Args:
+        answers: Any number of times each.
+        same: An equivalence; equality by default. Each answer is compared with one of each class.
+        alike: Symmetric; need not be transitive.
+    """
+    classes: list[list[str]] = []
+    for answer in sorted(set(answers), key=_rank):
+        found = next((members for members in classes if same is not None and same(members[0], answer)), None)
+        if found is None:
+            classes.append([answer])
+        else:
+            found.append(answer)
+    return classes if alike is None else _joined(classes, alike)
+
+
+def representatives(answers: Sequence[str | None], classes: Iterable[Sequence[str]]) -> list[str | None]:
+    """For each answer the one that stands for its class: the most frequent, then the shortest, the first."""
+    counts = Counter(answer for answer in answers if answer is not None)
+    chosen = {
+        answer: min(members, key=lambda member: (-counts[member], *_rank(member)))
+        for members in classes
+        for answer in members
+    }
+    return [None if answer is None else chosen[answer] for answer in answers]
+
+
+def _rank(answer: str) -> tuple[int, str]:
+    return len(answer), answer
+
+
+def _joined(classes: list[list[str]], alike: Callable[[str, str], bool]) -> list[list[str]]:
+    """Classes that hang together are one, if each is like each of the others."""
+    places = range(len(classes))
+    like = {
+        place: {other for other in places if other != place and alike(classes[place][0], classes[other][0])}
+        for place in places
+    }
+    joined, seen = [], set[int]()
+    for place in places:
+        if place in seen:
+            continue
+        component, open_places = {place}, [place]
+        while open_places:
+            new = like[open_places.pop()] - component
+            component |= new
+            open_places += new
+        seen |= component
+        if all(like[member] >= component - {member} for member in component):
+            joined.append(sorted((answer for member in component for answer in classes[member]), key=_rank))
+        else:
+            joined += [classes[member] for member in sorted(component)]
+    return joined
