@@ -108,7 +108,7 @@ class GrammarCompiler:
 
     def __init__(self, tokenizer: Any | None, vocab_size: int, eos_token_ids: Collection[int]) -> None:  # noqa: ANN401
         self._source, self._vocab_size, self._eos = tokenizer, vocab_size, frozenset(eos_token_ids)
-        self._lock, self._count_lock = threading.Lock(), threading.Lock()
+        self._lock, self._count_lock, self._reading = threading.Lock(), threading.Lock(), threading.Lock()
         self._kept: OrderedDict[StructuredOutputsParams, GrammarState] = OrderedDict()
         self._tokenizer: Any | None = None
         self._valid: Mask = mask_of(0, ())
@@ -123,11 +123,14 @@ class GrammarCompiler:
         """
         with self._lock:
             state = self._kept.get(params)
-            if state is None:
-                state = self._kept[params] = self._compiled(params)
-                while len(self._kept) > NUM_KEPT:
-                    self._kept.popitem(last=False)
-            self._kept.move_to_end(params)
+            if state is not None:
+                self._kept.move_to_end(params)
+                return state
+        state = self._compiled(params)  # whoever asks for another grammar does not wait for it
+        with self._lock:
+            state = self._kept.setdefault(params, state)
+            while len(self._kept) > NUM_KEPT:
+                self._kept.popitem(last=False)
             return state
 
     def take_num_masks(self) -> int:
@@ -150,8 +153,9 @@ class GrammarCompiler:
     def _compiled(self, params: StructuredOutputsParams) -> GrammarState:
         kind = params.kind
         library = _llguidance()
-        if self._tokenizer is None:
-            self._read_tokenizer(library)
+        with self._reading:
+            if self._tokenizer is None:
+                self._read_tokenizer(library)
         try:
             text = _source(library, params)
             limits = library.LLParserLimits(**_LIMITS)
