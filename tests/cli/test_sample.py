@@ -165,7 +165,9 @@ def test_choices_and_schemas(cli, sampling, tmp_path):
     for name, options in (("a", ["--json-schema", schema]), ("b", ["--choice", "ab", "--choice", "abc"])):
         cli(*sampling, *options, "--max-tokens", 90, "-n", 2, "--out", tmp_path / name)
         texts = [json.loads(line)["completion"] for line in lines_of(tmp_path / name)]
-        assert all(text in ("ab", "abc") if name == "b" else set(json.loads(text)) <= {1, 2} for text in texts)
+        assert all(
+            text in ("ab", "abc") if name == "b" else set(json.loads(text)) <= {1, 2} for text in texts
+        )
 
 
 def test_a_model_without_a_tokenizer_is_refused_for_text(cli, data, model_dir, tmp_path):

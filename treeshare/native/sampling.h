@@ -59,17 +59,22 @@ INLINE Floats weigh(Floats x, Floats maximum, Floats scale) {
     return only(greater(power, broadcast(-149.0f)), exp2_lanes<5>(power));
 }
 
-TARGET float max_logit(const Row row, bool *broken) {
-    Floats maximum = broadcast(-std::numeric_limits<float>::infinity());
+// The largest logit of all tokens, and of those that `mask` allows.
+struct Maxima {
+    float all, allowed;
+    bool has_nan;
+};
+
+TARGET Maxima find_maxima(const Row row, const uint32_t *mask) {
+    Floats all = broadcast(-std::numeric_limits<float>::infinity()), allowed = all;
     int not_numbers = 0;
     for (int64_t at = 0; at < row.vocab_size; at += 16) {
         const Floats x = logits_at(row, at);
         not_numbers |= bits(not_a_number(x));
-        maximum = max(maximum, x);
+        all = max(all, x);
+        if (mask) allowed = max_where(lanes_of(allowed_at(mask, at)), allowed, x);
     }
-    const float result = max_lanes(maximum);
-    *broken = not_numbers || !std::isfinite(result);
-    return result;
+    return {max_lanes(all), max_lanes(mask ? allowed : all), bool(not_numbers)};
 }
 
 TARGET int64_t first_equal(const Row row, float value) {
@@ -241,22 +246,21 @@ TARGET void draw_row(const Draws &draws, int64_t i, Work &work) {
     const Row given = model_row(draws, draws.rows[i]);
     const int64_t top_k = draws.top_k[i];
     const float temperature = draws.temperatures[i];
-    bool broken = false;
-    const float given_maximum = max_logit(given, &broken);
-    draws.broken[i] = broken;
-    if (broken) return;
-    weigh_row(given, given_maximum, LOG2E, work.weights);
+    const Maxima maxima = find_maxima(given, draws.masks[i]);
+    draws.broken[i] = maxima.has_nan || !std::isfinite(maxima.all);
+    if (draws.broken[i]) return;
+    weigh_row(given, maxima.all, LOG2E, work.weights);
     double total = sum_blocks(work.weights, work.sums);
-    const double log_total = double(given_maximum) + numbers::log(total);
+    const double log_total = double(maxima.all) + numbers::log(total);
     const bool has_bias = draws.bias_indptr[i] < draws.bias_indptr[i + 1];
     Row row = given;
     row.mask = draws.masks[i];
     if (has_bias) row = biased_row(draws, i, row, work);
-    const float maximum = has_bias || row.mask ? max_logit(row, &broken) : given_maximum;
-    if (broken) draws.broken[i] = 2;
-    if (broken) return;
+    const float maximum = has_bias ? find_maxima(row, nullptr).all : maxima.allowed;
+    if (!std::isfinite(maximum)) draws.broken[i] = 2;
+    if (draws.broken[i]) return;
     if (temperature > 0) {
-        weigh_again(row, !has_bias && maximum == given_maximum, maximum, temperature, work.weights);
+        weigh_again(row, !has_bias && maximum == maxima.all, maximum, temperature, work.weights);
         float floor = round_up(double(maximum) + draws.margins[i]); // of min-p
         if (top_k > 0 && top_k < draws.vocab_size) floor = std::max(floor, kth_logit(row, top_k, work.candidates));
         if (floor > -std::numeric_limits<float>::infinity()) drop_unlikely(row, floor, work.weights);

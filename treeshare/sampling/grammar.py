@@ -62,7 +62,7 @@ class GrammarState:
         if matcher.is_error():
             raise ConfigError(f"structured_outputs: {_reason(matcher.get_error())}")
         self._compiler, self._matcher = compiler, matcher
-        self._children: weakref.WeakValueDictionary[int, GrammarState] = weakref.WeakValueDictionary()
+        self._children: dict[int, weakref.ref[GrammarState]] = {}
         self._lock = threading.Lock()
         self._mask: Mask | None = None
         self.is_complete: bool = matcher.is_stopped()
@@ -73,11 +73,13 @@ class GrammarState:
         Raises:
             ConfigError: If the grammar does not allow it, or has become too large.
         """
-        state = self._children.get(token)
+        known = self._children.get(token)
+        state = None if known is None else known()
         if state is None:
             matcher = self._matcher.deep_copy()
             matcher.consume_token(token)
-            state = self._children[token] = GrammarState(self._compiler, matcher)
+            state = GrammarState(self._compiler, matcher)
+            self._children[token] = weakref.ref(state)
         return state
 
     @property
@@ -162,6 +164,9 @@ class GrammarCompiler:
             matcher = library.LLMatcher(self._tokenizer, text, log_level=0, limits=limits)
         except Exception as error:
             raise ConfigError(f"structured_outputs: {kind}: {_reason(str(error))}") from error
+        warnings = matcher.get_grammar_warnings()
+        if warnings:  # of keywords that a schema's own options let the library leave out
+            raise ConfigError(f"structured_outputs: {kind}: {_reason(warnings[0])}")
         try:
             state = GrammarState(self, matcher)
             first = np.flatnonzero(unpacked(state.mask(), self._vocab_size)).tolist()
@@ -257,7 +262,7 @@ def _reason(text: str) -> str:
 def _source(library: Any, params: StructuredOutputsParams) -> str:  # noqa: ANN401
     """A grammar in the library's form."""
     if params.regex is not None:
-        found: str = library.LLMatcher.grammar_from_regex(_without_anchors(params.regex))
+        found: str = library.LLMatcher.grammar_from_regex(params.regex)
     elif params.choice is not None:
         texts = (json.dumps(text, ensure_ascii=False) for text in params.choice)
         found = library.LLMatcher.grammar_from_lark("start: " + " | ".join(texts))
@@ -273,13 +278,6 @@ def _source(library: Any, params: StructuredOutputsParams) -> str:  # noqa: ANN4
             options["whitespace_pattern"] = space
         found = library.LLMatcher.grammar_from_json_schema(schema, defaults=options)
     return found
-
-
-def _without_anchors(pattern: str) -> str:
-    """A pattern without a beginning's and an end's mark: it is matched from beginning to end."""
-    pattern = pattern.removeprefix("^").removeprefix(r"\A")
-    ends = re.search(r"(?<!\\)(?:\\\\)*(\$|\\Z|\\z)$", pattern)
-    return pattern[: ends.start(1)] if ends else pattern
 
 
 def _close(schema: object) -> None:
