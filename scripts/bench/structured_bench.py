@@ -1,8 +1,8 @@
 """Structured output: how many completions end, whether they are valid, and what masks cost.
 
-Twenty schemas and patterns, eight prompts each. ``--cost`` compares with free sampling at 256 rows, by turns in
-one run: in wall time, in CPU time of the process, and of the thread that runs the model (grammars' masks are
-computed on another).
+Twenty schemas and patterns, eight prompts each. ``--cost`` compares with free sampling at 256 rows, by turns
+in one run: in wall time, in CPU time of the process, and of the thread that runs the model (grammars' masks
+are computed on another).
 """
 
 from __future__ import annotations
