@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from treeshare.sampling import SamplingParams
+from treeshare.sampling.masks import mask_without
 from treeshare.sampling.sampler import RowSpec, sample
 
 BORDER = 1e-4
@@ -31,8 +32,16 @@ PARAMS = {
     "presence": {"presence_penalty": 1.5},
     "frequency": {"frequency_penalty": -0.7},
     "repetition": {"repetition_penalty": 1.4},
+    "bias": {"logit_bias": {3: 12.5, 77: -100, 150: 4.0, 20: 100}},
+    "bias and filters": {
+        "logit_bias": {3: 9, 77: -9, 30: 8.5},
+        "temperature": 0.7,
+        "top_p": 0.9,
+        "min_p": 0.01,
+    },
     "everything": {
         "temperature": 1.3,
+        "logit_bias": {5: 3.5, 9: -20, 150: 6},
         "presence_penalty": -0.4,
         "frequency_penalty": 0.3,
         "repetition_penalty": 0.8,
@@ -52,9 +61,15 @@ class Oracle:
 
 
 def oracle(logits, spec):
-    """Penalties, bans, temperature, min-p, top-k, top-p, one after the other in float64."""
+    """Mask, bias, penalties, temperature, min-p, top-k, top-p, one after the other in float64."""
     params = spec.params
     scores = logits.double().numpy().copy()
+    if spec.mask is not None:
+        words = spec.mask.tolist()
+        banned = [token for token in range(len(scores)) if not words[token // 32] >> token % 32 & 1]
+        scores[banned] = -np.inf
+    for token, bias in (params.logit_bias or {}).items():
+        scores[token] += bias
     for token in {*spec.prompt, *spec.generated}:
         penalty = params.repetition_penalty
         scores[token] = scores[token] / penalty if scores[token] > 0 else scores[token] * penalty
@@ -62,7 +77,6 @@ def oracle(logits, spec):
         scores[token] -= (
             params.frequency_penalty * list(spec.generated).count(token) + params.presence_penalty
         )
-    scores[list(spec.banned)] = -np.inf
     below = scores - scores.max()
     weights = np.exp(below / params.temperature)
     sure = True
@@ -105,7 +119,7 @@ def specs_for(num_rows, vocab_size, **values):
             SamplingParams(**values),
             generated=numbers.integers(0, vocab_size, 30).tolist() * 2,
             prompt=numbers.integers(0, vocab_size, 50).tolist(),
-            banned=frozenset(numbers.integers(0, vocab_size, i % 3).tolist()),
+            mask=mask_without(vocab_size, numbers.integers(0, vocab_size, i % 3).tolist()) if i % 3 else None,
         )
         for i in range(num_rows)
     ]

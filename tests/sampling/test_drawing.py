@@ -9,6 +9,7 @@ import torch
 
 from tests.sampling.rows import BORDER, PARAMS, draw_all, oracle, peaked_logits, plain_spec, specs_for
 from treeshare.sampling import SamplingParams
+from treeshare.sampling.masks import mask_without
 from treeshare.sampling.sampler import RowSpec, sample
 
 pytestmark = pytest.mark.usefixtures("each_way_of_drawing")
@@ -117,6 +118,6 @@ def test_banned_tokens_never_come(temperature):
     logits = peaked_logits(1, 151).repeat(3, 1)
     likely = frozenset(logits[0].topk(20).indices.tolist())
     params = SamplingParams(temperature=temperature, repetition_penalty=0.5, frequency_penalty=-2)
-    spec = RowSpec(params, generated=sorted(likely), prompt=[], banned=likely)
+    spec = RowSpec(params, generated=sorted(likely), prompt=[], mask=mask_without(151, likely))
     sampled, _, _ = draw_all(logits, [spec] * 3, 500)
     assert not likely & set(sampled.token_ids.tolist())

@@ -19,7 +19,16 @@ GENERAL = {
 }
 """Parameters that only the general path applies, each with a value that is not its default."""
 
-FILTERS = {"top_k": 5, "top_p": 0.5, "min_p": 0.1}
+FILTERS = {"top_k": 5, "top_p": 0.5, "min_p": 0.1, "logit_bias": {3: 1.0}}
+"""Parameters that the kernel applies, and a device does not."""
+
+MASKS = {
+    "allowed_token_ids": [1],
+    "bad_words": ["x"],
+    "structured_outputs": {"regex": "a"},
+    "extra_args": {"x": 1},
+}
+"""Parameters that all paths apply, as they come in a mask, or apply none, as they come with a user's code."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +53,7 @@ def test_every_parameter_is_classified():
 @pytest.mark.parametrize("name", [field.name for field in fields(SamplingParams)])
 def test_only_what_the_kernel_honours_is_its(name):
     values = {"temperature": 0.5, "n": 2, "seed": 1, "stop": "x", "stop_token_ids": [1], "ignore_eos": True}
-    values |= {"max_tokens": 9, "min_tokens": 3, "skip_special_tokens": False, **FILTERS, **GENERAL}
+    values |= {"max_tokens": 9, "min_tokens": 3, "skip_special_tokens": False, **FILTERS, **GENERAL, **MASKS}
     values["include_stop_str_in_output"] = True
     params = SamplingParams(**{name: values[name]})
     assert getattr(params, name) != getattr(SamplingParams(), name)
@@ -62,5 +71,7 @@ def test_a_new_filter_is_not_ignored():
 
 
 def test_filters_leave_a_greedy_row_plain():
-    assert is_plain(SamplingParams(temperature=0, **FILTERS))
-    assert not is_plain(SamplingParams(temperature=0, **FILTERS, presence_penalty=1.0))
+    filters = {name: value for name, value in FILTERS.items() if name != "logit_bias"}
+    assert is_plain(SamplingParams(temperature=0, **filters))
+    assert not is_plain(SamplingParams(temperature=0, **FILTERS))
+    assert not is_plain(SamplingParams(temperature=0, **filters, presence_penalty=1.0))

@@ -8,6 +8,7 @@ import torch
 
 from tests.sampling.rows import PARAMS, UNIT, draw_all, peaked_logits, plain_spec, specs_for
 from treeshare.sampling import SamplingParams
+from treeshare.sampling.masks import mask_without
 from treeshare.sampling.sampler import RowSpec, drawn_logprobs, sample
 from treeshare.sampling.softmax import BLOCK
 
@@ -33,7 +34,7 @@ def test_greedy_after_penalties_and_bans():
         RowSpec(SamplingParams(temperature=0), generated=[0], prompt=[1]),
         RowSpec(SamplingParams(temperature=0, presence_penalty=1), generated=[0], prompt=[1]),
         RowSpec(SamplingParams(temperature=0, repetition_penalty=2), generated=[0], prompt=[1]),
-        RowSpec(SamplingParams(temperature=0), generated=[], prompt=[], banned=frozenset({0, 1})),
+        RowSpec(SamplingParams(temperature=0), generated=[], prompt=[], mask=mask_without(4, {0, 1})),
     ]
     sampled, _, _ = draw_all(logits, specs)
     assert sampled.token_ids.tolist() == [0, 1, 2, 2]

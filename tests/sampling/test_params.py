@@ -32,6 +32,11 @@ DEFAULTS = {
     "logprobs": None,
     "skip_special_tokens": True,
     "include_stop_str_in_output": False,
+    "logit_bias": None,
+    "allowed_token_ids": None,
+    "bad_words": None,
+    "structured_outputs": None,
+    "extra_args": None,
 }
 
 NAN, INF = math.nan, math.inf
@@ -41,6 +46,7 @@ HUGE = [2**31, 2**63, 2**64, 2**70, 10**30]
 FLAG = "True or False"
 TEXTS = "a non-empty string, or a list of them"
 IDS = "a list of token ids"
+BIAS = "a mapping from token ids to numbers, at least -100, at most 100"
 SEED = f"an integer from 0 to {2**64 - 1}"
 PENALTY = "a number, at least -2, at most 2"
 MISTAKES = [
@@ -65,6 +71,15 @@ MISTAKES = [
         [[-1], *([i] for i in HUGE), [1.0], ["1"], [True], [None], 0, 7, "12", "", b"12", {1}],
         IDS,
     ),
+    (
+        "allowed_token_ids",
+        [[], [-1], *([i] for i in HUGE), [1.0], [True], 0, "12", b"12", {1}],
+        f"{IDS}, at least one",
+    ),
+    ("bad_words", ["a", [""], [1], 0, {"a"}, [None]], "a list of non-empty strings"),
+    ("logit_bias", [[], 5, "1", [(1, 2)]], BIAS),
+    ("structured_outputs", ["a", 5, []], "StructuredOutputsParams, or a mapping with its names"),
+    ("extra_args", ["a", 5, [], {1: 2}], "a mapping from names"),
 ]
 
 
@@ -108,6 +123,13 @@ def test_every_field_has_its_mistakes():
         {"stop": "a"},
         {"stop": []},
         {"stop_token_ids": range(3)},
+        {"logit_bias": {}},
+        {"logit_bias": {"7": 100, 3: -100}},
+        {"allowed_token_ids": [2**31 - 1]},
+        {"bad_words": []},
+        {"bad_words": ["a", " b", "a"]},
+        {"structured_outputs": {"choice": ["a"]}},
+        {"extra_args": {"x": [1, None]}},
     ],
 )
 def test_borders_are_in(values):
@@ -146,6 +168,39 @@ def test_stops_become_tuples():
     assert SamplingParams().stop_strings == SamplingParams().stop_ids == ()
     assert SamplingParams(stop=("a", "b"), stop_token_ids=(3, 4)) == params
     assert hash(params) == hash(dataclasses.replace(params))
+
+
+@pytest.mark.parametrize(
+    ("bias", "name", "got"),
+    [
+        ({1: 100.5}, "logit_bias[1]", 100.5),
+        ({1: NAN}, "logit_bias[1]", NAN),
+        ({1: INF}, "logit_bias[1]", INF),
+        ({"2": True}, "logit_bias[2]", True),
+        ({1: None}, "logit_bias[1]", None),
+        ({"a": 1}, "logit_bias", "a"),
+        ({-1: 1}, "logit_bias", -1),
+        ({1.0: 1}, "logit_bias", 1.0),
+        ({2**31: 1}, "logit_bias", 2**31),
+        ({True: 1}, "logit_bias", True),
+    ],
+)
+def test_mistakes_of_a_bias(bias, name, got):
+    with pytest.raises(ConfigError, match="^" + re.escape(f"{name}: got {got!r}, expected {BIAS}") + "$"):
+        SamplingParams(logit_bias=bias)
+
+
+def test_masks_are_values():
+    bias, words = {5: 1, "3": 2.5}, ["b", "a", "b"]
+    params = SamplingParams(logit_bias=bias, bad_words=words, structured_outputs={"json": "{}"})
+    bias[9] = 1
+    words.append("c")
+    assert params.logit_bias == {3: 2.5, 5: 1.0}
+    assert params.bad_words == ("b", "a")
+    assert params.to_dict()["logit_bias"] == {"3": 2.5, "5": 1.0}
+    assert params.to_dict()["structured_outputs"] == {"json": "{}"}
+    assert hash(params) == hash(dataclasses.replace(params))
+    assert params == dataclasses.replace(params)
 
 
 @pytest.mark.parametrize("penalty", ["presence_penalty", "frequency_penalty", "repetition_penalty"])
@@ -199,6 +254,10 @@ VALID = st.fixed_dictionaries(
         "logprobs": st.none() | st.integers(0, 100),
         "skip_special_tokens": st.booleans(),
         "include_stop_str_in_output": st.booleans(),
+        "logit_bias": st.none() | st.dictionaries(st.integers(0, 10**6), st.floats(-100, 100)),
+        "allowed_token_ids": st.none() | st.lists(st.integers(0, 10**6), min_size=1),
+        "bad_words": st.none() | st.lists(st.text(min_size=1)),
+        "structured_outputs": st.none() | st.just({"choice": ["a", "b"]}),
     },
 )
 

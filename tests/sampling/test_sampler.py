@@ -11,6 +11,7 @@ import torch
 from tests.sampling.rows import PARAMS, draw_all, peaked_logits, plain_spec, specs_for
 from treeshare.errors import ShapeError
 from treeshare.sampling import SamplingParams
+from treeshare.sampling.masks import mask_of
 from treeshare.sampling.sampler import RowSpec, sample
 
 pytestmark = pytest.mark.usefixtures("each_way_of_drawing")
@@ -106,9 +107,9 @@ def test_broken_logits(row, value, temperature):
 
 @pytest.mark.parametrize("temperature", [0, 1])
 def test_everything_banned(temperature):
-    spec = RowSpec(SamplingParams(temperature=temperature), [], [], banned=frozenset(range(151)))
+    spec = RowSpec(SamplingParams(temperature=temperature), [], [], mask=mask_of(151, ()))
     specs = [*[plain_spec()] * 20, spec]
-    message = "logits after penalties and bans: row 20 of a step holds NaN, infinity or no finite value"
+    message = "logits after masks and penalties: row 20 of a step holds NaN, infinity or no finite value"
     with pytest.raises(FloatingPointError, match=f"^{message}$"):
         draw_all(peaked_logits(21, 151), specs)
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from treeshare.cli.outputs import check_output
-from treeshare.errors import ConfigError
+from treeshare.errors import ConfigError, one_line
 
 _UNITS = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
 
@@ -27,11 +27,11 @@ def parse_bytes(option: str, text: str | None) -> int | None:
     return int(float(match[1]) * unit)
 
 
-def parse_template_kwargs(text: str | None) -> dict[str, Any] | None:
-    """Parse the JSON object of ``--chat-template-kwargs``; None without text.
+def parse_object(option: str, text: str | None) -> dict[str, Any] | None:
+    """Parse an option's JSON object; None without text.
 
     Raises:
-        ConfigError: If ``text`` is something else.
+        ConfigError: If ``text`` is something else; the message names ``option``.
     """
     if text is None:
         return None
@@ -42,8 +42,42 @@ def parse_template_kwargs(text: str | None) -> dict[str, Any] | None:
     except ValueError:
         values = None
     if not isinstance(values, dict):
-        raise ConfigError.of("--chat-template-kwargs", got=text, expected="a JSON object")
+        raise ConfigError.of(option, got=text, expected="a JSON object")
     return values
+
+
+def parse_structured(
+    schema: Path | None, regex: str | None, choice: list[str] | None
+) -> dict[str, Any] | None:
+    """What completions must be, of ``--json-schema``, ``--regex`` and ``--choice``; None without any.
+
+    Raises:
+        ConfigError: If more than one is given, or the file is no JSON schema.
+        DataError: If the file cannot be read.
+    """
+    given: dict[str, Any] = {"json": schema, "regex": regex, "choice": choice or None}
+    given = {name: value for name, value in given.items() if value is not None}
+    if len(given) > 1:
+        raise ConfigError("--json-schema, --regex, --choice: got more than one; give one of them")
+    if schema is not None:
+        from treeshare.files import read_file
+        from treeshare.sampling.structured import MAX_CHARS
+
+        content = read_file(schema, "JSON schema", max_bytes=4 * MAX_CHARS)
+        try:
+            given["json"] = content.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"--json-schema: {one_line(schema)}: not UTF-8: {one_line(error)}") from error
+    return given or None
+
+
+def parse_template_kwargs(text: str | None) -> dict[str, Any] | None:
+    """Parse the JSON object of ``--chat-template-kwargs``; None without text.
+
+    Raises:
+        ConfigError: If ``text`` is something else.
+    """
+    return parse_object("--chat-template-kwargs", text)
 
 
 def parse_task_options(texts: list[str] | None) -> dict[str, str]:
@@ -164,6 +198,29 @@ TopP = Annotated[
 TopK = Annotated[int, typer.Option("--top-k", help="Sample from this many most likely tokens; 0 means all.")]
 Stop = Annotated[
     list[str] | None, typer.Option("--stop", help="Stop string, instead of the task's; repeatable.")
+]
+JsonSchema = Annotated[
+    Path | None,
+    typer.Option("--json-schema", help="Completions are JSON that fits the JSON schema in this file."),
+]
+Regex = Annotated[
+    str | None, typer.Option("--regex", help="Completions match this regular expression, whole.")
+]
+Choice = Annotated[
+    list[str] | None, typer.Option("--choice", help="Completions are one of these texts; repeatable.")
+]
+LogitBias = Annotated[
+    str | None,
+    typer.Option(
+        "--logit-bias", metavar="JSON", help="What is added to tokens' logits, e.g. '{\"50\": -100}'."
+    ),
+]
+AllowedTokenIds = Annotated[
+    list[int] | None,
+    typer.Option("--allowed-token-id", min=0, help="Only such tokens are drawn; repeatable."),
+]
+BadWord = Annotated[
+    list[str] | None, typer.Option("--bad-word", help="A text that is not generated; repeatable.")
 ]
 MaxTokens = Annotated[
     int | None,

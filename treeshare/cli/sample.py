@@ -42,6 +42,12 @@ def sample(
     top_k: options.TopK = 0,
     max_tokens: options.MaxTokens = None,
     stop: options.Stop = None,
+    json_schema: options.JsonSchema = None,
+    regex: options.Regex = None,
+    choice: options.Choice = None,
+    logit_bias: options.LogitBias = None,
+    allowed_token_id: options.AllowedTokenIds = None,
+    bad_word: options.BadWord = None,
     logprobs: options.Logprobs = None,
     seed: options.Seed = 0,
     model: options.Model = options.DEFAULT_MODEL,
@@ -85,6 +91,8 @@ def sample(
     )
     built = build_prompts(chosen, problems, prompting)
     default_stop, default_max_tokens = completion_end(chosen, chat=chat)
+    structured = options.parse_structured(json_schema, regex, choice)
+    default_stop = default_stop if structured is None else ()  # what must be whole is not cut
     params = SamplingParams(
         n=n,
         temperature=temperature,
@@ -94,6 +102,10 @@ def sample(
         seed=seed,
         max_tokens=max_tokens or default_max_tokens,
         stop=default_stop if stop is None else stop,
+        logit_bias=options.parse_object("--logit-bias", logit_bias),  # type: ignore[arg-type]  # texts as keys
+        allowed_token_ids=allowed_token_id or None,
+        bad_words=bad_word,
+        structured_outputs=structured,  # type: ignore[arg-type]  # a mapping of its names
     )
     cluster = _join_cluster(context, ray, ray_workers, ray_threads, threads)
     llm = load_llm(

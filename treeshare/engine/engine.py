@@ -6,6 +6,8 @@ import time
 import weakref
 from typing import TYPE_CHECKING
 
+from treeshare.engine.constraints import Constraints
+from treeshare.engine.hooks import ProcessorBatch
 from treeshare.engine.intake import Intake
 from treeshare.engine.residency import Residency
 from treeshare.engine.runner import ModelRunner
@@ -46,6 +48,7 @@ class Engine:
         loaded: A loaded model.
         config: See ``EngineConfig``.
         runner: Runs the model; by default one is made.
+        logits_processors: See ``LLM``.
         check_invariants: Poison unused KV, and check all invariants after every step (tests).
 
     Attributes:
@@ -61,11 +64,14 @@ class Engine:
         config: EngineConfig,
         runner: ModelRunner | None = None,
         *,
+        logits_processors: Items[type | str] = (),
         check_invariants: bool = False,
     ) -> None:
         self.loaded = loaded
         self.config = config
         self.check_invariants = check_invariants
+        self._processors = ProcessorBatch(logits_processors, config)
+        self._constraints = Constraints(loaded, self._processors)
         self.runner = runner or ModelRunner(loaded, config, poison=check_invariants)
         self.stats = EngineStats()
         self.weights_version = 0
@@ -85,12 +91,19 @@ class Engine:
             max_rows=self.runner.max_rows,
             max_logits_rows=self.runner.max_logits_rows,
         )
-        self._token_step = TokenStep(self.runner)
+        self._token_step = TokenStep(self.runner, self._constraints, self._processors)
         self._token_step.version = self.weights_version
         self._computer = StepComputer(
             self.runner, self.config, self._residency, self._scheduler, self._token_step
         )
-        self._intake = Intake(self.loaded, self.config, self._residency, self._scheduler, self._token_step)
+        self._intake = Intake(
+            self.loaded,
+            self.config,
+            self._residency,
+            self._scheduler,
+            self._token_step,
+            self._constraints,
+        )
 
     @property
     def store(self) -> KVStore:
@@ -157,7 +170,7 @@ class Engine:
         """Refuse requests that could never run; returns each with the maximum tokens of a completion.
 
         Raises:
-            ConfigError: If a prompt is empty, too long, or has token ids the model does not know.
+            ConfigError: If a prompt is empty, too long, has unknown token ids, or as ``Constraints.check``.
             BudgetError: If the KV budget does not hold the longest prompt with one completion.
         """
         return self._intake.check(requests)

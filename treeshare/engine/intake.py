@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence as Items
 
     from treeshare.config import EngineConfig
+    from treeshare.engine.constraints import Constraints
     from treeshare.engine.residency import Residency
     from treeshare.engine.scheduler import Scheduler
     from treeshare.engine.sequence import Completion, Request, Sequence
@@ -30,6 +31,7 @@ class Intake:
         residency: Where prompts get their nodes.
         scheduler: Where completions are queued.
         token_step: Makes their sequences.
+        constraints: Checks and makes their rules.
 
     Attributes:
         num_requests: Requests taken; the index of the next one.
@@ -42,7 +44,9 @@ class Intake:
         residency: Residency,
         scheduler: Scheduler,
         token_step: TokenStep,
+        constraints: Constraints,
     ) -> None:
+        self._constraints = constraints
         self._loaded, self._config = loaded, config
         self._residency, self._scheduler, self._token_step = residency, scheduler, token_step
         self._new: dict[int, tuple[Request, int]] = {}  # with the maximum tokens of a completion
@@ -57,6 +61,8 @@ class Intake:
     def check(self, requests: Items[Request]) -> list[tuple[Request, int]]:
         """See ``Engine.check``."""
         checked = [(request, max_new_tokens(self._loaded, i, request)) for i, request in enumerate(requests)]
+        for request in {id(own.params): own for own in requests}.values():
+            self._constraints.check(request)
         self._residency.check_budget(checked)
         return checked
 
@@ -112,7 +118,8 @@ class Intake:
         first_rank = self.num_requests - len(new)
         for rank, ((index, (request, num_tokens)), node) in enumerate(in_order, first_rank):
             completions = list(request.completion_indices)
-            live = LiveRequest(index, request, num_tokens, rank, node, len(completions))
+            rules = self._constraints.rules(request.params)
+            live = LiveRequest(index, request, num_tokens, rank, node, len(completions), rules)
             if completions:
                 self._live[index] = live
             sequences.append(self._token_step.new_sequence(live, completions))

@@ -11,6 +11,7 @@ from treeshare.config import MAX_THREADS, AttentionMode, EngineConfig, FoldCost,
 from treeshare.devices import resolve_device
 from treeshare.engine.beams import BeamSearchOutput, BeamSearchParams, beams_of_prompt
 from treeshare.engine.chat import ChatOptions, Conversations
+from treeshare.engine.engine import Engine
 from treeshare.engine.fold_cost import fold_cost_of
 from treeshare.engine.generation import GenerateCall, OnCompletion, UseTqdm, progress_bar, with_progress
 from treeshare.engine.opened_model import OpenedModel
@@ -64,7 +65,8 @@ class LLM(OpenedModel):
         lazy_divergence: Completions whose tokens are identical so far share one row.
         profile: Measure where a run's time goes; see ``EngineConfig``.
         keep_nodes: Prompts' KV stays for later calls, as far as the budget holds it.
-        fold_cost: Costs that decide which shared segments become nodes; by default measured here once.
+        logits_processors: Classes, or their names, ``module:Class``; see ``sampling.logits_processor``.
+        fold_cost: Costs that decide which shared segments become nodes; measured by default.
         max_model_len: Tokens of the longest sequence, prompt and completion; see ``load_model``.
         tokenizer: A folder, a hub id or a transformers tokenizer; by default the model's own.
         revision: Branch, tag or commit of a hub id.
@@ -99,6 +101,7 @@ class LLM(OpenedModel):
         lazy_divergence: bool = True,
         profile: bool = False,
         keep_nodes: bool = False,
+        logits_processors: Sequence[type | str] = (),
         fold_cost: FoldCost | None = None,
         max_model_len: int | None = None,
         tokenizer: Any | None = None,  # noqa: ANN401
@@ -135,11 +138,12 @@ class LLM(OpenedModel):
         suggested = suggestions(
             generation_config, loaded.model.generation_config.to_dict(), override_generation_config
         )
-        if fold_cost is None:
-            fold_cost = fold_cost_of(loaded, config)
-        super().__init__(
-            loaded, replace(config, fold_cost=fold_cost), seed, suggested, enable_lora=enable_lora
+        engine = Engine(
+            loaded,
+            replace(config, fold_cost=fold_cost or fold_cost_of(loaded, config)),
+            logits_processors=logits_processors,
         )
+        super().__init__(engine, seed, suggested, enable_lora=enable_lora)
 
     def generate(
         self,
@@ -168,8 +172,7 @@ class LLM(OpenedModel):
             lora_request: Names the adapter of all prompts, with ``enable_lora``.
             others: vLLM's further names, as for the class.
 
-        Returns:
-            One output per prompt, in order.
+        Returns one output per prompt, in order.
 
         Raises:
             ConfigError: If a prompt or parameter is out of range; nothing has run.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Self
 
-from treeshare.engine.engine import Engine
 from treeshare.engine.lora import adapter_of
 from treeshare.engine.prompts import PromptEncoder
 from treeshare.engine.requests import checked_requests, one_request
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from treeshare.config import EngineConfig
+    from treeshare.engine.engine import Engine
     from treeshare.engine.lora import LoRARequests
     from treeshare.engine.prompts import Prompt
     from treeshare.engine.requests import Params
@@ -32,8 +32,7 @@ class OpenedModel:
     """A loaded model and its engine; a context manager that closes it.
 
     Args:
-        loaded: The model.
-        config: How the engine runs.
+        engine: Runs the model.
         seed: For requests whose parameters have none.
         enable_lora: Whether a call may name an adapter.
         suggested: Sampling parameters that the model's publisher suggests, by name.
@@ -47,8 +46,7 @@ class OpenedModel:
 
     def __init__(
         self,
-        loaded: LoadedModel,
-        config: EngineConfig,
+        engine: Engine,
         seed: int,
         suggested: Mapping[str, Any],
         *,
@@ -56,12 +54,14 @@ class OpenedModel:
     ) -> None:
         self.seed = seed
         self._enable_lora = enable_lora
-        self._adapter = None if loaded.extras.lora is None else os.path.realpath(loaded.extras.lora)
+        self._adapter = (
+            None if engine.loaded.extras.lora is None else os.path.realpath(engine.loaded.extras.lora)
+        )
         self._was_named = False
-        self.loaded = loaded
-        self.engine = Engine(loaded, config)
-        self.prompt_encoder = PromptEncoder(loaded.tokenizer, loaded.model_id)
-        self._default_params = suggested_params(suggested, loaded.model_id)
+        self.engine = engine
+        self.loaded: LoadedModel = engine.loaded
+        self.prompt_encoder = PromptEncoder(self.loaded.tokenizer, self.loaded.model_id)
+        self._default_params = suggested_params(suggested, self.loaded.model_id)
 
     @property
     def model(self) -> Any:  # noqa: ANN401

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from treeshare.sampling.sampler import RowSpec
 from treeshare.text import Continuation
 
 if TYPE_CHECKING:
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from treeshare.engine.forest import LiveNode
     from treeshare.kv import KVStore, PageTable, Segment
     from treeshare.sampling import SamplingParams, StopChecker
+    from treeshare.sampling.grammar import GrammarState
+    from treeshare.sampling.masks import TokenRules
     from treeshare.sampling.sampler import TokenLogprob
     from treeshare.text import Detokenizer
 
@@ -87,6 +90,7 @@ class LiveRequest:
         rank: Place in the order of admission.
         node: Where its prompt ends.
         num_unfinished: Completions that are neither finished nor cancelled.
+        rules: Which tokens its completions may draw; None for all.
     """
 
     index: int
@@ -95,6 +99,7 @@ class LiveRequest:
     rank: int
     node: LiveNode
     num_unfinished: int
+    rules: TokenRules | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -114,6 +119,7 @@ class Sequence:
         num_computed: Generated tokens whose KV is stored.
         cumulative_logprob: Of ``token_ids``.
         logprobs: Per token, where asked for.
+        grammar: Where its request's grammar is behind ``token_ids``; None without one.
     """
 
     live: LiveRequest
@@ -125,6 +131,7 @@ class Sequence:
     num_computed: int = 0
     cumulative_logprob: float = 0.0
     logprobs: list[list[TokenLogprob]] = field(default_factory=list)
+    grammar: GrammarState | None = None
 
     @property
     def request_index(self) -> int:
@@ -153,6 +160,14 @@ class Sequence:
         """Whether the token after the one that its row computes is still to be drawn."""
         return self.num_computed + 1 >= len(self.token_ids)
 
+    def spec(self) -> RowSpec:
+        """How its next token is drawn; raises ``ConfigError`` if no token may come."""
+        request, rules = self.live.request, self.live.rules
+        mask = None if self.grammar is None else self.grammar.mask()
+        if rules is not None:
+            mask = rules.mask(self.token_ids, mask)
+        return RowSpec(request.params, self.token_ids, request.prompt_token_ids, mask)
+
     def take(self, completions: list[int]) -> Sequence:
         """Move some of the completions to a new sequence with the same tokens and without KV."""
         taken = set(completions)
@@ -165,6 +180,7 @@ class Sequence:
             list(self.versions),
             cumulative_logprob=self.cumulative_logprob,
             logprobs=list(self.logprobs),
+            grammar=self.grammar,
         )
 
     def singles(self) -> list[Sequence]:

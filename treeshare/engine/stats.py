@@ -59,6 +59,7 @@ class EngineStats:
         num_finished: Completions made.
         num_cancelled: Completions that were cancelled.
         num_tokens: Tokens generated.
+        num_masks: Masks of grammars computed; below ``num_tokens`` where completions agree.
         num_steps: Model calls with decoding rows.
         num_rows: Decoding rows summed over steps; below ``num_tokens`` where completions shared rows.
         num_replayed: Those of them that computed again a token whose KV had been dropped.
@@ -80,6 +81,7 @@ class EngineStats:
     num_finished: int = 0
     num_cancelled: int = 0
     num_tokens: int = 0
+    num_masks: int = 0
     num_steps: int = 0
     num_rows: int = 0
     num_replayed: int = 0

@@ -119,6 +119,7 @@ class StepComputer:
         self._scheduler.go_on(drawing, result.drawn)
         stats.num_tokens += len(result.finished) + sum(len(s.completions) for s in result.drawn)
         stats.num_finished += len(result.finished)
+        stats.num_masks += self._token_step.take_num_masks()
         for sequence, error in failed.items():
             self._drop(sequence)
             result.failed.setdefault(sequence.request_index, error)

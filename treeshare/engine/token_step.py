@@ -11,13 +11,15 @@ from treeshare.engine.packing import RowBatch
 from treeshare.engine.sequence import Completion, Sequence
 from treeshare.sampling import StopChecker, uniforms
 from treeshare.sampling.device import sample_on_device
-from treeshare.sampling.sampler import RowSpec, Sampled, sample
+from treeshare.sampling.sampler import Sampled, sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor
 
+    from treeshare.engine.constraints import Constraints
+    from treeshare.engine.hooks import ProcessorBatch
     from treeshare.engine.runner import ModelRunner
     from treeshare.engine.sequence import LiveRequest
     from treeshare.kv import PageTable
@@ -51,13 +53,16 @@ class TokenStep:
     Args:
         runner: The model, for its tokenizer and its end-of-sequence tokens; and the store, where a sequence's
             pages are shared when it splits and freed when it ends.
+        constraints: Makes the grammars of requests, and computes masks ahead.
+        processors: The user's own code between logits and tokens.
 
     Attributes:
         observe: Called with each sequence and its logits ``[vocab_size]`` before it draws.
         version: Of the weights, noted with each token.
     """
 
-    def __init__(self, runner: ModelRunner) -> None:
+    def __init__(self, runner: ModelRunner, constraints: Constraints, processors: ProcessorBatch) -> None:
+        self._constraints, self._processors = constraints, processors
         self._runner, self._loaded = runner, runner.loaded
         self._store, self._stopwatch = runner.store, runner.stopwatch
         self.observe: Observer | None = None
@@ -73,7 +78,8 @@ class TokenStep:
             continuation=live.request.continuation(self._loaded.detokenizer),
             criterion=live.request.ends,
         )
-        return Sequence(live, completions, stop)
+        grammar = self._constraints.start(live.request.params) if completions else None
+        return Sequence(live, completions, stop, grammar=grammar)
 
     def run(self, batch: RowBatch) -> Tokens:
         """Give each completion of ``batch`` its next token.
@@ -86,14 +92,20 @@ class TokenStep:
                 for sequence in group:
                     self.observe(sequence, self._runner.to_host(row))
         tokens = Tokens()
+        self._constraints.wait()
         unused: list[PageTable] = []
         try:
             for part, sampled in self._sampled(batch, tokens.failed):
                 self._take(part, sampled, tokens, unused)
         finally:
             self._store.tables.free(unused)  # at once: what is freed may move other pages
+        self._constraints.prepare(s.grammar for s in tokens.going_on if s.grammar is not None)
         self._stopwatch.lap(BOOKKEEPING)
         return tokens
+
+    def take_num_masks(self) -> int:
+        """How many grammars' masks were computed since the last call."""
+        return self._constraints.take_num_masks()
 
     def _take(self, batch: RowBatch, sampled: Sampled, tokens: Tokens, unused: list[PageTable]) -> None:
         """Append what was drawn; adds to ``tokens``, and to ``unused`` the pages of sequences that ended."""
@@ -103,7 +115,7 @@ class TokenStep:
             for branch, draw in self._split(sequence, sampled, first):
                 self._append(branch, sampled, draw)
                 try:
-                    ending = branch.stop.check(branch.token_ids)
+                    ending = self._ending(branch)
                 except Exception as error:
                     tokens.failed[branch] = error
                     continue
@@ -113,6 +125,15 @@ class TokenStep:
                     unused += branch.release_pages()
                     tokens.ended += self._completions(branch, ending)
             first += num_draws
+
+    @staticmethod
+    def _ending(sequence: Sequence) -> Ending | None:
+        """How a sequence ends with its latest token; None if it goes on."""
+        grammar = sequence.grammar
+        if grammar is not None:
+            sequence.grammar = grammar = grammar.advance(sequence.token_ids[-1])
+        is_complete = grammar is not None and grammar.is_complete
+        return sequence.stop.check(sequence.token_ids, is_complete=is_complete)
 
     def _sampled(self, batch: RowBatch, failed: dict[Sequence, Exception]) -> list[tuple[RowBatch, Sampled]]:
         """The draws of all rows; if that fails, of each row alone, to the same bits, where it does not."""
@@ -129,21 +150,17 @@ class TokenStep:
 
     def _sample(self, batch: RowBatch) -> Sampled:
         pairs = [(row, sequence) for row, group in enumerate(batch.sequences) for sequence in group]
-        specs = [self._spec(group[0]) for group in batch.sequences]
+        specs = [group[0].spec() for group in batch.sequences]
         draw_rows = np.repeat([row for row, _ in pairs], [len(s.completions) for _, s in pairs])
         numbers = self._uniforms([s for _, s in pairs])
+        hooks = self._processors or None
+        if hooks is not None:
+            hooks.update([group[0] for group in batch.sequences])
         self._stopwatch.lap(BOOKKEEPING)
         sampler = sample if batch.logits.device.type == "cpu" else sample_on_device
-        sampled = sampler(batch.logits, specs, draw_rows, numbers)
+        sampled = sampler(batch.logits, specs, draw_rows, numbers, hooks)
         self._stopwatch.lap("sampling")
         return sampled
-
-    def _spec(self, sequence: Sequence) -> RowSpec:
-        request = sequence.live.request
-        params, banned = request.params, frozenset[int]()
-        if len(sequence.token_ids) < params.min_tokens:
-            banned = self._loaded.eos_token_ids | frozenset(params.stop_ids)
-        return RowSpec(params, sequence.token_ids, request.prompt_token_ids, banned)
 
     def _uniforms(self, sequences: list[Sequence]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
         """One uniform per completion, in order; runs of one seed are drawn together."""

@@ -42,13 +42,15 @@ at once, those that come while others decode a few tokens a step."""
 _MAX_TOKENS = 2048
 _MAX_CONNECTIONS = 256
 
-_NOT_IMPLEMENTED = ("best_of", "logit_bias", "prompt_logprobs", "response_schema", "extra_body", "modalities")
+_NOT_IMPLEMENTED = ("best_of", "prompt_logprobs", "extra_body", "modalities")
 """Settings that would change an answer."""
 
 _LOOKUP_API_KEY = "__model_info_lookup__"
 """With which Inspect makes a second object only to ask its name: no weights are loaded for it."""
 
-_PLAIN = ("temperature", "top_p", "top_k", "frequency_penalty", "presence_penalty", "seed")
+_PLAIN = (
+    "temperature", "top_p", "top_k", "frequency_penalty", "presence_penalty", "seed", "logit_bias",
+)  # fmt: skip
 """Settings whose names are those of ``SamplingParams``."""
 
 
@@ -216,6 +218,9 @@ def _params(config: GenerateConfig) -> SamplingParams:
     if asked:
         raise ConfigError.of("generate config", got=", ".join(asked), expected="only what is implemented")
     options = {name: getattr(config, name) for name in _PLAIN if getattr(config, name) is not None}
+    if config.response_schema is not None:
+        schema = config.response_schema.json_schema.model_dump(mode="json", by_alias=True, exclude_none=True)
+        options["structured_outputs"] = {"json": schema}
     return SamplingParams(
         n=config.num_choices or 1,
         max_tokens=config.max_tokens or _MAX_TOKENS,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 from treeshare.errors import ConfigError
 from treeshare.models.weights import require_all_weights
 from treeshare.sampling import SamplingParams, problem_key
-from treeshare.sampling.sampler import RowSpec, drawn_logprobs
+from treeshare.sampling.sampler import drawn_logprobs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from treeshare.engine.sequence import Request
     from treeshare.engine.sequence import Sequence as Row
     from treeshare.engine.step import StepResult
+    from treeshare.sampling.sampler import RowSpec
 
 Key = tuple[int, int]
 """A request and one of its completions."""
@@ -171,8 +173,7 @@ def _generate(llm: LLM, requests: Sequence[Request]) -> tuple[dict[Key, list[int
 
     def observe(sequence: Row, logits: Tensor) -> None:
         """Keep what a row's next token is drawn from until the step is over."""
-        request = sequence.live.request
-        spec = RowSpec(request.params, list(sequence.token_ids), request.prompt_token_ids)
+        spec = replace(sequence.spec(), generated=list(sequence.token_ids))
         for index in sequence.completions:
             rows[sequence.request_index, index] = (logits, spec)
 

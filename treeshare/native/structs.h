@@ -173,7 +173,11 @@ struct Draws {
     const double *margins;     // [num_rows]: min-p: how far a logit may be from the maximum, <= 0; -infinity: any
     const int64_t *indptr;     // [num_rows + 1]: draws of each row
     const double *uniforms;    // [num_draws]
-    int64_t *tokens;           // [num_draws]
-    double *logprobs;          // [num_draws]: before temperature
-    int64_t *broken;           // [num_rows]: 1 where a row holds NaN, infinity or nothing finite
+    const uint32_t *const *masks; // [num_rows]: a bit for each token that may be drawn, in words of 32; null: all may
+    const int64_t *bias_indptr;   // [num_rows + 1]: biases of each row, added to logits after the mask
+    const int64_t *bias_tokens;
+    const float *bias_values;
+    int64_t *tokens;  // [num_draws]
+    double *logprobs; // [num_draws]: before mask, bias and temperature
+    int64_t *broken;  // [num_rows]: 1 where a row holds NaN, infinity or nothing finite, 2 where mask and bias leave such
 };

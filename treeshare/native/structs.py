@@ -130,7 +130,8 @@ class Draws(ctypes.Structure):
     _fields_ = (
         *_fields(_INT, "num_rows", "vocab_size", "stride", "is_bfloat16"),
         *_fields(_POINTER, "logits", "rows", "temperatures", "top_k", "top_p", "margins"),
-        *_fields(_POINTER, "indptr", "uniforms", "tokens", "logprobs", "broken"),
+        *_fields(_POINTER, "indptr", "uniforms", "masks", "bias_indptr", "bias_tokens", "bias_values"),
+        *_fields(_POINTER, "tokens", "logprobs", "broken"),
     )
 
 

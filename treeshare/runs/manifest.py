@@ -75,7 +75,7 @@ class Manifest(BaseModel):
     fold_cost: dict[Literal["launch_cost", "merge_cost", "token_cost", "max_rows"], NonNegativeInt] = Field(
         default={}, exclude=True
     )
-    sampling: dict[str, bool | int | FiniteFloat | str | list[int] | list[str] | None]
+    sampling: dict[str, bool | int | FiniteFloat | str | list[int] | list[str] | dict[str, Any] | None]
     n: PositiveInt
     seed: NonNegativeInt
     versions: dict[str, str]

@@ -6,12 +6,14 @@ The sampler needs torch and is imported from ``treeshare.sampling.sampler``; thi
 from treeshare.sampling.params import SamplingParams
 from treeshare.sampling.philox import philox4x32, problem_key, uniforms
 from treeshare.sampling.stopping import Ending, StopChecker
+from treeshare.sampling.structured import StructuredOutputsParams
 from treeshare.sampling.suggested import suggested_params, suggestions
 
 __all__ = [
     "Ending",
     "SamplingParams",
     "StopChecker",
+    "StructuredOutputsParams",
     "philox4x32",
     "problem_key",
     "suggested_params",

@@ -1,4 +1,4 @@
-"""Rows with nothing but temperature, min-p, top-k and top-p, drawn by a compiled kernel."""
+"""Rows with nothing but masks, bias, temperature, min-p, top-k and top-p, drawn by a compiled kernel."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from treeshare.sampling.masks import Mask
     from treeshare.sampling.params import SamplingParams
 
 
-HONOURED = frozenset({"temperature", "top_k", "top_p", "min_p"})
-"""The parameters that the kernel applies; a row that needs another takes the general path."""
+HONOURED = frozenset({"temperature", "top_k", "top_p", "min_p", "logit_bias"})
+"""The parameters that the kernel applies, beside masks; a row that needs another takes the general path."""
 
 
 def can_draw(params: SamplingParams) -> bool:
@@ -34,6 +35,7 @@ def draw_compiled(
     logits: Tensor,
     rows: NDArray[np.int64],
     params: Sequence[SamplingParams],
+    masks: Sequence[Mask | None],
     indptr: NDArray[np.int64],
     uniforms: NDArray[np.float64],
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
@@ -43,12 +45,13 @@ def draw_compiled(
         logits: ``[R, V]`` float32 or bfloat16, each row contiguous; not modified.
         rows: ``[P]`` int64: the rows of ``logits`` to draw from.
         params: ``[P]`` parameters of each; ``can_draw`` holds for them.
+        masks: ``[P]``: tokens that may be drawn, see ``masks``; None for all.
         indptr: ``[P + 1]`` int64: draws ``indptr[i]`` to ``indptr[i + 1]`` are those of ``rows[i]``.
         uniforms: ``[num_draws]`` float64 in [0, 1).
 
     Returns:
-        ``[num_draws]`` tokens and log-probabilities, and which of ``rows`` hold NaN, infinity or nothing
-        finite.
+        ``[num_draws]`` tokens and log-probabilities, and ``[P]`` whether a row holds NaN, infinity or nothing
+        finite: 0, or 1, or 2 if only after masks and bias.
     """
     library = kernels(logits.dtype)
     assert library is not None, "can_draw says whether the kernel is available"
@@ -69,6 +72,15 @@ def draw_compiled(
             (uniforms, "f8"),
         )
     ]
+    words = [None if mask is None else np.ascontiguousarray(mask, np.uint32) for mask in masks]
+    addresses = np.array([0 if mask is None else mask.ctypes.data for mask in words], np.uint64)
+    biases = [row.logit_bias or {} for row in params]
+    arrays += [
+        addresses,
+        np.cumsum([0, *map(len, biases)], dtype=np.int64),
+        np.array([token for bias in biases for token in bias], np.int64),
+        np.array([value for bias in biases for value in bias.values()], np.float32),
+    ]
     draws = Draws(
         len(rows),
         logits.shape[1],
@@ -78,4 +90,4 @@ def draw_compiled(
         *(array.ctypes.data for array in (*arrays, tokens, logprobs, broken)),
     )
     library.treeshare_draw(ctypes.byref(draws))
-    return tokens, logprobs, rows[broken > 0]
+    return tokens, logprobs, broken

@@ -54,6 +54,13 @@ def filter_weights(weights: Tensor, logits: Tensor, params: SamplingParams) -> N
         _keep_top_p(row, scores, params.top_p)
 
 
+def keep_min_p(scores: Tensor, min_p: float) -> None:
+    """Set logits after temperature that min-p leaves out to minus infinity, in place; the highest is 0."""
+    if min_p > 0:
+        row: NDArray[np.float32] = scores.numpy()
+        row[row < at_least(log_of(min_p))] = -np.inf
+
+
 def at_least(border: float) -> np.float32:
     """The smallest float32 that is not below ``border``."""
     with np.errstate(over="ignore"):

@@ -6,10 +6,12 @@ import functools
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Self
 
 from treeshare.errors import ConfigError
+from treeshare.sampling.masks import checked_bias, checked_extra, checked_ids, checked_words
+from treeshare.sampling.structured import StructuredOutputsParams
 from treeshare.vllm_names import refuse_others
 
 _MAX_SEED = 2**64 - 1
@@ -27,26 +29,29 @@ NOT_FOR_DRAWING = frozenset(
     {
         "n", "seed", "stop", "stop_token_ids", "ignore_eos", "max_tokens", "min_tokens",
         "skip_special_tokens", "include_stop_str_in_output",
+        "allowed_token_ids", "bad_words", "structured_outputs", "extra_args",
     }
 )  # fmt: skip
 """Parameters that do not change how a token is drawn from a row of logits.
 
-``min_tokens`` does so only through ``RowSpec.banned``.
+``min_tokens``, ``allowed_token_ids``, ``bad_words`` and ``structured_outputs`` do so only through
+``RowSpec.mask``, ``extra_args`` through logits processors.
 """
 
 
 @functools.cache
 def _drawing_defaults(kind: Any) -> tuple[tuple[str, object], ...]:  # noqa: ANN401
     """The parameters that may change how a token is drawn, each with the value at which it does not."""
-    return tuple((field.name, field.default) for field in fields(kind) if field.name not in NOT_FOR_DRAWING)
+    return tuple((own.name, own.default) for own in fields(kind) if own.name not in NOT_FOR_DRAWING)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingParams:
     """How the completions of one prompt are sampled.
 
-    Applied in the order of vLLM V1: penalties, ``min_tokens``, temperature, min-p, top-k, top-p. Each filter
-    looks at what the ones before have left.
+    Applied in the order of vLLM V1: masks (``structured_outputs``, ``allowed_token_ids``, ``bad_words``,
+    ``min_tokens``), ``logit_bias``, penalties, temperature, min-p, top-k, top-p. Each filter looks at what
+    the ones before have left.
 
     Attributes:
         n: Completions, at most ``MAX_N``.
@@ -71,6 +76,13 @@ class SamplingParams:
             of the vocabulary, None no log-probabilities.
         skip_special_tokens: Leave special tokens out of the text.
         include_stop_str_in_output: Cut the text after the stop string instead of before it.
+        logit_bias: Added to the logits of these tokens, in [-100, 100]; keys may be texts of digits.
+        allowed_token_ids: The only tokens that may be drawn; None for all.
+        bad_words: Texts that may not be generated, as their own tokens spell them at the beginning of a text
+            and behind a space.
+        structured_outputs: What the text must be: a schema, pattern, choice or grammar; also a mapping of its
+            names. The completion ends where it is complete, whatever ``min_tokens`` and ``ignore_eos`` say.
+        extra_args: For the logits processors of ``LLM``.
 
     Raises:
         ConfigError: If a value is of the wrong type or out of range.
@@ -93,6 +105,11 @@ class SamplingParams:
     logprobs: int | None = None
     skip_special_tokens: bool = True
     include_stop_str_in_output: bool = False
+    logit_bias: Mapping[int, float] | None = field(default=None, hash=False)
+    allowed_token_ids: Sequence[int] | None = None
+    bad_words: Sequence[str] | None = None
+    structured_outputs: StructuredOutputsParams | None = None
+    extra_args: Mapping[str, Any] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         self._check_int("n", 1, MAX_N)
@@ -113,6 +130,14 @@ class SamplingParams:
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError.of(name, got=getattr(self, name), expected="True or False")
         self._check_stops()
+        for name, value in (
+            ("logit_bias", checked_bias(self.logit_bias)),
+            ("allowed_token_ids", checked_ids("allowed_token_ids", self.allowed_token_ids)),
+            ("bad_words", checked_words(self.bad_words)),
+            ("structured_outputs", StructuredOutputsParams.of(self.structured_outputs)),
+            ("extra_args", checked_extra(self.extra_args)),
+        ):
+            object.__setattr__(self, name, value)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SamplingParams:
@@ -136,9 +161,14 @@ class SamplingParams:
 
     def to_dict(self) -> dict[str, Any]:
         """All parameters, ready for JSON."""
-        return {
+        values = {
             key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
         }
+        if self.logit_bias is not None:
+            values["logit_bias"] = {str(token): bias for token, bias in self.logit_bias.items()}
+        if self.structured_outputs is not None:
+            values["structured_outputs"] = self.structured_outputs.to_dict()
+        return values
 
     @property
     def max_length(self) -> int:
@@ -203,7 +233,7 @@ class SamplingParams:
 def _answering_others(kind: type[SamplingParams]) -> None:
     """Let vLLM's other parameters come: those that ask for nothing are dropped, others refused by name."""
     fields_only = kind.__init__
-    names = frozenset(field.name for field in fields(kind))
+    names = frozenset(own.name for own in fields(kind))
 
     @functools.wraps(fields_only)
     def __init__(self: SamplingParams, **values: Any) -> None:  # noqa: ANN401

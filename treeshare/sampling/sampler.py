@@ -8,8 +8,8 @@ Shapes: ``R`` rows of logits, ``V`` vocabulary, ``B`` blocks of ``BLOCK`` tokens
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -17,15 +17,17 @@ from torch import Tensor
 
 from treeshare.errors import ShapeError
 from treeshare.sampling.compiled import can_draw, draw_compiled
-from treeshare.sampling.filters import filter_weights, has_filters, kth_largest
+from treeshare.sampling.filters import filter_weights, has_filters, keep_min_p, kth_largest
 from treeshare.sampling.inverse_cdf import inverse_cdf
+from treeshare.sampling.masks import unpacked
 from treeshare.sampling.softmax import BLOCK, block_sums, exp_, log
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
+    from treeshare.sampling.masks import Mask
     from treeshare.sampling.params import SamplingParams
 
 ROWS_AT_ONCE = 16
@@ -40,14 +42,27 @@ class RowSpec:
         params: Its parameters.
         generated: Tokens generated so far.
         prompt: Tokens of the prompt; read only when there are penalties.
-        banned: Tokens that may not be drawn now: those that would end a completion of ``min_tokens`` or
-            fewer, themselves counted.
+        mask: Tokens that may be drawn now, see ``masks``; None for all.
     """
 
     params: SamplingParams
     generated: Sequence[int]
     prompt: Sequence[int]
-    banned: frozenset[int] = frozenset()
+    mask: Mask | None = None
+
+
+class Hooks(Protocol):
+    """What a user's own code does to the logits of all rows of a step."""
+
+    def before_penalties(self, logits: Tensor) -> Tensor:
+        """Change ``[R, V]`` float32 logits, after masks and bias; in place or not."""
+
+    def after_temperature(self, logits: Tensor) -> Tensor:
+        """Change them after temperature and min-p, less their maximum of before; not the likeliest token."""
+
+    @property
+    def is_after_temperature(self) -> bool:
+        """Whether ``after_temperature`` does anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +91,11 @@ class Sampled:
 
 @torch.inference_mode()
 def sample(
-    logits: Tensor, specs: Sequence[RowSpec], draw_rows: NDArray[np.int64], uniforms: NDArray[np.float64]
+    logits: Tensor,
+    specs: Sequence[RowSpec],
+    draw_rows: NDArray[np.int64],
+    uniforms: NDArray[np.float64],
+    hooks: Hooks | None = None,
 ) -> Sampled:
     """Draw tokens.
 
@@ -85,6 +104,7 @@ def sample(
         specs: ``[R]``.
         draw_rows: ``[num_draws]`` ascending: the row of each draw. Several draws may share a row.
         uniforms: ``[num_draws]`` in [0, 1).
+        hooks: A user's own code, for all rows; then no row takes the fast path.
 
     Raises:
         ShapeError: If the lengths do not fit.
@@ -97,16 +117,17 @@ def sample(
             f"{uniforms.shape} uniforms"
         )
     result = Sampled(np.zeros(len(draw_rows), np.int64), np.zeros(len(draw_rows)), [None] * len(draw_rows))
-    compiled = np.array([can_draw(spec.params) and not spec.banned for spec in specs], dtype=bool)
+    compiled = np.array([hooks is None and can_draw(spec.params) for spec in specs], dtype=bool)
     if compiled.any():
         _draw_compiled(logits, specs, np.flatnonzero(compiled), draw_rows, uniforms, result)
     others = np.flatnonzero(~compiled)
-    scratch = torch.empty(3, min(len(others), ROWS_AT_ONCE), -(-logits.shape[1] // BLOCK) * BLOCK)
-    for first in range(0, len(others), ROWS_AT_ONCE):
-        rows = others[first : first + ROWS_AT_ONCE]
+    num_at_once = ROWS_AT_ONCE if hooks is None else max(len(others), 1)
+    scratch = torch.empty(3, min(len(others), num_at_once), -(-logits.shape[1] // BLOCK) * BLOCK)
+    for first in range(0, len(others), num_at_once):
+        rows = others[first : first + num_at_once]
         draws = np.flatnonzero(np.isin(draw_rows, rows))
         if len(draws):
-            group = _RowGroup(logits, [specs[row] for row in rows], scratch[:, : len(rows)], rows)
+            group = _RowGroup(logits, [specs[row] for row in rows], scratch[:, : len(rows)], rows, hooks)
             places = torch.from_numpy(np.searchsorted(rows, draw_rows[draws]))
             tokens = group.draw(places, torch.from_numpy(uniforms[draws]))
             result.token_ids[draws] = tokens.numpy()
@@ -122,7 +143,7 @@ def drawn_logprobs(
 ) -> NDArray[np.float64]:
     """Log-probabilities of tokens in the distribution that ``sample`` draws them from.
 
-    ``Sampled.logprobs`` are the model's own; these are after penalties, temperature and filters, as the
+    ``Sampled.logprobs`` are the model's; these are after masks, penalties, temperature and filters, as the
     importance weights of training need them.
 
     Args:
@@ -155,12 +176,18 @@ def _draw_compiled(
     """Draw for ``rows``, for which ``can_draw`` holds, into ``result``."""
     draws = np.flatnonzero(np.isin(draw_rows, rows))
     indptr = np.searchsorted(draw_rows[draws], [*rows, len(specs)])
-    params = [specs[row].params for row in rows]
+    chosen = [specs[row] for row in rows]
     dense = logits if logits.stride(1) == 1 else logits.contiguous()
-    tokens, logprobs, broken = draw_compiled(dense, rows, params, indptr, uniforms[draws])
-    if len(broken):
-        raise broken_row("logits", int(broken[0]))
+    tokens, logprobs, broken = draw_compiled(
+        dense, rows, [spec.params for spec in chosen], [spec.mask for spec in chosen], indptr, uniforms[draws]
+    )
+    if broken.any():
+        row = int(np.flatnonzero(broken)[0])
+        raise broken_row("logits" if broken[row] == 1 else PROCESSED, int(rows[row]))
     result.token_ids[draws], result.logprobs[draws] = tokens, logprobs
+
+
+PROCESSED = "logits after masks and penalties"
 
 
 def broken_row(name: str, row: int) -> FloatingPointError:
@@ -176,12 +203,18 @@ class _RowGroup:
         specs: ``[R]``.
         scratch: ``[3, R, V]`` float32, written to: the vocabulary padded to whole blocks.
         rows: ``[R]``: which rows of the step.
+        hooks: A user's own code; then these are all rows of the step.
     """
 
     def __init__(
-        self, logits: Tensor, specs: Sequence[RowSpec], scratch: Tensor, rows: NDArray[np.int64]
+        self,
+        logits: Tensor,
+        specs: Sequence[RowSpec],
+        scratch: Tensor,
+        rows: NDArray[np.int64],
+        hooks: Hooks | None = None,
     ) -> None:
-        self._specs, self._rows = specs, rows
+        self._specs, self._rows, self._hooks = specs, rows, hooks
         self._raw, self._processed, self._work = scratch.unbind()
         self._vocab_size = logits.shape[1]
         self._raw[:, : logits.shape[1]] = logits[torch.from_numpy(rows)]
@@ -196,8 +229,7 @@ class _RowGroup:
         greedy = torch.tensor([spec.params.temperature == 0 for spec in self._specs])[rows]
         if greedy.all():
             return _argmax(processed, high)[rows]
-        weights = _weights(processed, high, self._specs, self._work)
-        tokens = inverse_cdf(weights, rows, uniforms)
+        tokens = inverse_cdf(self._weights(processed, high), rows, uniforms)
         if greedy.any():
             tokens = torch.where(greedy, _argmax(processed, high)[rows], tokens)
         return tokens
@@ -206,7 +238,7 @@ class _RowGroup:
         """Log-probabilities of one token for each row in the distribution it is drawn from, float64."""
         processed, high = self._after_penalties()
         scores = processed.gather(1, tokens[:, None])[:, 0].double() - high[:, 0].double()
-        weights = _weights(processed, high, self._specs, self._work)
+        weights = self._weights(processed, high)
         scores /= torch.tensor([spec.params.temperature for spec in self._specs], dtype=torch.float64)
         is_left = weights.gather(1, tokens[:, None])[:, 0] > 0
         return torch.where(is_left, scores - log(_totals(weights)), -torch.inf)
@@ -229,11 +261,44 @@ class _RowGroup:
         return None if wanted is None else self._vocab_size if wanted < 0 else min(wanted, self._vocab_size)
 
     def _after_penalties(self) -> tuple[Tensor, Tensor]:
-        """Logits after penalties and bans, and the maximum of each row."""
-        if not any(spec.params.has_penalties or spec.banned for spec in self._specs):
+        """Logits after masks, bias, a user's own code and penalties, and the maximum of each row."""
+        if self._hooks is None and not any(_is_processed(spec) for spec in self._specs):
             return self._raw, self._high
-        processed = _process(self._processed.copy_(self._raw), self._specs)
-        return processed, self._finite_maxima(processed, "logits after penalties and bans")
+        processed = self._processed.copy_(self._raw)
+        for row, spec in zip(processed, self._specs, strict=True):
+            _mask_and_bias(row, spec, self._vocab_size)
+        if self._hooks is not None:
+            self._replace(processed, self._hooks.before_penalties)
+        for row, spec in zip(processed, self._specs, strict=True):
+            if spec.params.has_penalties:
+                _penalise(row, spec)
+        return processed, self._finite_maxima(processed, PROCESSED)
+
+    def _weights(self, processed: Tensor, high: Tensor) -> Tensor:
+        """Unnormalised probabilities after temperature, a user's own code and filters."""
+        hooks = self._hooks
+        if hooks is None or not hooks.is_after_temperature:
+            return _weights(processed, high, self._specs, self._work)
+        scores = torch.sub(processed, high).div_(_divisors(self._specs))
+        for row, spec in zip(scores, self._specs, strict=True):
+            if spec.params.temperature > 0:
+                keep_min_p(row, spec.params.min_p)
+        self._replace(scores, hooks.after_temperature)
+        rest = [
+            spec if not spec.params.temperature else replace(spec, params=_after_min_p(spec.params))
+            for spec in self._specs
+        ]
+        return _weights(scores, self._finite_maxima(scores, PROCESSED), rest, self._work)
+
+    def _replace(self, logits: Tensor, change: Callable[[Tensor], Tensor]) -> None:
+        """Let ``change`` see ``logits`` without their padding; what it returns becomes the logits."""
+        given = logits[:, : self._vocab_size]
+        changed = change(given)
+        if changed is not given:
+            if changed.shape != given.shape:
+                shapes = f"got {tuple(given.shape)}, returned {tuple(changed.shape)}"
+                raise ShapeError(f"logits processor: {shapes}, expected the same shape")
+            given.copy_(changed)
 
     def _finite_maxima(self, logits: Tensor, name: str) -> Tensor:
         """The maximum of each row, ``[R, 1]``; raises ``FloatingPointError`` where it is not finite."""
@@ -244,14 +309,29 @@ class _RowGroup:
         return high
 
 
-def _process(logits: Tensor, specs: Sequence[RowSpec]) -> Tensor:
-    """Apply penalties and bans to ``logits`` in place."""
-    for row, spec in zip(logits, specs, strict=True):
-        if spec.params.has_penalties:
-            _penalise(row, spec)
-        if spec.banned:
-            row[torch.tensor(sorted(spec.banned))] = -torch.inf
-    return logits
+def _is_processed(spec: RowSpec) -> bool:
+    return spec.mask is not None or bool(spec.params.logit_bias) or spec.params.has_penalties
+
+
+def _mask_and_bias(row: Tensor, spec: RowSpec, vocab_size: int) -> None:
+    """Apply a row's mask, then its bias, in place."""
+    if spec.mask is not None:
+        row[:vocab_size].numpy()[~unpacked(spec.mask, vocab_size)] = -np.inf
+    if spec.params.logit_bias:
+        bias = spec.params.logit_bias
+        row[torch.tensor(list(bias))] += torch.tensor(list(bias.values()), dtype=torch.float32)
+
+
+def _after_min_p(params: SamplingParams) -> SamplingParams:
+    """What is left to do behind temperature and min-p."""
+    return replace(params, temperature=1.0, min_p=0.0)
+
+
+def _divisors(specs: Sequence[RowSpec]) -> Tensor:
+    """``[R, 1]`` float32: temperatures; not zero."""
+    limits = torch.finfo(torch.float32)
+    temperatures = [min(max(spec.params.temperature, limits.tiny), limits.max) for spec in specs]
+    return torch.tensor(temperatures, dtype=torch.float32).unsqueeze(-1)
 
 
 def _penalise(row: Tensor, spec: RowSpec) -> None:
@@ -277,10 +357,7 @@ def _weights(logits: Tensor, high: Tensor, specs: Sequence[RowSpec], work: Tenso
         specs: ``[R]``; rows of temperature 0 are not filtered: nothing is drawn from them.
         work: ``[R, V]``; overwritten, and returned.
     """
-    limits = torch.finfo(torch.float32)
-    temperatures = [min(max(spec.params.temperature, limits.tiny), limits.max) for spec in specs]
-    divisors = torch.tensor(temperatures, dtype=torch.float32).unsqueeze(-1)
-    weights = exp_(torch.sub(logits, high, out=work).div_(divisors))
+    weights = exp_(torch.sub(logits, high, out=work).div_(_divisors(specs)))
     for row, scores, spec in zip(weights, logits, specs, strict=True):
         if spec.params.temperature > 0 and has_filters(spec.params):
             filter_weights(row, scores, spec.params)

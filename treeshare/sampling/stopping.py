@@ -88,11 +88,13 @@ class StopChecker:
         """Whether nothing stands before the completion's text."""
         return self._continuation is not None and self._continuation.begins_text
 
-    def check(self, token_ids: Sequence[int]) -> Ending | None:
+    def check(self, token_ids: Sequence[int], *, is_complete: bool = False) -> Ending | None:
         """Look at the completion after its latest token.
 
         Args:
             token_ids: All tokens generated, one more than at the last call.
+            is_complete: Whether the completion's grammar lets nothing follow: that ends it, even among the
+                tokens that cannot.
 
         Returns:
             How it ended, or None if it goes on.
@@ -109,6 +111,8 @@ class StopChecker:
                     return ending
             if self._criterion is not None and self._criterion(token_ids):
                 return self._ending("stop", None, token_ids)
+        if is_complete:
+            return self._ending("stop", None, token_ids)
         if len(token_ids) >= self._max_tokens:
             return self._ending("length", None, token_ids)
         return None

@@ -18,6 +18,18 @@ _SAMPLING_DEFAULTS = {"top_k": 50, "top_p": 1.0, "min_p": 0.0, "repetition_penal
 value."""
 
 
+_OPTIONAL = (
+    "presence_penalty",
+    "frequency_penalty",
+    "seed",
+    "logit_bias",
+    "allowed_token_ids",
+    "bad_words",
+    "structured_outputs",
+)
+"""What a task may set by the names of ``SamplingParams``, as for lm-eval's ``vllm`` model."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Generation:
     """How an answer is generated.
@@ -67,13 +79,15 @@ def make_generation(
         value = kwargs.pop(name, default if model_default is None else model_default)
         if do_sample or name == "repetition_penalty":
             options[name] = value
-    for name in ("presence_penalty", "frequency_penalty", "seed"):
+    for name in _OPTIONAL:
         if name in kwargs:
             options[name] = kwargs.pop(name)
     kwargs.pop("use_cache", None)
     if kwargs:
         known = "until, max_gen_toks, do_sample, temperature, " + ", ".join(_SAMPLING_DEFAULTS)
-        raise ConfigError.of("generation_kwargs", got=", ".join(kwargs), expected=f"of {known}, seed")
+        raise ConfigError.of(
+            "generation_kwargs", got=", ".join(kwargs), expected=f"of {known}, {', '.join(_OPTIONAL)}"
+        )
     params = SamplingParams(
         n=num_copies,
         temperature=temperature if do_sample else 0,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from treeshare.engine.chat import DEFAULT_CHAT, render_chat
 from treeshare.errors import BudgetError, ConfigError
 from treeshare.integrations.openai.schema import COMPLETIONS, ApiError, ChatBody, CompletionBody
-from treeshare.sampling import SamplingParams
+from treeshare.sampling import SamplingParams, StructuredOutputsParams
 
 if TYPE_CHECKING:
     from treeshare.engine.chat import ChatOptions
@@ -79,6 +79,8 @@ def make_job(
         llm.engine.check(requests)
     except (ConfigError, BudgetError) as error:
         message = str(error).replace("prompts[", "prompt[")
+        if body.structured_outputs is None:
+            message = message.replace("structured_outputs: ", "response_format: ")
         name = message.partition(":")[0].partition("[")[0]
         raise ApiError(400, message, param=name, code="invalid_value") from error
     echoes = [""] * len(prompts)
@@ -118,7 +120,21 @@ def _sampling_params(body: CompletionBody | ChatBody, max_tokens: int, seed: int
         logprobs=logprobs,
         skip_special_tokens=body.skip_special_tokens,
         include_stop_str_in_output=body.include_stop_str_in_output,
+        logit_bias=body.logit_bias,  # type: ignore[arg-type]  # keys are texts in JSON
+        allowed_token_ids=body.allowed_token_ids,
+        bad_words=body.bad_words,
+        structured_outputs=_structured_outputs(body),
     )
+
+
+def _structured_outputs(body: CompletionBody | ChatBody) -> StructuredOutputsParams | None:
+    """What the text must be, by OpenAI's name or by vLLM's."""
+    form = body.response_format
+    if form is None or form.type == "text":
+        return StructuredOutputsParams.of(body.structured_outputs)
+    if form.json_schema is None:
+        return StructuredOutputsParams(json_object=True)
+    return StructuredOutputsParams(json=form.json_schema.json_schema)
 
 
 def _check_stop_ids(body: CompletionBody | ChatBody, llm: LLM) -> None:

@@ -49,13 +49,10 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "audio": (),
     "function_call": ("none", "auto"),
     "functions": ([],),
-    "logit_bias": ({},),
     "modalities": (["text"],),
     "prediction": (),
     "prompt_logprobs": (),
     "reasoning_effort": ("none",),
-    "response_format": ({"type": "text"},),
-    "structured_outputs": (),
     "suffix": ("",),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
@@ -157,6 +154,34 @@ class StreamOptions(_Model):
     include_obfuscation: bool = False
 
 
+class JsonSchema(_Model):
+    """The schema of a ``response_format``.
+
+    Attributes:
+        name: Accepted.
+        description: Accepted.
+        json_schema: The schema.
+        strict: Accepted: a schema is always kept.
+    """
+
+    name: str | None = None
+    description: str | None = None
+    json_schema: dict[str, Any] = Field(alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(_Model):
+    """What an answer's text must be.
+
+    Attributes:
+        type: ``text``, any JSON object, or what a schema says.
+        json_schema: The schema.
+    """
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
 class _Body(_Model):
     """What both endpoints take; OpenAI's fields, then vLLM's."""
 
@@ -178,6 +203,11 @@ class _Body(_Model):
     stop_token_ids: Annotated[list[int], FailFast()] = Field([], max_length=256)
     skip_special_tokens: bool = True
     include_stop_str_in_output: bool = False
+    logit_bias: dict[str, float] | None = None
+    allowed_token_ids: list[int] | None = None
+    bad_words: list[str] = Field([], max_length=128)
+    response_format: ResponseFormat | None = None
+    structured_outputs: dict[str, Any] | None = None
 
 
 class CompletionBody(_Body):
@@ -283,6 +313,8 @@ def _check_together(body: CompletionBody | ChatBody) -> None:
 
     if body.stream_options is not None and not body.stream:
         raise refuse("stream_options", "only with stream")
+    if body.response_format is not None and (fault := _fault_of(body.response_format, body)):
+        raise refuse("response_format", fault)
     if isinstance(body, CompletionBody):
         if body.best_of is not None and body.best_of != body.n:
             raise refuse("best_of", "only the value of n is supported")
@@ -296,6 +328,15 @@ def _check_together(body: CompletionBody | ChatBody) -> None:
     limits = {body.max_tokens, body.max_completion_tokens} - {None}
     if len(limits) > 1:
         raise refuse("max_tokens", "differs from max_completion_tokens; give one of them")
+
+
+def _fault_of(form: ResponseFormat, body: CompletionBody | ChatBody) -> str | None:
+    """What is wrong with a ``response_format`` beside the other fields, in words."""
+    if (form.json_schema is not None) != (form.type == "json_schema"):
+        return "json_schema is given with type json_schema, and only then"
+    if body.structured_outputs is not None and form.type != "text":
+        return "not with structured_outputs; give one of them"
+    return None
 
 
 def model_name(body: CompletionBody | ChatBody, names: Sequence[str]) -> str:
