@@ -100,7 +100,7 @@ class SamplingProgress(Progress):
     def __init__(self, source: CompletionSource, requests: Sequence[Request]) -> None:
         super().__init__(sum(len(request.completion_indices) for request in requests), "completions")
         self._source = source
-        self._max_tokens = max((request.params.max_tokens for request in requests), default=0)
+        self._max_tokens = max((request.params.max_length for request in requests), default=0)
 
     def facts(self) -> list[str]:
         """Prompt tokens while prompts are computed, then generated tokens per second."""

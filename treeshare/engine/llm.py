@@ -51,7 +51,7 @@ class LLM(OpenedModel):
 
     Args:
         model: An embedded name (``smollm2-135m``), a folder, a ``.gguf`` file, a hub id, or a transformers
-            model in memory: its weights are shared, and it stays as it is.
+            model in memory, whose weights are shared and which stays as it is.
         dtype: ``auto`` (the model's own, see ``load_model``), ``float32`` or ``bfloat16``, also as torch's.
         quantization: ``int8``, on the CPU, or None; see ``load_model``.
         device: As ``resolve_device`` takes it; on a CUDA device nothing was ever measured.
@@ -73,8 +73,7 @@ class LLM(OpenedModel):
         chat_template: A Jinja template, or its file; by default the tokenizer's own.
         lora: A folder with a PEFT adapter, which is merged into the weights.
         enable_lora: Whether a call may name an adapter, which then holds for all later ones, too.
-        generation_config: Whose sampling parameters hold where a call gives none: ``auto`` the model's own,
-            ``vllm`` nobody's, a folder the ``generation_config.json`` in it.
+        generation_config: Whose parameters hold where a call gives none: see ``sampling.suggestions``.
         override_generation_config: Fields that are put above that file's.
         others: vLLM's further names: taken where they ask for nothing, else refused with what to use instead.
 
@@ -127,17 +126,9 @@ class LLM(OpenedModel):
         _use(seed, threads)
         warn_where_unused()
         extras = ModelExtras(tokenizer=tokenizer, revision=revision, chat_template=chat_template, lora=lora)
-        loaded = load_model(
-            model,
-            dtype_name(dtype),
-            resolve_device(device, quantization),
-            quantization,
-            max_model_len,
-            extras,
-        )
-        suggested = suggestions(
-            generation_config, loaded.model.generation_config.to_dict(), override_generation_config
-        )
+        device = resolve_device(device, quantization)
+        loaded = load_model(model, dtype_name(dtype), device, quantization, max_model_len, extras)
+        suggested = suggestions(generation_config, loaded.suggested, override_generation_config)
         engine = Engine(
             loaded,
             replace(config, fold_cost=fold_cost or fold_cost_of(loaded, config)),
@@ -275,8 +266,7 @@ class LLM(OpenedModel):
             prompts: As for ``generate``.
             params: How to look for them.
             lora_request: As for ``generate``.
-            use_tqdm: As for ``generate``.
-            others: vLLM's further names, as for the class.
+            use_tqdm: As for ``generate``, like ``others``.
 
         Raises:
             ConfigError: If a prompt is out of range, or the engine runs something.
@@ -285,19 +275,18 @@ class LLM(OpenedModel):
         refuse_others("LLM.beam_search", others, own_names(LLM.beam_search))
         self.use_adapter(lora_request)
         parsed = self.prompt_encoder.parse_all(prompts)
-        outputs = []
         with progress_bar("Beams", len(parsed), use_tqdm) as bar:
-            for _, token_ids in parsed:
-                with TokenSearch(self.engine, token_ids, params.max_tokens) as search:
-                    outputs.append(
-                        beams_of_prompt(search, token_ids, params, self.eos_token_ids, self.decoder())
-                    )
-                bar.update()
-        return outputs
+            return [self._beams(token_ids, params, bar) for _, token_ids in parsed]
 
     def output(self, completion: Completion) -> CompletionOutput:
         """A completion as ``generate`` returns it."""
         return completion_output(completion, self.loaded.detokenizer)
+
+    def _beams(self, token_ids: list[int], params: BeamSearchParams, bar: Any) -> BeamSearchOutput:  # noqa: ANN401
+        with TokenSearch(self.engine, token_ids, params.max_tokens) as search:
+            found = beams_of_prompt(search, token_ids, params, self.eos_token_ids, self.decoder())
+        bar.update()
+        return found
 
     def _call(self, prompts: Prompts, params: Params, on_completion: OnCompletion | None) -> GenerateCall:
         parsed = self.prompt_encoder.parse_all(prompts)

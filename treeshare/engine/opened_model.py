@@ -54,9 +54,8 @@ class OpenedModel:
     ) -> None:
         self.seed = seed
         self._enable_lora = enable_lora
-        self._adapter = (
-            None if engine.loaded.extras.lora is None else os.path.realpath(engine.loaded.extras.lora)
-        )
+        own = engine.loaded.extras.lora
+        self._adapter = None if own is None else os.path.realpath(own)
         self._was_named = False
         self.engine = engine
         self.loaded: LoadedModel = engine.loaded

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from treeshare.errors import ConfigError, UnsupportedModelError
 from treeshare.models.text_part import text_part
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def is_model(model: object) -> bool:
+def is_model(model: object) -> TypeGuard[nn.Module]:
     """Whether this is a model, and not the name of one."""
     from torch import nn
 

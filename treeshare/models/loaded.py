@@ -63,6 +63,12 @@ class LoadedModel:
     is_in_memory: bool = False
 
     @property
+    def suggested(self) -> dict[str, Any]:
+        """The fields of its ``generation_config.json``."""
+        fields: dict[str, Any] = self.model.generation_config.to_dict()
+        return fields
+
+    @property
     def device(self) -> torch.device:
         """The device of its weights."""
         device: torch.device = self.model.device

@@ -84,13 +84,14 @@ def load_model(
     started = time.perf_counter()
     require_quantization(quantization, device)
     folder: Path | None = None
+    loaded: Any
     if is_model(model):
         loaded = shadow_of(model, dtype, device, quantization)
         name = loaded.name_or_path or type(loaded).__name__
         shown, part = one_line(name), text_part(loaded.config)
         tokenizer = None if extras.tokenizer is None else chosen_tokenizer("", extras)
     else:
-        name = _name(model)
+        name = _name(model)  # type: ignore[arg-type]  # the other kind
         shown = one_line(name)
         source = _resolve(name, dtype, whole=True, revision=extras.revision)
         part = read_part(source, shown)

@@ -229,7 +229,7 @@ class TreeshareLM(TemplateLM):  # type: ignore[misc]  # lm-eval is untyped
             context, gen_kwargs = instance.args
             generation = self._generation(gen_kwargs, len(group))
             generations.append(generation)
-            context_ids = self._text.encode_context(context, self._room(generation.params.max_tokens))
+            context_ids = self._text.encode_context(context, self._room(generation.params.max_length))
             (request,) = self.llm.requests([context_ids], generation.params)
             name = json.dumps([instance.task_name, instance.doc_id, instance.idx, context])
             key = problem_key(f"{name} {seen[name]}")
