@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import gguf
@@ -36,13 +37,13 @@ def _prefixes():
 
 
 def by_score(text, tokens, scores):
-    """Sentencepiece's rule: of all neighbours that are a piece together, the best score first, then the leftmost."""
+    """Of all neighbours that are a piece together, the best score first, then the leftmost."""
     known = {token: number for number, token in enumerate(tokens)}
     parts = list(_SPACE + text.replace(" ", _SPACE))
     while True:
         pairs = [
             (-scores[known[a + b]], place)
-            for place, (a, b) in enumerate(zip(parts, parts[1:], strict=False))
+            for place, (a, b) in enumerate(itertools.pairwise(parts))
             if a + b in known
         ]
         if not pairs:
