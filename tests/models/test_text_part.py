@@ -19,6 +19,7 @@ from treeshare.errors import ConfigError, TreeshareError
 from treeshare.models import describe_model, load_model
 from treeshare.models.miniature import spread_weights
 from treeshare.models.text_part import text_part
+from treeshare.models.tokenizer import load_tokenizer
 
 _TEXT = {**_COMMON, "num_hidden_layers": 2, "max_position_embeddings": 128}
 _VISION = {
@@ -171,6 +172,40 @@ def test_other_kinds_are_refused_by_name(tmp_path):
         describe_model(tmp_path / "qwen3_5")
     with pytest.raises(TreeshareError, match="paligemma: not implemented: a composite model of this kind"):
         describe_model(tmp_path / "paligemma")
+
+
+@pytest.mark.slow
+def test_int8_weights_are_kept(saved, monkeypatch, tmp_path):
+    """A second load reads them from the cache; a head that is no embedding stays one."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder, _ = saved("qwen2_5_vl")
+    first, second = (load_model(folder, quantization="int8") for _ in range(2))
+    assert first.fingerprint() == second.fingerprint()
+    assert type(second.model).__name__ == "Qwen2_5_VLTextForCausalLM"
+    assert not second.model.config.tie_word_embeddings
+
+
+def test_a_processors_template_is_the_chats(saved, tmp_path):
+    """It may go through parts alone: then a text is a list of one."""
+    from treeshare.engine.chat import ChatOptions, render_chat
+
+    template = (
+        "{% for m in messages %}{{ m.role }}:{% for c in m.content | selectattr('type', 'equalto', 'text') %}"
+        "{{ c.text }}{% endfor %};{% endfor %}"
+    )
+    folder, _ = saved("gemma3")
+    for name in ("model.safetensors", "config.json"):
+        (tmp_path / name).symlink_to(folder / name)
+    vocabulary = {character: number for number, character in enumerate("abcdefghijk")}
+    (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "GPT2Tokenizer"}))
+    (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    tokenizer = load_tokenizer(str(tmp_path))
+    messages = [{"role": "user", "content": "abc"}]
+    assert render_chat(tokenizer, messages, ChatOptions(), model_id="x") == "user:abc;"
+    plain = ChatOptions(chat_template="{% for m in messages %}{{ m.content }}{% endfor %}")
+    assert render_chat(tokenizer, messages, plain, model_id="x") == "abc"
 
 
 def test_what_the_whole_says_of_its_ends_and_its_head_is_the_texts():

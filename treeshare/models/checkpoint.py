@@ -281,6 +281,9 @@ def read_model(part: TextPart, source: str, name: str, dtype: str) -> Any:  # no
             f"model: cannot load {name}: tensors that mean the same weight: {shortened(again)}"
         )
     require_weights(model, info, name, part.whole)
+    if part.whole:  # whose configuration may say otherwise than its files
+        head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+        model.config.tie_word_embeddings = head.weight is embedding.weight
     if wrapped:
         say(name, f"took off the names of its tensors: {shortened(wrapped)}")
     return model

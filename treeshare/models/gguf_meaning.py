@@ -103,7 +103,7 @@ def require_meaning(
     config: Any,  # noqa: ANN401
     path: Path,
 ) -> list[str]:
-    """Complete a configuration by the file's numbers, and refuse what else transformers left out of the model.
+    """Complete a configuration by the file's numbers, and refuse what else transformers left out.
 
     Args:
         metadata: The file's, for which ``require_metadata`` holds, lists of texts as their lengths.

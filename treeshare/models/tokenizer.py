@@ -21,6 +21,7 @@ _FILES = ("tokenizer*", "vocab.json", "vocab.txt", "*.tiktoken", "spiece.model",
 _PAIR = ("vocab.json", "merges.txt")
 _SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 _SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+_PROCESSORS = "chat_template.json"
 _MARK = "\ufeff"
 
 
@@ -51,7 +52,8 @@ def load_tokenizer(source: str) -> Any | None:  # noqa: ANN401
             f"tokenizer: cannot load it from {one_line(source)}: {_culprit(source, error)}"
             f"{error_line(error)}; get its files again"
         ) from error
-    tokenizer.chat_template = _without_marks(getattr(tokenizer, "chat_template", None), source)
+    template = getattr(tokenizer, "chat_template", None) or _processors_template(source)
+    tokenizer.chat_template = _without_marks(template, source)
     return tokenizer
 
 
@@ -156,6 +158,12 @@ def _culprit(source: str, error: BaseException) -> str:
         return f"{_FILE}: "
     settings = [name for name in _SETTINGS if (folder / name).is_file()]
     return f"{' or '.join(settings)}: " if settings else ""
+
+
+def _processors_template(source: str) -> object:
+    """The chat template that a multimodal folder has for its processor alone, if it has one."""
+    path = find_file(source, _PROCESSORS, download=True)
+    return None if path is None else read_object(path).get("chat_template")
 
 
 def _without_marks(template: object, source: str) -> object:
