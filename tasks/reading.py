@@ -117,8 +117,8 @@ def read_hub(
 def _not_loaded(what: str, names: str, reason: str, error: Exception) -> DataError:
     why = one_line(reason or type(error).__name__, 80)
     return DataError(
-        f"data: cannot load {what} from the hub ({why}); give --data FILE, or fetch it where the hub answers: "
-        f"hf download {names} --repo-type dataset"
+        f"data: cannot load {what} from the hub ({why}); give --data FILE, or fetch it where the hub "
+        f"answers: hf download {names} --repo-type dataset"
     )
 
 
