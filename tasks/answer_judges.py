@@ -77,7 +77,7 @@ class ExactJudge(AnswerJudge):
 
     def check(self, gold: str, answer: str) -> CheckResult:
         """See ``AnswerJudge.check``."""
-        return _checked(answer == gold, answer)
+        return _checked(gold, answer)
 
 
 class NumberJudge(AnswerJudge):
@@ -102,7 +102,7 @@ class NumberJudge(AnswerJudge):
 
     def check(self, gold: str, answer: str) -> CheckResult:
         """See ``AnswerJudge.check``."""
-        return _checked(answer == gold, answer)
+        return _checked(gold, answer)
 
 
 class MathematicsJudge(AnswerJudge):
@@ -125,7 +125,7 @@ class MathematicsJudge(AnswerJudge):
             return CheckResult(verdict=Verdict.PASSED, detail="")
         verdict = Verdict.WRONG_ANSWER if found.is_decided else Verdict.UNDECIDED
         return CheckResult(
-            verdict=verdict, detail=f"answered {one_line(answer, 60)}; {found.layer}: {found.reason}"
+            verdict=verdict, detail=f"{_other_than(gold, answer)}; {found.layer}: {found.reason}"
         )
 
     def classes(self, answers: Iterable[str]) -> list[list[str]]:
@@ -189,7 +189,7 @@ class ChoiceJudge(AnswerJudge):
 
     def check(self, gold: str, answer: str) -> CheckResult:
         """See ``AnswerJudge.check``."""
-        return _checked(answer == gold, answer)
+        return _checked(gold, answer)
 
 
 _JUDGES: dict[str, type[AnswerJudge]] = {
@@ -208,7 +208,11 @@ def answer_judge(name: str) -> AnswerJudge:
     return _JUDGES[name]()
 
 
-def _checked(is_right: bool, answer: str) -> CheckResult:
-    if is_right:
+def _checked(gold: str, answer: str) -> CheckResult:
+    if answer == gold:
         return CheckResult(verdict=Verdict.PASSED, detail="")
-    return CheckResult(verdict=Verdict.WRONG_ANSWER, detail=f"answered {one_line(answer, 60)}")
+    return CheckResult(verdict=Verdict.WRONG_ANSWER, detail=_other_than(gold, answer))
+
+
+def _other_than(gold: str, answer: str) -> str:
+    return f"answered {one_line(answer, 60)}, expected {one_line(gold, 60)}"

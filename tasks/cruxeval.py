@@ -167,7 +167,7 @@ def difference(predicted: str | None, given: str, output: str) -> str | None:
         value = literal(predicted)
     except NoLiteralError as error:
         return str(error)
-    return None if value == literal(output) else f"answered {predicted[:60]}"
+    return None if value == literal(output) else f"answered {predicted[:60]}, expected {output[:60]}"
 
 
 def _records(data: Path | None) -> list[CruxEvalRecord]:

@@ -144,7 +144,8 @@ class Gsm8k(Task):
         answer = self.answer(problem, completion)
         if answer == problem.data["answer"]:
             return CheckResult(verdict=Verdict.PASSED, detail="")
-        detail = "no answer found" if answer is None else f"answered {answer[:60]}"
+        expected = problem.data["answer"]
+        detail = "no answer found" if answer is None else f"answered {answer[:60]}, expected {expected[:60]}"
         return CheckResult(verdict=Verdict.WRONG_ANSWER, detail=detail)
 
     def from_chat(self, problem: Problem, reply: str) -> str:

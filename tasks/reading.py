@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from treeshare.errors import DataError
+from treeshare.errors import DataError, one_line
 from treeshare.evals.numerals import loads
 from treeshare.files import read_packed, without_mark
+from treeshare.tasks.hub_access import hub_or_cache
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,12 +70,11 @@ def hub_file(hub_id: str, name: str) -> Path:
     """
     from huggingface_hub import hf_hub_download
 
-    try:
-        return Path(hf_hub_download(hub_id, name, repo_type="dataset"))
-    except Exception as error:
-        raise DataError(
-            f"data: cannot load {name} of {hub_id} from the hub ({type(error).__name__}); give --data FILE"
-        ) from error
+    with hub_or_cache() as reason:
+        try:
+            return Path(hf_hub_download(hub_id, name, repo_type="dataset"))
+        except Exception as error:
+            raise _not_loaded(f"{name} of {hub_id}", f"{hub_id} {name}", reason, error) from error
 
 
 def read_hub(
@@ -97,22 +97,29 @@ def read_hub(
 
     records: list[Fields] = []
     for split in splits:
-        try:
-            if files:
-                where = f"hf://datasets/{hub_id}/{files.format(split=split)}"
-                rows: Any = load_dataset("json", data_files=where, split="train")
-            else:
-                rows = load_dataset(hub_id, config, split=split)
-        except Exception as error:
-            raise DataError(
-                f"data: cannot load {hub_id} from the hub ({type(error).__name__}); give --data FILE"
-            ) from error
+        with hub_or_cache() as reason:
+            try:
+                if files:
+                    where = f"hf://datasets/{hub_id}/{files.format(split=split)}"
+                    rows: Any = load_dataset("json", data_files=where, split="train")
+                else:
+                    rows = load_dataset(hub_id, config, split=split)
+            except Exception as error:
+                raise _not_loaded(hub_id, hub_id, reason, error) from error
         for i, row in enumerate(rows):
             try:
                 records.append(kind.model_validate(row))
             except ValidationError as error:
                 raise _malformed(f"{hub_id}, {split}, record {i}", error) from error
     return records
+
+
+def _not_loaded(what: str, names: str, reason: str, error: Exception) -> DataError:
+    why = one_line(reason or type(error).__name__, 80)
+    return DataError(
+        f"data: cannot load {what} from the hub ({why}); give --data FILE, or fetch it where the hub "
+        f"answers: hf download {names} --repo-type dataset"
+    )
 
 
 def require_unique(problems: list[Problem], source: object) -> list[Problem]:

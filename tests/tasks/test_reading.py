@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from treeshare.errors import DataError
 from treeshare.evals import Problem
+from treeshare.tasks import hub_access
 from treeshare.tasks.reading import read_hub, read_records, require_unique
 
 
@@ -77,6 +78,7 @@ def fake_hub(monkeypatch, load_dataset):
     module = types.ModuleType("datasets")
     module.load_dataset = load_dataset
     monkeypatch.setitem(sys.modules, "datasets", module)
+    monkeypatch.setattr(hub_access, "_reason", lambda: "")
 
 
 def test_the_hub_is_asked_for_each_split(monkeypatch):
@@ -95,6 +97,29 @@ def test_the_hub_is_asked_for_each_split(monkeypatch):
         (("owner/set", "full"), {"split": "test"}),
         (("json",), {"data_files": "hf://datasets/owner/set/train.jsonl", "split": "train"}),
     ]
+
+
+def test_a_hub_that_does_not_answer_is_asked_once_and_the_cache_is_looked_at(monkeypatch):
+    """Whatever the libraries do, while they do it they are told to leave the network alone."""
+    from huggingface_hub import constants
+
+    seen = []
+
+    def load_dataset(*_, **__):
+        seen.append(constants.HF_HUB_OFFLINE)
+        raise ConnectionError
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    fake_hub(monkeypatch, load_dataset)
+    message = (
+        r"cannot load owner/set from the hub \({}\); give --data FILE, or fetch it .*: hf download owner/set "
+    )
+    for reason in ("", "Name or service not known"):
+        monkeypatch.setattr(hub_access, "_reason", lambda reason=reason: reason)
+        with pytest.raises(DataError, match=message.format(reason or "ConnectionError")):
+            read_hub("owner/set", Row, splits=["test"])
+    assert seen == [False, True]
+    assert not constants.HF_HUB_OFFLINE
 
 
 def test_a_hub_out_of_reach_and_other_fields_are_named(monkeypatch):

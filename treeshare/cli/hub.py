@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from treeshare.cli.finding import Finding
+from treeshare.hub_state import offline_by, why_silent
 
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
 
 
 def hub() -> Finding:
     """Whether the hub answers; not asked if the environment says that we are offline."""
-    from treeshare.models.hub import offline_by, why_silent
-
     variable = offline_by(_OFFLINE)
     if variable is not None:
         found = f"not asked: {variable} is set"

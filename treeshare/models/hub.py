@@ -3,52 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import threading
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 from treeshare.errors import ModelLoadError, one_line
 from treeshare.failures import refusing
+from treeshare.hub_state import offline_by, why_silent
 from treeshare.models.checkpoint import INDEX, say
 from treeshare.models.folder import CONFIG, read_object
 from treeshare.models.tensor_names import shortened
 from treeshare.models.tokenizer import has_tokenizer
 
-_TIMEOUT_S = 4.0
 _PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
 """Files of a model that are fetched: no pickles, no code."""
-
-_OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-
-
-def offline_by(variables: tuple[str, ...] = _OFFLINE) -> str | None:
-    """The environment variable that says that the hub is not to be asked, if one does."""
-    yes = ("1", "ON", "YES", "TRUE")
-    return next((name for name in variables if os.environ.get(name, "").upper() in yes), None)
-
-
-def why_silent() -> str:
-    """Why the hub does not answer, or an empty text; returns even if a name server never answers."""
-    from huggingface_hub import constants
-
-    reasons = [f"no answer within {_TIMEOUT_S:g} s"]
-
-    def ask() -> None:
-        try:
-            request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
-            with urllib.request.urlopen(request, timeout=_TIMEOUT_S):
-                reasons.append("")
-        except urllib.error.HTTPError as error:
-            reasons.append("" if error.code < 500 else f"status {error.code}")
-        except (OSError, ValueError) as error:
-            reasons.append(str(getattr(error, "reason", error)))
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(_TIMEOUT_S)
-    return reasons[-1]
 
 
 def hub_source(name: str, *, whole: bool = True, revision: str | None = None) -> str:

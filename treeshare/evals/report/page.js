@@ -39,6 +39,8 @@
     more();
   };
 
+  const shortened = (text) => (text.length > 120 ? text.slice(0, 119) + "\u2026" : text);
+
   const drawCompletion = (one, parent) => {
     const box = make("div", "completion", undefined, parent);
     const facts = make("div", "facts", undefined, box);
@@ -47,7 +49,7 @@
     make("span", "", (one.indices.length > 1 ? one.indices.length + " times: " : "") + few, facts);
     make("span", "", count(one.tokens, "token") + ", " + one.finish, facts);
     if (one.confidence !== null) make("span", "", "mean confidence " + one.confidence.toFixed(3), facts);
-    if (one.answer !== null) make("span", "", "answer " + one.answer, facts);
+    if (one.answer !== null) make("span", "", "answer " + shortened(one.answer), facts);
     if (one.detail) make("span", "", one.detail, facts);
     make("pre", "", one.text === "" ? "(empty)" : one.text, box);
   };
