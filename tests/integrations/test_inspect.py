@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import gc
 import importlib
+import json
 import re
 import threading
 import tomllib

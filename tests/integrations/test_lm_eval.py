@@ -351,10 +351,10 @@ def test_the_device_is_handed_on(monkeypatch, device, own_choice, expected):
 def test_what_tokens_may_come(ours):
     """As for lm-eval's ``vllm`` model: the names of ``SamplingParams``."""
     pytest.importorskip("llguidance", reason="llguidance is not installed")
-    options = {
-        "structured_outputs": {"regex": "[abc]{6}"}, "bad_words": ["c"], "logit_bias": {"5": -1}, "max_gen_toks": 20
-    }  # fmt: skip
-    (text,) = ours.generate_until([instance("Say:", {"until": [], **options})], disable_tqdm=True)
+    options = {"structured_outputs": {"regex": "[abc]{6}"}, "bad_words": ["c"], "logit_bias": {"5": -1}}
+    (text,) = ours.generate_until(
+        [instance("Say:", {"until": [], "max_gen_toks": 20, **options})], disable_tqdm=True
+    )
     assert re.fullmatch("[ab]{6}", text)
 
 
