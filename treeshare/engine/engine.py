@@ -10,7 +10,7 @@ from treeshare.engine.constraints import Constraints
 from treeshare.engine.hooks import ProcessorBatch
 from treeshare.engine.intake import Intake
 from treeshare.engine.residency import Residency
-from treeshare.engine.runner import ModelRunner
+from treeshare.engine.runner import MAX_LOGITS_BYTES, ModelRunner
 from treeshare.engine.scheduler import Scheduler
 from treeshare.engine.stats import EngineStats
 from treeshare.engine.step import StepComputer, StepResult
@@ -90,6 +90,7 @@ class Engine:
             self.config,
             max_rows=self.runner.max_rows,
             max_logits_rows=self.runner.max_logits_rows,
+            max_scored_rows=MAX_LOGITS_BYTES // (4 * self.loaded.vocab_size),
         )
         self._token_step = TokenStep(self.runner, self._constraints, self._processors)
         self._token_step.version = self.weights_version

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence as Items
 
     from treeshare.engine.forest import LiveNode
+    from treeshare.engine.prompt_scores import PromptLogprobs
     from treeshare.kv import KVStore, PageTable, Segment
     from treeshare.sampling import SamplingParams, StopChecker
     from treeshare.sampling.grammar import GrammarState
@@ -65,6 +66,7 @@ class Completion:
         logprobs: Per token the likeliest tokens, when asked for.
         weight_versions: Per token how often the weights had been changed when it was drawn.
         begins_text: Whether no text of the prompt stands before its own.
+        prompt_logprobs: Of the prompt, when asked for; all completions of a request have the same list.
     """
 
     request_index: int
@@ -77,6 +79,7 @@ class Completion:
     logprobs: list[list[TokenLogprob]] | None
     weight_versions: list[int]
     begins_text: bool = False
+    prompt_logprobs: PromptLogprobs | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -91,6 +94,7 @@ class LiveRequest:
         node: Where its prompt ends.
         num_unfinished: Completions that are neither finished nor cancelled.
         rules: Which tokens its completions may draw; None for all.
+        prompt_logprobs: Of its prompt, once they are known, where asked for.
     """
 
     index: int
@@ -100,6 +104,12 @@ class LiveRequest:
     node: LiveNode
     num_unfinished: int
     rules: TokenRules | None = None
+    prompt_logprobs: PromptLogprobs | None = None
+
+    @property
+    def lacks_prompt_logprobs(self) -> bool:
+        """Whether its prompt's log-probabilities are asked for and not yet known."""
+        return self.request.params.prompt_logprobs is not None and self.prompt_logprobs is None
 
 
 @dataclass(eq=False, slots=True)

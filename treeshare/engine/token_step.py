@@ -223,6 +223,7 @@ class TokenStep:
                 logprobs=list(sequence.logprobs) if wants_logprobs else None,
                 weight_versions=list(sequence.versions),
                 begins_text=sequence.stop.begins_text,
+                prompt_logprobs=sequence.live.prompt_logprobs,
             )
             for index in sequence.completions
         ]

@@ -26,12 +26,14 @@ class Job:
         model: Name under which the model answers.
         requests: For the engine, one for each prompt.
         echoes: Text in front of each prompt's completions; empty unless ``echo``.
+        generates: Whether completions are answered: with ``echo``, ``max_tokens`` may be 0.
     """
 
     body: CompletionBody | ChatBody
     model: str
     requests: list[Request]
     echoes: list[str]
+    generates: bool = True
 
 
 def make_job(
@@ -87,13 +89,14 @@ def make_job(
     if isinstance(body, CompletionBody) and body.echo:
         tokenizer = llm.get_tokenizer()
         echoes = [prompt if isinstance(prompt, str) else tokenizer.decode(prompt) for prompt in body.prompt]
-    return Job(body=body, model=model, requests=requests, echoes=echoes)
+    generates = isinstance(body, ChatBody) or body.max_tokens > 0
+    return Job(body=body, model=model, requests=requests, echoes=echoes, generates=generates)
 
 
 def _max_tokens(body: CompletionBody | ChatBody, llm: LLM, num_prompt_tokens: int) -> int:
     """Maximum number of new tokens; of a chat without a limit, what context and KV budget hold."""
     if isinstance(body, CompletionBody):
-        return body.max_tokens
+        return body.max_tokens or 1  # of 0 the token is not answered
     asked = body.max_completion_tokens or body.max_tokens
     return asked or llm.engine.longest_completion(num_prompt_tokens)
 
@@ -118,6 +121,7 @@ def _sampling_params(body: CompletionBody | ChatBody, max_tokens: int, seed: int
         max_tokens=max_tokens,
         min_tokens=body.min_tokens,
         logprobs=logprobs,
+        prompt_logprobs=_prompt_logprobs(body),
         skip_special_tokens=body.skip_special_tokens,
         include_stop_str_in_output=body.include_stop_str_in_output,
         logit_bias=body.logit_bias,  # type: ignore[arg-type]  # keys are texts in JSON
@@ -125,6 +129,15 @@ def _sampling_params(body: CompletionBody | ChatBody, max_tokens: int, seed: int
         bad_words=body.bad_words,
         structured_outputs=_structured_outputs(body),
     )
+
+
+def _prompt_logprobs(body: CompletionBody | ChatBody) -> int | None:
+    """How many likeliest tokens of the prompt's: as asked, or as an answer that repeats it needs."""
+    if body.prompt_logprobs is None and isinstance(body, CompletionBody) and body.echo:
+        return body.logprobs
+    if isinstance(body, CompletionBody) and body.echo and body.logprobs is not None:
+        return max(body.logprobs, body.prompt_logprobs or 0)
+    return body.prompt_logprobs
 
 
 def _structured_outputs(body: CompletionBody | ChatBody) -> StructuredOutputsParams | None:

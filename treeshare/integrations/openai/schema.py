@@ -51,7 +51,6 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "functions": ([],),
     "modalities": (["text"],),
     "prediction": (),
-    "prompt_logprobs": (),
     "reasoning_effort": ("none",),
     "suffix": ("",),
     "tool_choice": ("none", "auto"),
@@ -208,13 +207,14 @@ class _Body(_Model):
     bad_words: list[str] = Field([], max_length=128)
     response_format: ResponseFormat | None = None
     structured_outputs: dict[str, Any] | None = None
+    prompt_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
 
 
 class CompletionBody(_Body):
     """A request to ``/v1/completions``."""
 
     prompt: Annotated[list[str | list[int]], PlainValidator(_prompts)]
-    max_tokens: int = Field(16, ge=1, lt=2**31)
+    max_tokens: int = Field(16, ge=0, lt=2**31)
     logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
     echo: bool = False
     best_of: int | None = Field(None, ge=1, le=MAX_N)
@@ -313,13 +313,15 @@ def _check_together(body: CompletionBody | ChatBody) -> None:
 
     if body.stream_options is not None and not body.stream:
         raise refuse("stream_options", "only with stream")
+    if body.prompt_logprobs is not None and body.stream:
+        raise refuse("prompt_logprobs", "not with stream")
     if body.response_format is not None and (fault := _fault_of(body.response_format, body)):
         raise refuse("response_format", fault)
     if isinstance(body, CompletionBody):
         if body.best_of is not None and body.best_of != body.n:
             raise refuse("best_of", "only the value of n is supported")
-        if body.echo and body.logprobs is not None:
-            raise refuse("echo", "logprobs of a prompt are not supported; leave out echo or logprobs")
+        if not body.max_tokens and not body.echo:
+            raise refuse("max_tokens", "got 0, expected at least 1 without echo")
         if len(body.prompt) * body.n > MAX_COMPLETIONS:
             raise refuse("n", f"expected at most {MAX_COMPLETIONS} completions of all prompts together")
         return
