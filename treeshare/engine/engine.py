@@ -14,6 +14,7 @@ from treeshare.engine.runner import MAX_LOGITS_BYTES, ModelRunner
 from treeshare.engine.scheduler import Scheduler
 from treeshare.engine.stats import EngineStats
 from treeshare.engine.step import StepComputer, StepResult
+from treeshare.engine.thinking import Reasoning
 from treeshare.engine.token_step import BOOKKEEPING, TokenStep
 from treeshare.errors import ConfigError
 from treeshare.models.weights import change_weights
@@ -54,6 +55,7 @@ class Engine:
     Attributes:
         loaded, config, check_invariants: As given.
         runner: Runs the model; holds all KV.
+        reasoning: How the model marks its reasoning.
         stats: The engine's measurements since ``run`` was last called.
         weights_version: How often the weights were changed.
     """
@@ -72,6 +74,7 @@ class Engine:
         self.check_invariants = check_invariants
         self._processors = ProcessorBatch(logits_processors, config)
         self._constraints = Constraints(loaded, self._processors)
+        self.reasoning = Reasoning(loaded, config.reasoning_parser)
         self.runner = runner or ModelRunner(loaded, config, poison=check_invariants)
         self.stats = EngineStats()
         self.weights_version = 0
@@ -92,7 +95,9 @@ class Engine:
             max_logits_rows=self.runner.max_logits_rows,
             max_scored_rows=MAX_LOGITS_BYTES // (4 * self.loaded.vocab_size),
         )
-        self._token_step = TokenStep(self.runner, self._constraints, self._processors)
+        self._token_step = TokenStep(
+            self.runner, self._constraints, self._processors, self.reasoning
+        )
         self._token_step.version = self.weights_version
         self._computer = StepComputer(
             self.runner, self.config, self._residency, self._scheduler, self._token_step
@@ -104,6 +109,7 @@ class Engine:
             self._scheduler,
             self._token_step,
             self._constraints,
+            self.reasoning,
         )
 
     @property

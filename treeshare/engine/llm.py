@@ -60,6 +60,8 @@ class LLM:
         profile: Measure where a run's time goes; see ``EngineConfig``.
         keep_nodes: Prompts' KV stays for later calls, as far as the budget holds it.
         logits_processors: Classes, or their names, ``module:Class``; see ``sampling.logits_processor``.
+        reasoning_parser: How the model marks its reasoning: ``auto``, ``none``, a name of vLLM's such as
+            ``qwen3``, or two tags with a space between; see ``text.reasoning.reasoning_tags``.
         fold_cost: Costs that decide which shared segments become nodes; measured by default.
 
     Attributes:
@@ -91,6 +93,7 @@ class LLM:
         profile: bool = False,
         keep_nodes: bool = False,
         logits_processors: Sequence[type | str] = (),
+        reasoning_parser: str = "auto",
         fold_cost: FoldCost | None = None,
     ) -> None:
         config = EngineConfig(
@@ -102,6 +105,7 @@ class LLM:
             lazy_divergence=lazy_divergence,
             profile=profile,
             keep_nodes=keep_nodes,
+            reasoning_parser=reasoning_parser,
         )
         _use(seed, threads)
         self.seed = seed
@@ -232,7 +236,7 @@ class LLM:
         continue_final_message: bool = False,
         chat_template: str | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
-        tools: object = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> list[RequestOutput]:
         """Generate for one conversation or several: the model's chat template makes the prompts.
 
@@ -285,7 +289,7 @@ class LLM:
 
     def output(self, completion: Completion) -> CompletionOutput:
         """A completion as ``generate`` returns it."""
-        return completion_output(completion, self.loaded.detokenizer)
+        return completion_output(completion, self.loaded.detokenizer, self.engine.reasoning.tags)
 
     def _call(self, prompts: Prompts, params: Params, on_completion: OnCompletion | None) -> GenerateCall:
         parsed = self.prompt_encoder.parse_all(prompts)

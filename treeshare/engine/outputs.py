@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
+from treeshare.text.reasoning import split_reasoning
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from treeshare.engine.sequence import Completion
     from treeshare.sampling.sampler import TokenLogprob
     from treeshare.text import Detokenizer
+    from treeshare.text.reasoning import ReasoningTags
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +50,8 @@ class CompletionOutput:
         finish_reason: ``stop`` or ``length``.
         stop_reason: The stop string or stop token id; None at end-of-sequence and at ``length``.
         weight_versions: Per token how often the weights had been changed when it was drawn.
+        reasoning: The model's reasoning, part of ``text``, without its tags; None where it has none.
+        answer: ``text`` without it.
     """
 
     index: int
@@ -57,6 +62,8 @@ class CompletionOutput:
     finish_reason: str
     stop_reason: int | str | None
     weight_versions: list[int]
+    reasoning: str | None = None
+    answer: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,13 +125,16 @@ def _text(detokenizer: Detokenizer | None, token_id: int, begins: bool) -> str |
     return None if detokenizer is None else detokenizer.token_text(token_id, begins=begins)
 
 
-def completion_output(completion: Completion, detokenizer: Detokenizer | None) -> CompletionOutput:
+def completion_output(
+    completion: Completion, detokenizer: Detokenizer | None, tags: ReasoningTags | None = None
+) -> CompletionOutput:
     """A completion as ``LLM.generate`` returns it; without a tokenizer tokens have no text."""
     logprobs = None
     if completion.logprobs is not None:
         logprobs = _with_texts(
             completion.token_ids, completion.logprobs, detokenizer, begins=completion.begins_text
         )
+    reasoning, answer = split_reasoning(completion.text, tags, is_open=completion.opened_reasoning)
     return CompletionOutput(
         index=completion.completion_index,
         text=completion.text,
@@ -134,6 +144,8 @@ def completion_output(completion: Completion, detokenizer: Detokenizer | None) -
         finish_reason=completion.finish_reason,
         stop_reason=completion.stop_reason,
         weight_versions=completion.weight_versions,
+        reasoning=reasoning,
+        answer=answer,
     )
 
 

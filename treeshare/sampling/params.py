@@ -28,14 +28,14 @@ MAX_LENGTH = 2**63 - 1
 NOT_FOR_DRAWING = frozenset(
     {
         "n", "seed", "stop", "stop_token_ids", "ignore_eos", "max_tokens", "min_tokens",
-        "skip_special_tokens", "include_stop_str_in_output", "prompt_logprobs",
+        "skip_special_tokens", "include_stop_str_in_output", "prompt_logprobs", "thinking_token_budget",
         "allowed_token_ids", "bad_words", "structured_outputs", "extra_args",
     }
 )  # fmt: skip
 """Parameters that do not change how a token is drawn from a row of logits.
 
-``min_tokens``, ``allowed_token_ids``, ``bad_words`` and ``structured_outputs`` do so only through
-``RowSpec.mask``, ``extra_args`` through logits processors.
+``min_tokens``, ``allowed_token_ids``, ``bad_words``, ``structured_outputs`` and ``thinking_token_budget`` do
+so only through ``RowSpec.mask``, ``extra_args`` through logits processors.
 """
 
 
@@ -83,6 +83,7 @@ class SamplingParams:
             and behind a space.
         structured_outputs: What the text must be: a schema, pattern, choice or grammar; also a mapping of its
             names. The completion ends where it is complete, whatever ``min_tokens`` and ``ignore_eos`` say.
+        thinking_token_budget: Maximum number of tokens of the model's reasoning; then its end tag is forced.
         extra_args: For the logits processors of ``LLM``.
 
     Raises:
@@ -111,6 +112,7 @@ class SamplingParams:
     allowed_token_ids: Sequence[int] | None = None
     bad_words: Sequence[str] | None = None
     structured_outputs: StructuredOutputsParams | None = None
+    thinking_token_budget: int | None = None
     extra_args: Mapping[str, Any] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
@@ -122,6 +124,7 @@ class SamplingParams:
             ("seed", 0, _MAX_SEED),
             ("logprobs", -1, MAX_COUNT),
             ("prompt_logprobs", -1, MAX_COUNT),
+            ("thinking_token_budget", 0, MAX_LENGTH),
         ):
             if getattr(self, name) is not None:
                 self._check_int(name, low, high)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from treeshare.engine.chat import DEFAULT_CHAT, render_chat
 from treeshare.errors import BudgetError, ConfigError
 from treeshare.integrations.openai.schema import COMPLETIONS, ApiError, ChatBody, CompletionBody
+from treeshare.integrations.openai.tool_calls import schema_of
 from treeshare.sampling import SamplingParams, StructuredOutputsParams
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ def _sampling_params(body: CompletionBody | ChatBody, max_tokens: int, seed: int
         min_tokens=body.min_tokens,
         logprobs=logprobs,
         prompt_logprobs=_prompt_logprobs(body),
+        thinking_token_budget=body.thinking_token_budget if isinstance(body, ChatBody) else None,
         skip_special_tokens=body.skip_special_tokens,
         include_stop_str_in_output=body.include_stop_str_in_output,
         logit_bias=body.logit_bias,  # type: ignore[arg-type]  # keys are texts in JSON
@@ -142,6 +144,9 @@ def _prompt_logprobs(body: CompletionBody | ChatBody) -> int | None:
 
 def _structured_outputs(body: CompletionBody | ChatBody) -> StructuredOutputsParams | None:
     """What the text must be, by OpenAI's name or by vLLM's."""
+    if isinstance(body, ChatBody) and body.forced_tool is not None:
+        tools = [tool.model_dump() for tool in body.tools]
+        return StructuredOutputsParams(json=schema_of(tools, body.forced_tool))
     form = body.response_format
     if form is None or form.type == "text":
         return StructuredOutputsParams.of(body.structured_outputs)
@@ -177,11 +182,13 @@ def _chat_prompt(llm: LLM, body: ChatBody, chat: ChatOptions, limit: CharacterLi
     if chat.chat_template is None and getattr(tokenizer, "chat_template", None) is None:
         raise ConfigError(f"messages: the model has no chat template; use {COMPLETIONS}")
     conversation = [message.model_dump(exclude_none=True) for message in body.messages]
-    for message in conversation:
-        if message["role"] == "developer":  # the newer name of what templates call system
-            message["role"] = "system"
-    given = {**(chat.chat_template_kwargs or {}), **body.chat_template_kwargs}
-    options = replace(chat, chat_template_kwargs=given)
+    options = replace(
+        chat,
+        chat_template_kwargs={**(chat.chat_template_kwargs or {}), **body.chat_template_kwargs},
+        add_generation_prompt=body.add_generation_prompt,
+        continue_final_message=body.continue_final_message,
+        tools=[tool.model_dump(exclude_none=True) for tool in body.tools] or None,
+    )
     text = render_chat(tokenizer, conversation, options, model_id=llm.model_id)
     _check_length(llm, text, limit, "messages")
     return llm.prompt_encoder.encode(text, special_tokens=False)

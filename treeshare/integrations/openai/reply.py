@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from treeshare.engine.outputs import prompt_logprobs_output
 from treeshare.engine.streaming import FinishedOutput, StreamOutput, TokenOutput
+from treeshare.integrations.openai.message import Delta, GrowingMessage
 from treeshare.integrations.openai.schema import ChatBody
 from treeshare.integrations.openai.token_rows import TokenRow, chat_logprobs, text_logprobs
 from treeshare.text import offsets
@@ -29,11 +30,13 @@ class _Choice:
     Attributes:
         begins: Whether no text stands before its next token; looked up only where log-probabilities are asked
             for.
-        num_sent: Characters sent.
+        message: Of a chat.
+        num_sent: Characters sent, or kept by ``message``.
         rows: Of tokens that were not sent yet.
     """
 
     begins: bool
+    message: GrowingMessage | None
     num_sent: int = 0
     rows: list[TokenRow] = field(default_factory=list)
 
@@ -58,6 +61,9 @@ class Reply:
         self._is_chat = isinstance(job.body, ChatBody)
         self._continuations = [request.continuation(llm.loaded.detokenizer) for request in job.requests]
         self._choices: dict[int, _Choice] = {}
+        reasoning = llm.engine.reasoning
+        self._tags = reasoning.tags
+        self._is_open = self._is_chat and reasoning.opens(job.requests[0].prompt_token_ids)
         self._id = ("chatcmpl-" if self._is_chat else "cmpl-") + (key or secrets.token_hex(16))
         self._created = int(time.time())
         self.num_tokens = 0
@@ -96,15 +102,28 @@ class Reply:
                 rows.append(TokenRow([(token, at[token].logprob), *others], place, begins))
                 begins = begins and self._speller.adds_nothing(token)
             logprobs = self._logprobs(rows)
+        index = number * job.body.n + output.index
         if self._is_chat:
-            words: dict[str, Any] = {
-                "message": {"role": "assistant", "content": output.text, "refusal": None}
-            }
-        else:
-            words = {"text": job.echoes[number] + output.text}
-            if job.body.prompt_logprobs is not None:
-                words["prompt_logprobs"] = self._shown_prompt(number)
-        return {"index": number * job.body.n + output.index} | words | _ending(output, logprobs)
+            message = self._message(index)
+            words: dict[str, Any] = {"message": message.whole(output.text)}
+            return {"index": index} | words | _ending(output, logprobs, message)
+        words = {"text": job.echoes[number] + output.text}
+        if job.body.prompt_logprobs is not None:
+            words["prompt_logprobs"] = self._shown_prompt(number)
+        return {"index": index} | words | _ending(output, logprobs)
+
+    def _message(self, index: int) -> GrowingMessage:
+        """A choice's message, without a word yet."""
+        job = self._job
+        assert isinstance(job.body, ChatBody)
+        return GrowingMessage(
+            self._tags,
+            is_open=self._is_open,
+            shows_reasoning=job.body.include_reasoning,
+            tools=job.body.callable_tools,
+            forced=job.body.forced_tool,
+            key=f"{self._id} {index}",
+        )
 
     # -- what is said of the prompt --
 
@@ -150,7 +169,8 @@ class Reply:
         choice = self._choices.get(index)
         if choice is None:
             begins = self._wants_logprobs and self._begins_text(number)
-            choice = self._choices[index] = _Choice(begins)
+            message = self._message(index) if self._is_chat else None
+            choice = self._choices[index] = _Choice(begins, message)
             if self._is_chat:
                 yield self._piece(index, {"delta": {"role": "assistant", "content": ""}})
             elif not self._job.generates:
@@ -165,13 +185,12 @@ class Reply:
             completion = output.completion
             self.num_tokens += len(completion.token_ids)
             text = completion.text[choice.num_sent :]
-            logprobs = self._take_logprobs(choice)
-            if self._is_chat and (text or logprobs):
-                yield self._piece(index, self._words(text) | {"logprobs": logprobs})
-                logprobs = None
-            yield self._piece(
-                index, self._words("" if self._is_chat else text) | _ending(completion, logprobs)
-            )
+            if choice.message is None:
+                yield self._piece(index, {"text": text} | _ending(completion, self._take_logprobs(choice)))
+                return
+            deltas = [*choice.message.feed(text), *choice.message.finish()]
+            yield from self._deltas(index, choice, deltas or [{}] * bool(choice.rows))
+            yield self._piece(index, {"delta": {}} | _ending(completion, None, choice.message))
             return
         if output.logprobs is not None:
             entries = [(entry.token_id, entry.logprob) for entry in output.logprobs]
@@ -180,8 +199,11 @@ class Reply:
             choice.begins = choice.begins and self._speller.adds_nothing(output.token_id)
         if output.text and not output.is_last:
             choice.num_sent += len(output.text)
-            logprobs = self._take_logprobs(choice)
-            yield self._piece(index, self._words(output.text) | {"logprobs": logprobs})
+            if choice.message is None:
+                logprobs = self._take_logprobs(choice)
+                yield self._piece(index, {"text": output.text, "logprobs": logprobs})
+            else:
+                yield from self._deltas(index, choice, choice.message.feed(output.text))
 
     def last_piece(self) -> dict[str, Any]:
         """The number of tokens, after all other pieces."""
@@ -191,10 +213,10 @@ class Reply:
         rows, choice.rows = choice.rows, []
         return self._logprobs(rows) if rows else None
 
-    def _words(self, text: str) -> dict[str, Any]:
-        if self._is_chat:
-            return {"delta": {"content": text} if text else {}}
-        return {"text": text}
+    def _deltas(self, index: int, choice: _Choice, deltas: list[Delta]) -> Iterator[dict[str, Any]]:
+        """Pieces of a message; the first has the log-probabilities of what was held back, too."""
+        for delta in deltas:
+            yield self._piece(index, {"delta": delta, "logprobs": self._take_logprobs(choice)})
 
     def _piece(self, index: int, words: dict[str, Any]) -> dict[str, Any]:
         choice = {"index": index} | words
@@ -243,9 +265,12 @@ class Reply:
         return text_logprobs(rows, self._speller)
 
 
-def _ending(output: CompletionOutput, logprobs: dict[str, Any] | None) -> dict[str, Any]:
+def _ending(
+    output: CompletionOutput, logprobs: dict[str, Any] | None, message: GrowingMessage | None = None
+) -> dict[str, Any]:
+    reason = output.finish_reason
     return {
         "logprobs": logprobs,
-        "finish_reason": output.finish_reason,
+        "finish_reason": reason if message is None else message.finish_reason(reason),
         "stop_reason": output.stop_reason,
     }

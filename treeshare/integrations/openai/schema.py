@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, PlainValidator, ValidationError
+from pydantic import FailFast, Field, PlainValidator, ValidationError
 
-from treeshare.engine.chat import content_text
 from treeshare.errors import TreeshareError, one_line
 from treeshare.files import parse_json
+from treeshare.integrations.openai.messages import ChosenTool, Fields, Message, Tool
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,8 +53,6 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "prediction": (),
     "reasoning_effort": ("none",),
     "suffix": ("",),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
     "use_beam_search": (False,),
     "verbosity": (),
     "web_search_options": (),
@@ -118,30 +116,7 @@ def _stops(value: object) -> list[str]:
     return stops
 
 
-def _content(value: object) -> object:
-    """A message's text, also where it is given in parts."""
-    return content_text(value) if isinstance(value, list) and value else value
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-class Message(_Model):
-    """A message of a conversation.
-
-    Attributes:
-        role: Who speaks.
-        content: Text, or parts of text.
-        name: Handed to the chat template.
-    """
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[str, BeforeValidator(_content)]
-    name: str | None = None
-
-
-class StreamOptions(_Model):
+class StreamOptions(Fields):
     """How to stream.
 
     Attributes:
@@ -153,7 +128,7 @@ class StreamOptions(_Model):
     include_obfuscation: bool = False
 
 
-class JsonSchema(_Model):
+class JsonSchema(Fields):
     """The schema of a ``response_format``.
 
     Attributes:
@@ -169,7 +144,7 @@ class JsonSchema(_Model):
     strict: bool | None = None
 
 
-class ResponseFormat(_Model):
+class ResponseFormat(Fields):
     """What an answer's text must be.
 
     Attributes:
@@ -181,7 +156,7 @@ class ResponseFormat(_Model):
     json_schema: JsonSchema | None = None
 
 
-class _Body(_Model):
+class _Body(Fields):
     """What both endpoints take; OpenAI's fields, then vLLM's."""
 
     model: str | None = None
@@ -229,6 +204,24 @@ class ChatBody(_Body):
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
     chat_template_kwargs: dict[str, Any] = {}
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    include_reasoning: bool = True
+    thinking_token_budget: int | None = Field(None, ge=0, lt=2**31)
+    tools: list[Tool] = Field([], max_length=128)
+    tool_choice: Literal["none", "auto", "required"] | ChosenTool = "auto"
+
+    @property
+    def forced_tool(self) -> str | None:
+        """``required``, or the name of the tool that must be called; None where none must."""
+        if isinstance(self.tool_choice, ChosenTool):
+            return self.tool_choice.function.name
+        return "required" if self.tool_choice == "required" else None
+
+    @property
+    def callable_tools(self) -> list[str]:
+        """Names of the tools that the model may call."""
+        return [] if self.tool_choice == "none" else [tool.function.name for tool in self.tools]
 
 
 BODIES: dict[str, type[CompletionBody | ChatBody]] = {COMPLETIONS: CompletionBody, CHAT: ChatBody}
@@ -325,6 +318,18 @@ def _check_together(body: CompletionBody | ChatBody) -> None:
         if len(body.prompt) * body.n > MAX_COMPLETIONS:
             raise refuse("n", f"expected at most {MAX_COMPLETIONS} completions of all prompts together")
         return
+    if body.forced_tool is not None:
+        names = [tool.function.name for tool in body.tools]
+        if not names or (body.forced_tool != "required" and body.forced_tool not in names):
+            raise refuse("tool_choice", f"got {body.forced_tool!r:.80}, expected one of the tools")
+        if "required" in names or len(set(names)) < len(names):
+            raise refuse("tools", "expected names that differ, none of them required")
+        if body.structured_outputs is not None or (
+            body.response_format is not None and body.response_format.type != "text"
+        ):
+            raise refuse("tool_choice", "not with structured_outputs or response_format")
+    if body.continue_final_message and body.add_generation_prompt:
+        raise refuse("continue_final_message", "only with add_generation_prompt false")
     if body.top_logprobs is not None and not body.logprobs:
         raise refuse("top_logprobs", "only with logprobs")
     limits = {body.max_tokens, body.max_completion_tokens} - {None}
