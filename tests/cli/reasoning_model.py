@@ -1,4 +1,4 @@
-"""A tiny random model with tokens for ``<think>`` and ``</think>``, whose template shows reasoning and tools."""
+"""A tiny random model with tokens for its reasoning's tags; its template shows reasoning and tools."""
 
 from __future__ import annotations
 

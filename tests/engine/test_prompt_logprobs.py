@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -82,7 +83,7 @@ def check(found, prompts, by_score, num_top):
             assert (row[0].token_id, row[0].logprob) == (token, value)
             likeliest = sorted(row, key=lambda entry: entry.rank)[:num_top]
             assert [entry.rank for entry in likeliest] == list(range(1, num_top + 1))
-            assert all(a.logprob >= b.logprob for a, b in zip(likeliest, likeliest[1:], strict=False))
+            assert all(a.logprob >= b.logprob for a, b in pairwise(likeliest))
             assert len(row) == num_top + (row[0].rank > num_top)
 
 
@@ -125,7 +126,7 @@ def test_prompts_that_come_again_or_later_or_ask_for_more(loaded, expected):
 
 
 def test_requests_that_join_leave_and_are_preempted(loaded, expected):
-    """Asked for or not, side by side, a step apart, some cancelled: nobody's values change, nothing is left."""
+    """Asked for or not, a step apart, some cancelled: nobody's values change, nothing is left."""
     budget = Engine(loaded, CONFIG).store.segments.bytes_of(1000)
     config = replace(CONFIG, kv_budget_bytes=budget, keep_nodes=True, max_num_seqs=6)
     engine = Engine(loaded, config, check_invariants=True)

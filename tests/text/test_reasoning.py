@@ -8,7 +8,13 @@ from types import SimpleNamespace
 import pytest
 
 from treeshare.errors import ConfigError
-from treeshare.text.reasoning import PARSERS, ReasoningSplitter, ReasoningTags, reasoning_tags, split_reasoning
+from treeshare.text.reasoning import (
+    PARSERS,
+    ReasoningSplitter,
+    ReasoningTags,
+    reasoning_tags,
+    split_reasoning,
+)
 
 TAGS = ReasoningTags("<think>", "</think>")
 REPLIES = [
@@ -74,5 +80,5 @@ def test_tags_of_a_model():
     assert reasoning_tags("seed_oss", None) == PARSERS["seed_oss"]
     assert reasoning_tags("<r> </r>", None) == ReasoningTags("<r>", "</r>")
     for wrong in ("<r>", "", "a b c", "<r> <r>", 3):
-        with pytest.raises(ConfigError, match="reasoning_parser: got .*, expected auto, none, deepseek_r1"):
+        with pytest.raises(ConfigError, match=r"reasoning_parser: got .*, expected auto, none, deepseek_r1"):
             reasoning_tags(wrong, None)

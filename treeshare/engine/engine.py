@@ -95,9 +95,7 @@ class Engine:
             max_logits_rows=self.runner.max_logits_rows,
             max_scored_rows=MAX_LOGITS_BYTES // (4 * self.loaded.vocab_size),
         )
-        self._token_step = TokenStep(
-            self.runner, self._constraints, self._processors, self.reasoning
-        )
+        self._token_step = TokenStep(self.runner, self._constraints, self._processors, self.reasoning)
         self._token_step.version = self.weights_version
         self._computer = StepComputer(
             self.runner, self.config, self._residency, self._scheduler, self._token_step

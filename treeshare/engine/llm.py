@@ -294,4 +294,6 @@ class LLM:
     def _call(self, prompts: Prompts, params: Params, on_completion: OnCompletion | None) -> GenerateCall:
         parsed = self.prompt_encoder.parse_all(prompts)
         requests = make_requests([token_ids for _, token_ids in parsed], params, self.seed)
-        return GenerateCall(parsed, requests, self.output, on_completion, self.engine.cancel, self.loaded.detokenizer)
+        return GenerateCall(
+            parsed, requests, self.output, on_completion, self.engine.cancel, self.loaded.detokenizer
+        )

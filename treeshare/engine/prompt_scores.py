@@ -206,9 +206,5 @@ def _entries(token: int, chosen: tuple[float, int], top: _Top, wanted: int) -> l
     others = zip(top[0][:count].tolist(), top[1][:count].tolist(), strict=True)
     return [
         TokenLogprob(token, *chosen),
-        *(
-            TokenLogprob(i, value, rank)
-            for rank, (i, value) in enumerate(others, start=1)
-            if i != token
-        ),
+        *(TokenLogprob(i, value, rank) for rank, (i, value) in enumerate(others, start=1) if i != token),
     ]

@@ -139,7 +139,7 @@ class ThinkingState:
     tail: str = ""
 
     def mask(self, grammar: Mask | None) -> tuple[Mask | None, bool]:
-        """The tokens that may come next, ``grammar``'s beside others, and whether nothing else may be said."""
+        """The tokens that may come next, of ``grammar``'s or others, and whether the choice is forced."""
         size = self.reasoning.vocab_size
         if self.is_open:
             if self.budget is not None and self.num_tokens >= self.budget:

@@ -63,7 +63,9 @@ class Detokenizer:
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
         """The text of tokens that nothing stands before."""
         if skip_special_tokens and self._marks:
-            token_ids = [token for token in token_ids if token in self._marks or token not in self.special_ids]
+            token_ids = [
+                token for token in token_ids if token in self._marks or token not in self.special_ids
+            ]
             skip_special_tokens = False
         text: str = self._tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens)
         return text

@@ -48,8 +48,15 @@ def test_echo_with_logprobs(served, llm, max_tokens, stream):
             own = choices.setdefault(choice["index"], {"text": "", "rows": [], "reason": None})
             own["text"] += choice["text"]
             own["reason"] = choice["finish_reason"] or own["reason"]
-            found = choice["logprobs"] or {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
-            own["rows"] += zip(*(found[k] for k in ("tokens", "token_logprobs", "top_logprobs", "text_offset")), strict=True)
+            found = choice["logprobs"] or {
+                "tokens": [],
+                "token_logprobs": [],
+                "top_logprobs": [],
+                "text_offset": [],
+            }
+            own["rows"] += zip(
+                *(found[k] for k in ("tokens", "token_logprobs", "top_logprobs", "text_offset")), strict=True
+            )
         assert sorted(choices) == list(range(2 * len(prompts)))
         for index, choice in choices.items():
             text, ids = PROMPTS[index // 2], llm.encode(PROMPTS[index // 2])
@@ -74,10 +81,14 @@ def test_prompt_logprobs_of_both_endpoints(served, llm):
     ids = llm.encode(PROMPTS[0])
     found = choice["prompt_logprobs"]
     assert found[0] is None
-    assert [row[str(token)]["logprob"] for row, token in zip(found[1:], ids[1:], strict=True)] == scores(llm, ids)
+    assert [row[str(token)]["logprob"] for row, token in zip(found[1:], ids[1:], strict=True)] == scores(
+        llm, ids
+    )
     assert {entry["rank"] for entry in found[1].values()} >= {1}
     assert all(set(entry) == {"logprob", "rank", "decoded_token"} for entry in found[1].values())
-    answer = served.post("/v1/chat/completions", body | {"messages": [{"role": "user", "content": "Hi"}]}).json()
+    answer = served.post(
+        "/v1/chat/completions", body | {"messages": [{"role": "user", "content": "Hi"}]}
+    ).json()
     assert len(answer["prompt_logprobs"]) == answer["usage"]["prompt_tokens"]
     assert answer["choices"][0]["logprobs"] is None
 

@@ -14,7 +14,18 @@ from treeshare.integrations.openai.job import make_job
 from treeshare.integrations.openai.schema import CHAT, parse_body
 
 HELLO = [{"role": "user", "content": "Hi"}]
-TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"enum": ["A", "B"]}}, "required": ["city"], "additionalProperties": False}}}
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"enum": ["A", "B"]}},
+            "required": ["city"],
+            "additionalProperties": False,
+        },
+    },
+}
 COMMON = {"model": NAME, "seed": 5, "max_tokens": 40, "messages": HELLO}
 
 
@@ -48,7 +59,9 @@ def ask(served, **values):
     for choice in choices:
         own = grown[choice["index"]]
         assert own.pop("reason") == choice["finish_reason"]
-        for call, other in zip(own.get("tool_calls", []), choice["message"].get("tool_calls", []), strict=True):
+        for call, other in zip(
+            own.get("tool_calls", []), choice["message"].get("tool_calls", []), strict=True
+        ):
             call.pop("index")
             assert call.pop("id")[:5] == "call_"
             assert {**other, "id": None} == {**call, "id": None}
@@ -126,7 +139,10 @@ def test_what_the_template_is_given(llm):
             {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "x"}}},
             "tool_choice: got 'x', expected one of the tools",
         ),
-        ({"tools": [TOOL, TOOL], "tool_choice": "required"}, "tools: expected names that differ, none of them required"),
+        (
+            {"tools": [TOOL, TOOL], "tool_choice": "required"},
+            "tools: expected names that differ, none of them required",
+        ),
         (
             {"tools": [TOOL], "tool_choice": "required", "response_format": {"type": "json_object"}},
             "tool_choice: not with structured_outputs or response_format",
@@ -138,10 +154,17 @@ def test_what_the_template_is_given(llm):
             "messages[0]: tool_calls, reasoning: only in an assistant's message",
         ),
         (
-            {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "["}}]}]},
+            {
+                "messages": [
+                    {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "["}}]}
+                ]
+            },
             "messages[0]: tool_calls: arguments: got '[', expected a JSON object, or its text",
         ),
-        ({"thinking_token_budget": -1}, "thinking_token_budget: input should be greater than or equal to 0, got -1"),
+        (
+            {"thinking_token_budget": -1},
+            "thinking_token_budget: input should be greater than or equal to 0, got -1",
+        ),
     ],
 )
 def test_refusals(served, body, message):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from treeshare.integrations.openai.job import Job
     from treeshare.integrations.openai.token_rows import TokenSpeller
 
+
 @dataclass(slots=True)
 class _Choice:
     """How far a choice has been sent.
@@ -182,15 +183,7 @@ class Reply:
         if not self._job.generates:
             return
         if isinstance(output, FinishedOutput):
-            completion = output.completion
-            self.num_tokens += len(completion.token_ids)
-            text = completion.text[choice.num_sent :]
-            if choice.message is None:
-                yield self._piece(index, {"text": text} | _ending(completion, self._take_logprobs(choice)))
-                return
-            deltas = [*choice.message.feed(text), *choice.message.finish()]
-            yield from self._deltas(index, choice, deltas or [{}] * bool(choice.rows))
-            yield self._piece(index, {"delta": {}} | _ending(completion, None, choice.message))
+            yield from self._last_pieces(index, choice, output.completion)
             return
         if output.logprobs is not None:
             entries = [(entry.token_id, entry.logprob) for entry in output.logprobs]
@@ -204,6 +197,19 @@ class Reply:
                 yield self._piece(index, {"text": output.text, "logprobs": logprobs})
             else:
                 yield from self._deltas(index, choice, choice.message.feed(output.text))
+
+    def _last_pieces(
+        self, index: int, choice: _Choice, completion: CompletionOutput
+    ) -> Iterator[dict[str, Any]]:
+        """What a completion that has ended adds."""
+        self.num_tokens += len(completion.token_ids)
+        text = completion.text[choice.num_sent :]
+        if choice.message is None:
+            yield self._piece(index, {"text": text} | _ending(completion, self._take_logprobs(choice)))
+            return
+        deltas = [*choice.message.feed(text), *choice.message.finish()]
+        yield from self._deltas(index, choice, deltas or [{}] * bool(choice.rows))
+        yield self._piece(index, {"delta": {}} | _ending(completion, None, choice.message))
 
     def last_piece(self) -> dict[str, Any]:
         """The number of tokens, after all other pieces."""

@@ -166,7 +166,7 @@ class _Body(Fields):
     presence_penalty: float = Field(0.0, ge=-2, le=2)
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
     seed: int | None = Field(None, ge=-(2**63), lt=2**64)
-    stop: Annotated[list[str], PlainValidator(_stops)] = []
+    stop: Annotated[list[str], PlainValidator(_stops)] = Field([])
     stream: bool = False
     stream_options: StreamOptions | None = None
     top_k: int = Field(0, ge=-1, lt=2**31)
@@ -203,7 +203,7 @@ class ChatBody(_Body):
     max_completion_tokens: int | None = Field(None, ge=1, lt=2**31)
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
-    chat_template_kwargs: dict[str, Any] = {}
+    chat_template_kwargs: dict[str, Any] = Field({})
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     include_reasoning: bool = True
@@ -298,43 +298,48 @@ def _refusal(error: ValidationError) -> ApiError:
     return ApiError(400, message, param=where, code="invalid_value")
 
 
+def _refuse(param: str, message: str) -> ApiError:
+    return ApiError(400, f"{param}: {message}", param=param, code="invalid_value")
+
+
 def _check_together(body: CompletionBody | ChatBody) -> None:
     """Refuse values that do not go together."""
-
-    def refuse(param: str, message: str) -> ApiError:
-        return ApiError(400, f"{param}: {message}", param=param, code="invalid_value")
-
     if body.stream_options is not None and not body.stream:
-        raise refuse("stream_options", "only with stream")
+        raise _refuse("stream_options", "only with stream")
     if body.prompt_logprobs is not None and body.stream:
-        raise refuse("prompt_logprobs", "not with stream")
+        raise _refuse("prompt_logprobs", "not with stream")
     if body.response_format is not None and (fault := _fault_of(body.response_format, body)):
-        raise refuse("response_format", fault)
-    if isinstance(body, CompletionBody):
-        if body.best_of is not None and body.best_of != body.n:
-            raise refuse("best_of", "only the value of n is supported")
-        if not body.max_tokens and not body.echo:
-            raise refuse("max_tokens", "got 0, expected at least 1 without echo")
-        if len(body.prompt) * body.n > MAX_COMPLETIONS:
-            raise refuse("n", f"expected at most {MAX_COMPLETIONS} completions of all prompts together")
+        raise _refuse("response_format", fault)
+    if isinstance(body, ChatBody):
+        _check_chat(body)
         return
+    if body.best_of is not None and body.best_of != body.n:
+        raise _refuse("best_of", "only the value of n is supported")
+    if not body.max_tokens and not body.echo:
+        raise _refuse("max_tokens", "got 0, expected at least 1 without echo")
+    if len(body.prompt) * body.n > MAX_COMPLETIONS:
+        raise _refuse("n", f"expected at most {MAX_COMPLETIONS} completions of all prompts together")
+
+
+def _check_chat(body: ChatBody) -> None:
+    """Refuse a chat's values that do not go together."""
     if body.forced_tool is not None:
         names = [tool.function.name for tool in body.tools]
         if not names or (body.forced_tool != "required" and body.forced_tool not in names):
-            raise refuse("tool_choice", f"got {body.forced_tool!r:.80}, expected one of the tools")
+            raise _refuse("tool_choice", f"got {body.forced_tool!r:.80}, expected one of the tools")
         if "required" in names or len(set(names)) < len(names):
-            raise refuse("tools", "expected names that differ, none of them required")
+            raise _refuse("tools", "expected names that differ, none of them required")
         if body.structured_outputs is not None or (
             body.response_format is not None and body.response_format.type != "text"
         ):
-            raise refuse("tool_choice", "not with structured_outputs or response_format")
+            raise _refuse("tool_choice", "not with structured_outputs or response_format")
     if body.continue_final_message and body.add_generation_prompt:
-        raise refuse("continue_final_message", "only with add_generation_prompt false")
+        raise _refuse("continue_final_message", "only with add_generation_prompt false")
     if body.top_logprobs is not None and not body.logprobs:
-        raise refuse("top_logprobs", "only with logprobs")
+        raise _refuse("top_logprobs", "only with logprobs")
     limits = {body.max_tokens, body.max_completion_tokens} - {None}
     if len(limits) > 1:
-        raise refuse("max_tokens", "differs from max_completion_tokens; give one of them")
+        raise _refuse("max_tokens", "differs from max_completion_tokens; give one of them")
 
 
 def _fault_of(form: ResponseFormat, body: CompletionBody | ChatBody) -> str | None:

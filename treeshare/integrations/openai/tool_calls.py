@@ -44,8 +44,8 @@ class ToolCallSplitter:
 
     Args:
         names: Of the tools; none: all is text.
-        forced: ``tool_choice``: a tool's name, where the whole answer is its arguments; ``required``, where it
-            is a list of calls; None for ``auto``.
+        forced: ``tool_choice``: a tool's name, where the whole answer is its arguments; ``required``, where
+            it is a list of calls; None for ``auto``.
     """
 
     def __init__(self, names: Collection[str], forced: str | None = None) -> None:
