@@ -161,9 +161,7 @@ class Engine:
         Returns:
             Their indices, by which completions refer to them.
 
-        Raises:
-            ConfigError: As ``check``, or if a search is open; none was taken.
-            BudgetError: As ``check``; likewise.
+        Raises as ``check``, also a ``ConfigError`` if a search is open; none was taken.
         """
         self._require_no_search("engine")
         first = self._intake.num_requests
@@ -225,10 +223,8 @@ class Engine:
             requests: What to run; ``Completion.request_index`` refers to it.
             observe: Called for every token drawn, with the sequence and its logits ``[vocab_size]``.
 
-        Raises:
-            ConfigError: As ``check``; or if other requests are running, or a search is open.
-            BudgetError: As ``check``.
-            Exception: What ended a request, once the completions that finished with it are out.
+        Raises as ``check``, also a ``ConfigError`` if other requests are running or a search is open; and
+        what ended a request, once the completions that finished with it are out.
         """
         for result in self.run_steps(requests, observe=observe):
             yield from result.finished

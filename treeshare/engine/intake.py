@@ -138,5 +138,5 @@ class Intake:
     def _drop_if_done(self, live: LiveRequest) -> None:
         if not live.num_unfinished:
             if live.lacks_prompt_logprobs:
-                self._residency.forget_scores(live)
+                self._residency.scores.forget(live)
             self._live.pop(live.index, None)

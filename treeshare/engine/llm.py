@@ -60,8 +60,7 @@ class LLM:
         profile: Measure where a run's time goes; see ``EngineConfig``.
         keep_nodes: Prompts' KV stays for later calls, as far as the budget holds it.
         logits_processors: Classes, or their names, ``module:Class``; see ``sampling.logits_processor``.
-        reasoning_parser: How the model marks its reasoning: ``auto``, ``none``, a name of vLLM's such as
-            ``qwen3``, or two tags with a space between; see ``text.reasoning.reasoning_tags``.
+        reasoning_parser: How the model marks its reasoning; see ``text.reasoning.reasoning_tags``.
         fold_cost: Costs that decide which shared segments become nodes; measured by default.
 
     Attributes:
@@ -71,8 +70,7 @@ class LLM:
 
     Raises:
         ConfigError: If an argument is out of range.
-        ModelLoadError: If the model cannot be found or read.
-        UnsupportedModelError: If the model needs what treeshare does not implement.
+        ModelLoadError, UnsupportedModelError: As ``load_model``.
     """
 
     def __init__(
@@ -127,7 +125,7 @@ class LLM:
 
     @property
     def dtype(self) -> str:
-        """Of weights and KV: ``float32`` or ``bfloat16``."""
+        """See ``LoadedModel``."""
         return self.loaded.dtype
 
     @property
@@ -197,9 +195,7 @@ class LLM:
 
         Returns one output per prompt, in order.
 
-        Raises:
-            ConfigError: If a prompt or parameter is out of range; nothing has run.
-            BudgetError: If the KV budget does not hold the longest prompt with one completion.
+        Raises as ``Engine.check``; nothing has run.
         """
         call = self._call(prompts, sampling_params, on_completion)
         completions = self.engine.run(call.requests)
@@ -242,8 +238,7 @@ class LLM:
 
         ``messages``: a list of ``{"role", "content"}``, or a list of such; the rest as in ``ChatOptions``.
 
-        Raises:
-            ConfigError: As ``generate``; also if there is no chat template, or it refuses the messages.
+        Raises as ``generate``; also a ``ConfigError`` if there is no template, or it refuses the messages.
         """
         options = ChatOptions(
             add_generation_prompt=add_generation_prompt,
@@ -252,9 +247,8 @@ class LLM:
             chat_template_kwargs=chat_template_kwargs,
             tools=tools,
         )
-        return self.generate(
-            self.prompt_encoder.chat_prompts(messages, options), sampling_params, use_tqdm=use_tqdm
-        )
+        prompts = self.prompt_encoder.chat_prompts(messages, options)
+        return self.generate(prompts, sampling_params, use_tqdm=use_tqdm)
 
     def score(self, pairs: Sequence[Pair], *, use_tqdm: bool = True) -> list[Score]:
         """How likely given continuations are: a score per pair, each shared segment computed once.

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from treeshare.engine.forest import LiveNode
+    from treeshare.engine.prefill_queue import PrefillQueue
     from treeshare.engine.sequence import LiveRequest
 
 PromptLogprobs = list[list[TokenLogprob] | None]
@@ -87,13 +88,6 @@ def watch(live: LiveRequest) -> Iterator[tuple[LiveNode, int]]:
             yield node, row
 
 
-def unwatch(live: LiveRequest) -> None:
-    """Nobody waits for a request's prompt any more."""
-    for node in live.node.path():
-        if node.scores is not None:
-            node.scores.wanted.pop(live, None)
-
-
 def scored_rows(node: LiveNode, start: int, end: int) -> range:
     """The rows in ``[start, end)`` of a node whose logits its scores lack."""
     first = None if node.scores is None else node.scores.lacks_from(node.num_tokens)
@@ -145,6 +139,45 @@ def collect(live: LiveRequest) -> PromptLogprobs | None:
             result.append(_entries(token, scores.after[token], scores.after_top, wanted))
     assert len(result) == len(tokens)
     return result
+
+
+class PromptScoring:
+    """Has prompts' log-probabilities computed beside their KV.
+
+    Args:
+        queue: The nodes that are being computed.
+    """
+
+    def __init__(self, queue: PrefillQueue) -> None:
+        self._queue = queue
+
+    def want(self, live: LiveRequest) -> None:
+        """Have those of a prompt computed, as far as its nodes lack them."""
+        for node, row in watch(live):
+            if node.segment is not None:
+                self._queue.add_again(node, row)
+
+    def finish(self, live: LiveRequest) -> bool:
+        """Give a request those of its prompt, if all are known; returns whether they are."""
+        live.prompt_logprobs = collect(live)
+        if live.prompt_logprobs is None:
+            return False
+        self.forget(live)
+        return True
+
+    def forget(self, live: LiveRequest) -> None:
+        """A request waits for those of its prompt no more."""
+        for node in live.node.path():
+            if node.scores is not None:
+                node.scores.wanted.pop(live, None)
+            self._queue.forget_logits(node)
+
+    def drop(self, node: LiveNode) -> None:
+        """Forget a node's, because weights have changed; those that are asked for are computed again."""
+        if node.scores is not None:
+            node.scores = NodeScores(node.scores.num_top, node.scores.wanted)
+            if node.scores.wanted and node.segment is not None:
+                self._queue.add_again(node, 0)
 
 
 def note(logits: Tensor, rows: Items[tuple[LiveNode, range]]) -> None:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from treeshare.engine import prompt_scores
 from treeshare.engine.expectation import completion_bytes
 from treeshare.engine.forest import Forest, LiveNode
 from treeshare.engine.idle_nodes import IdleNodes
 from treeshare.engine.prefill_queue import PrefillQueue
+from treeshare.engine.prompt_scores import PromptScoring, copy_scores
 from treeshare.errors import BudgetError
 from treeshare.kv import padded_length
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from treeshare.attention import PrefillChunk
     from treeshare.config import FoldCost
-    from treeshare.engine.sequence import LiveRequest, Request, Sequence
+    from treeshare.engine.sequence import Request, Sequence
     from treeshare.kv import KVStore, Segment
     from treeshare.tree import PromptTree
 
@@ -42,6 +42,7 @@ class Residency:
     Attributes:
         store: As given.
         forest: The live tree.
+        scores: Prompts' log-probabilities.
     """
 
     def __init__(self, store: KVStore, *, prefill_chunk: int, keep_nodes: bool) -> None:
@@ -49,6 +50,7 @@ class Residency:
         self.forest = Forest()
         self._chunk, self._keep_nodes = prefill_chunk, keep_nodes
         self._computing = PrefillQueue(prefill_chunk)
+        self.scores = PromptScoring(self._computing)
         self._idle = IdleNodes()
         self._displaced: list[LiveNode] = []  # grafted, then not used: their prompts got nodes of their own
         self._clock = 0  # completions that have ended, for ``LiveNode.last_used``
@@ -172,26 +174,6 @@ class Residency:
         if node.logits is None and node.segment is not None and node not in self._computing:
             self._computing.add_for_logits(node)
 
-    def want_scores(self, live: LiveRequest) -> None:
-        """Have the log-probabilities of a prompt's tokens computed, as far as its nodes lack them."""
-        for node, row in prompt_scores.watch(live):
-            if node.segment is not None:
-                self._computing.add_again(node, row)
-
-    def finish_scores(self, live: LiveRequest) -> bool:
-        """Give a request its prompt's log-probabilities, if all are known; returns whether they are."""
-        live.prompt_logprobs = prompt_scores.collect(live)
-        if live.prompt_logprobs is None:
-            return False
-        self.forget_scores(live)
-        return True
-
-    def forget_scores(self, live: LiveRequest) -> None:
-        """A request waits for its prompt's log-probabilities no more."""
-        prompt_scores.unwatch(live)
-        for node in live.node.path():
-            self._computing.forget_logits(node)
-
     def next_chunks(self, max_rows: int, max_scored: int) -> list[tuple[LiveNode, PrefillChunk]]:
         """The next chunks that fit: see ``PrefillQueue.take``."""
         return self._computing.take(max_rows, max_scored, self._copy_known)
@@ -217,10 +199,7 @@ class Residency:
         """Drop all logits and what was found in them: weights have changed."""
         for node in self.forest.nodes():
             node.logits = None
-            if node.scores is not None:
-                node.scores = prompt_scores.NodeScores(node.scores.num_top, node.scores.wanted)
-                if node.scores.wanted and node.segment is not None:
-                    self._computing.add_again(node, 0)
+            self.scores.drop(node)
 
     def drop_kv(self) -> None:
         """Drop the KV of all nodes, because weights have changed; no row may need one."""
@@ -251,7 +230,7 @@ class Residency:
         source, num_tokens = node.copy_source()
         num_tokens = min(num_tokens, node.num_tokens - 1)
         if source is not None:
-            num_tokens = prompt_scores.copy_scores(source, node, num_tokens)
+            num_tokens = copy_scores(source, node, num_tokens)
         num_tokens -= num_tokens % self._chunk
         if source is not None and source.segment is not None and num_tokens > segment.num_written:
             self.store.segments.copy_tokens(source.segment, segment, num_tokens)

@@ -246,14 +246,14 @@ class Scheduler:
         self._residency.admit(head.live.node, count)
         self.admitted.append(admitted)
         if head.live.lacks_prompt_logprobs:
-            self._residency.want_scores(head.live)
+            self._residency.scores.want(head.live)
         if not admitted.token_ids:
             self._residency.want_logits(head.live.node)
 
     def _is_ready(self, sequence: Sequence) -> bool:
         """Whether an admitted sequence can go on from its prompt."""
         node = sequence.live.node
-        if sequence.live.lacks_prompt_logprobs and not self._residency.finish_scores(sequence.live):
+        if sequence.live.lacks_prompt_logprobs and not self._residency.scores.finish(sequence.live):
             return False
         return self._residency.is_computed(node) if sequence.token_ids else node.logits is not None
 
