@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from treeshare.engine.chat import content_text
 
@@ -18,6 +18,18 @@ class Fields(BaseModel):
 def _content(value: object) -> object:
     """A message's text, also where it is given in parts."""
     return content_text(value) if isinstance(value, list) and value else value
+
+
+def chosen_tool(value: object) -> str:
+    """A ``tool_choice``: ``none``, ``auto``, ``required``, or behind a blank the name of a tool."""
+    if value in ("none", "auto", "required"):
+        return str(value)
+    function = value.get("function") if isinstance(value, dict) and value.get("type") == "function" else None
+    name = function.get("name") if isinstance(function, dict) else None
+    if not isinstance(name, str) or not name:
+        expected = '{"type": "function", "function": {"name": ...}}'
+        raise ValueError(f"expected none, auto, required or {expected}")
+    return f" {name}"
 
 
 class CalledFunction(Fields):
@@ -52,19 +64,6 @@ class Tool(Fields):
     function: Function
 
 
-class ChosenName(Fields):
-    """The name of a tool."""
-
-    name: str
-
-
-class ChosenTool(Fields):
-    """The tool that the model must call."""
-
-    type: Literal["function"]
-    function: ChosenName
-
-
 class Message(Fields):
     """A message of a conversation.
 
@@ -85,11 +84,3 @@ class Message(Fields):
     reasoning: str | None = None
     tool_calls: list[Call] | None = None
     tool_call_id: str | None = None
-
-    @model_validator(mode="after")
-    def _check_role(self) -> Self:
-        if self.content is None and self.role != "assistant":
-            raise ValueError("content: expected text, or a list of parts of text")
-        if self.role != "assistant" and (self.tool_calls or self.reasoning or self.reasoning_content):
-            raise ValueError("tool_calls, reasoning: only in an assistant's message")
-        return self

@@ -12,7 +12,7 @@ from pydantic import FailFast, Field, PlainValidator, ValidationError
 
 from treeshare.errors import TreeshareError, one_line
 from treeshare.files import parse_json
-from treeshare.integrations.openai.messages import ChosenTool, Fields, Message, Tool
+from treeshare.integrations.openai.messages import Fields, Message, Tool, chosen_tool
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -209,14 +209,12 @@ class ChatBody(_Body):
     include_reasoning: bool = True
     thinking_token_budget: int | None = Field(None, ge=0, lt=2**31)
     tools: list[Tool] = Field([], max_length=128)
-    tool_choice: Literal["none", "auto", "required"] | ChosenTool = "auto"
+    tool_choice: Annotated[str, PlainValidator(chosen_tool)] = "auto"
 
     @property
     def forced_tool(self) -> str | None:
         """``required``, or the name of the tool that must be called; None where none must."""
-        if isinstance(self.tool_choice, ChosenTool):
-            return self.tool_choice.function.name
-        return "required" if self.tool_choice == "required" else None
+        return None if self.tool_choice in ("none", "auto") else self.tool_choice.strip()
 
     @property
     def callable_tools(self) -> list[str]:
@@ -323,6 +321,14 @@ def _check_together(body: CompletionBody | ChatBody) -> None:
 
 def _check_chat(body: ChatBody) -> None:
     """Refuse a chat's values that do not go together."""
+    for place, message in enumerate(body.messages):
+        own = ("tool_calls", "reasoning", "reasoning_content") if message.role != "assistant" else ()
+        for name in own:
+            if getattr(message, name):
+                raise _refuse(f"messages[{place}].{name}", "only in an assistant's message")
+        if message.content is None and own:
+            where = f"messages[{place}].content"
+            raise ApiError(400, f"{where}: required", param=where, code="missing_required_parameter")
     if body.forced_tool is not None:
         names = [tool.function.name for tool in body.tools]
         if not names or (body.forced_tool != "required" and body.forced_tool not in names):
