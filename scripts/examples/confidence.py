@@ -21,6 +21,7 @@ from treeshare.sampling.logits_processor import LogitsProcessor, MoveDirectional
 
 if TYPE_CHECKING:
     from treeshare.config import EngineConfig
+    from treeshare.engine.outputs import Logprob
     from treeshare.sampling.logits_processor import BatchUpdate
 
 
@@ -50,6 +51,8 @@ class Place:
 
 class StopByConfidence(LogitsProcessor):
     """Ends completions whose confidence has fallen; ``extra_args``: ``window``, ``min_confidence``, ``end``.
+
+    ``end`` is a token, and one of the request's ``stop_token_ids``.
 
     What it remembers is a tree of prompts and tokens, so rows that split, or come back, find what was theirs.
     """
@@ -114,9 +117,10 @@ class StopByConfidence(LogitsProcessor):
         self._places.pop(index, None)
 
 
-def windows(logprobs: list[dict[int, object]], size: int) -> list[float]:
+def windows(logprobs: list[dict[int, Logprob]], size: int) -> list[float]:
     """The mean confidence of each window of a whole completion."""
-    tokens = [-sum(entry.logprob for entry in at.values()) / len(at) for at in logprobs]  # type: ignore[attr-defined]
+    count = StopByConfidence.num_likeliest
+    tokens = [-sum(sorted((e.logprob for e in at.values()), reverse=True)[:count]) / count for at in logprobs]
     return [sum(tokens[i : i + size]) / size for i in range(len(tokens) - size + 1)]
 
 
@@ -134,17 +138,17 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=48)
     args = parser.parse_args()
     llm = LLM(args.model, logits_processors=[StopByConfidence])
-    common = {"temperature": 0.8, "max_tokens": args.max_tokens, "stop": "\nQ:", "seed": 0}
-    first = SamplingParams(n=args.warm_up, logprobs=StopByConfidence.num_likeliest, **common)
+    common = {"temperature": 0.8, "max_tokens": args.max_tokens, "stop": "\nQ:"}
+    first = SamplingParams(n=args.warm_up, seed=0, logprobs=StopByConfidence.num_likeliest, **common)
     whole = llm.generate(args.prompt, first, use_tqdm=False)[0].outputs
     lowest = sorted(min(windows(out.logprobs or [], args.window), default=0.0) for out in whole)
     bound = lowest[int((1 - args.keep) * len(lowest))]
-    end = min(llm.eos_token_ids)
+    end = llm.vocab_size - 1  # a token of its own tells these ends from the model's
     options = {"window": args.window, "min_confidence": bound, "end": end}
-    rest = SamplingParams(n=args.n, extra_args=options, **common)
+    rest = SamplingParams(n=args.n, seed=1, stop_token_ids=[end], extra_args=options, **common)
     found = llm.generate(args.prompt, rest, use_tqdm=False)[0].outputs
-    ended = [out for out in found if out.token_ids[-1] == end]
-    votes = Counter(out.text.strip() for out in (*whole, *found) if out not in ended)
+    ended = [out for out in found if out.stop_reason == end]
+    votes = Counter(out.text.strip() for out in (*whole, *found) if out.stop_reason != end)
     print(f"bound {bound:.2f}; {len(ended)} of {len(found)} ended early, {llm.stats.num_tokens:,} tokens")
     for text, count in votes.most_common(3):
         print(f"{count:4} {text[:70]!r}")

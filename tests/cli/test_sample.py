@@ -135,6 +135,41 @@ def test_stop_strings_replace_the_tasks(cli, sampling, tmp_path):
     assert all(not set(r["completion"]) & set("aeiou0123456789") for r in records)
 
 
+def test_structured_runs_resume_and_extend(cli, sampling, tmp_path):
+    """Grammar, bias and bad words are of the run: kept in its manifest, refused when they change."""
+    pytest.importorskip("llguidance", reason="llguidance is not installed")
+    options = ["--regex", "[ab]{2,8}c", "--logit-bias", '{"67": 1.5}', "--bad-word", "aba"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert cli(*sampling, *options, "-n", 4, "--out", whole).status == 0
+    assert cli(*sampling, *options, "-n", 2, "--out", cut).status == 0
+    (cut / "samples.jsonl").write_text("\n".join(lines_of(cut)[2:5]) + "\n")
+    assert cli(*sampling, *options, "-n", 4, "--out", cut).status == 0
+    assert sorted(lines_of(cut)) == sorted(lines_of(whole))
+    for record in map(json.loads, lines_of(whole)):
+        assert re.fullmatch("[ab]{2,8}c", record["completion"])
+        assert "aba" not in record["completion"]
+        assert (record["finish_reason"], record["stop_reason"]) == ("stop", None)
+    for changes, named in (
+        (["--regex", "[ab]*"], "structured_outputs: run has {'regex': '[ab]{2,8}c'}"),
+        (["--logit-bias", "{}"], "logit_bias: run has {'67': 1.5}, command has None"),
+        (["--bad-word", "b"], "bad_words: run has ['aba'], command has ['aba', 'b']"),
+        (["--allowed-token-id", 5], "allowed_token_ids: run has None, command has [5]"),
+    ):
+        assert named in cli(*sampling, *options, *changes, "-n", 4, "--out", cut).refusal
+
+
+def test_choices_and_schemas(cli, sampling, tmp_path):
+    pytest.importorskip("llguidance", reason="llguidance is not installed")
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"type": "array", "items": {"enum": [1, 2]}, "minItems": 1, "maxItems": 2}')
+    for name, options in (("a", ["--json-schema", schema]), ("b", ["--choice", "ab", "--choice", "abc"])):
+        cli(*sampling, *options, "--max-tokens", 90, "-n", 2, "--out", tmp_path / name)
+        texts = [json.loads(line)["completion"] for line in lines_of(tmp_path / name)]
+        assert all(
+            text in ("ab", "abc") if name == "b" else set(json.loads(text)) <= {1, 2} for text in texts
+        )
+
+
 def test_a_model_without_a_tokenizer_is_refused_for_text(cli, data, model_dir, tmp_path):
     arguments = ["--task", "humaneval", "--data", data, "--model", model_dir("llama")]
     for command in (["sample", "--out", tmp_path / "run"], ["tree"], ["verify"]):

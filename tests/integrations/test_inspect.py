@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import importlib
+import json
 import re
 import threading
 import tomllib
@@ -161,6 +162,26 @@ def test_settings(api, folder):
     assert outputs[3].stop_reason == "stop"
     assert not set(stops) & set(outputs[3].completion)
     assert outputs[4].stop_reason == "max_tokens"
+
+
+def test_a_response_schema(api):
+    from inspect_ai.model import ResponseSchema
+    from inspect_ai.util import JSONSchema
+
+    pytest.importorskip("llguidance", reason="llguidance is not installed")
+    schema = JSONSchema(
+        type="object",
+        properties={"a": JSONSchema(enum=["x", "yy"])},
+        required=["a"],
+        additionalProperties=False,
+    )
+    config = {"response_schema": ResponseSchema(name="a", json_schema=schema), "max_tokens": 60}
+    free, biased = ask(
+        api(), (QUESTIONS[0], config, []), (QUESTIONS[0], {**config, "logit_bias": {ord("y") - 30: 50}}, [])
+    )
+    assert json.loads(free.completion)["a"] in ("x", "yy")
+    assert json.loads(biased.completion)["a"] in ("x", "yy")
+    assert (free.stop_reason, biased.stop_reason) == ("stop", "stop")
 
 
 def test_calls_that_come_together_decode_together(api, provider, monkeypatch):

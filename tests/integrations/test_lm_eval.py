@@ -394,10 +394,22 @@ def test_the_device_is_handed_on(monkeypatch, device, own_choice, expected):
     assert caught.value.args == ("x", {"device": expected, "seed": 3})
 
 
+def test_what_tokens_may_come(ours):
+    """As for lm-eval's ``vllm`` model: the names of ``SamplingParams``."""
+    pytest.importorskip("llguidance", reason="llguidance is not installed")
+    options = {"structured_outputs": {"regex": "[abc]{6}"}, "bad_words": ["c"], "logit_bias": {"5": -1}}
+    (text,) = ours.generate_until(
+        [instance("Say:", {"until": [], "max_gen_toks": 20, **options})], disable_tqdm=True
+    )
+    assert re.fullmatch("[ab]{6}", text)
+
+
 @pytest.mark.parametrize(
     ("gen_kwargs", "message"),
     [
         ({"num_beams": 4}, "generation_kwargs: got 'num_beams', expected of until, max_gen_toks"),
+        ({"structured_outputs": {"regex": "("}}, "structured_outputs: regex: unclosed group"),
+        ({"allowed_token_ids": []}, "allowed_token_ids: got []"),
         ({"do_sample": True}, "temperature: got 0.0, expected more than 0 with do_sample: true"),
         ({"max_gen_toks": 512}, "max_gen_toks: got 512, expected less than max_length, 512"),
     ],

@@ -162,13 +162,23 @@ def rows_case(element):
 
 
 def drawing_case(element):
-    """Greedy, and each filter; one row has a NaN."""
+    """Greedy, and each filter; one row has a NaN, ten have masks, three have biases."""
     case, num_rows, vocab_size = Case(element, seed=4), 20, 3000
     logits = case.numbers(num_rows, vocab_size, scale=4)
     logits[7, 5] = to_element([np.nan], element)[0]
     kinds = np.arange(num_rows) % 5
+    words = case.draws.integers(0, 2**32, (10, 94), np.uint32)
+    words[5:] &= words[:5] & words[[1, 2, 3, 4, 0]] & words[5:][::-1]  # few tokens
+    masks, row_bytes = case.calls.array(words), words[0].nbytes
+    num_biases = np.isin(np.arange(num_rows), [3, 8, 12]) * 2
     draws = case.calls.struct(
         structs.Draws,
+        masks=case.calls.structs(
+            np.zeros(num_rows, [("mask", "u8")]), mask=[(masks, i * row_bytes) for i in range(len(words))]
+        ),
+        bias_indptr=case.calls.array(np.cumsum([0, *num_biases])),
+        bias_tokens=case.calls.array(np.array([5, 2999, 0, 17, 9, 1000])),
+        bias_values=case.calls.array(np.array([9, 7.5, -100, 8, 100, 0.25], np.float32)),
         num_rows=num_rows,
         vocab_size=vocab_size,
         stride=vocab_size,

@@ -16,6 +16,7 @@ from treeshare.errors import ConfigError
 from treeshare.native import ELEMENTS, kernel_level, kernel_levels, kernels, library
 from treeshare.sampling import SamplingParams
 from treeshare.sampling.compiled import draw_compiled
+from treeshare.sampling.masks import mask_of, mask_without
 
 needs_kernels = pytest.mark.skipif(not LEVELS, reason="no kernels, or none for this CPU")
 needs_two_levels = pytest.mark.skipif(len(LEVELS) < 2, reason="this CPU has one level of kernels or none")
@@ -26,6 +27,7 @@ PARAMS = [
     {"temperature": 0.3, "top_k": 5},
     {"top_p": 0.9},
     {"temperature": 1.7, "top_k": 300, "top_p": 0.5, "min_p": 0.01},
+    {"logit_bias": {0: -2.5, 16: 4}},
 ]
 
 
@@ -193,9 +195,11 @@ def test_drawing_agrees_to_the_bit(vocab_size, dtype):
     logits[1, 3], logits[2, :9] = torch.nan, -torch.inf
     params = [SamplingParams(**values) for values in PARAMS] * 5
     rows, uniforms = np.arange(len(params)), np.random.default_rng(0).random(4 * len(params))
+    masks = [None, mask_of(vocab_size, range(0, vocab_size, 3)), mask_without(vocab_size, range(4)), None]
+    masks = [masks[row % 4] for row in rows]
 
     def draw():
-        drawn = draw_compiled(logits, rows, params, 4 * np.arange(len(params) + 1), uniforms)
+        drawn = draw_compiled(logits, rows, params, masks, 4 * np.arange(len(params) + 1), uniforms)
         return [torch.from_numpy(array) for array in drawn]
 
     assert_same_bits(of_levels(draw))

@@ -102,6 +102,11 @@ INLINE Mask not_a_number(Floats x) {
     return {_mm256_cmp_ps(x.low, x.low, _CMP_UNORD_Q), _mm256_cmp_ps(x.high, x.high, _CMP_UNORD_Q)};
 }
 INLINE int bits(Mask mask) { return _mm256_movemask_ps(mask.low) | _mm256_movemask_ps(mask.high) << 8; }
+INLINE __m256 eight_of(int bits) {
+    const __m256i places = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    return _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(bits), places), places));
+}
+INLINE Mask lanes_of(int bits) { return {eight_of(bits), eight_of(bits >> 8)}; }
 INLINE Floats only(Mask mask, Floats x) { // zero elsewhere
     return {_mm256_and_ps(mask.low, x.low), _mm256_and_ps(mask.high, x.high)};
 }

@@ -51,6 +51,7 @@ INLINE Mask at_least(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_
 INLINE Mask equal(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
 INLINE Mask not_a_number(Floats x) { return _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q); }
 INLINE __mmask16 bits(Mask mask) { return mask; }
+INLINE Mask lanes_of(int bits) { return bits; }
 INLINE Floats only(Mask mask, Floats x) { return _mm512_maskz_mov_ps(mask, x); } // zero elsewhere
 INLINE Floats select_lanes(Mask mask, Floats x, Floats other) { return _mm512_mask_mov_ps(other, mask, x); }
 INLINE Floats max_where(Mask mask, Floats a, Floats b) { return _mm512_mask_max_ps(a, mask, a, b); } // a elsewhere

@@ -81,6 +81,7 @@ REQUIRE_TYPE(Mask, at_least(*x, *x));
 REQUIRE_TYPE(Mask, equal(*x, *x));
 REQUIRE_TYPE(Mask, not_a_number(*x));
 REQUIRE((std::is_convertible<decltype(bits(*mask)), int>::value)); // a bit for each lane, the first lane's lowest
+REQUIRE_TYPE(Mask, lanes_of(int())); // the lanes whose bits are set
 REQUIRE_TYPE(Floats, only(*mask, *x)); // zero elsewhere
 REQUIRE_TYPE(Floats, select_lanes(*mask, *x, *x)); // the second elsewhere
 REQUIRE_TYPE(Floats, max_where(*mask, *x, *x)); // the first elsewhere

@@ -94,6 +94,11 @@ INLINE int four_bits(uint32x4_t mask) {
 INLINE int bits(Mask mask) {
     return four_bits(mask.q0) | four_bits(mask.q1) << 4 | four_bits(mask.q2) << 8 | four_bits(mask.q3) << 12;
 }
+INLINE uint32x4_t four_of(int bits) {
+    static const uint32_t places[4] = {1, 2, 4, 8};
+    return vtstq_u32(vdupq_n_u32(bits), vld1q_u32(places));
+}
+INLINE Mask lanes_of(int bits) { return {four_of(bits), four_of(bits >> 4), four_of(bits >> 8), four_of(bits >> 12)}; }
 
 // In the order of _mm512_reduce_add_ps: halves of sixteen, of eight, of four, of two.
 INLINE float sum_lanes(Floats x) {

@@ -137,6 +137,11 @@ INLINE int bits(Mask mask) {
     for (int i = 0; i < 8; ++i) found |= (mask.low[i] & 1 << i) | (mask.high[i] & 1 << (i + 8));
     return found;
 }
+INLINE EightInts eight_of(int bits) {
+    const EightInts places = {1, 2, 4, 8, 16, 32, 64, 128};
+    return (places & bits) != 0;
+}
+INLINE Mask lanes_of(int bits) { return {eight_of(bits), eight_of(bits >> 8)}; }
 INLINE Floats select_lanes(Mask mask, Floats x, Floats other) {
     return {select(mask.low, x.low, other.low), select(mask.high, x.high, other.high)};
 }

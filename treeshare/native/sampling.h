@@ -23,27 +23,33 @@ namespace {
 using softmax::BLOCK;
 using softmax::LOG2E;
 
-// Logits of a row: the model's, or what mask and bias made of them.
+// Logits of a row: the model's, or what a bias made of them, of the tokens that may be drawn.
 struct Row {
     const void *logits;
     int64_t vocab_size;
-    bool is_bfloat16; // else float32
+    bool is_bfloat16;     // else float32
+    const uint32_t *mask; // a bit for each token that may be drawn; null: all may
 };
 
 Row model_row(const Draws &draws, int64_t row) {
     const int64_t bytes = row * draws.stride * (draws.is_bfloat16 ? 2 : 4);
-    return {static_cast<const char *>(draws.logits) + bytes, draws.vocab_size, bool(draws.is_bfloat16)};
+    return {static_cast<const char *>(draws.logits) + bytes, draws.vocab_size, bool(draws.is_bfloat16), nullptr};
 }
 
-// Sixteen logits from `at` on; beyond the vocabulary minus infinity.
+// Which of sixteen tokens from `at` on may be drawn; `at` is within the vocabulary.
+INLINE int allowed_at(const uint32_t *mask, int64_t at) { return mask[at / 32] >> (at % 32) & 0xffff; }
+
+// Sixteen logits from `at` on; minus infinity beyond the vocabulary, and of tokens that may not be drawn.
 INLINE Floats logits_at(const Row &row, int64_t at) {
     const int64_t left = row.vocab_size - at;
+    const Floats never = broadcast(-std::numeric_limits<float>::infinity());
     const Floats values = row.is_bfloat16 ? load_bf16(left, static_cast<const uint16_t *>(row.logits) + at)
                                           : load_first(left, static_cast<const float *>(row.logits) + at);
-    return select_lanes(first16(left), values, broadcast(-std::numeric_limits<float>::infinity()));
+    const Floats known = select_lanes(first16(left), values, never);
+    return row.mask && left > 0 ? select_lanes(lanes_of(allowed_at(row.mask, at)), known, never) : known;
 }
 
-TARGET float logit(const Row &row, int64_t token) {
+TARGET float logit(const Row row, int64_t token) {
     return first_lane(logits_at(row, token));
 }
 
@@ -53,20 +59,25 @@ INLINE Floats weigh(Floats x, Floats maximum, Floats scale) {
     return only(greater(power, broadcast(-149.0f)), exp2_lanes<5>(power));
 }
 
-TARGET float max_logit(const Row &row, bool *broken) {
-    Floats maximum = broadcast(-std::numeric_limits<float>::infinity());
+// The largest logit of all tokens, and of those that `mask` allows.
+struct Maxima {
+    float all, allowed;
+    bool has_nan;
+};
+
+TARGET Maxima find_maxima(const Row row, const uint32_t *mask) {
+    Floats all = broadcast(-std::numeric_limits<float>::infinity()), allowed = all;
     int not_numbers = 0;
     for (int64_t at = 0; at < row.vocab_size; at += 16) {
         const Floats x = logits_at(row, at);
         not_numbers |= bits(not_a_number(x));
-        maximum = max(maximum, x);
+        all = max(all, x);
+        if (mask) allowed = max_where(lanes_of(allowed_at(mask, at)), allowed, x);
     }
-    const float result = max_lanes(maximum);
-    *broken = not_numbers || !std::isfinite(result);
-    return result;
+    return {max_lanes(all), max_lanes(mask ? allowed : all), bool(not_numbers)};
 }
 
-TARGET int64_t first_equal(const Row &row, float value) {
+TARGET int64_t first_equal(const Row row, float value) {
     for (int64_t at = 0; at < row.vocab_size; at += 16) {
         const int found = bits(equal(logits_at(row, at), broadcast(value)));
         if (found) return at + __builtin_ctz(found);
@@ -80,35 +91,18 @@ using Sums = std::vector<double>;   // of blocks
 struct Work {
     Weights weights, candidates;
     Sums sums;
-    std::vector<float> processed; // logits after mask and bias, of rows that have such
+    Weights biased; // logits of a row that has a bias
     explicit Work(int64_t vocab_size)
         : weights((vocab_size + BLOCK - 1) / BLOCK * BLOCK), candidates(weights.size()), sums(weights.size() / BLOCK) {}
 };
 
-// Sixteen logits that are on their way to `to`, without those whose bits are not set.
-void keep_allowed(int allowed, float *to) {
-    const float never = -std::numeric_limits<float>::infinity();
-    if (!allowed) std::fill(to, to + 16, never);
-    else if (allowed != 0xffff)
-        for (int lane = 0; lane < 16; ++lane)
-            if (!(allowed >> lane & 1)) to[lane] = never;
-}
-
-bool has_mask_or_bias(const Draws &draws, int64_t i) {
-    return draws.masks[i] || draws.bias_indptr[i] < draws.bias_indptr[i + 1];
-}
-
-// The logits of a row after its mask and its bias.
-TARGET Row process_row(const Draws &draws, int64_t i, const Row &row, Work &work) {
-    work.processed.resize(work.weights.size());
-    const uint32_t *mask = draws.masks[i];
-    for (int64_t at = 0; at < row.vocab_size; at += 16) {
-        store(&work.processed[at], logits_at(row, at));
-        if (mask) keep_allowed(mask[at / 32] >> (at % 32) & 0xffff, &work.processed[at]);
-    }
+// The logits of a row with its bias.
+TARGET Row biased_row(const Draws &draws, int64_t i, const Row row, Work &work) {
+    work.biased.resize(work.weights.size());
+    for (int64_t at = 0; at < row.vocab_size; at += 16) store(&work.biased[at], logits_at(row, at));
     for (int64_t at = draws.bias_indptr[i]; at < draws.bias_indptr[i + 1]; ++at)
-        work.processed[draws.bias_tokens[at]] += draws.bias_values[at];
-    return {work.processed.data(), row.vocab_size, false};
+        work.biased[draws.bias_tokens[at]] += draws.bias_values[at];
+    return {work.biased.data(), row.vocab_size, false, row.mask};
 }
 
 TARGET double sum_blocks(const Weights &weights, Sums &sums) {
@@ -120,10 +114,18 @@ TARGET double sum_blocks(const Weights &weights, Sums &sums) {
 }
 
 // Fill in a row's weights, 2 ** ((logit - maximum) * scale); the largest is 1.
-TARGET void weigh_row(const Row &row, float maximum, float scale, Weights &weights) {
+TARGET void weigh_row(const Row row, float maximum, float scale, Weights &weights) {
     const Floats maxima = broadcast(maximum), scales = broadcast(scale);
-    for (size_t at = 0; at < weights.size(); at += 16)
-        store(&weights[at], weigh(logits_at(row, at), maxima, scales));
+    for (int64_t at = 0; at < int64_t(weights.size()); at += 16) {
+        const bool is_empty = row.mask && at < row.vocab_size && !allowed_at(row.mask, at);
+        store(&weights[at], is_empty ? broadcast(0.0f) : weigh(logits_at(row, at), maxima, scales));
+    }
+}
+
+// Set the weights of all tokens that may not be drawn to zero.
+TARGET void drop_masked(const Row row, Weights &weights) {
+    for (int64_t at = 0; at < row.vocab_size; at += 16)
+        store(&weights[at], only(lanes_of(allowed_at(row.mask, at)), load(&weights[at])));
 }
 
 // Copy the weights that are not below `floor` to `candidates`; returns how many.
@@ -146,13 +148,13 @@ TARGET void drop_below(Weights &weights, float floor) {
 }
 
 // Set the weights of all tokens whose logits are below `floor` to zero.
-TARGET void drop_unlikely(const Row &row, float floor, Weights &weights) {
+TARGET void drop_unlikely(const Row row, float floor, Weights &weights) {
     for (size_t at = 0; at < weights.size(); at += 16)
         store(&weights[at], only(at_least(logits_at(row, at), broadcast(floor)), load(&weights[at])));
 }
 
 // The k-th largest logit of a row, k not above the vocabulary's size.
-TARGET float kth_logit(const Row &row, int64_t k, Weights &candidates) {
+TARGET float kth_logit(const Row row, int64_t k, Weights &candidates) {
     std::vector<float> block_maxima;
     for (size_t block = 0; block < candidates.size(); block += BLOCK) {
         Floats maximum = logits_at(row, block);
@@ -183,7 +185,7 @@ float round_up(double border) {
 
 // Keep the smallest set of likeliest tokens whose mass reaches `top_p`; of equal weights those of the highest logits,
 // of equal logits those with the lowest ids.
-void keep_top_p(const Row &row, double top_p, double total, Work &work) {
+void keep_top_p(const Row row, double top_p, double total, Work &work) {
     Weights &weights = work.weights, &candidates = work.candidates;
     const double wanted = top_p * total;
     const double floor = (total - wanted) / (2 * weights.size()); // tokens below have at most half of the mass left out
@@ -232,27 +234,33 @@ int64_t draw_token(const Work &work, double target) {
     return token;
 }
 
+// The weights of a row are here those of temperature 1, of all tokens; the row's own are made of them.
+TARGET void weigh_again(const Row row, bool is_same_maximum, float maximum, float temperature, Weights &weights) {
+    if (temperature != 1.0f || !is_same_maximum)
+        weigh_row(row, maximum, std::min(LOG2E / temperature, std::numeric_limits<float>::max()), weights);
+    else if (row.mask)
+        drop_masked(row, weights); // to the bits that weigh_row would give
+}
+
 TARGET void draw_row(const Draws &draws, int64_t i, Work &work) {
     const Row given = model_row(draws, draws.rows[i]);
     const int64_t top_k = draws.top_k[i];
     const float temperature = draws.temperatures[i];
-    bool broken = false;
-    float maximum = max_logit(given, &broken);
-    draws.broken[i] = broken;
-    if (broken) return;
-    weigh_row(given, maximum, LOG2E, work.weights);
+    const Maxima maxima = find_maxima(given, draws.masks[i]);
+    draws.broken[i] = maxima.has_nan || !std::isfinite(maxima.all);
+    if (draws.broken[i]) return;
+    weigh_row(given, maxima.all, LOG2E, work.weights);
     double total = sum_blocks(work.weights, work.sums);
-    const double log_total = double(maximum) + numbers::log(total);
-    const bool is_processed = has_mask_or_bias(draws, i);
-    const Row row = is_processed ? process_row(draws, i, given, work) : given;
-    if (is_processed) {
-        maximum = max_logit(row, &broken);
-        if (broken) draws.broken[i] = 2;
-        if (broken) return;
-    }
+    const double log_total = double(maxima.all) + numbers::log(total);
+    const bool has_bias = draws.bias_indptr[i] < draws.bias_indptr[i + 1];
+    Row row = given;
+    row.mask = draws.masks[i];
+    if (has_bias) row = biased_row(draws, i, row, work);
+    const float maximum = has_bias ? find_maxima(row, nullptr).all : maxima.allowed;
+    if (!std::isfinite(maximum)) draws.broken[i] = 2;
+    if (draws.broken[i]) return;
     if (temperature > 0) {
-        if (temperature != 1.0f || is_processed)
-            weigh_row(row, maximum, std::min(LOG2E / temperature, std::numeric_limits<float>::max()), work.weights);
+        weigh_again(row, !has_bias && maximum == maxima.all, maximum, temperature, work.weights);
         float floor = round_up(double(maximum) + draws.margins[i]); // of min-p
         if (top_k > 0 && top_k < draws.vocab_size) floor = std::max(floor, kth_logit(row, top_k, work.candidates));
         if (floor > -std::numeric_limits<float>::infinity()) drop_unlikely(row, floor, work.weights);

@@ -62,7 +62,7 @@ class GrammarState:
         if matcher.is_error():
             raise ConfigError(f"structured_outputs: {_reason(matcher.get_error())}")
         self._compiler, self._matcher = compiler, matcher
-        self._children: weakref.WeakValueDictionary[int, GrammarState] = weakref.WeakValueDictionary()
+        self._children: dict[int, weakref.ref[GrammarState]] = {}
         self._lock = threading.Lock()
         self._mask: Mask | None = None
         self.is_complete: bool = matcher.is_stopped()
@@ -73,11 +73,13 @@ class GrammarState:
         Raises:
             ConfigError: If the grammar does not allow it, or has become too large.
         """
-        state = self._children.get(token)
+        known = self._children.get(token)
+        state = None if known is None else known()
         if state is None:
             matcher = self._matcher.deep_copy()
             matcher.consume_token(token)
-            state = self._children[token] = GrammarState(self._compiler, matcher)
+            state = GrammarState(self._compiler, matcher)
+            self._children[token] = weakref.ref(state)
         return state
 
     @property
@@ -108,7 +110,7 @@ class GrammarCompiler:
 
     def __init__(self, tokenizer: Any | None, vocab_size: int, eos_token_ids: Collection[int]) -> None:  # noqa: ANN401
         self._source, self._vocab_size, self._eos = tokenizer, vocab_size, frozenset(eos_token_ids)
-        self._lock, self._count_lock = threading.Lock(), threading.Lock()
+        self._lock, self._count_lock, self._reading = threading.Lock(), threading.Lock(), threading.Lock()
         self._kept: OrderedDict[StructuredOutputsParams, GrammarState] = OrderedDict()
         self._tokenizer: Any | None = None
         self._valid: Mask = mask_of(0, ())
@@ -123,11 +125,14 @@ class GrammarCompiler:
         """
         with self._lock:
             state = self._kept.get(params)
-            if state is None:
-                state = self._kept[params] = self._compiled(params)
-                while len(self._kept) > NUM_KEPT:
-                    self._kept.popitem(last=False)
-            self._kept.move_to_end(params)
+            if state is not None:
+                self._kept.move_to_end(params)
+                return state
+        state = self._compiled(params)  # whoever asks for another grammar does not wait for it
+        with self._lock:
+            state = self._kept.setdefault(params, state)
+            while len(self._kept) > NUM_KEPT:
+                self._kept.popitem(last=False)
             return state
 
     def take_num_masks(self) -> int:
@@ -150,14 +155,18 @@ class GrammarCompiler:
     def _compiled(self, params: StructuredOutputsParams) -> GrammarState:
         kind = params.kind
         library = _llguidance()
-        if self._tokenizer is None:
-            self._read_tokenizer(library)
+        with self._reading:
+            if self._tokenizer is None:
+                self._read_tokenizer(library)
         try:
             text = _source(library, params)
             limits = library.LLParserLimits(**_LIMITS)
             matcher = library.LLMatcher(self._tokenizer, text, log_level=0, limits=limits)
         except Exception as error:
             raise ConfigError(f"structured_outputs: {kind}: {_reason(str(error))}") from error
+        warnings = matcher.get_grammar_warnings()
+        if warnings:  # of keywords that a schema's own options let the library leave out
+            raise ConfigError(f"structured_outputs: {kind}: {_reason(warnings[0])}")
         try:
             state = GrammarState(self, matcher)
             first = np.flatnonzero(unpacked(state.mask(), self._vocab_size)).tolist()
@@ -253,7 +262,7 @@ def _reason(text: str) -> str:
 def _source(library: Any, params: StructuredOutputsParams) -> str:  # noqa: ANN401
     """A grammar in the library's form."""
     if params.regex is not None:
-        found: str = library.LLMatcher.grammar_from_regex(_without_anchors(params.regex))
+        found: str = library.LLMatcher.grammar_from_regex(params.regex)
     elif params.choice is not None:
         texts = (json.dumps(text, ensure_ascii=False) for text in params.choice)
         found = library.LLMatcher.grammar_from_lark("start: " + " | ".join(texts))
@@ -269,13 +278,6 @@ def _source(library: Any, params: StructuredOutputsParams) -> str:  # noqa: ANN4
             options["whitespace_pattern"] = space
         found = library.LLMatcher.grammar_from_json_schema(schema, defaults=options)
     return found
-
-
-def _without_anchors(pattern: str) -> str:
-    """A pattern without a beginning's and an end's mark: it is matched from beginning to end."""
-    pattern = pattern.removeprefix("^").removeprefix(r"\A")
-    ends = re.search(r"(?<!\\)(?:\\\\)*(\$|\\Z|\\z)$", pattern)
-    return pattern[: ends.start(1)] if ends else pattern
 
 
 def _close(schema: object) -> None:

@@ -144,7 +144,7 @@ def checked_ids(name: str, value: object) -> tuple[int, ...] | None:
     if value is None:
         return None
     is_list = isinstance(value, Sequence) and not isinstance(value, (str, bytes))
-    if not is_list or not value or not all(map(_is_token_id, value)):  # type: ignore[arg-type, call-overload]
+    if not is_list or not value or not all(map(_is_token_id, value)):  # type: ignore[call-overload]
         raise ConfigError.of(name, got=value, expected="a list of token ids, at least one")
     return tuple(value)  # type: ignore[arg-type]
 
