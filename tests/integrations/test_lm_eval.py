@@ -207,7 +207,7 @@ def test_multiple_choice_of_a_real_model_by_the_server_is_that_of_hf(tasks):
     from treeshare.engine.async_llm import AsyncLLM
     from treeshare.models.loading import _resolve
 
-    folder = _resolve("smollm2-135m")
+    folder = _resolve("smollm2-135m", "float32")
     hf = HFLM(pretrained=folder, dtype="float32", device="cpu", batch_size=4)
     running = AsyncLLM("smollm2-135m", dtype="float32")
     with serving(running) as served:
@@ -225,7 +225,7 @@ def test_results_of_a_real_model_are_those_of_hf(tasks):
     from treeshare.models.loading import _resolve
 
     ours = TreeshareLM(pretrained="smollm2-135m", dtype="float32")
-    hf = HFLM(pretrained=_resolve("smollm2-135m"), dtype="float32", device="cpu", batch_size=4)
+    hf = HFLM(pretrained=_resolve("smollm2-135m", "float32"), dtype="float32", device="cpu", batch_size=4)
     got, expected = (evaluate(model, tasks.values()) for model in (ours, hf))
     assert_same(got, expected)
     assert 0 < got["results"]["texts"]["word_perplexity,none"] < 1e6

@@ -321,6 +321,20 @@ def _check_together(body: CompletionBody | ChatBody) -> None:
 
 def _check_chat(body: ChatBody) -> None:
     """Refuse a chat's values that do not go together."""
+    _check_messages(body)
+    if body.forced_tool is not None:
+        _check_forced(body, body.forced_tool)
+    if body.continue_final_message and body.add_generation_prompt:
+        raise _refuse("continue_final_message", "only with add_generation_prompt false")
+    if body.top_logprobs is not None and not body.logprobs:
+        raise _refuse("top_logprobs", "only with logprobs")
+    limits = {body.max_tokens, body.max_completion_tokens} - {None}
+    if len(limits) > 1:
+        raise _refuse("max_tokens", "differs from max_completion_tokens; give one of them")
+
+
+def _check_messages(body: ChatBody) -> None:
+    """Refuse fields of messages that their role does not have."""
     for place, message in enumerate(body.messages):
         own = ("tool_calls", "reasoning", "reasoning_content") if message.role != "assistant" else ()
         for name in own:
@@ -329,23 +343,19 @@ def _check_chat(body: ChatBody) -> None:
         if message.content is None and own:
             where = f"messages[{place}].content"
             raise ApiError(400, f"{where}: required", param=where, code="missing_required_parameter")
-    if body.forced_tool is not None:
-        names = [tool.function.name for tool in body.tools]
-        if not names or (body.forced_tool != "required" and body.forced_tool not in names):
-            raise _refuse("tool_choice", f"got {body.forced_tool!r:.80}, expected one of the tools")
-        if "required" in names or len(set(names)) < len(names):
-            raise _refuse("tools", "expected names that differ, none of them required")
-        if body.structured_outputs is not None or (
-            body.response_format is not None and body.response_format.type != "text"
-        ):
-            raise _refuse("tool_choice", "not with structured_outputs or response_format")
-    if body.continue_final_message and body.add_generation_prompt:
-        raise _refuse("continue_final_message", "only with add_generation_prompt false")
-    if body.top_logprobs is not None and not body.logprobs:
-        raise _refuse("top_logprobs", "only with logprobs")
-    limits = {body.max_tokens, body.max_completion_tokens} - {None}
-    if len(limits) > 1:
-        raise _refuse("max_tokens", "differs from max_completion_tokens; give one of them")
+
+
+def _check_forced(body: ChatBody, forced: str) -> None:
+    """Refuse a call that must be made where it cannot."""
+    names = [tool.function.name for tool in body.tools]
+    if not names or (forced != "required" and forced not in names):
+        raise _refuse("tool_choice", f"got {forced!r:.80}, expected one of the tools")
+    if "required" in names or len(set(names)) < len(names):
+        raise _refuse("tools", "expected names that differ, none of them required")
+    if body.structured_outputs is not None or (
+        body.response_format is not None and body.response_format.type != "text"
+    ):
+        raise _refuse("tool_choice", "not with structured_outputs or response_format")
 
 
 def _fault_of(form: ResponseFormat, body: CompletionBody | ChatBody) -> str | None:
