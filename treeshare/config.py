@@ -109,6 +109,7 @@ class EngineConfig:
         lazy_divergence: Completions whose tokens are identical so far are one row.
         keep_nodes: Prompts' KV stays when nobody needs it, for later requests, until the budget is needed.
         profile: Measure where a run's time goes (``Engine.stopwatch``).
+        reasoning_parser: How the model marks its reasoning, see ``text.reasoning.reasoning_tags``.
     """
 
     max_num_seqs: int = 256
@@ -123,6 +124,7 @@ class EngineConfig:
     lazy_divergence: bool = True
     keep_nodes: bool = False
     profile: bool = False
+    reasoning_parser: str = "auto"
 
     def __post_init__(self) -> None:
         require_int("max_num_seqs", self.max_num_seqs, low=1, high=8192)

@@ -219,7 +219,9 @@ MALFORMED = [
     ([{"content": "x"}], "messages[0]: role: got None"),
     ([{"role": 5, "content": "x"}], "messages[0]: role: got 5"),
     ([{"role": "user"}], "messages[0]: content: got None"),
-    ([USER, {"role": "assistant", "content": None}], "messages[1]: content: got None"),
+    ([USER, {"role": "user", "content": None}], "messages[1]: content: got None"),
+    ([{"role": "assistant", "tool_calls": [{}]}], "messages[0]: tool_calls: got {}"),
+    ([{"role": "assistant", "tool_calls": "x"}], "messages[0]: tool_calls: got 'x'"),
     ([{"role": "user", "content": 5}], "messages[0]: content: got 5"),
     ([{"role": "user", "content": []}], "messages[0]: content: got []"),
     ([{"role": "user", "content": b"x"}], "messages[0]: content: got b'x'"),
@@ -259,8 +261,9 @@ def test_parts_of_text_are_joined_by_newlines(llm):
 
 
 def test_a_tool_call_without_content_is_not_written_as_none():
-    (message,) = check_messages([{"role": "assistant", "content": None, "tool_calls": [{}]}])
-    assert message == {"role": "assistant", "content": "", "tool_calls": [{}]}
+    call = {"function": {"name": "f", "arguments": {}}}
+    (message,) = check_messages([{"role": "assistant", "content": None, "tool_calls": [call]}])
+    assert message == {"role": "assistant", "content": "", "tool_calls": [call]}
 
 
 def test_the_last_message_is_gone_on_with(llm):
@@ -273,9 +276,11 @@ def test_the_last_message_is_gone_on_with(llm):
         llm.chat(messages, params, continue_final_message=True, chat_template=QWEN_3)
 
 
-def test_tools_are_refused_by_name(llm):
-    with pytest.raises(ConfigError, match=r"^tools: got \[\{\}\], expected none: not implemented"):
-        llm.chat([USER], chat_template=LLAMA_3, tools=[{}])
+def test_tools_that_no_template_shows_are_refused(llm):
+    with pytest.raises(ConfigError, match=r"^tools: the model's chat template shows none"):
+        llm.chat([USER], chat_template="{{ messages }}", tools=[{}])
+    with pytest.raises(ConfigError, match=r"^tools: got 'x', expected a list"):
+        llm.chat([USER], tools="x")
 
 
 def test_async_chats_are_chats(llm):

@@ -23,6 +23,7 @@ def batch(
     name: openai_options.ServedNames = None,
     chat_template: openai_options.ChatTemplate = None,
     chat_template_kwargs: openai_options.ChatTemplateKwargs = None,
+    reasoning_parser: options.ReasoningParser = "auto",
     seed: options.Seed = 0,
     dtype: options.Dtype = "auto",
     quantization: options.Quantization = None,
@@ -43,6 +44,7 @@ def batch(
     chat = openai_options.chat_options(chat_template, chat_template_kwargs)
     llm = load_llm(
         model,
+        reasoning_parser=reasoning_parser,
         dtype=dtype,
         quantization=quantization,
         max_model_len=max_model_len,

@@ -228,6 +228,21 @@ MaxTokens = Annotated[
         "--max-tokens", min=1, help="Maximum number of tokens of a completion; by default the task's."
     ),
 ]
+ThinkingTokenBudget = Annotated[
+    int | None,
+    typer.Option(
+        "--thinking-token-budget",
+        min=0,
+        help="Maximum tokens of a chat model's reasoning; then its end is forced.",
+    ),
+]
+ReasoningParser = Annotated[
+    str,
+    typer.Option(
+        "--reasoning-parser",
+        help="How the model marks its reasoning: auto, none, a name such as qwen3, or two tags.",
+    ),
+]
 Logprobs = Annotated[
     int | None,
     typer.Option(

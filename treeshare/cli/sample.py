@@ -48,6 +48,8 @@ def sample(
     logit_bias: options.LogitBias = None,
     allowed_token_id: options.AllowedTokenIds = None,
     bad_word: options.BadWord = None,
+    thinking_token_budget: options.ThinkingTokenBudget = None,
+    reasoning_parser: options.ReasoningParser = "auto",
     logprobs: options.Logprobs = None,
     seed: options.Seed = 0,
     model: options.Model = options.DEFAULT_MODEL,
@@ -105,6 +107,7 @@ def sample(
         logit_bias=options.parse_object("--logit-bias", logit_bias),  # type: ignore[arg-type]  # texts as keys
         allowed_token_ids=allowed_token_id or None,
         bad_words=bad_word,
+        thinking_token_budget=thinking_token_budget,
         structured_outputs=structured,  # type: ignore[arg-type]  # a mapping of its names
     )
     cluster = _join_cluster(context, ray, ray_workers, ray_threads, threads)
@@ -117,6 +120,7 @@ def sample(
         seed=seed,
         max_num_seqs=max_num_seqs,
         kv_budget_bytes=kv_budget_bytes,
+        reasoning_parser=reasoning_parser,
     )
     if chat and marks_reasoning(llm.loaded.tokenizer):
         params = replace(params, skip_special_tokens=False)

@@ -36,6 +36,7 @@ def serve(
     name: openai_options.ServedNames = None,
     chat_template: openai_options.ChatTemplate = None,
     chat_template_kwargs: openai_options.ChatTemplateKwargs = None,
+    reasoning_parser: options.ReasoningParser = "auto",
     dtype: options.Dtype = "auto",
     quantization: options.Quantization = None,
     max_model_len: options.MaxModelLen = None,
@@ -129,6 +130,7 @@ def serve(
     with bound:
         llm = load_llm(
             model,
+            reasoning_parser=reasoning_parser,
             dtype=dtype,
             quantization=quantization,
             max_model_len=max_model_len,

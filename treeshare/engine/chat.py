@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +35,7 @@ class ChatOptions:
         continue_final_message: End the prompt inside the last message, for the model to go on with it.
         chat_template_kwargs: What the template asks for beside the messages, such as ``enable_thinking``. A
             name that it does not know changes nothing, as in transformers.
-        tools: None: not implemented.
+        tools: What the model may call, in OpenAI's form, for templates that show tools.
 
     Raises:
         ConfigError: If a value is of the wrong type, or values do not go together.
@@ -44,11 +45,13 @@ class ChatOptions:
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     chat_template_kwargs: Mapping[str, Any] | None = None
-    tools: object = None
+    tools: Sequence[Mapping[str, Any]] | None = None
 
     def __post_init__(self) -> None:
-        if self.tools:
-            raise ConfigError.of("tools", got=self.tools, expected="none: not implemented")
+        is_list = isinstance(self.tools, Sequence) and not isinstance(self.tools, (str, bytes))
+        if self.tools is not None and not (is_list and all(isinstance(t, Mapping) for t in self.tools)):
+            expected = 'a list of {"type": "function", "function": {"name": ...}}'
+            raise ConfigError.of("tools", got=self.tools, expected=expected)
         if self.chat_template is not None and not isinstance(self.chat_template, str):
             raise ConfigError.of("chat_template", got=self.chat_template, expected="Jinja text")
         for name in ("add_generation_prompt", "continue_final_message"):
@@ -128,9 +131,18 @@ def render_chat(
     if options.chat_template is None and getattr(tokenizer, "chat_template", None) is None:
         raise ConfigError(f"chat_template: {model_id} has none; give one, or a prompt as text")
     messages = check_messages(conversation)
+    template = _template(tokenizer, options)
+    if options.tools and "tools" not in template:
+        raise ConfigError("tools: the model's chat template shows none; give a chat_template that does")
+    if "developer" not in template:
+        for message in messages:
+            if message["role"] == "developer":  # the newer name of what most templates call system
+                message["role"] = "system"
     if _wants_parts(tokenizer, options.chat_template or tokenizer.chat_template):
         messages = [_in_parts(message) for message in messages]
     arguments = dict(options.chat_template_kwargs or {})
+    if options.tools:
+        arguments["tools"] = [dict(tool) for tool in options.tools]
     if options.chat_template is not None:
         arguments["chat_template"] = options.chat_template
     if options.continue_final_message:
@@ -148,6 +160,8 @@ def render_chat(
 
 def _in_parts(message: Mapping[str, Any]) -> dict[str, Any]:
     """A message whose text is a list of one part."""
+    if not isinstance(message.get("content"), str):
+        return dict(message)
     return {**message, "content": [{"type": "text", "text": message["content"]}]}
 
 
@@ -177,6 +191,12 @@ def _shows(tokenizer: Any, template: object, message: Mapping[str, Any]) -> bool
     return _MARK in str(text)
 
 
+def _template(tokenizer: Any, options: ChatOptions) -> str:  # noqa: ANN401
+    """The text of the template that will be applied; of several, all of them."""
+    found = options.chat_template or tokenizer.chat_template
+    return "".join(found.values()) if isinstance(found, Mapping) else str(found)
+
+
 def check_messages(conversation: object) -> list[dict[str, Any]]:
     """A conversation as templates take it: each message's content one text.
 
@@ -193,13 +213,43 @@ def check_messages(conversation: object) -> list[dict[str, Any]]:
         role, content = message.get("role"), message.get("content")
         if not isinstance(role, str) or not role:
             raise ConfigError.of(f"{where}: role", got=role, expected="text, such as user")
-        if content is None and message.get("tool_calls"):
+        if content is None and role == "assistant":
             content = ""  # a template would write "None"
         try:
-            messages.append({**message, "content": content_text(content)})
+            checked = {**message, "content": content_text(content)}
+            if message.get("tool_calls"):
+                checked["tool_calls"] = _calls(message["tool_calls"])
+            reasoning = message.get("reasoning_content") or message.get("reasoning")
+            if reasoning is not None:
+                checked |= {"reasoning_content": reasoning, "reasoning": reasoning}
+            messages.append(checked)
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
     return messages
+
+
+def _calls(calls: object) -> list[dict[str, Any]]:
+    """Calls of tools as templates take them: arguments are an object, not its text."""
+    expected = 'a list of {"type": "function", "function": {"name": ..., "arguments": ...}}'
+    if not isinstance(calls, Sequence) or isinstance(calls, (str, bytes)):
+        raise ConfigError.of("tool_calls", got=calls, expected=expected)
+    found = []
+    for call in calls:
+        function = call.get("function") if isinstance(call, Mapping) else None
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+            raise ConfigError.of("tool_calls", got=call, expected=expected)
+        arguments = function.get("arguments") or {}
+        if isinstance(arguments, str):
+            try:
+                arguments = json.loads(arguments)
+            except (ValueError, RecursionError):
+                arguments = None
+        if not isinstance(arguments, Mapping):
+            raise ConfigError.of(
+                "tool_calls: arguments", got=function["arguments"], expected="a JSON object, or its text"
+            )
+        found.append({**call, "function": {**function, "arguments": arguments}})
+    return found
 
 
 def content_text(content: object) -> str:

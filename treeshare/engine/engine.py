@@ -10,10 +10,11 @@ from treeshare.engine.constraints import Constraints
 from treeshare.engine.hooks import ProcessorBatch
 from treeshare.engine.intake import Intake
 from treeshare.engine.residency import Residency
-from treeshare.engine.runner import ModelRunner
+from treeshare.engine.runner import MAX_LOGITS_BYTES, ModelRunner
 from treeshare.engine.scheduler import Scheduler
 from treeshare.engine.stats import EngineStats
 from treeshare.engine.step import StepComputer, StepResult
+from treeshare.engine.thinking import Reasoning
 from treeshare.engine.token_step import BOOKKEEPING, TokenStep
 from treeshare.errors import ConfigError
 from treeshare.models.weights import change_weights
@@ -54,6 +55,7 @@ class Engine:
     Attributes:
         loaded, config, check_invariants: As given.
         runner: Runs the model; holds all KV.
+        reasoning: How the model marks its reasoning.
         stats: The engine's measurements since ``run`` was last called.
         weights_version: How often the weights were changed.
     """
@@ -72,6 +74,7 @@ class Engine:
         self.check_invariants = check_invariants
         self._processors = ProcessorBatch(logits_processors, config)
         self._constraints = Constraints(loaded, self._processors)
+        self.reasoning = Reasoning(loaded, config.reasoning_parser)
         self.runner = runner or ModelRunner(loaded, config, poison=check_invariants)
         self.stats = EngineStats()
         self.weights_version = 0
@@ -90,8 +93,9 @@ class Engine:
             self.config,
             max_rows=self.runner.max_rows,
             max_logits_rows=self.runner.max_logits_rows,
+            max_scored_rows=MAX_LOGITS_BYTES // (4 * self.loaded.vocab_size),
         )
-        self._token_step = TokenStep(self.runner, self._constraints, self._processors)
+        self._token_step = TokenStep(self.runner, self._constraints, self._processors, self.reasoning)
         self._token_step.version = self.weights_version
         self._computer = StepComputer(
             self.runner, self.config, self._residency, self._scheduler, self._token_step
@@ -103,6 +107,7 @@ class Engine:
             self._scheduler,
             self._token_step,
             self._constraints,
+            self.reasoning,
         )
 
     @property
@@ -156,9 +161,7 @@ class Engine:
         Returns:
             Their indices, by which completions refer to them.
 
-        Raises:
-            ConfigError: As ``check``, or if a search is open; none was taken.
-            BudgetError: As ``check``; likewise.
+        Raises as ``check``, also a ``ConfigError`` if a search is open; none was taken.
         """
         self._require_no_search("engine")
         first = self._intake.num_requests
@@ -220,10 +223,8 @@ class Engine:
             requests: What to run; ``Completion.request_index`` refers to it.
             observe: Called for every token drawn, with the sequence and its logits ``[vocab_size]``.
 
-        Raises:
-            ConfigError: As ``check``; or if other requests are running, or a search is open.
-            BudgetError: As ``check``.
-            Exception: What ended a request, once the completions that finished with it are out.
+        Raises as ``check``, also a ``ConfigError`` if other requests are running or a search is open; and
+        what ended a request, once the completions that finished with it are out.
         """
         for result in self.run_steps(requests, observe=observe):
             yield from result.finished

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from treeshare.config import FoldCost
+    from treeshare.engine.prompt_scores import NodeScores
     from treeshare.kv import Segment
     from treeshare.tree import PromptTree
     from treeshare.tree.tokens import TokenArray
@@ -52,6 +53,7 @@ class LiveNode:
         num_unstarted: Completions still to start from its last token.
         num_held: Children that have KV.
         last_used: Step in which a completion below it last ended.
+        scores: Log-probabilities of its tokens, where prompts were asked for theirs.
     """
 
     token_ids: TokenArray
@@ -70,6 +72,7 @@ class LiveNode:
     num_unstarted: int = 0
     num_held: int = 0
     last_used: int = 0
+    scores: NodeScores | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -121,8 +124,8 @@ class LiveNode:
             self.parent.computed.add(self)
 
     def drop_segment(self) -> Segment | None:
-        """Take its KV and logits away; returns the KV that it had."""
-        segment, self.segment, self.logits = self.segment, None, None
+        """Take its KV, logits and scores away; returns the KV that it had."""
+        segment, self.segment, self.logits, self.scores = self.segment, None, None, None
         if segment is not None and self.parent is not None:
             self.parent.num_held -= 1
             self.parent.computed.remove(self)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable
 from typing import TYPE_CHECKING, Any
 
-from treeshare.engine.outputs import CompletionOutput, RequestOutput
+from treeshare.engine.outputs import CompletionOutput, PromptLogprobs, RequestOutput, prompt_logprobs_output
 from treeshare.engine.prompts import shared_tokens
 from treeshare.engine.streaming import FinishedOutput, StepEvents, StreamOutput
 from treeshare.errors import ConfigError
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from treeshare.engine.prompts import ParsedPrompt
     from treeshare.engine.sequence import Completion, Request
     from treeshare.engine.step import StepResult
-
+    from treeshare.text import Detokenizer
 
 OnCompletion = Callable[[str, CompletionOutput], str | None]
 """Called with a prompt's number, as text, and a finished completion; a returned reason cancels the others."""
@@ -32,6 +32,7 @@ class GenerateCall:
         output: Makes a completion's output.
         on_completion: The caller's; see ``OnCompletion``.
         cancel: Cancels what is left of a request, by its index.
+        detokenizer: The model's, for the texts of prompts' tokens.
 
     Attributes:
         requests: As given.
@@ -44,6 +45,7 @@ class GenerateCall:
         output: Callable[[Completion], CompletionOutput],
         on_completion: OnCompletion | None,
         cancel: Callable[[int], object],
+        detokenizer: Detokenizer | None,
     ) -> None:
         if on_completion is not None and not callable(on_completion):
             expected = "a function of a prompt's number and a completion, or None"
@@ -51,12 +53,20 @@ class GenerateCall:
         self.requests = requests
         self._prompts, self._output = prompts, output
         self._on_completion, self._cancel = on_completion, cancel
+        self._detokenizer = detokenizer
         self._reasons: dict[int, str] = {}
 
     def collect(self, completions: Iterable[Completion]) -> list[RequestOutput]:
         """Take all completions of the run; one output per prompt, in order."""
         outputs: list[list[CompletionOutput]] = [[] for _ in self.requests]
+        prompt_logprobs: dict[int, PromptLogprobs | None] = {}
         for completion in completions:
+            index = completion.request_index
+            if index not in prompt_logprobs:
+                tokens = self._prompts[index][1]
+                prompt_logprobs[index] = prompt_logprobs_output(
+                    tokens, completion.prompt_logprobs, self._detokenizer
+                )
             output = self._output(completion)
             outputs[completion.request_index].append(output)
             self._finished(completion.request_index, output)
@@ -69,6 +79,7 @@ class GenerateCall:
                 outputs=sorted(own, key=lambda output: output.index),
                 finished=True,
                 num_cached_tokens=num_shared,
+                prompt_logprobs=prompt_logprobs.get(i),
                 ended=self._reasons.get(i),
             )
             for i, ((text, token_ids), own, num_shared) in enumerate(

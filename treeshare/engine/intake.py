@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from treeshare.engine.scheduler import Scheduler
     from treeshare.engine.sequence import Completion, Request, Sequence
     from treeshare.engine.stats import EngineStats
+    from treeshare.engine.thinking import Reasoning
     from treeshare.engine.token_step import TokenStep
     from treeshare.models import LoadedModel
 
@@ -32,6 +33,7 @@ class Intake:
         scheduler: Where completions are queued.
         token_step: Makes their sequences.
         constraints: Checks and makes their rules.
+        reasoning: Refuses budgets of a model that marks no reasoning.
 
     Attributes:
         num_requests: Requests taken; the index of the next one.
@@ -45,8 +47,9 @@ class Intake:
         scheduler: Scheduler,
         token_step: TokenStep,
         constraints: Constraints,
+        reasoning: Reasoning,
     ) -> None:
-        self._constraints = constraints
+        self._constraints, self._reasoning = constraints, reasoning
         self._loaded, self._config = loaded, config
         self._residency, self._scheduler, self._token_step = residency, scheduler, token_step
         self._new: dict[int, tuple[Request, int]] = {}  # with the maximum tokens of a completion
@@ -63,6 +66,7 @@ class Intake:
         checked = [(request, max_new_tokens(self._loaded, i, request)) for i, request in enumerate(requests)]
         for request in {id(own.params): own for own in requests}.values():
             self._constraints.check(request)
+            self._reasoning.check(request.params)
         self._residency.check_budget(checked)
         return checked
 
@@ -133,4 +137,6 @@ class Intake:
 
     def _drop_if_done(self, live: LiveRequest) -> None:
         if not live.num_unfinished:
+            if live.lacks_prompt_logprobs:
+                self._residency.scores.forget(live)
             self._live.pop(live.index, None)

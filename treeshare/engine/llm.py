@@ -66,6 +66,7 @@ class LLM(OpenedModel):
         profile: Measure where a run's time goes; see ``EngineConfig``.
         keep_nodes: Prompts' KV stays for later calls, as far as the budget holds it.
         logits_processors: Classes, or their names, ``module:Class``; see ``sampling.logits_processor``.
+        reasoning_parser: How the model marks its reasoning; see ``text.reasoning.reasoning_tags``.
         fold_cost: Costs that decide which shared segments become nodes; measured by default.
         max_model_len: Tokens of the longest sequence, prompt and completion; see ``load_model``.
         tokenizer: A folder, a hub id or a transformers tokenizer; by default the model's own.
@@ -79,8 +80,7 @@ class LLM(OpenedModel):
 
     Raises:
         ConfigError: If an argument is out of range, or nobody knows its name.
-        ModelLoadError: If the model cannot be found or read.
-        UnsupportedModelError: If the model needs what treeshare does not implement.
+        ModelLoadError, UnsupportedModelError: As ``load_model``.
     """
 
     def __init__(
@@ -101,6 +101,7 @@ class LLM(OpenedModel):
         profile: bool = False,
         keep_nodes: bool = False,
         logits_processors: Sequence[type | str] = (),
+        reasoning_parser: str = "auto",
         fold_cost: FoldCost | None = None,
         max_model_len: int | None = None,
         tokenizer: Any | None = None,  # noqa: ANN401
@@ -122,6 +123,7 @@ class LLM(OpenedModel):
             lazy_divergence=lazy_divergence,
             profile=profile,
             keep_nodes=keep_nodes,
+            reasoning_parser=reasoning_parser,
         )
         _use(seed, threads)
         warn_where_unused()
@@ -165,9 +167,7 @@ class LLM(OpenedModel):
 
         Returns one output per prompt, in order.
 
-        Raises:
-            ConfigError: If a prompt or parameter is out of range; nothing has run.
-            BudgetError: If the KV budget does not hold the longest prompt with one completion.
+        Raises as ``Engine.check``; nothing has run.
         """
         refuse_others("LLM.generate", others, own_names(LLM.generate))
         self.use_adapter(lora_request)
@@ -204,7 +204,7 @@ class LLM(OpenedModel):
         continue_final_message: bool = False,
         chat_template: str | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
-        tools: object = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
         lora_request: LoRARequests = None,
         **others: object,
     ) -> list[RequestOutput]:
@@ -212,8 +212,7 @@ class LLM(OpenedModel):
 
         ``messages``: a list of ``{"role", "content"}``, or a list of such; the rest as in ``ChatOptions``.
 
-        Raises:
-            ConfigError: As ``generate``; also if there is no chat template, or it refuses the messages.
+        Raises as ``generate``; also a ``ConfigError`` if there is no template, or it refuses the messages.
         """
         refuse_others("LLM.chat", others, own_names(LLM.chat))
         options = ChatOptions(
@@ -223,12 +222,8 @@ class LLM(OpenedModel):
             chat_template_kwargs=chat_template_kwargs,
             tools=tools,
         )
-        return self.generate(
-            self.prompt_encoder.chat_prompts(messages, options),
-            sampling_params,
-            use_tqdm=use_tqdm,
-            lora_request=lora_request,
-        )
+        prompts = self.prompt_encoder.chat_prompts(messages, options)
+        return self.generate(prompts, sampling_params, use_tqdm=use_tqdm, lora_request=lora_request)
 
     def score(self, pairs: Sequence[Pair], *, use_tqdm: UseTqdm = True) -> list[Score]:
         """How likely given continuations are: a score per pair, each shared segment computed once.
@@ -266,7 +261,8 @@ class LLM(OpenedModel):
             prompts: As for ``generate``.
             params: How to look for them.
             lora_request: As for ``generate``.
-            use_tqdm: As for ``generate``, like ``others``.
+            use_tqdm: As for ``generate``.
+            others: Likewise.
 
         Raises:
             ConfigError: If a prompt is out of range, or the engine runs something.
@@ -280,7 +276,7 @@ class LLM(OpenedModel):
 
     def output(self, completion: Completion) -> CompletionOutput:
         """A completion as ``generate`` returns it."""
-        return completion_output(completion, self.loaded.detokenizer)
+        return completion_output(completion, self.loaded.detokenizer, self.engine.reasoning.tags)
 
     def _beams(self, token_ids: list[int], params: BeamSearchParams, bar: Any) -> BeamSearchOutput:  # noqa: ANN401
         with TokenSearch(self.engine, token_ids, params.max_tokens) as search:
@@ -295,4 +291,6 @@ class LLM(OpenedModel):
             self.get_default_sampling_params() if params is None else params,
             self.seed,
         )
-        return GenerateCall(parsed, requests, self.output, on_completion, self.engine.cancel)
+        return GenerateCall(
+            parsed, requests, self.output, on_completion, self.engine.cancel, self.loaded.detokenizer
+        )

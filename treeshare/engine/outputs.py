@@ -6,9 +6,16 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
+from treeshare.text.reasoning import split_reasoning
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from treeshare.engine.prompt_scores import PromptLogprobs as RawPromptLogprobs
     from treeshare.engine.sequence import Completion
+    from treeshare.sampling.sampler import TokenLogprob
     from treeshare.text import Detokenizer
+    from treeshare.text.reasoning import ReasoningTags
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +33,10 @@ class Logprob:
     decoded_token: str | None
 
 
+PromptLogprobs = list[dict[int, Logprob] | None]
+"""Of a prompt: for each token but the first, the token and the likeliest ones at its place."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class CompletionOutput:
     """One completion of a prompt.
@@ -39,6 +50,8 @@ class CompletionOutput:
         finish_reason: ``stop`` or ``length``.
         stop_reason: The stop string or stop token id; None at end-of-sequence and at ``length``.
         weight_versions: Per token how often the weights had been changed when it was drawn.
+        reasoning: The model's reasoning, part of ``text``, without its tags; None where it has none.
+        answer: ``text`` without it.
     """
 
     index: int
@@ -49,6 +62,8 @@ class CompletionOutput:
     finish_reason: str
     stop_reason: int | str | None
     weight_versions: list[int]
+    reasoning: str | None = None
+    answer: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +78,7 @@ class RequestOutput:
         finished: True: ``LLM.generate`` returns whole completions.
         num_cached_tokens: Prompt tokens that an earlier prompt of the call shares, and whose KV is stored
             once.
+        prompt_logprobs: Per token of the prompt a mapping from token id, when asked for; None for the first.
         ended: Why its other completions were cancelled; None where ``outputs`` has all that were asked for.
     """
 
@@ -72,6 +88,7 @@ class RequestOutput:
     outputs: list[CompletionOutput]
     finished: bool
     num_cached_tokens: int
+    prompt_logprobs: PromptLogprobs | None = None
     ended: str | None = None
 
     def _repr_html_(self) -> str:
@@ -108,25 +125,16 @@ def _text(detokenizer: Detokenizer | None, token_id: int, begins: bool) -> str |
     return None if detokenizer is None else detokenizer.token_text(token_id, begins=begins)
 
 
-def completion_output(completion: Completion, detokenizer: Detokenizer | None) -> CompletionOutput:
+def completion_output(
+    completion: Completion, detokenizer: Detokenizer | None, tags: ReasoningTags | None = None
+) -> CompletionOutput:
     """A completion as ``LLM.generate`` returns it; without a tokenizer tokens have no text."""
     logprobs = None
     if completion.logprobs is not None:
-        logprobs, begins = [], completion.begins_text
-        for token_id, entries in zip(completion.token_ids, completion.logprobs, strict=True):
-            logprobs.append(
-                {
-                    entry.token_id: Logprob(
-                        logprob=entry.logprob,
-                        rank=entry.rank,
-                        decoded_token=_text(detokenizer, entry.token_id, begins),
-                    )
-                    for entry in entries
-                }
-            )
-            begins = (
-                begins and detokenizer is not None and detokenizer.unseen(skip_special_tokens=True)[token_id]
-            )
+        logprobs = _with_texts(
+            completion.token_ids, completion.logprobs, detokenizer, begins=completion.begins_text
+        )
+    reasoning, answer = split_reasoning(completion.text, tags, is_open=completion.opened_reasoning)
     return CompletionOutput(
         index=completion.completion_index,
         text=completion.text,
@@ -136,4 +144,41 @@ def completion_output(completion: Completion, detokenizer: Detokenizer | None) -
         finish_reason=completion.finish_reason,
         stop_reason=completion.stop_reason,
         weight_versions=completion.weight_versions,
+        reasoning=reasoning,
+        answer=answer,
     )
+
+
+def prompt_logprobs_output(
+    prompt: Sequence[int], entries: RawPromptLogprobs | None, detokenizer: Detokenizer | None
+) -> PromptLogprobs | None:
+    """A prompt's log-probabilities, as ``LLM.generate`` returns them; None where they were not asked for."""
+    if entries is None:
+        return None
+    begins = detokenizer is None or detokenizer.unseen(skip_special_tokens=True)[prompt[0]]
+    later = [entry for entry in entries if entry is not None]
+    return [None, *_with_texts(prompt[1:], later, detokenizer, begins=bool(begins))]
+
+
+def _with_texts(
+    token_ids: Sequence[int],
+    rows: Sequence[Sequence[TokenLogprob]],
+    detokenizer: Detokenizer | None,
+    *,
+    begins: bool,
+) -> list[dict[int, Logprob]]:
+    """Log-probabilities with the tokens' texts; ``begins``: no text stands before the first token."""
+    found = []
+    for token_id, entries in zip(token_ids, rows, strict=True):
+        found.append(
+            {
+                entry.token_id: Logprob(
+                    logprob=entry.logprob,
+                    rank=entry.rank,
+                    decoded_token=_text(detokenizer, entry.token_id, begins),
+                )
+                for entry in entries
+            }
+        )
+        begins = begins and detokenizer is not None and detokenizer.unseen(skip_special_tokens=True)[token_id]
+    return found

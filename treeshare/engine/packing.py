@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from treeshare.attention import DecodeRow, build_layout
+from treeshare.engine.prompt_scores import scored_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence as Items
@@ -41,13 +42,15 @@ class PackedStep:
         tokens: ``[num_rows]`` int64: the token of each row.
         drawing: Sequences whose row draws their next token; the others compute again what they had drawn.
         ending: Nodes whose last token is computed, and from which completions will start.
-        logits_rows: The rows of ``drawing``, then those of ``ending``.
+        scored: Nodes, each with those of its rows that its scores lack.
+        logits_rows: The rows of ``drawing``, then those of ``ending``, then those of ``scored``.
     """
 
     layout: BatchLayout
     tokens: NDArray[np.int64]
     drawing: list[Sequence]
     ending: list[LiveNode]
+    scored: list[tuple[LiveNode, range]]
     logits_rows: list[int]
 
     @classmethod
@@ -65,12 +68,18 @@ class PackedStep:
         places = layout.decode_rows.tolist()
         tokens[places] = [s.token_ids[s.num_computed] for s in plan.rows]
         ends: dict[LiveNode, int] = {}
+        scored: list[tuple[LiveNode, range]] = []
+        scored_places: list[int] = []
         for (node, chunk), place in zip(plan.chunks, layout.causal, strict=True):
             tokens[place.first_row : place.last_row] = node.token_ids[chunk.start : chunk.end]
             if chunk.end == node.num_tokens and node.num_unstarted:
                 ends[node] = place.last_row - 1
+            if found := scored_rows(node, chunk.start, chunk.end):
+                scored.append((node, found))
+                scored_places += [place.first_row + row - chunk.start for row in found]
         drawing = {s: place for s, place in zip(plan.rows, places, strict=True) if s.draws_next}
-        return cls(layout, tokens, list(drawing), list(ends), [*drawing.values(), *ends.values()])
+        logits_rows = [*drawing.values(), *ends.values(), *scored_places]
+        return cls(layout, tokens, list(drawing), list(ends), scored, logits_rows)
 
 
 def starting_batch(starting: Items[Sequence], *, is_lazy: bool) -> RowBatch:

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from treeshare.attention import PrefillChunk
+from treeshare.engine.prompt_scores import scored_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -23,9 +24,9 @@ class PrefillQueue:
 
     def __init__(self, chunk: int) -> None:
         self._chunk = chunk
-        # The next one first (``OrderedDict``: the first goes at once); whether it has had all of its KV, and
-        # only its logits are wanted.
-        self._nodes: OrderedDict[LiveNode, bool] = OrderedDict()
+        # The next one first (``OrderedDict``: the first goes at once); how much of its KV is stored, whatever
+        # is computed again for the logits.
+        self._nodes: OrderedDict[LiveNode, int] = OrderedDict()
 
     def __bool__(self) -> bool:
         return bool(self._nodes)
@@ -36,14 +37,19 @@ class PrefillQueue:
     def add(self, node: LiveNode) -> None:
         """Queue a node, unless it is queued, or lacks nothing of its KV."""
         if not is_whole(node):
-            self._nodes.setdefault(node, False)
+            self._nodes.setdefault(node, 0)
 
     def add_for_logits(self, node: LiveNode) -> None:
         """Have the last chunk of a node that lacks nothing computed again, to the same bits."""
-        assert node.segment is not None
         assert node not in self._nodes
-        node.segment.num_written = (node.num_tokens - 1) // self._chunk * self._chunk
-        self._nodes[node] = True
+        self.add_again(node, node.num_tokens - 1)
+
+    def add_again(self, node: LiveNode, row: int) -> None:
+        """Have a node computed from the chunk that holds ``row`` on, for the logits, to the same bits."""
+        segment = node.segment
+        assert segment is not None
+        self._nodes[node] = max(self._nodes.get(node, 0), segment.num_written)
+        segment.num_written = min(segment.num_written, row // self._chunk * self._chunk)
 
     def give_up(self, node: LiveNode) -> bool:
         """Nobody waits for a node: compute no more of it.
@@ -58,17 +64,19 @@ class PrefillQueue:
         return was_queued and node.segment is not None and not node.segment.num_written
 
     def forget_logits(self, node: LiveNode) -> None:
-        """Nobody waits for a node's logits."""
-        if self._nodes.get(node):
+        """Somebody waits for a node's logits no more; if nobody does, only what lacks KV is computed."""
+        is_stored = self._nodes.get(node) == node.num_tokens
+        if is_stored and not (node.num_unstarted and node.logits is None) and not _lacks_scores(node):
             self.remove(node)
 
     def remove(self, node: LiveNode) -> None:
         """Take a node out, if it is queued."""
-        if self._nodes.pop(node, False) and node.segment is not None:
-            node.segment.num_written = node.num_tokens  # the same bits would have been written once more
+        stored = self._nodes.pop(node, 0)
+        if node.segment is not None:  # the same bits would have been written once more
+            node.segment.num_written = max(node.segment.num_written, stored)
 
     def take(
-        self, max_rows: int, copy_known: Callable[[LiveNode, Segment], None]
+        self, max_rows: int, max_scored: int, copy_known: Callable[[LiveNode, Segment], None]
     ) -> list[tuple[LiveNode, PrefillChunk]]:
         """Take the next chunks that fit into ``max_rows``, depth-first; from now on they count as written.
 
@@ -76,6 +84,7 @@ class PrefillQueue:
 
         Args:
             max_rows: Maximum number of tokens.
+            max_scored: Maximum number of rows whose logits are wanted for prompts' log-probabilities.
             copy_known: Copies what others have by now; called for a node before its chunk is chosen.
         """
         chunks: list[tuple[LiveNode, PrefillChunk]] = []
@@ -87,9 +96,10 @@ class PrefillQueue:
                 copy_known(node, segment)
             start = segment.num_written
             end = min(start + self._chunk, segment.num_tokens)
-            if end - start > max_rows:
+            num_scored = len(scored_rows(node, start, end))
+            if end - start > max_rows or num_scored > max_scored:
                 break
-            max_rows -= end - start
+            max_rows, max_scored = max_rows - (end - start), max_scored - num_scored
             chunks.append((node, PrefillChunk(segment, start, end)))
             segment.num_written = end
             node.note_computed()
@@ -104,12 +114,18 @@ class PrefillQueue:
             live: All nodes.
         """
         assert self._nodes.keys() <= set(live)
-        for node, only_logits in self._nodes.items():
+        for node, num_stored in self._nodes.items():
             assert node.num_unfinished, "a prompt is computed that nobody waits for"
-            assert node.num_unstarted or not only_logits, "logits nobody waits for"
+            is_wanted = node.num_unstarted or (node.scores is not None and node.scores.wanted)
+            assert is_wanted or num_stored < node.num_tokens, "logits nobody waits for"
         for node in live:
             is_coming = is_whole(node) or node in self._nodes
             assert is_coming or not node.num_admitted, "a row's prompt is not computed"
+
+
+def _lacks_scores(node: LiveNode) -> bool:
+    """Whether log-probabilities of a node's tokens are asked for and not known."""
+    return node.scores is not None and node.scores.lacks_from(node.num_tokens) is not None
 
 
 def is_whole(node: LiveNode) -> bool:

@@ -14,6 +14,7 @@ from treeshare.engine.expectation import completion_bytes
 from treeshare.engine.forest import Forest, LiveNode
 from treeshare.engine.idle_nodes import IdleNodes
 from treeshare.engine.prefill_queue import PrefillQueue
+from treeshare.engine.prompt_scores import PromptScoring, copy_scores
 from treeshare.errors import BudgetError
 from treeshare.kv import padded_length
 
@@ -41,6 +42,7 @@ class Residency:
     Attributes:
         store: As given.
         forest: The live tree.
+        scores: Prompts' log-probabilities.
     """
 
     def __init__(self, store: KVStore, *, prefill_chunk: int, keep_nodes: bool) -> None:
@@ -48,6 +50,7 @@ class Residency:
         self.forest = Forest()
         self._chunk, self._keep_nodes = prefill_chunk, keep_nodes
         self._computing = PrefillQueue(prefill_chunk)
+        self.scores = PromptScoring(self._computing)
         self._idle = IdleNodes()
         self._displaced: list[LiveNode] = []  # grafted, then not used: their prompts got nodes of their own
         self._clock = 0  # completions that have ended, for ``LiveNode.last_used``
@@ -171,9 +174,9 @@ class Residency:
         if node.logits is None and node.segment is not None and node not in self._computing:
             self._computing.add_for_logits(node)
 
-    def next_chunks(self, max_rows: int) -> list[tuple[LiveNode, PrefillChunk]]:
-        """The next chunks that fit into ``max_rows``: see ``PrefillQueue.take``."""
-        return self._computing.take(max_rows, self._copy_known)
+    def next_chunks(self, max_rows: int, max_scored: int) -> list[tuple[LiveNode, PrefillChunk]]:
+        """The next chunks that fit: see ``PrefillQueue.take``."""
+        return self._computing.take(max_rows, max_scored, self._copy_known)
 
     def keep_logits(self, node: LiveNode, logits: Tensor) -> None:
         """Keep ``[vocab_size]`` logits after a node's last token: completions will start from them."""
@@ -193,9 +196,10 @@ class Residency:
         return before - self.store.bytes_in_use
 
     def drop_logits(self) -> None:
-        """Drop all logits: weights have changed."""
+        """Drop all logits and what was found in them: weights have changed."""
         for node in self.forest.nodes():
             node.logits = None
+            self.scores.drop(node)
 
     def drop_kv(self) -> None:
         """Drop the KV of all nodes, because weights have changed; no row may need one."""
@@ -225,6 +229,8 @@ class Residency:
         """Copy the whole chunks that a sibling has computed by now, but not the last: it gives the logits."""
         source, num_tokens = node.copy_source()
         num_tokens = min(num_tokens, node.num_tokens - 1)
+        if source is not None:
+            num_tokens = copy_scores(source, node, num_tokens)
         num_tokens -= num_tokens % self._chunk
         if source is not None and source.segment is not None and num_tokens > segment.num_written:
             self.store.segments.copy_tokens(source.segment, segment, num_tokens)

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from treeshare.models import LoadedModel, StepAttention
 
 
+MAX_LOGITS_BYTES = 128 << 20
+"""Maximum bytes of a step's logits in float32 of which log-softmax is taken; it takes as much again."""
+
+
 class ModelRunner:
     """Runs a model on packed rows; what the engine, scoring and search compute goes through ``forward``.
 

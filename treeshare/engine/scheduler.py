@@ -57,7 +57,8 @@ class Scheduler:
         residency: Which nodes hold KV.
         config: Rows and sizes.
         max_rows: Maximum number of rows of a step, prompt tokens and decoding rows together.
-        max_logits_rows: Maximum number of sequences that draw in a step.
+        max_logits_rows: Maximum number of rows of a step whose logits are wanted.
+        max_scored_rows: Maximum number of them that are prompts' for their log-probabilities.
 
     Attributes:
         waiting: Sequences without a row, the next one last.
@@ -67,11 +68,20 @@ class Scheduler:
     """
 
     def __init__(
-        self, residency: Residency, config: EngineConfig, *, max_rows: int, max_logits_rows: int
+        self,
+        residency: Residency,
+        config: EngineConfig,
+        *,
+        max_rows: int,
+        max_logits_rows: int,
+        max_scored_rows: int,
     ) -> None:
         self._residency, self._store = residency, residency.store
         self._max_rows, self._page_size = max_rows, config.page_size
-        self._max_num_seqs = min(config.max_num_seqs, max_rows, max_logits_rows)
+        self._max_logits_rows = max_logits_rows
+        self._max_scored_rows = max(max_scored_rows, config.prefill_chunk)
+        most_drawing = max(max_logits_rows - config.prefill_chunk, 1)  # a chunk's rows may want logits, too
+        self._max_num_seqs = min(config.max_num_seqs, max_rows, most_drawing)
         self.waiting: list[Sequence] = []
         self.admitted: list[Sequence] = []
         self.running: list[Sequence] = []
@@ -107,7 +117,10 @@ class Scheduler:
         if self._mixes or not self._residency.is_prefilling:
             self._make_room()
             rows = list(self.running)
-        chunks = self._residency.next_chunks(self._max_prompt_rows(len(rows)))
+        num_logits = self._max_logits_rows - len(rows) - len(self.admitted)
+        chunks = self._residency.next_chunks(
+            self._max_prompt_rows(len(rows)), min(self._max_scored_rows, num_logits)
+        )
         num_preemptions, self._num_preemptions = self._num_preemptions, 0
         plan = StepPlan(
             chunks=chunks,
@@ -232,12 +245,16 @@ class Scheduler:
         admitted = self.waiting.pop() if takes_all else head.take(head.completions[:count])
         self._residency.admit(head.live.node, count)
         self.admitted.append(admitted)
+        if head.live.lacks_prompt_logprobs:
+            self._residency.scores.want(head.live)
         if not admitted.token_ids:
             self._residency.want_logits(head.live.node)
 
     def _is_ready(self, sequence: Sequence) -> bool:
         """Whether an admitted sequence can go on from its prompt."""
         node = sequence.live.node
+        if sequence.live.lacks_prompt_logprobs and not self._residency.scores.finish(sequence.live):
+            return False
         return self._residency.is_computed(node) if sequence.token_ids else node.logits is not None
 
     # -- rows and pages --

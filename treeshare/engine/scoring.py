@@ -12,6 +12,7 @@ from treeshare.attention import PrefillChunk, build_layout
 from treeshare.config import MAX_PREFILL_ROWS
 from treeshare.engine.plan import require_text_tokens
 from treeshare.engine.prompts import items_of
+from treeshare.engine.runner import MAX_LOGITS_BYTES
 from treeshare.engine.score_tree import depth_first, held_bytes, make_paths, move_spans, path_bytes
 from treeshare.engine.stats import EngineStats
 from treeshare.errors import BudgetError, ConfigError
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     from treeshare.engine.engine import Engine
     from treeshare.engine.score_tree import ScoreNode, Span
     from treeshare.tree.tokens import TokenArray
-
-MAX_LOGITS_BYTES = 128 << 20
-"""Maximum bytes of a step's logits in float32; their log-softmax takes as much again."""
 
 Pair = tuple["Sequence[int]", "Sequence[int]"]
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence as Items
 
     from treeshare.engine.forest import LiveNode
+    from treeshare.engine.prompt_scores import PromptLogprobs
+    from treeshare.engine.thinking import ThinkingState
     from treeshare.kv import KVStore, PageTable, Segment
     from treeshare.sampling import SamplingParams, StopChecker
     from treeshare.sampling.grammar import GrammarState
@@ -65,6 +67,8 @@ class Completion:
         logprobs: Per token the likeliest tokens, when asked for.
         weight_versions: Per token how often the weights had been changed when it was drawn.
         begins_text: Whether no text of the prompt stands before its own.
+        opened_reasoning: Whether its prompt ends inside the model's reasoning.
+        prompt_logprobs: Of the prompt, when asked for; all completions of a request have the same list.
     """
 
     request_index: int
@@ -77,6 +81,8 @@ class Completion:
     logprobs: list[list[TokenLogprob]] | None
     weight_versions: list[int]
     begins_text: bool = False
+    opened_reasoning: bool = False
+    prompt_logprobs: PromptLogprobs | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -91,6 +97,8 @@ class LiveRequest:
         node: Where its prompt ends.
         num_unfinished: Completions that are neither finished nor cancelled.
         rules: Which tokens its completions may draw; None for all.
+        prompt_logprobs: Of its prompt, once they are known, where asked for.
+        opened_reasoning: Whether its prompt ends inside the model's reasoning.
     """
 
     index: int
@@ -100,6 +108,13 @@ class LiveRequest:
     node: LiveNode
     num_unfinished: int
     rules: TokenRules | None = None
+    prompt_logprobs: PromptLogprobs | None = None
+    opened_reasoning: bool = False
+
+    @property
+    def lacks_prompt_logprobs(self) -> bool:
+        """Whether its prompt's log-probabilities are asked for and not yet known."""
+        return self.request.params.prompt_logprobs is not None and self.prompt_logprobs is None
 
 
 @dataclass(eq=False, slots=True)
@@ -120,6 +135,7 @@ class Sequence:
         cumulative_logprob: Of ``token_ids``.
         logprobs: Per token, where asked for.
         grammar: Where its request's grammar is behind ``token_ids``; None without one.
+        thinking: Where it is in its reasoning, if something depends on that.
     """
 
     live: LiveRequest
@@ -132,6 +148,7 @@ class Sequence:
     cumulative_logprob: float = 0.0
     logprobs: list[list[TokenLogprob]] = field(default_factory=list)
     grammar: GrammarState | None = None
+    thinking: ThinkingState | None = None
 
     @property
     def request_index(self) -> int:
@@ -163,7 +180,12 @@ class Sequence:
     def spec(self) -> RowSpec:
         """How its next token is drawn; raises ``ConfigError`` if no token may come."""
         request, rules = self.live.request, self.live.rules
-        mask = None if self.grammar is None else self.grammar.mask()
+        thinking = self.thinking
+        waits = thinking is not None and thinking.is_open
+        mask = None if self.grammar is None or waits else self.grammar.mask()
+        if thinking is not None:
+            mask, is_forced = thinking.mask(mask)
+            rules = None if is_forced else rules
         if rules is not None:
             mask = rules.mask(self.token_ids, mask)
         return RowSpec(request.params, self.token_ids, request.prompt_token_ids, mask)
@@ -181,6 +203,7 @@ class Sequence:
             cumulative_logprob=self.cumulative_logprob,
             logprobs=list(self.logprobs),
             grammar=self.grammar,
+            thinking=self.thinking,
         )
 
     def singles(self) -> list[Sequence]:

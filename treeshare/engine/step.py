@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from treeshare.engine.packing import PackedStep, RowBatch, starting_batch
+from treeshare.engine.prompt_scores import note as note_scores
 from treeshare.engine.sequence import Sequence
 from treeshare.engine.token_step import BOOKKEEPING
 
@@ -86,8 +87,10 @@ class StepComputer:
         packed = PackedStep.of(plan, self._runner.store, self._config.sharing)
         logits = self._runner.forward(packed.layout, packed.tokens, packed.logits_rows)
         num_drawing = len(packed.drawing)
-        for node, row in zip(packed.ending, logits[num_drawing:], strict=True):
+        num_kept = num_drawing + len(packed.ending)
+        for node, row in zip(packed.ending, logits[num_drawing:num_kept], strict=True):
             self._residency.keep_logits(node, row.clone())
+        note_scores(logits[num_kept:], packed.scored)
         for sequence in plan.rows:
             sequence.num_computed += 1
         stopwatch.enter("between", before=BOOKKEEPING)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence as Items
 
     from treeshare.engine.outputs import CompletionOutput
+    from treeshare.engine.prompt_scores import PromptLogprobs
     from treeshare.engine.sequence import Completion, Sequence
     from treeshare.engine.step import StepResult
     from treeshare.sampling.sampler import TokenLogprob
@@ -31,6 +32,7 @@ class TokenOutput:
         offset: Where the token begins in the text, one that is part of a character where the character does.
         is_last: Whether the completion ends with it.
         logprobs: The token and the likeliest ones at its place, when asked for.
+        prompt_logprobs: With the first token, those of the prompt, when asked for.
     """
 
     request_id: str
@@ -41,6 +43,7 @@ class TokenOutput:
     offset: int = 0
     is_last: bool = False
     logprobs: Items[TokenLogprob] | None = None
+    prompt_logprobs: PromptLogprobs | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +53,12 @@ class FinishedOutput:
     Attributes:
         request_id: Number of the prompt in the call, as text.
         completion: The whole completion.
+        prompt_logprobs: Of the prompt, when asked for.
     """
 
     request_id: str
     completion: CompletionOutput
+    prompt_logprobs: PromptLogprobs | None = None
 
 
 StreamOutput = TokenOutput | FinishedOutput
@@ -116,7 +121,12 @@ class StepEvents:
         """A completion that ended, after its last token."""
         request = completion.request_index
         last = [self._last_token(completion)] if self._wants_tokens(request) else []
-        return [*last, FinishedOutput(request_id=str(request), completion=self._output(completion))]
+        finished = FinishedOutput(
+            request_id=str(request),
+            completion=self._output(completion),
+            prompt_logprobs=completion.prompt_logprobs,
+        )
+        return [*last, finished]
 
     def _tokens(self, sequence: Sequence) -> list[TokenOutput]:
         """The latest token of each completion of a sequence that goes on; their text is decoded once."""
@@ -136,6 +146,7 @@ class StepEvents:
                     text=text,
                     offset=sent.num_certain,
                     logprobs=logprobs,
+                    prompt_logprobs=sequence.live.prompt_logprobs if len(token_ids) == 1 else None,
                 )
             )
             sent.num_chars += len(text)
@@ -158,4 +169,5 @@ class StepEvents:
             offset=sent.num_certain,
             is_last=True,
             logprobs=completion.logprobs[-1] if completion.logprobs else None,
+            prompt_logprobs=completion.prompt_logprobs if len(completion.token_ids) == 1 else None,
         )

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from treeshare.engine.hooks import ProcessorBatch
     from treeshare.engine.runner import ModelRunner
     from treeshare.engine.sequence import LiveRequest
+    from treeshare.engine.thinking import Reasoning
     from treeshare.kv import PageTable
     from treeshare.sampling import Ending
 
@@ -55,13 +56,21 @@ class TokenStep:
             pages are shared when it splits and freed when it ends.
         constraints: Makes the grammars of requests, and computes masks ahead.
         processors: The user's own code between logits and tokens.
+        reasoning: How the model marks its reasoning.
 
     Attributes:
         observe: Called with each sequence and its logits ``[vocab_size]`` before it draws.
         version: Of the weights, noted with each token.
     """
 
-    def __init__(self, runner: ModelRunner, constraints: Constraints, processors: ProcessorBatch) -> None:
+    def __init__(
+        self,
+        runner: ModelRunner,
+        constraints: Constraints,
+        processors: ProcessorBatch,
+        reasoning: Reasoning,
+    ) -> None:
+        self._reasoning = reasoning
         self._constraints, self._processors = constraints, processors
         self._runner, self._loaded = runner, runner.loaded
         self._store, self._stopwatch = runner.store, runner.stopwatch
@@ -70,16 +79,19 @@ class TokenStep:
 
     def new_sequence(self, live: LiveRequest, completions: list[int]) -> Sequence:
         """A sequence without a token yet, for some completions of a request."""
-        params = live.request.params
         stop = StopChecker(
-            params,
+            live.request.params,
             max_tokens=live.max_new_tokens,
             eos_token_ids=self._loaded.eos_token_ids,
             continuation=live.request.continuation(self._loaded.detokenizer),
             criterion=live.request.ends,
         )
-        grammar = self._constraints.start(live.request.params) if completions else None
-        return Sequence(live, completions, stop, grammar=grammar)
+        params, grammar, thinking = live.request.params, None, None
+        if completions:
+            live.opened_reasoning = self._reasoning.opens(live.request.prompt_token_ids)
+            grammar = self._constraints.start(params)
+            thinking = self._reasoning.start(params, is_open=live.opened_reasoning)
+        return Sequence(live, completions, stop, grammar=grammar, thinking=thinking)
 
     def run(self, batch: RowBatch) -> Tokens:
         """Give each completion of ``batch`` its next token.
@@ -129,9 +141,11 @@ class TokenStep:
     @staticmethod
     def _ending(sequence: Sequence) -> Ending | None:
         """How a sequence ends with its latest token; None if it goes on."""
-        grammar = sequence.grammar
-        if grammar is not None:
-            sequence.grammar = grammar = grammar.advance(sequence.token_ids[-1])
+        grammar, thinking, token = sequence.grammar, sequence.thinking, sequence.token_ids[-1]
+        if thinking is not None:
+            sequence.thinking = thinking.advance(token)
+        if grammar is not None and not (thinking is not None and thinking.takes(token)):
+            sequence.grammar = grammar = grammar.advance(token)
         is_complete = grammar is not None and grammar.is_complete
         return sequence.stop.check(sequence.token_ids, is_complete=is_complete)
 
@@ -223,6 +237,8 @@ class TokenStep:
                 logprobs=list(sequence.logprobs) if wants_logprobs else None,
                 weight_versions=list(sequence.versions),
                 begins_text=sequence.stop.begins_text,
+                prompt_logprobs=sequence.live.prompt_logprobs,
+                opened_reasoning=sequence.live.opened_reasoning,
             )
             for index in sequence.completions
         ]

@@ -28,14 +28,14 @@ MAX_LENGTH = 2**63 - 1
 NOT_FOR_DRAWING = frozenset(
     {
         "n", "seed", "stop", "stop_token_ids", "ignore_eos", "max_tokens", "min_tokens",
-        "skip_special_tokens", "include_stop_str_in_output",
+        "skip_special_tokens", "include_stop_str_in_output", "prompt_logprobs", "thinking_token_budget",
         "allowed_token_ids", "bad_words", "structured_outputs", "extra_args",
     }
 )  # fmt: skip
 """Parameters that do not change how a token is drawn from a row of logits.
 
-``min_tokens``, ``allowed_token_ids``, ``bad_words`` and ``structured_outputs`` do so only through
-``RowSpec.mask``, ``extra_args`` through logits processors.
+``min_tokens``, ``allowed_token_ids``, ``bad_words``, ``structured_outputs`` and ``thinking_token_budget`` do
+so only through ``RowSpec.mask``, ``extra_args`` through logits processors.
 """
 
 
@@ -74,6 +74,7 @@ class SamplingParams:
             end-of-sequence (also with ``ignore_eos``) cannot be drawn, and stop strings do not count.
         logprobs: Report this many likeliest tokens for each position, besides the one drawn; -1 reports all
             of the vocabulary, None no log-probabilities.
+        prompt_logprobs: The same for each token of the prompt but the first.
         skip_special_tokens: Leave special tokens out of the text.
         include_stop_str_in_output: Cut the text after the stop string instead of before it.
         logit_bias: Added to the logits of these tokens, in [-100, 100]; keys may be texts of digits.
@@ -82,6 +83,7 @@ class SamplingParams:
             and behind a space.
         structured_outputs: What the text must be: a schema, pattern, choice or grammar; also a mapping of its
             names. The completion ends where it is complete, whatever ``min_tokens`` and ``ignore_eos`` say.
+        thinking_token_budget: Maximum number of tokens of the model's reasoning; then its end tag is forced.
         extra_args: For the logits processors of ``LLM``.
 
     Raises:
@@ -103,12 +105,14 @@ class SamplingParams:
     max_tokens: int | None = 16
     min_tokens: int = 0
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
     skip_special_tokens: bool = True
     include_stop_str_in_output: bool = False
     logit_bias: Mapping[int, float] | None = field(default=None, hash=False)
     allowed_token_ids: Sequence[int] | None = None
     bad_words: Sequence[str] | None = None
     structured_outputs: StructuredOutputsParams | None = None
+    thinking_token_budget: int | None = None
     extra_args: Mapping[str, Any] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
@@ -117,7 +121,12 @@ class SamplingParams:
             self._check_int("max_tokens", 1, MAX_LENGTH)
         self._check_int("min_tokens", 0, self.max_length)
         self._check_int("top_k", -1, MAX_COUNT)
-        for name, low, high in (("seed", 0, _MAX_SEED), ("logprobs", -1, MAX_COUNT)):
+        for name, low, high in (
+            ("seed", 0, _MAX_SEED),
+            ("logprobs", -1, MAX_COUNT),
+            ("prompt_logprobs", -1, MAX_COUNT),
+            ("thinking_token_budget", 0, MAX_LENGTH),
+        ):
             if getattr(self, name) is not None:
                 self._check_int(name, low, high)
         self._check_number("temperature", 0, math.inf)

@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from treeshare.errors import ConfigError
 from treeshare.text.encoding import encode
+from treeshare.text.reasoning import PARSERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 INCOMPLETE = "\ufffd"
 """What decoders write for bytes that are no whole character (yet)."""
+
+MARKS = frozenset(tag for tags in PARSERS.values() for tag in (tags.start, tags.end)) | {"[TOOL_CALLS]"}
+"""Tags that tell a reply's parts; where they are special tokens, texts keep them."""
 
 _NUM_REWRITTEN = 20
 """Characters before the end of a text that later tokens can still change where spaces are cleaned up.
@@ -58,8 +62,19 @@ class Detokenizer:
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
         """The text of tokens that nothing stands before."""
+        if skip_special_tokens and self._marks:
+            token_ids = [
+                token for token in token_ids if token in self._marks or token not in self.special_ids
+            ]
+            skip_special_tokens = False
         text: str = self._tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens)
         return text
+
+    @cached_property
+    def _marks(self) -> frozenset[int]:
+        """Special tokens that are never left out: without them nobody could tell a reply's parts."""
+        named = self._spellings.items()
+        return frozenset(token for token, text in named if text in MARKS and self._added[token].special)
 
     @cached_property
     def _added(self) -> Mapping[int, Any]:
@@ -71,7 +86,8 @@ class Detokenizer:
         """Tokens that ``skip_special_tokens`` leaves out."""
         named = {token for token, added in self._added.items() if added.special}
         named.update(self._tokenizer.all_special_ids)
-        return frozenset(token for token in named if not self.decode([token], skip_special_tokens=True))
+        left_out = {t for t in named if not self._tokenizer.decode([t], skip_special_tokens=True)}
+        return frozenset(left_out - self._marks)
 
     @cached_property
     def byte_pieces(self) -> Mapping[int, int]:

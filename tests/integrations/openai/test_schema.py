@@ -19,6 +19,17 @@ def chat(**message):
     return {"messages": [{"role": "user"} | message]}
 
 
+TOOL = {"type": "function", "function": {"name": "weather"}}
+
+
+def named(name):
+    return {"type": "function", "function": {"name": name}}
+
+
+def call(arguments):
+    return {"function": {"name": "weather", "arguments": arguments}}
+
+
 REFUSED = [
     (COMPLETIONS, {"prompt": None}, "prompt", "required"),
     (COMPLETIONS, {"prompt": ""}, "prompt", "empty prompt"),
@@ -59,7 +70,7 @@ REFUSED = [
     (COMPLETIONS, {"min_tokens": 17}, "min_tokens", "got 17"),
     (COMPLETIONS, {"logprobs": 21}, "logprobs", "got 21"),
     (COMPLETIONS, {"logprobs": True}, "logprobs", "valid integer"),
-    (COMPLETIONS, {"echo": True, "logprobs": 1}, "echo", "logprobs of a prompt"),
+    (COMPLETIONS, {"max_tokens": 0}, "max_tokens", "at least 1 without echo"),
     (COMPLETIONS, {"best_of": 2}, "best_of", "only the value of n"),
     (COMPLETIONS, {"suffix": "x"}, "suffix", "does not support"),
     (COMPLETIONS, {"logit_bias": {"5": 101}}, "logit_bias", "at most 100"),
@@ -82,13 +93,22 @@ REFUSED = [
     (CHAT, chat(), "messages[0].content", "required"),
     (CHAT, chat(content=[]), "messages[0].content", "required"),
     (CHAT, chat(content="x", role="root"), "messages[0].role", "got 'root'"),
-    (CHAT, chat(content="x", role="tool"), "messages[0].role", "got 'tool'"),
-    (CHAT, chat(content="x", tool_calls=[{}]), "messages[0].tool_calls", "unknown field"),
+    (CHAT, chat(content="x", role="function"), "messages[0].role", "got 'function'"),
+    (CHAT, chat(content="x", tool_calls=[{}]), "messages[0].tool_calls[0].function", "required"),
+    (CHAT, chat(content="x", reasoning="y"), "messages[0].reasoning", "only in an assistant's message"),
+    (CHAT, chat(role="assistant", tool_calls=[call("[")]), "messages", "got '[', expected a JSON object"),
+    (CHAT, {"tool_choice": "required"}, "tool_choice", "got 'required', expected one of the tools"),
+    (CHAT, {"tool_choice": "any"}, "tool_choice", "expected none, auto, required"),
+    (CHAT, {"tools": [TOOL], "tool_choice": named("x")}, "tool_choice", "got 'x', expected one of the tools"),
+    (CHAT, {"tools": [TOOL, TOOL], "tool_choice": "required"}, "tools", "expected names that differ"),
+    (CHAT, {"tools": [TOOL]}, "tools", "the model's chat template shows none"),
+    (CHAT, {"continue_final_message": True}, "continue_final_message", "only with add_generation_prompt"),
+    (CHAT, {"thinking_token_budget": 4}, "thinking_token_budget", "marks no reasoning"),
     (CHAT, chat(content=[{"type": "image_url"}]), "messages[0].content", "'image_url'"),
     (CHAT, chat(content="x" * 600), "messages", "context is 512 tokens"),
     (CHAT, {"top_logprobs": 2}, "top_logprobs", "only with logprobs"),
     (CHAT, {"max_tokens": 2, "max_completion_tokens": 3}, "max_tokens", "differs"),
-    (CHAT, {"tools": [{"type": "function"}]}, "tools", "does not support"),
+    (CHAT, {"tools": [{"type": "function"}]}, "tools[0].function", "required"),
     (CHAT, {"response_format": {"type": "json_schema"}}, "response_format", "json_schema is given"),
     (
         CHAT,

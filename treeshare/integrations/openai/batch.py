@@ -14,8 +14,9 @@ from treeshare.engine.chat import DEFAULT_CHAT
 from treeshare.errors import DataError, one_line
 from treeshare.files import dump_json, parse_json, read_lines, without_mark
 from treeshare.integrations.openai.job import make_job
-from treeshare.integrations.openai.reply import Reply, TokenSpeller
+from treeshare.integrations.openai.reply import Reply
 from treeshare.integrations.openai.schema import BODIES, ApiError, model_name, parse_body, read_json
+from treeshare.integrations.openai.token_rows import TokenSpeller
 from treeshare.runs.journal import LineFile
 from treeshare.runs.record import TornLineError
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from treeshare.engine.chat import ChatOptions
     from treeshare.engine.llm import LLM
     from treeshare.engine.outputs import CompletionOutput
+    from treeshare.engine.prompt_scores import PromptLogprobs
     from treeshare.engine.sequence import Request
     from treeshare.integrations.openai.job import Job
 
@@ -204,15 +206,20 @@ class BatchRun:
                 self._output.append(line.output(line.refusal.status, line.refusal.body))
         speller = TokenSpeller(self._llm)
         outputs: dict[str, list[tuple[int, CompletionOutput]]] = {}
+        prompts: dict[str, dict[int, PromptLogprobs | None]] = {}
         for result in self._llm.engine.run_steps(self.requests):
             for completion in result.finished:
                 line, number = self._owners[completion.request_index]
                 ready = outputs.setdefault(line.id, [])
                 ready.append((number, self._llm.output(completion)))
+                found = prompts.setdefault(line.id, {})
+                found[number] = completion.prompt_logprobs
                 on_completion(completion)
                 assert line.job is not None
                 if len(ready) == line.job.body.n * len(line.job.requests):
                     reply = Reply(self._llm, line.job, speller, line.digest)
+                    for prompt, logprobs in prompts.pop(line.id).items():
+                        reply.note_prompt(prompt, logprobs)
                     self._output.append(line.output(200, reply.whole(outputs.pop(line.id))))
             for index, error in result.failed.items():
                 self._refuse(self._owners[index][0], error)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from treeshare.engine.chat import DEFAULT_CHAT, render_chat
 from treeshare.errors import BudgetError, ConfigError
 from treeshare.integrations.openai.schema import COMPLETIONS, ApiError, ChatBody, CompletionBody
+from treeshare.integrations.openai.tool_calls import schema_of
 from treeshare.sampling import SamplingParams, StructuredOutputsParams
 
 if TYPE_CHECKING:
@@ -26,12 +27,14 @@ class Job:
         model: Name under which the model answers.
         requests: For the engine, one for each prompt.
         echoes: Text in front of each prompt's completions; empty unless ``echo``.
+        generates: Whether completions are answered: with ``echo``, ``max_tokens`` may be 0.
     """
 
     body: CompletionBody | ChatBody
     model: str
     requests: list[Request]
     echoes: list[str]
+    generates: bool = True
 
 
 def make_job(
@@ -87,13 +90,14 @@ def make_job(
     if isinstance(body, CompletionBody) and body.echo:
         tokenizer = llm.get_tokenizer()
         echoes = [prompt if isinstance(prompt, str) else tokenizer.decode(prompt) for prompt in body.prompt]
-    return Job(body=body, model=model, requests=requests, echoes=echoes)
+    generates = isinstance(body, ChatBody) or body.max_tokens > 0
+    return Job(body=body, model=model, requests=requests, echoes=echoes, generates=generates)
 
 
 def _max_tokens(body: CompletionBody | ChatBody, llm: LLM, num_prompt_tokens: int) -> int:
     """Maximum number of new tokens; of a chat without a limit, what context and KV budget hold."""
     if isinstance(body, CompletionBody):
-        return body.max_tokens
+        return body.max_tokens or 1  # of 0 the token is not answered
     asked = body.max_completion_tokens or body.max_tokens
     return asked or llm.engine.longest_completion(num_prompt_tokens)
 
@@ -118,6 +122,8 @@ def _sampling_params(body: CompletionBody | ChatBody, max_tokens: int, seed: int
         max_tokens=max_tokens,
         min_tokens=body.min_tokens,
         logprobs=logprobs,
+        prompt_logprobs=_prompt_logprobs(body),
+        thinking_token_budget=body.thinking_token_budget if isinstance(body, ChatBody) else None,
         skip_special_tokens=body.skip_special_tokens,
         include_stop_str_in_output=body.include_stop_str_in_output,
         logit_bias=body.logit_bias,  # type: ignore[arg-type]  # keys are texts in JSON
@@ -127,8 +133,20 @@ def _sampling_params(body: CompletionBody | ChatBody, max_tokens: int, seed: int
     )
 
 
+def _prompt_logprobs(body: CompletionBody | ChatBody) -> int | None:
+    """How many likeliest tokens of the prompt's: as asked, or as an answer that repeats it needs."""
+    if body.prompt_logprobs is None and isinstance(body, CompletionBody) and body.echo:
+        return body.logprobs
+    if isinstance(body, CompletionBody) and body.echo and body.logprobs is not None:
+        return max(body.logprobs, body.prompt_logprobs or 0)
+    return body.prompt_logprobs
+
+
 def _structured_outputs(body: CompletionBody | ChatBody) -> StructuredOutputsParams | None:
     """What the text must be, by OpenAI's name or by vLLM's."""
+    if isinstance(body, ChatBody) and body.forced_tool is not None:
+        tools = [tool.model_dump() for tool in body.tools]
+        return StructuredOutputsParams(json=schema_of(tools, body.forced_tool))
     form = body.response_format
     if form is None or form.type == "text":
         return StructuredOutputsParams.of(body.structured_outputs)
@@ -164,11 +182,13 @@ def _chat_prompt(llm: LLM, body: ChatBody, chat: ChatOptions, limit: CharacterLi
     if chat.chat_template is None and getattr(tokenizer, "chat_template", None) is None:
         raise ConfigError(f"messages: the model has no chat template; use {COMPLETIONS}")
     conversation = [message.model_dump(exclude_none=True) for message in body.messages]
-    for message in conversation:
-        if message["role"] == "developer":  # the newer name of what templates call system
-            message["role"] = "system"
-    given = {**(chat.chat_template_kwargs or {}), **body.chat_template_kwargs}
-    options = replace(chat, chat_template_kwargs=given)
+    options = replace(
+        chat,
+        chat_template_kwargs={**(chat.chat_template_kwargs or {}), **body.chat_template_kwargs},
+        add_generation_prompt=body.add_generation_prompt,
+        continue_final_message=body.continue_final_message,
+        tools=[tool.model_dump(exclude_none=True) for tool in body.tools] or None,
+    )
     text = render_chat(tokenizer, conversation, options, model_id=llm.model_id)
     _check_length(llm, text, limit, "messages")
     return llm.prompt_encoder.encode(text, special_tokens=False)

@@ -2,84 +2,26 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from treeshare.engine.outputs import prompt_logprobs_output
 from treeshare.engine.streaming import FinishedOutput, StreamOutput, TokenOutput
+from treeshare.integrations.openai.message import Delta, GrowingMessage
 from treeshare.integrations.openai.schema import ChatBody
-from treeshare.text import bytes_of_letters, offsets
+from treeshare.integrations.openai.token_rows import TokenRow, chat_logprobs, text_logprobs
+from treeshare.text import offsets
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from treeshare.engine.llm import LLM
     from treeshare.engine.outputs import CompletionOutput
+    from treeshare.engine.prompt_scores import PromptLogprobs
     from treeshare.integrations.openai.job import Job
-
-_LOWEST_LOGPROB = -9999.0
-"""Stands for minus infinity, which JSON cannot express."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """Log-probabilities of a token.
-
-    Attributes:
-        entries: The token drawn, then others, each with its log-probability.
-        offset: Where in the completion's text it begins.
-        begins: Whether no text stands before it.
-    """
-
-    entries: list[tuple[int, float]]
-    offset: int
-    begins: bool
-
-
-class TokenSpeller:
-    """Text and bytes of single tokens.
-
-    Args:
-        llm: The model.
-    """
-
-    def __init__(self, llm: LLM) -> None:
-        self._tokenizer, self._detokenizer = llm.loaded.tokenizer, llm.loaded.detokenizer
-        self._known: dict[tuple[int, bool], tuple[str, list[int] | None]] = {}
-        self._byte_of = bytes_of_letters()
-
-    def spell(self, token_id: int, *, begins: bool = False) -> tuple[str, list[int] | None]:
-        r"""What a token adds to a text, and its UTF-8 bytes; part of a character reads ``bytes:\xe2\x82``.
-
-        Args:
-            token_id: The token.
-            begins: Whether nothing stands before it.
-        """
-        if (token_id, begins) not in self._known:
-            self._known[token_id, begins] = self._look_up(token_id, begins)
-        return self._known[token_id, begins]
-
-    def adds_nothing(self, token_id: int) -> bool:
-        """Whether a token leaves the beginning of a text to the next one."""
-        detokenizer = self._detokenizer
-        return detokenizer is not None and detokenizer.unseen(skip_special_tokens=True)[token_id]
-
-    def _look_up(self, token_id: int, begins: bool) -> tuple[str, list[int] | None]:
-        if self._tokenizer is None or self._detokenizer is None:
-            return f"token_id:{token_id}", None
-        text = self._detokenizer.token_text(token_id, begins=begins)
-        if "\ufffd" not in text:
-            return text, list(text.encode())
-        raw = self._tokenizer.convert_ids_to_tokens(token_id) or ""
-        if found := re.fullmatch("<0x([0-9A-Fa-f]{2})>", raw):
-            part = [int(found[1], 16)]
-        elif raw and all(letter in self._byte_of for letter in raw):
-            part = [self._byte_of[letter] for letter in raw]
-        else:
-            return text, list(text.encode())
-        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in part), part
+    from treeshare.integrations.openai.token_rows import TokenSpeller
 
 
 @dataclass(slots=True)
@@ -89,13 +31,15 @@ class _Choice:
     Attributes:
         begins: Whether no text stands before its next token; looked up only where log-probabilities are asked
             for.
-        num_sent: Characters sent.
+        message: Of a chat.
+        num_sent: Characters sent, or kept by ``message``.
         rows: Of tokens that were not sent yet.
     """
 
     begins: bool
+    message: GrowingMessage | None
     num_sent: int = 0
-    rows: list[_Row] = field(default_factory=list)
+    rows: list[TokenRow] = field(default_factory=list)
 
 
 class Reply:
@@ -113,12 +57,21 @@ class Reply:
 
     def __init__(self, llm: LLM, job: Job, speller: TokenSpeller, key: str | None = None) -> None:
         self._job, self._speller = job, speller
+        self._detokenizer = llm.loaded.detokenizer
+        self._prompt_logprobs: dict[int, PromptLogprobs | None] = {}
         self._is_chat = isinstance(job.body, ChatBody)
         self._continuations = [request.continuation(llm.loaded.detokenizer) for request in job.requests]
         self._choices: dict[int, _Choice] = {}
+        reasoning = llm.engine.reasoning
+        self._tags = reasoning.tags
+        self._is_open = self._is_chat and reasoning.opens(job.requests[0].prompt_token_ids)
         self._id = ("chatcmpl-" if self._is_chat else "cmpl-") + (key or secrets.token_hex(16))
         self._created = int(time.time())
         self.num_tokens = 0
+
+    def note_prompt(self, number: int, found: PromptLogprobs | None) -> None:
+        """The log-probabilities of a prompt, where asked for, before any of its completions is answered."""
+        self._prompt_logprobs.setdefault(number, found)
 
     # -- whole --
 
@@ -130,27 +83,77 @@ class Reply:
         """
         choices = sorted((self._choice(*output) for output in outputs), key=lambda choice: choice["index"])
         kind = "chat.completion" if self._is_chat else "text_completion"
-        return self._frame(kind, choices) | {"usage": self.usage()}
+        answer = self._frame(kind, choices) | {"usage": self.usage()}
+        if self._is_chat and self._job.body.prompt_logprobs is not None:
+            answer["prompt_logprobs"] = self._shown_prompt(0)
+        return answer
 
     def _choice(self, number: int, output: CompletionOutput) -> dict[str, Any]:
+        job = self._job
+        if not job.generates:
+            return {"index": number * job.body.n + output.index} | self._prompt_alone(number)
         self.num_tokens += len(output.token_ids)
         logprobs = None
         if self._wants_logprobs:
             assert output.logprobs is not None
-            begins, rows = self._begins_text(number), []
+            begins, rows = self._begins_text(number), self._echo_rows(number)
             places = self._offsets(number, output.token_ids)
             for token, at, place in zip(output.token_ids, output.logprobs, places, strict=True):
                 others = ((i, entry.logprob) for i, entry in at.items() if i != token)
-                rows.append(_Row([(token, at[token].logprob), *others], place, begins))
+                rows.append(TokenRow([(token, at[token].logprob), *others], place, begins))
                 begins = begins and self._speller.adds_nothing(token)
             logprobs = self._logprobs(rows)
+        index = number * job.body.n + output.index
         if self._is_chat:
-            words: dict[str, Any] = {
-                "message": {"role": "assistant", "content": output.text, "refusal": None}
-            }
-        else:
-            words = {"text": self._job.echoes[number] + output.text}
-        return {"index": number * self._job.body.n + output.index} | words | _ending(output, logprobs)
+            message = self._message(index)
+            words: dict[str, Any] = {"message": message.whole(output.text)}
+            return {"index": index} | words | _ending(output, logprobs, message)
+        words = {"text": job.echoes[number] + output.text}
+        if job.body.prompt_logprobs is not None:
+            words["prompt_logprobs"] = self._shown_prompt(number)
+        return {"index": index} | words | _ending(output, logprobs)
+
+    def _message(self, index: int) -> GrowingMessage:
+        """A choice's message, without a word yet."""
+        job = self._job
+        assert isinstance(job.body, ChatBody)
+        return GrowingMessage(
+            self._tags,
+            is_open=self._is_open,
+            shows_reasoning=job.body.include_reasoning,
+            tools=job.body.callable_tools,
+            forced=job.body.forced_tool,
+            key=f"{self._id} {index}",
+        )
+
+    # -- what is said of the prompt --
+
+    def _echo_rows(self, number: int) -> list[TokenRow]:
+        """Of a prompt that the answer repeats, where log-probabilities are asked for; else nothing."""
+        body, prompt = self._job.body, self._job.requests[number].prompt_token_ids
+        if isinstance(body, ChatBody) or not body.echo or body.logprobs is None:
+            return []
+        is_text = isinstance(body.prompt[number], str)
+        return self._speller.prompt_rows(prompt, self._prompt_logprobs.get(number), is_text=is_text)
+
+    def _prompt_alone(self, number: int) -> dict[str, Any]:
+        """A choice of nothing but the prompt: ``max_tokens`` is 0."""
+        rows = self._echo_rows(number)
+        choice: dict[str, Any] = {"text": self._job.echoes[number]}
+        if self._job.body.prompt_logprobs is not None:
+            choice["prompt_logprobs"] = self._shown_prompt(number)
+        logprobs = self._logprobs(rows) if rows else None
+        return choice | {"logprobs": logprobs, "finish_reason": "length", "stop_reason": None}
+
+    def _shown_prompt(self, number: int) -> list[dict[str, Any] | None]:
+        """The log-probabilities of a prompt in vLLM's form."""
+        prompt = self._job.requests[number].prompt_token_ids
+        found = prompt_logprobs_output(prompt, self._prompt_logprobs.get(number), self._detokenizer)
+        assert found is not None
+        return [
+            None if row is None else {str(token): asdict(entry) for token, entry in row.items()}
+            for row in found
+        ]
 
     # -- in pieces --
 
@@ -161,36 +164,52 @@ class Reply:
             number: Of the prompt.
             output: Of it.
         """
+        self.note_prompt(number, output.prompt_logprobs)
         index = output.index if isinstance(output, TokenOutput) else output.completion.index
         index += number * self._job.body.n
         choice = self._choices.get(index)
         if choice is None:
             begins = self._wants_logprobs and self._begins_text(number)
-            choice = self._choices[index] = _Choice(begins)
+            message = self._message(index) if self._is_chat else None
+            choice = self._choices[index] = _Choice(begins, message)
             if self._is_chat:
                 yield self._piece(index, {"delta": {"role": "assistant", "content": ""}})
+            elif not self._job.generates:
+                yield self._piece(index, self._prompt_alone(number))
             elif self._job.echoes[number]:
-                yield self._piece(index, {"text": self._job.echoes[number]})
+                rows = self._echo_rows(number)
+                logprobs = self._logprobs(rows) if rows else None
+                yield self._piece(index, {"text": self._job.echoes[number], "logprobs": logprobs})
+        if not self._job.generates:
+            return
         if isinstance(output, FinishedOutput):
-            completion = output.completion
-            self.num_tokens += len(completion.token_ids)
-            text = completion.text[choice.num_sent :]
-            logprobs = self._take_logprobs(choice)
-            if self._is_chat and (text or logprobs):
-                yield self._piece(index, self._words(text) | {"logprobs": logprobs})
-                logprobs = None
-            yield self._piece(
-                index, self._words("" if self._is_chat else text) | _ending(completion, logprobs)
-            )
+            yield from self._last_pieces(index, choice, output.completion)
             return
         if output.logprobs is not None:
             entries = [(entry.token_id, entry.logprob) for entry in output.logprobs]
-            choice.rows.append(_Row(entries, output.offset, choice.begins))
+            place = len(self._job.echoes[number]) + output.offset
+            choice.rows.append(TokenRow(entries, place, choice.begins))
             choice.begins = choice.begins and self._speller.adds_nothing(output.token_id)
         if output.text and not output.is_last:
             choice.num_sent += len(output.text)
-            logprobs = self._take_logprobs(choice)
-            yield self._piece(index, self._words(output.text) | {"logprobs": logprobs})
+            if choice.message is None:
+                logprobs = self._take_logprobs(choice)
+                yield self._piece(index, {"text": output.text, "logprobs": logprobs})
+            else:
+                yield from self._deltas(index, choice, choice.message.feed(output.text))
+
+    def _last_pieces(
+        self, index: int, choice: _Choice, completion: CompletionOutput
+    ) -> Iterator[dict[str, Any]]:
+        """What a completion that has ended adds."""
+        self.num_tokens += len(completion.token_ids)
+        text = completion.text[choice.num_sent :]
+        if choice.message is None:
+            yield self._piece(index, {"text": text} | _ending(completion, self._take_logprobs(choice)))
+            return
+        deltas = [*choice.message.feed(text), *choice.message.finish()]
+        yield from self._deltas(index, choice, deltas or [{}] * bool(choice.rows))
+        yield self._piece(index, {"delta": {}} | _ending(completion, None, choice.message))
 
     def last_piece(self) -> dict[str, Any]:
         """The number of tokens, after all other pieces."""
@@ -200,10 +219,10 @@ class Reply:
         rows, choice.rows = choice.rows, []
         return self._logprobs(rows) if rows else None
 
-    def _words(self, text: str) -> dict[str, Any]:
-        if self._is_chat:
-            return {"delta": {"content": text} if text else {}}
-        return {"text": text}
+    def _deltas(self, index: int, choice: _Choice, deltas: list[Delta]) -> Iterator[dict[str, Any]]:
+        """Pieces of a message; the first has the log-probabilities of what was held back, too."""
+        for delta in deltas:
+            yield self._piece(index, {"delta": delta, "logprobs": self._take_logprobs(choice)})
 
     def _piece(self, index: int, words: dict[str, Any]) -> dict[str, Any]:
         choice = {"index": index} | words
@@ -239,41 +258,25 @@ class Reply:
 
     def _offsets(self, number: int, token_ids: Sequence[int]) -> list[int]:
         """Where in the text each token begins; a part of a character begins where the character does."""
-        continuation = self._continuations[number]
-        return [0] * len(token_ids) if continuation is None else offsets(continuation, token_ids)
+        continuation, first = self._continuations[number], len(self._job.echoes[number])
+        if continuation is None:
+            return [first] * len(token_ids)
+        return [first + place for place in offsets(continuation, token_ids)]
 
-    def _logprobs(self, rows: Sequence[_Row]) -> dict[str, Any]:
+    def _logprobs(self, rows: Sequence[TokenRow]) -> dict[str, Any]:
         """Of some tokens, in the endpoint's form."""
-        if self._is_chat:
-            return {"content": [self._chat_token(row) for row in rows], "refusal": None}
-        spelled = [
-            [(self._speller.spell(i, begins=row.begins)[0], _number(value)) for i, value in row.entries]
-            for row in rows
-        ]
-        return {
-            "tokens": [row[0][0] for row in spelled],
-            "token_logprobs": [row[0][1] for row in spelled],
-            "top_logprobs": [dict(row) for row in spelled],
-            "text_offset": [row.offset for row in rows],
-        }
-
-    def _chat_token(self, row: _Row) -> dict[str, Any]:
-        def entry(token_id: int, value: float) -> dict[str, Any]:
-            text, raw = self._speller.spell(token_id, begins=row.begins)
-            return {"token": text, "logprob": _number(value), "bytes": raw}
-
-        assert isinstance(self._job.body, ChatBody)
-        top = sorted(row.entries, key=lambda pair: -pair[1])[: self._job.body.top_logprobs or 0]
-        return entry(*row.entries[0]) | {"top_logprobs": [entry(*pair) for pair in top]}
+        body = self._job.body
+        if isinstance(body, ChatBody):
+            return chat_logprobs(rows, self._speller, body.top_logprobs or 0)
+        return text_logprobs(rows, self._speller)
 
 
-def _ending(output: CompletionOutput, logprobs: dict[str, Any] | None) -> dict[str, Any]:
+def _ending(
+    output: CompletionOutput, logprobs: dict[str, Any] | None, message: GrowingMessage | None = None
+) -> dict[str, Any]:
+    reason = output.finish_reason
     return {
         "logprobs": logprobs,
-        "finish_reason": output.finish_reason,
+        "finish_reason": reason if message is None else message.finish_reason(reason),
         "stop_reason": output.stop_reason,
     }
-
-
-def _number(value: float) -> float:
-    return max(value, _LOWEST_LOGPROB)

@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, PlainValidator, ValidationError
+from pydantic import FailFast, Field, PlainValidator, ValidationError
 
-from treeshare.engine.chat import content_text
 from treeshare.errors import TreeshareError, one_line
 from treeshare.files import parse_json
+from treeshare.integrations.openai.messages import Fields, Message, Tool, chosen_tool
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,11 +51,8 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "functions": ([],),
     "modalities": (["text"],),
     "prediction": (),
-    "prompt_logprobs": (),
     "reasoning_effort": ("none",),
     "suffix": ("",),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
     "use_beam_search": (False,),
     "verbosity": (),
     "web_search_options": (),
@@ -119,30 +116,7 @@ def _stops(value: object) -> list[str]:
     return stops
 
 
-def _content(value: object) -> object:
-    """A message's text, also where it is given in parts."""
-    return content_text(value) if isinstance(value, list) and value else value
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-class Message(_Model):
-    """A message of a conversation.
-
-    Attributes:
-        role: Who speaks.
-        content: Text, or parts of text.
-        name: Handed to the chat template.
-    """
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[str, BeforeValidator(_content)]
-    name: str | None = None
-
-
-class StreamOptions(_Model):
+class StreamOptions(Fields):
     """How to stream.
 
     Attributes:
@@ -154,7 +128,7 @@ class StreamOptions(_Model):
     include_obfuscation: bool = False
 
 
-class JsonSchema(_Model):
+class JsonSchema(Fields):
     """The schema of a ``response_format``.
 
     Attributes:
@@ -170,7 +144,7 @@ class JsonSchema(_Model):
     strict: bool | None = None
 
 
-class ResponseFormat(_Model):
+class ResponseFormat(Fields):
     """What an answer's text must be.
 
     Attributes:
@@ -182,7 +156,7 @@ class ResponseFormat(_Model):
     json_schema: JsonSchema | None = None
 
 
-class _Body(_Model):
+class _Body(Fields):
     """What both endpoints take; OpenAI's fields, then vLLM's."""
 
     model: str | None = None
@@ -192,7 +166,7 @@ class _Body(_Model):
     presence_penalty: float = Field(0.0, ge=-2, le=2)
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
     seed: int | None = Field(None, ge=-(2**63), lt=2**64)
-    stop: Annotated[list[str], PlainValidator(_stops)] = []
+    stop: Annotated[list[str], PlainValidator(_stops)] = Field([])
     stream: bool = False
     stream_options: StreamOptions | None = None
     top_k: int = Field(0, ge=-1, lt=2**31)
@@ -208,13 +182,14 @@ class _Body(_Model):
     bad_words: list[str] = Field([], max_length=128)
     response_format: ResponseFormat | None = None
     structured_outputs: dict[str, Any] | None = None
+    prompt_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
 
 
 class CompletionBody(_Body):
     """A request to ``/v1/completions``."""
 
     prompt: Annotated[list[str | list[int]], PlainValidator(_prompts)]
-    max_tokens: int = Field(16, ge=1, lt=2**31)
+    max_tokens: int = Field(16, ge=0, lt=2**31)
     logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
     echo: bool = False
     best_of: int | None = Field(None, ge=1, le=MAX_N)
@@ -228,7 +203,23 @@ class ChatBody(_Body):
     max_completion_tokens: int | None = Field(None, ge=1, lt=2**31)
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
-    chat_template_kwargs: dict[str, Any] = {}
+    chat_template_kwargs: dict[str, Any] = Field({})
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    include_reasoning: bool = True
+    thinking_token_budget: int | None = Field(None, ge=0, lt=2**31)
+    tools: list[Tool] = Field([], max_length=128)
+    tool_choice: Annotated[str, PlainValidator(chosen_tool)] = "auto"
+
+    @property
+    def forced_tool(self) -> str | None:
+        """``required``, or the name of the tool that must be called; None where none must."""
+        return None if self.tool_choice in ("none", "auto") else self.tool_choice.strip()
+
+    @property
+    def callable_tools(self) -> list[str]:
+        """Names of the tools that the model may call."""
+        return [] if self.tool_choice == "none" else [tool.function.name for tool in self.tools]
 
 
 BODIES: dict[str, type[CompletionBody | ChatBody]] = {COMPLETIONS: CompletionBody, CHAT: ChatBody}
@@ -305,29 +296,66 @@ def _refusal(error: ValidationError) -> ApiError:
     return ApiError(400, message, param=where, code="invalid_value")
 
 
+def _refuse(param: str, message: str) -> ApiError:
+    return ApiError(400, f"{param}: {message}", param=param, code="invalid_value")
+
+
 def _check_together(body: CompletionBody | ChatBody) -> None:
     """Refuse values that do not go together."""
-
-    def refuse(param: str, message: str) -> ApiError:
-        return ApiError(400, f"{param}: {message}", param=param, code="invalid_value")
-
     if body.stream_options is not None and not body.stream:
-        raise refuse("stream_options", "only with stream")
+        raise _refuse("stream_options", "only with stream")
+    if body.prompt_logprobs is not None and body.stream:
+        raise _refuse("prompt_logprobs", "not with stream")
     if body.response_format is not None and (fault := _fault_of(body.response_format, body)):
-        raise refuse("response_format", fault)
-    if isinstance(body, CompletionBody):
-        if body.best_of is not None and body.best_of != body.n:
-            raise refuse("best_of", "only the value of n is supported")
-        if body.echo and body.logprobs is not None:
-            raise refuse("echo", "logprobs of a prompt are not supported; leave out echo or logprobs")
-        if len(body.prompt) * body.n > MAX_COMPLETIONS:
-            raise refuse("n", f"expected at most {MAX_COMPLETIONS} completions of all prompts together")
+        raise _refuse("response_format", fault)
+    if isinstance(body, ChatBody):
+        _check_chat(body)
         return
+    if body.best_of is not None and body.best_of != body.n:
+        raise _refuse("best_of", "only the value of n is supported")
+    if not body.max_tokens and not body.echo:
+        raise _refuse("max_tokens", "got 0, expected at least 1 without echo")
+    if len(body.prompt) * body.n > MAX_COMPLETIONS:
+        raise _refuse("n", f"expected at most {MAX_COMPLETIONS} completions of all prompts together")
+
+
+def _check_chat(body: ChatBody) -> None:
+    """Refuse a chat's values that do not go together."""
+    _check_messages(body)
+    if body.forced_tool is not None:
+        _check_forced(body, body.forced_tool)
+    if body.continue_final_message and body.add_generation_prompt:
+        raise _refuse("continue_final_message", "only with add_generation_prompt false")
     if body.top_logprobs is not None and not body.logprobs:
-        raise refuse("top_logprobs", "only with logprobs")
+        raise _refuse("top_logprobs", "only with logprobs")
     limits = {body.max_tokens, body.max_completion_tokens} - {None}
     if len(limits) > 1:
-        raise refuse("max_tokens", "differs from max_completion_tokens; give one of them")
+        raise _refuse("max_tokens", "differs from max_completion_tokens; give one of them")
+
+
+def _check_messages(body: ChatBody) -> None:
+    """Refuse fields of messages that their role does not have."""
+    for place, message in enumerate(body.messages):
+        own = ("tool_calls", "reasoning", "reasoning_content") if message.role != "assistant" else ()
+        for name in own:
+            if getattr(message, name):
+                raise _refuse(f"messages[{place}].{name}", "only in an assistant's message")
+        if message.content is None and own:
+            where = f"messages[{place}].content"
+            raise ApiError(400, f"{where}: required", param=where, code="missing_required_parameter")
+
+
+def _check_forced(body: ChatBody, forced: str) -> None:
+    """Refuse a call that must be made where it cannot."""
+    names = [tool.function.name for tool in body.tools]
+    if not names or (forced != "required" and forced not in names):
+        raise _refuse("tool_choice", f"got {forced!r:.80}, expected one of the tools")
+    if "required" in names or len(set(names)) < len(names):
+        raise _refuse("tools", "expected names that differ, none of them required")
+    if body.structured_outputs is not None or (
+        body.response_format is not None and body.response_format.type != "text"
+    ):
+        raise _refuse("tool_choice", "not with structured_outputs or response_format")
 
 
 def _fault_of(form: ResponseFormat, body: CompletionBody | ChatBody) -> str | None:

@@ -24,7 +24,7 @@ from treeshare.integrations.openai.characters import CharacterLimit
 from treeshare.integrations.openai.job import make_job
 from treeshare.integrations.openai.lanes import Lanes
 from treeshare.integrations.openai.metrics import Metrics
-from treeshare.integrations.openai.reply import Reply, TokenSpeller
+from treeshare.integrations.openai.reply import Reply
 from treeshare.integrations.openai.schema import (
     CHAT,
     COMPLETIONS,
@@ -35,6 +35,7 @@ from treeshare.integrations.openai.schema import (
     unknown_model,
 )
 from treeshare.integrations.openai.stream import EventStream, WholeAnswer, connection_of, unless_gone
+from treeshare.integrations.openai.token_rows import TokenSpeller
 from treeshare.integrations.openai.upload import Queue, Upload
 
 _LOG = logging.getLogger("treeshare.server")
@@ -204,6 +205,7 @@ class _Server:
                         if not outputs:
                             self._metrics.first_token_s.observe(time.perf_counter() - started)
                         assert isinstance(output, FinishedOutput)
+                        reply.note_prompt(number, output.prompt_logprobs)
                         outputs.append((number, output.completion))
                 content = await self._lanes.run(_size(outputs), lambda: dump_json(reply.whole(outputs)))
 
