@@ -1,4 +1,4 @@
-"""Attention to a prompt's keys and values in codes of 8 bits, in float64: what ``coded_attention.h`` computes."""
+"""What ``coded_attention.h`` computes, in float64: a prompt's keys and values are codes of 8 bits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attention in codes of 8 bits: the oracle's results, the same bytes at every level, for any threads and company."""
+"""Attention in codes of 8 bits: the oracle's results, the same bytes at every level and in any company."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.attention.budget import Case, Forest
 from tests.attention.coded_oracle import coded_oracle
 from tests.kernel_levels import LEVELS, PORTABLE_CODES, num_threads, portable_by, using_kernels
 from treeshare.attention import NativeAttention
-from treeshare.native import PORTABLE, int8_kernels, kernel_levels
+from treeshare.native import PORTABLE, kernel_levels
 
 pytestmark = pytest.mark.skipif(not LEVELS, reason="no compiled library, or none for this CPU")
 

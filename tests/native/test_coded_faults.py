@@ -21,9 +21,7 @@ SOURCES = Path(treeshare.native.__file__).parent
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(
-        shutil.which("g++") is None or not PORTABLE_CODES, reason="no compiler, or no kernels"
-    ),
+    pytest.mark.skipif(shutil.which("g++") is None or not PORTABLE_CODES, reason="no compiler or kernels"),
 ]
 
 FAULTS = {

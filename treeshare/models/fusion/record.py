@@ -1,8 +1,8 @@
 """Which operations a layer asks for, of which tensors and numbers: all that a trace of it is made of.
 
-Following a layer's numbers (``trace.py``) takes several times as long as running it. A model's layers are mostly
-alike, and a record, which only runs it, says which are: layers with equal records have equal traces, but for
-their weights. Nothing is inferred from a layer's class or attributes.
+Following a layer's numbers (``trace.py``) takes several times as long as running it. A model's layers are
+mostly alike, and a record, which only runs it, says which are: layers with equal records have equal traces,
+but for their weights. Nothing is inferred from a layer's class or attributes.
 """
 
 from __future__ import annotations
