@@ -40,8 +40,8 @@ class NativeAttention(AttentionBackend):
         stopwatch: Is told how long storing and each kind of node took: the time of the call, divided in
             proportion to what the threads spent on each.
         level: Whose kernels; None: the process's, ``kernel_level()``.
-        in_codes: Whether prompts' keys and values are multiplied in codes of 8 bits, by the process's level, as all
-            give the same bits. For models whose weights are in codes, too.
+        in_codes: Whether prompts' keys and values are multiplied in codes of 8 bits, by the process's level:
+            all give the same bits. For models whose weights are in codes, too.
 
     Raises:
         ConfigError: If the kernel is not available: not built, switched off, or a CPU that runs none.
