@@ -55,7 +55,9 @@ def written() -> str:
     parts = [HEAD.format(version=names["version"])]
     for key, title in TITLES.items():
         rows = sorted(names[key].items(), key=lambda item: "instead" in item[1])
-        parts.append(f"## {title}\n\n| | here | |\n|---|---|---|\n" + "\n".join(_row(*row) for row in rows) + "\n")
+        parts.append(
+            f"## {title}\n\n| | here | |\n|---|---|---|\n" + "\n".join(_row(*row) for row in rows) + "\n"
+        )
     return "\n".join(parts)
 
 

@@ -14,10 +14,11 @@ from tests.scripts.loading import BENCH, load_script
 from tests.turns import slow_but
 from treeshare.models import binding
 from treeshare.models.binding import bind_model
+from treeshare.models.fusion import binding as fusion_binding
 from treeshare.models.fusion import decoder_layers, fuse_layers, unfuse_layers
 from treeshare.models.fusion.binding import find_calls, find_programs
 from treeshare.models.fusion.graph import Unfusable
-from treeshare.models.fusion.judge import judge
+from treeshare.models.fusion.judge import Call, judge
 from treeshare.models.linear import unbind_linears, uses_kernel
 from treeshare.models.self_check import SelfCheck
 from treeshare.models.weights import change_weights
@@ -264,6 +265,55 @@ def test_layers_that_differ_are_told_apart():
     assert [len(program.tables) for program in programs] == [2, 0]
     keys = [call.trace().key() for call in calls(make_model(CONFIGS["llama"](), torch.bfloat16))]
     assert keys[0] == keys[1] == keys[2]
+
+
+def odd_activation(layer):
+    layer.mlp.act_fn = torch.nn.GELU()
+
+
+def odd_number(layer):
+    layer.input_layernorm.variance_epsilon *= 2
+
+
+def odd_branch(layer):
+    """Code that asks for the layer's number."""
+    forward, norm = layer.mlp.forward, layer.mlp
+
+    def branching(x):
+        return forward(x) if norm.number % 3 != 1 else forward(-x)
+
+    norm.number, norm.forward = layer.self_attn.layer_idx, branching
+
+
+def odd_window(layer):
+    layer.self_attn.sliding_window = 5
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """The layers that are followed number by number."""
+    found, trace = [], Call.trace
+    monkeypatch.setattr(Call, "trace", lambda call: found.append(call.layer) or trace(call))
+    monkeypatch.setattr(fusion_binding, "judge", lambda *_, **__: None)
+    return found
+
+
+@best_level
+@pytest.mark.parametrize("change", [None, odd_activation, odd_number, odd_branch, odd_window])
+def test_one_layer_of_each_kind_is_traced(change, traced):
+    """A layer that differs is found by what it does, whatever made it so."""
+    model = make_model(CONFIGS["mistral"](), torch.bfloat16)
+    layers = decoder_layers(model)
+    if change is not None:
+        change(layers[1])
+    found = calls(model)
+    programs = find_programs(found, torch.bfloat16)
+    assert traced == layers[: 1 if change is None else 2]
+    keys = [call.trace().key() for call in found]
+    assert (keys[0] == keys[1]) == (change is None)
+    assert keys[0] == keys[2]
+    assert programs[2].attend == programs[0].attend
+    assert (programs[1].attend.spec == programs[0].attend.spec) == (change is not odd_window)
 
 
 @best_level

@@ -29,6 +29,10 @@ def numbers(*shape, seed):
     return x
 
 
+def code_rows(num_inputs):
+    return oracle.quantize(numbers(max(NUM_ROWS), num_inputs, seed=4))[0]
+
+
 def int8_case():
     """Calls of all kernels, by any level."""
     calls = Calls()
@@ -44,11 +48,13 @@ def int8_case():
 
     for number, (format, num_outputs) in enumerate(formats()):
         outputs = -(-num_outputs // 16) * 16
+        codes = calls.result(f"codes {number}", np.full(outputs * format.padded, 7, np.int8))
+        sums = calls.result(f"sums {number}", np.zeros((format.num_groups, outputs), np.int32))
         layer = calls.struct(
             structs.Int8Linear,
-            codes=calls.result(f"codes {number}", np.full(outputs * format.padded, 7, np.int8)),
+            codes=codes,
             scales=calls.result(f"scales {number}", np.zeros((format.num_groups, outputs), np.float32)),
-            sums=calls.result(f"sums {number}", np.zeros((format.num_groups, outputs), np.int32)),
+            sums=sums,
             bias=calls.array(numbers(1, num_outputs, seed=1)[0]),
             num_inputs=format.num_inputs,
             num_outputs=num_outputs,
@@ -65,6 +71,22 @@ def int8_case():
         for num_rows in NUM_ROWS:
             out = floats(f"out {number} {num_rows}", num_rows, num_outputs)
             calls.call("linear_int8", layer, rows[1], out, num_rows)
+        if format.num_groups == 1:
+            for num_rows in NUM_ROWS:
+                products = calls.struct(
+                    structs.CodeProducts,
+                    rows=calls.array(code_rows(format.padded)),
+                    panels=codes,
+                    panel_sums=sums,
+                    sums=calls.result(
+                        f"products {number} {num_rows}", np.zeros((num_rows, outputs), np.float32)
+                    ),
+                    num_rows=num_rows,
+                    inputs=format.padded,
+                    num_panels=outputs // 16,
+                    stride=outputs,
+                )
+                calls.call("multiply_codes", products)
         ids = calls.array(np.array([num_outputs - 1, 0]))
         calls.call("lookup_int8", layer, ids, floats(f"table {number}", 2, format.num_inputs), 2)
     return calls
@@ -86,6 +108,9 @@ def expected():
         found[f"scales {number}"] = np.pad(weights[1], padding).T
         found[f"sums {number}"] = np.stack([codes[:, i : i + group].sum(1, dtype=np.int32) for i in starts])
         found |= {f"out {number} {num_rows}": out[:num_rows] for num_rows in NUM_ROWS}
+        if format.num_groups == 1:
+            products = code_rows(format.padded).astype(np.float32) @ codes.T.astype(np.float32)
+            found |= {f"products {number} {num_rows}": products[:num_rows] for num_rows in NUM_ROWS}
         table = oracle.numbers_of(weights, format.num_inputs, format.transform)
         found[f"table {number}"] = table[[num_outputs - 1, 0]]
     return found

@@ -29,6 +29,7 @@ def make_backend(
     *,
     device: torch.device | str = "cpu",
     level: str | None = None,
+    in_codes: bool = False,
 ) -> AttentionBackend:
     """Make a backend.
 
@@ -40,6 +41,7 @@ def make_backend(
         stopwatch: Is told how long each kind of node took.
         device: Where the KV lies.
         level: Whose kernels ``native`` takes; None: the process's, ``kernel_level()``.
+        in_codes: Whether it multiplies prompts' keys and values in codes: where weights are int8.
 
     Raises:
         ConfigError: If the name is unknown, or the backend is not available or does not serve the device.
@@ -64,4 +66,6 @@ def make_backend(
         )
     if name == "reference":
         return ReferenceAttention(stopwatch=stopwatch)
-    return NativeAttention(stopwatch, level) if has_native and name != "cpu" else CpuAttention(stopwatch)
+    if has_native and name != "cpu":
+        return NativeAttention(stopwatch, level, in_codes=in_codes)
+    return CpuAttention(stopwatch)

@@ -16,7 +16,7 @@ from treeshare.attention.api import ALL_FEATURES, AttentionBackend
 from treeshare.attention.native_plan import NativePlan
 from treeshare.attention.state import AttentionState
 from treeshare.errors import ConfigError
-from treeshare.native import ELEMENTS, kernel_level, kernels, unused_reason
+from treeshare.native import ELEMENTS, int8_kernels, kernel_level, kernels, unused_reason
 from treeshare.native.structs import Projections
 from treeshare.stopwatch import OFF, Stopwatch
 
@@ -40,6 +40,8 @@ class NativeAttention(AttentionBackend):
         stopwatch: Is told how long storing and each kind of node took: the time of the call, divided in
             proportion to what the threads spent on each.
         level: Whose kernels; None: the process's, ``kernel_level()``.
+        in_codes: Whether prompts' keys and values are multiplied in codes of 8 bits, by the process's level:
+            all give the same bits. For models whose weights are in codes, too.
 
     Raises:
         ConfigError: If the kernel is not available: not built, switched off, or a CPU that runs none.
@@ -49,11 +51,17 @@ class NativeAttention(AttentionBackend):
     features = ALL_FEATURES
     keeps_bits = True
 
-    def __init__(self, stopwatch: Stopwatch = OFF, level: str | None = None) -> None:
+    def __init__(
+        self, stopwatch: Stopwatch = OFF, level: str | None = None, *, in_codes: bool = False
+    ) -> None:
         self._kernels: dict[torch.dtype, Any] = {dtype: kernels(dtype, level) for dtype in ELEMENTS}
         if (level or kernel_level()) == "none":
             reason = unused_reason() or "switched off, or this CPU runs none of them"
             raise ConfigError(f"attention: no compiled kernels: {reason}")
+        self._multiply_codes: ctypes.c_void_p | None = None
+        if in_codes:
+            multiply = int8_kernels().treeshare_multiply_codes  # type: ignore[union-attr]
+            self._multiply_codes = ctypes.cast(multiply, ctypes.c_void_p)
         self._plan: NativePlan | None = None
         self._stopwatch = stopwatch
         self._nanoseconds = np.zeros(len(_KINDS), np.int64)
@@ -87,6 +95,7 @@ class NativeAttention(AttentionBackend):
         if self._stopwatch.enabled:
             self._nanoseconds[:] = 0
             fields.nanoseconds = self._nanoseconds.ctypes.data
+        fields.multiply_codes = self._multiply_codes
         sinks = None if sinks is None else sinks.contiguous()
         fields.sinks = None if sinks is None else sinks.data_ptr()
         out = torch.empty(*query.shape[:2], fields.value_width, dtype=query.dtype)

@@ -131,15 +131,7 @@ def render_chat(
     if options.chat_template is None and getattr(tokenizer, "chat_template", None) is None:
         raise ConfigError(f"chat_template: {model_id} has none; give one, or a prompt as text")
     messages = check_messages(conversation)
-    template = _template(tokenizer, options)
-    if options.tools and "tools" not in template:
-        raise ConfigError("tools: the model's chat template shows none; give a chat_template that does")
-    if "developer" not in template:
-        for message in messages:
-            if message["role"] == "developer":  # the newer name of what most templates call system
-                message["role"] = "system"
-    if _wants_parts(tokenizer, options.chat_template or tokenizer.chat_template):
-        messages = [_in_parts(message) for message in messages]
+    messages = _fitted(messages, tokenizer, options)
     arguments = dict(options.chat_template_kwargs or {})
     if options.tools:
         arguments["tools"] = [dict(tool) for tool in options.tools]
@@ -156,6 +148,28 @@ def render_chat(
         raise ConfigError(f"messages: the model's chat template refuses them: {reason}") from error
     assert isinstance(text, str), "tokenize=False"
     return text
+
+
+def _fitted(
+    messages: list[dict[str, Any]],
+    tokenizer: Any,  # noqa: ANN401
+    options: ChatOptions,
+) -> list[dict[str, Any]]:
+    """Messages in the form that the template goes through.
+
+    Raises:
+        ConfigError: If it shows no tools, and there are some.
+    """
+    template = _template(tokenizer, options)
+    if options.tools and "tools" not in template:
+        raise ConfigError("tools: the model's chat template shows none; give a chat_template that does")
+    if "developer" not in template:
+        for message in messages:
+            if message["role"] == "developer":  # the newer name of what most templates call system
+                message["role"] = "system"
+    if _wants_parts(tokenizer, options.chat_template or tokenizer.chat_template):
+        messages = [_in_parts(message) for message in messages]
+    return messages
 
 
 def _in_parts(message: Mapping[str, Any]) -> dict[str, Any]:

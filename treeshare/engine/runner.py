@@ -53,7 +53,12 @@ class ModelRunner:
         max_rows = config.max_num_seqs + config.prefill_chunk
         self.adapter = make_adapter(loaded, max_rows=max_rows, stopwatch=self.stopwatch)
         self.backend = make_backend(
-            config.backend, loaded.geometry, self.stopwatch, device=loaded.device, level=loaded.level
+            config.backend,
+            loaded.geometry,
+            self.stopwatch,
+            device=loaded.device,
+            level=loaded.level,
+            in_codes=loaded.quantization is not None,
         )
         require_support(self.backend, loaded.calls, loaded.model.config.model_type)
         self.store = self._new_store()

@@ -25,6 +25,7 @@
 #include <cstdint>
 
 #include "attention_work.h"
+#include "coded_attention.h"
 #include "common.h"
 #include "numbers.h"
 
@@ -41,9 +42,26 @@ constexpr int TASKS = 3;   // minimum for each thread, if there are enough rows,
 
 enum Kind { SHARED, CAUSAL, PRIVATE, MERGE, STORE }; // MERGE: gathering the queries, normalising the result
 
+// Keys [D][key_stride] and values [count][value_stride] of a block.
+struct Source {
+    const Element *keys, *values;
+    int64_t key_stride, value_stride;
+};
+
+TARGET void pack(Work &work, Coded &coded, const Source &source, int count) {
+    if (coded.multiply) {
+        code_keys(coded, source.keys, source.key_stride, count);
+        code_values(coded, source.values, source.value_stride, work.value_width, count);
+    } else {
+        pack_keys(source.keys, source.key_stride, work.key_width, count, work.keys);
+        pack_values(source.values, source.value_stride, work.value_width, count, work.values);
+    }
+}
+
 // Pack the `count` keys of a block, and their values, of one KV head: pieces side by side, the first from its token
 // `used` on. What lies in several pieces is gathered first.
-TARGET void pack_block(Work &work, const Piece *piece, int64_t used, int head, int64_t stored_width, int count) {
+TARGET void pack_block(Work &work, Coded &coded, const Piece *piece, int64_t used, int head, int64_t stored_width,
+                       int count) {
     const int key_width = work.key_width, value_width = work.value_width;
     const auto keys_of = [&](const Piece &p) {
         return reinterpret_cast<const Element *>(p.keys) + head * key_width * p.padded_tokens;
@@ -52,8 +70,8 @@ TARGET void pack_block(Work &work, const Piece *piece, int64_t used, int head, i
         return reinterpret_cast<const Element *>(p.values) + head * p.padded_tokens * stored_width;
     };
     if (piece->num_tokens - used >= count) {
-        pack_keys(keys_of(*piece) + used, piece->padded_tokens, key_width, count, work.keys);
-        pack_values(values_of(*piece) + used * stored_width, stored_width, value_width, count, work.values);
+        pack(work, coded, {keys_of(*piece) + used, values_of(*piece) + used * stored_width, piece->padded_tokens, stored_width},
+             count);
         return;
     }
     for (int place = 0; place < count; ++piece, used = 0) {
@@ -65,19 +83,20 @@ TARGET void pack_block(Work &work, const Piece *piece, int64_t used, int head, i
             std::copy_n(values + i * stored_width, value_width, work.gathered_values + (place + i) * value_width);
         place += num;
     }
-    pack_keys(work.gathered_keys, KEYS, key_width, count, work.keys);
-    pack_values(work.gathered_values, value_width, value_width, count, work.values);
+    pack(work, coded, {work.gathered_keys, work.gathered_values, KEYS, value_width}, count);
 }
 
-// Attend queries [first, last) to a packed block of `count` keys. A tile ends before a query that sees none of them.
-TARGET void attend_block(Work &work, int first, int last, int group, int count, const Sight &sight) {
+// Attend queries [first, last) to a packed block of `count` keys, in codes where `coded` is given. A tile ends before a
+// query that sees none of them.
+TARGET void attend_block(Work &work, Coded *coded, int first, int last, int group, int count, const Sight &sight) {
+    const int limit = coded ? TOGETHER : QUERIES;
     for (int query = first; query < last;) {
         Tile tile;
         tile.first = query;
         tile.max_seen = 0;
         tile.changes = work.bend > 0;
         int m = 0;
-        for (; m < QUERIES && query + m < last; ++m) {
+        for (; m < limit && query + m < last; ++m) {
             const int row = (query + m - first) / group;
             tile.hidden[m] = sight.first(row);
             tile.seen[m] = sight.end(row, count);
@@ -86,7 +105,8 @@ TARGET void attend_block(Work &work, int first, int last, int group, int count, 
             tile.changes |= tile.hidden[m] > 0;
         }
         tile.num = m;
-        if (m > 0) attend_tile(work, tile, count);
+        if (m > 0 && coded) attend_coded(work, *coded, tile);
+        if (m > 0 && !coded) attend_tile(work, tile, count);
         query += std::max(m, 1);
     }
 }
@@ -97,14 +117,14 @@ int keys_of_block(int64_t start, int64_t num_keys) {
 }
 
 // Attend queries [first, last) to the first `num_keys` keys of pieces that lie side by side, block after block.
-TARGET void attend_pieces(Work &work, int first, int last, int group, const Piece *piece, int head,
+TARGET void attend_pieces(Work &work, Coded &coded, int first, int last, int group, const Piece *piece, int head,
                           int64_t stored_width, int num_keys, const Sight &sight) {
     int64_t used = sight.begin((last - first) / group); // of *piece
     for (int start = used, count; start < num_keys; start += count) {
         count = keys_of_block(start, num_keys);
         for (; used >= piece->num_tokens; ++piece) used -= piece->num_tokens;
-        pack_block(work, piece, used, head, stored_width, count);
-        attend_block(work, first, last, group, count, sight.from(start));
+        pack_block(work, coded, piece, used, head, stored_width, count);
+        attend_block(work, coded.multiply ? &coded : nullptr, first, last, group, count, sight.from(start));
         used += count;
     }
 }
@@ -181,7 +201,7 @@ struct Pages {
             pack_token_keys(keys(number) + start * step.key_width, step.key_width, count, work.keys);
             pack_values(values(number) + start * step.stored_width, step.stored_width, work.value_width, count,
                         work.values);
-            attend_block(work, first, last, step.group_size, count, sight.from(start));
+            attend_block(work, nullptr, first, last, step.group_size, count, sight.from(start));
         }
     }
 };
@@ -233,15 +253,18 @@ TARGET void write_result(const TreeStep &step, const Work &work, int q, int64_t 
 }
 
 // Attend rows [first_row, last_row) of one KV head to all they see.
-TARGET void attend_task(const TreeStep &step, const Projections<Element> &from, Scratch &scratch, int64_t first_row,
+TARGET void attend_task(const TreeStep &step, const Projections<Element> &from, Scratch (&scratch)[2], int64_t first_row,
                         int64_t last_row, int kv_head, float scale, Element *out, float *lse) {
     const int group = step.group_size, width = step.key_width, stride = query_stride(width);
     const int num_queries = (last_row - first_row) * group;
     Laps laps(step.nanoseconds);
-    Work work(scratch, num_queries, step, scale);
+    Work work(scratch[0], num_queries, step, scale);
+    Coded coded(scratch[1], work, num_queries, step);
     for (int q = 0; q < num_queries; ++q) {
         const Element *row = from.query + (first_row + q / group) * from.query_stride;
-        copy_operands(row + (kv_head * group + q % group) * width, width, work.query + q * stride);
+        const Element *query = row + (kv_head * group + q % group) * width;
+        copy_operands(query, width, work.query + q * stride);
+        if (coded.multiply) coded.take_query(q, query);
         std::fill_n(work.query + q * stride + width, stride - width, Operand(0));
     }
     laps.lap(MERGE);
@@ -257,7 +280,7 @@ TARGET void attend_task(const TreeStep &step, const Projections<Element> &from, 
             num_keys = before + (b - slice.first_row);
         }
         const int64_t *first_seen = step.first_seen ? step.first_seen + a : nullptr;
-        attend_pieces(work, (a - first_row) * group, (b - first_row) * group, group, pieces, kv_head, step.stored_width,
+        attend_pieces(work, coded, (a - first_row) * group, (b - first_row) * group, group, pieces, kv_head, step.stored_width,
                       num_keys, {limit, slice.causal, first_seen, slice.first_position});
         laps.lap(slice.causal ? CAUSAL : SHARED);
     }
@@ -277,7 +300,7 @@ extern "C" void EXPORT(attend)(const TreeStep *step, const Projections<Element> 
     const int64_t num_blocks = rows ? (num_rows + rows - 1) / rows : 0;
 #pragma omp parallel
     {
-        static thread_local Scratch scratch;
+        static thread_local Scratch scratch[2];
         Laps laps(step->nanoseconds);
 #ifdef HAS_TILES
         const tiles::Session session;

@@ -16,6 +16,7 @@ constexpr int ROWS = 64;   // maximum number of packed rows of a task
 constexpr int KEYS = KEY_BLOCK; // packed keys and values of a block fit into L2 beside the rows
 constexpr int UNIT = 32; // keys: multiples of it may be left out at the start of a block
 constexpr int GROUP = 16 * ATTENTION_VECTORS; // keys of a register tile
+constexpr int TOGETHER = 48; // queries that are attended to a block in codes together: a multiple of all levels' tiles
 #ifdef HAS_TILES
 constexpr int QUERIES = tiles::SIDE;  // query rows of a register tile
 constexpr int64_t PAD = tiles::DEPTH; // a query is filled up with zeros to a multiple of it
@@ -37,7 +38,7 @@ struct Work {
     Packed *values;     // [KEYS / STEP][W][STEP]
     Element *gathered_keys;    // [D][KEYS]: of a block that lies in several pieces
     Element *gathered_values;  // [KEYS][W]
-    float *scores;      // [QUERIES][KEYS]
+    float *scores;      // [QUERIES][KEYS], where blocks are in codes [TOGETHER][KEYS]
     Operand *weights;   // [QUERIES][KEYS]
     float *numerator;   // [ROWS * G][W]
     float *maximum;     // [ROWS * G], and so on: of the scaled scores so far, as powers of 2
@@ -58,7 +59,7 @@ struct Work {
                                 size_t(KEYS) * value_width * sizeof(Packed) + 64, // `interleave` may write past the last
                                 size_t(KEYS) * key_width * sizeof(Element),
                                 size_t(KEYS) * value_width * sizeof(Element),
-                                size_t(QUERIES) * KEYS * 4,
+                                size_t(step.multiply_codes ? TOGETHER : QUERIES) * KEYS * 4,
                                 size_t(QUERIES) * KEYS * sizeof(Operand),
                                 size_t(num_queries) * value_width * 4,
                                 size_t(num_queries + QUERIES) * 4,
@@ -100,10 +101,10 @@ struct Sight {
     }
 };
 
-// The queries of a register tile, from number `first` on, and which keys of a block they see: all of them some.
+// The queries of a register tile, or of a block in codes, from number `first` on, and which keys of a block they see: all of them some.
 struct Tile {
     int first, num;
-    int hidden[QUERIES], seen[QUERIES]; // query m sees [hidden[m], seen[m])
+    int hidden[TOGETHER], seen[TOGETHER]; // query m sees [hidden[m], seen[m])
     int max_seen;
     bool changes; // whether there is anything to do for change_scores
 };
@@ -125,6 +126,28 @@ TARGET void change_scores(const Work &work, const Tile &tile) {
         if (tile.hidden[m] > 0)
             std::fill_n(scores, tile.hidden[m], -std::numeric_limits<float>::infinity());
     }
+}
+
+// One step of online softmax: a row of scores becomes weights below the row's new maximum. Of `count` keys the row sees
+// the first `seen`, or some of them, of a finite score. Returns the factor that corrects what was summed up below the old maximum.
+template <class Weight>
+TARGET float online_softmax(const float *scores, Weight *weights, int seen, int count, float scale, float *maximum,
+                            float *denominator) {
+    Floats largest = broadcast(-std::numeric_limits<float>::infinity());
+    for (int n = 0; n < seen; n += 16) largest = max_where(first16(seen - n), largest, load(scores + n));
+    const float old_maximum = *maximum, new_maximum = std::max(old_maximum, max_lanes(largest) * scale);
+    const Floats shift = broadcast(new_maximum), factor = broadcast(scale);
+    Floats sum = broadcast(0.0f);
+    for (int n = 0; n < count; n += 16) {
+        const Floats power = mul_sub(load(scores + n), factor, shift);
+        const Floats weight = only(first16(seen - n), exp2_lanes<EXP2_DEGREE>(power));
+        sum = add(sum, weight);
+        store_operands(weights + n, weight);
+    }
+    const float correction = first_lane(exp2_lanes<7>(broadcast(old_maximum - new_maximum)));
+    *maximum = new_maximum;
+    *denominator = std::fma(*denominator, correction, sum_lanes(sum));
+    return correction;
 }
 
 } // namespace

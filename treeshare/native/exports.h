@@ -42,6 +42,9 @@ void LEVEL_EXPORT(linear_int8)(const Int8Linear *linear, const Buffer *rows, con
 // As linear_int8, for threads that are together already: each of a parallel region calls it.
 void LEVEL_EXPORT(apply_int8)(const Int8Linear *linear, const Buffer *rows, const Buffer *out, int64_t num_rows);
 
+// Rows of codes times panels of codes, by the thread that calls.
+void LEVEL_EXPORT(multiply_codes)(const CodeProducts *given);
+
 // Functions of single numbers, the same for all levels; see numbers.h.
 void treeshare_log(const double *x, double *out, int64_t count);
 void treeshare_cos(const float *x, float *out, int64_t count);

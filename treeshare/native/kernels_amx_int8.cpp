@@ -10,6 +10,7 @@
 #include "int8.h"
 #include "int8_tiles.h"
 #include "int8_linear.h"
+#include "int8_products.h"
 #include "int8_weights.h"
 #endif
 #endif

@@ -8,5 +8,6 @@
 #include "int8.h"
 #include "int8_neon_dotprod.h"
 #include "int8_linear.h"
+#include "int8_products.h"
 #include "int8_weights.h"
 #endif

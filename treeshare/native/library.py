@@ -96,6 +96,7 @@ _INT8_ARGUMENTS = {
     "lookup_int8": (_POINTER, _POINTER, _POINTER, _INT),
     "linear_int8": (_POINTER, _POINTER, _POINTER, _INT),
     "apply_int8": (_POINTER, _POINTER, _POINTER, _INT),
+    "multiply_codes": (_POINTER,),
 }
 """The same of those that a level has once, in codes of 8 bits."""
 

@@ -41,6 +41,15 @@ constexpr Field FIELDS[] = {
     FIELD(Slice, first_own_token),
     FIELD(Slice, causal),
 
+    FIELD(CodeProducts, rows),
+    FIELD(CodeProducts, panels),
+    FIELD(CodeProducts, panel_sums),
+    FIELD(CodeProducts, sums),
+    FIELD(CodeProducts, num_rows),
+    FIELD(CodeProducts, inputs),
+    FIELD(CodeProducts, num_panels),
+    FIELD(CodeProducts, stride),
+
     FIELD(TreeStep, num_rows),
     FIELD(TreeStep, num_kv_heads),
     FIELD(TreeStep, group_size),
@@ -61,6 +70,7 @@ constexpr Field FIELDS[] = {
     FIELD(TreeStep, pool_keys),
     FIELD(TreeStep, pool_values),
     FIELD(TreeStep, nanoseconds),
+    FIELD(TreeStep, multiply_codes),
 
     FIELD(Projections, query),
     FIELD(Projections, key),
@@ -201,6 +211,7 @@ constexpr Kernel KERNELS[] = {
     KERNEL(attend),     KERNEL(linear),      KERNEL(run),   KERNEL(draw),  KERNEL(exp),
     KERNEL(sum_blocks), KERNEL(log_softmax), FUNCTION(log), FUNCTION(cos), FUNCTION(sin), FUNCTION(power),
     KERNEL(quantize_rows), KERNEL(pack_int8), KERNEL(lookup_int8), KERNEL(linear_int8), KERNEL(apply_int8),
+    KERNEL(multiply_codes),
     KERNEL(experts),
 };
 

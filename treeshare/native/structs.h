@@ -28,6 +28,18 @@ struct Slice {
     int64_t causal;          // 1: a row is a token of the last piece and sees none after it; 0: rows see all keys
 };
 
+// Rows of codes of 8 bits times panels of codes, which lie as Int8Linear's do: inputs are a multiple of 64.
+struct CodeProducts {
+    const int8_t *rows;        // [num_rows][inputs]
+    const int8_t *panels;      // [num_panels][inputs / 4][16][4]
+    const int32_t *panel_sums; // [num_panels * 16]: of an output's codes
+    float *sums;               // [num_rows][stride], of them num_panels * 16: of products, exact below 2 ** 24
+    int64_t num_rows, inputs, num_panels, stride;
+};
+
+// What multiplies them: a level's `multiply_codes`.
+using MultiplyCodes = void (*)(const CodeProducts *given);
+
 // One step, for one layer.
 struct TreeStep {
     int64_t num_rows, num_kv_heads, group_size, page_size;
@@ -44,6 +56,7 @@ struct TreeStep {
     double soft_cap;                 // scaled scores s become soft_cap * tanh(s / soft_cap); 0: they stay
     uint64_t pool_keys, pool_values; // addresses of [pages][H][C][D] and [pages][H][C][E]
     int64_t *nanoseconds;            // [5], added to: time of all threads by attention's Kind; null: not measured
+    MultiplyCodes multiply_codes;    // of any level: prompts' keys and values are multiplied in codes; null: as they are
 };
 
 // A layer's queries, keys and values: strides count elements from row to row; a row's heads lie side by side.

@@ -40,6 +40,15 @@ def _fields(kind: Any, *names: str) -> list[tuple[str, Any]]:  # noqa: ANN401
     return [(name, kind) for name in names]
 
 
+class CodeProducts(ctypes.Structure):
+    """Rows of codes of 8 bits times panels of codes."""
+
+    _fields_ = (
+        *_fields(_POINTER, "rows", "panels", "panel_sums", "sums"),
+        *_fields(_INT, "num_rows", "inputs", "num_panels", "stride"),
+    )
+
+
 class TreeStep(ctypes.Structure):
     """One step, for one layer."""
 
@@ -50,7 +59,7 @@ class TreeStep(ctypes.Structure):
         *_fields(_POINTER, "first_seen", "hidden_tokens", "sinks"),
         ("soft_cap", ctypes.c_double),
         *_fields(_ADDRESS, "pool_keys", "pool_values"),
-        ("nanoseconds", _POINTER),
+        *_fields(_POINTER, "nanoseconds", "multiply_codes"),
     )
 
 
@@ -141,7 +150,8 @@ STRUCTS: dict[str, Any] = {
     **{
         struct.__name__: struct
         for struct in (
-            *(TreeStep, Projections, Linear, Buffer, Int8Linear, Place, Operation, Program, Experts, Draws),
+            *(CodeProducts, TreeStep, Projections, Linear, Buffer, Int8Linear),
+            *(Place, Operation, Program, Experts, Draws),
         )
     },
 }

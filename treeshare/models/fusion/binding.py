@@ -21,7 +21,6 @@ from treeshare.native import ELEMENTS, kernel_level, unused_reason
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from treeshare.models.fusion.graph import Attend
     from treeshare.models.fusion.program import Program
     from treeshare.models.quantization import Int8Weights
 
@@ -119,14 +118,17 @@ def find_programs(
     known: dict[object, tuple[Program, dict[str, int]]] = {}
     programs = []
     for call in found:
-        graph = call.trace()
-        key = graph.key()
-        attend: Attend | None = next((value.setup for value in graph.values if value.kind == "attend"), None)
-        if key not in known:
-            judge(call, dtype, level=level)
-            identities = {name: identity for identity, name in graph.names.items()}
-            known[key] = compile_recipe(find_recipe(graph, dtype), codes), identities
-        program, identities = known[key]
+        record, attend = call.record()
+        if record not in known:
+            graph = call.trace()
+            key = graph.key()
+            attend = attend or next((value.setup for value in graph.values if value.kind == "attend"), None)
+            if key not in known:
+                judge(call, dtype, level=level)
+                identities = {name: identity for identity, name in graph.names.items()}
+                known[key] = compile_recipe(find_recipe(graph, dtype), codes), identities
+            known[record] = known[key]
+        program, identities = known[record]
         own = dict(call.layer.named_parameters()) | dict(call.layer.named_buffers())
         assert attend is not None
         programs.append(program.with_weights({identities[name]: own[name] for name in identities}, attend))

@@ -13,6 +13,7 @@ from treeshare.models.fusion.compiler import compile_recipe
 from treeshare.models.fusion.graph import Unfusable
 from treeshare.models.fusion.layer import FLOATS, FusedLayer, Workspace
 from treeshare.models.fusion.recipe import find_recipe
+from treeshare.models.fusion.record import Record
 from treeshare.models.fusion.tables import StepTables
 from treeshare.models.fusion.trace import Trace
 from treeshare.models.quantization import (
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     from treeshare.attention import AttentionSpec
     from treeshare.models.fusion.blocks import Block
-    from treeshare.models.fusion.graph import Graph, Path
+    from treeshare.models.fusion.graph import Attend, Graph, Path
     from treeshare.models.fusion.program import Program
     from treeshare.models.quantization import Int8Weights
 
@@ -85,20 +86,40 @@ class Call:
         Raises:
             Unfusable: If that cannot be followed.
         """
-        tensors = dict(_tensors(self.args, ())) | dict(_tensors(self.kwargs, ()))
-        trace, block = Trace(self.layer, self.hidden, tensors), self.block
+        trace = Trace(self.layer, self.hidden, self._arguments())
+        try:
+            return trace.finish(self._follow(trace))
+        except LOST as error:
+            raise Unfusable(f"its layers cannot be followed ({type(error).__name__}: {error})") from error
+
+    def record(self) -> tuple[object, Attend | None]:
+        """What layers with equal traces have in common, and the layer's call of attention.
+
+        The first is like no other layer's where its operations cannot be compared.
+        """
+        record = Record(self.layer, self.hidden, self._arguments())
+        try:
+            key = record.key(self._follow(record))
+            hash(key)
+        except (*LOST, Unfusable):  # a trace says why
+            return object(), None
+        return key, next(iter(record.attends), None)
+
+    def _arguments(self) -> dict[Path, Tensor]:
+        """Tensors beside hidden states."""
+        return dict(_tensors(self.args, ())) | dict(_tensors(self.kwargs, ()))
+
+    def _follow(self, step: Trace | Record) -> Any:  # noqa: ANN401
+        """Run the layer, with its linear layers' own forwards, and give its output."""
+        block = self.block
 
         def call(hidden: Tensor) -> Tensor:
             assert block is not None
-            return trace.call(block, hidden)
+            return step.call(block, hidden)
 
         own = (own_forwards(self.layer), replaced(self.layer, block, call))
-        try:
-            with torch.inference_mode(), own[0], own[1], running(trace), trace:
-                output = self.layer.forward(self.hidden, *self.args, **self.kwargs)
-            return trace.finish(output)
-        except LOST as error:
-            raise Unfusable(f"its layers cannot be followed ({type(error).__name__}: {error})") from error
+        with torch.inference_mode(), own[0], own[1], running(step), step:
+            return self.layer.forward(self.hidden, *self.args, **self.kwargs)
 
     def of(self, layer: nn.Module, hidden: Tensor) -> Call:
         """The same call of another layer, with ``hidden`` and arguments of its dtype."""

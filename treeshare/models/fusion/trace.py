@@ -98,16 +98,14 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.graph.row_places(self._shadows.rows(tensor).places) for tensor in (query, key, value)
             ]
             heads, widths = zip(*(tensor.shape[1:] for tensor in (query, key, value)), strict=True)
-            shape = *query.shape[:2], value.shape[2]
-            out = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(query.dtype)
+            out = attended(query, value)
             self._shadows.add("attend", operands, out, 0, setup=Attend(spec, heads, widths, sinks))
         return out
 
     def call(self, block: Block, hidden: Tensor) -> Tensor:
         """Note a call of a block; the result is random."""
         with _disable_current_modes():
-            draws = torch.Generator().manual_seed(1)
-            out = torch.randn(hidden.shape, generator=draws).to(hidden.dtype)
+            out = after_block(hidden)
             self._last_axis(BLOCK, hidden, out, setup=block)
         return out
 
@@ -262,6 +260,17 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         elif not widened:
             weight = None
         return Constant(setup, weight)
+
+
+def attended(query: Tensor, value: Tensor) -> Tensor:
+    """What attention gives a layer that is followed: random numbers."""
+    shape = *query.shape[:2], value.shape[2]
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(query.dtype)
+
+
+def after_block(hidden: Tensor) -> Tensor:
+    """The same of a block."""
+    return torch.randn(hidden.shape, generator=torch.Generator().manual_seed(1)).to(hidden.dtype)
 
 
 def _item(parts: Any, index: int) -> Any:  # noqa: ANN401
