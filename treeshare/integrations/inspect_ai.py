@@ -175,7 +175,8 @@ class TreeshareAPI(ModelAPI):  # type: ignore[misc]  # mypy does not follow into
             chat.append({"role": message.role, "content": message.text})
         if not self._has_template:
             text = "".join(f"{message['role']}: {message['content']}\n" for message in chat) + "assistant:"
-            return self._llm.llm.encode(text)
+            whole: list[int] = self._llm.llm.encode(text)
+            return whole
         ids: list[int] = self._llm.llm.prompt_encoder.chat_prompt(chat, self._chat)["prompt_token_ids"]
         return ids
 
