@@ -16,7 +16,6 @@ from treeshare.engine.async_llm import AsyncLLM
 from treeshare.engine.engine import Engine
 from treeshare.engine.llm import LLM
 from treeshare.engine.scoring import score
-from treeshare.errors import ConfigError
 from treeshare.models import load_model
 from treeshare.sampling import SamplingParams
 
@@ -202,9 +201,3 @@ def test_all_of_the_vocabulary_and_ties(loaded):
     logits = torch.tensor([[1.0, 3.0, 3.0, 2.0, 3.0], [0.0, 0.0, 0.0, 0.0, 0.0]])
     tops = prompt_scores._tops(logits, logits.log_softmax(-1), 2)
     assert [ids.tolist() for ids, _ in tops] == [[1, 2], [0, 1]]
-
-
-@pytest.mark.parametrize("value", [-2, True, 1.5, "2"])
-def test_bad_values(value):
-    with pytest.raises(ConfigError, match="prompt_logprobs: got"):
-        SamplingParams(prompt_logprobs=value)

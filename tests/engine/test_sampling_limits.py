@@ -97,7 +97,10 @@ def test_the_largest_values_run(folder, name):
 def test_what_is_larger_ends_no_other_request(folder):
     """Each integer of ``SamplingParams``, and what else counts: refused, and a bystander goes on."""
     integers = {field.name for field in fields(SamplingParams) if "int" in str(field.type)}
-    assert integers == {"n", "top_k", "seed", "stop_token_ids", "max_tokens", "min_tokens", "logprobs"}
+    assert integers == {
+        *("n", "top_k", "seed", "stop_token_ids", "max_tokens", "min_tokens", "logprobs"),
+        *("prompt_logprobs", "thinking_token_budget", "logit_bias", "allowed_token_ids"),
+    }
 
     async def bystander():
         async with AsyncLLM(folder, dtype="float32") as served:
@@ -114,7 +117,8 @@ def test_what_is_larger_ends_no_other_request(folder):
                 for name in sorted(integers - {"seed"}):
                     if name == "max_tokens" and huge <= MAX_LENGTH:
                         continue
-                    value = [huge] if name == "stop_token_ids" else huge
+                    values = {"stop_token_ids": [huge], "allowed_token_ids": [huge], "logit_bias": {huge: 1}}
+                    value = values.get(name, huge)
                     with pytest.raises(ConfigError, match=f"^{name}: "):
                         await ask([9], **{name: value})
                 with pytest.raises(ConfigError, match="first_index"):

@@ -54,7 +54,7 @@ def test_every_parameter_is_classified():
 def test_only_what_the_kernel_honours_is_its(name):
     values = {"temperature": 0.5, "n": 2, "seed": 1, "stop": "x", "stop_token_ids": [1], "ignore_eos": True}
     values |= {"max_tokens": 9, "min_tokens": 3, "skip_special_tokens": False, **FILTERS, **GENERAL, **MASKS}
-    values["include_stop_str_in_output"] = True
+    values |= {"include_stop_str_in_output": True, "prompt_logprobs": 1, "thinking_token_budget": 5}
     params = SamplingParams(**{name: values[name]})
     assert getattr(params, name) != getattr(SamplingParams(), name)
     with using_kernels(LEVELS[0]):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from treeshare.config import FoldCost
-    from treeshare.engine.prompt_scores import NodeScores
+    from treeshare.engine.node_scores import NodeScores
     from treeshare.kv import Segment
     from treeshare.tree import PromptTree
     from treeshare.tree.tokens import TokenArray
@@ -87,6 +87,10 @@ class LiveNode:
             path.append(node)
             node = node.parent
         return path[::-1]
+
+    def scored_rows(self, start: int, end: int) -> range:
+        """Those of its rows in ``[start, end)`` whose logits its scores lack."""
+        return range(0) if self.scores is None else self.scores.rows(self.num_tokens, start, end)
 
     @property
     def is_idle(self) -> bool:

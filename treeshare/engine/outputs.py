@@ -11,7 +11,7 @@ from treeshare.text.reasoning import split_reasoning
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from treeshare.engine.prompt_scores import PromptLogprobs as RawPromptLogprobs
+    from treeshare.engine.node_scores import PromptLogprobs as RawPromptLogprobs
     from treeshare.engine.sequence import Completion
     from treeshare.sampling.sampler import TokenLogprob
     from treeshare.text import Detokenizer

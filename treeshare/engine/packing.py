@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from treeshare.attention import DecodeRow, build_layout
-from treeshare.engine.prompt_scores import scored_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence as Items
@@ -74,7 +73,7 @@ class PackedStep:
             tokens[place.first_row : place.last_row] = node.token_ids[chunk.start : chunk.end]
             if chunk.end == node.num_tokens and node.num_unstarted:
                 ends[node] = place.last_row - 1
-            if found := scored_rows(node, chunk.start, chunk.end):
+            if found := node.scored_rows(chunk.start, chunk.end):
                 scored.append((node, found))
                 scored_places += [place.first_row + row - chunk.start for row in found]
         drawing = {s: place for s, place in zip(plan.rows, places, strict=True) if s.draws_next}

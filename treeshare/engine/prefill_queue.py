@@ -6,7 +6,6 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from treeshare.attention import PrefillChunk
-from treeshare.engine.prompt_scores import scored_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -96,7 +95,7 @@ class PrefillQueue:
                 copy_known(node, segment)
             start = segment.num_written
             end = min(start + self._chunk, segment.num_tokens)
-            num_scored = len(scored_rows(node, start, end))
+            num_scored = len(node.scored_rows(start, end))
             if end - start > max_rows or num_scored > max_scored:
                 break
             max_rows, max_scored = max_rows - (end - start), max_scored - num_scored

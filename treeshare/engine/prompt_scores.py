@@ -6,13 +6,13 @@ only what follows its last token differs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from treeshare.devices import upload
+from treeshare.engine.node_scores import NodeScores
 from treeshare.sampling.sampler import TokenLogprob
 from treeshare.sampling.softmax import log_softmax
 
@@ -24,48 +24,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from treeshare.engine.forest import LiveNode
+    from treeshare.engine.node_scores import PromptLogprobs, Top
     from treeshare.engine.prefill_queue import PrefillQueue
     from treeshare.engine.sequence import LiveRequest
-
-PromptLogprobs = list[list[TokenLogprob] | None]
-"""Per token of a prompt itself and the likeliest ones at its place; None for the first."""
-
-_Top = tuple["NDArray[np.int64]", "NDArray[np.float32]"]
-"""The likeliest tokens of a row, ties by id, and their log-probabilities."""
-
-
-@dataclass(eq=False, slots=True)
-class NodeScores:
-    """What is known of the log-probabilities that a node's rows give.
-
-    Attributes:
-        num_top: Likeliest tokens that are kept of each row.
-        wanted: The tokens that follow the node in prompts that ask; each ask counts.
-        chosen: Of the first rows, each next token's log-probability and rank.
-        top: Of the same rows, the likeliest tokens.
-        after: The same as ``chosen`` for the last row, by next token.
-        after_top: The likeliest tokens of the last row.
-    """
-
-    num_top: int
-    wanted: dict[LiveRequest, int | None] = field(default_factory=dict)
-    chosen: list[tuple[float, int]] = field(default_factory=list)
-    top: list[_Top] = field(default_factory=list)
-    after: dict[int, tuple[float, int]] = field(default_factory=dict)
-    after_top: _Top | None = None
-
-    def covers(self, num_top: int) -> bool:
-        """Whether so many likeliest tokens, -1 for all, are among those that are kept."""
-        return self.num_top < 0 or 0 <= num_top <= self.num_top
-
-    def lacks_from(self, num_tokens: int) -> int | None:
-        """The first row of ``num_tokens`` that must be computed (again); None if all is known."""
-        if not self.wanted:
-            return None
-        if len(self.chosen) < num_tokens - 1:
-            return len(self.chosen)
-        tokens = {token for token in self.wanted.values() if token is not None}
-        return num_tokens - 1 if tokens - self.after.keys() else None
 
 
 def watch(live: LiveRequest) -> Iterator[tuple[LiveNode, int]]:
@@ -86,15 +47,6 @@ def watch(live: LiveRequest) -> Iterator[tuple[LiveNode, int]]:
         row = scores.lacks_from(node.num_tokens)
         if row is not None:
             yield node, row
-
-
-def scored_rows(node: LiveNode, start: int, end: int) -> range:
-    """The rows in ``[start, end)`` of a node whose logits its scores lack."""
-    first = None if node.scores is None else node.scores.lacks_from(node.num_tokens)
-    if first is None or node.scores is None:
-        return range(0)
-    has_next = any(token is not None for token in node.scores.wanted.values())
-    return range(max(start, first), min(end, node.num_tokens - (not has_next)))
 
 
 def copy_scores(source: LiveNode, target: LiveNode, num_common: int) -> int:
@@ -216,7 +168,7 @@ def _chosen(logits: Tensor, logprobs: Tensor, tokens: NDArray[np.int64]) -> list
     return list(zip(values.tolist(), ranks.tolist(), strict=True))
 
 
-def _tops(logits: Tensor, logprobs: Tensor, num_top: int) -> list[_Top]:
+def _tops(logits: Tensor, logprobs: Tensor, num_top: int) -> list[Top]:
     """The ``num_top`` likeliest tokens of each row, ties by id; -1 for all."""
     count = logits.shape[1] if num_top < 0 else min(num_top, logits.shape[1])
     if not count:
@@ -233,7 +185,7 @@ def _tops(logits: Tensor, logprobs: Tensor, num_top: int) -> list[_Top]:
     return [(ids_of[places], values[places]) for places in chosen]
 
 
-def _entries(token: int, chosen: tuple[float, int], top: _Top, wanted: int) -> list[TokenLogprob]:
+def _entries(token: int, chosen: tuple[float, int], top: Top, wanted: int) -> list[TokenLogprob]:
     """The prompt's token, then the likeliest ones, as many as asked for."""
     count = len(top[0]) if wanted < 0 else wanted
     others = zip(top[0][:count].tolist(), top[1][:count].tolist(), strict=True)

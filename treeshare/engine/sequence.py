@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence as Items
 
     from treeshare.engine.forest import LiveNode
-    from treeshare.engine.prompt_scores import PromptLogprobs
+    from treeshare.engine.node_scores import PromptLogprobs
     from treeshare.engine.thinking import ThinkingState
     from treeshare.kv import KVStore, PageTable, Segment
     from treeshare.sampling import SamplingParams, StopChecker

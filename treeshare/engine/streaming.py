@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from collections.abc import Sequence as Items
 
+    from treeshare.engine.node_scores import PromptLogprobs
     from treeshare.engine.outputs import CompletionOutput
-    from treeshare.engine.prompt_scores import PromptLogprobs
     from treeshare.engine.sequence import Completion, Sequence
     from treeshare.engine.step import StepResult
     from treeshare.sampling.sampler import TokenLogprob

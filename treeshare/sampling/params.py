@@ -125,7 +125,7 @@ class SamplingParams:
             ("seed", 0, _MAX_SEED),
             ("logprobs", -1, MAX_COUNT),
             ("prompt_logprobs", -1, MAX_COUNT),
-            ("thinking_token_budget", 0, MAX_LENGTH),
+            ("thinking_token_budget", 0, MAX_COUNT),
         ):
             if getattr(self, name) is not None:
                 self._check_int(name, low, high)

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from treeshare.engine.chat import ChatOptions
     from treeshare.engine.llm import LLM
+    from treeshare.engine.node_scores import PromptLogprobs
     from treeshare.engine.outputs import CompletionOutput
-    from treeshare.engine.prompt_scores import PromptLogprobs
     from treeshare.engine.sequence import Request
     from treeshare.integrations.openai.job import Job
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from treeshare.engine.llm import LLM
+    from treeshare.engine.node_scores import PromptLogprobs
     from treeshare.engine.outputs import CompletionOutput
-    from treeshare.engine.prompt_scores import PromptLogprobs
     from treeshare.integrations.openai.job import Job
     from treeshare.integrations.openai.token_rows import TokenSpeller
 

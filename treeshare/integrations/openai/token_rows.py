@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from treeshare.engine.llm import LLM
-    from treeshare.engine.prompt_scores import PromptLogprobs
+    from treeshare.engine.node_scores import PromptLogprobs
 
 _LOWEST_LOGPROB = -9999.0
 """Stands for minus infinity, which JSON cannot express."""
