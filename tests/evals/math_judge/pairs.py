@@ -198,6 +198,9 @@ WRITTEN = r"""
 = | 55 | \textbf{(A)}\ 55
 = | C | \textbf{(C) }55
 ! | B | (A) 5
+! | A | (A) and (B)
+! | A | (A) (B)
+! | B | (A) or (B)
 ! | 6 | (A) 5
 = | A | A)
 = | 50\% | 50 percent
@@ -239,6 +242,7 @@ WRITTEN = r"""
 = | 10^{\text{th}} | 10
 = | 0.5 | 1/2 \text{ or } 0.5
 = | 2\pi | 2\pi \approx 6.28
+= | 6.28 | 2\pi \approx 6.28
 ! | \pi | \approx 3.14
 = | \frac12 | \frac12=0.5
 ! | 5 | 2+2=5

@@ -58,6 +58,9 @@ def _other_reading(text: str, tokens: tuple[Token, ...]) -> Value | None:
     listed = trimmed(tokens_of(text, commas_group=False)) if "," in text else tokens
     if listed != tokens:
         return _value(listed)
+    rounded = [place for place, token in enumerate(tokens) if token.text == "approx"]
+    if rounded:
+        return _value(tokens[rounded[-1] + 1 :])
     if scaled(tokens) != tokens:
         return _value(tokens)  # millions as a unit
     last = tokens[-1] if len(tokens) > 1 else None

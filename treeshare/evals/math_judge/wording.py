@@ -76,6 +76,13 @@ def labelled(tokens: tuple[Token, ...]) -> tuple[str, tuple[Token, ...]]:
         (2, texts[0] if texts[1:2] in ([")"], ["."], [":"]) else ""),
         (3, texts[1] if texts[0:1] == ["("] and texts[2:3] == [")"] else ""),
     ):
-        if label in _LABELS and len(tokens) > length and (length == 1 or tokens[length].spaced):
-            return label, tokens[length:]
+        rest = tokens[length:]
+        is_label = label in _LABELS and rest and (length == 1 or rest[0].spaced)
+        if is_label and rest[0].kind != "name" and not any(map(_may_be_label, rest)):
+            return label, rest
     return "", tokens
+
+
+def _may_be_label(token: Token) -> bool:
+    """Whether a token behind a label may be another one: (A) and (B) is neither."""
+    return token.kind in ("letter", "word") and token.text.strip("(). :") in _LABELS
