@@ -47,7 +47,7 @@ def error_of(forest, state):
     return max(((found - out).abs().mean() / own).item(), lse_error.item())
 
 
-BUDGET = 0.02
+BUDGET = 0.005
 """Of the codes' own error: what their rounding may differ by."""
 
 
@@ -81,7 +81,7 @@ def test_company_changes_no_byte(dtype):
 
 def test_numbers_that_are_not_finite_stay_so():
     forest = Forest(replace(CASE, prefilled=()))
-    forest.segments[1].keys(0)[0, 3, 5] = torch.inf
+    forest.segments[1].keys(0)[3, 0, 5] = torch.inf
     state = forest.attend(NativeAttention(level=PORTABLE, in_codes=True))
     below = [r for r, d in enumerate(forest.layout.decodes) if d.segment.order == 1]
     rows = forest.layout.decode_rows[torch.tensor(below)]

@@ -11,6 +11,7 @@ import torch
 
 from tests.kernel_levels import num_threads
 from tests.native import int8_oracle as oracle
+from tests.native.int8_calls import expected, int8_case
 from treeshare.native import int8, library
 from treeshare.native.int8 import Int8Format, PackedWeights
 
@@ -293,3 +294,12 @@ def test_a_block_that_is_not_transformed_is_seen(code):
     wrong = np.concatenate([oracle.transform(x[:, :128], 64), x[:, 128:]], 1)
     assert (codes != oracle.quantize(wrong)[0]).any()
     assert (codes != oracle.quantize(oracle.transform(x, 32))[0]).any()
+
+
+def test_rows_times_panels_for_attention(code):
+    """All that ``driver.cpp`` calls on other machines, products without scales among it."""
+    got, wanted = int8_case().run(library._load().library, code), expected()
+    assert got.keys() == wanted.keys()
+    assert any(name.startswith("products") for name in wanted)
+    for name, values in wanted.items():
+        assert_same_bits(got[name], values)
