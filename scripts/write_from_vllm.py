@@ -34,6 +34,8 @@ TITLES = {
     "BeamSearchParams": "`BeamSearchParams(...)`",
     "RequestOutput": "`RequestOutput`",
     "CompletionOutput": "`CompletionOutput`",
+    "chat": "Server: `/v1/chat/completions`",
+    "completions": "Server: `/v1/completions`",
 }
 
 

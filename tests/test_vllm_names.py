@@ -12,6 +12,7 @@ from tests.scripts.loading import ROOT, load_script
 from treeshare import LLM, CompletionOutput, RequestOutput, SamplingParams
 from treeshare.engine.beams import BeamSearchParams
 from treeshare.errors import ConfigError
+from treeshare.integrations.openai.schema import BODIES, CHAT, COMPLETIONS, ApiError, parse_body
 from treeshare.vllm_names import ANY, own_names, refuse_others, vllm_names
 
 OWN = {
@@ -84,3 +85,21 @@ def test_parameters_are_changed_by_copies():
 def test_the_page_is_true():
     script = load_script(ROOT / "scripts", "write_from_vllm")
     assert script.PAGE.read_text(encoding="utf-8") == script.written()
+
+
+@pytest.mark.parametrize("url", [CHAT, COMPLETIONS])
+def test_every_field_of_a_request(url):
+    base = {"messages": [{"role": "user", "content": "x"}]} if url == CHAT else {"prompt": "x"}
+    kind = BODIES[url]
+    own = {*kind.model_fields, *(field.alias for field in kind.model_fields.values())}
+    names = vllm_names()["chat" if url == CHAT else "completions"]
+    assert len(names) > 50
+    for name, entry in names.items():
+        assert ("instead" in entry) == (name not in own), name
+        if "instead" not in entry:
+            continue
+        for value in ["x"] if entry["accepts"] == ANY else entry["accepts"]:
+            assert parse_body(url, base | {name: value}) == parse_body(url, base)
+        if entry["accepts"] != ANY:
+            with pytest.raises(ApiError, match=f"^{name}: got .*{re.escape(entry['instead'])}$"):
+                parse_body(url, base | {name: [OTHER_VALUE]})

@@ -13,7 +13,7 @@ import json
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from treeshare.errors import ConfigError, one_line
+from treeshare.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -34,28 +34,47 @@ def vllm_names() -> dict[str, Any]:
     return names
 
 
+def refusal(call: str, name: str, value: object) -> str | None:
+    """Why a name that treeshare does not have is refused with this value; None where it asks for nothing.
+
+    Args:
+        call: A key of ``vllm_names.json``, e.g. ``LLM.chat``.
+        name: A name of vLLM's.
+        value: What was given for it.
+
+    Raises:
+        KeyError: If vLLM has no such name, or treeshare has it, too.
+    """
+    entry = vllm_names()[call][name]
+    accepts, instead = entry["accepts"], entry["instead"]
+    if accepts == ANY or any(_is_same(value, accepted) for accepted in accepts):
+        return None
+    return str(
+        ConfigError.of(name, got=value, expected=" or ".join(map(repr, accepts)) or "nothing", remedy=instead)
+    )
+
+
 def refuse_others(call: str, others: Mapping[str, object], own: Collection[str]) -> None:
     """Answer keywords that treeshare does not have: nothing happens where all of them ask for nothing.
 
     Args:
-        call: A key of ``vllm_names.json``, e.g. ``LLM.chat``.
+        call: As for ``refusal``.
         others: Keywords that the caller gave and treeshare does not have.
         own: Those that it has, for a hint at a word that is written otherwise.
 
     Raises:
         ConfigError: If one asks for something, or nobody knows its name.
     """
-    known = vllm_names()[call]
     for name, value in others.items():
-        entry = known.get(name)
-        if entry is None or "instead" not in entry:
-            near = difflib.get_close_matches(name, {*own, *known}, n=1)
+        try:
+            reason = refusal(call, name, value)
+        except KeyError:
+            near = difflib.get_close_matches(name, {*own, *vllm_names()[call]}, n=1)
             remedy = f"did you mean {near[0]}?" if near else ""
-            raise ConfigError.of(_LABELS.get(call, call), got=name, expected="a known name", remedy=remedy)
-        accepts = entry["accepts"]
-        if accepts != ANY and not any(_is_same(value, accepted) for accepted in accepts):
-            expected = " or ".join(map(repr, accepts)) or "nothing"
-            raise ConfigError.of(one_line(name), got=value, expected=expected, remedy=entry["instead"])
+            label = _LABELS.get(call, call)
+            raise ConfigError.of(label, got=name, expected="a known name", remedy=remedy) from None
+        if reason is not None:
+            raise ConfigError(reason)
 
 
 @functools.cache

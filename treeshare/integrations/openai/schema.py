@@ -13,6 +13,7 @@ from pydantic import FailFast, Field, PlainValidator, ValidationError
 from treeshare.errors import TreeshareError, one_line
 from treeshare.files import parse_json
 from treeshare.integrations.openai.messages import Fields, Message, Tool, chosen_tool
+from treeshare.vllm_names import refusal, vllm_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,15 +36,13 @@ CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 
 _IGNORED = (
     "metadata",
-    "parallel_tool_calls",
     "prompt_cache_key",
     "prompt_cache_retention",
     "safety_identifier",
     "service_tier",
     "store",
-    "user",
 )
-"""Fields that change no token."""
+"""Fields of OpenAI's that change no token; those that vLLM has, too, are in ``vllm_names.json``."""
 
 _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "audio": (),
@@ -51,9 +50,6 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "functions": ([],),
     "modalities": (["text"],),
     "prediction": (),
-    "reasoning_effort": ("none",),
-    "suffix": ("",),
-    "use_beam_search": (False,),
     "verbosity": (),
     "web_search_options": (),
 }
@@ -262,6 +258,7 @@ def parse_body(url: str, values: object) -> CompletionBody | ChatBody:
         if given.pop(name) not in _UNSUPPORTED[name]:
             message = f"{name}: treeshare does not support it"
             raise ApiError(400, message, param=name, code="unsupported_parameter")
+    _answer_vllm(url, given)
     if isinstance(given.get("messages"), list):
         given["messages"] = [_without_empty(message) for message in given["messages"]]
     try:
@@ -270,6 +267,16 @@ def parse_body(url: str, values: object) -> CompletionBody | ChatBody:
         raise _refusal(error) from error
     _check_together(body)
     return body
+
+
+def _answer_vllm(url: str, given: dict[str, Any]) -> None:
+    """Take out fields of vLLM's that ask for nothing here; refuse others that treeshare does not have."""
+    kind = "chat" if url == CHAT else "completions"
+    known = {name for name, entry in vllm_names()[kind].items() if "instead" in entry}
+    for name in given.keys() & known:
+        reason = refusal(kind, name, given.pop(name))
+        if reason is not None:
+            raise ApiError(400, reason, param=name, code="unsupported_parameter")
 
 
 def _without_empty(message: object) -> object:
