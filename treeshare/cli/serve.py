@@ -43,6 +43,10 @@ def serve(
     threads: options.Threads = None,
     max_num_seqs: options.MaxNumSeqs = 256,
     kv_budget: options.KvBudget = None,
+    max_n: Annotated[
+        int,
+        typer.Option("--max-n", min=1, max=1 << 20, help="Maximum completions of a prompt."),
+    ] = 1024,
     max_queue: Annotated[
         int,
         typer.Option(
@@ -144,6 +148,7 @@ def serve(
             api_key=api_key,
             hosts=(host, *(allow_host or ())),
             is_local=_is_local(host),
+            max_n=max_n,
             max_body_bytes=max_body_bytes,
             max_queue=max_queue,
             max_held_bytes=max_held_bytes,

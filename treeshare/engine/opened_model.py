@@ -42,6 +42,7 @@ class OpenedModel:
         engine: Runs requests, for callers that make them themselves.
         prompt_encoder: Makes token ids of texts and conversations.
         seed: As given.
+        suggested: As given.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class OpenedModel:
         self.engine = engine
         self.loaded: LoadedModel = engine.loaded
         self.prompt_encoder = PromptEncoder(self.loaded.tokenizer, self.loaded.model_id)
+        self.suggested = dict(suggested)
         self._default_params = suggested_params(suggested, self.loaded.model_id)
 
     @property

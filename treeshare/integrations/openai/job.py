@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from treeshare.engine.chat import DEFAULT_CHAT, render_chat
 from treeshare.errors import BudgetError, ConfigError
@@ -12,6 +12,8 @@ from treeshare.integrations.openai.tool_calls import schema_of
 from treeshare.sampling import SamplingParams, StructuredOutputsParams
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from treeshare.engine.chat import ChatOptions
     from treeshare.engine.llm import LLM
     from treeshare.engine.sequence import Request
@@ -78,7 +80,7 @@ def make_job(
                 param="messages" if isinstance(body, ChatBody) else "prompt",
                 code="context_length_exceeded",
             )
-        requests = llm.requests(prompts, _sampling_params(body, max_tokens, seed))
+        requests = llm.requests(prompts, _sampling_params(body, max_tokens, seed, llm.suggested))
         llm.engine.check(requests)
     except (ConfigError, BudgetError) as error:
         message = str(error).replace("prompts[", "prompt[")
@@ -102,19 +104,27 @@ def _max_tokens(body: CompletionBody | ChatBody, llm: LLM, num_prompt_tokens: in
     return asked or llm.engine.longest_completion(num_prompt_tokens)
 
 
-def _sampling_params(body: CompletionBody | ChatBody, max_tokens: int, seed: int) -> SamplingParams:
+_SUGGESTED = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+"""What a model's publisher may suggest for requests that do not say it."""
+
+
+def _sampling_params(
+    body: CompletionBody | ChatBody, max_tokens: int, seed: int, suggested: Mapping[str, Any]
+) -> SamplingParams:
+    own = {
+        name: suggested[name]
+        if name in suggested and name not in body.model_fields_set
+        else getattr(body, name)
+        for name in _SUGGESTED
+    }
     logprobs = body.logprobs if isinstance(body, CompletionBody) else None
     if isinstance(body, ChatBody) and body.logprobs:
         logprobs = body.top_logprobs or 0
     return SamplingParams(
         n=body.n,
-        temperature=body.temperature,
-        top_p=body.top_p,
-        top_k=body.top_k,
-        min_p=body.min_p,
+        **own,
         presence_penalty=body.presence_penalty,
         frequency_penalty=body.frequency_penalty,
-        repetition_penalty=body.repetition_penalty,
         seed=seed if body.seed is None else body.seed % 2**64,
         stop=body.stop,
         stop_token_ids=body.stop_token_ids,

@@ -18,8 +18,11 @@ from treeshare.vllm_names import refusal, vllm_names
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-MAX_N = 128
-"""Completions of a prompt, OpenAI's limit."""
+MAX_N = 1024
+"""Completions of a prompt, unless a server is told otherwise; OpenAI's limit is 128."""
+
+MOST_N = 1 << 20
+"""Completions of a prompt that a server may be told to allow."""
 
 MAX_PROMPTS = 2048
 """Prompts of a request, OpenAI's limit."""
@@ -156,7 +159,7 @@ class _Body(Fields):
     """What both endpoints take; OpenAI's fields, then vLLM's."""
 
     model: str | None = None
-    n: int = Field(1, ge=1, le=MAX_N)
+    n: int = Field(1, ge=1, le=MOST_N)
     temperature: float = Field(1.0, ge=0, le=2)
     top_p: float = Field(1.0, gt=0, le=1)
     presence_penalty: float = Field(0.0, ge=-2, le=2)
@@ -188,7 +191,7 @@ class CompletionBody(_Body):
     max_tokens: int = Field(16, ge=0, lt=2**31)
     logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
     echo: bool = False
-    best_of: int | None = Field(None, ge=1, le=MAX_N)
+    best_of: int | None = Field(None, ge=1, le=MOST_N)
 
 
 class ChatBody(_Body):
@@ -241,12 +244,13 @@ def read_json(content: bytes) -> object:
     return values
 
 
-def parse_body(url: str, values: object) -> CompletionBody | ChatBody:
+def parse_body(url: str, values: object, max_n: int = MAX_N) -> CompletionBody | ChatBody:
     """Read a request.
 
     Args:
         url: A key of ``BODIES``.
         values: Its parsed JSON.
+        max_n: Most completions of a prompt.
 
     Raises:
         ApiError: Status 400, naming the field.
@@ -264,7 +268,9 @@ def parse_body(url: str, values: object) -> CompletionBody | ChatBody:
     try:
         body = BODIES[url].model_validate(given)
     except ValidationError as error:
-        raise _refusal(error) from error
+        raise refusal_of(error) from error
+    if body.n > max_n:
+        raise _refuse("n", f"got {body.n}, expected at most {max_n}; the server's --max-n is the limit")
     _check_together(body)
     return body
 
@@ -286,7 +292,7 @@ def _without_empty(message: object) -> object:
     return {name: value for name, value in message.items() if value is not None and value != []}
 
 
-def _refusal(error: ValidationError) -> ApiError:
+def refusal_of(error: ValidationError) -> ApiError:
     """The first fault in OpenAI's form."""
     first = error.errors(include_url=False, include_context=False)[0]
     where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
@@ -322,8 +328,9 @@ def _check_together(body: CompletionBody | ChatBody) -> None:
         raise _refuse("best_of", "only the value of n is supported")
     if not body.max_tokens and not body.echo:
         raise _refuse("max_tokens", "got 0, expected at least 1 without echo")
-    if len(body.prompt) * body.n > MAX_COMPLETIONS:
-        raise _refuse("n", f"expected at most {MAX_COMPLETIONS} completions of all prompts together")
+    most = max(MAX_COMPLETIONS, body.n)
+    if len(body.prompt) * body.n > most:
+        raise _refuse("n", f"expected at most {most} completions of all prompts together")
 
 
 def _check_chat(body: ChatBody) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 import socket
 from typing import TYPE_CHECKING, Any
@@ -75,6 +76,17 @@ class Server(uvicorn.Server):  # type: ignore[misc]  # uvicorn is not followed
             bound.listen(_BACKLOG)
 
 
+def _write_access_lines() -> None:
+    """Write a line for each request on stderr."""
+    log = logging.getLogger("treeshare.access")
+    if not log.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        log.propagate = False
+
+
 def serve(
     llm: AsyncLLM,
     bound: socket.socket,
@@ -110,6 +122,7 @@ def serve(
             f"--port {bound.getsockname()[1]}: cannot listen there: {error.strerror}"
         ) from error
     app = create_app(llm, options)
+    _write_access_lines()
 
     async def until_cancelled(scope: object, receive: object, send: object) -> None:
         with contextlib.suppress(asyncio.CancelledError):  # the grace is over: no fault of the application

@@ -23,22 +23,25 @@ from treeshare.integrations.openai.access import Access
 from treeshare.integrations.openai.characters import CharacterLimit
 from treeshare.integrations.openai.job import make_job
 from treeshare.integrations.openai.lanes import Lanes
+from treeshare.integrations.openai.lookups import Lookups, answer
 from treeshare.integrations.openai.metrics import Metrics
 from treeshare.integrations.openai.reply import Reply
 from treeshare.integrations.openai.schema import (
     CHAT,
     COMPLETIONS,
+    MAX_N,
     ApiError,
     model_name,
     parse_body,
     read_json,
-    unknown_model,
 )
 from treeshare.integrations.openai.stream import EventStream, WholeAnswer, connection_of, unless_gone
 from treeshare.integrations.openai.token_rows import TokenSpeller
 from treeshare.integrations.openai.upload import Queue, Upload
 
 _LOG = logging.getLogger("treeshare.server")
+_ACCESS = logging.getLogger("treeshare.access")
+"""A line for each request, without a word of its prompt or its answer."""
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
@@ -60,6 +63,7 @@ class ServerOptions:
         hosts: Names beside the loopback ones that ``Host`` may have where there is no key; ``*`` for all. By
             default the one that Starlette's ``TestClient`` gives, which no page can have.
         is_local: Whether only this machine can reach the server; see ``Access``.
+        max_n: Most completions of a prompt.
         max_body_bytes: A longer body is refused with 413.
         max_queue: Requests held at once, uploads that are not complete among them; beyond, 429.
         max_held_bytes: Bodies of the requests held, together; beyond, 429.
@@ -74,6 +78,7 @@ class ServerOptions:
     api_key: str | None = None
     hosts: tuple[str, ...] = ("testserver",)
     is_local: bool = True
+    max_n: int = MAX_N
     max_body_bytes: int = 4 << 20
     max_queue: int = 1024
     max_held_bytes: int = 256 << 20
@@ -105,17 +110,16 @@ class _Server:
         )
         self._metrics = Metrics(llm, self._queue)
         self._speller = TokenSpeller(llm.llm)
-        self._started = int(time.time())
         self._lanes = Lanes()
+        self._lookups = Lookups(
+            llm, options, self._access, self._queue, self._metrics, self._lanes, self._chat
+        )
         self._character_limit = CharacterLimit.of(llm.llm.loaded.tokenizer, llm.max_model_len)
         self.app = FastAPI(
             routes=[
                 Route(COMPLETIONS, self._endpoint(COMPLETIONS), methods=["POST"]),
                 Route(CHAT, self._endpoint(CHAT), methods=["POST"]),
-                Route("/v1/models", self._models, methods=["GET"]),
-                Route("/v1/models/{name:path}", self._model, methods=["GET"]),
-                Route("/health", self._health, methods=["GET"]),
-                Route("/metrics", self._show_metrics, methods=["GET"]),
+                *self._lookups.routes,
             ],
             exception_handlers={
                 ApiError: _answer_error,
@@ -125,38 +129,8 @@ class _Server:
         )
         self.app.add_middleware(_Gate, access=self._access)
 
-    # -- what is cheap --
-
-    async def _health(self, _: Any) -> Response:  # noqa: ANN401
-        return _json(200, {"status": "ok"}) if self._llm.is_running else _json(503, {"status": "ended"})
-
-    async def _show_metrics(self, _: Any) -> Response:  # noqa: ANN401
-        return Response(self._metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
-
-    async def _models(self, request: Any) -> Response:  # noqa: ANN401
-        self._access.check_key(request.headers)
-        return _json(200, {"object": "list", "data": [self._card(name) for name in self._options.names]})
-
-    async def _model(self, request: Any) -> Response:  # noqa: ANN401
-        self._access.check_key(request.headers)
-        name = request.path_params["name"]
-        if name not in self._options.names:
-            raise unknown_model(name, self._options.names)
-        return _json(200, self._card(name))
-
-    def _card(self, name: str) -> dict[str, Any]:
-        return {
-            "id": name,
-            "object": "model",
-            "created": self._started,
-            "owned_by": "treeshare",
-            "max_model_len": self._llm.max_model_len,
-        }
-
-    # -- what runs the model --
-
     def _endpoint(self, url: str) -> Callable[[Any], Coroutine[Any, Any, Any]]:
-        async def answer(request: Any) -> Any:  # noqa: ANN401
+        async def respond(request: Any) -> Any:  # noqa: ANN401
             options = self._options
             upload = Upload(
                 request.receive,
@@ -176,11 +150,12 @@ class _Server:
                     response.headers["connection"] = "close"
             except Exception:
                 _LOG.exception("a request to %s failed", url)
-                response = _json(500, _FAULT.body)
+                response = answer(500, _FAULT.body)
             self._metrics.requests.labels(url, response.status_code).inc()
+            _ACCESS.info("%s %s %d", request.method, url, response.status_code)
             return response
 
-        return answer
+        return respond
 
     async def _answer(self, url: str, request: Any, upload: Upload) -> Any:  # noqa: ANN401
         self._access.check_key(request.headers)
@@ -263,14 +238,14 @@ class _Gate:
         self._app, self._access = app, access
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:  # noqa: ANN401
-        answer = self._app
+        answering = self._app
         try:
             if scope["type"] == "http":
                 self._access.check_protocol(scope["http_version"])
                 self._access.check_host(Headers(scope=scope))
         except ApiError as error:
-            answer = _json(error.status, error.body, {"connection": "close"})
-        await answer(scope, receive, send)
+            answering = answer(error.status, error.body, {"connection": "close"})
+        await answering(scope, receive, send)
 
 
 def _size(outputs: list[tuple[int, CompletionOutput]]) -> int:
@@ -290,16 +265,12 @@ def _event(value: object) -> bytes:
     return b"data: " + dump_json(value) + b"\n\n"
 
 
-def _json(status: int, value: object, headers: dict[str, str] | None = None) -> Response:
-    return Response(dump_json(value), status, headers, "application/json")
-
-
 async def _answer_error(_: object, error: ApiError) -> Response:
     headers = {429: {"retry-after": "1"}, 401: {"www-authenticate": "Bearer"}}.get(error.status, {})
-    return _json(error.status, error.body, headers)
+    return answer(error.status, error.body, headers)
 
 
 async def _answer_http_error(_: object, error: Any) -> Response:  # noqa: ANN401
     message = {404: "there is no such address", 405: "the address takes another method"}
     refusal = ApiError(error.status_code, message.get(error.status_code, str(error.detail)))
-    return _json(error.status_code, refusal.body, error.headers)
+    return answer(error.status_code, refusal.body, error.headers)

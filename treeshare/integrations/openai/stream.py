@@ -27,6 +27,12 @@ _EVENTS_AT_ONCE = 16
 _LOG = logging.getLogger("treeshare.server")
 
 
+SILENCE_S = 15.0
+"""Seconds without an event after which a comment is sent: proxies hang up on silent connections."""
+
+_COMMENT = b": treeshare is working\n\n"
+
+
 class WholeAnswer:
     """An answer in JSON: an ASGI application.
 
@@ -122,6 +128,7 @@ class EventStream:
     ) -> None:
         self._events, self._held = events, held
         self._outbox = _Outbox(max_unread_bytes)
+        self._num_events = 0
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:  # noqa: ANN401
         """Send the answer as it is made."""
@@ -154,21 +161,29 @@ class EventStream:
             (b"x-accel-buffering", b"no"),
         ]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        count = 0
         async with contextlib.aclosing(self._events) as events:
             async for event in events:
                 if connection is not None and connection.is_writable and self._outbox.is_idle:
                     await send(_part(event))
                 else:
                     self._outbox.put(event)
-                count += 1
-                if count % _EVENTS_AT_ONCE == 0:
+                self._num_events += 1
+                if self._num_events % _EVENTS_AT_ONCE == 0:
                     await asyncio.sleep(0)
         self._outbox.end()
 
     async def _empty(self, send: Send) -> None:
-        """Send what lies in the outbox, and the end."""
-        while content := await self._outbox.take():
+        """Send what lies in the outbox, and the end; a comment where nothing came for a while."""
+        while True:
+            seen = self._num_events
+            try:
+                content = await asyncio.wait_for(self._outbox.take(), SILENCE_S)
+            except TimeoutError:
+                if seen == self._num_events:
+                    await send(_part(_COMMENT))
+                continue
+            if not content:
+                break
             await send(_part(content))
         await send({"type": "http.response.body", "body": b""})
 
