@@ -1,4 +1,4 @@
-"""lm-eval's own client of OpenAI's endpoint against our server: multiple choice is that of its ``hf`` model."""
+"""lm-eval's own client of OpenAI's endpoint against our server: its results are those of its ``hf`` model."""
 
 # ruff: noqa: F401, F811 - fixtures are imported
 
