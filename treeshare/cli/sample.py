@@ -125,6 +125,7 @@ def sample(
     if chat and marks_reasoning(llm.loaded.tokenizer):
         params = replace(params, skip_special_tokens=False)
     task_ids = [problem.task_id for problem in problems]
+    parsing = {} if reasoning_parser == "auto" else {"reasoning_parser": reasoning_parser}
     prompts = encode_prompts(chosen, built, llm.loaded, prompting)
     manifest = make_manifest(
         llm,
@@ -134,7 +135,7 @@ def sample(
         prompts=prompts,
         params=params,
         task_options=task_options,
-        prompting=prompting.record(chosen),
+        prompting=prompting.record(chosen) | parsing,
         problems_sha256=problems_sha256(problems),
         workers=cluster.description if cluster else "",
     )

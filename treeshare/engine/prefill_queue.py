@@ -41,6 +41,7 @@ class PrefillQueue:
     def add_for_logits(self, node: LiveNode) -> None:
         """Have the last chunk of a node that lacks nothing computed again, to the same bits."""
         assert node not in self._nodes
+        assert is_whole(node), "what lacks KV is queued for it"
         self.add_again(node, node.num_tokens - 1)
 
     def add_again(self, node: LiveNode, row: int) -> None:
@@ -75,7 +76,7 @@ class PrefillQueue:
             node.segment.num_written = max(node.segment.num_written, stored)
 
     def take(
-        self, max_rows: int, max_scored: int, copy_known: Callable[[LiveNode, Segment], None]
+        self, max_rows: int, copy_known: Callable[[LiveNode, Segment], None], max_scored: int
     ) -> list[tuple[LiveNode, PrefillChunk]]:
         """Take the next chunks that fit into ``max_rows``, depth-first; from now on they count as written.
 
@@ -83,8 +84,8 @@ class PrefillQueue:
 
         Args:
             max_rows: Maximum number of tokens.
-            max_scored: Maximum number of rows whose logits are wanted for prompts' log-probabilities.
             copy_known: Copies what others have by now; called for a node before its chunk is chosen.
+            max_scored: Maximum number of rows whose logits are wanted for prompts' log-probabilities.
         """
         chunks: list[tuple[LiveNode, PrefillChunk]] = []
         while self._nodes:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from treeshare.config import MAX_PREFILL_ROWS
 from treeshare.engine.expectation import completion_bytes
 from treeshare.engine.forest import Forest, LiveNode
 from treeshare.engine.idle_nodes import IdleNodes
@@ -174,9 +175,11 @@ class Residency:
         if node.logits is None and node.segment is not None and node not in self._computing:
             self._computing.add_for_logits(node)
 
-    def next_chunks(self, max_rows: int, max_scored: int) -> list[tuple[LiveNode, PrefillChunk]]:
+    def next_chunks(
+        self, max_rows: int, max_scored: int = MAX_PREFILL_ROWS
+    ) -> list[tuple[LiveNode, PrefillChunk]]:
         """The next chunks that fit: see ``PrefillQueue.take``."""
-        return self._computing.take(max_rows, max_scored, self._copy_known)
+        return self._computing.take(max_rows, self._copy_known, max_scored)
 
     def keep_logits(self, node: LiveNode, logits: Tensor) -> None:
         """Keep ``[vocab_size]`` logits after a node's last token: completions will start from them."""

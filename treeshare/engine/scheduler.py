@@ -12,6 +12,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from treeshare.config import MAX_PREFILL_ROWS
 from treeshare.engine.expectation import Expectation
 from treeshare.engine.pace import Pace
 
@@ -74,7 +75,7 @@ class Scheduler:
         *,
         max_rows: int,
         max_logits_rows: int,
-        max_scored_rows: int,
+        max_scored_rows: int = MAX_PREFILL_ROWS,
     ) -> None:
         self._residency, self._store = residency, residency.store
         self._max_rows, self._page_size = max_rows, config.page_size
