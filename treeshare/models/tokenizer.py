@@ -103,7 +103,7 @@ def _require_readers(source: str) -> None:
 
 
 def _own_code(source: str) -> str | None:
-    """The code beside a tokenizer by which alone transformers would make it; None if it has a class for it."""
+    """The code beside a tokenizer by which alone transformers would make it; None if it needs none."""
     from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
     path = find_file(source, _SETTINGS[0], download=False)
