@@ -91,7 +91,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 32768,
         "rope_parameters": _longrope(64),
     },
-    "llama, llama3, partial": {"rope_parameters": _LLAMA3 | {"partial_rotary_factor": 0.5}},
+    "phi, llama3, partial": {"rope_parameters": _LLAMA3 | {"partial_rotary_factor": 0.5}},
     "phi3, longrope": {
         "max_position_embeddings": 131072,
         "original_max_position_embeddings": 4096,

@@ -72,6 +72,9 @@ def add_vocabulary(writer, size=VOCAB_SIZE):
 def finish(writer, tensors, kind=None):
     """Write tensors, matrices quantised as ``kind`` says, and close the file."""
     for name, tensor in tensors.items():
+        if isinstance(tensor, tuple):  # blocks as they are, and what they are
+            writer.add_tensor(name, tensor[0], raw_dtype=tensor[1])
+            continue
         data = np.ascontiguousarray(tensor, dtype=np.float32)
         if kind is not None and data.ndim > 1:
             writer.add_tensor(name, gguf.quantize(data, kind), raw_dtype=kind)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import gguf
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -11,6 +13,7 @@ import transformers
 from tests.models.gguf_models import logprobs_of, write_model
 from tests.models.tiny import _COMMON
 from treeshare import LLM
+from treeshare.models import load_model
 
 _ERROR = 2e-4
 """Largest difference of a float32 log-probability that is rounding."""
@@ -53,7 +56,10 @@ ARCHITECTURES = {
 }
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "architecture",
+    ["gemma2", *(pytest.param(name, marks=pytest.mark.slow) for name in ARCHITECTURES if name != "gemma2")],
+)
 def test_an_architectures_scores(architecture, tmp_path):
     config, more = ARCHITECTURES[architecture]()
     model = write_model(tmp_path / "x.gguf", config, architecture, more=more)
@@ -123,7 +129,9 @@ ROPES = {
 }
 
 
-@pytest.mark.parametrize("kind", ROPES)
+@pytest.mark.parametrize(
+    "kind", ["rope_freqs", *(pytest.param(kind, marks=pytest.mark.slow) for kind in list(ROPES)[1:])]
+)
 def test_a_ropes_scores(kind, tmp_path):
     name, rope, more, extra = ROPES[kind]
     fields = {"original_max_position_embeddings": 32} if name == "Phi3" else {}
@@ -137,3 +145,34 @@ def test_a_ropes_scores(kind, tmp_path):
     assert error(tmp_path / "x.gguf", model) <= _ERROR
     plain = write_model(tmp_path / "y.gguf", _config(name, **fields), name.lower())
     assert error(tmp_path / "x.gguf", plain) > 0.1  # the test can tell
+
+
+def _q6_k(blocks):
+    """The numbers of blocks of 256: six bits each, in two parts, and a scale for each sixteen."""
+    rows, numbers = len(blocks), np.zeros((len(blocks), 256), np.float32)
+    low, high = blocks[:, :128].astype(np.int32), blocks[:, 128:192].astype(np.int32)
+    scales = blocks[:, 192:208].copy().view(np.int8).astype(np.float32)
+    whole = blocks[:, 208:210].copy().view(np.float16).astype(np.float32)
+    for half in range(2):
+        for quarter in range(4):
+            part = low[:, 64 * half + 32 * (quarter % 2) :][:, :32] >> (4 * (quarter // 2)) & 15
+            part = (part | (high[:, 32 * half :][:, :32] >> (2 * quarter) & 3) << 4) - 32
+            scale = np.repeat(scales[:, 8 * half + 2 * quarter :][:, :2], 16, axis=1)
+            numbers[:, 128 * half + 32 * quarter :][:, :32] = whole * scale * part
+    return numbers.reshape(rows, 256)
+
+
+@pytest.mark.slow
+def test_k_quants(tmp_path):
+    """Blocks drawn at random; their numbers by ggml's formula, written once more here."""
+    fields = {**_COMMON, "hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 1}
+    config = transformers.LlamaConfig(**fields)
+    draws = np.random.default_rng(3)
+    blocks = draws.integers(0, 256, (256, 210), dtype=np.uint8)
+    blocks[:, 208:210] = np.full((256, 1), 1e-3, np.float16).view(np.uint8)
+    extra = {"blk.0.ffn_up.weight": (blocks, gguf.GGMLQuantizationType.Q6_K)}
+    write_model(tmp_path / "x.gguf", config, "llama", extra=extra)
+    loaded = load_model(tmp_path / "x.gguf", "float32")
+    got = loaded.model.model.layers[0].mlp.up_proj.weight.detach().numpy()
+    assert np.array_equal(got, _q6_k(blocks))
+    assert load_model(tmp_path / "x.gguf").dtype == "bfloat16"

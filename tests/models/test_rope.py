@@ -92,7 +92,9 @@ FIXED = {
     "linear by layer": lambda: _gemma3(_THETA | {"rope_type": "linear", "factor": 8.0}),
     "yarn": lambda: _llama(_YARN),
     "llama3": lambda: _llama(_LLAMA3),
-    "partial": lambda: _llama(_LLAMA3 | {"partial_rotary_factor": 0.5}),
+    "partial": lambda: transformers.PhiConfig(
+        **_FIELDS, rope_parameters=_LLAMA3 | {"partial_rotary_factor": 0.5}
+    ),
     "proportional": lambda: transformers.Gemma4TextConfig(
         **{key: value for key, value in _FIELDS.items() if key != "initializer_range"},
         head_dim=16,

@@ -143,7 +143,8 @@ def test_images_are_refused_by_name(saved):
         with pytest.raises(ConfigError, match=message):
             llm.generate([prompt], use_tqdm=False)
         with pytest.raises(ConfigError, match=f"stands for {what} input"):
-            llm.score([(_TOKENS[:2], prompt)], use_tqdm=False)
+            llm.score([(prompt, _TOKENS[:2])], use_tqdm=False)
+        llm.score([(_TOKENS[:2], prompt)], use_tqdm=False)  # which the model may have drawn
     part = {"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}
     from treeshare.engine.chat import content_text
 

@@ -92,7 +92,7 @@ def _checked(engine: Engine, index: int, pair: Pair) -> tuple[TokenArray, TokenA
     for ids, name in zip((context, continuation), names, strict=True):
         if len(ids) and ids.max() >= loaded.vocab_size:
             raise ConfigError.of(name, got=int(ids.max()), expected=f"token ids in [0, {loaded.vocab_size})")
-        require_text_tokens(name, ids.tolist() if loaded.other_tokens else (), loaded.other_tokens)
+    require_text_tokens(names[0], context.tolist() if loaded.other_tokens else (), loaded.other_tokens)
     length = len(context) + len(continuation)
     if length > loaded.max_model_len + 1:  # the last token is predicted, not read
         raise ConfigError.of(

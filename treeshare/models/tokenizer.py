@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from treeshare.errors import ModelLoadError, one_line
 from treeshare.failures import error_line, is_failure
 from treeshare.models.checkpoint import say
 from treeshare.models.folder import CONFIG, find_file, read_object
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 _FILE = "tokenizer.json"
 _FILES = ("tokenizer*", "vocab.json", "vocab.txt", "*.tiktoken", "spiece.model", "sentencepiece*.model")
@@ -58,9 +55,15 @@ def load_tokenizer(source: str) -> Any | None:  # noqa: ANN401
 
 
 def _made(source: str) -> Any:  # noqa: ANN401
-    """The tokenizer as transformers makes it; a byte-level one of two plain files if it knows no other."""
-    from transformers import AutoTokenizer, GPT2Tokenizer
+    """The tokenizer as transformers makes it; a byte-level one of two plain files if it knows no other.
 
+    Of one with code of its own, which is not run, what ``tokenizer.json`` says is the whole.
+    """
+    from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerFast
+
+    if _own_code(source) is not None:
+        say(source, f"the code of its tokenizer is not run: {_FILE} is read")
+        return PreTrainedTokenizerFast.from_pretrained(source)
     try:
         return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (ValueError, OSError, TypeError):
@@ -91,19 +94,25 @@ def _require_readers(source: str) -> None:
                 f"tokenizer: {one_line(source)} has {name} alone, which needs a package: "
                 f"pip install sentencepiece protobuf; or put its {_FILE} there"
             )
-    path = find_file(source, _SETTINGS[0], download=False)
-    code = read_object(path).get("auto_map") if path is not None else None
-    if isinstance(code, dict) and code.get("AutoTokenizer") and not _is_known(read_object(path)):
+    code = _own_code(source)
+    if code is not None:
         raise ModelLoadError(
-            f"tokenizer: {one_line(path)}: its own code (auto_map: {one_line(code['AutoTokenizer'], 120)}) "
-            f"is never run; put its {_FILE} there"
+            f"tokenizer: {one_line(source)}: {_SETTINGS[0]}: its own code (auto_map: {code}) is never run; "
+            f"put its {_FILE} there"
         )
 
 
-def _is_known(settings: Mapping[str, Any]) -> bool:
+def _own_code(source: str) -> str | None:
+    """The code beside a tokenizer by which alone transformers would make it; None if it needs none."""
     from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
-    return tokenizer_class_from_name(str(settings.get("tokenizer_class"))) is not None
+    path = find_file(source, _SETTINGS[0], download=False)
+    settings = {} if path is None else read_object(path)
+    code = settings.get("auto_map")
+    own = code.get("AutoTokenizer") if isinstance(code, dict) else code
+    if not own or tokenizer_class_from_name(str(settings.get("tokenizer_class"))) is not None:
+        return None
+    return one_line(own, 120)
 
 
 def has_tokenizer(folder: Path) -> bool:
