@@ -64,7 +64,8 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 _COMMAS = re.compile(r"\d{1,3}+(?:,\d{3}+(?!\d))++(?![,.]?\d)(?:\.\d++)?+|\d{1,3}+(?:,\d{3}+(?!\d))++\.\d++")
-_RAISED, _LOWERED = (re.compile(f"[{''.join(signs)}]+") for signs in (RAISED, LOWERED))
+_RAISED = re.compile(f"[{''.join(RAISED)}]++")
+_LOWERED = re.compile(f"[{''.join(LOWERED)}]++")
 _OVERLINED = re.compile(r"(?:\d[\u0305\u0304])+")
 _DOTTED = re.compile(r"\\dot\s?\{?(\d)\}?(?:(\d{0,100})\\dot\s?\{?(\d)\}?)?")
 _ONE_MARK = re.compile(r"(?<![\^_])\{\s?([:;=<>+*/-])\s?\}")
