@@ -101,7 +101,8 @@ struct Sight {
     }
 };
 
-// The queries of a register tile, or of a block in codes, from number `first` on, and which keys of a block they see: all of them some.
+// The queries of a register tile, or those that are attended to a block in codes together, from number `first` on, and
+// which keys of a block they see: all of them some.
 struct Tile {
     int first, num;
     int hidden[TOGETHER], seen[TOGETHER]; // query m sees [hidden[m], seen[m])

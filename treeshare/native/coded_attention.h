@@ -1,10 +1,10 @@
-// Attention to a block of keys in codes of 8 bits, for models whose weights are in codes, too: of a prompt's keys. Those of
+// Attention to a block of a prompt's keys in codes of 8 bits, for models whose weights are in codes, too. Keys of
 // generated tokens, which few queries meet, stay as they are.
 //
 // A query and a key are transformed as int8.h says and have a scale each, and so has a token's value. A row's weights
 // in a block, each times the scale of its value, are codes, too: 0 to 254 parts of the largest, less 127. Products are
-// summed up exactly by a level's `multiply_codes`; what is rounded is rounded alike at every level, and depends on the row
-// and on one key or block. So all levels give the same bits, and a row's do not depend on the other rows.
+// summed up exactly by a level's `multiply_codes`; what is rounded is rounded alike at every level, and depends on the
+// row and on one key or block. So all levels give the same bits, and a row's do not depend on the other rows.
 
 #pragma once
 
@@ -214,9 +214,9 @@ TARGET void code_values(Coded &coded, const Element *source, int64_t stride, int
     }
 }
 
-// One step of online softmax, see vector_attention.h, in three parts, each for all rows of a tile: what ends a row's part takes
-// a while, and the next row's does not wait for it. First its new maximum, of the keys that it sees; the correction of what was
-// summed up below the old one.
+// One step of online softmax, see vector_attention.h, in three parts, each for all rows of a tile: what ends a row's
+// part takes a while, and the next row's does not wait for it. First its new maximum, of the keys that it sees, and the
+// correction of what was summed up below the old one.
 TARGET void raise_maximum(Work &work, Coded &coded, const Tile &tile, int m) {
     const float *scores = work.scores + m * KEYS;
     Floats largest = broadcast(-std::numeric_limits<float>::infinity());
