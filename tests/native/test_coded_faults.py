@@ -31,11 +31,11 @@ FAULTS = {
     "weights begin at 0": ("MIDDLE * coded.value_sums", "0 * coded.value_sums"),
     "keys are not transformed": ("    transform_columns(x, coded.inputs, coded.mixed);\n", ""),
     "stages are left out": ("width == 2 * distance", "false"),
-    "values have no scales": ("mul(load(weights + n), load(coded.value_scales + n))", "load(weights + n)"),
+    "values have no scales": ("mul(weight, load(coded.value_scales + n))", "weight"),
     "a row's weights have the first row's scale": ("(coded.weight_scales[m])", "(coded.weight_scales[0])"),
     "what lies behind a value counts": ("token * stride, coded.value_width)", "token * stride, width)"),
     "a block is a key too long": ("num_keys - start);\n", "num_keys - start + 1);\n"),
-    "a block is a key too short": ("num_keys - start);\n", "num_keys - start - (num_keys - start > 1));\n"),
+    "a block begins where its rows' keys do": ("(KEYS - start % KEYS, ", "(KEYS, "),
     "scores are not capped": ("if (tile.changes) change_scores(work, tile);\n    for", "for"),
     "values from the block before stay": ("broadcast(coded.corrections[m])", "broadcast(1.0f)"),
 }

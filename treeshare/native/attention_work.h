@@ -101,7 +101,8 @@ struct Sight {
     }
 };
 
-// The queries of a register tile, or of a block in codes, from number `first` on, and which keys of a block they see: all of them some.
+// The queries of a register tile, or those that are attended to a block in codes together, from number `first` on, and
+// which keys of a block they see: all of them some.
 struct Tile {
     int first, num;
     int hidden[TOGETHER], seen[TOGETHER]; // query m sees [hidden[m], seen[m])
@@ -126,28 +127,6 @@ TARGET void change_scores(const Work &work, const Tile &tile) {
         if (tile.hidden[m] > 0)
             std::fill_n(scores, tile.hidden[m], -std::numeric_limits<float>::infinity());
     }
-}
-
-// One step of online softmax: a row of scores becomes weights below the row's new maximum. Of `count` keys the row sees
-// the first `seen`, or some of them, of a finite score. Returns the factor that corrects what was summed up below the old maximum.
-template <class Weight>
-TARGET float online_softmax(const float *scores, Weight *weights, int seen, int count, float scale, float *maximum,
-                            float *denominator) {
-    Floats largest = broadcast(-std::numeric_limits<float>::infinity());
-    for (int n = 0; n < seen; n += 16) largest = max_where(first16(seen - n), largest, load(scores + n));
-    const float old_maximum = *maximum, new_maximum = std::max(old_maximum, max_lanes(largest) * scale);
-    const Floats shift = broadcast(new_maximum), factor = broadcast(scale);
-    Floats sum = broadcast(0.0f);
-    for (int n = 0; n < count; n += 16) {
-        const Floats power = mul_sub(load(scores + n), factor, shift);
-        const Floats weight = only(first16(seen - n), exp2_lanes<EXP2_DEGREE>(power));
-        sum = add(sum, weight);
-        store_operands(weights + n, weight);
-    }
-    const float correction = first_lane(exp2_lanes<7>(broadcast(old_maximum - new_maximum)));
-    *maximum = new_maximum;
-    *denominator = std::fma(*denominator, correction, sum_lanes(sum));
-    return correction;
 }
 
 } // namespace

@@ -1,15 +1,17 @@
-// Attention to a block of keys in codes of 8 bits, for models whose weights are in codes, too: of a prompt's keys. Those of
+// Attention to a block of a prompt's keys in codes of 8 bits, for models whose weights are in codes, too. Keys of
 // generated tokens, which few queries meet, stay as they are.
 //
 // A query and a key are transformed as int8.h says and have a scale each, and so has a token's value. A row's weights
 // in a block, each times the scale of its value, are codes, too: 0 to 254 parts of the largest, less 127. Products are
-// summed up exactly by a level's `multiply_codes`; what is rounded is rounded alike at every level, and depends on the row
-// and on one key or block. So all levels give the same bits, and a row's do not depend on the other rows.
+// summed up exactly by a level's `multiply_codes`; what is rounded is rounded alike at every level, and depends on the
+// row and on one key or block. So all levels give the same bits, and a row's do not depend on the other rows.
 
 #pragma once
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
+#include <limits>
 
 #include "attention_work.h"
 #include "int8.h"
@@ -26,6 +28,7 @@ struct Coded {
     MultiplyCodes multiply; // null: no block is in codes
     int64_t key_width, value_width, inputs, mixed; // D, V, I; inputs that are mixed
     int64_t block;        // B
+    bool is_finite;       // whether all values of the block are
     int8_t *queries;      // [ROWS * G][I]
     float *query_scales;  // [ROWS * G]
     int8_t *keys;         // [KEYS / 16][I / 4][16][4]
@@ -73,6 +76,21 @@ struct Coded {
     }
 };
 
+// Sums and differences of numbers that are APART and more.
+template <int APART, int RADIX>
+INLINE void mix_numbers(Floats (&r)[RADIX]) {
+    if constexpr (APART < RADIX) {
+#pragma GCC unroll 8
+        for (int pair = 0; pair < RADIX / 2; ++pair) {
+            const int j = pair / APART * 2 * APART + pair % APART;
+            const Floats a = r[j], b = r[j + APART];
+            r[j] = add(a, b);
+            r[j + APART] = sub(a, b);
+        }
+        mix_numbers<2 * APART>(r);
+    }
+}
+
 // Stages of a transform of columns, `distance` apart and more: RADIX of them at a time.
 template <int RADIX>
 INLINE void mix_columns(float *numbers, int64_t count, int64_t distance) {
@@ -81,15 +99,7 @@ INLINE void mix_columns(float *numbers, int64_t count, int64_t distance) {
             Floats r[RADIX];
 #pragma GCC unroll 8
             for (int j = 0; j < RADIX; ++j) r[j] = load(x + LANES * j * distance);
-#pragma GCC unroll 3
-            for (int apart = 1; apart < RADIX; apart *= 2)
-#pragma GCC unroll 8
-                for (int j = 0; j < RADIX; ++j) {
-                    if (j & apart) continue;
-                    const Floats a = r[j], b = r[j + apart];
-                    r[j] = add(a, b);
-                    r[j + apart] = sub(a, b);
-                }
+            mix_numbers<1>(r);
 #pragma GCC unroll 8
             for (int j = 0; j < RADIX; ++j) store(x + LANES * j * distance, r[j]);
         }
@@ -115,8 +125,12 @@ INLINE Floats factors_of(Floats largest) {
 
 // Four codes each of sixteen outputs, [4][16], become words, [16][4].
 INLINE void store_words(const int8_t (&codes)[4][16], int8_t *words) {
-    for (int n = 0; n < 16; ++n)
-        for (int i = 0; i < 4; ++i) words[4 * n + i] = codes[i][n];
+    uint32_t found[16]; // not byte by byte: so a compiler makes vectors of it
+    for (int n = 0; n < 16; ++n) {
+        found[n] = static_cast<uint8_t>(codes[0][n]);
+        for (int i = 1; i < 4; ++i) found[n] |= static_cast<uint32_t>(static_cast<uint8_t>(codes[i][n])) << 8 * i;
+    }
+    std::memcpy(words, found, sizeof(found));
 }
 INLINE void store_sums(Floats sums, int32_t *target) {
     float numbers[16];
@@ -172,8 +186,11 @@ INLINE float largest_of(const Element *value, int64_t width) {
 TARGET void code_values(Coded &coded, const Element *source, int64_t stride, int64_t width, int64_t count) {
     coded.block = int8::round_up(count, int8::UNIT);
     float *largest = coded.value_scales;
-    for (int64_t token = 0; token < coded.block; ++token)
+    coded.is_finite = true;
+    for (int64_t token = 0; token < coded.block; ++token) {
         largest[token] = token < count ? largest_of(source + token * stride, coded.value_width) : 0.0f;
+        coded.is_finite &= largest[token] == largest[token];
+    }
     alignas(64) float factors[KEYS];
     for (int64_t token = 0; token < coded.block; token += 16) {
         store(factors + token, factors_of(load(largest + token)));
@@ -197,21 +214,48 @@ TARGET void code_values(Coded &coded, const Element *source, int64_t stride, int
     }
 }
 
-// A row's weights in a block, [B], become codes; returns their scale.
-TARGET float code_weights(const Coded &coded, float *weights, int8_t *codes) {
-    Floats largest = broadcast(0.0f), zeros = largest;
-    for (int64_t n = 0; n < coded.block; n += 16) {
-        const Floats part = mul(load(weights + n), load(coded.value_scales + n));
+// One step of online softmax, see vector_attention.h, in three parts, each for all rows of a tile: what ends a row's
+// part takes a while, and the next row's does not wait for it. First its new maximum, of the keys that it sees, and the
+// correction of what was summed up below the old one.
+TARGET void raise_maximum(Work &work, Coded &coded, const Tile &tile, int m) {
+    const float *scores = work.scores + m * KEYS;
+    Floats largest = broadcast(-std::numeric_limits<float>::infinity());
+    for (int n = 0; n < tile.seen[m]; n += 16) largest = max_where(first16(tile.seen[m] - n), largest, load(scores + n));
+    float &maximum = work.maximum[tile.first + m];
+    const float before = maximum;
+    maximum = std::max(before, max_lanes(largest) * work.scale);
+    coded.corrections[m] = first_lane(exp2_lanes<7>(broadcast(before - maximum)));
+}
+
+// Then its scores, [B], become weights times their values' scales.
+TARGET void weigh(Work &work, Coded &coded, const Tile &tile, int m) {
+    float *scores = work.scores + m * KEYS;
+    const Floats shift = broadcast(work.maximum[tile.first + m]), scale = broadcast(work.scale);
+    Floats sum = broadcast(0.0f), largest = sum;
+    for (int n = 0; n < coded.block; n += 16) {
+        const Floats power = exp2_lanes<EXP2_DEGREE>(mul_sub(load(scores + n), scale, shift));
+        const Floats weight = n + 16 <= tile.seen[m] ? power : only(first16(tile.seen[m] - n), power);
+        const Floats part = mul(weight, load(coded.value_scales + n));
+        sum = add(sum, weight);
         largest = max(largest, part);
-        zeros = add(zeros, sub(part, part));
-        store(weights + n, part);
+        store(scores + n, part);
     }
-    const float most = max_lanes(largest);
-    const Floats factor = broadcast(most >= int8::TINY ? STEPS / most : 0.0f), middle = broadcast(MIDDLE);
-    for (int64_t n = 0; n < coded.block; n += 16)
+    float &denominator = work.denominator[tile.first + m];
+    denominator = std::fma(denominator, coded.corrections[m], sum_lanes(sum));
+    coded.weight_scales[m] = max_lanes(largest);
+}
+
+// And these become codes.
+TARGET void code_weights(const Work &work, Coded &coded, const Tile &tile, int m) {
+    const float *weights = work.scores + m * KEYS, largest = coded.weight_scales[m];
+    const bool is_zero = !(largest >= int8::TINY);
+    const Floats factor = broadcast(is_zero ? 0.0f : STEPS / largest), middle = broadcast(MIDDLE);
+    int8_t *codes = coded.weights + m * coded.block;
+    for (int n = 0; n < coded.block; n += 16)
         store_codes(codes + n, sub(round_whole(mul(load(weights + n), factor)), middle));
-    if (bits(not_a_number(zeros))) return NAN;
-    return most >= int8::TINY ? most / STEPS : 0.0f;
+    coded.weight_scales[m] = is_zero ? 0.0f : largest / STEPS;
+    for (int n = 0; !coded.is_finite && n < tile.seen[m]; ++n)
+        if (weights[n] != weights[n]) coded.weight_scales[m] = NAN;
 }
 
 // numerator = numerator * correction + weights . values
@@ -242,12 +286,9 @@ TARGET void attend_coded(Work &work, Coded &coded, const Tile &tile) {
             store(scores + n, mul(load(scores + n), mul(scale, load(coded.key_scales + n))));
     }
     if (tile.changes) change_scores(work, tile);
-    for (int m = 0; m < tile.num; ++m) {
-        float *scores = work.scores + m * KEYS;
-        coded.corrections[m] = online_softmax(scores, scores, tile.seen[m], coded.block, work.scale,
-                                              work.maximum + tile.first + m, work.denominator + tile.first + m);
-        coded.weight_scales[m] = code_weights(coded, scores, coded.weights + m * coded.block);
-    }
+    for (int m = 0; m < tile.num; ++m) raise_maximum(work, coded, tile, m);
+    for (int m = 0; m < tile.num; ++m) weigh(work, coded, tile, m);
+    for (int m = 0; m < tile.num; ++m) code_weights(work, coded, tile, m);
     const CodeProducts of_values = {coded.weights, coded.values, coded.value_sums, coded.sums,
                                     tile.num, coded.block, width / LANES, width};
     coded.multiply(&of_values);

@@ -86,6 +86,27 @@ TARGET void score(const Operand *query, const Packed *keys, int key_width, int c
     }
 }
 
+// One step of online softmax: a row of scores becomes weights below the row's new maximum. Of `count` keys the row sees
+// the first `seen`, or some of them, of a finite score. Returns the factor that corrects what was summed up below the old maximum.
+TARGET float online_softmax(const float *scores, Operand *weights, int seen, int count, float scale, float *maximum,
+                            float *denominator) {
+    Floats largest = broadcast(-std::numeric_limits<float>::infinity());
+    for (int n = 0; n < seen; n += 16) largest = max_where(first16(seen - n), largest, load(scores + n));
+    const float old_maximum = *maximum, new_maximum = std::max(old_maximum, max_lanes(largest) * scale);
+    const Floats shift = broadcast(new_maximum), factor = broadcast(scale);
+    Floats sum = broadcast(0.0f);
+    for (int n = 0; n < count; n += 16) {
+        const Floats power = mul_sub(load(scores + n), factor, shift);
+        const Floats weight = only(first16(seen - n), exp2_lanes<EXP2_DEGREE>(power));
+        sum = add(sum, weight);
+        store_operands(weights + n, weight);
+    }
+    const float correction = first_lane(exp2_lanes<7>(broadcast(old_maximum - new_maximum)));
+    *maximum = new_maximum;
+    *denominator = std::fma(*denominator, correction, sum_lanes(sum));
+    return correction;
+}
+
 // numerator[m] = numerator[m] * correction[m] + weights[m] . values, for J vectors of sixteen columns
 template <int M, int J>
 INLINE void add_values(const Operand *weights, const Packed *values, int value_width, int count,
