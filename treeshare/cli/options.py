@@ -189,13 +189,37 @@ MaxModelLen = Annotated[
         help="Maximum tokens of a prompt and its completion; by default the model's number of positions.",
     ),
 ]
+Lora = Annotated[
+    str | None,
+    typer.Option("--lora", metavar="FOLDER", help="PEFT adapter that is merged into the model's weights."),
+]
+Revision = Annotated[
+    str | None, typer.Option("--revision", help="Branch, tag or commit of a model of the hub.")
+]
+GenerationConfig = Annotated[
+    str,
+    typer.Option(
+        "--generation-config",
+        metavar="auto|vllm|FOLDER",
+        help="Whose sampling parameters hold where none is given: the model's own, nobody's, a folder's.",
+    ),
+]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, max=1024, help="Number of torch threads.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the run.")]
-Temperature = Annotated[float, typer.Option("--temperature", help="0 always takes the most likely token.")]
-TopP = Annotated[
-    float, typer.Option("--top-p", help="Sample from the most likely tokens with this total probability.")
+Temperature = Annotated[
+    float | None,
+    typer.Option(
+        "--temperature",
+        help="0 always takes the most likely token; the model's own by default, else 0.8.",
+    ),
 ]
-TopK = Annotated[int, typer.Option("--top-k", help="Sample from this many most likely tokens; 0 means all.")]
+TopP = Annotated[
+    float | None,
+    typer.Option("--top-p", help="Sample from the most likely tokens with this total probability."),
+]
+TopK = Annotated[
+    int | None, typer.Option("--top-k", help="Sample from this many most likely tokens; 0 means all.")
+]
 Stop = Annotated[
     list[str] | None, typer.Option("--stop", help="Stop string, instead of the task's; repeatable.")
 ]

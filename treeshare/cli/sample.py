@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,10 +15,12 @@ from treeshare.cli.progress import SamplingProgress
 from treeshare.errors import ConfigError, one_line
 
 if TYPE_CHECKING:
+    from treeshare.engine.llm import LLM
     from treeshare.engine.stats import EngineStats
     from treeshare.integrations.ray_cluster import RayCluster
     from treeshare.models import LoadedModel
     from treeshare.runs import CompletionSource, RunDirectory
+    from treeshare.sampling import SamplingParams
 
 
 def sample(
@@ -37,9 +39,9 @@ def sample(
     shot_data: options.ShotData = None,
     chat: options.Chat = False,
     chat_template_kwargs: options.ChatTemplateKwargs = None,
-    temperature: options.Temperature = 0.8,
-    top_p: options.TopP = 1.0,
-    top_k: options.TopK = 0,
+    temperature: options.Temperature = None,
+    top_p: options.TopP = None,
+    top_k: options.TopK = None,
     max_tokens: options.MaxTokens = None,
     stop: options.Stop = None,
     json_schema: options.JsonSchema = None,
@@ -56,6 +58,9 @@ def sample(
     dtype: options.Dtype = "auto",
     quantization: options.Quantization = None,
     max_model_len: options.MaxModelLen = None,
+    lora: options.Lora = None,
+    revision: options.Revision = None,
+    generation_config: options.GenerationConfig = "auto",
     threads: options.Threads = None,
     max_num_seqs: options.MaxNumSeqs = 256,
     kv_budget: options.KvBudget = None,
@@ -97,9 +102,7 @@ def sample(
     default_stop = default_stop if structured is None else ()  # what must be whole is not cut
     params = SamplingParams(
         n=n,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
+        **_given(temperature=temperature, top_p=top_p, top_k=top_k),
         logprobs=logprobs,
         seed=seed,
         max_tokens=max_tokens or default_max_tokens,
@@ -116,12 +119,16 @@ def sample(
         dtype=dtype,
         quantization=quantization,
         max_model_len=max_model_len,
+        lora=lora,
+        revision=revision,
+        generation_config=generation_config,
         threads=cluster.threads if cluster else threads,
         seed=seed,
         max_num_seqs=max_num_seqs,
         kv_budget_bytes=kv_budget_bytes,
         reasoning_parser=reasoning_parser,
     )
+    params = _with_suggested(params, llm, _given(temperature=temperature, top_p=top_p, top_k=top_k))
     if chat and marks_reasoning(llm.loaded.tokenizer):
         params = replace(params, skip_special_tokens=False)
     task_ids = [problem.task_id for problem in problems]
@@ -177,6 +184,25 @@ def sample(
             )
             raise
     _print_summary(source.stats, out)
+
+
+_TEMPERATURE = 0.8
+"""Where neither the command nor the model says one."""
+
+
+def _given(**values: float | None) -> dict[str, Any]:
+    """The values that are given."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _with_suggested(params: "SamplingParams", llm: "LLM", given: dict[str, Any]) -> "SamplingParams":
+    """The parameters, with those that the model's publisher suggests where none are given; they are printed."""
+    names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+    found = {name: llm.suggested[name] for name in names if name in llm.suggested and name not in given}
+    if found:
+        shown = ", ".join(f"{name} {value:g}" for name, value in found.items())
+        print(f"generation_config.json: {shown}; --generation-config vllm leaves them out", file=sys.stderr)
+    return params.replace(**{"temperature": _TEMPERATURE} | given | found)
 
 
 def _opened_reasoning(loaded: "LoadedModel", prompts: Sequence[Sequence[int]]) -> str:

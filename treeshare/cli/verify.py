@@ -41,6 +41,8 @@ def verify(
     dtype: options.Dtype = "auto",
     quantization: options.Quantization = None,
     max_model_len: options.MaxModelLen = None,
+    lora: options.Lora = None,
+    revision: options.Revision = None,
     threads: options.Threads = None,
     fingerprint: Annotated[
         bool,
@@ -65,6 +67,8 @@ def verify(
                     dtype=dtype,
                     quantization=quantization or INT8,
                     max_model_len=max_model_len,
+                    lora=lora,
+                    revision=revision,
                     threads=threads,
                 )
             )
@@ -91,6 +95,8 @@ def verify(
         dtype=dtype,
         quantization=quantization,
         max_model_len=max_model_len,
+        lora=lora,
+        revision=revision,
         threads=threads,
         seed=seed,
     )
