@@ -191,7 +191,7 @@ MaxModelLen = Annotated[
 ]
 Lora = Annotated[
     str | None,
-    typer.Option("--lora", metavar="FOLDER", help="PEFT adapter that is merged into the model's weights."),
+    typer.Option("--lora", metavar="FOLDER", help="PEFT adapter that is merged into the weights."),
 ]
 Revision = Annotated[
     str | None, typer.Option("--revision", help="Branch, tag or commit of a model of the hub.")

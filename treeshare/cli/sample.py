@@ -196,7 +196,7 @@ def _given(**values: float | None) -> dict[str, Any]:
 
 
 def _with_suggested(params: "SamplingParams", llm: "LLM", given: dict[str, Any]) -> "SamplingParams":
-    """The parameters, with those that the model's publisher suggests where none are given; they are printed."""
+    """The parameters, with those of the model's publisher where none are given; these are printed."""
     names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
     found = {name: llm.suggested[name] for name in names if name in llm.suggested and name not in given}
     if found:
