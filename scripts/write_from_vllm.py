@@ -1,4 +1,4 @@
-"""Write ``docs/from_vllm.md`` from ``treeshare/vllm_names.json``: every name of vLLM's, and what becomes of it.
+"""Write ``docs/from_vllm.md`` from ``treeshare/vllm_names.json``: vLLM's names, and what becomes of each.
 
 .venv/bin/python scripts/write_from_vllm.py
 """
@@ -15,14 +15,15 @@ PAGE = Path(__file__).parents[1] / "docs" / "from_vllm.md"
 
 HEAD = """# From vLLM
 
-Change the import: `from treeshare import LLM, SamplingParams`. Below stand all names of vLLM {version} and what
-becomes of each. *Same*: treeshare has it. *Taken at*: these values ask for nothing, so they are accepted; any
-other is refused by one sentence that says what to use instead. *Any*: no value of it changes a token. A name that
-neither has is refused, with the nearest that there is. Written by `scripts/write_from_vllm.py`.
+Change the import: `from treeshare import LLM, SamplingParams`. Below stand all names of vLLM {version}
+and what becomes of each. *Same*: treeshare has it. *Taken at*: these values ask for nothing, so they are
+accepted; any other is refused by one sentence that says what to use instead. *Any*: no value of it
+changes a token. A name that neither has is refused, with the nearest that there is. Written by
+`scripts/write_from_vllm.py`.
 
-Random numbers are others than vLLM's, so tokens at a temperature are others; greedy ones agree up to rounding. A
-prompt that comes twice in a call gets different completions. `AsyncLLM` stands for `AsyncLLMEngine`, `treeshare
-serve` for `vllm serve`, `treeshare batch` for `vllm run-batch`.
+Random numbers are others than vLLM's, so tokens at a temperature are others; greedy ones agree up to
+rounding. A prompt that comes twice in a call gets different completions. `AsyncLLM` stands for
+`AsyncLLMEngine`, `treeshare serve` for `vllm serve`, `treeshare batch` for `vllm run-batch`.
 """
 
 TITLES = {
