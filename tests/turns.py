@@ -13,7 +13,7 @@ def slow_but(kept, values):
 
 
 def by_turns(*axes, every=2):
-    """The product of the axes as parameters: those whose places add up to a multiple of ``every`` always run."""
+    """The product of the axes as parameters: those whose places add up to a multiple of ``every`` run."""
     cases = []
     for case in itertools.product(*map(enumerate, axes)):
         is_slow = sum(place for place, _ in case) % every != 0

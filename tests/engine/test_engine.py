@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from tests.engine.forests import FORESTS, collect, requests_for, run, tokens_of
+from tests.engine.forests import FORESTS, collect, requests_for, tokens_of
+from tests.turns import by_turns
 from treeshare.config import EngineConfig
 from treeshare.engine.engine import Engine
 from treeshare.errors import BudgetError, ConfigError
@@ -56,12 +57,12 @@ def test_min_tokens_and_max_tokens_one(engine):
 
 
 def test_refill(engine, model_dir):
-    """Five rows serve 200 completions; nothing is left allocated and no token changes."""
-    params = replace(PARAMS, n=50)
+    """Five rows serve 60 completions; nothing is left allocated and no token changes."""
+    params = replace(PARAMS, n=15)
     requests = requests_for(FORESTS["depth 2"], params)
     few = make_engine(model_dir("llama"), page_size=16, max_num_seqs=5)
     assert tokens_of(collect(few, requests)) == tokens_of(collect(engine, requests))
-    assert few.stats.num_finished == 200
+    assert few.stats.num_finished == 60
     assert few.stats.num_rows <= 5 * few.stats.num_steps
 
 
@@ -137,26 +138,28 @@ def test_an_error_inside_a_step_frees_everything(engine, monkeypatch):
     assert len(collect(engine, requests)) == 12
 
 
-def smallest_budget(folder, requests, **config):
+def smallest_budget(loaded, requests, **config):
     """The budget that the refusal of a tiny one names."""
     with pytest.raises(BudgetError) as caught:
-        run(folder, requests, kv_budget_bytes=1, **config)
+        collect(Engine(loaded, EngineConfig(kv_budget_bytes=1, **config)), requests)
     assert "\n" not in str(caught.value)
     return int(str(caught.value).split("at least ")[1].split()[0])
 
 
-@pytest.mark.parametrize("fold", [True, False])
-@pytest.mark.parametrize("forest", ["depth 2", "depth 4", "no sharing", "a prefix of another"])
-def test_the_smallest_budget_suffices(engine, model_dir, forest, fold):
+@pytest.mark.parametrize(
+    ("fold", "forest"), by_turns([True, False], ["depth 2", "depth 4", "no sharing", "a prefix of another"])
+)
+def test_the_smallest_budget_suffices(engine, forest, fold):
     """With the bytes that the refusal asks for, the run ends, within them, with the same tokens."""
     requests = requests_for(FORESTS[forest], PARAMS)
     config = {"page_size": 16, "fold": fold}
-    budget = smallest_budget(model_dir("llama"), requests, **config)
-    tight = make_engine(model_dir("llama"), kv_budget_bytes=budget, **config)
+    budget = smallest_budget(engine.loaded, requests, **config)
+    config = EngineConfig(kv_budget_bytes=budget, **config)
+    tight = Engine(engine.loaded, config, check_invariants=True)
     assert tokens_of(collect(tight, requests)) == tokens_of(collect(engine, requests))
     assert tight.stats.peak_kv_bytes <= budget
     with pytest.raises(BudgetError, match=f"at least {budget}"):
-        run(model_dir("llama"), requests, kv_budget_bytes=budget - 1, **config)
+        collect(Engine(engine.loaded, replace(config, kv_budget_bytes=budget - 1)), requests)
 
 
 BAD_PROMPTS = {

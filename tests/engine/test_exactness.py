@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 
 import pytest
@@ -17,6 +18,7 @@ from tests.engine.forests import (
     tokens_of,
 )
 from tests.models.tiny import ARCHITECTURES
+from tests.turns import by_turns
 from treeshare.config import EngineConfig
 from treeshare.engine.engine import Engine
 from treeshare.models import load_model
@@ -40,20 +42,29 @@ def engines(model_dir):
     return get
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("forest", FORESTS)
-def test_greedy_is_transformers_own(engines, model_dir, architecture, forest):
+@pytest.fixture(scope="module")
+def own_model(model_dir):
+    """The same model, as transformers runs it."""
+    return functools.cache(
+        lambda architecture: transformers.AutoModelForCausalLM.from_pretrained(
+            model_dir(architecture), dtype="float32"
+        )
+    )
+
+
+@pytest.mark.parametrize(("architecture", "forest"), by_turns(ARCHITECTURES, FORESTS, every=3))
+def test_greedy_is_transformers_own(engines, own_model, architecture, forest):
     prompts = FORESTS[forest]
-    own = transformers.AutoModelForCausalLM.from_pretrained(model_dir(architecture), dtype="float32")
+    own = own_model(architecture)
     got = tokens_of(collect(engines(architecture, page_size=16, fold=False), requests_for(prompts, GREEDY)))
     for i, prompt in enumerate(prompts):
         expected = greedy_by_transformers(own, prompt, GREEDY.max_tokens)
         assert got[i, 0] == got[i, 1] == expected
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
-@pytest.mark.parametrize("forest", FORESTS)
-@pytest.mark.parametrize("sharing", ["one-level", "none"])
+@pytest.mark.parametrize(
+    ("architecture", "forest", "sharing"), by_turns(["llama", "gpt2"], FORESTS, ["one-level", "none"])
+)
 def test_sharing_changes_no_token(engines, architecture, forest, sharing):
     requests = requests_for(FORESTS[forest], SAMPLED)
     expected = tokens_of(collect(engines(architecture, page_size=16, fold=False), requests))
@@ -63,17 +74,18 @@ def test_sharing_changes_no_token(engines, architecture, forest, sharing):
     )
 
 
-@pytest.mark.parametrize("forest", ["depth 1", "depth 4", "no sharing"])
 @pytest.mark.parametrize(
-    "config",
-    [
-        {"max_num_seqs": 3},
-        {"fold": True},
-        {"prefill_chunk": 16},
-        {"lazy_divergence": False},
-        {"page_size": 64},
-    ],
-    ids=str,
+    ("forest", "config"),
+    by_turns(
+        ["depth 1", "depth 4", "no sharing"],
+        [
+            {"max_num_seqs": 3},
+            {"fold": True},
+            {"prefill_chunk": 16},
+            {"lazy_divergence": False},
+            {"page_size": 64},
+        ],
+    ),
 )
 def test_scheduling_changes_no_token(engines, forest, config):
     requests = requests_for(FORESTS[forest], SAMPLED)

@@ -96,11 +96,16 @@ def requests_with_a_broken_one():
     return [replace(request, params=BROKEN) if i == 1 else request for i, request in enumerate(requests)]
 
 
+@pytest.fixture(scope="module")
+def expected(engine):
+    """What comes of the requests where nothing is broken."""
+    return tokens_of(collect(engine, requests_with_a_broken_one()))
+
+
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("when", [is_broken, at_the_first_token])
-def test_the_others_go_on_to_the_same_tokens(engine, monkeypatch, place, when):
+def test_the_others_go_on_to_the_same_tokens(engine, expected, monkeypatch, place, when):
     requests = requests_with_a_broken_one()
-    expected = tokens_of(collect(engine, requests))
     errors, found = {}, {}
     with PLACES[place](monkeypatch, when):
         for result in engine.run_steps(requests):
@@ -116,9 +121,8 @@ def test_the_others_go_on_to_the_same_tokens(engine, monkeypatch, place, when):
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_run_raises_and_leaves_a_usable_engine(engine, monkeypatch, place):
+def test_run_raises_and_leaves_a_usable_engine(engine, expected, monkeypatch, place):
     requests = requests_with_a_broken_one()
-    expected = tokens_of(collect(engine, requests))
     with PLACES[place](monkeypatch, is_broken), pytest.raises((BrokenError, FloatingPointError)):
         collect(engine, requests)
     assert engine.is_idle
