@@ -54,7 +54,7 @@ def test_a_folder_without_weights(tmp_path):
         (transformers.BloomConfig, "bloom: not implemented: ALiBi position biases"),
         (
             transformers.BartConfig,
-            "bart: not a causal language model (the decoder half of an encoder-decoder)",
+            "bart: not a causal language model (an encoder-decoder)",
         ),
         (transformers.MambaConfig, "mamba: not implemented: recurrent or convolutional state"),
         (transformers.ViTConfig, "vit: not a causal language model (transformers has no such class"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import struct
 from types import SimpleNamespace
 
 import pytest
@@ -183,6 +184,9 @@ def _code_from_outside(folder):
     (folder / "code.py").write_text("raise SystemExit('this must not run')")
 
 
+_EMPTY = b"GGUF" + struct.pack("<IQQ", 3, 0, 0)
+"""A GGUF file without metadata and tensors."""
+
 REFUSED = {
     "model: got the folder {folder}, expected a config.json in it": lambda f: without(f, "config.json"),
     "model: cannot read {folder}/config.json: not JSON": lambda f: (f / "config.json").write_text("{"),
@@ -279,7 +283,7 @@ def test_a_failed_conversion_leaves_nothing(monkeypatch, tmp_path, contents):
 def test_a_cache_that_cannot_be_written_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     (tmp_path / "file").touch()
-    (tmp_path / "x.gguf").write_bytes(b"GGUF")
+    (tmp_path / "x.gguf").write_bytes(_EMPTY)
     message = (
         rf"^model cache: cannot write {cache_dir()}/models: .*Not a directory.*; make room there, or set "
     )
@@ -292,7 +296,7 @@ def test_what_is_converted_is_not_converted_again(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", None)
     path, folders = tmp_path / "x.gguf", []
-    for contents in (b"GGUF some", b"GGUF others"):
+    for contents in (_EMPTY + b"some", _EMPTY + b"others"):
         path.write_bytes(contents)
         digest = hashlib.sha256(contents).hexdigest()[:16]
         folders.append(cache_dir() / "models" / f"x-{digest}-v2-float32")
