@@ -16,7 +16,8 @@ from tests.models.tiny import make_model
 from tests.text.kinds import ADDED, DETOKENIZERS, KINDS, ids_of
 from treeshare import LLM, AsyncLLM, SamplingParams
 from treeshare.engine.streaming import TokenOutput
-from treeshare.integrations.openai.server import ServerOptions, create_app
+from treeshare.integrations.openai.server import create_app
+from treeshare.integrations.openai.server_options import ServerOptions
 
 NAMES = [
     "llama2",

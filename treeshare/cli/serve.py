@@ -131,7 +131,7 @@ def serve(
     from treeshare.integrations.openai.connection import ConnectionLimits
     from treeshare.integrations.openai.serve import bind
     from treeshare.integrations.openai.serve import serve as run_server
-    from treeshare.integrations.openai.server import ServerOptions
+    from treeshare.integrations.openai.server_options import ServerOptions
 
     bound = bind(host, port)
     with bound:

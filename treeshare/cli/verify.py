@@ -32,7 +32,9 @@ def verify(
     ] = None,
     chat: options.Chat = False,
     chat_template_kwargs: options.ChatTemplateKwargs = None,
-    temperature: options.Temperature = 0.8,
+    temperature: Annotated[
+        float, typer.Option("--temperature", help="0 always takes the most likely token.")
+    ] = 0.8,
     max_tokens: Annotated[
         int, typer.Option("--max-tokens", min=2, help="Number of tokens of a completion.")
     ] = 16,

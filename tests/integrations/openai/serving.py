@@ -16,7 +16,8 @@ import transformers
 from tests.cli.text_model import saved_text_model
 from treeshare.integrations.openai.connection import ConnectionLimits, Waiting
 from treeshare.integrations.openai.serve import Server, bind, server_config
-from treeshare.integrations.openai.server import ServerOptions, create_app
+from treeshare.integrations.openai.server import create_app
+from treeshare.integrations.openai.server_options import ServerOptions
 
 NAME = "tiny"
 TEMPLATE = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[assistant]"

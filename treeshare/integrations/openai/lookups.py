@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from treeshare.integrations.openai.access import Access
     from treeshare.integrations.openai.lanes import Lanes
     from treeshare.integrations.openai.metrics import Metrics
-    from treeshare.integrations.openai.server import ServerOptions
+    from treeshare.integrations.openai.server_options import ServerOptions
     from treeshare.integrations.openai.upload import Queue
 
 

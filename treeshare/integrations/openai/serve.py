@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from treeshare.engine.async_llm import AsyncLLM
-    from treeshare.integrations.openai.server import ServerOptions
+    from treeshare.integrations.openai.server_options import ServerOptions
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -60,13 +60,15 @@ class Record(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.attends.append(Attend(spec, heads, widths, sinks))
         with _disable_current_modes():
             out = attended(query, value)
-        return self._note("attend", (query, key, value, spec, sinks), {}, out)
+        noted: Tensor = self._note("attend", (query, key, value, spec, sinks), {}, out)
+        return noted
 
     def call(self, block: Block, hidden: Tensor) -> Tensor:
         """A call of a block; the result is that of a trace."""
         with _disable_current_modes():
             out = after_block(hidden)
-        return self._note("block", (block, hidden), {}, out)
+        noted: Tensor = self._note("block", (block, hidden), {}, out)
+        return noted
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
         """Run an operation and note it."""
