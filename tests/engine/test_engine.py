@@ -151,7 +151,7 @@ def smallest_budget(loaded, requests, **config):
 )
 def test_the_smallest_budget_suffices(engine, forest, fold):
     """With the bytes that the refusal asks for, the run ends, within them, with the same tokens."""
-    requests = requests_for(FORESTS[forest], PARAMS)
+    requests = requests_for(FORESTS[forest], replace(PARAMS, n=2))
     config = {"page_size": 16, "fold": fold}
     budget = smallest_budget(engine.loaded, requests, **config)
     config = EngineConfig(kv_budget_bytes=budget, **config)

@@ -19,6 +19,7 @@ from tests.engine.forests import (
     rows_taken_away,
     tokens_of,
 )
+from tests.turns import by_turns
 from treeshare.config import EngineConfig
 from treeshare.engine.engine import Engine
 from treeshare.errors import ConfigError
@@ -29,12 +30,17 @@ from treeshare.sampling import SamplingParams
 
 PARAMS = SamplingParams(n=4, temperature=1.0, max_tokens=30)
 SHORT = SamplingParams(n=2, temperature=1.0, max_tokens=6)
-LONG = SamplingParams(n=6, temperature=1.0, max_tokens=40, ignore_eos=True)
+LONG = SamplingParams(n=6, temperature=1.0, max_tokens=24, ignore_eos=True)
 
 
 def make_engine(folder, dtype="float32", **config):
     config = {"page_size": 16} | config
     return Engine(load_model(folder, dtype), EngineConfig(**config), check_invariants=True)
+
+
+def beside(engine, **config):
+    """Another engine of the same model."""
+    return Engine(engine.loaded, EngineConfig(page_size=16, **config), check_invariants=True)
 
 
 @pytest.fixture(scope="module")
@@ -65,12 +71,11 @@ def as_of_run(completions, first):
     return {(request - first, index): c.token_ids for (request, index), c in completions.items()}
 
 
-@pytest.mark.parametrize("forest", FORESTS)
-@pytest.mark.parametrize("keep_nodes", [False, True])
-def test_arrivals_change_no_token(engine, model_dir, forest, keep_nodes):
+@pytest.mark.parametrize(("forest", "keep_nodes"), by_turns(FORESTS, [False, True]))
+def test_arrivals_change_no_token(engine, forest, keep_nodes):
     requests = requests_for(FORESTS[forest], LONG)
     expected = tokens_of(collect(engine, requests))
-    live = make_engine(model_dir("llama"), keep_nodes=keep_nodes, max_num_seqs=11)
+    live = beside(engine, keep_nodes=keep_nodes, max_num_seqs=11)
     for _ in range(2):
         first = live._intake.num_requests
         assert as_of_run(drain(live, later(live, requests)), first) == expected
@@ -97,15 +102,14 @@ def test_requests_between_two_steps_are_one_tree(model_dir):
     assert live.stats.prefilled_tokens == live.stats.unique_tokens
 
 
-def test_kept_nodes_give_way(model_dir):
+def test_kept_nodes_give_way(engine):
     """An engine that keeps nodes runs other prompts within the same budget."""
-    prompts = [random_prompts((300, []), seed=seed)[0] for seed in range(8)]
-    per_token = load_model(model_dir("llama"), "float32").geometry.bytes_per_token
-    live = make_engine(model_dir("llama"), keep_nodes=True, kv_budget_bytes=900 * per_token)
-    free = make_engine(model_dir("llama"))
+    prompts = [random_prompts((300, []), seed=seed)[0] for seed in range(5)]
+    per_token = engine.loaded.geometry.bytes_per_token
+    live = beside(engine, keep_nodes=True, kv_budget_bytes=900 * per_token)
     for prompt in prompts:
-        (request,) = requests_for([prompt], PARAMS)
-        assert tokens_of(collect(live, [request])) == tokens_of(collect(free, [request]))
+        (request,) = requests_for([prompt], SHORT)
+        assert tokens_of(collect(live, [request])) == tokens_of(collect(engine, [request]))
     assert 300 <= live.store.bytes_in_use / per_token <= 900
 
 
@@ -129,9 +133,9 @@ def test_cancel(engine):
 @pytest.mark.parametrize("keep_nodes", [True, False])
 @pytest.mark.parametrize("num_steps", [0, 3])
 @pytest.mark.parametrize("prefix", [0, 150])
-def test_a_prompt_that_is_given_up_is_computed_no_further(model_dir, keep_nodes, num_steps, prefix):
+def test_a_prompt_that_is_given_up_is_computed_no_further(engine, keep_nodes, num_steps, prefix):
     """Next to one that goes on, with which it shares ``prefix`` tokens: as if it had never come."""
-    engine = make_engine(model_dir("llama"), keep_nodes=keep_nodes, prefill_chunk=16)
+    engine = beside(engine, keep_nodes=keep_nodes, prefill_chunk=16)
     rest = [token % 60 + 2 for token in range(400)]
     given_up, other = requests_for([[*[3] * prefix, *rest], [*[3] * prefix, 9, 7, 5]], SHORT)
     engine.add_request(other)
@@ -181,16 +185,14 @@ def budget_for(engine, requests, num_pages):
 @pytest.mark.parametrize("lazy_divergence", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_preemption_changes_no_bit(model_dir, dtype, lazy_divergence):
     """Rows that lost their KV go on as if nothing had been."""
-    params = replace(LONG, n=12, temperature=0.3, ignore_eos=False, stop_token_ids=[7, 9, 11])
+    params = replace(LONG, n=8, temperature=0.3, ignore_eos=False, stop_token_ids=[7, 9, 11])
     requests = requests_for(FORESTS["depth 2"], params)
     plenty = make_engine(model_dir("qwen2"), dtype, lazy_divergence=lazy_divergence)
     expected = collect(plenty, requests)
     assert plenty.stats.num_preemptions == 0
-    for num_pages in (4, 9, 20):
+    for num_pages in (4, 9):
         budget = budget_for(plenty, requests, num_pages)
-        tight = make_engine(
-            model_dir("qwen2"), dtype, lazy_divergence=lazy_divergence, kv_budget_bytes=budget
-        )
+        tight = beside(plenty, lazy_divergence=lazy_divergence, kv_budget_bytes=budget)
         got = collect(tight, requests)
         assert tight.stats.peak_kv_bytes <= budget
         if dtype == "float32":
@@ -313,14 +315,14 @@ def test_new_weights(model_dir):
     found = {}
     for step, result in enumerate(running):
         found |= {(c.request_index, c.completion_index): c for c in result.finished}
-        if step == 20:
+        if step == 10:
             engine.update_weights(changed)
             assert engine.store.bytes_in_use == 0
     fresh = tokens_of(collect(engine, requests))
     assert fresh != old
     for key, completion in found.items():
         switch = completion.weight_versions.index(1)
-        assert completion.weight_versions == [0] * switch + [1] * (40 - switch)
+        assert completion.weight_versions == [0] * switch + [1] * (LONG.max_tokens - switch)
         assert completion.token_ids[:switch] == old[key][:switch]
     assert any(c.token_ids != old[key] for key, c in found.items())
     engine.update_weights(weights)
