@@ -252,5 +252,5 @@ def test_a_vocabulary_for_each_layer_is_no_number_of_layers(tmp_path):
     path.write_text(json.dumps({"vocab_size_per_layer_input": 262144, "num_hidden_layers": 35}))
     require_layers(path)
     path.write_text(json.dumps({"text_config": {"num_hidden_layers": 262144}}))
-    with pytest.raises(TreeshareError, match="num_hidden_layers: got 2.62e"):
+    with pytest.raises(TreeshareError, match=r"num_hidden_layers: got 2\.62e"):
         require_layers(path)
