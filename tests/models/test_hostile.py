@@ -210,7 +210,7 @@ def test_interrupts_and_own_assertions_pass(damaged, monkeypatch):
     def interrupted(*_args, **_kwargs):
         raise KeyboardInterrupt
 
-    for place in ("AutoConfig", "AutoModelForCausalLM", "AutoTokenizer"):
+    for place in ("AutoConfig", "LlamaForCausalLM", "AutoTokenizer"):
         with monkeypatch.context() as patch:
             patch.setattr(f"transformers.{place}.from_pretrained", interrupted)
             with pytest.raises(KeyboardInterrupt):

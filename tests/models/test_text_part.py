@@ -17,6 +17,7 @@ from tests.models.tiny import _COMMON
 from treeshare import LLM
 from treeshare.errors import ConfigError, TreeshareError
 from treeshare.models import describe_model, load_model
+from treeshare.models.folder import require_layers
 from treeshare.models.miniature import spread_weights
 from treeshare.models.text_part import text_part
 from treeshare.models.tokenizer import load_tokenizer
@@ -243,3 +244,13 @@ def test_damaged_composite_configurations_are_one_line_each(saved, tmp_path):
             except TreeshareError as error:
                 message = str(error)
             assert "\n" not in message
+
+
+def test_a_vocabulary_for_each_layer_is_no_number_of_layers(tmp_path):
+    """Gemma 4's and 3n's configurations have one."""
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"vocab_size_per_layer_input": 262144, "num_hidden_layers": 35}))
+    require_layers(path)
+    path.write_text(json.dumps({"text_config": {"num_hidden_layers": 262144}}))
+    with pytest.raises(TreeshareError, match=r"num_hidden_layers: got 2\.62e"):
+        require_layers(path)

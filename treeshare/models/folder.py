@@ -45,7 +45,7 @@ _MAX_DEPTH = 300
 allows 1000 in all. How deep its JSON parser goes depends on its version."""
 
 _MAX_LAYERS = 10_000
-_LAYERS = re.compile(r"layer|depth")
+_LAYERS = re.compile(r"(?<!per_)layer|depth")
 """Fields of a configuration that count layers; libraries make a list that long before they see a weight."""
 
 
