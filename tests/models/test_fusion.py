@@ -285,7 +285,8 @@ def odd_branch(layer):
 
 
 def odd_window(layer):
-    layer.self_attn.sliding_window = 5
+    layer.self_attn.config = copy.copy(layer.self_attn.config)
+    layer.self_attn.config.sliding_window = 5
 
 
 @pytest.fixture
