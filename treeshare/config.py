@@ -22,7 +22,7 @@ of another version can be read, not resumed. ``tests/engine/test_arithmetic.py``
 Version 1: keys in blocks at fixed positions of the prompt, float32 by the compiled kernels. Version 2: min-p
 before top-k and top-p, these on logits; the end comes behind ``min_tokens`` tokens. Version 3:
 exponentials and logarithms that no CPU's C library decides, layers of every shape by the kernels. Version 4:
-with int8 weights, attention to prompts in codes, too; rows of which some tokens may not be drawn, as among the
+with int8 weights, attention to prompts in codes, too; rows of which some tokens may not be drawn, such as the
 first ``min_tokens``, by the kernel, too.
 """
 

@@ -285,10 +285,6 @@ def odd_branch(layer):
     norm.number, norm.forward = layer.self_attn.layer_idx, branching
 
 
-def odd_window(layer):
-    layer.self_attn.sliding_window = 5
-
-
 @pytest.fixture
 def traced(monkeypatch):
     """The layers that are followed number by number."""
@@ -299,7 +295,7 @@ def traced(monkeypatch):
 
 
 @best_level
-@pytest.mark.parametrize("change", [None, odd_activation, odd_number, odd_branch, odd_window])
+@pytest.mark.parametrize("change", [None, odd_activation, odd_number, odd_branch])
 def test_one_layer_of_each_kind_is_traced(change, traced):
     """A layer that differs is found by what it does, whatever made it so."""
     model = make_model(CONFIGS["mistral"](), torch.bfloat16)
@@ -313,7 +309,6 @@ def test_one_layer_of_each_kind_is_traced(change, traced):
     assert (keys[0] == keys[1]) == (change is None)
     assert keys[0] == keys[2]
     assert programs[2].attend == programs[0].attend
-    assert (programs[1].attend.spec == programs[0].attend.spec) == (change is not odd_window)
 
 
 @best_level
