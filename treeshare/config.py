@@ -14,14 +14,15 @@ MAX_PREFILL_ROWS = 512
 SEGMENT_ALIGNMENT = 64
 """Segments are padded to a multiple of this many tokens, so that equal-sized ones share a batched matmul."""
 
-ARITHMETIC = 3
+ARITHMETIC = 4
 """Version of what is computed: two treeshares of one version give a completion the same bits on one machine.
 
 Every change of bits raises it: of a kernel, of blocks, of the order of a sum, of how tokens are drawn. A run
 of another version can be read, not resumed. ``tests/engine/test_arithmetic.py`` holds hashes of fixed runs.
 Version 1: keys in blocks at fixed positions of the prompt, float32 by the compiled kernels. Version 2: min-p
 before top-k and top-p, these on logits; the end comes behind ``min_tokens`` tokens. Version 3:
-exponentials and logarithms that no CPU's C library decides, layers of every shape by the kernels.
+exponentials and logarithms that no CPU's C library decides, layers of every shape by the kernels. Version 4:
+rows of which some tokens may not be drawn, as among the first ``min_tokens``, by the kernel, too.
 """
 
 PAGE_SIZE = 64
