@@ -164,24 +164,26 @@ def test_settings(api, folder):
     assert outputs[4].stop_reason == "max_tokens"
 
 
-def test_a_response_schema(api):
-    from inspect_ai.model import ResponseSchema
+def test_a_response_schema(provider):
+    """It becomes the grammar that ``LLM`` takes, whose answers other tests look at."""
+    from inspect_ai.model import GenerateConfig, ResponseSchema
     from inspect_ai.util import JSONSchema
 
-    pytest.importorskip("llguidance", reason="llguidance is not installed")
     schema = JSONSchema(
         type="object",
         properties={"a": JSONSchema(enum=["x", "yy"])},
         required=["a"],
         additionalProperties=False,
     )
-    config = {"response_schema": ResponseSchema(name="a", json_schema=schema), "max_tokens": 60}
-    free, biased = ask(
-        api(), (QUESTIONS[0], config, []), (QUESTIONS[0], {**config, "logit_bias": {ord("y") - 30: 50}}, [])
-    )
-    assert json.loads(free.completion)["a"] in ("x", "yy")
-    assert json.loads(biased.completion)["a"] in ("x", "yy")
-    assert (free.stop_reason, biased.stop_reason) == ("stop", "stop")
+    response = ResponseSchema(name="a", json_schema=schema)
+    params = provider._params(GenerateConfig(response_schema=response, logit_bias={70: 2.0}))
+    assert json.loads(params.structured_outputs.json) == {
+        "type": "object",
+        "properties": {"a": {"enum": ["x", "yy"]}},
+        "required": ["a"],
+        "additionalProperties": False,
+    }
+    assert params.logit_bias == {70: 2.0}
 
 
 def test_calls_that_come_together_decode_together(api, provider, monkeypatch):

@@ -139,8 +139,8 @@ def evaluate(model, tasks):
     return lm_eval.simple_evaluate(model=model, tasks=list(tasks), bootstrap_iters=0)
 
 
-def assert_same(ours, theirs):
-    """The same metrics and answers; log-probabilities to float32's rounding."""
+def assert_same(ours, theirs, rounding=0.0):
+    """The same metrics and answers; log-probabilities to float32's rounding, at least ``rounding``."""
     assert ours["results"].keys() == theirs["results"].keys()
     for task, metrics in theirs["results"].items():
         numbers = {key: value for key, value in metrics.items() if isinstance(value, float)}
@@ -150,13 +150,13 @@ def assert_same(ours, theirs):
             assert row["arguments"] == other["arguments"]
             assert len(row["resps"]) == len(other["resps"])
             for mine, their in zip(row["resps"], other["resps"], strict=True):
-                assert_same_answers(mine, their)
+                assert_same_answers(mine, their, rounding)
 
 
-def assert_same_answers(mine, theirs):
+def assert_same_answers(mine, theirs, rounding=0.0):
     for answer, expected in zip(mine, theirs, strict=True):
         if isinstance(expected, tuple):
-            assert answer[0] == pytest.approx(expected[0], rel=1e-5)
+            assert answer[0] == pytest.approx(expected[0], rel=1e-5, abs=rounding)
             assert answer[1] == expected[1]
         else:
             assert answer == (expected if isinstance(expected, str) else pytest.approx(expected, rel=1e-5))
