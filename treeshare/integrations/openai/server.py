@@ -33,7 +33,6 @@ from treeshare.integrations.openai.schema import (
     parse_body,
     read_json,
 )
-from treeshare.integrations.openai.server_options import ServerOptions
 from treeshare.integrations.openai.stream import EventStream, WholeAnswer, connection_of, unless_gone
 from treeshare.integrations.openai.token_rows import TokenSpeller
 from treeshare.integrations.openai.upload import Queue, Upload
@@ -49,6 +48,7 @@ if TYPE_CHECKING:
     from treeshare.engine.outputs import CompletionOutput
     from treeshare.integrations.openai.connection import Connection
     from treeshare.integrations.openai.job import Job
+    from treeshare.integrations.openai.server_options import ServerOptions
     from treeshare.integrations.openai.stream import Receive, Send
 
 
