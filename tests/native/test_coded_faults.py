@@ -35,7 +35,6 @@ FAULTS = {
     "a row's weights have the first row's scale": ("(coded.weight_scales[m])", "(coded.weight_scales[0])"),
     "what lies behind a value counts": ("token * stride, coded.value_width)", "token * stride, width)"),
     "a block is a key too long": ("num_keys - start);\n", "num_keys - start + 1);\n"),
-    "a block begins where its rows' keys do": ("(KEYS - start % KEYS, ", "(KEYS, "),
     "scores are not capped": ("if (tile.changes) change_scores(work, tile);\n    for", "for"),
     "values from the block before stay": ("broadcast(coded.corrections[m])", "broadcast(1.0f)"),
 }

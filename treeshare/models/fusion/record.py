@@ -60,22 +60,24 @@ class Record(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.attends.append(Attend(spec, heads, widths, sinks))
         with _disable_current_modes():
             out = attended(query, value)
-        noted: Tensor = self._note("attend", (query, key, value, spec, sinks), {}, out)
-        return noted
+        self._note("attend", (query, key, value, spec, sinks), {}, out)
+        return out
 
     def call(self, block: Block, hidden: Tensor) -> Tensor:
         """A call of a block; the result is that of a trace."""
         with _disable_current_modes():
             out = after_block(hidden)
-        noted: Tensor = self._note("block", (block, hidden), {}, out)
-        return noted
+        self._note("block", (block, hidden), {}, out)
+        return out
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
         """Run an operation and note it."""
         kwargs = kwargs or {}
-        return self._note(func, args, kwargs, func(*args, **kwargs))
+        out = func(*args, **kwargs)
+        self._note(func, args, kwargs, out)
+        return out
 
-    def _note(self, func: object, args: Any, kwargs: Any, out: Any) -> Any:  # noqa: ANN401
+    def _note(self, func: object, args: Any, kwargs: Any, out: Any) -> None:  # noqa: ANN401
         given = self._frozen(args), self._frozen(kwargs)
         parts = out if isinstance(out, (tuple, list)) else [out]
         made = tuple(
@@ -83,7 +85,6 @@ class Record(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for place, part in enumerate(parts)
         )
         self._notes.append((func, given, type(out), made))
-        return out
 
     def _name(self, tensor: Tensor, name: object) -> object:
         """What a tensor is called, from its first appearance on, and what it is."""
