@@ -19,10 +19,14 @@ import torch
 import transformers
 from hypothesis import HealthCheck, settings
 
+from tests.examples import PROFILES
 from tests.kernel_levels import AGREEING_LEVELS, LEVEL_PARAMS, is_twin, num_threads, using_kernels
 from tests.models.tiny import saved_model
 
-settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+for name, number in PROFILES.items():
+    settings.register_profile(
+        name, deadline=None, max_examples=number, suppress_health_check=[HealthCheck.too_slow]
+    )
 settings.load_profile("any machine")
 torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # after a shell's "&" it is ignored, by children too
