@@ -9,6 +9,7 @@ import os
 # thread that waits sleeps: beside busy programs, one that spins takes time from the thread that it waits for.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton reads it once, when it is first imported
 
 import signal
 
@@ -18,12 +19,14 @@ import torch
 import transformers
 from hypothesis import HealthCheck, settings
 
+from tests.examples import PROFILES
 from tests.kernel_levels import AGREEING_LEVELS, LEVEL_PARAMS, is_twin, num_threads, using_kernels
 from tests.models.tiny import saved_model
-from treeshare.models import cache_dir
 
-os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton reads it once, when it is first imported
-settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+for name, number in PROFILES.items():
+    settings.register_profile(
+        name, deadline=None, max_examples=number, suppress_health_check=[HealthCheck.too_slow]
+    )
 settings.load_profile("any machine")
 torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # after a shell's "&" it is ignored, by children too
@@ -92,6 +95,8 @@ def private_cache(tmp_path_factory):
 @pytest.fixture
 def empty_cache(tmp_path, monkeypatch):
     """The user's cache is a folder of the test's; which classes of models were checked is not forgotten."""
+    from treeshare.models import cache_dir
+
     checked = cache_dir() / "checked"
     checked.mkdir(parents=True, exist_ok=True)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

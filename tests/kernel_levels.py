@@ -46,6 +46,17 @@ LEVELS_AND_DTYPES = [
 ]
 """For tests that take long at each level: those whose bits another one has are slow."""
 
+ENGINE_LEVELS_AND_DTYPES = [
+    pytest.param(
+        *case.values,
+        marks=[*case.marks, *[pytest.mark.slow] * (case.values[0] not in LEVEL_PARAMS[:1])],
+        id=case.id,
+    )
+    for case in LEVELS_AND_DTYPES
+]
+"""For tests of whole engines, whose kernels are checked at each level elsewhere: the best level's by default,
+and the others' when there is time."""
+
 
 @contextlib.contextmanager
 def using_kernels(level):

@@ -166,13 +166,13 @@ def _resources(cubin: bytes) -> tuple[int, int]:
 
 
 def compile_all(
-    capabilities: Sequence[int], dtypes: Sequence[str], head_dims: Sequence[int]
+    capabilities: Sequence[int], dtypes: Sequence[str], head_dims: Sequence[int], kernels: Sequence[str]
 ) -> Iterator[Compiled]:
-    """Every kernel for every device, dtype and head_dim."""
+    """Each kernel for each device, dtype and head_dim."""
     for capability in capabilities:
         for dtype in dtypes:
             for head_dim in head_dims:
-                for kernel in SPECS:
+                for kernel in kernels:
                     yield compile_kernel(kernel, dtype, head_dim, capability)
 
 
@@ -219,11 +219,12 @@ def _main(argv: Sequence[str] | None) -> None:
     parser.add_argument("--capability", type=int, nargs="+", choices=SHARED_BYTES, default=[*SHARED_BYTES])
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=[*DTYPES])
     parser.add_argument("--head-dim", type=int, nargs="+", choices=HEAD_DIMS, default=[*HEAD_DIMS])
+    parser.add_argument("--kernel", nargs="+", choices=SPECS, default=[*SPECS])
     args = parser.parse_args(argv)
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise ConfigError.of("TRITON_INTERPRET", got="1", expected="0: interpreted kernels do not compile")
     compiled = []
-    for record in compile_all(args.capability, args.dtype, args.head_dim):
+    for record in compile_all(args.capability, args.dtype, args.head_dim, args.kernel):
         print(
             f"sm_{record.capability} {record.dtype} {record.head_dim} {record.kernel}: "
             f"{record.registers} registers, {record.stack_bytes} spilled, {record.shared_bytes} shared",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -174,8 +174,11 @@ class Forest:
         return _ORACLES[key]
 
     def _digest(self, dtype):
-        """Of all that the oracle reads."""
-        digest = hashlib.blake2b(repr((dtype, self.case)).encode())
+        """Of all that the oracle reads: not how keys are stored, or shared."""
+        case = replace(self.case, sharing="tree", page_size=1, layer=0)
+        causal = [(chunk.segment.order, chunk.start, chunk.first_row) for chunk in self.layout.causal]
+        decoding = [row.segment.order for row in self.layout.decodes], self.layout.decode_rows.tolist()
+        digest = hashlib.blake2b(repr((dtype, case, causal, decoding)).encode())
         for tensor in (self.query, *(part for pair in (*self.node_kv, *self.row_kv) for part in pair)):
             digest.update(tensor.contiguous().view(torch.uint8).numpy())
         return digest.digest()

@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.attention.steps import PAGE_SIZE, SHAPES, Step, shapes
+from tests.examples import examples
 from treeshare.attention import AttentionSpec
 from treeshare.attention.cpu_plan import MAX_PADDING, MIN_QUERIES, CpuPlan
 from treeshare.config import SEGMENT_ALIGNMENT
@@ -163,7 +164,7 @@ def test_a_plan_is_its_layout(name, sharing):
     check(CpuPlan.of(Step(SHAPES[name], sharing).layout))
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(shapes())
 def test_a_plan_is_its_layout_in_any_tree(shape):
     for sharing in ("tree", "one-level", "none"):
@@ -177,7 +178,7 @@ def test_windows(name, spec):
     check_windows(Step(SHAPES[name]), spec)
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(shapes(), st.sampled_from(SPECS), st.sampled_from(["tree", "one-level", "none"]))
 def test_windows_in_any_tree(shape, spec, sharing):
     check_windows(Step(shape, sharing), spec)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from unittest.mock import patch
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from tests.attention.steps import SHAPES, Step, shapes
+from tests.examples import examples
 from treeshare.attention import key_blocks
 from treeshare.attention.key_blocks import block_slices
 
@@ -48,7 +49,7 @@ def test_rows_meet_their_prompts_blocks(name, sharing):
     check(Step(SHAPES[name], sharing))
 
 
-@settings(max_examples=20)
+@examples(20)
 @given(shapes())
 def test_rows_meet_their_prompts_blocks_in_any_tree(shape):
     for sharing in ("tree", "one-level", "none"):

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 
 from tests.attention.steps import GEOMETRY, PAGE_SIZE, SHAPES, Shape, Step, shapes
+from tests.examples import examples
 from treeshare.attention import PrefillChunk, build_layout, depth_first
 from treeshare.kv import PageTable
 
@@ -76,7 +77,7 @@ def test_rows_see_their_paths(name, sharing):
     check(step.layout, step.expected())
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(shapes())
 def test_rows_see_their_paths_in_any_tree(shape):
     for sharing in ("tree", "one-level", "none"):
@@ -93,7 +94,7 @@ def test_chunks_with_rows_between_them_where_rows_do_not_share(sharing):
     check(step.layout, step.expected())
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(shapes())
 def test_rows_below_a_node_are_one_slice(shape):
     """And parents come first; without sharing, each decoding row has a slice of its own."""
@@ -112,7 +113,7 @@ def test_rows_below_a_node_are_one_slice(shape):
     assert len({s.segment for s in one_level.slices if s.segment.order == 0}) <= 1
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(shapes())
 def test_depth_first_is_stable(shape):
     """Rows of a node, and chunks of a segment, keep their order."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.attention.steps import PAGE_SIZE, SHAPES, Step, shapes
+from tests.examples import examples
 from treeshare.attention import AttentionSpec
 from treeshare.attention.native_plan import NativePlan
 
@@ -67,7 +68,7 @@ def test_rows_see_what_they_should(name, sharing):
         check(Step(SHAPES[name], sharing), spec)
 
 
-@settings(max_examples=20)
+@examples(20)
 @given(shapes(), st.sampled_from(SPECS))
 def test_rows_see_what_they_should_in_any_tree(shape, spec):
     for sharing in ("tree", "none"):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from treeshare.attention import AttentionState, merge_states
 from treeshare.errors import ShapeError
 
@@ -32,7 +33,7 @@ def assert_same(a, b):
     assert ((a.lse - b.lse)[finite].abs() <= bound * (1 + b.lse[finite].abs())).all()
 
 
-@settings(max_examples=50)
+@examples(50)
 @given(seed=st.integers(0, 2**32), scale=st.sampled_from([0.0, 1.0, 30.0, 1e3]))
 def test_merge_is_attention_over_the_union(seed, scale):
     rng = torch.Generator().manual_seed(seed)
@@ -42,7 +43,7 @@ def test_merge_is_attention_over_the_union(seed, scale):
     assert_same(merge_states(a, b), union)
 
 
-@settings(max_examples=50)
+@examples(50)
 @given(seed=st.integers(0, 2**32))
 def test_merge_laws(seed):
     rng = torch.Generator().manual_seed(seed)

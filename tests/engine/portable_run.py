@@ -35,7 +35,7 @@ PARAMS = (
 """The compiled sampler's rows, and those of the general path."""
 
 
-def portable_run(folder, dtype, num_tokens=300, quantization=None, max_num_seqs=8):
+def portable_run(folder, dtype, num_tokens=300, quantization=None, max_num_seqs=32):
     """A hash of each part of a run: tables, hidden states, tokens, log-probabilities, scores."""
     llm = LLM(
         folder,

@@ -16,7 +16,8 @@ import torch
 import transformers
 
 from tests.engine.forests import requests_for
-from tests.kernel_levels import LEVEL_PARAMS, PORTABLE_CODES, portable_by, using_kernels
+from tests.kernel_levels import LEVEL_PARAMS, LEVELS_AND_DTYPES, PORTABLE_CODES, portable_by, using_kernels
+from tests.turns import slow_but
 from treeshare.config import ARITHMETIC, EngineConfig
 from treeshare.engine.engine import Engine
 from treeshare.models.loading import load_model
@@ -93,7 +94,7 @@ def fixed_run(folder, dtype, params=(PARAMS, FILTERED, ENDING), **config):
     exact_positions(loaded.model)
     base = [2 + i * 37 % 290 for i in range(700)]
     prompts = [base, base[:300], [*base[:513], 5, 6], [7, *base[:20]], [9]]
-    engine = Engine(loaded, EngineConfig(max_num_seqs=8, **config))
+    engine = Engine(loaded, EngineConfig(max_num_seqs=64, **config))
     requests = [request for each in params for request in requests_for(prompts, each)]
     found = sorted(
         (
@@ -107,17 +108,14 @@ def fixed_run(folder, dtype, params=(PARAMS, FILTERED, ENDING), **config):
     return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
 
 
-@pytest.mark.parametrize("level", LEVEL_PARAMS)
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize(("level", "dtype"), LEVELS_AND_DTYPES)
 def test_bits_are_those_of_the_version(folder, level, dtype):
     with using_kernels(level):
         found = fixed_run(folder, dtype)
     assert HASHES.get((ARITHMETIC, level, dtype)) == found, "bits have changed: see HASHES"
 
 
-@pytest.mark.parametrize(
-    "code", [pytest.param(code, marks=[pytest.mark.slow] * (code == "portable")) for code in PORTABLE_CODES]
-)
+@pytest.mark.parametrize("code", slow_but(PORTABLE_CODES[:1], PORTABLE_CODES))
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_bits_of_portable_are_those_of_the_version(folder, dtype, code):
     """Whatever serves it; the rotary tables are those of ``exact_positions``."""
@@ -130,8 +128,8 @@ def test_bits_of_portable_are_those_of_the_version(folder, dtype, code):
 @pytest.mark.parametrize(
     ("config", "params"),
     [
-        ({"page_size": 32}, (PARAMS, FILTERED, ENDING)),
-        ({}, (PARAMS, replace(FILTERED, min_p=0.0), ENDING)),
+        pytest.param({"page_size": 32}, (PARAMS, FILTERED, ENDING), marks=pytest.mark.slow),
+        pytest.param({}, (PARAMS, replace(FILTERED, min_p=0.0), ENDING), marks=pytest.mark.slow),
         ({}, (PARAMS, FILTERED, replace(ENDING, min_tokens=ENDING.min_tokens - 1))),
     ],
 )

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from tests.engine.forests import requests_for, rows_taken_away
-from tests.kernel_levels import LEVELS, LEVELS_AND_DTYPES, using_kernels
+from tests.kernel_levels import ENGINE_LEVELS_AND_DTYPES, LEVELS, using_kernels
 from tests.models.mixtures import CONFIGS as MIXTURE_CONFIGS
 from tests.models.mixtures import make_mixture
 from treeshare.attention import key_blocks
@@ -43,16 +43,16 @@ CONFIGS = {
 }
 
 
-def is_slow(depth, level):
-    """Depths 5 and 6, one for each architecture, have all places; the best level runs both, and 0."""
-    return depth in range(1, 5) or (depth < 6 and level != LEVELS[0])
+def is_slow(depth, dtype):
+    """Depths 5 and 6, one for each architecture, have all places."""
+    return depth != (6 if dtype == "bfloat16" else 5)
 
 
 CASES = [
     pytest.param(
-        depth, *case.values, marks=[*case.marks, *[pytest.mark.slow] * is_slow(depth, case.values[0])]
+        depth, *case.values, marks=[*case.marks, *[pytest.mark.slow] * is_slow(depth, case.values[1])]
     )
-    for case in LEVELS_AND_DTYPES
+    for case in ENGINE_LEVELS_AND_DTYPES
     for depth in range(7)
 ]
 
@@ -180,7 +180,7 @@ def test_mixtures_of_experts(tmp_path, family):
     assert differing(load_model(tmp_path, dtype), 3, ["alone", "few rows"]) == {}
 
 
-@pytest.mark.parametrize(("level", "dtype"), LEVELS_AND_DTYPES)
+@pytest.mark.parametrize(("level", "dtype"), ENGINE_LEVELS_AND_DTYPES)
 def test_requests_from_coroutines(model_dir, dtype, level):
     """Each prompt comes while those before it decode; the answers are those of ``generate``, each alone."""
     prompts = forest(4)
@@ -206,7 +206,7 @@ def live_prompt(tokens):
     return {"prompt_token_ids": tokens}
 
 
-@pytest.mark.parametrize(("level", "dtype"), LEVELS_AND_DTYPES)
+@pytest.mark.parametrize(("level", "dtype"), ENGINE_LEVELS_AND_DTYPES)
 def test_blocks_that_begin_with_their_nodes_are_found(model_dir, monkeypatch, dtype, level):
     """The positive control: as it was before, a node's blocks began where the node begins."""
 
@@ -224,7 +224,7 @@ def test_blocks_that_begin_with_their_nodes_are_found(model_dir, monkeypatch, dt
         assert differing(load_model(model_dir("llama"), dtype), 3, ["alone"])
 
 
-@pytest.mark.parametrize(("level", "dtype"), LEVELS_AND_DTYPES)
+@pytest.mark.parametrize(("level", "dtype"), ENGINE_LEVELS_AND_DTYPES)
 def test_scores_and_searches_do_not_know_their_company(model_dir, dtype, level):
     with using_kernels(level):
         llm = LLM(model_dir("llama"), dtype=dtype, fold_cost=EAGER)

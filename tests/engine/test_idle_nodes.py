@@ -7,10 +7,11 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.engine.forests import requests_for
+from tests.examples import examples
 from treeshare.config import EngineConfig, FoldCost
 from treeshare.engine import forest as forest_module
 from treeshare.engine import node_index
@@ -29,7 +30,7 @@ CHANGES = st.tuples(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(st.lists(CHANGES, max_size=60), st.sets(st.integers(0, 7), max_size=3))
 def test_it_is_the_minimum_of_all(changes, kept):
     nodes = [LiveNode(np.empty(0, np.int32), 0, None, 0) for _ in range(8)]

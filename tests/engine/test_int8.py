@@ -33,10 +33,10 @@ RESULTS = ("weights", "tokens", "log-probabilities", "scores")
 """What does not depend on how many rows a step has; parts of the model return a step's rows together."""
 
 
-def run_at(folder, level, threads=1, rows=8, dtype="bfloat16", num_tokens=60):  # noqa: F811
+def run_at(folder, level, threads=1, rows=32, dtype="bfloat16", num_tokens=60):  # noqa: F811
     with using_kernels(level), num_threads(threads):
         found = portable_run(folder, dtype, num_tokens, "int8", rows)
-    return found if rows == 8 else {name: found[name] for name in RESULTS}
+    return found if rows == 32 else {name: found[name] for name in RESULTS}
 
 
 def is_within(found, expected):

@@ -185,12 +185,13 @@ def budget_for(engine, requests, num_pages):
 @pytest.mark.parametrize("lazy_divergence", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_preemption_changes_no_bit(model_dir, dtype, lazy_divergence):
     """Rows that lost their KV go on as if nothing had been."""
-    params = replace(LONG, n=8, temperature=0.3, ignore_eos=False, stop_token_ids=[7, 9, 11])
+    ends = {"ignore_eos": False, "stop_token_ids": [7, 9, 11], "max_tokens": 40}
+    params = replace(LONG, n=12, temperature=0.3, **ends)
     requests = requests_for(FORESTS["depth 2"], params)
     plenty = make_engine(model_dir("qwen2"), dtype, lazy_divergence=lazy_divergence)
     expected = collect(plenty, requests)
     assert plenty.stats.num_preemptions == 0
-    for num_pages in (4, 9):
+    for num_pages in (4, 9, 20):
         budget = budget_for(plenty, requests, num_pages)
         tight = beside(plenty, lazy_divergence=lazy_divergence, kv_budget_bytes=budget)
         got = collect(tight, requests)

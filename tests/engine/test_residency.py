@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.engine.forests import requests_for
 from tests.engine.house import BASE, CHUNK, GEOMETRY, MAX_TOKENS, PROMPTS, SHARES_ALL, House
+from tests.examples import examples
 from treeshare.config import FoldCost
 from treeshare.engine.forest import LiveNode
 from treeshare.engine.prefill_queue import PrefillQueue
@@ -55,7 +56,7 @@ def random_actions(seed, count):
     return [(str(rng.choice(ACTIONS)), int(rng.integers(24))) for _ in range(count)]
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(
     actions=st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(0, 23)), max_size=60),
     budget_tokens=st.integers(MIN_TOKENS, 64 * 12),

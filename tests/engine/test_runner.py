@@ -14,6 +14,7 @@ from transformers import AttentionInterface, AutoModelForCausalLM
 from tests.engine.forests import random_prompts
 from tests.kernel_levels import using_kernels
 from tests.models.tiny import ARCHITECTURES, VOCAB_SIZE
+from tests.turns import by_turns
 from treeshare.attention import AttentionSpec, DecodeRow, PrefillChunk, ReferenceAttention, build_layout
 from treeshare.config import EngineConfig
 from treeshare.engine.runner import ModelRunner
@@ -109,8 +110,7 @@ def assert_is_plain(walk, folder, attention="eager"):
     assert error <= budget, f"error {error:.3g}, budget {budget:.3g}"
 
 
-@pytest.mark.parametrize("kernels", ["auto", "none"])
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(("architecture", "kernels"), by_turns(ARCHITECTURES, ["auto", "none"]))
 def test_logits_are_transformers_own(model_dir, architecture, kernels):
     with using_kernels(kernels):
         assert_is_plain(Walk(runner_of(model_dir(architecture))), model_dir(architecture))

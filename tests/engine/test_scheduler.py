@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.engine.forests import requests_for
+from tests.examples import examples
 from treeshare.config import EngineConfig, FoldCost
 from treeshare.engine.residency import Residency
 from treeshare.engine.scheduler import Scheduler
@@ -158,7 +159,7 @@ def test_what_can_never_run_is_refused_before_anything_is_placed():
     assert driver.scheduler.is_idle
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(
     rows=st.integers(1, 9),
     tokens=st.integers(64 * 3 + 16 * 4, 64 * 12),

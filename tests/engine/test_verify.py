@@ -39,7 +39,7 @@ WAYS = {
 """Completions compared, by way."""
 
 
-@pytest.fixture(scope="module", params=["bfloat16", "float32"])
+@pytest.fixture(scope="module", params=["bfloat16", pytest.param("float32", marks=pytest.mark.slow)])
 def loaded(model_dir, request):
     return load_model(model_dir("llama"), request.param)
 

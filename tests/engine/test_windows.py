@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 
-from tests.engine.forests import collect, requests_for, tokens_of
+from tests.engine.forests import collect, greedy_by_transformers, requests_for, tokens_of
 from tests.models.tiny import _COMMON, make_model
 from treeshare.config import EngineConfig
 from treeshare.engine.engine import Engine
@@ -17,7 +17,7 @@ from treeshare.sampling import SamplingParams
 
 WINDOW, PAGE = 20, 16
 PROMPTS = [[*range(3, 40), own] for own in (50, 60, 70)]
-PARAMS = SamplingParams(n=4, temperature=0.9, max_tokens=80, ignore_eos=True)
+PARAMS = SamplingParams(n=4, temperature=0.9, max_tokens=66, ignore_eos=True)
 CONFIGS = {
     "all layers": {"sliding_window": WINDOW},
     "some layers": {
@@ -41,18 +41,20 @@ def engine_of(folder, dtype="float32", **config):
     return Engine(load_model(folder, dtype), EngineConfig(**config), check_invariants=True)
 
 
+@pytest.fixture(scope="module")
+def greedy(folder):
+    """Transformers' own greedy tokens of each prompt, more than a window."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return [greedy_by_transformers(model, prompt, 2 * WINDOW) for prompt in PROMPTS]
+
+
 @pytest.mark.parametrize("backend", ["auto", "cpu", "reference"])
-def test_tokens_are_transformers_own(folder, backend):
-    params = replace(PARAMS, n=2, temperature=0.0, max_tokens=60)
+def test_tokens_are_transformers_own(folder, greedy, backend):
+    params = replace(PARAMS, n=2, temperature=0.0, max_tokens=2 * WINDOW)
     engine = engine_of(folder, backend=backend)
     got = tokens_of(collect(engine, requests_for(PROMPTS, params)))
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    for i, prompt in enumerate(PROMPTS):
-        with torch.inference_mode():
-            tokens = model.generate(
-                torch.tensor([prompt]), max_new_tokens=60, do_sample=False, eos_token_id=None, pad_token_id=0
-            )
-        assert got[i, 0] == got[i, 1] == tokens[0, len(prompt) :].tolist()
+    for i, expected in enumerate(greedy):
+        assert got[i, 0] == got[i, 1] == expected
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -78,10 +80,10 @@ def test_windows_bound_what_completions_take(folder):
     engine = engine_of(folder, lazy_divergence=False)
     collect(engine, requests_for(PROMPTS, PARAMS))
     kept = sum(
-        size * (-(-79 // PAGE) if reach is None else -(-(reach - 1) // PAGE) + 1) * PAGE
+        size * (-(-65 // PAGE) if reach is None else -(-(reach - 1) // PAGE) + 1) * PAGE
         for size, reach in engine.store.geometry.kept
     )
-    assert engine.store.tables.bytes_of(79) == kept < 79 * engine.store.geometry.bytes_per_token
+    assert engine.store.tables.bytes_of(65) == kept < 65 * engine.store.geometry.bytes_per_token
     prompts = engine.store.segments.bytes_of(37) + 3 * engine.store.segments.bytes_of(1)
     assert engine.stats.peak_kv_bytes <= 12 * kept + prompts
 

@@ -6,9 +6,10 @@ import re
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from treeshare.evals.matching import AlphaCodeMatcher, FloatMatcher, TokenMatcher
 
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
@@ -43,14 +44,14 @@ texts = st.lists(
 )
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(texts, texts)
 def test_as_alphacode_compares(one, other):
     got, expected = ("".join(token + space for token, space in pairs) for pairs in (one, other))
     assert (AlphaCodeMatcher().difference(got, expected, "") is None) == alphacode(got, expected)
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(texts, st.randoms())
 def test_other_spaces_other_case_and_a_little_off(pairs, chance):
     """Derived from one text, so that most of them match."""

@@ -9,10 +9,11 @@ from decimal import Decimal
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.evals.cheats import BROKEN_MESSAGES
+from tests.examples import examples
 from treeshare.evals.sandbox.decoder import Decoder
 from treeshare.evals.sandbox.encoder import Encoder, Refused, as_json
 from treeshare.evals.sandbox.proxies import Peer
@@ -49,7 +50,7 @@ def there_and_back(value):
     return Decoder(nodes, [], peer.borrow).at(place)
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(VALUES)
 def test_there_and_back(value):
     """The text says more than ``==``: types, order, the sign of zero, NaN."""

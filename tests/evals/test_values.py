@@ -13,9 +13,10 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from treeshare.evals import values
 from treeshare.evals.values import MAX_DEPTH, Array, NoValueError, decode, encode
 
@@ -68,7 +69,7 @@ def repr_long(value):
     return (value.start, hex(value.stop), value.step) if isinstance(value, range) else repr(value)
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(typed_values)
 def test_what_is_written_is_read(value):
     text = encode(value)

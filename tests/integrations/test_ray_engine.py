@@ -10,6 +10,7 @@ import pytest
 
 from tests.cli.text_model import saved_text_model
 from tests.integrations.inline_ray import RayError, inline_ray
+from tests.turns import slow_but
 from treeshare import LLM, SamplingParams
 from treeshare.errors import BudgetError, RunMismatchError, WorkerError
 from treeshare.integrations import ray as module
@@ -29,7 +30,7 @@ def cost():
         yield
 
 
-@pytest.fixture(scope="module", params=["float32", "bfloat16", pytest.param("int8", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=slow_but(["bfloat16"], ["float32", "bfloat16", "int8"]))
 def llm(tmp_path_factory, request):
     is_int8 = request.param == "int8"
     kind = {"quantization": "int8"} if is_int8 else {"dtype": request.param}
@@ -40,7 +41,7 @@ def llm(tmp_path_factory, request):
 
 @pytest.fixture(scope="module")
 def requests(llm):
-    params = SamplingParams(n=9, temperature=1.0, max_tokens=12, seed=0, logprobs=1)
+    params = SamplingParams(n=9, temperature=1.0, max_tokens=8, seed=0, logprobs=1)
     return llm.requests([llm.encode(prompt) for prompt in PROMPTS], params)
 
 

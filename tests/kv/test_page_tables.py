@@ -6,9 +6,10 @@ from collections import Counter
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from treeshare.errors import BudgetError
 from treeshare.kv import KVGeometry, KVStore, LayerKV
 
@@ -70,7 +71,7 @@ ACTIONS = st.tuples(
 )
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(st.lists(ACTIONS))
 def test_forks_hold_what_they_see(actions):
     """Pages are shared by those that hold them, and each may give up its own."""

@@ -8,6 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from tests.examples import examples
 from treeshare.devices import peak_resident_bytes
 from treeshare.errors import BudgetError, ConfigError
 from treeshare.kv import KVGeometry, KVStore, padded_length
@@ -133,8 +134,8 @@ class LazyStoreMachine(StoreMachine):
     POISON = False
 
 
-StoreMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=30)
-LazyStoreMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=30)
+StoreMachine.TestCase.settings = settings(examples(60), stateful_step_count=30)
+LazyStoreMachine.TestCase.settings = settings(examples(60), stateful_step_count=30)
 TestStore = StoreMachine.TestCase
 TestLazyStore = LazyStoreMachine.TestCase
 

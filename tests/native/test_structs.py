@@ -13,6 +13,7 @@ import pytest
 
 import treeshare.native
 from tests.kernel_levels import LEVELS
+from tests.turns import by_turns
 from treeshare.native import library, structs
 
 SOURCES = Path(treeshare.native.__file__).parent
@@ -170,8 +171,9 @@ def test_levels_share_no_function_but_the_standard_librarys():
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no compiler")
-@pytest.mark.parametrize("element", ["bfloat16", "float32"])
-@pytest.mark.parametrize("level", ["avx2", "avx512", "avx512f"])
+@pytest.mark.parametrize(
+    ("level", "element"), by_turns(["avx2", "avx512", "avx512f"], ["bfloat16", "float32"], every=3)
+)
 def test_a_level_that_lacks_a_name_does_not_compile(level, element, tmp_path):
     """And one that lacks none does; ``level.h`` is what says so, by an error for each name."""
 

@@ -203,7 +203,7 @@ def received(connection):
 def test_kill_9_loses_nothing_that_was_handed_over(tmp_path):
     path, count, rng = tmp_path / "samples.jsonl", 3000, random.Random(0)
     num_killed = 0
-    for _ in range(25):
+    for _ in range(10):
         receiver, sender = forkserver.Pipe(duplex=False)
         writer = forkserver.Process(target=write_until_killed, args=(path, count, sender))
         writer.start()
@@ -217,7 +217,7 @@ def test_kill_9_loses_nothing_that_was_handed_over(tmp_path):
         assert {r.completion_index for r in read_records(path)[0]} >= handed_over
         if len(read_records(path)[0]) == count:
             path.unlink()
-    assert num_killed >= 20
+    assert num_killed >= 7
     write_until_killed(path, count, None)
     undisturbed = tmp_path / "undisturbed.jsonl"
     write_until_killed(undisturbed, count, None)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from tests.kernel_levels import LEVELS, using_kernels
 from tests.sampling.rows import NEAR, oracle, peaked_logits, plain_spec
+from tests.turns import by_turns
 from treeshare.sampling import SamplingParams
 from treeshare.sampling.device import sample_on_device
 from treeshare.sampling.filters import at_least, filter_weights, kth_largest
@@ -22,6 +24,8 @@ DRAWS = 4096
 
 DTYPES = [torch.float32, torch.bfloat16]
 
+KERNELS = [*LEVELS[:1], "none"]
+
 
 def kept_by(logits, params, sampler=sample, **spec):
     """The tokens that are drawn, over evenly spaced uniforms."""
@@ -32,10 +36,10 @@ def kept_by(logits, params, sampler=sample, **spec):
 
 
 def kept_everywhere(logits, **values):
-    """The tokens that each way of drawing keeps, by its name: kernels, torch, the device's, probabilities."""
+    """The tokens that each way of drawing keeps: kernels (all levels draw the same), torch, and others."""
     params = SamplingParams(**values)
     found = {}
-    for level in [*LEVELS, "none"]:
+    for level in KERNELS:
         with using_kernels(level):
             found[level] = kept_by(logits, params)
     general = SamplingParams(**values, logprobs=0)
@@ -49,7 +53,7 @@ def kept_everywhere(logits, **values):
 
 
 def ways(expected):
-    return dict.fromkeys([*LEVELS, "none", "general", "device", "probabilities"], expected)
+    return dict.fromkeys([*KERNELS, "general", "device", "probabilities"], expected)
 
 
 @given(STEPS, st.integers(1, 2), st.floats(0.01, 1), st.integers(0, 50), st.sampled_from([0, 0.01, 0.5, 1]))
@@ -127,13 +131,17 @@ def test_order_of_filters(values, kept, order):
     assert kept_everywhere(logits, **values) == ways(sorted(order[token] for token in kept))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("temperature", [1e-6, 1.0, 1e3, 1e6, 1e8, 1e30, 1e38, 1e300])
 @pytest.mark.parametrize(
-    ("values", "count"), [({"top_k": 1}, 1), ({"top_k": 5}, 5), ({"top_k": 300}, 300), ({"min_p": 1.0}, 1)]
+    ("dtype", "temperature", "filtered"),
+    by_turns(
+        DTYPES,
+        [1e-6, 1.0, 1e3, 1e6, 1e8, 1e30, 1e38, 1e300],
+        [({"top_k": 1}, 1), ({"top_k": 5}, 5), ({"top_k": 300}, 300), ({"min_p": 1.0}, 1)],
+    ),
 )
-def test_filters_at_any_temperature(values, count, temperature, dtype):
+def test_filters_at_any_temperature(filtered, temperature, dtype):
     """Of weights that have all become the same the likeliest tokens are kept, not the first ones."""
+    values, count = filtered
     logits = (torch.randperm(600, generator=torch.Generator().manual_seed(1)).float() / 4 - 90).to(dtype)
     logits[::2] = -torch.inf
     likeliest = logits.float().argsort(descending=True, stable=True)[:count]
@@ -169,7 +177,7 @@ def test_filters_that_leave_nothing_out(values):
 NUMBERS = st.sampled_from([-np.inf, -1e4, -3.0, -1.5, -1.0, -0.5, -0.0, 0.0, 0.1, 0.5, 1.0, 2.0, 7.0])
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(
     st.lists(NUMBERS, min_size=1, max_size=300).filter(lambda row: max(row) > -np.inf),
     st.sampled_from([1e-6, 0.1, 0.7, 1.0, 1.3, 10.0, 1e4, 1e8, 1e30]),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from tests.text.kinds import ADDED, DETOKENIZERS, KINDS, byte_letters, byte_level
 from treeshare.sampling import Ending, SamplingParams, StopChecker
 from treeshare.text import Continuation, Detokenizer
@@ -18,7 +19,7 @@ HIDDEN = KINDS["byte level"]
 SPELLINGS = ["</s>", "<|end|>"]
 
 
-@settings(max_examples=80)
+@examples(80)
 @given(
     st.lists(st.sampled_from(["a", "b", " a", "</s>", "<|end|>", "<", "|", "\u20ac", ADDED]), max_size=40),
     st.lists(

@@ -6,9 +6,10 @@ import random
 from typing import ClassVar
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from treeshare.sampling import Ending, SamplingParams, StopChecker
 from treeshare.text import Continuation, Detokenizer
 
@@ -154,7 +155,7 @@ def settings_of_stops(draw, alphabet="ab é€😀\ufffd"):
     )
 
 
-@settings(max_examples=600)
+@examples(600)
 @given(byte_tokens(), settings_of_stops(), st.integers(1, 40))
 @example(([b"", b"aSTOP\xe2", b"\xff"], [1, 2, 2]), SamplingParams(stop="STOP"), 16)
 @example(([b"", b"a\xe2", b"\x82\xac"], [1, 2]), SamplingParams(stop="\u20ac", min_tokens=2), 16)
@@ -165,7 +166,7 @@ def test_equals_brute_force(tokens, params, max_tokens):
     assert check(ids, params, decode, max_tokens) == brute_force(ids, params, decode, max_tokens)
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(
     st.lists(st.sampled_from(["▁", "▁a", "▁b", "a", "b", "▁ab", "", "é", "▁▁", "aab"]), max_size=60),
     settings_of_stops(alphabet="ab é"),
@@ -176,7 +177,7 @@ def test_a_leading_space_is_dropped(pieces, params):
     assert check(ids, params, decode) == brute_force(ids, params, decode, 10**9)
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(
     st.lists(st.text(alphabet="ab€😀", max_size=12) | st.binary(max_size=2), max_size=12),
     st.lists(st.text(alphabet="ab€😀", min_size=1, max_size=4), min_size=1, max_size=3),

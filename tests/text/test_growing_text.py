@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from tests.text.kinds import ADDED, BAR, DETOKENIZERS, KINDS, byte_letters, bytes_of, ids_of
 from treeshare.text import Continuation, GrowingText, offsets
 
@@ -48,7 +49,7 @@ CASES = st.sampled_from(sorted(KINDS)).flatmap(
 )
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(CASES)
 def test_the_definition(case):
     name, prompt, ids, skip = case
@@ -57,7 +58,7 @@ def test_the_definition(case):
     assert continuation(name, prompt, skip).text(ids) == text
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(CASES, st.integers(0, 12))
 @example(("llama2", [1], [1] * 60 + [UNKNOWN] * 200, True), 3)
 @example(("gemma", [13], [UNKNOWN], False), 0)

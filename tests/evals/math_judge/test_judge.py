@@ -11,10 +11,11 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.evals.math_judge.pairs import PAIRS, SYMBOLIC, WRITTEN, pairs_of
+from tests.examples import examples
 from treeshare.evals.math_judge import MathJudge, arithmetic, exact_number, quantities, syntax, units
 from treeshare.evals.math_judge import compare as compare_module
 from treeshare.evals.math_judge.__main__ import main
@@ -199,7 +200,7 @@ def mixed(number):
     return f"{sign}{whole}{latex(rest)}" if whole and rest else latex(number)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(NUMBERS, NUMBERS)
 def test_numbers_are_equal_exactly_where_they_are(a, b):
     judge = MathJudge()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from treeshare.errors import ConfigError
 from treeshare.evals.statistics.clustering import Candidate, submissions_at_k
 
@@ -49,7 +50,7 @@ CANDIDATES = st.builds(
 )
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(st.lists(CANDIDATES, min_size=1, max_size=6), st.integers(1, 6))
 def test_it_is_the_mean_over_all_orders(candidates, num_submissions):
     got = submissions_at_k(candidates, num_submissions, len(candidates))

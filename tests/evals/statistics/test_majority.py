@@ -7,9 +7,10 @@ import math
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from treeshare.errors import ConfigError
 from treeshare.evals.statistics.majority import majority_at_k
 
@@ -24,7 +25,7 @@ def counted(answers, right, k):
     return total / math.comb(len(answers), k)
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(
     answers=st.lists(st.sampled_from(["1", "2", "3", "4", None]), min_size=1, max_size=9),
     right=st.sets(st.sampled_from(["1", "2", "9"])),

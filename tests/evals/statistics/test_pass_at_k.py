@@ -8,9 +8,10 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from treeshare.errors import ConfigError
 from treeshare.evals.statistics.pass_at_k import (
     curve_ks,
@@ -33,7 +34,7 @@ def test_it_is_the_share_of_draws_with_a_right_one(n):
         assert pass_at_k(n, c, k) == pytest.approx(share, rel=1e-14, abs=0)
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(st.data())
 def test_it_equals_rational_arithmetic(data):
     n = data.draw(st.integers(1, 2000))

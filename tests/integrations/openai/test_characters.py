@@ -6,11 +6,12 @@ import unicodedata
 from functools import cache
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from tests.examples import examples
 from treeshare.integrations.openai.characters import COMPOSED, CharacterLimit
 
 LETTERS = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -107,7 +108,7 @@ WORDS = [
 ]
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(
     name=st.sampled_from(sorted(BOUNDED)),
     parts=st.lists(st.tuples(st.sampled_from(WORDS) | st.text(max_size=3), st.integers(1, 40)), max_size=6),
