@@ -77,7 +77,7 @@ MARKED = (
 )
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(
     st.lists(st.sampled_from([*MARKED.split(), *ANSWERS]), max_size=8),
     st.sampled_from(ANSWERS),
