@@ -41,7 +41,7 @@ class TokenizeBody(Fields):
 
     model: str | None = None
     prompt: str | None = None
-    messages: Annotated[list[Message], FailFast()] | None = Field(None, min_length=1, max_length=4096)
+    messages: list[Message] | None = Field(None, min_length=1, max_length=4096)
     add_special_tokens: bool = True
     add_generation_prompt: bool = True
     return_token_strs: bool = False
