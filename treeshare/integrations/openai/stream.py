@@ -177,7 +177,8 @@ class EventStream:
         while True:
             seen = self._num_events
             try:
-                content = await asyncio.wait_for(self._outbox.take(), SILENCE_S)
+                async with asyncio.timeout(SILENCE_S):
+                    content = await self._outbox.take()
             except TimeoutError:
                 if seen == self._num_events:
                     await send(_part(_COMMENT))
