@@ -10,10 +10,11 @@ import difflib
 import functools
 import inspect
 import json
-from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from treeshare.errors import ConfigError
+from treeshare.files import read_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -29,7 +30,7 @@ _LABELS = {"SamplingParams": "sampling parameter"}
 @functools.cache
 def vllm_names() -> dict[str, Any]:
     """``version``, and for each of vLLM's classes and calls its names."""
-    text = resources.files("treeshare").joinpath("vllm_names.json").read_text(encoding="utf-8")
+    text = read_text(Path(__file__).with_name("vllm_names.json"), "vLLM's names", max_bytes=1 << 20)
     names: dict[str, Any] = json.loads(text)
     return names
 

@@ -135,7 +135,7 @@ def test_the_hub_never_hangs_it(monkeypatch, seconds, answer, reachable):
     for name in ("TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(urllib.request, "urlopen", urlopen)
-    monkeypatch.setattr("treeshare.models.hub._TIMEOUT_S", 0.3)
+    monkeypatch.setattr("treeshare.hub_state._TIMEOUT_S", 0.3)
     began = time.monotonic()
     found = hub.hub()
     assert seconds == 0 or time.monotonic() - began < seconds

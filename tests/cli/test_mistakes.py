@@ -41,7 +41,7 @@ def run_text(folder):
         (["--max-tokens", -5], "--max-tokens"),
         (["--stop", ""], "stop: got "),
         (["--regex", "a", "--choice", "b"], "--json-schema, --regex, --choice: got more than one"),
-        (["--choice", ""], "structured_outputs: choice: got ('',)"),
+        (["--choice", ""], "structured_outputs: choice: got ['']"),
         (["--json-schema", "nowhere"], "JSON schema: cannot read nowhere: No such file or directory"),
         (["--logit-bias", "[1]"], "--logit-bias: got '[1]', expected a JSON object"),
         (["--logit-bias", '{"5": 101}'], "logit_bias[5]: got 101, expected "),

@@ -8,13 +8,14 @@ from types import SimpleNamespace
 
 import pytest
 
+from treeshare import SamplingParams
 from treeshare.cli.progress import Progress, SamplingProgress
 from treeshare.engine.stats import EngineStats
 
 
 def request(num_completions, max_tokens):
     return SimpleNamespace(
-        completion_indices=range(num_completions), params=SimpleNamespace(max_tokens=max_tokens)
+        completion_indices=range(num_completions), params=SamplingParams(max_tokens=max_tokens)
     )
 
 

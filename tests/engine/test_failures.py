@@ -38,10 +38,10 @@ def broken_sampler(patch, is_broken):
     """Drawing raises for a batch that holds a row of a broken request."""
     draw = token_step.sample
 
-    def fails(logits, specs, draw_rows, uniforms):
+    def fails(logits, specs, draw_rows, uniforms, hooks=None):
         if any(is_broken(spec) for spec in specs):
             raise BrokenError
-        return draw(logits, specs, draw_rows, uniforms)
+        return draw(logits, specs, draw_rows, uniforms, hooks)
 
     return replaced(patch, token_step, "sample", fails)
 
@@ -230,7 +230,7 @@ def test_rows_drawn_alone_are_the_batch(engine, monkeypatch):
     seen = []
     draw = sampler.sample
 
-    def noted(logits, specs, draw_rows, uniforms):
+    def noted(logits, specs, draw_rows, uniforms, hooks=None):
         drawn = draw(logits, specs, draw_rows, uniforms)
         parts = []
         for row, spec in enumerate(specs):

@@ -57,9 +57,9 @@ def start(llm, monkeypatch):
     def started(fault=NO_FAULT, sha=None):
         ray, actors = inline_ray(fault)
 
-        def load(model, dtype, *, quantization, max_model_len):
+        def load(model, dtype, *, quantization, max_model_len, extras):
             assert (dtype, quantization) == (llm.dtype, llm.loaded.quantization)
-            assert max_model_len == llm.loaded.length_limit
+            assert (max_model_len, extras) == (llm.loaded.length_limit, llm.loaded.extras)
             return llm.loaded
 
         monkeypatch.setattr(module, "load_model", load)

@@ -38,8 +38,7 @@ class Toy:
         return self._names.get(token, "")
 
     def convert_tokens_to_ids(self, names):
-        ids = {name: i for i, name in self._names.items()}
-        return [ids.get(name) for name in names]
+        return list(map({name: i for i, name in self._names.items()}.get, names))
 
 
 def continuation(decode, counted=None):

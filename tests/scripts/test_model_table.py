@@ -110,7 +110,7 @@ def test_a_traceback_is_none_of_the_others(monkeypatch, capsys):
 
 
 def test_what_transformers_cannot_build_is_said():
-    row = table.examine("musicgen")
+    row = table.examine("qwen4_exp_text")
     assert row.verdict == "not built"
     assert "Error" in row.reason
 

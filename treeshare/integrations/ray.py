@@ -208,9 +208,7 @@ class RayEngine:
 
     def __init__(self, cluster: RayCluster, llm: LLM, model_sha256: str) -> None:
         if llm.loaded.is_in_memory or not llm.loaded.extras.is_files:
-            raise ConfigError(
-                "model: got one in memory, expected a folder or a name: Ray's workers load it anew"
-            )
+            raise ConfigError("model: got one in memory, expected files: Ray's workers load it anew")
         self._cluster, self._llm, self._model_sha256 = cluster, llm, model_sha256
         self._config = llm.config
         self._parts: deque[_Part] = deque()

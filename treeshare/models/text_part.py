@@ -47,11 +47,11 @@ WRAPPERS = frozenset(
 )
 """Multimodal kinds whose text, without images, was compared with the whole model's."""
 
-_RENAMES = {
-    r"^(?:model\.)?(?:language_model|text_model)\.lm_head\.": "lm_head.",
-    r"^model\.(?:language_model|text_model)\.": "model.",
-    r"^(?:language_model|text_model)\.(?:model\.)?": "model.",
-}
+_HEAD = re.compile(r"^(?:model\.)?(?:language_model|text_model)\.lm_head\.")
+_NEWER = re.compile(r"^model\.(?:language_model|text_model)\.")
+_OLDER = re.compile(r"^(?:language_model|text_model)\.(?:model\.)?")
+_RENAMED = ((_HEAD, "lm_head."), (_NEWER, "model."), (_OLDER, "model."))
+_RENAMES = {pattern.pattern: new for pattern, new in _RENAMED}
 """From names in the files, of older and newer versions of transformers, to those of the text model."""
 
 _CARRIED = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -79,8 +79,8 @@ class TextPart:
 
     def name_of(self, tensor: str) -> str:
         """A tensor's name in the text model."""
-        for pattern, new in self.renames.items():
-            tensor = re.sub(pattern, new, tensor, count=1)
+        for pattern, new in _RENAMED if self.renames else ():
+            tensor = pattern.sub(new, tensor, count=1)
         return tensor
 
 

@@ -49,7 +49,7 @@ REFUSED = [
     (COMPLETIONS, {"max_tokens": 0}, "max_tokens", "got 0"),
     (COMPLETIONS, {"n": -1}, "n", "got -1"),
     (COMPLETIONS, {"n": 10**9}, "n", "got 1000000000"),
-    (COMPLETIONS, {"n": 10**300}, "n", "less than or equal to 128"),
+    (COMPLETIONS, {"n": 10**300}, "n", "less than or equal to 1048576"),
     (COMPLETIONS, {"n": True}, "n", "valid integer"),
     (COMPLETIONS, {"n": 1.0}, "n", "valid integer"),
     (COMPLETIONS, {"temperature": -0.1}, "temperature", "got -0.1"),

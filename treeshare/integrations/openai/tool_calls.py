@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
 _OPEN, _CLOSE, _LIST, _PYTHON = "<tool_call>", "</tool_call>", "[TOOL_CALLS]", "<|python_tag|>"
-_NAMED = re.compile(r"\s*([\w.-]{1,200})\s*(?:\[ARGS\])?\s*(?=\{)")
+_NAMED = re.compile(r"\s*+([\w.-]{1,200})\s*+(?:\[ARGS\]\s*+)?(?=\{)")
 
 
 @dataclass(frozen=True, slots=True)
