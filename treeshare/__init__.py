@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from treeshare.engine.outputs import CompletionOutput, RequestOutput
     from treeshare.errors import TreeshareError
     from treeshare.sampling.params import SamplingParams
+    from treeshare.sampling.structured import StructuredOutputsParams
     from treeshare.tree import FewShotPrompts, PromptTree
 
 # Threads that wait for one another spin only briefly (OpenMP reads this when torch is loaded): where other
@@ -36,6 +37,7 @@ _HOMES = {
     "CompletionOutput": "treeshare.engine.outputs",
     "RequestOutput": "treeshare.engine.outputs",
     "SamplingParams": "treeshare.sampling.params",
+    "StructuredOutputsParams": "treeshare.sampling.structured",
     "PromptTree": "treeshare.tree",
     "FewShotPrompts": "treeshare.tree",
     "TreeshareError": "treeshare.errors",
@@ -51,6 +53,7 @@ __all__ = [
     "PromptTree",
     "RequestOutput",
     "SamplingParams",
+    "StructuredOutputsParams",
     "TreeshareError",
 ]
 

@@ -50,11 +50,11 @@ def broken_logits(patch, is_broken):
     """A row of a broken request is NaN, as a model that overflows makes it."""
     draw = token_step.sample
 
-    def spoilt(logits, specs, draw_rows, uniforms):
+    def spoilt(logits, specs, draw_rows, uniforms, hooks=None):
         rows = [row for row, spec in enumerate(specs) if is_broken(spec)]
         spoilt = logits.clone()
         spoilt[rows] = torch.nan
-        return draw(spoilt, specs, draw_rows, uniforms)
+        return draw(spoilt, specs, draw_rows, uniforms, hooks)
 
     return replaced(patch, token_step, "sample", spoilt)
 
@@ -63,10 +63,10 @@ def broken_stop(patch, is_broken):
     """Looking for an end raises, as a tokenizer may that cannot decode."""
     check = StopChecker.check
 
-    def fails(self, token_ids):
+    def fails(self, token_ids, **options):
         if self._params is BROKEN and len(token_ids) == BROKEN_AT:
             raise BrokenError
-        return check(self, token_ids)
+        return check(self, token_ids, **options)
 
     return replaced(patch, StopChecker, "check", fails)
 

@@ -218,7 +218,9 @@ def disturb_sampling(monkeypatch, change):
     """``change(numbers, specs)`` is what is drawn with."""
     sample = token_step.sample
     monkeypatch.setattr(
-        token_step, "sample", lambda logits, specs, rows, u: sample(logits, specs, rows, change(u, specs))
+        token_step,
+        "sample",
+        lambda logits, specs, rows, u, hooks: sample(logits, specs, rows, change(u, specs), hooks),
     )
 
 
@@ -241,8 +243,8 @@ def test_a_log_probability_alone_is_seen(loaded, monkeypatch):
     """Tokens and logits are the same, what the user is told is not."""
     sample = token_step.sample
 
-    def changed(logits, specs, rows, u):
-        sampled = sample(logits, specs, rows, u)
+    def changed(logits, specs, rows, u, hooks):
+        sampled = sample(logits, specs, rows, u, hooks)
         return replace(sampled, logprobs=sampled.logprobs * (1 + 1e-6)) if len(u) > 2 else sampled
 
     monkeypatch.setattr(token_step, "sample", changed)

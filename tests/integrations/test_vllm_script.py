@@ -1,13 +1,10 @@
-"""One script, two imports: what README's table calls the same runs on vLLM's interface and on ours."""
+"""One script, two imports: what ``docs/from_vllm.md`` calls the same runs on vLLM's interface and on ours."""
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
-import re
-from pathlib import Path
-
 import pytest
+import torch
+import transformers
 
 import treeshare
 from tests.integrations import vllm_stub
@@ -75,31 +72,38 @@ def test_the_stub_refuses_what_vllm_has_not():
             call()
 
 
-def table(title):
-    """The rows of README's table under a heading: names of arguments and what is said of them."""
-    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    rows = re.findall(
-        r"^\| (.+?) \| (same|absent|differs)", text.partition(title)[2].partition("\n## ")[0], re.M
-    )
-    return {name: verdict for names, verdict in rows for name in re.findall(r"`(\w+)[=`]", names)}
+USER_SCRIPT = """
+from {module} import LLM, BeamSearchParams, LoRARequest, SamplingParams, StructuredOutputsParams
+
+llm = LLM(model, dtype="float32", tensor_parallel_size=1, gpu_memory_utilization=0.9, enable_lora=True)
+params = SamplingParams(n=4, temperature=0.8, max_tokens=8, logprobs=1, prompt_logprobs=0)
+(output,) = llm.generate(["Once upon"], params, use_tqdm=False)
+best = max(output.outputs, key=lambda one: one.cumulative_logprob / len(one.token_ids))
+assert output.prompt_logprobs[0] is None and len(output.prompt_logprobs) == len(output.prompt_token_ids)
+chat = llm.chat([{{"role": "user", "content": "Hello?"}}], llm.get_default_sampling_params(), use_tqdm=False)
+beams = llm.beam_search([{{"prompt": "Once"}}], BeamSearchParams(beam_width=2, max_tokens=4))[0].sequences
+choice = StructuredOutputsParams(choice=["yes", "no"])
+answers = llm.generate("Well?", SamplingParams(n=8, max_tokens=8, structured_outputs=choice), use_tqdm=False)
+before = llm.generate("Once", SamplingParams(max_tokens=8, temperature=0), use_tqdm=False)
+request = LoRARequest("mine", 1, adapter)
+greedy = SamplingParams(max_tokens=8, temperature=0)
+after = llm.generate("Once", greedy, use_tqdm=False, lora_request=request)
+texts = {{one.text for one in answers[0].outputs}}
+summary = len(beams), texts, before[0].outputs[0].text, after[0].outputs[0].text
+"""
 
 
-def test_the_readme_tells_the_truth_about_parameters():
-    said = table("## From vLLM")
-    ours = {field.name: field.default for field in dataclasses.fields(treeshare.SamplingParams)}
-    theirs = {field.name: field.default for field in dataclasses.fields(vllm_stub.SamplingParams)}
-    assert set(ours) <= set(theirs), "no name of our own"
-    for name, default in theirs.items():
-        if name not in ours:
-            assert said[name] == "absent", name
-        else:
-            assert said[name] in ("same", "differs"), name
-            assert ours[name] == default, name
-    ours = inspect.signature(treeshare.LLM).parameters
-    for name in inspect.signature(vllm_stub.LLM).parameters:
-        assert (said[name] == "absent") == (name not in ours), name
-    for name in ("generate", "chat"):
-        ours = inspect.signature(getattr(treeshare.LLM, name)).parameters
-        theirs = inspect.signature(getattr(vllm_stub.LLM, name)).parameters
-        for argument in theirs:
-            assert argument in ours or said[argument] == "absent", argument
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+def test_a_users_script(chat_model, tmp_path):
+    """Generating, choosing by mean log-probability, chat, beams, choices and an adapter."""
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(1)
+    model = transformers.AutoModelForCausalLM.from_pretrained(chat_model, dtype="float32")
+    config = peft.LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
+    peft.get_peft_model(model, config).save_pretrained(tmp_path)
+    names = {"model": str(chat_model), "adapter": str(tmp_path)}
+    exec(compile(USER_SCRIPT.format(module="treeshare"), "script", "exec"), names)
+    num_beams, answers, before, after = names["summary"]
+    assert num_beams == 2
+    assert answers <= {"yes", "no"}
+    assert before != after

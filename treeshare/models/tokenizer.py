@@ -8,6 +8,7 @@ from typing import Any
 
 from treeshare.errors import ModelLoadError, one_line
 from treeshare.failures import error_line, is_failure
+from treeshare.files import read_file
 from treeshare.models.checkpoint import say
 from treeshare.models.folder import CONFIG, find_file, read_object
 
@@ -20,6 +21,7 @@ _SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 _SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _PROCESSORS = "chat_template.json"
 _MARK = "\ufeff"
+_MAX_BYTES = 256 << 20
 
 
 def load_tokenizer(source: str) -> Any | None:  # noqa: ANN401
@@ -87,9 +89,8 @@ def _require_readers(source: str) -> None:
         path = find_file(source, name, download=False)
         if path is None or importlib.util.find_spec("sentencepiece") is not None:
             continue
-        with path.open("rb") as file:
-            is_one = file.read(1) == b"\n"  # a list of pieces; tiktoken's are lines of text
-        if is_one:
+        content = read_file(path, "tokenizer", max_bytes=_MAX_BYTES)
+        if content[:1] == b"\n":  # a list of pieces; tiktoken's are lines of text
             raise ModelLoadError(
                 f"tokenizer: {one_line(source)} has {name} alone, which needs a package: "
                 f"pip install sentencepiece protobuf; or put its {_FILE} there"

@@ -72,7 +72,7 @@ REFUSED = [
     (COMPLETIONS, {"logprobs": True}, "logprobs", "valid integer"),
     (COMPLETIONS, {"max_tokens": 0}, "max_tokens", "at least 1 without echo"),
     (COMPLETIONS, {"best_of": 2}, "best_of", "only the value of n"),
-    (COMPLETIONS, {"suffix": "x"}, "suffix", "does not support"),
+    (COMPLETIONS, {"suffix": "x"}, "suffix", "take it in the prompt"),
     (COMPLETIONS, {"logit_bias": {"5": 101}}, "logit_bias", "at most 100"),
     (COMPLETIONS, {"logit_bias": {"x": 1}}, "logit_bias", "got 'x'"),
     (COMPLETIONS, {"logit_bias": {"259": 1}}, "logit_bias", "[0, 259)"),

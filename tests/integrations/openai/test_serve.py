@@ -125,7 +125,7 @@ def test_the_limits_are_those_of_the_document():
     for option, number, unit in rows:
         assert str(parameters[option].default) == number + (unit if unit == "MiB" else ""), option
     assert {option for option, *_ in rows} == {
-        option for option in parameters if re.match("--max-(?!num)|.*-timeout", option)
+        option for option in parameters if re.match("--max-(?!num|model)|.*-timeout", option)
     }
 
 
