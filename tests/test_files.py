@@ -216,6 +216,7 @@ def test_only_one_module_opens_files():
         "engine/machine.py": "the user's cache",
         "evals/report/page.py": "the package's own files",
         "evals/sandbox": "the package's own files, and descriptors",
+        "models/gguf_file.py": "the user's cache",
         "models/known.py": "the package's own files",
         "models/checkpoint.py": "safetensors' own reader, of files that models/folder.py has looked at",
         "installation.py": "what pip wrote beside the package",

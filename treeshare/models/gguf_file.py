@@ -6,6 +6,7 @@ A large model comes as several files, of which the first has the metadata and ea
 from __future__ import annotations
 
 import mmap
+import os
 import re
 import shutil
 import struct
@@ -289,7 +290,7 @@ def join(parts: Sequence[GgufHeader], target: Path, *, with_data: bool = True) -
     count = sum(len(part.tensors) for part in parts)
     with target.open("xb") as out:
         out.write(_MAGIC + struct.pack("<IQQ", first.version, count, len(kept)))
-        with first.path.open("rb") as source:
+        with os.fdopen(files.open_regular(first.path), "rb") as source:
             for start, end in kept:
                 source.seek(start)
                 out.write(source.read(end - start))
@@ -299,7 +300,7 @@ def join(parts: Sequence[GgufHeader], target: Path, *, with_data: bool = True) -
         if with_data:
             for part, start in zip(parts, starts, strict=True):
                 out.seek(data_start + start)
-                with part.path.open("rb") as source:
+                with os.fdopen(files.open_regular(part.path), "rb") as source:
                     source.seek(part.data_start)
                     shutil.copyfileobj(source, out, 1 << 24)
         out.truncate(data_start + size)
