@@ -6,6 +6,7 @@ Resident memory is measured, of a store whose blocks are as small as ``malloc`` 
 from __future__ import annotations
 
 import gc
+import os
 import sys
 
 import pytest
@@ -109,3 +110,18 @@ def test_without_giving_back_the_budget_is_passed(monkeypatch):
     monkeypatch.setattr(module.KVStore, "trim", lambda _: None)
     store = KVStore(GEOMETRIES["large blocks"], budget_bytes=BUDGET, page_size=64)
     assert peak(store) > 1.25 * BUDGET + SLACK
+
+
+def test_a_process_with_several_stores_can_fork():
+    """Their address space together is more than the machine has; none of it is set aside."""
+    with open("/proc/meminfo", encoding="ascii") as lines:
+        total = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemTotal:"))
+    geometry = GEOMETRIES["large blocks"]
+    stores = [KVStore(geometry, budget_bytes=total // 2, page_size=64) for _ in range(4)]
+    held = [store.tables.new() for store in stores]
+    for store, table in zip(stores, held, strict=True):
+        store.tables.grow(table)
+    child = os.fork()
+    if not child:
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0

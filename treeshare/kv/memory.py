@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+_NORESERVE = getattr(
+    mmap, "MAP_NORESERVE", 0x4000
+)  # Linux's number on x86-64 and aarch64; a name from Python 3.13 on
+_UNRESERVED_BYTES = 64 << 20
+"""Larger tensors are address space that the system sets nothing aside for: a process that has several of them
+could not fork otherwise, though hardly any of it is written."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerKV:
@@ -116,6 +123,11 @@ class KVMemory:
         """A tensor whose contents do not matter."""
         if self.poison:
             return torch.full(shape, torch.nan, dtype=self.geometry.dtype, device=self.device)
+        num_bytes = math.prod(shape) * self.geometry.dtype.itemsize
+        if self.is_lazy and sys.platform == "linux" and num_bytes >= _UNRESERVED_BYTES:
+            flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE
+            space = mmap.mmap(-1, num_bytes, flags=flags)
+            return torch.frombuffer(space, dtype=self.geometry.dtype).view(shape)
         return torch.empty(shape, dtype=self.geometry.dtype, device=self.device)
 
     def allocate_together(self, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
