@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from treeshare.engine.outputs import prompt_logprobs_output
 from treeshare.engine.streaming import FinishedOutput, StreamOutput, TokenOutput
-from treeshare.integrations.openai.message import Delta, GrowingMessage
+from treeshare.integrations.openai.answer_message import Delta, GrowingMessage
 from treeshare.integrations.openai.schema import ChatBody
 from treeshare.integrations.openai.token_rows import TokenRow, chat_logprobs, text_logprobs
 from treeshare.text import offsets

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from treeshare.integrations.openai.message import GrowingMessage
+from treeshare.integrations.openai.answer_message import GrowingMessage
 from treeshare.integrations.openai.tool_calls import schema_of
 from treeshare.text.reasoning import ReasoningTags
 
