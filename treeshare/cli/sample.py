@@ -146,7 +146,8 @@ def sample(
         problems_sha256=problems_sha256(problems),
         workers=cluster.description if cluster else "",
     )
-    llm.engine.check(llm.requests(prompts, params))
+    if not (out / "manifest.json").exists():  # of another run what differs is said first
+        llm.engine.check(llm.requests(prompts, params))
     source: CompletionSource = llm.engine
     if cluster:
         from treeshare.integrations.ray import RayEngine
