@@ -187,9 +187,9 @@ def test_pages_are_address_space_until_they_are_written():
 
 def test_more_address_space_than_a_process_may_have_is_one_line(monkeypatch):
     def refused(*_, **__):
-        raise RuntimeError("can't allocate memory")
+        raise OSError("Cannot allocate memory")
 
     store = KVStore(GEOMETRY, budget_bytes=1 << 30, page_size=64)
-    monkeypatch.setattr(torch, "empty", refused)
+    monkeypatch.setattr("mmap.mmap", refused)
     with pytest.raises(ConfigError, match="got 1073741824, which this process may not"):
         store.pools[0].new_page()

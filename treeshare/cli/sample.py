@@ -1,5 +1,6 @@
 """``treeshare sample``."""
 
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -146,7 +147,7 @@ def sample(
         problems_sha256=problems_sha256(problems),
         workers=cluster.description if cluster else "",
     )
-    if not (out / "manifest.json").exists():  # of another run what differs is said first
+    if not os.path.exists(out / "manifest.json"):  # of another run what differs is said first
         llm.engine.check(llm.requests(prompts, params))
     source: CompletionSource = llm.engine
     if cluster:

@@ -214,7 +214,7 @@ class PagePool:
                 for layer, old in tensors.items():
                     tensors[layer] = self._memory.allocate(len(old) + added, *old.shape[1:])
                     tensors[layer][: len(old)] = old
-        except RuntimeError as error:  # torch raises no narrower class
+        except (OSError, RuntimeError) as error:  # torch raises no narrower class than the second
             raise ConfigError(
                 f"kv_budget_bytes: got {self._budget_bytes}, which this process may not reserve; lower it"
             ) from error
