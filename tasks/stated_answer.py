@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 MAX_CHARS = 3000
-"""Of an answer; a longer one is cut."""
+"""Of an answer; what is longer is none: cut, it would be another answer."""
 
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![a-zA-Z])\s{0,3}")
 _EDGE = re.compile(r"\\.|[{}]", re.DOTALL)
@@ -40,7 +40,7 @@ def stated_answer(text: str, *, first: bool = False) -> str | None:
     """
     box = _last_box(text)
     if box is not None:
-        return _cleaned(text[box[0] : box[1]]) or None
+        return _cleaned(text[box[0] : box[1]]) or None if box[1] - box[0] <= MAX_CHARS else None
     statements = [found.end() for found in _STATEMENT.finditer(text)]
     stated = next(
         filter(None, (_behind(text, end) for end in (statements if first else statements[::-1]))), None
@@ -48,7 +48,7 @@ def stated_answer(text: str, *, first: bool = False) -> str | None:
     if stated:
         return stated
     line = text.strip()
-    if "\n" in line or statements:
+    if "\n" in line or statements or len(line) > MAX_CHARS:
         return None
     return _cleaned(line.removesuffix(".")) or None
 
@@ -97,6 +97,8 @@ def _behind(text: str, start: int) -> str:
             if end > 0 and not _goes_on(behind, end + len(closing)):
                 return _cleaned(behind[len(opening) : end])
     sentence_end = _SENTENCE_END.search(behind)
+    if sentence_end is None and len(text) > start + MAX_CHARS:
+        return ""
     return _cleaned(behind[: sentence_end.start()] if sentence_end else behind)
 
 
@@ -106,5 +108,5 @@ def _goes_on(text: str, end: int) -> bool:
 
 
 def _cleaned(answer: str) -> str:
-    answer = answer[:MAX_CHARS].strip(_AROUND)
+    answer = answer.strip(_AROUND)
     return answer.rstrip(".,;:" + _AROUND) if not answer.endswith("\\") else answer
