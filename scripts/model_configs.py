@@ -134,7 +134,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 """Configurations with a trap, by ``CLASS, WHAT``."""
 
-_VISION = {
+VISION = {
     "hidden_size": 32,
     "num_hidden_layers": 1,
     "num_attention_heads": 2,
@@ -157,25 +157,25 @@ _QWEN = {
 _SECTIONS = {"rope_parameters": _ROPE | {"mrope_section": [16, 24, 24]}}
 
 WRAPPERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "aria": (_VISION, {}),
-    "gemma3": (_VISION | {"vision_use_head": False}, {}),
-    "gemma4": (_VISION | {"num_key_value_heads": 2, "head_dim": 16, "global_head_dim": 16}, {}),
-    "gemma4_unified": (_VISION, {}),
+    "aria": (VISION, {}),
+    "gemma3": (VISION | {"vision_use_head": False}, {}),
+    "gemma4": (VISION | {"num_key_value_heads": 2, "head_dim": 16, "global_head_dim": 16}, {}),
+    "gemma4_unified": (VISION, {}),
     "got_ocr2": (
-        _VISION | {"output_channels": 16, "window_size": 2, "global_attn_indexes": [0], "mlp_dim": 48},
+        VISION | {"output_channels": 16, "window_size": 2, "global_attn_indexes": [0], "mlp_dim": 48},
         {},
     ),
-    "idefics3": (_VISION, {}),
-    "internvl": (_VISION | {"image_size": [32, 32], "patch_size": [16, 16]}, {}),
-    "llava": (_VISION, {}),
-    "llava_next": (_VISION, {}),
-    "llava_onevision": (_VISION | {"vision_use_head": False}, {}),
-    "mistral3": (_VISION, {}),
+    "idefics3": (VISION, {}),
+    "internvl": (VISION | {"image_size": [32, 32], "patch_size": [16, 16]}, {}),
+    "llava": (VISION, {}),
+    "llava_next": (VISION, {}),
+    "llava_onevision": (VISION | {"vision_use_head": False}, {}),
+    "mistral3": (VISION, {}),
     "qwen2_5_vl": (_QWEN, _SECTIONS),
     "qwen2_vl": (_QWEN, _SECTIONS),
     "qwen3_vl": (_QWEN, {}),
     "qwen3_vl_moe": (_QWEN, {}),
-    "smolvlm": (_VISION, {}),
+    "smolvlm": (VISION, {}),
 }
 """Multimodal kinds: a small configuration of images, and what the text model's default lacks."""
 

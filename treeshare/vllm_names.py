@@ -35,6 +35,12 @@ def vllm_names() -> dict[str, Any]:
     return names
 
 
+@functools.cache
+def others_of(call: str) -> frozenset[str]:
+    """VLLM's names of a call that treeshare does not have."""
+    return frozenset(name for name, entry in vllm_names()[call].items() if "instead" in entry)
+
+
 def refusal(call: str, name: str, value: object) -> str | None:
     """Why a name that treeshare does not have is refused with this value; None where it asks for nothing.
 

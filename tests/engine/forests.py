@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -106,3 +107,29 @@ def rows_taken_away():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Scheduler, "_make_room", rude)
         yield
+
+
+def assert_bits_are_the_requests_own(engine, requests, others, run):
+    """Alone, resumed, with more completions, without lazy divergence, few rows, rows taken away: the same.
+
+    Args:
+        engine: Makes an engine of a configuration's changes.
+        requests: Four completions of each of three prompts.
+        others: Requests that run beside them.
+        run: From an engine and requests to a mapping of their completions' bits.
+    """
+    usual = engine()
+    together = run(usual, requests)
+    assert len(together) == 12
+    assert run(usual, [*requests, *others]).items() >= together.items()
+    assert run(engine(lazy_divergence=False), requests) == together
+    assert run(engine(max_num_seqs=3), requests) == together
+    with rows_taken_away():
+        assert run(usual, requests) == together
+    more = run(usual, [replace(request, completion_indices=range(6)) for request in requests])
+    assert more.items() >= together.items()
+    rest = run(usual, [replace(request, completion_indices=[3, 1]) for request in requests])
+    assert rest.items() <= together.items()
+    for i, request in enumerate(requests):
+        alone = run(usual, [request])
+        assert {(i, index): found for (_, index), found in alone.items()}.items() <= together.items()

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import re
-from dataclasses import replace
 
 import pytest
 import torch
 
 from tests.cli.text_model import saved_text_model
-from tests.engine.forests import requests_for, rows_taken_away
+from tests.engine.forests import assert_bits_are_the_requests_own, requests_for
 from tests.kernel_levels import LEVELS, using_kernels
 from treeshare.config import EngineConfig
 from treeshare.engine.async_llm import AsyncLLM
@@ -148,21 +147,7 @@ def test_bits_are_the_requests_own(folder, name, level):
 
         requests = requests_for(prompts()[1:], params)
         others = requests_for(prompts()[:2], SamplingParams(n=2, max_tokens=9), seed=3)
-        usual = engine()
-        together = run(usual, requests)
-        assert len(together) == 12
-        assert run(usual, [*requests, *others]).items() >= together.items()
-        assert run(engine(lazy_divergence=False), requests) == together
-        assert run(engine(max_num_seqs=3), requests) == together
-        with rows_taken_away():
-            assert run(usual, requests) == together
-        more = run(usual, [replace(request, completion_indices=range(6)) for request in requests])
-        assert more.items() >= together.items()
-        rest = run(usual, [replace(request, completion_indices=[3, 1]) for request in requests])
-        assert rest.items() <= together.items()
-        for i, request in enumerate(requests[1:], 1):
-            alone = run(usual, [request])
-            assert {(i, index): found for (_, index), found in alone.items()}.items() <= together.items()
+        assert_bits_are_the_requests_own(engine, requests, others, run)
 
 
 @pytest.mark.parametrize("name", CONSTRAINED)

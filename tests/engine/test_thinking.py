@@ -9,7 +9,7 @@ import pytest
 
 from tests.cli.reasoning_model import END, START, saved_reasoning_model
 from tests.cli.text_model import saved_text_model
-from tests.engine.forests import requests_for, rows_taken_away
+from tests.engine.forests import assert_bits_are_the_requests_own, requests_for
 from treeshare.config import EngineConfig
 from treeshare.engine.engine import Engine
 from treeshare.engine.llm import LLM
@@ -114,21 +114,7 @@ def test_bits_are_the_requests_own(folder, name):
 
     requests = requests_for([OPENED, BASE, [*OPENED, 99]], params)
     others = requests_for([BASE, OPENED], SamplingParams(n=2, max_tokens=9), seed=3)
-    usual = engine()
-    together = run(usual, requests)
-    assert len(together) == 12
-    assert run(usual, [*requests, *others]).items() >= together.items()
-    assert run(engine(lazy_divergence=False), requests) == together
-    assert run(engine(max_num_seqs=3), requests) == together
-    with rows_taken_away():
-        assert run(usual, requests) == together
-    more = run(usual, [replace(request, completion_indices=range(6)) for request in requests])
-    assert more.items() >= together.items()
-    rest = run(usual, [replace(request, completion_indices=[3, 1]) for request in requests])
-    assert rest.items() <= together.items()
-    for i, request in enumerate(requests):
-        alone = run(usual, [request])
-        assert {(i, index): found for (_, index), found in alone.items()}.items() <= together.items()
+    assert_bits_are_the_requests_own(engine, requests, others, run)
 
 
 def test_where_a_prompt_opens_reasoning(llm):

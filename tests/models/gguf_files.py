@@ -5,6 +5,8 @@ from __future__ import annotations
 import gguf
 import numpy as np
 
+from tests.models.gguf_models import finish
+
 TOKENS = ["<end>", *map(chr, range(97, 123)), "ab", "cd"]
 WIDTH, HEADS, KV_HEADS, LAYERS = 64, 4, 2, 2
 
@@ -79,16 +81,6 @@ def write_gguf(path, *, tied=False, lost=(), more=None, metadata=None, dtype=ggu
     tensors = {
         name: draws.normal(float("norm" in name), 0.2, shape) for name, shape in shapes(tied=tied).items()
     }
-    for name, tensor in (tensors | (more or {})).items():
-        if name in lost:
-            continue
-        data = tensor.astype(np.float32)
-        if data.ndim > 1 and dtype != gguf.GGMLQuantizationType.F32:
-            writer.add_tensor(name, gguf.quantize(data, dtype), raw_dtype=dtype)
-        else:
-            writer.add_tensor(name, data)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    kept = {name: tensor for name, tensor in (tensors | (more or {})).items() if name not in lost}
+    finish(writer, kept, None if dtype == gguf.GGMLQuantizationType.F32 else dtype)
     return path

@@ -60,6 +60,26 @@ def test_adapters_that_are_refused(model_dir, tmp_path):
         LLM(adapted(folder))
 
 
+def test_an_adapter_leaves_a_model_in_memory_as_it_is(model_dir, tmp_path):
+    adapted(model_dir("llama")).save_pretrained(tmp_path)
+    model = transformers.AutoModelForCausalLM.from_pretrained(model_dir("llama"), dtype="float32")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert tokens(LLM(model, lora=tmp_path)) == tokens(
+        LLM(model_dir("llama"), dtype="float32", lora=tmp_path)
+    )
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert tokens(LLM(model)) == tokens(LLM(model_dir("llama"), dtype="float32"))
+
+
+def test_what_would_not_be_used_is_refused(model_dir):
+    model = transformers.AutoModelForCausalLM.from_pretrained(model_dir("llama"), dtype="float32")
+    with pytest.raises(ConfigError, match="chat_template: the model has no tokenizer"):
+        LLM(model, chat_template="{{ messages }}")
+    for given in (model, model_dir("llama"), "smollm2-135m"):
+        with pytest.raises(ConfigError, match="revision: got 'main', expected None: the model is not"):
+            LLM(given, revision="main")
+
+
 def test_a_tokenizer_and_a_template(model_dir, tmp_path):
     folder = model_dir("llama")
     with pytest.raises(ConfigError, match=r"chat_template: the model has no tokenizer"):

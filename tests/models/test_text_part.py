@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.models.gguf_models import logprobs_of
 from tests.models.tiny import _COMMON
+from tests.scripts.loading import ROOT, load_script
 from treeshare import LLM
 from treeshare.errors import ConfigError, TreeshareError
 from treeshare.models import describe_model, load_model
@@ -23,14 +24,7 @@ from treeshare.models.text_part import text_part
 from treeshare.models.tokenizer import load_tokenizer
 
 _TEXT = {**_COMMON, "num_hidden_layers": 2, "max_position_embeddings": 128}
-_VISION = {
-    "hidden_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 48,
-    "image_size": 32,
-    "patch_size": 16,
-}
+VISION = load_script(ROOT / "scripts", "model_configs").VISION
 _IMAGE = 150
 _TOKENS = torch.randint(2, 150, (60,), generator=torch.Generator().manual_seed(1)).tolist()
 
@@ -42,14 +36,14 @@ def _gemma3():
         "sliding_window": 16,
         "layer_types": ["sliding_attention", "full_attention"],
     }
-    vision = _VISION | {"vision_use_head": False}
+    vision = VISION | {"vision_use_head": False}
     return transformers.Gemma3Config(text_config=text, vision_config=vision, image_token_index=_IMAGE)
 
 
 def _mistral3():
     text = transformers.MistralConfig(**_TEXT, sliding_window=16).to_dict()
     return transformers.Mistral3Config(
-        text_config=text, vision_config=_VISION | {"model_type": "pixtral"}, image_token_index=_IMAGE
+        text_config=text, vision_config=VISION | {"model_type": "pixtral"}, image_token_index=_IMAGE
     )
 
 

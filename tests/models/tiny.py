@@ -60,3 +60,20 @@ def saved_model(architecture, folder):
     path = folder / architecture
     make_model(CONFIGS[architecture]()).save_pretrained(path)
     return path
+
+
+def smallest_model_of(tokenizer, num_more=0):
+    """A random model of a tokenizer's vocabulary, and of ``num_more`` tokens that it does not know."""
+    return make_model(
+        transformers.LlamaConfig(
+            vocab_size=len(tokenizer) + num_more,
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            max_position_embeddings=512,
+            eos_token_id=tokenizer.eos_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+        )
+    )

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import transformers
 
-from tests.models.tiny import make_model
+from tests.models.tiny import smallest_model_of
 from treeshare import LLM, SamplingParams
 from treeshare.errors import ConfigError
 
@@ -54,18 +54,7 @@ def llm(request, tmp_path_factory):
         for name in ("tokenizer.json", "tokenizer_config.json"):
             (folder / name).write_bytes(archive.extractfile(f"package/models/{name}").read())
     tokenizer = reference(folder)
-    config = transformers.LlamaConfig(
-        vocab_size=len(tokenizer) + PADDING,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=512,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-    )
-    make_model(config).save_pretrained(folder)
+    smallest_model_of(tokenizer, num_more=PADDING).save_pretrained(folder)
     return LLM(folder, dtype="float32", kv_budget_bytes=1 << 24)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import transformers
 
-from tests.models.tiny import make_model
+from tests.models.tiny import smallest_model_of
 from treeshare import LLM, SamplingParams
 from treeshare.engine.streaming import TokenOutput
 from treeshare.sampling import StopChecker
@@ -96,18 +96,7 @@ def test_replies(tokenizer, pair):
 
 def test_a_model(tokenizer, tmp_path):
     """A random one of this vocabulary: result, stream, log-probabilities, special stop strings."""
-    config = transformers.LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=512,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-    )
-    make_model(config).save_pretrained(tmp_path)
+    smallest_model_of(tokenizer).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     llm = LLM(tmp_path, dtype="float32")
     prompts = [prompt for prompt, _ in PAIRS]

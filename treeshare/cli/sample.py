@@ -101,9 +101,11 @@ def sample(
     default_stop, default_max_tokens = completion_end(chosen, chat=chat)
     structured = options.parse_structured(json_schema, regex, choice)
     default_stop = default_stop if structured is None else ()  # what must be whole is not cut
+    asked = {"temperature": temperature, "top_p": top_p, "top_k": top_k}
+    given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     params = SamplingParams(
         n=n,
-        **_given(temperature=temperature, top_p=top_p, top_k=top_k),
+        **given,
         logprobs=logprobs,
         seed=seed,
         max_tokens=max_tokens or default_max_tokens,
@@ -129,7 +131,7 @@ def sample(
         kv_budget_bytes=kv_budget_bytes,
         reasoning_parser=reasoning_parser,
     )
-    params = _with_suggested(params, llm, _given(temperature=temperature, top_p=top_p, top_k=top_k))
+    params = _with_suggested(params, llm, given)
     if chat and marks_reasoning(llm.loaded.tokenizer):
         params = replace(params, skip_special_tokens=False)
     task_ids = [problem.task_id for problem in problems]
@@ -193,15 +195,11 @@ _TEMPERATURE = 0.8
 """Where neither the command nor the model says one."""
 
 
-def _given(**values: float | None) -> dict[str, Any]:
-    """The values that are given."""
-    return {name: value for name, value in values.items() if value is not None}
-
-
 def _with_suggested(params: "SamplingParams", llm: "LLM", given: dict[str, Any]) -> "SamplingParams":
     """The parameters, with those of the model's publisher where none are given; these are printed."""
-    names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
-    found = {name: llm.suggested[name] for name in names if name in llm.suggested and name not in given}
+    from treeshare.sampling import OF_DRAWING
+
+    found = {name: llm.suggested[name] for name in OF_DRAWING if name in llm.suggested and name not in given}
     if found:
         shown = ", ".join(f"{name} {value:g}" for name, value in found.items())
         print(f"generation_config.json: {shown}; --generation-config vllm leaves them out", file=sys.stderr)

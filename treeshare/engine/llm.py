@@ -20,7 +20,7 @@ from treeshare.engine.prompts import Prompt, Prompts, items_of
 from treeshare.engine.requests import Params, make_requests
 from treeshare.engine.scoring import Pair, Score, score
 from treeshare.engine.search import TokenSearch
-from treeshare.models import ModelExtras, dtype_name, load_model
+from treeshare.models import ModelExtras, load_model
 from treeshare.native import warn_where_unused
 from treeshare.sampling import suggestions
 from treeshare.vllm_names import own_names, refuse_others
@@ -129,7 +129,7 @@ class LLM(OpenedModel):
         warn_where_unused()
         extras = ModelExtras(tokenizer=tokenizer, revision=revision, chat_template=chat_template, lora=lora)
         device = resolve_device(device, quantization)
-        loaded = load_model(model, dtype_name(dtype), device, quantization, max_model_len, extras)
+        loaded = load_model(model, dtype, device, quantization, max_model_len, extras)
         suggested = suggestions(generation_config, loaded.suggested, override_generation_config)
         engine = Engine(
             loaded,

@@ -2,7 +2,6 @@
 
 from treeshare.models.adapter import ModelAdapter
 from treeshare.models.cache import cache_dir
-from treeshare.models.checkpoint import dtype_name
 from treeshare.models.cuda import make_adapter
 from treeshare.models.extras import ModelExtras
 from treeshare.models.loaded import LoadedModel
@@ -20,7 +19,6 @@ __all__ = [
     "TreeStep",
     "cache_dir",
     "describe_model",
-    "dtype_name",
     "load_model",
     "make_adapter",
     "weights_with_adapter",

@@ -47,7 +47,7 @@ class ModelExtras:
 NO_EXTRAS = ModelExtras()
 
 
-def chosen_tokenizer(source: str, extras: ModelExtras) -> Any | None:  # noqa: ANN401
+def chosen_tokenizer(source: str | None, extras: ModelExtras) -> Any | None:  # noqa: ANN401
     """The tokenizer to use: the one that was given, else that of ``source``; None where there is none.
 
     Raises:
@@ -69,7 +69,7 @@ def chosen_tokenizer(source: str, extras: ModelExtras) -> Any | None:  # noqa: A
             )
         tokenizer = given
     else:
-        tokenizer = load_tokenizer(source)
+        tokenizer = None if source is None else load_tokenizer(source)
     return _with_template(tokenizer, extras.chat_template)
 
 

@@ -20,14 +20,15 @@ def is_model(model: object) -> TypeGuard[nn.Module]:
     return isinstance(model, nn.Module)
 
 
-def shadow_of(model: nn.Module, dtype: str, device: str, quantization: str | None) -> Any:  # noqa: ANN401
-    """A model of the same modules and the same weights in memory; binding it leaves ``model`` as it is.
+def shadow_of(model: nn.Module, dtype: str, device: str, quantization: str | None, *, shares: bool) -> Any:  # noqa: ANN401
+    """A model of the same modules and weights; binding it leaves ``model`` as it is.
 
     Args:
         model: A transformers causal language model.
         dtype: ``auto``, or the one that it has.
         device: The one on which it is.
         quantization: None: its weights are shared, not made anew.
+        shares: Whether the weights are the model's own; else copies, which may be changed.
 
     Raises:
         ConfigError: If it has another dtype, or is on another device, or is to be quantised.
@@ -59,5 +60,5 @@ def shadow_of(model: nn.Module, dtype: str, device: str, quantization: str | Non
             got=quantization,
             expected="None: a model in memory shares its weights; save it, load its folder",
         )
-    shared = chain(model.parameters(), model.buffers())
+    shared = chain(model.parameters(), model.buffers()) if shares else ()
     return copy.deepcopy(model, {id(tensor): tensor for tensor in shared})

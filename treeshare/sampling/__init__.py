@@ -7,9 +7,10 @@ from treeshare.sampling.params import SamplingParams
 from treeshare.sampling.philox import philox4x32, problem_key, uniforms
 from treeshare.sampling.stopping import Ending, StopChecker
 from treeshare.sampling.structured import StructuredOutputsParams
-from treeshare.sampling.suggested import suggested_params, suggestions
+from treeshare.sampling.suggested import OF_DRAWING, suggested_params, suggestions
 
 __all__ = [
+    "OF_DRAWING",
     "Ending",
     "SamplingParams",
     "StopChecker",

@@ -10,16 +10,11 @@ from treeshare.errors import ConfigError, DataError, one_line
 from treeshare.files import parse_json, read_file
 from treeshare.sampling.params import SamplingParams
 
-_NAMES = {
-    "temperature": "temperature",
-    "top_k": "top_k",
-    "top_p": "top_p",
-    "min_p": "min_p",
-    "repetition_penalty": "repetition_penalty",
-    "max_new_tokens": "max_tokens",
-}
-"""Of the file, as vLLM reads it, and treeshare's own."""
+OF_DRAWING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+"""What may be suggested of how a token is drawn."""
 
+_NAMES = {name: name for name in OF_DRAWING} | {"max_new_tokens": "max_tokens"}
+"""Of the file, as vLLM reads it, and treeshare's own."""
 
 _FILE = "generation_config.json"
 _MAX_BYTES = 1 << 20
@@ -64,7 +59,7 @@ def _read(folder: object) -> Mapping[str, Any]:
 
 
 def suggested_params(suggested: Mapping[str, Any], model_id: str) -> SamplingParams:
-    """VLLM's defaults, but for what ``suggested`` names.
+    """The defaults, which are vLLM's, but for what ``suggested`` names.
 
     Raises:
         ConfigError: If a value is out of range; the message says whose it is and how to do without.

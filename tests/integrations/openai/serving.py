@@ -14,6 +14,7 @@ import openai
 import transformers
 
 from tests.cli.text_model import saved_text_model
+from treeshare import LLM, AsyncLLM
 from treeshare.integrations.openai.connection import ConnectionLimits, Waiting
 from treeshare.integrations.openai.serve import Server, bind, server_config
 from treeshare.integrations.openai.server import create_app
@@ -43,6 +44,15 @@ class Served:
 
     def post(self, url, values=None, **options):
         return self.http.post(url, json=values, **options)
+
+
+@contextlib.contextmanager
+def serving_folder_of(llm):
+    """Serve the model of ``llm`` by an engine of its own, which keeps nodes."""
+    running = AsyncLLM(LLM(llm.model_id, dtype=llm.dtype, keep_nodes=True))
+    with serving(running) as server:
+        yield server
+    running.close()
 
 
 @contextlib.contextmanager

@@ -6,6 +6,8 @@ import importlib.metadata
 
 import pytest
 
+from tests.integrations.openai.serving import NAME
+
 
 @pytest.fixture
 def client(served):
@@ -44,3 +46,11 @@ def test_version_and_another_interface(client):
     answer = client.post("/v1/responses", json={})
     assert answer.status_code == 404
     assert "/v1/chat/completions" in answer.json()["error"]["message"]
+
+
+def test_a_line_for_each_request_without_its_words(served, caplog):
+    with caplog.at_level("INFO", logger="treeshare.access"):
+        served.post("/v1/completions", {"model": NAME, "prompt": "secret", "max_tokens": 1})
+        served.post("/v1/completions", {"model": "another", "prompt": "secret"})
+    lines = [record.getMessage() for record in caplog.records if record.name == "treeshare.access"]
+    assert lines == ["POST /v1/completions 200", "POST /v1/completions 404"]

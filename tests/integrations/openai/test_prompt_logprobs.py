@@ -6,8 +6,7 @@ import json
 
 import pytest
 
-from tests.integrations.openai.serving import NAME, saved_chat_model, serving
-from treeshare.engine.async_llm import AsyncLLM
+from tests.integrations.openai.serving import NAME, saved_chat_model, serving_folder_of
 from treeshare.engine.llm import LLM
 
 PROMPTS = ["Once upon a time", "Once upon a hill", "x"]
@@ -20,10 +19,8 @@ def llm(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def served(llm):
-    running = AsyncLLM(LLM(llm.model_id, dtype="float32", keep_nodes=True))
-    with serving(running) as server:
+    with serving_folder_of(llm) as server:
         yield server
-    running.close()
 
 
 def scores(llm, prompt):

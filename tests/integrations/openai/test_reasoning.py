@@ -7,8 +7,7 @@ import json
 import pytest
 
 from tests.cli.reasoning_model import START, saved_reasoning_model
-from tests.integrations.openai.serving import NAME, serving
-from treeshare.engine.async_llm import AsyncLLM
+from tests.integrations.openai.serving import NAME, serving_folder_of
 from treeshare.engine.llm import LLM
 from treeshare.integrations.openai.job import make_job
 from treeshare.integrations.openai.schema import CHAT, parse_body
@@ -36,10 +35,8 @@ def llm(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def served(llm):
-    running = AsyncLLM(LLM(llm.model_id, dtype="float32", keep_nodes=True))
-    with serving(running) as server:
+    with serving_folder_of(llm) as server:
         yield server
-    running.close()
 
 
 def ask(served, **values):

@@ -9,7 +9,7 @@ from treeshare.engine.chat import DEFAULT_CHAT, render_chat
 from treeshare.errors import BudgetError, ConfigError
 from treeshare.integrations.openai.schema import COMPLETIONS, ApiError, ChatBody, CompletionBody
 from treeshare.integrations.openai.tool_calls import schema_of
-from treeshare.sampling import SamplingParams, StructuredOutputsParams
+from treeshare.sampling import OF_DRAWING, SamplingParams, StructuredOutputsParams
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -104,10 +104,6 @@ def _max_tokens(body: CompletionBody | ChatBody, llm: LLM, num_prompt_tokens: in
     return asked or llm.engine.longest_completion(num_prompt_tokens)
 
 
-_SUGGESTED = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
-"""What a model's publisher may suggest for requests that do not say it."""
-
-
 def _sampling_params(
     body: CompletionBody | ChatBody, max_tokens: int, seed: int, suggested: Mapping[str, Any]
 ) -> SamplingParams:
@@ -115,7 +111,7 @@ def _sampling_params(
         name: suggested[name]
         if name in suggested and name not in body.model_fields_set
         else getattr(body, name)
-        for name in _SUGGESTED
+        for name in OF_DRAWING
     }
     logprobs = body.logprobs if isinstance(body, CompletionBody) else None
     if isinstance(body, ChatBody) and body.logprobs:

@@ -15,7 +15,6 @@ from treeshare.errors import ConfigError
 from treeshare.files import dump_json
 from treeshare.integrations.openai.messages import Fields, Message
 from treeshare.integrations.openai.schema import ApiError, read_json, refusal_of, unknown_model
-from treeshare.integrations.openai.upload import Upload
 
 if TYPE_CHECKING:
     from treeshare.engine.async_llm import AsyncLLM
@@ -148,15 +147,8 @@ class Lookups:
 
     async def _read(self, request: Any) -> bytes:  # noqa: ANN401
         self._access.check_key(request.headers)
-        options = self._options
-        upload = Upload(
-            request.receive,
-            request.headers,
-            max_bytes=options.max_body_bytes,
-            timeout_s=options.body_timeout_s,
-        )
         with self._queue.place() as place:
-            return await upload.read(place)
+            return await self._options.upload(request).read(place)
 
     def _tokens(self, content: bytes) -> dict[str, Any]:
         body = _parsed(TokenizeBody, content)

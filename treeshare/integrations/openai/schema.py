@@ -13,7 +13,7 @@ from pydantic import FailFast, Field, PlainValidator, ValidationError
 from treeshare.errors import TreeshareError, one_line
 from treeshare.files import parse_json
 from treeshare.integrations.openai.messages import Fields, Message, Tool, chosen_tool
-from treeshare.vllm_names import refusal, vllm_names
+from treeshare.vllm_names import others_of, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -278,8 +278,7 @@ def parse_body(url: str, values: object, max_n: int = MAX_N) -> CompletionBody |
 def _answer_vllm(url: str, given: dict[str, Any]) -> None:
     """Take out fields of vLLM's that ask for nothing here; refuse others that treeshare does not have."""
     kind = "chat" if url == CHAT else "completions"
-    known = {name for name, entry in vllm_names()[kind].items() if "instead" in entry}
-    for name in given.keys() & known:
+    for name in given.keys() & others_of(kind):
         reason = refusal(kind, name, given.pop(name))
         if reason is not None:
             raise ApiError(400, reason, param=name, code="unsupported_parameter")

@@ -95,13 +95,7 @@ class _Server:
 
     def _endpoint(self, url: str) -> Callable[[Any], Coroutine[Any, Any, Any]]:
         async def respond(request: Any) -> Any:  # noqa: ANN401
-            options = self._options
-            upload = Upload(
-                request.receive,
-                request.headers,
-                max_bytes=options.max_body_bytes,
-                timeout_s=options.body_timeout_s,
-            )
+            upload = self._options.upload(request)
             try:
                 response = await self._answer(url, request, upload)
             except ClientDisconnect:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from treeshare.integrations.openai.schema import MAX_N
+from treeshare.integrations.openai.upload import Upload
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,3 +45,12 @@ class ServerOptions:
     max_unread_bytes: int = 16 << 20
     chat_template: str | None = None
     chat_template_kwargs: Mapping[str, Any] | None = None
+
+    def upload(self, request: Any) -> Upload:  # noqa: ANN401
+        """A request's body, within the limits."""
+        return Upload(
+            request.receive,
+            request.headers,
+            max_bytes=self.max_body_bytes,
+            timeout_s=self.body_timeout_s,
+        )
