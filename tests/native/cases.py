@@ -199,6 +199,67 @@ def drawing_case(element):
     return case
 
 
+def experts_case(element):
+    """Three experts with a gate of two halves; a row that names one twice, and one that names none."""
+    case = Case(element, seed=6)
+    num_experts, num_rows, top_k, num_inputs, width, num_outputs = 3, 7, 2, 90, 34, 47
+    shapes = ((2 * width, num_inputs), (num_outputs, width))
+    linears = []
+    for outputs, inputs in shapes:
+        parts = [(case.given(outputs, inputs), case.given(outputs)) for _ in range(num_experts)]
+        rows = np.zeros(num_experts, np.dtype(structs.Linear))
+        rows["num_inputs"], rows["num_outputs"] = inputs, outputs
+        weights, biases = zip(*parts, strict=True)
+        linears.append(
+            case.calls.structs(
+                rows, weight=[(part, 0) for part in weights], bias=[(part, 0) for part in biases]
+            )
+        )
+    rows = np.zeros(2, np.dtype(structs.Buffer))
+    rows["row_stride"], rows["is_float32"] = (2 * width, width), element == "float32"
+    memory = [case.given(num_rows * top_k, part) for part in (2 * width, width)]
+    none = structs.Place(number_of("NO_BUFFER"), 0, 0)
+    gate = case.calls.struct(
+        structs.Operation,
+        kind=number_of("MULTIPLY"),
+        flags=number_of("ROUND"),
+        groups=1,
+        width=width,
+        a=structs.Place(0, 0, 0),
+        b=structs.Place(0, width, 0),
+        c=none,
+        out=structs.Place(1, 0, 0),
+    )
+    program = case.calls.struct(
+        structs.Program,
+        operations=gate,
+        num_operations=1,
+        buffers=case.calls.structs(rows, address=[(part, 0) for part in memory]),
+        row_numbers=1,
+    )
+    chosen = np.array([[0, 1], [2, 0], [1, 1], [2, 1], [3, 0], [0, 2], [1, 2]])
+    experts = case.calls.struct(
+        structs.Experts,
+        up=linears[0],
+        down=linears[1],
+        gate=program,
+        gated=1,
+        num_experts=num_experts,
+        num_rows=num_rows,
+        top_k=top_k,
+        x=case.given(num_rows, num_inputs),
+        chosen=case.calls.array(chosen),
+        weights=case.calls.array(case.draws.random((num_rows, top_k), np.float32)),
+        out=case.filled("out", num_rows, num_outputs),
+        indptr=case.calls.array(np.zeros(num_experts + 1, np.int64)),
+        places=case.calls.array(np.zeros(chosen.shape, np.int64)),
+        gathered=case.given(num_rows * top_k, num_inputs),
+        given=case.given(num_rows * top_k, num_outputs),
+    )
+    case.calls.call(f"experts_{element}", experts)
+    return case
+
+
 def softmax_case(element):
     """Rows of the vocabulary; the kernels are float32's for every element."""
     case, num_rows, vocab_size = Case("float32", seed=5), 3, 1024
@@ -217,5 +278,6 @@ CASES = {
     "attention with features": featured_attention_case,
     "rows": rows_case,
     "drawing": drawing_case,
+    "experts": experts_case,
     "softmax": softmax_case,
 }

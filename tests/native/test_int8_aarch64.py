@@ -28,14 +28,18 @@ needs_emulator = [
 ]
 
 
-def assert_same_bytes(got, wanted):
+def differing(got, wanted):
+    """The names of results that do not have the bytes that they should."""
     assert got.keys() == wanted.keys()
-    differing = [
+    return [
         name
         for name, values in wanted.items()
         if got[name].shape != values.shape or got[name].tobytes() != np.ascontiguousarray(values).tobytes()
     ]
-    assert differing == []
+
+
+def assert_same_bytes(got, wanted):
+    assert differing(got, wanted) == []
 
 
 @pytest.mark.parametrize("code", CODES)
@@ -95,5 +99,5 @@ class TestEmulated:
         (tmp_path / "native" / file).write_text(text.replace(old, new))
         compile_kernels(tmp_path / "native", tmp_path)
         shutil.copy(built / "driver", tmp_path)
-        with pytest.raises(AssertionError, match="out"):
-            assert_same_bytes(run(tmp_path, CPUS[code], int8_case(), code), expected())
+        found = differing(run(tmp_path, CPUS[code], int8_case(), code), expected())
+        assert any(name.startswith("out") for name in found)
