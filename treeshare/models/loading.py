@@ -83,18 +83,17 @@ def load_model(
     dtype = dtype_name(dtype)
     started = time.perf_counter()
     require_quantization(quantization, device)
-    is_here = is_model(model) or model in EMBEDDED or os.path.exists(model)  # type: ignore[arg-type]
-    if extras.revision is not None and is_here:
-        raise ConfigError.of("revision", got=extras.revision, expected="None: the model is not of the hub")
     folder: Path | None = None
     loaded: Any
     if is_model(model):
+        _require_hub("", extras)
         loaded = shadow_of(model, dtype, device, quantization, shares=extras.lora is None)
         name = loaded.name_or_path or type(loaded).__name__
         shown, part = one_line(name), text_part(loaded.config)
         tokenizer = chosen_tokenizer(None, extras)
     else:
         name = _name(model)  # type: ignore[arg-type]  # the other kind
+        _require_hub(name, extras)
         shown = one_line(name)
         source = _resolve(name, dtype, whole=True, revision=extras.revision)
         part = read_part(source, shown)
@@ -150,6 +149,12 @@ def load_model(
         extras=extras,
         is_in_memory=is_model(model),
     )
+
+
+def _require_hub(name: str, extras: ModelExtras) -> None:
+    """Refuse a revision of a model that is not of the hub, whose name is empty where it is in memory."""
+    if extras.revision is not None and (not name or name in EMBEDDED or os.path.exists(name)):
+        raise ConfigError.of("revision", got=extras.revision, expected="None: the model is not of the hub")
 
 
 def weights_with_adapter(loaded: LoadedModel, lora: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
