@@ -266,16 +266,22 @@ def test_clients_that_go_while_prompts_are_tokenised(served, monkeypatch):
         is_over.wait(30)
         return [5]
 
+    def wait_for_requests(n):
+        wait_until(lambda: f"treeshare_requests_in_flight {n}.0" in served.http.get("/metrics").text)
+
+    wait_for_requests(0)
+    wait_until(lambda: served.llm.num_unfinished == 0)
     monkeypatch.setattr(type(served.llm.llm), "encode", encode)
     before = served.llm.num_finished
     with connected(served, post({"prompt": "Once"})), connected(served, post({"prompt": "Once"})):
-        wait_until(lambda: begun and "treeshare_requests_in_flight 2.0" in served.http.get("/metrics").text)
-    served.http.get("/health")
-    time.sleep(0.2)
+        wait_for_requests(2)
+        wait_until(lambda: begun)
+    wait_for_requests(0)
     is_over.set()
-    wait_until(lambda: "treeshare_requests_in_flight 0.0" in served.http.get("/metrics").text)
-    assert len(begun) == 1
-    assert served.llm.num_finished == before
+    # A request behind both in the same lane: when it is answered, neither can begin any more.
+    assert served.post("/v1/completions", {"prompt": "Once", "max_tokens": 1}).status_code == 200
+    assert len(begun) == 2
+    assert served.llm.num_finished == before + 1
 
 
 # -- heads --
