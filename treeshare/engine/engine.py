@@ -72,8 +72,8 @@ class Engine:
         self.loaded = loaded
         self.config = config
         self.check_invariants = check_invariants
-        self._processors = ProcessorBatch(logits_processors, config)
-        self._constraints = Constraints(loaded, self._processors)
+        self.processors = ProcessorBatch(logits_processors, config)
+        self._constraints = Constraints(loaded, self.processors)
         self.reasoning = Reasoning(loaded, config.reasoning_parser)
         self.runner = runner or ModelRunner(loaded, config, poison=check_invariants)
         self.stats = EngineStats()
@@ -95,7 +95,7 @@ class Engine:
             max_logits_rows=self.runner.max_logits_rows,
             max_scored_rows=MAX_LOGITS_BYTES // (4 * self.loaded.vocab_size),
         )
-        self._token_step = TokenStep(self.runner, self._constraints, self._processors, self.reasoning)
+        self._token_step = TokenStep(self.runner, self._constraints, self.processors, self.reasoning)
         self._token_step.version = self.weights_version
         self._computer = StepComputer(
             self.runner, self.config, self._residency, self._scheduler, self._token_step
@@ -114,11 +114,6 @@ class Engine:
     def store(self) -> KVStore:
         """All KV."""
         return self.runner.store
-
-    @property
-    def has_processors(self) -> bool:
-        """Whether a user's logits processors draw with it."""
-        return bool(self._processors)
 
     @property
     def backend_name(self) -> str:

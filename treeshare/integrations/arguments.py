@@ -55,5 +55,5 @@ def check_for_workers(llm: LLM) -> None:
     """
     if llm.loaded.is_in_memory or not llm.loaded.extras.is_files:
         raise ConfigError("model: got one in memory, expected files: Ray's workers load it anew")
-    if llm.engine.has_processors:
+    if llm.engine.processors:
         raise ConfigError("logits_processors: got some, expected none: Ray's workers have none")
