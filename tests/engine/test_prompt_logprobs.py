@@ -97,6 +97,22 @@ def test_they_are_scores_to_the_last_bit_and_change_no_completion(loaded, expect
     assert drawn == drawn_again == plain
 
 
+def test_int8_weights(model_dir):
+    """Scores to the last bit there, too; and others than those of the weights unrounded."""
+    found = {}
+    for kind in ("int8", None):
+        loaded = load_model(model_dir("llama"), "float32", quantization=kind)
+        by_score = [
+            s.logprobs
+            for s in score(Engine(loaded, CONFIG), [(p[:1], p[1:]) for p in PROMPTS], lambda _: None)
+        ]
+        for config in (CONFIG, CONFIGS["sharing off"]):
+            engine = Engine(loaded, config, check_invariants=True)
+            found[kind], _ = run(engine, PROMPTS, PARAMS)
+            check(found[kind], PROMPTS, by_score, 2)
+    assert found["int8"][0][1][0].logprob != found[None][0][1][0].logprob
+
+
 def test_each_shared_token_is_computed_once(loaded):
     engine = Engine(loaded, CONFIG)
     run(engine, PROMPTS, replace(PARAMS, prompt_logprobs=None))

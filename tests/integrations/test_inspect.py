@@ -218,6 +218,10 @@ def test_calls_that_come_together_decode_together(api, provider, monkeypatch):
     [
         ({}, ["a tool"], "tools: got '1', expected none"),
         ({"best_of": 2}, [], "generate config: got 'best_of'"),
+        ({"prompt_logprobs": 1}, [], "generate config: got 'prompt_logprobs'"),
+        ({"verbosity": "low"}, [], "generate config: got 'verbosity'"),
+        ({"reasoning_effort": "low"}, [], "reasoning_effort: got 'low', expected None: give the chat"),
+        ({"reasoning_tokens": 9}, [], "thinking_token_budget: got 9, expected None: the model marks no"),
         ({"temperature": -1.0}, [], "temperature: got -1.0"),
     ],
 )
@@ -232,6 +236,21 @@ def test_media_are_refused(api):
     content = [ContentText(text="What is it?"), ContentImage(image="data:image/png;base64,AA==")]
     with pytest.raises(ConfigError, match="input: got 'image', expected text"):
         asyncio.run(api().api.generate([ChatMessageUser(content=content)], [], "none", GenerateConfig()))
+
+
+@pytest.mark.parametrize("kind", ["assistant", "tool"])
+def test_calls_of_tools_in_a_conversation_are_refused(api, kind):
+    """The template would not be shown them."""
+    from inspect_ai.model import ChatMessageAssistant, ChatMessageTool, GenerateConfig
+    from inspect_ai.tool import ToolCall
+
+    call = ToolCall(id="1", function="f", arguments={})
+    message = {
+        "assistant": ChatMessageAssistant(content="", tool_calls=[call]),
+        "tool": ChatMessageTool(content="5", tool_call_id="1"),
+    }[kind]
+    with pytest.raises(ConfigError, match="input: got 'calls of tools', expected none"):
+        asyncio.run(api().api.generate([message], [], "none", GenerateConfig()))
 
 
 def test_looking_up_the_models_name_loads_nothing(provider):

@@ -12,9 +12,10 @@ from tests.cli.text_model import saved_text_model
 from tests.integrations.inline_ray import RayError, inline_ray
 from tests.turns import slow_but
 from treeshare import LLM, SamplingParams
-from treeshare.errors import BudgetError, RunMismatchError, WorkerError
+from treeshare.errors import BudgetError, ConfigError, RunMismatchError, WorkerError
 from treeshare.integrations import ray as module
 from treeshare.integrations.ray import MAX_FAILURES, RayEngine
+from treeshare.sampling.logits_processor import LogitsProcessor
 
 CLUSTER = types.SimpleNamespace(num_workers=3, threads=1, workers_per_node=3)
 NO_FAULT = lambda number, name, count: None  # noqa: E731
@@ -135,6 +136,48 @@ def test_other_weights_are_refused(start, requests):
     engine, _ = start(sha="0" * 64)
     with pytest.raises(RunMismatchError, match="worker 0 has other weights"):
         list(engine.run(requests))
+
+
+class Idle(LogitsProcessor):
+    def __init__(self, *_):
+        pass
+
+    def is_argmax_invariant(self):
+        return True
+
+    def update_state(self, batch_update):
+        pass
+
+    def apply(self, logits):
+        return logits
+
+
+def test_logits_processors_are_refused(llm):
+    """Workers would draw without them."""
+    hooked = LLM(llm.model_id, dtype=llm.dtype, threads=1, logits_processors=[Idle])
+    with pytest.raises(ConfigError, match="logits_processors: got some, expected none"):
+        RayEngine(CLUSTER, hooked, "")
+
+
+def test_what_is_asked_of_texts_reaches_the_workers(start, llm):
+    """Grammars, masks and log-probabilities of prompts: the same completions as without workers."""
+    pytest.importorskip("llguidance", reason="llguidance is not installed")
+    params = [
+        SamplingParams(n=3, max_tokens=8, seed=0, **values)
+        for values in (
+            {"structured_outputs": {"regex": "[ab]{2,6}"}},
+            {"bad_words": ["a"], "allowed_token_ids": list(range(60, 80)), "logit_bias": {66: 4}},
+            {"prompt_logprobs": 2},
+        )
+    ]
+    prompts = [llm.encode(prompt) for prompt in PROMPTS]
+    requests = llm.requests(prompts, [params[i % 3] for i in range(len(prompts))])
+
+    def found(engine):
+        return sorted((*fields(c), repr(c.prompt_logprobs)) for c in engine.run(requests))
+
+    engine, _ = start()
+    assert found(engine) == found(llm.engine)
 
 
 def test_what_rounds_differently_is_told(start, requests, whole, monkeypatch, capsys):

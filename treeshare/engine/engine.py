@@ -116,6 +116,11 @@ class Engine:
         return self.runner.store
 
     @property
+    def has_processors(self) -> bool:
+        """Whether a user's logits processors draw with it."""
+        return bool(self._processors)
+
+    @property
     def backend_name(self) -> str:
         """Which backend computes attention."""
         return self.runner.backend.name

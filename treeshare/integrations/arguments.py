@@ -10,6 +10,8 @@ from treeshare.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from treeshare.engine.llm import LLM
+
 ENGINE_ARGUMENTS = (
     "dtype",
     "quantization",
@@ -42,3 +44,16 @@ def check_known(names: Iterable[str], own: Sequence[str]) -> None:
             remedy = f"did you mean {near[0]}?" if near else ""
             expected = "one of " + ", ".join(known)
             raise ConfigError.of("model argument", got=name, expected=expected, remedy=remedy)
+
+
+def check_for_workers(llm: LLM) -> None:
+    """Refuse what other processes cannot make anew.
+
+    Raises:
+        ConfigError: If the model is in memory, or there are logits processors: without them workers would
+            draw other tokens.
+    """
+    if llm.loaded.is_in_memory or not llm.loaded.extras.is_files:
+        raise ConfigError("model: got one in memory, expected files: Ray's workers load it anew")
+    if llm.engine.has_processors:
+        raise ConfigError("logits_processors: got some, expected none: Ray's workers have none")

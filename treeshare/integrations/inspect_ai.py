@@ -42,7 +42,9 @@ at once, those that come while others decode a few tokens a step."""
 _MAX_TOKENS = 2048
 _MAX_CONNECTIONS = 256
 
-_NOT_IMPLEMENTED = ("best_of", "prompt_logprobs", "extra_body", "modalities")
+_NOT_IMPLEMENTED = (
+    "best_of", "prompt_logprobs", "extra_body", "modalities", "effort", "reasoning_mode", "verbosity",
+)  # fmt: skip
 """Settings that would change an answer."""
 
 _LOOKUP_API_KEY = "__model_info_lookup__"
@@ -172,6 +174,10 @@ class TreeshareAPI(ModelAPI):  # type: ignore[misc]  # mypy does not follow into
                 kinds = {part.type for part in message.content} - {"text", "reasoning"}
                 if kinds:
                     raise ConfigError.of("input", got=", ".join(sorted(kinds)), expected="text")
+            if message.role == "tool" or getattr(message, "tool_calls", None):
+                raise ConfigError.of(
+                    "input", got="calls of tools", expected="none: not implemented for this model"
+                )
             chat.append({"role": message.role, "content": message.text})
         if not self._has_template:
             text = "".join(f"{message['role']}: {message['content']}\n" for message in chat) + "assistant:"
@@ -215,13 +221,18 @@ def _params(config: GenerateConfig) -> SamplingParams:
     """
     from treeshare.sampling import SamplingParams
 
-    asked = [name for name in _NOT_IMPLEMENTED if getattr(config, name, None)]
+    asked = [name for name in _NOT_IMPLEMENTED if getattr(config, name, None) not in (None, {}, [])]
+    if getattr(config, "reasoning_effort", None) not in (None, "none"):
+        expected = "None: give the chat template what it reads, by chat_template_kwargs"
+        raise ConfigError.of("reasoning_effort", got=config.reasoning_effort, expected=expected)
     if asked:
         raise ConfigError.of("generate config", got=", ".join(asked), expected="only what is implemented")
     options = {name: getattr(config, name) for name in _PLAIN if getattr(config, name) is not None}
     if config.response_schema is not None:
         schema = config.response_schema.json_schema.model_dump(mode="json", by_alias=True, exclude_none=True)
         options["structured_outputs"] = {"json": schema}
+    if getattr(config, "reasoning_tokens", None) is not None:
+        options["thinking_token_budget"] = config.reasoning_tokens
     return SamplingParams(
         n=config.num_choices or 1,
         max_tokens=config.max_tokens or _MAX_TOKENS,

@@ -21,7 +21,8 @@ from treeshare.engine.engine import Engine
 from treeshare.engine.plan import computed_tree, max_new_tokens
 from treeshare.engine.stats import EngineStats, StepLog
 from treeshare.engine.step_cost import step_cost_here
-from treeshare.errors import ConfigError, RunMismatchError, TreeshareError, WorkerError, one_line
+from treeshare.errors import RunMismatchError, TreeshareError, WorkerError, one_line
+from treeshare.integrations.arguments import check_for_workers
 from treeshare.models import ModelExtras, describe_model, load_model
 from treeshare.runs.sampling_run import computation
 from treeshare.tree import PromptTree
@@ -207,8 +208,7 @@ class RayEngine:
     """
 
     def __init__(self, cluster: RayCluster, llm: LLM, model_sha256: str) -> None:
-        if llm.loaded.is_in_memory or not llm.loaded.extras.is_files:
-            raise ConfigError("model: got one in memory, expected files: Ray's workers load it anew")
+        check_for_workers(llm)
         self._cluster, self._llm, self._model_sha256 = cluster, llm, model_sha256
         self._config = llm.config
         self._parts: deque[_Part] = deque()

@@ -160,6 +160,8 @@ def checked_words(value: object) -> tuple[str, ...] | None:
     is_list = isinstance(value, Sequence) and not isinstance(value, (str, bytes))
     if not is_list or not all(isinstance(word, str) and word for word in value):  # type: ignore[attr-defined]
         raise ConfigError.of("bad_words", got=value, expected="a list of non-empty strings")
+    if any("\ud800" <= c <= "\udfff" for word in value for c in word):  # type: ignore[attr-defined]
+        raise ConfigError.of("bad_words", got=value, expected="text that has an encoding")
     return tuple(dict.fromkeys(value)) or None  # type: ignore[call-overload]
 
 

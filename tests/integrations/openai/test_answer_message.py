@@ -35,6 +35,21 @@ CASES = {
     "never closed": (f"<tool_call>{WEATHER}", None, [ARGUMENTS]),
     "cut": ('x <tool_call>{"name": "wea', 'x <tool_call>{"name": "wea', []),
     "broken": ("<tool_call>{name}</tool_call>", "<tool_call>{name}</tool_call>", []),
+    "half a character": (
+        '<tool_call>{"name": "w", "arguments": {"a": "\\ud800"}}</tool_call>',
+        '<tool_call>{"name": "w", "arguments": {"a": "\\ud800"}}</tool_call>',
+        [],
+    ),
+    "a name of half a character": (
+        '<tool_call>{"name": "\\udfff"}</tool_call>',
+        '<tool_call>{"name": "\\udfff"}</tool_call>',
+        [],
+    ),
+    "no number": (
+        '{"name": "weather", "arguments": {"a": 1e999}}',
+        '{"name": "weather", "arguments": {"a": 1e999}}',
+        [],
+    ),
     "broken, then whole": (f"<tool_call>{{</tool_call>{CALL}", "<tool_call>{</tool_call>", [ARGUMENTS]),
     "opened twice": (
         f"<tool_call><tool_call>{WEATHER}</tool_call>",

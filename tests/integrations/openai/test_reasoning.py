@@ -98,6 +98,17 @@ def test_a_forced_call_is_one_of_the_tool(served, llm):
                 assert json.loads(call["function"]["arguments"])["city"] in ("A", "B")
 
 
+def test_a_tool_that_cannot_be_called_is_named(served):
+    """Its parameters are what is wrong, not a ``response_format`` that nobody gave."""
+    pytest.importorskip("llguidance", reason="llguidance is not installed")
+    function = TOOL["function"] | {"parameters": {"type": "foo"}}
+    values = {"tools": [TOOL | {"function": function}], "tool_choice": "required"}
+    answer = served.post("/v1/chat/completions", COMMON | values)
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert (error["param"], error["message"]) == ("tools", "tools: json: Invalid type: foo")
+
+
 def prompt(llm, **values):
     body = parse_body(CHAT, COMMON | values)
     (request,) = make_job(llm, body, model=NAME, seed=0).requests

@@ -85,7 +85,9 @@ def make_job(
     except (ConfigError, BudgetError) as error:
         message = str(error).replace("prompts[", "prompt[")
         if body.structured_outputs is None:
-            message = message.replace("structured_outputs: ", "response_format: ")
+            is_forced = isinstance(body, ChatBody) and body.forced_tool is not None
+            name = "tools" if is_forced else "response_format"
+            message = message.replace("structured_outputs: ", f"{name}: ")
         name = message.partition(":")[0].partition("[")[0]
         raise ApiError(400, message, param=name, code="invalid_value") from error
     echoes = [""] * len(prompts)

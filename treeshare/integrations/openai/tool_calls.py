@@ -177,7 +177,12 @@ def _calls_in(texts: list[str]) -> list[ToolCall] | None:
         arguments = _parsed(arguments) if isinstance(arguments, str) else arguments
         if not isinstance(arguments, dict):
             return None
-        calls.append(ToolCall(value["name"], json.dumps(arguments, ensure_ascii=False)))
+        try:  # half a character, or a number too large for a float, has no place in an answer
+            written = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
+            (value["name"] + written).encode()
+        except ValueError:
+            return None
+        calls.append(ToolCall(value["name"], written))
     return calls or None
 
 
