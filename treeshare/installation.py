@@ -1,4 +1,4 @@
-"""How the compiled kernels come into an installation, and what to do where they did not.
+"""The installation: its version, how the compiled kernels come into it, and what to do where they did not.
 
 A wheel brings them. An installation from source compiles them, where there is a compiler: it is optional, so
 nobody needs one, and what is missing is said when a model is loaded.
@@ -10,11 +10,26 @@ import json
 import os
 import shlex
 import shutil
+import tomllib
 from importlib import metadata
+from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 NAMES = ("c++", "g++", "clang++")
 """Of C++ compilers, beside the one that ``CXX`` names."""
+
+
+def version() -> str:
+    """The version that is installed; of a checkout that is not, its ``pyproject.toml``'s, else ``unknown``."""
+    try:
+        return metadata.version("treeshare")
+    except metadata.PackageNotFoundError:
+        pass
+    try:
+        project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+        return str(project["project"]["version"])
+    except (OSError, ValueError, KeyError):
+        return "unknown"
 
 
 def compiler() -> str | None:
