@@ -20,7 +20,7 @@ NAMES = ("c++", "g++", "clang++")
 
 
 def version() -> str:
-    """The version that is installed; of a checkout that is not, its ``pyproject.toml``'s, else ``unknown``."""
+    """The installed version; of a checkout that is not installed its ``pyproject.toml``'s, or ``unknown``."""
     try:
         return metadata.version("treeshare")
     except metadata.PackageNotFoundError:

@@ -78,7 +78,9 @@ def _options(
     verbose: Annotated[
         bool,
         typer.Option(
-            "--verbose", callback=write_logs, help="Write on stderr what the engine logs; also after a command."
+            "--verbose",
+            callback=write_logs,
+            help="Write on stderr what the engine logs; also after a command.",
         ),
     ] = False,
 ) -> None:

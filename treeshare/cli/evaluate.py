@@ -28,7 +28,9 @@ def _parse_ks(text: str | None) -> list[int] | None:
         return None
     parts = [part.strip() for part in text.split(",")]
     if not all(re.fullmatch(r"[1-9][0-9]{0,8}", part) for part in parts):
-        raise ConfigError.of("-k", got=text, expected="whole numbers above 0 with commas between, e.g. 1,10,100")
+        raise ConfigError.of(
+            "-k", got=text, expected="whole numbers above 0 with commas between, e.g. 1,10,100"
+        )
     return sorted(set(map(int, parts)))
 
 
@@ -63,7 +65,7 @@ def evaluate(
         typer.Option(
             "-k",
             metavar="K,K...",
-            help="For which k to print pass@k and majority@k, e.g. 1,10,100; by default powers of two and more.",
+            help="For which k to print pass@k and majority@k, e.g. 1,10,100; by default 1, 2, 4, 5, 8 ...",
         ),
     ] = None,
     recheck: Annotated[

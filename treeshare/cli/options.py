@@ -148,9 +148,9 @@ ShotChoice = Annotated[
     Literal["fixed", "random", "nearest", "nearest-shared"],
     typer.Option(
         "--shot-choice",
-        help="Worked examples: fixed, the same for all problems; random, drawn by --seed; nearest, those most "
-        "similar to each problem; nearest-shared, the same, those of many problems first, so that longer "
-        "prefixes are shared.",
+        help="Worked examples: fixed, the same for all problems; random, drawn by --seed; nearest, those "
+        "most similar to each problem; nearest-shared, the same, those of many problems first, so that "
+        "longer prefixes are shared.",
     ),
 ]
 ShotData = Annotated[Path | None, typer.Option("--shot-data", help="Read worked examples from this file.")]

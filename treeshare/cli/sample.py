@@ -12,6 +12,7 @@ import typer
 
 from treeshare.cli import options, sampling_options
 from treeshare.cli.inputs import encode_prompts, load_llm, load_task, problems_sha256
+from treeshare.cli.outputs import fitted, terminal_width
 from treeshare.cli.progress import SamplingProgress
 from treeshare.errors import ConfigError, one_line
 
@@ -262,7 +263,13 @@ def _print_tree(loaded: "LoadedModel", prompts: Sequence[Sequence[int]], n: int)
 
     decode = loaded.decoder(skip_special_tokens=False)
     bytes_per_token = loaded.geometry.bytes_per_token
-    drawing = render_tree(PromptTree.from_prompts(prompts), n, decode=decode, bytes_per_token=bytes_per_token)
+    drawing = render_tree(
+        PromptTree.from_prompts(prompts),
+        n,
+        decode=decode,
+        bytes_per_token=bytes_per_token,
+        max_width=terminal_width(),
+    )
     print(drawing, flush=True)
 
 
@@ -280,12 +287,13 @@ def _print_state(directory: "RunDirectory") -> None:
 
 def _print_summary(stats: "EngineStats", out: Path) -> None:
     if stats.num_finished:
-        print(
+        summary = (
             f"{stats.num_finished:,} completions, {stats.num_tokens:,} tokens in {stats.wall_s:.1f} s "
             f"({stats.tokens_per_s:.0f} tokens/s): "
             f"prefill {stats.prefill_s:.1f} s, decode {stats.decode_s:.1f} s, "
             f"sampling {stats.sampling_s:.1f} s, peak KV {stats.peak_kv_bytes / 2**20:.1f} MiB"
         )
+        print(fitted(summary))
         print(f"written: {one_line(out / 'manifest.json')}, {one_line(out / 'samples.jsonl')}")
     else:
         print("nothing to do: all completions already exist")
