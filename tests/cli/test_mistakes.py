@@ -55,7 +55,7 @@ def run_text(folder):
         (["--threads", 10**9], "--threads"),
         (["--max-num-seqs", 0], "--max-num-seqs"),
         (["--max-num-seqs", 10**9], "--max-num-seqs"),
-        (["--dtype", "float8"], "dtype: got 'float8', expected one of auto, float32, bfloat16"),
+        (["--dtype", "float8"], "'--dtype': 'float8' is not one of 'auto', 'bfloat16', 'float32'"),
         (["--model", ""], "model: got "),
         (["--model", "./nowhere"], "model: got './nowhere'"),
         (["--model", "nowhere.gguf"], "model: got nowhere.gguf, expected an existing .gguf file"),
