@@ -262,8 +262,8 @@ def test_files_that_are_no_workload(cli, text_model, tmp_path, content):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--sharing", "some"], "sharing: got 'some', expected one of tree, one-level, none"),
-        (["--attention", "maybe"], "attention: got 'maybe', expected one of on, off"),
+        (["--sharing", "some"], "'--sharing': 'some' is not one of 'tree', 'one-level', 'none'"),
+        (["--attention", "maybe"], "'--attention': 'maybe' is not one of 'on', 'off'"),
         (["--kv-budget", "1 elephant"], "--kv-budget: got '1 elephant', expected a number of bytes"),
         (["--kv-budget", "1KiB"], "kv_budget_bytes: got 1024, expected at least"),
         (["--json", "/nowhere/x.json"], "/nowhere is not a directory"),

@@ -107,7 +107,7 @@ def main() -> None:
     except (typer.Abort, KeyboardInterrupt):
         status = 130
     except _UsageError as error:
-        status = _refuse(error.format_message())
+        status = _refuse(error.format_message().replace(": Value error, ", ": "))
     except TreeshareError as error:
         status = _refuse(str(error))
     except OSError as error:

@@ -264,8 +264,6 @@ class Engine:
             elif self.store.loose_bytes >= TRIMMED_BYTES:
                 self.store.trim()
 
-    # -- the step --
-
     def step(self) -> StepResult:
         """Compute a step: chunks of prompts, a token of each running sequence, or both."""
         started = time.perf_counter()
