@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import resource
+import sys
 from typing import TYPE_CHECKING, Any
 
 from treeshare.control_groups import memory_limit
@@ -89,7 +90,8 @@ def peak_resident_bytes() -> int:
         with open("/proc/self/status", encoding="ascii", errors="replace") as lines:
             return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:"))
     except (OSError, StopIteration):  # no Linux
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak << 10
 
 
 def cpu_name() -> str:

@@ -1,4 +1,4 @@
-"""What an installation may lack, compiled kernels or optional packages, and the commands that bring it.
+"""An installation's version, what it may lack (compiled kernels, packages), and what brings that.
 
 A wheel brings the kernels. An installation from source compiles them, where there is a compiler: it is
 optional, so nobody needs one, and what is missing is said when a model is loaded. Commands work as they are
@@ -13,11 +13,26 @@ import os
 import shlex
 import shutil
 import sys
+import tomllib
 from importlib import metadata
+from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 NAMES = ("c++", "g++", "clang++")
 """Of C++ compilers, beside the one that ``CXX`` names."""
+
+
+def version() -> str:
+    """The installed version; of a checkout that is not installed its ``pyproject.toml``'s, or ``unknown``."""
+    try:
+        return metadata.version("treeshare")
+    except metadata.PackageNotFoundError:
+        pass
+    try:
+        project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+        return str(project["project"]["version"])
+    except (OSError, ValueError, KeyError):
+        return "unknown"
 
 
 def compiler() -> str | None:

@@ -55,7 +55,7 @@ def run_text(folder):
         (["--threads", 10**9], "--threads"),
         (["--max-num-seqs", 0], "--max-num-seqs"),
         (["--max-num-seqs", 10**9], "--max-num-seqs"),
-        (["--dtype", "float8"], "dtype: got 'float8', expected one of auto, float32, bfloat16"),
+        (["--dtype", "float8"], "'--dtype': 'float8' is not one of 'auto', 'bfloat16', 'float32'"),
         (["--model", ""], "model: got "),
         (["--model", "./nowhere"], "model: got './nowhere'"),
         (["--model", "nowhere.gguf"], "model: got nowhere.gguf, expected an existing .gguf file"),
@@ -262,8 +262,8 @@ def test_files_that_are_no_workload(cli, text_model, tmp_path, content):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--sharing", "some"], "sharing: got 'some', expected one of tree, one-level, none"),
-        (["--attention", "maybe"], "attention: got 'maybe', expected one of on, off"),
+        (["--sharing", "some"], "'--sharing': 'some' is not one of 'tree', 'one-level', 'none'"),
+        (["--attention", "maybe"], "'--attention': 'maybe' is not one of 'on', 'off'"),
         (["--kv-budget", "1 elephant"], "--kv-budget: got '1 elephant', expected a number of bytes"),
         (["--kv-budget", "1KiB"], "kv_budget_bytes: got 1024, expected at least"),
         (["--json", "/nowhere/x.json"], "/nowhere is not a directory"),

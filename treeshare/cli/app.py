@@ -1,5 +1,6 @@
 """The list of commands, and the handling of their errors."""
 
+import copy
 import errno
 import io
 import os
@@ -14,7 +15,9 @@ from treeshare.cli.bench import bench
 from treeshare.cli.compare import compare
 from treeshare.cli.doctor import doctor
 from treeshare.cli.evaluate import evaluate
+from treeshare.cli.examples import epilog
 from treeshare.cli.export import export
+from treeshare.cli.logs import write_logs
 from treeshare.cli.models import models
 from treeshare.cli.report import report
 from treeshare.cli.sample import sample
@@ -46,18 +49,23 @@ _UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__na
 
 app = typer.Typer(
     help="Sample many completions for many problems; prefixes that prompts share are computed once.",
+    epilog=epilog(""),
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 for _command in COMMANDS:
-    app.command()(_command)
+    app.command(epilog=epilog(_command.__name__))(_command)
+
+
+_COMPLETION = "_TREESHARE_COMPLETE"
+"""The variable by which the scripts of ``--install-completion`` ask; its name is click's."""
 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from importlib import metadata
+        from treeshare.installation import version
 
-        print(f"treeshare {metadata.version('treeshare')}")
+        print(f"treeshare {version()}")
         raise typer.Exit
 
 
@@ -67,8 +75,27 @@ def _options(
         bool,
         typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose",
+            callback=write_logs,
+            help="Write on stderr what the engine logs; also after a command.",
+        ),
+    ] = False,
 ) -> None:
     pass
+
+
+def command_line() -> Any:  # noqa: ANN401
+    """The program as click has it: what tests and the reference walk through."""
+    group = typer.main.get_command(app)
+    (verbose,) = (option for option in group.params if option.name == "verbose")
+    for command in group.commands.values():  # type: ignore[attr-defined]  # it is a group
+        option = copy.copy(verbose)
+        option.expose_value, option.help = False, "Write on stderr what the engine logs."  # type: ignore[attr-defined]
+        command.params.append(option)
+    return group
 
 
 def main() -> None:
@@ -80,7 +107,7 @@ def main() -> None:
     except (typer.Abort, KeyboardInterrupt):
         status = 130
     except _UsageError as error:
-        status = _refuse(error.format_message())
+        status = _refuse(error.format_message().replace(": Value error, ", ": "))
     except TreeshareError as error:
         status = _refuse(str(error))
     except OSError as error:
@@ -90,7 +117,9 @@ def main() -> None:
 
 def _run(arguments: list[str]) -> int:
     """Run a command without typer's ``main``, which would handle broken pipes and interrupts itself."""
-    command = typer.main.get_command(app)
+    command = command_line()
+    if _COMPLETION in os.environ:  # a shell asks what may follow, or for its own script
+        command.main(arguments, "treeshare", complete_var=_COMPLETION)
     try:
         with command.make_context("treeshare", _with_ray_address(arguments)) as context:
             command.invoke(context)

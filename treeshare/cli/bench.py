@@ -9,6 +9,7 @@ import typer
 from treeshare.cli import options
 from treeshare.cli.inputs import load_llm
 from treeshare.cli.outputs import write_json
+from treeshare.config import AttentionMode
 
 if TYPE_CHECKING:
     from treeshare.engine.engine import Engine
@@ -38,12 +39,10 @@ def bench(
     dtype: options.Dtype = "auto",
     quantization: options.Quantization = None,
     max_model_len: options.MaxModelLen = None,
-    sharing: Annotated[
-        str,
-        typer.Option("--sharing", help="What prompts share: tree (all), one-level (only the root) or none."),
-    ] = "tree",
+    sharing: options.Sharing = "tree",
     attention: Annotated[
-        str, typer.Option("--attention", help="on, or off to measure the speed without any attention.")
+        AttentionMode,
+        typer.Option("--attention", help="off measures the speed without any attention."),
     ] = "on",
     threads: options.Threads = None,
     max_num_seqs: options.MaxNumSeqs = 256,

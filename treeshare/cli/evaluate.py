@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -12,13 +13,25 @@ from treeshare.cli import options
 from treeshare.cli.inputs import load_task, problems_sha256
 from treeshare.cli.outputs import write_json
 from treeshare.cli.progress import Progress
-from treeshare.errors import DataError, one_line
+from treeshare.errors import ConfigError, DataError, one_line
 
 
 def _check_finite(value: float | None) -> float | None:
     if value is not None and not math.isfinite(value):
         raise typer.BadParameter(f"got {value}, expected a finite number")
     return value
+
+
+def _parse_ks(text: str | None) -> list[int] | None:
+    """The k of ``-k 1,10,100``, in order; None without text."""
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(re.fullmatch(r"[1-9][0-9]{0,8}", part) for part in parts):
+        raise ConfigError.of(
+            "-k", got=text, expected="whole numbers above 0 with commas between, e.g. 1,10,100"
+        )
+    return sorted(set(map(int, parts)))
 
 
 def evaluate(
@@ -47,6 +60,14 @@ def evaluate(
             help="Time limit per program, seconds; by default the task's, 3 for most.",
         ),
     ] = None,
+    k: Annotated[
+        str | None,
+        typer.Option(
+            "-k",
+            metavar="K,K...",
+            help="For which k to print pass@k and majority@k, e.g. 1,10,100; by default 1, 2, 4, 5, 8 ...",
+        ),
+    ] = None,
     recheck: Annotated[
         bool,
         typer.Option(
@@ -55,6 +76,7 @@ def evaluate(
     ] = False,
 ) -> None:
     """Check a run's completions (programs run in the sandbox) and print the task's metrics, e.g. pass@k."""
+    ks = _parse_ks(k)
     from treeshare.evals.evaluate import evaluate_completions
     from treeshare.evals.judged import JudgedRun
     from treeshare.evals.results import RESULTS_NAME
@@ -100,8 +122,14 @@ def evaluate(
         )
     write_atomically(directory / RESULTS_NAME, evaluation.results_jsonl())
     run = JudgedRun.read(directory)
-    summary = RunSummary.of(run)
+    summary = RunSummary.of(run, ks)
     print(summary.table())
+    undefined = [str(k) for k in ks or () if k not in summary.pass_at_k]
+    if undefined:
+        print(
+            f"-k: {', '.join(undefined)}: left out, as a problem has fewer completions; sample more with -n",
+            file=sys.stderr,
+        )
     if sandbox is not None:
         print(f"\nchecked in the sandbox {sandbox.name}")
     if cache.num_taken:

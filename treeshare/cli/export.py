@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -12,12 +12,13 @@ from treeshare.cli import options
 if TYPE_CHECKING:
     from treeshare.evals.judged import JudgedRun
 
+FormatName = Literal["human-eval", "evalplus", "bigcode", "parquet", "datasets"]
+"""``evals.exports.Format``, whose module is not loaded for a line of help."""
+
 
 def export(
     directory: options.RunFolder,
-    kind: Annotated[
-        str, typer.Option("--format", help="human-eval, evalplus, bigcode, parquet or datasets.")
-    ],
+    kind: Annotated[FormatName, typer.Option("--format", help="Of the output: which tool reads it.")],
     out: Annotated[Path, typer.Option("--out", help="Output file; for datasets, a new directory.")],
     data: options.DataFile = None,
     task: Annotated[
@@ -30,7 +31,7 @@ def export(
 
     run = JudgedRun.read(directory)
     solution = _solutions(run, data, task) if kind in NEED_SOLUTIONS else None
-    count = export_run(run, kind, out, solution)  # type: ignore[arg-type]  # it checks the format itself
+    count = export_run(run, kind, out, solution)
     missing = len(run.manifest.task_ids) * run.manifest.n - count
     if missing > 0:
         print(f"{missing} of {missing + count} completions are missing", file=sys.stderr)

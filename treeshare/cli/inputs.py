@@ -7,6 +7,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from treeshare.cli.outputs import fitted
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
@@ -104,14 +106,14 @@ def load_llm(model: str, **options: Any) -> LLM:  # noqa: ANN401
     llm = LLM(model, **options)
     unfused, company = llm.loaded.unfused_reason, llm.engine.runner.company_reason
     faster = faster_dtype(llm.loaded)
-    print(
+    line = (
         f"{model}: {llm.dtype}"
         + (f", {llm.loaded.quantization} weights" if llm.loaded.quantization else "")
         + f", loaded in {llm.loaded.load_s:.1f} s, "
         f"KV budget {llm.kv_budget_bytes / 2**20:.0f} MiB, attention {llm.engine.backend_name}"
         + (f", layers not fused: {unfused}" if unfused else ", fused layers")
         + (f"; bits may depend on what else runs: {company}" if company else "")
-        + (f"; {faster}" if faster else ""),
-        file=sys.stderr,
+        + (f"; {faster}" if faster else "")
     )
+    print(fitted(line, sys.stderr), file=sys.stderr)
     return llm

@@ -15,12 +15,14 @@ def models(
     model: Annotated[
         str | None, typer.Argument(help="A folder, a .gguf file, a hub id or an embedded name.")
     ] = None,
+    model_option: options.SameModel = None,
     dtype: options.Dtype = "auto",
 ) -> None:
     """List which of transformers' models run; or say, without reading its weights, whether MODEL does.
 
     Exit status 1 if it does not.
     """
+    model = options.one_model("models", model, model_option)
     from treeshare.errors import UnsupportedModelError
     from treeshare.models.known import known_models
 

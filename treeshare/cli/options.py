@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from treeshare.cli.outputs import check_output
-from treeshare.errors import ConfigError, one_line
+from treeshare.config import Sharing as SharingName
+from treeshare.errors import ConfigError
 
 _UNITS = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
 
@@ -44,31 +45,6 @@ def parse_object(option: str, text: str | None) -> dict[str, Any] | None:
     if not isinstance(values, dict):
         raise ConfigError.of(option, got=text, expected="a JSON object")
     return values
-
-
-def parse_structured(
-    schema: Path | None, regex: str | None, choice: list[str] | None
-) -> dict[str, Any] | None:
-    """What completions must be, of ``--json-schema``, ``--regex`` and ``--choice``; None without any.
-
-    Raises:
-        ConfigError: If more than one is given, or the file is no JSON schema.
-        DataError: If the file cannot be read.
-    """
-    given: dict[str, Any] = {"json": schema, "regex": regex, "choice": choice or None}
-    given = {name: value for name, value in given.items() if value is not None}
-    if len(given) > 1:
-        raise ConfigError("--json-schema, --regex, --choice: got more than one; give one of them")
-    if schema is not None:
-        from treeshare.files import read_file
-        from treeshare.sampling.structured import MAX_CHARS
-
-        content = read_file(schema, "JSON schema", max_bytes=4 * MAX_CHARS)
-        try:
-            given["json"] = content.decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"--json-schema: {one_line(schema)}: not UTF-8: {one_line(error)}") from error
-    return given or None
 
 
 def parse_template_kwargs(text: str | None) -> dict[str, Any] | None:
@@ -120,6 +96,17 @@ def with_qa_options(
     return found | named
 
 
+def one_model(command: str, argument: str | None, option: str | None) -> str | None:
+    """The model of a command that takes MODEL, and --model as all others do.
+
+    Raises:
+        ConfigError: If both are given.
+    """
+    if argument is not None and option is not None:
+        raise ConfigError(f"{command}: got MODEL and --model; give one of them")
+    return option if argument is None else argument
+
+
 DEFAULT_MODEL = "smollm2-135m"
 
 TaskName = Annotated[str, typer.Option("--task", help="Task, e.g. humaneval, or your own as FILE.py:CLASS.")]
@@ -145,8 +132,10 @@ AnswerField = Annotated[
     ),
 ]
 Judge = Annotated[
-    str | None,
-    typer.Option("--judge", help="With --task qa: exact (default), number, math, regex or choice."),
+    Literal["exact", "number", "math", "regex", "choice"] | None,
+    typer.Option(
+        "--judge", help="With --task qa: when an answer is right; exact, the same text, by default."
+    ),
 ]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use only the first N problems.")]
 Shots = Annotated[
@@ -157,7 +146,12 @@ Shots = Annotated[
 ]
 ShotChoice = Annotated[
     Literal["fixed", "random", "nearest", "nearest-shared"],
-    typer.Option("--shot-choice", help="How to choose worked examples; random depends on --seed."),
+    typer.Option(
+        "--shot-choice",
+        help="Worked examples: fixed, the same for all problems; random, drawn by --seed; nearest, those "
+        "most similar to each problem; nearest-shared, the same, those of many problems first, so that "
+        "longer prefixes are shared.",
+    ),
 ]
 ShotData = Annotated[Path | None, typer.Option("--shot-data", help="Read worked examples from this file.")]
 Chat = Annotated[bool, typer.Option("--chat", help="Put each whole prompt into the model's chat template.")]
@@ -173,9 +167,29 @@ NumCompletions = Annotated[int, typer.Option("-n", min=1, max=100_000, help="Com
 Model = Annotated[
     str, typer.Option("--model", help="Embedded model's name, directory, .gguf file or hub id.")
 ]
-Dtype = Annotated[str, typer.Option("--dtype", help="auto, bfloat16 or float32.")]
+SameModel = Annotated[str | None, typer.Option("--model", help="The same as MODEL.")]
+Dtype = Annotated[
+    Literal["auto", "bfloat16", "float32"],
+    typer.Option("--dtype", help="Numbers of weights, KV and computation; auto takes the model's own."),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        metavar="auto|cpu|cuda|cuda:N",
+        help="Where the model runs; auto takes a CUDA device where there is one and Triton is installed.",
+    ),
+]
+Sharing = Annotated[
+    SharingName,
+    typer.Option(
+        "--sharing",
+        help="What prompts share: tree, every common prefix; one-level, only what all have in common; "
+        "none, nothing.",
+    ),
+]
 Quantization = Annotated[
-    str | None,
+    Literal["int8"] | None,
     typer.Option(
         "--quantization",
         help="int8: linear layers in codes of 8 bits; completions are then the same on every CPU.",
@@ -206,74 +220,11 @@ GenerationConfig = Annotated[
 ]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, max=1024, help="Number of torch threads.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the run.")]
-Temperature = Annotated[
-    float | None,
-    typer.Option(
-        "--temperature",
-        help="0 always takes the most likely token; the model's own by default, else 0.8.",
-    ),
-]
-TopP = Annotated[
-    float | None,
-    typer.Option("--top-p", help="Sample from the most likely tokens with this total probability."),
-]
-TopK = Annotated[
-    int | None, typer.Option("--top-k", help="Sample from this many most likely tokens; 0 means all.")
-]
-Stop = Annotated[
-    list[str] | None, typer.Option("--stop", help="Stop string, instead of the task's; repeatable.")
-]
-JsonSchema = Annotated[
-    Path | None,
-    typer.Option("--json-schema", help="Completions are JSON that fits the JSON schema in this file."),
-]
-Regex = Annotated[
-    str | None, typer.Option("--regex", help="Completions match this regular expression, whole.")
-]
-Choice = Annotated[
-    list[str] | None, typer.Option("--choice", help="Completions are one of these texts; repeatable.")
-]
-LogitBias = Annotated[
-    str | None,
-    typer.Option(
-        "--logit-bias", metavar="JSON", help="What is added to tokens' logits, e.g. '{\"50\": -100}'."
-    ),
-]
-AllowedTokenIds = Annotated[
-    list[int] | None,
-    typer.Option("--allowed-token-id", min=0, help="Only such tokens are drawn; repeatable."),
-]
-BadWord = Annotated[
-    list[str] | None, typer.Option("--bad-word", help="A text that is not generated; repeatable.")
-]
-MaxTokens = Annotated[
-    int | None,
-    typer.Option(
-        "--max-tokens", min=1, help="Maximum number of tokens of a completion; by default the task's."
-    ),
-]
-ThinkingTokenBudget = Annotated[
-    int | None,
-    typer.Option(
-        "--thinking-token-budget",
-        min=0,
-        help="Maximum tokens of a chat model's reasoning; then its end is forced.",
-    ),
-]
 ReasoningParser = Annotated[
     str,
     typer.Option(
         "--reasoning-parser",
         help="How the model marks its reasoning: auto, none, a name such as qwen3, or two tags.",
-    ),
-]
-Logprobs = Annotated[
-    int | None,
-    typer.Option(
-        "--logprobs",
-        min=0,
-        max=64,
-        help="Record the log-probabilities of each generated token and of the N most likely tokens.",
     ),
 ]
 MaxNumSeqs = Annotated[

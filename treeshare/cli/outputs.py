@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import sys
+import textwrap
 from pathlib import Path  # noqa: TC003  (typer reads the annotation)
-from typing import Any
+from typing import Any, TextIO
 
 import typer
 
@@ -36,3 +39,17 @@ def write_json(path: Path, value: Any, indent: int | None = 2) -> None:  # noqa:
     from treeshare.files import write_output
 
     write_output(path, json.dumps(value, indent=indent).encode() + b"\n")
+
+
+def terminal_width(stream: TextIO | None = None) -> int | None:
+    """Columns of the terminal that ``stream``, by default stdout, is; None where it is none."""
+    stream = stream or sys.stdout
+    return shutil.get_terminal_size().columns if stream.isatty() else None
+
+
+def fitted(text: str, stream: TextIO | None = None) -> str:
+    """A line, wrapped between words where a terminal is too narrow for it; elsewhere as it is."""
+    width = terminal_width(stream)
+    if width is None or len(text) <= width:
+        return text
+    return textwrap.fill(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from treeshare.cli import options
+from treeshare.cli import options, sampling_options
 from treeshare.cli.inputs import encode_prompts, load_llm, load_task, problems_sha256
+from treeshare.cli.outputs import fitted, terminal_width
 from treeshare.cli.progress import SamplingProgress
 from treeshare.errors import ConfigError, one_line
 
@@ -40,20 +41,26 @@ def sample(
     shot_data: options.ShotData = None,
     chat: options.Chat = False,
     chat_template_kwargs: options.ChatTemplateKwargs = None,
-    temperature: options.Temperature = None,
-    top_p: options.TopP = None,
-    top_k: options.TopK = None,
-    max_tokens: options.MaxTokens = None,
-    stop: options.Stop = None,
-    json_schema: options.JsonSchema = None,
-    regex: options.Regex = None,
-    choice: options.Choice = None,
-    logit_bias: options.LogitBias = None,
-    allowed_token_id: options.AllowedTokenIds = None,
-    bad_word: options.BadWord = None,
-    thinking_token_budget: options.ThinkingTokenBudget = None,
+    temperature: sampling_options.Temperature = None,
+    top_p: sampling_options.TopP = None,
+    top_k: sampling_options.TopK = None,
+    min_p: sampling_options.MinP = None,
+    presence_penalty: sampling_options.PresencePenalty = 0.0,
+    frequency_penalty: sampling_options.FrequencyPenalty = 0.0,
+    repetition_penalty: sampling_options.RepetitionPenalty = None,
+    max_tokens: sampling_options.MaxTokens = None,
+    min_tokens: sampling_options.MinTokens = 0,
+    stop: sampling_options.Stop = None,
+    stop_token_id: sampling_options.StopTokenIds = None,
+    json_schema: sampling_options.JsonSchema = None,
+    regex: sampling_options.Regex = None,
+    choice: sampling_options.Choice = None,
+    logit_bias: sampling_options.LogitBias = None,
+    allowed_token_id: sampling_options.AllowedTokenIds = None,
+    bad_word: sampling_options.BadWord = None,
+    thinking_token_budget: sampling_options.ThinkingTokenBudget = None,
     reasoning_parser: options.ReasoningParser = "auto",
-    logprobs: options.Logprobs = None,
+    logprobs: sampling_options.Logprobs = None,
     seed: options.Seed = 0,
     model: options.Model = options.DEFAULT_MODEL,
     dtype: options.Dtype = "auto",
@@ -62,6 +69,8 @@ def sample(
     lora: options.Lora = None,
     revision: options.Revision = None,
     generation_config: options.GenerationConfig = "auto",
+    device: options.Device = "auto",
+    sharing: options.Sharing = "tree",
     threads: options.Threads = None,
     max_num_seqs: options.MaxNumSeqs = 256,
     kv_budget: options.KvBudget = None,
@@ -99,23 +108,35 @@ def sample(
     )
     built = build_prompts(chosen, problems, prompting)
     default_stop, default_max_tokens = completion_end(chosen, chat=chat)
-    structured = options.parse_structured(json_schema, regex, choice)
+    structured = sampling_options.parse_structured(json_schema, regex, choice)
     default_stop = default_stop if structured is None else ()  # what must be whole is not cut
-    asked = {"temperature": temperature, "top_p": top_p, "top_k": top_k}
+    asked = {
+        "temperature": temperature,
+        "top_p": top_p,
+        "top_k": top_k,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+    }
     given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     params = SamplingParams(
         n=n,
         **given,
         logprobs=logprobs,
         seed=seed,
+        presence_penalty=presence_penalty,
+        frequency_penalty=frequency_penalty,
         max_tokens=max_tokens or default_max_tokens,
+        min_tokens=min_tokens,
         stop=default_stop if stop is None else stop,
+        stop_token_ids=stop_token_id or None,
         logit_bias=options.parse_object("--logit-bias", logit_bias),  # type: ignore[arg-type]  # texts as keys
         allowed_token_ids=allowed_token_id or None,
         bad_words=bad_word,
         thinking_token_budget=thinking_token_budget,
         structured_outputs=structured,  # type: ignore[arg-type]  # a mapping of its names
     )
+    if ray is not None and device not in ("auto", "cpu"):
+        raise ConfigError(f"--device: got {device} with --ray, whose processes run on the CPU; leave it out")
     cluster = _join_cluster(context, ray, ray_workers, ray_threads, threads)
     llm = load_llm(
         model,
@@ -125,6 +146,8 @@ def sample(
         lora=lora,
         revision=revision,
         generation_config=generation_config,
+        device="cpu" if cluster else device,
+        sharing=sharing,
         threads=cluster.threads if cluster else threads,
         seed=seed,
         max_num_seqs=max_num_seqs,
@@ -240,7 +263,13 @@ def _print_tree(loaded: "LoadedModel", prompts: Sequence[Sequence[int]], n: int)
 
     decode = loaded.decoder(skip_special_tokens=False)
     bytes_per_token = loaded.geometry.bytes_per_token
-    drawing = render_tree(PromptTree.from_prompts(prompts), n, decode=decode, bytes_per_token=bytes_per_token)
+    drawing = render_tree(
+        PromptTree.from_prompts(prompts),
+        n,
+        decode=decode,
+        bytes_per_token=bytes_per_token,
+        max_width=terminal_width(),
+    )
     print(drawing, flush=True)
 
 
@@ -258,12 +287,13 @@ def _print_state(directory: "RunDirectory") -> None:
 
 def _print_summary(stats: "EngineStats", out: Path) -> None:
     if stats.num_finished:
-        print(
+        summary = (
             f"{stats.num_finished:,} completions, {stats.num_tokens:,} tokens in {stats.wall_s:.1f} s "
             f"({stats.tokens_per_s:.0f} tokens/s): "
             f"prefill {stats.prefill_s:.1f} s, decode {stats.decode_s:.1f} s, "
             f"sampling {stats.sampling_s:.1f} s, peak KV {stats.peak_kv_bytes / 2**20:.1f} MiB"
         )
+        print(fitted(summary))
         print(f"written: {one_line(out / 'manifest.json')}, {one_line(out / 'samples.jsonl')}")
     else:
         print("nothing to do: all completions already exist")

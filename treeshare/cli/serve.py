@@ -13,7 +13,10 @@ from treeshare.errors import ConfigError, one_line
 
 
 def serve(
-    model: Annotated[str, typer.Argument(help="Embedded model's name, directory, .gguf file or hub id.")],
+    model: Annotated[
+        str | None, typer.Argument(help="Embedded model's name, directory, .gguf file or hub id.")
+    ] = None,
+    model_option: options.SameModel = None,
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[
         int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0 takes a free port.")
@@ -119,6 +122,9 @@ def serve(
 
     Prefixes that requests share are computed once. After Ctrl-C or SIGTERM, running requests may finish.
     """
+    model = options.one_model("serve", model, model_option)
+    if model is None:
+        raise ConfigError("MODEL: got none; give a model, e.g. treeshare serve smollm2-135m")
     _check_exposure(host, api_key, no_api_key)
     max_body_bytes, max_held_bytes, max_unread_bytes = (
         options.parse_bytes(option, size) or 0

@@ -9,7 +9,7 @@ import typer
 
 from treeshare.cli import options
 from treeshare.cli.inputs import encode_prompts, load_task
-from treeshare.cli.outputs import check_output, write_json
+from treeshare.cli.outputs import check_output, terminal_width, write_json
 from treeshare.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -105,7 +105,15 @@ def tree(
             print(cost_table(costs), end="\n\n")
     prompt_tree = PromptTree.from_prompts(prompts)
     bytes_per_token = description.geometry.bytes_per_token
-    print(render_tree(prompt_tree, counts, decode=description.decode, bytes_per_token=bytes_per_token))
+    print(
+        render_tree(
+            prompt_tree,
+            counts,
+            decode=description.decode,
+            bytes_per_token=bytes_per_token,
+            max_width=terminal_width(),
+        )
+    )
     if plan:
         each = counts if isinstance(counts, list) else [counts] * len(prompts)
         config = EngineConfig(max_num_seqs=max_num_seqs, kv_budget_bytes=budget)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from treeshare.engine.constraints import Constraints
 from treeshare.engine.hooks import ProcessorBatch
 from treeshare.engine.intake import Intake
+from treeshare.engine.logs import log_run
 from treeshare.engine.residency import Residency
 from treeshare.engine.runner import MAX_LOGITS_BYTES, ModelRunner
 from treeshare.engine.scheduler import Scheduler
@@ -257,12 +258,11 @@ class Engine:
                 self.store.check_empty()
         finally:  # also where the caller left after the last completion
             self._token_step.observe, self._scheduler.pace.is_live = None, True
+            log_run(self.stats)
             if not self.is_idle:
                 self.clear()
             elif self.store.loose_bytes >= TRIMMED_BYTES:
                 self.store.trim()
-
-    # -- the step --
 
     def step(self) -> StepResult:
         """Compute a step: chunks of prompts, a token of each running sequence, or both."""

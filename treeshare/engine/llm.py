@@ -14,6 +14,7 @@ from treeshare.engine.chat import ChatOptions, Conversations
 from treeshare.engine.engine import Engine
 from treeshare.engine.fold_cost import fold_cost_of
 from treeshare.engine.generation import GenerateCall, OnCompletion, UseTqdm, progress_bar, with_progress
+from treeshare.engine.logs import log_loaded
 from treeshare.engine.opened_model import OpenedModel
 from treeshare.engine.outputs import CompletionOutput, RequestOutput, completion_output
 from treeshare.engine.prompts import Prompt, Prompts, items_of
@@ -137,6 +138,7 @@ class LLM(OpenedModel):
             logits_processors=logits_processors,
         )
         super().__init__(engine, seed, suggested, enable_lora=enable_lora)
+        log_loaded(loaded, engine.runner, max_num_seqs)
 
     def generate(
         self,

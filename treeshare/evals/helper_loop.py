@@ -18,7 +18,8 @@ from typing import Any
 def main() -> None:
     """Answer requests until there are no more."""
     memory_bytes, parent, path = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    if sys.platform == "linux":  # macOS refuses this limit, as a process has far more address space there
+        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     spec = importlib.util.spec_from_file_location("helper_module", path)

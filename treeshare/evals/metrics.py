@@ -54,9 +54,12 @@ def pass_curve(checked: Checked) -> dict[int, Estimate]:
     return pass_at_each_k(counts, curve_ks(fewest_completions(checked)))
 
 
-def majority_curve(checked: Checked) -> dict[int, Estimate]:
-    """majority@k for the k of a table; empty where no completion has an answer."""
-    ks = table_ks(fewest_completions(checked))
+def majority_curve(checked: Checked, ks: Sequence[int] | None = None) -> dict[int, Estimate]:
+    """majority@k for ``ks``, by default those of a table; empty where no completion has an answer."""
+    fewest = fewest_completions(checked)
+    ks = table_ks(fewest) if ks is None else [k for k in ks if 1 <= k <= fewest]
+    if not ks:
+        return {}
     values = majority_values(checked, ks)
     return {} if values is None else dict(zip(ks, estimates(values), strict=True))
 

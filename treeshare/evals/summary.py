@@ -11,7 +11,7 @@ from treeshare.evals.sandbox import Verdict
 from treeshare.evals.statistics.pass_at_k import pass_at_each_k
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from treeshare.evals.judged import JudgedRun
     from treeshare.evals.metrics import Checked
@@ -46,16 +46,22 @@ class RunSummary:
     submissions_at_k: dict[int, Estimate]
 
     @classmethod
-    def of(cls, run: JudgedRun) -> RunSummary:
-        """Sum up a run."""
+    def of(cls, run: JudgedRun, ks: Sequence[int] | None = None) -> RunSummary:
+        """Sum up a run.
+
+        Args:
+            run: With its verdicts.
+            ks: For which k; by default ``table_ks``. Those that a problem has too few completions for are
+                left out.
+        """
         checked, counts = run.checked(), run.counts()
         verdicts = Counter(result.verdict for pairs in checked.values() for _, result in pairs)
         return cls(
             manifest=run.manifest,
             counts=counts,
             verdicts=dict(verdicts.most_common()),
-            pass_at_k=pass_at_each_k(list(counts.values())),
-            majority_at_k=majority_curve(checked),
+            pass_at_k=pass_at_each_k(list(counts.values()), ks),
+            majority_at_k=majority_curve(checked, ks),
             submissions_at_k=filtered_table(checked),
         )
 

@@ -109,7 +109,8 @@ class RayCluster:
                 socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
             ray.init(self._address, **quiet)
             return
-        self._settle([len(os.sched_getaffinity(0))])
+        has_affinity = hasattr(os, "sched_getaffinity")  # not on macOS
+        self._settle([len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1])
         self._watchdog = Watchdog()
         ray.init(
             LOCAL,

@@ -27,15 +27,39 @@ _PACKED_ROOM = 32
 """The same where the files are quantised: many of the model's numbers in one of the files'."""
 
 
+class _Quiet:
+    """How many threads want transformers to be quiet, and the settings that the first of them found."""
+
+    lock = threading.Lock()
+    num_inside = 0
+    verbosity = 0
+    hook: Any = None
+
+
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Inside, transformers warns of nothing: of a model that is not the user's."""
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
+    """Inside, transformers writes neither warnings nor bars; then the user's settings hold again.
+
+    Its settings are the process's: where several threads are inside, the last to leave sets them back.
+    """
+    with _Quiet.lock:
+        if not _Quiet.num_inside:
+            _Quiet.verbosity = logging.get_verbosity()
+            _Quiet.hook = logging.set_tqdm_hook(_no_bar)
+            logging.set_verbosity_error()
+        _Quiet.num_inside += 1
     try:
         yield
     finally:
-        logging.set_verbosity(before)
+        with _Quiet.lock:
+            _Quiet.num_inside -= 1
+            if not _Quiet.num_inside:
+                logging.set_verbosity(_Quiet.verbosity)
+                logging.set_tqdm_hook(_Quiet.hook)
+
+
+def _no_bar(factory: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
+    return factory(*args, **kwargs | {"disable": True})
 
 
 @contextlib.contextmanager

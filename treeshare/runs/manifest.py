@@ -45,6 +45,7 @@ class Manifest(BaseModel):
         max_model_len: Tokens of the longest sequence, if the user limited it.
         arithmetic: ``config.ARITHMETIC`` of the treeshare that computes the run; 0 if it is not written.
         sharing: ``tree``, ``one-level`` or ``none``.
+        device: Kind of device that computes, ``cpu`` or ``cuda``; ``cpu`` if it is not written.
         fold_cost: Of runs of arithmetic 0, whose bits depended on it; read, and not written any more.
         sampling: ``SamplingParams`` without ``n`` and ``seed``.
         n: Completions per problem; may grow.
@@ -72,6 +73,7 @@ class Manifest(BaseModel):
     max_model_len: int | None = None
     arithmetic: NonNegativeInt = 0
     sharing: str = "tree"
+    device: str = "cpu"
     fold_cost: dict[Literal["launch_cost", "merge_cost", "token_cost", "max_rows"], NonNegativeInt] = Field(
         default={}, exclude=True
     )

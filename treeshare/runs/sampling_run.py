@@ -90,6 +90,7 @@ def make_manifest(
         quantization=llm.loaded.quantization,
         max_model_len=llm.loaded.length_limit,
         sharing=llm.config.sharing,
+        device=llm.loaded.device.type,
         arithmetic=ARITHMETIC,
         sampling=sampling,
         n=n,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
+import unicodedata
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -34,6 +37,7 @@ def render_tree(
     max_children: int = 8,
     max_depth: int = 8,
     max_snippet: int = 48,
+    max_width: int | None = None,
 ) -> str:
     """Draw the tree with one line per node, and the totals below it.
 
@@ -46,6 +50,7 @@ def render_tree(
             least 1. A last line counts the nodes that are not drawn.
         max_depth: Maximum number of levels to draw below the root.
         max_snippet: Maximum number of characters to draw of a segment.
+        max_width: Columns of the terminal, which no line of a node is wider than; None for any width.
 
     Returns:
         The lines, without a newline at the end.
@@ -58,12 +63,14 @@ def render_tree(
     while stack:
         prefix, indent, item = stack.pop()
         if isinstance(item, str):
-            lines.append(prefix + item)
+            lines.append(_fitted(prefix + item, max_width))
             continue
-        snippet = snippet_of(item, decode, max_snippet)
         facts = f"{count(prompts[item.node_id], 'prompt')}, {count(below[item.node_id], 'completion')}"
-        label = f"{count(item.num_tokens, 'token')} [{item.start}, {item.end})  {facts}  {snippet}".rstrip()
-        lines.append(prefix + label)
+        label = f"{prefix}{count(item.num_tokens, 'token')} [{item.start}, {item.end})  {facts}"
+        room = max_snippet
+        if max_width is not None:
+            room = max(min(room, max_width - len(label) - len("  ''")), 1)
+        lines.append(_fitted(f"{label}  {snippet_of(item, decode, room)}".rstrip(), max_width))
         items = items_below(tree, item, sums, max_children, max_depth)
         for child in reversed(items):
             is_last = child is items[-1]
@@ -72,6 +79,17 @@ def render_tree(
             )
             stack.append(line)
     return "\n".join([*lines, *totals(tree.stats(num_completions), bytes_per_token)])
+
+
+def _fitted(line: str, max_width: int | None) -> str:
+    """The line, its end left out where it is wider; letters of east Asian scripts take two columns."""
+    if max_width is None:
+        return line
+    widths = (2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in line)
+    columns = list(itertools.accumulate(widths))
+    if not columns or columns[-1] <= max_width:
+        return line
+    return line[: bisect.bisect_right(columns, max_width - 1)] + "…"
 
 
 class _Line(NamedTuple):

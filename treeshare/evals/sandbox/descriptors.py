@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
+
+def missing_features() -> list[str]:
+    """What sandboxes need of the system and Python has not here, as on macOS; empty where all is there."""
+    needed = {
+        "os.memfd_create": hasattr(os, "memfd_create"),
+        "os.pidfd_open": hasattr(os, "pidfd_open"),
+        "fcntl.F_ADD_SEALS": hasattr(fcntl, "F_ADD_SEALS") and hasattr(fcntl, "F_SEAL_SEAL"),
+    }
+    return [name for name, is_there in needed.items() if not is_there]
 
 
 @contextlib.contextmanager
@@ -26,7 +34,8 @@ def memory_file(content: bytes | None = None) -> Iterator[int]:
             with open(descriptor, "wb", closefd=False) as file:
                 file.write(content)
             os.lseek(descriptor, 0, os.SEEK_SET)
-            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+            seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
+            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
         yield descriptor
     finally:
         os.close(descriptor)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 from treeshare.errors import SandboxUnavailableError
 from treeshare.evals.sandbox.base import Limits, Sandbox, SandboxError, Verdict
 from treeshare.evals.sandbox.bubblewrap import BubblewrapSandbox
+from treeshare.evals.sandbox.descriptors import missing_features
 from treeshare.evals.sandbox.landlock import LandlockSandbox
 
 BACKENDS: dict[str, type[Sandbox]] = {kind.name: kind for kind in (BubblewrapSandbox, LandlockSandbox)}
@@ -21,12 +24,24 @@ for forbidden in (os.fork, socket.socket):
 """
 
 
+def _require_linux() -> None:
+    """Refuse where no sandbox can work, before the first is tried."""
+    missing = missing_features()
+    if sys.platform != "linux" or missing:
+        lacks = f" without {', '.join(missing)}" if missing else ""
+        raise SandboxUnavailableError(
+            f"sandbox: no isolation on {sys.platform}{lacks}, and model-written code never runs without; "
+            "evaluate the run directory on Linux, e.g. in a container"
+        )
+
+
 def working_sandbox(name: str) -> Sandbox:
     """The backend of that name, after it has run a program and held it.
 
     Raises:
         SandboxUnavailableError: If it does not work here; one line that says why.
     """
+    _require_linux()
     sandbox = BACKENDS[name]()
     try:
         probe = sandbox.run(_PROBE, limits=Limits(wall_s=20.0))
@@ -45,6 +60,7 @@ def default_sandbox() -> Sandbox:
         SandboxUnavailableError: If there is no real isolation here; the message says how to get it.
             Model-written code is never run without.
     """
+    _require_linux()
     reasons = []
     for name in BACKENDS:
         try:

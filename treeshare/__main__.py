@@ -1,0 +1,5 @@
+"""``python -m treeshare``."""
+
+from treeshare.cli import main
+
+main()
