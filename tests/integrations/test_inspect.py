@@ -270,7 +270,10 @@ def test_arguments_of_inspects_other_models(api):
     [
         ({"trust_remote_code": True}, "code from a model's folder is never run"),
         ({"do_sample": False}, "do_sample: got False, expected True; --temperature 0 is greedy"),
-        ({"max_length": 64, "max_model_len": 64}, "max_length: got 64, expected nothing beside max_model_len"),
+        (
+            {"max_length": 64, "max_model_len": 64},
+            "max_length: got 64, expected nothing beside max_model_len",
+        ),
         ({"hidden_states": True}, "hidden_states: got True, expected False; they are not returned"),
     ],
 )

@@ -95,7 +95,9 @@ def engine_options(given: Mapping[str, Any], own: Sequence[str]) -> dict[str, An
             pass  # the main branch is the default, and a folder has none
         elif name == "backend" and value in ("default", "causal", "seq2seq"):  # hf's kind of model
             if value == "seq2seq":
-                raise ConfigError.of("backend", got=value, expected="causal: decoder-only models are computed")
+                raise ConfigError.of(
+                    "backend", got=value, expected="causal: decoder-only models are computed"
+                )
         elif engine_name in ENGINE_ARGUMENTS:
             if engine_name in options:
                 raise ConfigError.of(name, got=value, expected=f"{engine_name} once, under one name")

@@ -79,8 +79,8 @@ class TreeshareAPI(ModelAPI):  # type: ignore[misc]  # mypy does not follow into
         max_length: Another name for ``max_model_len``.
         device: As for ``LLM``.
         batch_size: Ignored: rows and memory decide how many calls run at once.
-        **options: ``arguments.ENGINE_ARGUMENTS`` as for ``LLM``; those of Inspect's ``hf`` and ``vllm`` models
-            where they have a meaning here, or ask for nothing.
+        **options: ``arguments.ENGINE_ARGUMENTS`` as for ``LLM``; those of Inspect's ``hf`` and ``vllm``
+            models where they have a meaning here, or ask for nothing.
 
     Raises:
         ConfigError: If an argument is unknown or out of range, or the model has no tokenizer.

@@ -73,8 +73,8 @@ class TreeshareLM(TemplateLM):  # type: ignore[misc]  # lm-eval is untyped
         max_batch_size: Ignored.
         device: As for ``LLM``, but ``cuda:0``, which lm-eval's command line says when its user does not, is
             the CPU where no CUDA device can be used.
-        **options: ``arguments.ENGINE_ARGUMENTS`` as for ``LLM``; those of lm-eval's ``hf`` and ``vllm`` models
-            where they have a meaning here, or ask for nothing.
+        **options: ``arguments.ENGINE_ARGUMENTS`` as for ``LLM``; those of lm-eval's ``hf`` and ``vllm``
+            models where they have a meaning here, or ask for nothing.
 
     Raises:
         ConfigError: If an argument is unknown or out of range, or the model has no tokenizer.
