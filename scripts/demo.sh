@@ -10,3 +10,8 @@ out=${TREESHARE_DEMO_DIR:-runs/demo}
 echo
 echo "Files:"
 ls -l "$out"
+echo
+echo "Next, for example:"
+echo "  .venv/bin/treeshare report $(printf %q "$out")    # a page with every completion and its verdict"
+echo "  .venv/bin/treeshare sample --task scripts/examples/custom_task.py:Sums --limit 8 -n 16 --out runs/sums    # your own task"
+echo "  .venv/bin/treeshare verify    # does company, n, order or sharing change a bit on this machine?"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+import sys
 from importlib import metadata
 from types import SimpleNamespace
 
@@ -17,6 +18,17 @@ from treeshare.native import library
 
 PIP = "pip install --no-cache-dir --force-reinstall --no-deps"
 APT = "apt-get install g++ (or another C++ compiler), then "
+
+
+@pytest.fixture(autouse=True)
+def pip_in_path(request, monkeypatch):
+    if "own_pip" not in request.fixturenames:
+        monkeypatch.setattr(installation, "pip", lambda: "pip")
+
+
+@pytest.fixture
+def own_pip():
+    """Commands are printed as they are where the tests run."""
 
 
 @pytest.fixture
@@ -48,9 +60,13 @@ def not_built(monkeypatch):
             {"url": "https://host/treeshare.tar.gz", "archive_info": {}},
             f"{PIP} https://host/treeshare.tar.gz",
         ),
+        (
+            {"url": "https://host/treeshare", "vcs_info": {"vcs": "git", "commit_id": "0ab1"}},
+            f"{PIP} git+https://host/treeshare@0ab1",
+        ),
         ("{", f"{PIP} treeshare"),
     ],
-    ids=["index", "folder", "editable", "archive", "damaged"],
+    ids=["index", "folder", "editable", "archive", "git", "damaged"],
 )
 def test_the_command_installs_from_where_it_came(url, expected, monkeypatch, no_compiler):
     text = url if isinstance(url, str) else url and json.dumps(url)
@@ -118,3 +134,35 @@ def test_doctor_wants_no_compiler_where_one_is(not_built, monkeypatch):
     monkeypatch.setattr(installation, "compiler", lambda: "/usr/bin/g++")
     assert "apt-get" not in doctor._kernels().remedy
     assert PIP in doctor._kernels().remedy
+
+
+def test_extras_are_brought_by_the_names_of_their_packages():
+    """An index has those; it has no treeshare."""
+    assert installation.how_to_add("structured") == "pip install 'llguidance>=1.9'"
+    assert installation.how_to_add("gguf") == "pip install 'accelerate>=1.10' 'gguf>=0.19'"
+    extras = set(metadata.metadata("treeshare").get_all("Provides-Extra")) - {"dev"}
+    assert all("treeshare" not in installation.how_to_add(extra) for extra in extras)
+
+
+def test_without_metadata_an_extra_is_named(monkeypatch):
+    def missing(name):
+        raise metadata.PackageNotFoundError
+
+    monkeypatch.setattr(metadata, "requires", missing)
+    assert installation.how_to_add("lora") == "pip install 'treeshare[lora]'"
+
+
+def test_pip_is_this_pythons(own_pip, monkeypatch, tmp_path):
+    """Another environment's pip may come first in PATH, and an environment may have none."""
+    python = tmp_path / "bin" / "python"
+    monkeypatch.setattr(sys, "executable", str(python))
+    for folder in ("other", "bin"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "pip").write_text("")
+        (tmp_path / folder / "pip").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    assert installation.pip() == "pip"
+    monkeypatch.setenv("PATH", f"{tmp_path / 'other'}:{tmp_path / 'bin'}")
+    assert installation.pip() == f"{python} -m pip"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert installation.pip() == f"uv pip --python {python}"

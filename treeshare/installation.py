@@ -1,15 +1,18 @@
-"""How the compiled kernels come into an installation, and what to do where they did not.
+"""What an installation may lack, compiled kernels or optional packages, and the commands that bring it.
 
-A wheel brings them. An installation from source compiles them, where there is a compiler: it is optional, so
-nobody needs one, and what is missing is said when a model is loaded.
+A wheel brings the kernels. An installation from source compiles them, where there is a compiler: it is
+optional, so nobody needs one, and what is missing is said when a model is loaded. Commands work as they are
+printed: by this Python's own pip, and by names that a package index has.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shlex
 import shutil
+import sys
 from importlib import metadata
 from urllib.parse import unquote, urlparse
 
@@ -29,8 +32,40 @@ def how_to_install() -> str:
     By pip's flags: else it says that treeshare is there already, or takes the wheel without kernels that it
     built before and kept.
     """
-    command = f"pip install --no-cache-dir --force-reinstall --no-deps {_source()}"
+    command = f"{pip()} install --no-cache-dir --force-reinstall --no-deps {_source()}"
     return command if compiler() else f"apt-get install g++ (or another C++ compiler), then {command}"
+
+
+def pip() -> str:
+    """How a shell calls the pip of this Python, which need not be the first that it finds."""
+    if importlib.util.find_spec("pip") is None:
+        return f"uv pip --python {shlex.quote(sys.executable)}"
+    found = shutil.which("pip")
+    if found is not None and os.path.dirname(found) == os.path.dirname(sys.executable):
+        return "pip"
+    return f"{shlex.quote(sys.executable)} -m pip"
+
+
+def how_to_add(extra: str) -> str:
+    """The command that brings the packages of an extra: ``pip install 'llguidance>=1.9'``.
+
+    It names the packages, not ``treeshare[extra]``, which pip would look for in an index even where treeshare
+    came from a checkout or a wheel.
+    """
+    from packaging.requirements import Requirement
+
+    try:
+        required = [Requirement(text) for text in metadata.requires("treeshare") or []]
+    except metadata.PackageNotFoundError:  # a checkout on PYTHONPATH
+        required = []
+    wanted = [
+        shlex.quote(f"{package.name}{package.specifier}")
+        for package in required
+        if package.marker
+        and package.marker.evaluate({"extra": extra})
+        and not package.marker.evaluate({"extra": ""})
+    ]
+    return f"{pip()} install {' '.join(wanted) or shlex.quote(f'treeshare[{extra}]')}"
 
 
 def _source() -> str:
@@ -42,6 +77,7 @@ def _source() -> str:
     except (metadata.PackageNotFoundError, ValueError, AttributeError):
         return "treeshare"
     if folder is None:
-        return shlex.quote(url) if url and "vcs_info" not in content else "treeshare"
+        vcs = content.get("vcs_info")
+        return shlex.quote(f"{vcs['vcs']}+{url}@{vcs['commit_id']}" if vcs else url or "treeshare")
     path = shlex.quote(unquote(urlparse(url).path))
     return f"-e {path}" if folder.get("editable") else path

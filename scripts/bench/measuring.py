@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from treeshare.errors import ConfigError, DataError, TreeshareError
+from treeshare.installation import how_to_add
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -267,7 +268,7 @@ def plot(out: Path, draw: Callable[[Any], None], *, size: tuple[float, float] = 
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ConfigError(
-            "matplotlib: not installed, and the plot needs it; pip install 'treeshare[plots]'"
+            f"matplotlib: not installed, and the plot needs it; {how_to_add('plots')}"
         ) from error
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from treeshare.attention import TritonAttention, build_layout, make_backend
 from treeshare.attention.triton.arrays import PlanKey
 from treeshare.attention.triton.tables import KernelTables
 from treeshare.errors import ConfigError
+from treeshare.installation import how_to_add
 from treeshare.kv import KVGeometry, KVStore
 
 GEOMETRY = KVGeometry.uniform(num_layers=1, num_kv_heads=1, head_dim=64, dtype=torch.float32)
@@ -309,7 +311,9 @@ def test_what_is_refused(monkeypatch):
 def test_without_triton_the_extra_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     message = (
-        r"^backend: got 'triton', expected an environment with Triton; pip install 'treeshare\[triton\]'$"
+        r"^backend: got 'triton', expected an environment with Triton; "
+        + re.escape(how_to_add("triton"))
+        + "$"
     )
     with pytest.raises(ConfigError, match=message):
         make_backend("triton", GEOMETRY)

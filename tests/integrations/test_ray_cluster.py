@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import sys
@@ -11,6 +12,7 @@ import types
 import pytest
 
 from treeshare.errors import ConfigError
+from treeshare.installation import how_to_add
 from treeshare.integrations.ray_cluster import RayCluster
 
 
@@ -109,5 +111,5 @@ def test_nobody_there(ray):
 
 def test_without_ray(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ConfigError, match=r"--ray: Ray is not installed; pip install treeshare\[ray\]"):
+    with pytest.raises(ConfigError, match="--ray: Ray is not installed; " + re.escape(how_to_add("ray"))):
         RayCluster("local").__enter__()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import random
+import re
 import struct
 
 import gguf
@@ -11,6 +13,7 @@ import pytest
 from tests.models.gguf_models import add_vocabulary, finish, make_writer, tensors_of, values_of
 from tests.models.tiny import CONFIGS, make_model
 from treeshare.errors import ModelLoadError, TreeshareError
+from treeshare.installation import how_to_add
 from treeshare.models import describe_model, load_model
 from treeshare.models.gguf_file import join, read_header, read_parts
 
@@ -148,3 +151,10 @@ def test_a_cut_file_says_what_is_lost(tmp_path, model):
     assert "version 9 of the format, expected 2 or 3" in message_of(path)
     path.write_bytes(b"")
     assert "does not begin with GGUF" in message_of(path)
+
+
+def test_what_reads_these_files_is_named_where_it_is_missing(monkeypatch, tmp_path):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "accelerate" else name)
+    expected = re.escape(f"model: a GGUF file needs accelerate; install with: {how_to_add('gguf')}")
+    with pytest.raises(ModelLoadError, match=f"^{expected}$"):
+        read_parts(tmp_path / "model.gguf")

@@ -33,8 +33,11 @@ FAULTS = {
     "stages are left out": ("width == 2 * distance", "false"),
     "values have no scales": ("mul(weight, load(coded.value_scales + n))", "weight"),
     "a row's weights have the first row's scale": ("(coded.weight_scales[m])", "(coded.weight_scales[0])"),
-    "what lies behind a value counts": ("token * stride, coded.value_width)", "token * stride, width)"),
-    "a block is a key too long": ("num_keys - start);\n", "num_keys - start + 1);\n"),
+    "half of a value makes its scale": (
+        "token * stride, coded.value_width)",
+        "token * stride, coded.value_width / 2)",
+    ),
+    "a block's last value is nothing": ("token < count ? largest_of", "token + 1 < count ? largest_of"),
     "scores are not capped": ("if (tile.changes) change_scores(work, tile);\n    for", "for"),
     "values from the block before stay": ("broadcast(coded.corrections[m])", "broadcast(1.0f)"),
 }

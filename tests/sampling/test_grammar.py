@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import threading
 
@@ -11,6 +12,7 @@ import pytest
 
 from tests.text.kinds import KINDS, byte_letters
 from treeshare.errors import ConfigError, one_line
+from treeshare.installation import how_to_add
 from treeshare.sampling import StructuredOutputsParams
 from treeshare.sampling.grammar import WHITESPACE, GrammarCompiler
 from treeshare.sampling.masks import unpacked
@@ -301,5 +303,5 @@ def test_without_the_library_or_a_tokenizer(monkeypatch):
     with pytest.raises(ConfigError, match=r"got 'a int', expected a tokenizer with tokenizer.json"):
         GrammarCompiler(7, 10, ()).start(StructuredOutputsParams(regex="a"))
     monkeypatch.setitem(sys.modules, "llguidance", None)
-    with pytest.raises(ConfigError, match=r"not installed; pip install 'treeshare\[structured\]'$"):
+    with pytest.raises(ConfigError, match="not installed; " + re.escape(how_to_add("structured")) + "$"):
         compiler().start(StructuredOutputsParams(regex="a"))

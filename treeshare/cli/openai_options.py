@@ -8,6 +8,7 @@ import typer
 
 from treeshare.cli.options import parse_template_kwargs
 from treeshare.errors import ConfigError, one_line
+from treeshare.installation import how_to_add
 
 if TYPE_CHECKING:
     from treeshare.engine.chat import ChatOptions
@@ -78,4 +79,4 @@ def require_libraries(*names: str) -> None:
     """
     missing = [name for name in names if find_spec(name) is None]
     if missing:
-        raise ConfigError(f"{', '.join(missing)}: not installed; pip install 'treeshare[serve]'")
+        raise ConfigError(f"{', '.join(missing)}: not installed; {how_to_add('serve')}")

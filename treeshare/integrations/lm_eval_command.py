@@ -6,12 +6,13 @@ import importlib.util
 import sys
 
 from treeshare.errors import TreeshareError
+from treeshare.installation import how_to_add
 
 
 def main() -> int:
     """Run lm-eval's command line; 2 after a mistake of the user's that treeshare found."""
     if importlib.util.find_spec("lm_eval") is None:
-        print("treeshare-lm-eval needs lm-eval: pip install 'treeshare[lm-eval]'", file=sys.stderr)
+        print(f"treeshare-lm-eval needs lm-eval: {how_to_add('lm-eval')}", file=sys.stderr)
         return 2
     import lm_eval.models  # noqa: F401  (first: a registry that is not empty is taken for complete)
     from lm_eval.__main__ import cli_evaluate

@@ -9,6 +9,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Self
 
 from treeshare.errors import ConfigError, one_line
+from treeshare.installation import how_to_add
 from treeshare.integrations.ray_watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class RayCluster:
         try:
             import ray
         except ImportError as error:
-            raise ConfigError("--ray: Ray is not installed; pip install treeshare[ray]") from error
+            raise ConfigError(f"--ray: Ray is not installed; {how_to_add('ray')}") from error
         if not ray.is_initialized():
             self._is_ours = True
             try:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from treeshare.errors import ConfigError, ModelLoadError, one_line
 from treeshare.failures import refusing
 from treeshare.files import read_text
+from treeshare.installation import how_to_add
 from treeshare.models.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
@@ -104,9 +105,7 @@ def with_adapter(model: nn.Module, extras: ModelExtras) -> nn.Module:
     try:
         from peft import PeftModel
     except ImportError as error:
-        raise ConfigError(
-            "lora: needs the package peft; install it with: pip install 'treeshare[lora]'"
-        ) from error
+        raise ConfigError(f"lora: needs the package peft; install it with: {how_to_add('lora')}") from error
     remedy = "it must be an adapter of this model"
     with refusing(f"lora: cannot merge {one_line(folder)}", remedy), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of transformers, at names that peft still uses

@@ -5,6 +5,7 @@ A large model comes as several files, of which the first has the metadata and ea
 
 from __future__ import annotations
 
+import importlib.util
 import mmap
 import os
 import re
@@ -18,6 +19,7 @@ import numpy as np
 
 from treeshare import files
 from treeshare.errors import DataError, ModelLoadError, one_line
+from treeshare.installation import how_to_add
 from treeshare.models.tensor_names import shortened
 
 if TYPE_CHECKING:
@@ -221,12 +223,26 @@ class _Reader:
         )
 
 
+def _require_libraries() -> None:
+    """Check for what transformers reads these files with.
+
+    Raises:
+        ModelLoadError: If it is not installed.
+    """
+    missing = [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ModelLoadError(
+            f"model: a GGUF file needs {' and '.join(missing)}; install with: {how_to_add('gguf')}"
+        )
+
+
 def read_parts(path: Path) -> list[GgufHeader]:
     """The headers of a model's files, in their order, given any of them.
 
     Raises:
         ModelLoadError: If one cannot be read, is missing, or does not belong to the others.
     """
+    _require_libraries()
     header = read_header(path)
     count = header.values.get("split.count", 0)
     if not isinstance(count, int) or count <= 1:

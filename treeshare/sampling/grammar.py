@@ -18,6 +18,7 @@ import numpy as np
 
 from treeshare.errors import ConfigError, one_line
 from treeshare.failures import error_line, is_failure
+from treeshare.installation import how_to_add
 from treeshare.sampling.masks import mask_of, num_words, unpacked
 
 if TYPE_CHECKING:
@@ -246,7 +247,7 @@ def _llguidance() -> Any:  # noqa: ANN401
     try:
         import llguidance
     except ImportError as error:
-        remedy = "pip install 'treeshare[structured]'"
+        remedy = how_to_add("structured")
         raise ConfigError(f"structured_outputs: llguidance is not installed; {remedy}") from error
     return llguidance
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from treeshare.config import require_choice, require_int
 from treeshare.errors import ConfigError
+from treeshare.installation import how_to_add
 from treeshare.tree.planner import shared_first
 from treeshare.tree.prompt_tree import PromptTree
 
@@ -172,7 +173,7 @@ def _by_similarity(prompts: Sequence[str], pool: Sequence[Shot]) -> Iterable[lis
         from sklearn.feature_extraction.text import TfidfVectorizer
     except ImportError as error:
         raise ConfigError(
-            "shot_choice: nearest needs scikit-learn; pip install treeshare[evals], or use fixed or random"
+            f"shot_choice: nearest needs scikit-learn; {how_to_add('evals')}; or use fixed or random"
         ) from error
     vectorizer = TfidfVectorizer(token_pattern=r"\w+|[^\w\s]", sublinear_tf=True)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 
 import numpy as np
@@ -12,6 +13,7 @@ from sklearn.metrics import brier_score_loss
 from treeshare.errors import ConfigError, DataError, ShapeError
 from treeshare.evals.statistics.calibration import calibrate, rescale
 from treeshare.evals.statistics.confidence import log_confidence, token_logprobs
+from treeshare.installation import how_to_add
 from treeshare.runs import Record
 
 
@@ -165,5 +167,5 @@ def test_what_does_not_fit_is_refused():
 
 def test_without_scikit_learn_the_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.isotonic", None)
-    with pytest.raises(ConfigError, match=r"scikit-learn is not installed; pip install 'treeshare\[evals\]'"):
+    with pytest.raises(ConfigError, match="scikit-learn is not installed; " + re.escape(how_to_add("evals"))):
         rescale(np.array([-1.0, -2.0]), np.array([True, False]), ["a", "b"], "isotonic")

@@ -18,6 +18,7 @@ from typer.main import get_command
 from tests.cli.conftest import cli, finished, forked  # noqa: F401
 from tests.integrations.openai.serving import NAME, wait_until
 from treeshare.cli.app import app
+from treeshare.installation import how_to_add
 
 
 @contextlib.contextmanager
@@ -154,7 +155,7 @@ def test_a_port_taken_while_the_model_was_loaded(cli, chat_model, monkeypatch): 
 
 def test_without_the_libraries(cli, chat_model, monkeypatch):  # noqa: F811
     monkeypatch.setattr("treeshare.cli.openai_options.find_spec", lambda name: None)
-    expected = "fastapi, uvicorn, prometheus_client: not installed; pip install 'treeshare[serve]'"
+    expected = f"fastapi, uvicorn, prometheus_client: not installed; {how_to_add('serve')}"
     assert expected in cli("serve", chat_model).refusal
 
 

@@ -19,6 +19,7 @@ from treeshare.attention.triton.arrays import PlanKey
 from treeshare.attention.triton.shape import is_interpreted
 from treeshare.attention.triton.tables import FixedPlan, KernelTables
 from treeshare.errors import ConfigError
+from treeshare.installation import how_to_add
 from treeshare.stopwatch import OFF, Stopwatch
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def load_kernels() -> ModuleType:
             "backend",
             got="triton",
             expected="an environment with Triton",
-            remedy="pip install 'treeshare[triton]'",
+            remedy=how_to_add("triton"),
         )
     return importlib.import_module("treeshare.attention.triton.kernels")
 

@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from treeshare.evals.helper_process import HelperError, HelperLimits, HelperMissingError, HelperProcess
 from treeshare.evals.math_judge.compare import Outcome
+from treeshare.installation import how_to_add
 
 if TYPE_CHECKING:
     from treeshare.evals.math_judge.arithmetic import Node
 
-MISSING = "not looked at: sympy and math-verify are not installed; pip install treeshare[math]"
+
+def missing() -> str:
+    """Why nothing is looked at where the libraries are missing."""
+    return f"not looked at: sympy and math-verify are not installed; {how_to_add('math')}"
 
 
 class SympySymbols:
@@ -30,11 +34,11 @@ class SympySymbols:
         try:
             answer = self.helper.ask(request)
         except HelperMissingError:
-            return Outcome(right=None, layer="symbols", reason=MISSING)
+            return Outcome(right=None, layer="symbols", reason=missing())
         except HelperError as error:
             return Outcome(right=False, layer="symbols", reason=str(error), gave_up=True)
         if answer["right"] is None:
-            return Outcome(right=None, layer="symbols", reason=MISSING)
+            return Outcome(right=None, layer="symbols", reason=missing())
         return Outcome(right=bool(answer["right"]), layer="symbols", reason=str(answer["reason"]))
 
 

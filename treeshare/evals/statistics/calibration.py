@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from treeshare.errors import ConfigError, ShapeError
+from treeshare.installation import how_to_add
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
@@ -225,9 +226,7 @@ def _scikit(name: str) -> Any:  # noqa: ANN401
     try:
         return importlib.import_module(f"sklearn.{name}")
     except ImportError as error:
-        raise ConfigError(
-            "rescaling: scikit-learn is not installed; pip install 'treeshare[evals]'"
-        ) from error
+        raise ConfigError(f"rescaling: scikit-learn is not installed; {how_to_add('evals')}") from error
 
 
 def _check(values: Floats, right: NDArray[np.bool_]) -> None:
