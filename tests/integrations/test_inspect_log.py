@@ -1,4 +1,4 @@
-"""A run of HumanEval+ and of MBPP+ as Inspect's log: its own reader and its scores agree with ``evaluate``."""
+"""A run of a plus task as Inspect's log: its own reader and its scores agree with ``evaluate``."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_inspect_reads_the_log(run, tmp_path, suffix):
 
 
 def test_inspect_scores_the_log(run, tmp_path):
-    """Its own scoring, as ``inspect score`` does it, over the answers in the log: another scorer beside ours."""
+    """Its own scoring, as ``inspect score`` does it, of the answers in the log, beside ours."""
     from inspect_ai import score
     from inspect_ai.scorer import Score, accuracy, scorer
 

@@ -352,7 +352,7 @@ def test_arguments_of_the_other_models(folder, ours):
 
 
 def test_bits_are_those_of_generate(folder, ours):
-    """Greedy and drawn tokens with their log-probabilities, and scores, bit by bit; ``sample`` runs the same."""
+    """Greedy and drawn tokens with their log-probabilities, and scores, bit by bit."""
     from treeshare import LLM, SamplingParams
 
     ran = []

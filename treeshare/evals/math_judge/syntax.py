@@ -244,10 +244,8 @@ class _Parser:
                 degree = self.sum()
                 self._tokens.expect("]")
             return root(self._argument(), degree)
-        if name == "root":
-            return root(self._atom(), Fraction(2))
-        if name == "infty":
-            return "infty"
+        if name in ("root", "infty"):
+            return "infty" if name == "infty" else root(self._atom(), Fraction(2))
         if name in ("lfloor", "lceil"):
             node = self.sum()
             self._tokens.expect("rfloor" if name == "lfloor" else "rceil")
@@ -273,7 +271,7 @@ class _Parser:
         return found
 
     def _overlined(self) -> Node:
-        """A segment is the product of its ends, as ``AB`` without a line is; else another thing than below."""
+        """A segment is the product of its ends, as ``AB`` without a line is; else a thing of its own."""
         inside = self._argument()
         ends = inside[1:] if isinstance(inside, tuple) and inside[0] == "*" else ()
         if len(ends) == 2 and all(isinstance(end, str) and end.isupper() for end in ends):
