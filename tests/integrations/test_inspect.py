@@ -260,6 +260,59 @@ def test_looking_up_the_models_name_loads_nothing(provider):
     provider.TreeshareAPI("no-such-model", api_key="__model_info_lookup__").close()
 
 
+def test_what_the_model_suggests(api, folder, provider, tmp_path):
+    """Where neither task nor user says anything, the model's own file does, as for ``LLM``."""
+    from inspect_ai.model import GenerateConfig
+
+    (tmp_path / "generation_config.json").write_text('{"top_k": 1, "temperature": 0.5, "max_new_tokens": 6}')
+    model = api(generation_config=str(tmp_path))
+    (own, longer) = ask(model, (QUESTIONS[0], {}, []), (QUESTIONS[0], {"max_tokens": 9}, []))
+    (greedy,) = LLM(folder, dtype="float32").generate(
+        [prompt_of(QUESTIONS[0])], SamplingParams(temperature=0, max_tokens=6), use_tqdm=False
+    )
+    assert own.completion == greedy.outputs[0].text
+    assert own.usage.output_tokens == 6
+    assert longer.usage.output_tokens == 9
+    params = provider._params(GenerateConfig(top_k=3, temperature=0.9), model.api._llm.llm.suggested)
+    assert (params.top_k, params.temperature, params.max_tokens) == (3, 0.9, 6)
+
+
+def test_arguments_of_inspects_other_models(api):
+    options = {"trust_remote_code": False, "batch_size": 4, "device": "cpu", "do_sample": True}
+    options |= {"revision": "main", "max_length": 64, "tensor_parallel_size": 1}
+    model = api(**options)
+    assert model.api._llm.max_model_len == 64
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"trust_remote_code": True}, "code from a model's folder is never run"),
+        ({"do_sample": False}, "do_sample: got False, expected True; --temperature 0 is greedy"),
+        (
+            {"max_length": 64, "max_model_len": 64},
+            "max_length: got 64, expected nothing beside max_model_len",
+        ),
+        ({"hidden_states": True}, "hidden_states: got True, expected False; they are not returned"),
+    ],
+)
+def test_arguments_that_are_refused(api, arguments, message):
+    with pytest.raises(ConfigError, match=re.escape(message)) as caught:
+        api(**arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_bits_are_those_of_generate(api, folder):
+    config = {**USER, "num_choices": 3, "logprobs": True}
+    (answer,) = ask(api(), (QUESTIONS[1], config, []))
+    (expected,) = LLM(folder, dtype="float32").generate(
+        [prompt_of(QUESTIONS[1])], SamplingParams(n=3, logprobs=0, **USER), use_tqdm=False
+    )
+    for choice, completion in zip(answer.choices, expected.outputs, strict=True):
+        drawn = zip(completion.token_ids, completion.logprobs, strict=True)
+        assert [at.logprob for at in choice.logprobs.content] == [at[token].logprob for token, at in drawn]
+
+
 def test_wrong_arguments(api):
     with pytest.raises(ConfigError, match=re.escape("did you mean kv_budget_bytes?")):
         api(kv_budget=5)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 
 import pytest
 
+from tests.cli.text_model import saved_text_model
+from treeshare import LLM
 from treeshare.errors import ModelLoadError
 from treeshare.models import describe_model, load_model
 from treeshare.models import hub as module
@@ -94,3 +97,34 @@ def test_a_snapshot_without_weights(cache, model_dir, sharded, capsys):
     assert str(caught.value).startswith(message)
     assert str(caught.value).endswith(REMEDY)
     assert describe_model(NAME, "float32").geometry.num_layers == 3
+
+
+def test_a_revision_of_the_cache(cache, tmp_path):
+    """By branch, tag or commit, without the hub: weights, tokenizer and configuration are that revision's."""
+    transformers = pytest.importorskip("transformers")
+    folders = {}
+    for commit, word in (("a" * 40, "first"), ("b" * 40, "second")):
+        folders[commit] = folder = cache / "snapshots" / commit
+        shutil.copytree(saved_text_model(tmp_path / word), folder)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        tokenizer.chat_template = word
+        tokenizer.save_pretrained(folder)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folders["b" * 40])
+    model.get_input_embeddings().weight.data.mul_(2)
+    model.save_pretrained(folders["b" * 40])
+    (cache / "refs").mkdir()
+    for name, commit in (("main", "a" * 40), ("v1", "b" * 40)):
+        (cache / "refs" / name).write_text(commit)
+
+    def scale(**options):
+        llm = LLM(NAME, dtype="float32", **options)
+        weight = llm.model.get_input_embeddings().weight
+        return round(weight.abs().sum().item(), 2), llm.get_tokenizer().chat_template
+
+    main = scale()
+    assert main[1] == "first"
+    assert scale(revision="main") == scale(revision="a" * 40) == main
+    other = (pytest.approx(2 * main[0], rel=1e-4), "second")
+    assert scale(revision="v1") == scale(revision="b" * 40) == other
+    with pytest.raises(ModelLoadError, match=f"hf download {NAME} --revision v2"):
+        LLM(NAME, revision="v2")

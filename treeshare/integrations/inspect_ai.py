@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections import Counter
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from inspect_ai.model import (
@@ -27,7 +28,7 @@ from inspect_ai.model import (
 )
 
 from treeshare.errors import ConfigError
-from treeshare.integrations.arguments import check_known
+from treeshare.integrations.arguments import engine_options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -49,6 +50,11 @@ _NOT_IMPLEMENTED = (
 
 _LOOKUP_API_KEY = "__model_info_lookup__"
 """With which Inspect makes a second object only to ask its name: no weights are loaded for it."""
+
+_OWN_ARGUMENTS = (
+    "model_path", "chat_template", "enable_thinking", "chat_template_kwargs", "max_length", "device",
+    "batch_size",
+)  # fmt: skip
 
 _PLAIN = (
     "temperature", "top_p", "top_k", "frequency_penalty", "presence_penalty", "seed", "logit_bias",
@@ -72,8 +78,11 @@ class TreeshareAPI(ModelAPI):  # type: ignore[misc]  # mypy does not follow into
         chat_template: Instead of the model's own.
         enable_thinking: Passed to the chat template.
         chat_template_kwargs: Passed to the chat template, too.
-        **options: ``dtype``, ``quantization``, ``seed``, ``max_num_seqs``, ``kv_budget_bytes``, ``threads``,
-            ``backend``, ``sharing``, ``lazy_divergence``, as for ``LLM``.
+        max_length: Another name for ``max_model_len``.
+        device: As for ``LLM``.
+        batch_size: Ignored: rows and memory decide how many calls run at once.
+        **options: ``arguments.ENGINE_ARGUMENTS`` as for ``LLM``; those of Inspect's ``hf`` and ``vllm``
+            models where they have a meaning here, or ask for nothing.
 
     Raises:
         ConfigError: If an argument is unknown or out of range, or the model has no tokenizer.
@@ -92,10 +101,13 @@ class TreeshareAPI(ModelAPI):  # type: ignore[misc]  # mypy does not follow into
         chat_template: str | None = None,
         enable_thinking: bool | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        max_length: int | None = None,
+        device: str = "auto",
+        batch_size: int | str | None = None,
         **options: Any,  # noqa: ANN401
     ) -> None:
         super().__init__(model_name=model_name, base_url=base_url, api_key=api_key, config=config)
-        check_known(options, ("model_path", "chat_template", "enable_thinking", "chat_template_kwargs"))
+        options = engine_options(options, _OWN_ARGUMENTS)
         if api_key == _LOOKUP_API_KEY:
             return
         from treeshare.engine.async_llm import AsyncLLM
@@ -106,7 +118,11 @@ class TreeshareAPI(ModelAPI):  # type: ignore[misc]  # mypy does not follow into
         self._chat = ChatOptions(
             chat_template=chat_template, chat_template_kwargs={**(chat_template_kwargs or {}), **thinking}
         )
-        self._llm = AsyncLLM(model_path or model_name, **options)
+        if max_length is not None:
+            if "max_model_len" in options:
+                raise ConfigError.of("max_length", got=max_length, expected="nothing beside max_model_len")
+            options["max_model_len"] = max_length
+        self._llm = AsyncLLM(model_path or model_name, device=device, **options)
         tokenizer = self._llm.llm.get_tokenizer()
         self._has_template = bool(chat_template or getattr(tokenizer, "chat_template", None))
         self._num_asked = Counter[tuple[tuple[int, ...], str]]()
@@ -138,7 +154,7 @@ class TreeshareAPI(ModelAPI):  # type: ignore[misc]  # mypy does not follow into
         from treeshare.engine.streaming import FinishedOutput
 
         started = time.perf_counter()
-        params, ids = _params(config), self._prompt(input)
+        params, ids = _params(config, self._llm.llm.suggested), self._prompt(input)
         key = (tuple(ids), repr(replace(params, n=1)))
         first_index = self._num_asked[key]
         self._num_asked[key] += params.n
@@ -213,8 +229,12 @@ class TreeshareAPI(ModelAPI):  # type: ignore[misc]  # mypy does not follow into
         return _MAX_CONNECTIONS
 
 
-def _params(config: GenerateConfig) -> SamplingParams:
+def _params(config: GenerateConfig, suggested: Mapping[str, Any] = MappingProxyType({})) -> SamplingParams:
     """Sampling parameters of a call.
+
+    Args:
+        config: What Inspect's user and the task say.
+        suggested: What the model's ``generation_config.json`` does, where they say nothing.
 
     Raises:
         ConfigError: If a setting is not implemented or out of range.
@@ -227,7 +247,9 @@ def _params(config: GenerateConfig) -> SamplingParams:
         raise ConfigError.of("reasoning_effort", got=config.reasoning_effort, expected=expected)
     if asked:
         raise ConfigError.of("generate config", got=", ".join(asked), expected="only what is implemented")
-    options = {name: getattr(config, name) for name in _PLAIN if getattr(config, name) is not None}
+    options = dict(suggested)
+    suggested_tokens = options.pop("max_tokens", _MAX_TOKENS)
+    options |= {name: getattr(config, name) for name in _PLAIN if getattr(config, name) is not None}
     if config.response_schema is not None:
         schema = config.response_schema.json_schema.model_dump(mode="json", by_alias=True, exclude_none=True)
         options["structured_outputs"] = {"json": schema}
@@ -235,7 +257,7 @@ def _params(config: GenerateConfig) -> SamplingParams:
         options["thinking_token_budget"] = config.reasoning_tokens
     return SamplingParams(
         n=config.num_choices or 1,
-        max_tokens=config.max_tokens or _MAX_TOKENS,
+        max_tokens=config.max_tokens or suggested_tokens,
         stop=list(config.stop_seqs or ()),
         logprobs=(config.top_logprobs or 0) if config.logprobs else None,
         **options,

@@ -144,6 +144,126 @@ PAIRS = r"""
 ! | \infty-\infty | 0
 ! | 1/0 | 1/0+1
 ! | p-q | q-p
+= | {bar}x{bar}>1 | x<-1 \text{ or } x>1
+= | {bar}x{bar}<2 | -2<x<2
+= | {bar}x{bar}<2 | (-2,2)
+! | {bar}x{bar}<2 | (-2,3)
+= | {bar}x{bar} \ge 3 | x\le -3 \text{ or } x\ge 3
+= | {bar}x{bar} \ge 3 | (-\infty,-3]\cup[3,\infty)
+! | {bar}x{bar} \ge 3 | (-\infty,-3)\cup(3,\infty)
+! | {bar}x{bar}>1 | x>1
+= | {bar}x-1{bar}<2 | -1<x<3
+! | {bar}x-1{bar}<2 | -2<x<2
+= | \gcd(12,18) | 6
+! | \gcd(12,18) | 3
+= | 12 | \text{lcm}(4,6)
+= | 12 | \operatorname{lcm}(4,6)
+! | 12 | \operatorname{lcm}(4,8)
+= | \max(3,5) | 5
+! | \max(3,5) | 3
+= | \min\{3,5\} | 3
+= | 3 | 17 \bmod 7
+! | 3 | 17 \bmod 5
+= | 3 | 17 \mod 7
+= | x \equiv 3 \pmod 7 | x\equiv 3\pmod{7}
+= | 3 | 3 \pmod 7
+= | 3 | 3 \pmod{7}
+! | 3 | 4 \pmod{7}
+= | \overline{AB} | AB
+= | \overline{AB} | \overline{AB}
+! | \overline{AB} | \overline{AC}
+= | 0.\overline{142857} | \frac17
+= | 0.\overline{142857} | 0.142857\overline{142857}
+= | 1.2\overline{3} | \frac{37}{30}
+! | 0.\overline{3} | 0.3
+= | \boxed{\frac{1}{2}} | 0.5
+= | 1{,}234{,}567 | 1234567
+= | 1,234,567 | 1234567.
+= | \frac12 | .5
+= | 2\tfrac{1}{2} | 2.5
+= | 2 \frac12 | \frac{5}{2}
+= | 25\% | 25
+= | 25\% | \frac14
+= | 45^\circ | 45^{\circ}.
+= | 45^\circ | 45\text{ degrees}
+= | [2,5) | \left[2, 5\right)
+! | [2,5) | (2,5)
+= | (-\infty,1)\cup(2,\infty) | (2,\infty)\cup(-\infty,1)
+= | \{1,2,3\} | \{3,1,2\}
+= | \{1,2,3\} | 1, 2, 3
+= | \begin{pmatrix}1&2\\3&4\end{pmatrix} | \begin{bmatrix}1&2\\3&4\end{bmatrix}
+! | \begin{pmatrix}1&2\\3&4\end{pmatrix} | \begin{bmatrix}1&2\\4&3\end{bmatrix}
+= | \pm 3 | 3, -3
+= | \pm 3 | x=\pm3
+= | 3, -3 | x=3 \text{ or } x=-3
+= | 2\pm\sqrt{3} | 2+\sqrt3, 2-\sqrt3
+= | 3 | x=3
+= | 3 | x = 3.
+= | 3 | $x=3$
+= | 12\text{ cm}^2 | 12
+= | 12 | 12 \text{ square units}
+= | 12 | 12~\mathrm{cm}
+= | \text{Tuesday} | Tuesday.
+= | \text{(B)} | B
+= | \textbf{(C)}\ 7 | 7
+= | y=2x+3 | 2x+3
+= | y = 2x+3 | 2x - y + 3 = 0
+= | \frac{\sqrt{3}}{2} | \dfrac{1}{2}\sqrt{3}
+= | (3, \frac{\pi}{2}) | \left( 3, \frac{\pi}{2} \right)
+= | \$18.90 | 18.9
+= | 6 | 6 \text{ ways}
+= | 10:30 | 10:30
+= | 3.0 | 3
+= | 2^{10} | 1024
+= | 3\times10^{8} | 300000000
+= | x\in[1,2] | 1\le x\le 2
+= | x \ne 3 | x\neq 3
+= | x>5 | (5,\infty)
+= | -\frac{3}{4} | \frac{-3}{4}
+= | 1000 | 10^3
+= | p-q | -q+p
+= | \frac{1}{3} | 1/3 \approx 0.333
+= | 16\pi | 16 \pi \text{ square units}
+= | 5 | \mathbf{5}
+= | 5 | $\boxed{5}$.
+= | 5 | = 5
+= | 5\sqrt{2} | 5\sqrt2\text{ meters}
+= | {bar}x{bar} = 3 | x=3 \text{ or } x=-3
+= | {bar}x{bar} = 3 | \pm 3
+! | {bar}x{bar} = 3 | 3
+= | {bar}2x-1{bar} \le 5 | [-2,3]
+= | {bar}2x-1{bar} \le 5 | -2 \le x \le 3
+! | {bar}2x-1{bar} \le 5 | -2 < x < 3
+= | 2{bar}x{bar}+1 > 7 | (-\infty,-3)\cup(3,\infty)
+= | 5 > {bar}x{bar} | (-5,5)
+= | {bar}x{bar}<-1 | \emptyset
+= | {bar}x{bar}>-1 | \mathbb{R}
+= | {bar}x{bar} > 0 | x \ne 0
+= | {bar}x^2-1{bar} < 3 | {bar}x^2-1{bar}<3
+! | {bar}x^2-1{bar} < 3 | {bar}x^2-1{bar}<4
+= | \overline{z} | \overline{z}
+! | \overline{z} | z
+! | \overline{z} | \overline{w}
+! | \overline{ab} | ab
+= | \overline{AB} | \overline{BA}
+= | .\overline{3} | 1/3
+! | .\overline{3} | 1/2
+= | 3 | 17 mod 7
+= | \gcd(a,b) | \gcd(b,a)
+! | \gcd(a,b) | \gcd(b,c)
+= | 6 | gcd(12, 18)
+= | 36 | \mathrm{lcm}(12,18)
+= | 2\gcd(12,18) | 12
+= | 2 | 10+7 \bmod 5
+= | x\equiv 3\pmod 7 | x \equiv 3 \bmod 7
+! | x\equiv 3\pmod 7 | x \equiv 4 \bmod 7
+= | \max\{a,b\} | \max(b,a)
+! | 5 | 5 \bmod 0
+= | 4 | 2^{100} \bmod 12
+! | 9^{9^{9^{9}}} \bmod 7 | 3
+! | \gcd(9^{9^{9^9}}, 3) | 4
+! | {bar}x{bar}^{9^{9^{9}}} > 1 | x>1
+= | 3 \pmod 7 | 3 (mod 7)
 """
 
 SYMBOLIC = r"""

@@ -76,6 +76,8 @@ def test_answers_are_the_servers(served, llm, tmp_path):
             for name in ("choices", "usage", "object", "model"):
                 assert answer["response"]["body"][name] == served_one[name]
     assert llm.stats.unique_tokens < llm.stats.logical_tokens / 3, "all lines are one tree"
+    usage = found["text 0"]["response"]["body"]["usage"]  # its second prompt is the first one's beginning
+    assert usage["prompt_tokens_details"] == {"cached_tokens": len(llm.encode(COMMON))}
 
 
 def test_lines_without_a_seed_are_different_and_the_same_again(llm, tmp_path):

@@ -7,6 +7,7 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from treeshare.evals.math_judge.absolute import absolute_value
 from treeshare.evals.math_judge.answers import Items, Quantity, Relation, Value
 from treeshare.evals.math_judge.arithmetic import (
     CONSTANTS,
@@ -80,7 +81,7 @@ def _equated(sides: list[tuple[Token, ...]], read: Callable[[tuple[Token, ...]],
     difference = add([left, negative(right)])
     if difference == ZERO and not (letters(left) | letters(right)) - CONSTANTS:
         return read(last)  # 1/2 = 0.5
-    return Relation(kind="=", node=difference)
+    return _both_roots(difference) or Relation(kind="=", node=difference)
 
 
 def _inequality(
@@ -131,13 +132,48 @@ def _unequal(node: Node) -> Value:
 
 
 def _solved(node: Node, *, closes: bool) -> Value:
-    """What is less than zero, or not more: solved where it is linear in one letter."""
+    """What is less than zero, or not more: solved where it, or its absolute value, is linear in a letter."""
     found = linear(node)
     if found is None:
-        return Relation(kind="le" if closes else "<", node=node)
+        return _bounded_absolute(node, closes=closes) or Relation(kind="le" if closes else "<", node=node)
     _, factor, rest = found
     bound = Quantity(node=quotient(negative(rest), factor))
     return _half_line(bound, is_less=factor > 0, closes=closes)
+
+
+def _bounded_absolute(node: Node, *, closes: bool) -> Value | None:
+    """``|2x-1| < 3`` and ``|2x-1| > 3`` as intervals; None if it is something else."""
+    found = absolute_value(node)
+    if found is None:
+        return None
+    inside, bound, factor = found
+    if factor < 0:  # more than the bound
+        if bound < 0 or (bound == 0 and closes):
+            return without_points([])
+        outer = (add([inside, bound]), add([bound, negative(inside)]))
+        return Items(kind="union", items=tuple(_solved(side, closes=closes) for side in outer))
+    if bound < 0 or (bound == 0 and not closes):
+        return Items(kind="set", items=())
+    if bound == 0:
+        return _both_roots(node)
+    opening, closing = ("[", "]") if closes else ("(", ")")
+    return _between(-bound, inside, bound, opening, closing)
+
+
+def _both_roots(node: Node) -> Value | None:
+    """``|2x-1| = 3`` as its solutions; None if it is something else."""
+    found = absolute_value(node)
+    if found is None:
+        return None
+    inside, bound, _ = found
+    if bound < 0:
+        return Items(kind="set", items=())
+    solved = linear(inside)
+    assert solved is not None
+    _, factor, rest = solved
+    ends = [quotient(add([end, negative(rest)]), factor) for end in {bound, -bound}]
+    roots = tuple(Quantity(node=end) for end in ends)
+    return roots[0] if len(roots) == 1 else Items(kind="list", items=roots)
 
 
 def _between(below: Node, middle: Node, above: Node, opening: str, closing: str) -> Value:

@@ -23,12 +23,16 @@ from treeshare.evals.math_judge.arithmetic import (
 from treeshare.evals.math_judge.cursor import MAX_DEPTH, Cursor, NoExpressionError
 from treeshare.evals.math_judge.tokens import Token
 from treeshare.evals.math_judge.vocabulary import FUNCTIONS
+from treeshare.evals.math_judge.whole_numbers import OF_SEVERAL, of_several, remainder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _MAX_EXPONENT = 3000
 _CALLED = ("f", "g", "h")
+_BEGIN_FACTOR = (
+    "frac", "sqrt", "root", "binom", "lfloor", "lceil", "infty", "operatorname", "overline", *OF_SEVERAL
+)  # fmt: skip
 _AFTER_ARGUMENT = FUNCTIONS | {"pm", "mp"}
 
 
@@ -80,8 +84,11 @@ class _Parser:
         while self._tokens.at("+", "-"):
             sign = _sign(self._tokens)
             terms.append(mul([sign, self._product()]))
+        node = add(terms)
+        while self._tokens.skip("bmod") or self._tokens.skip("mod"):
+            node = remainder(node, mul([_sign(self._tokens), self._product()]))
         self._tokens.back_out()
-        return add(terms)
+        return node
 
     def _product(self, *, of_function: bool = False) -> Node:
         factors = [self._mixed_or_power()]
@@ -105,8 +112,7 @@ class _Parser:
             return True
         if token.kind == "mark":
             return token.text in ("(", "[", "{") or (token.text == "|" and not self._bars)
-        is_meant = token.text in ("frac", "sqrt", "root", "binom", "lfloor", "lceil", "infty", "operatorname")
-        return token.kind == "command" and (is_meant or token.text in FUNCTIONS)
+        return token.kind == "command" and (token.text in _BEGIN_FACTOR or token.text in FUNCTIONS)
 
     def _mixed_or_power(self) -> Node:
         """A power, or a whole number with a fraction behind it."""
@@ -238,17 +244,39 @@ class _Parser:
                 degree = self.sum()
                 self._tokens.expect("]")
             return root(self._argument(), degree)
-        if name == "root":
-            return root(self._atom(), Fraction(2))
-        if name == "infty":
-            return "infty"
+        if name in ("root", "infty"):
+            return "infty" if name == "infty" else root(self._atom(), Fraction(2))
         if name in ("lfloor", "lceil"):
             node = self.sum()
             self._tokens.expect("rfloor" if name == "lfloor" else "rceil")
             return _called("floor" if name == "lfloor" else "ceil", node)
         if name in FUNCTIONS:
             return self._function(name)
+        if name in OF_SEVERAL:
+            return of_several(name, self._arguments())
+        if name == "overline":
+            return self._overlined()
         raise NoExpressionError(f"nothing can be made of {name[:40]}")
+
+    def _arguments(self) -> list[Node]:
+        r"""Of ``\gcd`` and the like: in parentheses or braces, with commas between them."""
+        opening = self._tokens.take().text
+        closing = {"(": ")", "[": "]", "{": "}", "\\{": "\\}"}.get(opening)
+        if closing is None:
+            raise NoExpressionError("a function without its arguments")
+        found = [self.sum()]
+        while self._tokens.skip(","):
+            found.append(self.sum())
+        self._tokens.expect(closing)
+        return found
+
+    def _overlined(self) -> Node:
+        """A segment is the product of its ends, as ``AB`` without a line is; else a thing of its own."""
+        inside = self._argument()
+        ends = inside[1:] if isinstance(inside, tuple) and inside[0] == "*" else ()
+        if len(ends) == 2 and all(isinstance(end, str) and end.isupper() for end in ends):
+            return inside
+        return ("call", "overline", inside)
 
     def _argument(self) -> Node:
         r"""What ``\frac`` and ``\sqrt`` take: a group, one digit, one letter, or a command with its own."""

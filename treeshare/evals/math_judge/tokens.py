@@ -67,12 +67,14 @@ _COMMAS = re.compile(r"\d{1,3}+(?:,\d{3}+(?!\d))++(?![,.]?\d)(?:\.\d++)?+|\d{1,3
 _RAISED = re.compile(f"[{''.join(RAISED)}]++")
 _LOWERED = re.compile(f"[{''.join(LOWERED)}]++")
 _OVERLINED = re.compile(r"(?:\d[\u0305\u0304])+")
+_BARE_PERIOD = re.compile(r"(?<![\d.}])\.(?=\s?\\(?:overline|bar)\b)")
 _DOTTED = re.compile(r"\\dot\s?\{?(\d)\}?(?:(\d{0,100})\\dot\s?\{?(\d)\}?)?")
 _ONE_MARK = re.compile(r"(?<![\^_])\{\s?([:;=<>+*/-])\s?\}")
 _BLANKS = re.compile(r"\\[,;:!> ]|[~\s]+")
 _FORMULA = re.compile(r"\s*(?:[(\[+-]\s*)?(?:\\?\$\s*)?\.?\d")
 _NOT_DIGITS = re.compile(r"[^\d.]+")
 _OPENING, _CLOSING = ("(", "[", "\\{"), (")", "]", "\\}")
+_CALLED_WORDS = ("gcd", "lcm", "max", "min")
 _MARKS = {
     "**": "^",
     "<=": "le",
@@ -118,10 +120,22 @@ def tokens_of(text: str, *, commas_group: bool = True) -> tuple[Token, ...]:
         depth += (token.text in _OPENING) - (token.text in _CLOSING)
         tokens.append(token)
         is_spaced = False
-    for place, token in enumerate(tokens):
-        if token.text == "in" and (place + 1 == len(tokens) or tokens[place + 1].text in ("^", ".")):
-            tokens[place] = Token("word", "in", True)  # inches
+    _settle_words(tokens)
     return tuple(tokens)
+
+
+def _settle_words(tokens: list[Token]) -> None:
+    """Words whose meaning is seen by what stands beside them: inches, functions, remainders."""
+    for place, token in enumerate(tokens):
+        before = tokens[place - 1] if place else Token("mark", "")
+        after = tokens[place + 1] if place + 1 < len(tokens) else Token("mark", "")
+        name = token.text.casefold()
+        if token.text == "in" and after.text in ("", "^", "."):
+            tokens[place] = Token("word", "in", True)
+        elif token.kind == "word" and name in _CALLED_WORDS and after.text in ("(", "\\{"):
+            tokens[place] = Token("command", name, token.spaced)
+        elif token.kind == "word" and name == "mod" and (before.kind, after.kind) == ("number", "number"):
+            tokens[place] = Token("command", "bmod", True)
 
 
 def _plain(text: str) -> str:
@@ -129,6 +143,7 @@ def _plain(text: str) -> str:
     text = _RAISED.sub(lambda run: f"^{{{''.join(map(RAISED.__getitem__, run[0]))}}}", text)
     text = _LOWERED.sub(lambda run: f"_{{{''.join(map(LOWERED.__getitem__, run[0]))}}}", text)
     text = _OVERLINED.sub(lambda run: f"\\overline{{{run[0][::2]}}}", text)
+    text = _BARE_PERIOD.sub(r"0\g<0>", text)
     text = _DOTTED.sub(lambda dots: f"\\overline{{{''.join(filter(None, dots.groups()))}}}", text)
     return _ONE_MARK.sub(r"\1", text.translate(TRANSLATION))
 

@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from treeshare import LLM
 from treeshare.config import require_int
 from treeshare.errors import ConfigError
-from treeshare.integrations.arguments import check_known
+from treeshare.integrations.arguments import engine_options
 from treeshare.integrations.lm_eval.device import engine_device
 from treeshare.integrations.lm_eval.generation import Generation, make_generation
 from treeshare.integrations.lm_eval.text import TextRules
@@ -73,8 +73,8 @@ class TreeshareLM(TemplateLM):  # type: ignore[misc]  # lm-eval is untyped
         max_batch_size: Ignored.
         device: As for ``LLM``, but ``cuda:0``, which lm-eval's command line says when its user does not, is
             the CPU where no CUDA device can be used.
-        **options: ``dtype``, ``quantization``, ``seed``, ``max_num_seqs``, ``kv_budget_bytes``, ``threads``,
-            ``backend``, ``sharing``, ``lazy_divergence``, as for ``LLM``.
+        **options: ``arguments.ENGINE_ARGUMENTS`` as for ``LLM``; those of lm-eval's ``hf`` and ``vllm``
+            models where they have a meaning here, or ask for nothing.
 
     Raises:
         ConfigError: If an argument is unknown or out of range, or the model has no tokenizer.
@@ -101,7 +101,7 @@ class TreeshareLM(TemplateLM):  # type: ignore[misc]  # lm-eval is untyped
     ) -> None:
         super().__init__()
         name = _model_name(pretrained, model)
-        check_known(options, _OWN_ARGUMENTS)
+        options = engine_options(options, _OWN_ARGUMENTS)
         self.llm = llm = LLM(name, device=engine_device(device), **options)
         self.tokenizer = llm.get_tokenizer()
         if max_length is not None:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from treeshare.engine.outputs import prompt_logprobs_output
+from treeshare.engine.prompts import shared_tokens
 from treeshare.engine.streaming import FinishedOutput, StreamOutput, TokenOutput
 from treeshare.integrations.openai.answer_message import Delta, GrowingMessage
 from treeshare.integrations.openai.schema import ChatBody
@@ -234,13 +235,20 @@ class Reply:
 
     # -- both --
 
-    def usage(self) -> dict[str, int]:
-        """The number of tokens; a prompt counts once, however many completions it has."""
-        num_prompt = sum(len(request.prompt_token_ids) for request in self._job.requests)
+    def usage(self) -> dict[str, Any]:
+        """The number of tokens; a prompt counts once, however many completions it has.
+
+        ``cached_tokens`` are those that a prompt shares with an earlier one of the same request, as
+        ``RequestOutput.num_cached_tokens`` has them: who else asks at the time, or asked before, changes no
+        answer.
+        """
+        prompts = [request.prompt_token_ids for request in self._job.requests]
+        num_prompt = sum(map(len, prompts))
         return {
             "prompt_tokens": num_prompt,
             "completion_tokens": self.num_tokens,
             "total_tokens": num_prompt + self.num_tokens,
+            "prompt_tokens_details": {"cached_tokens": sum(shared_tokens(prompts))},
         }
 
     def _frame(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
