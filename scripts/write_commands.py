@@ -38,7 +38,8 @@ def _command(name: str, command: Any) -> str:  # noqa: ANN401
     ]
     lines = [f"## treeshare {name}", "", text, ""]
     if command.epilog:
-        lines += ["```", *inspect.cleandoc(command.epilog).replace("\b\n", "").splitlines(), "```", ""]
+        examples = [line for line in command.epilog.splitlines() if line.startswith("treeshare ")]
+        lines += ["```", *examples, "```", ""]
     if arguments:
         lines += ["| argument | |", "|---|---|", *(_argument(each) for each in arguments), ""]
     if options:

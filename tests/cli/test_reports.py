@@ -53,7 +53,8 @@ def test_an_export_of_programs_needs_the_problems(cli, run, tmp_path):
 
 
 def test_mistakes_are_one_line(cli, run, tmp_path):
-    assert "--format: got 'csv'" in cli("export", run, "--format", "csv", "--out", tmp_path / "x").refusal
+    refusal = cli("export", run, "--format", "csv", "--out", tmp_path / "x").refusal
+    assert "Invalid value for '--format': 'csv' is not one of 'human-eval'" in refusal
     assert "expected an existing directory" in cli("report", tmp_path / "none").refusal
     assert "expected an existing directory" in cli("compare", run, tmp_path / "none").refusal
     assert "cannot write" in cli("report", run, "--out", tmp_path).refusal
