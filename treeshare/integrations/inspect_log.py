@@ -11,6 +11,7 @@ import os
 from typing import TYPE_CHECKING
 
 from treeshare.errors import ConfigError, DataError, one_line
+from treeshare.installation import how_to_add
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,7 +46,7 @@ def export_inspect(run: JudgedRun, out: Path, prompts: Mapping[str, str] | None 
     try:
         from inspect_ai.log import write_eval_log
     except ImportError as error:
-        raise ConfigError("--format inspect: Inspect is missing: pip install 'treeshare[inspect]'") from error
+        raise ConfigError(f"--format inspect: Inspect is missing: {how_to_add('inspect')}") from error
     log = _log(run, prompts or {})
     try:
         write_eval_log(log, os.fspath(out))
