@@ -272,6 +272,23 @@ def test_space_has_an_end():
     assert "{0,20}" in WHITESPACE
 
 
+@pytest.mark.parametrize("bound", [None, 14])
+def test_a_maximum_length_bounds_the_digits_of_a_time(bound):
+    """RFC 3339 lets any number of digits stand behind the seconds' point."""
+    tokenizer = KINDS["byte level"]
+    size = len(tokenizer)
+    schema = {"type": "string", "format": "time"} | ({} if bound is None else {"maxLength": bound})
+    state = compiler().start(StructuredOutputsParams(json=schema))
+    ids = {letter: tokenizer.convert_tokens_to_ids(letter) for letter in '"0123456789:.Z'}
+    written = 0
+    for letter in '"12:30:05.' + 40 * "7":
+        if ids[letter] not in allowed(state, size):
+            break
+        state, written = state.advance(ids[letter]), written + 1
+    assert written == (50 if bound is None else bound)  # the quote, and room left for the zone
+    assert ids["Z"] in allowed(state, size)
+
+
 def test_other_properties_may_be_refused():
     tokenizer = KINDS["byte level"]
     size = len(tokenizer)
