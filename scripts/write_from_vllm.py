@@ -1,4 +1,4 @@
-"""Write ``docs/from_vllm.md`` from ``treeshare/vllm_names.json``: vLLM's names, and what becomes of each.
+"""Write ``docs/from_vllm.md`` from ``treeshare/vllm_names.json``: vLLM's names, and what each does here.
 
 .venv/bin/python scripts/write_from_vllm.py
 """
@@ -15,15 +15,21 @@ PAGE = Path(__file__).parents[1] / "docs" / "from_vllm.md"
 
 HEAD = """# From vLLM
 
-Change the import: `from treeshare import LLM, SamplingParams`. Below stand all names of vLLM {version}
-and what becomes of each. *Same*: treeshare has it. *Taken at*: these values ask for nothing, so they are
-accepted; any other is refused by one sentence that says what to use instead. *Any*: no value of it
-changes a token. A name that neither has is refused, with the nearest that there is. Written by
-`scripts/write_from_vllm.py`.
+Change the import: `from treeshare import LLM, SamplingParams`. The tables list every name of vLLM {version}
+and what treeshare does with it:
 
-Random numbers are others than vLLM's, so tokens at a temperature are others; greedy ones agree up to
-rounding. A prompt that comes twice in a call gets different completions. `AsyncLLM` stands for
-`AsyncLLMEngine`, `treeshare serve` for `vllm serve`, `treeshare batch` for `vllm run-batch`.
+- *same*: treeshare has it, with the same meaning.
+- *accepted at* VALUES: treeshare does not have it, but these values require nothing, so they are accepted.
+  Any other value is rejected, with an error that says what to use instead.
+- *ignored*: any value is accepted, because none of them changes a token.
+- *absent*: no value is accepted; an output has no such attribute.
+
+A name that vLLM does not have either is rejected; the error suggests the most similar name. This page is
+written by `scripts/write_from_vllm.py`.
+
+treeshare's random numbers differ from vLLM's, so tokens sampled at a temperature differ; greedy tokens
+agree up to rounding. If a prompt occurs twice in a call, the two get different completions. Use `AsyncLLM`
+for `AsyncLLMEngine`, `treeshare serve` for `vllm serve`, and `treeshare batch` for `vllm run-batch`.
 """
 
 TITLES = {
@@ -48,8 +54,9 @@ def _row(name: str, entry: dict[str, Any]) -> str:
     if "instead" not in entry:
         return f"| `{name}` | same | {entry.get('note', '')} |"
     accepts = entry["accepts"]
-    taken = "any" if accepts == ANY else ", ".join(map(_shown, accepts))
-    return f"| `{name}` | {'taken at ' + taken if taken else 'absent'} | {entry['instead']} |"
+    values = ", ".join(map(_shown, accepts)) if accepts != ANY else ""
+    treatment = "ignored" if accepts == ANY else f"accepted at {values}" if values else "absent"
+    return f"| `{name}` | {treatment} | {entry['instead']} |"
 
 
 def written() -> str:
@@ -59,7 +66,9 @@ def written() -> str:
     for key, title in TITLES.items():
         rows = sorted(names[key].items(), key=lambda item: "instead" in item[1])
         parts.append(
-            f"## {title}\n\n| | here | |\n|---|---|---|\n" + "\n".join(_row(*row) for row in rows) + "\n"
+            f"## {title}\n\n| name | treeshare | note |\n|---|---|---|\n"
+            + "\n".join(_row(*row) for row in rows)
+            + "\n"
         )
     return "\n".join(parts)
 
