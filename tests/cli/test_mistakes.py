@@ -124,7 +124,7 @@ def test_what_cannot_be_an_out_folder(cli, sampling, tmp_path):
     (tmp_path / "thesis" / "thesis.tex").write_text("x")
     (tmp_path / "file").write_text("x")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
-    assert "not empty and holds no run" in cli(*sampling, "--out", tmp_path / "thesis").refusal
+    assert "not empty and contains no run" in cli(*sampling, "--out", tmp_path / "thesis").refusal
     assert "Not a directory" in cli(*sampling, "--out", tmp_path / "file").refusal
     assert "Not a directory" in cli(*sampling, "--out", tmp_path / "file" / "run").refusal
     assert "cannot use" in cli(*sampling, "--out", tmp_path / "loop").refusal
@@ -155,7 +155,7 @@ def test_a_broken_journal_line_is_named(cli, sampling, tmp_path):
     for lines, named in {
         (first, "{", third): "line 2: not JSON",
         (first, '{"task_id": "T/1"}', third): "line 2",
-        (first, second, first): "line 3: T/0 completion 0 is also in line 1",
+        (first, second, first): "line 3: T/0 completion 0 is already in line 1",
         (first, second, third.replace("T/", "U/")): "does not belong to the run",
     }.items():
         (out / "samples.jsonl").write_text("\n".join(lines) + "\n")

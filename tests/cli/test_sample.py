@@ -273,12 +273,12 @@ def test_what_the_chat_template_is_given_is_the_runs(cli, text_model, tmp_path):
     for text, message in (
         ("off", "--chat-template-kwargs: got 'off', expected a JSON object"),
         ("[1]", "expected a JSON object"),
-        ('{"tokenize": true}', "chat_template_kwargs: got 'tokenize', expected names of the template's own"),
+        ('{"tokenize": true}', "chat_template_kwargs: got 'tokenize', expected variables of the template"),
     ):
         assert message in cli("sample", *task, *out, "--chat-template-kwargs", text).refusal
     assert "without a chat template" in cli("sample", *task[:-1], *out, *quiet).refusal
     (model / "chat_template.jinja").write_text("{{ raise_exception('not\nyou') }}")
-    assert "the model's chat template refuses them: not you" in cli("sample", *task, *out).refusal
+    assert "the model's chat template rejects them: not you" in cli("sample", *task, *out).refusal
 
 
 def test_a_tight_budget_changes_no_token(cli, sampling, tmp_path):

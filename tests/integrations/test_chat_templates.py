@@ -169,7 +169,7 @@ def test_prompts_are_transformers_own(llm, place, name):
 def test_what_a_template_raises_is_one_line(llm, place, name):
     assert expected_ids(byte_tokenizer(), [USER], BROKEN[name], {}) is None
     with pytest.raises(
-        TreeshareError, match=r"^messages: the model's chat template refuses them: ."
+        TreeshareError, match=r"^messages: the model's chat template rejects them: ."
     ) as caught:
         PLACES[place](llm, [USER], BROKEN[name], {})
     assert str(caught.value).isprintable()

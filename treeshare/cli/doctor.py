@@ -37,7 +37,7 @@ def doctor(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option("--model", help="Load a model, too: is it supported, are its layers fused?"),
+        typer.Option("--model", help="Also load this model: is it supported, are its layers fused?"),
     ] = None,
 ) -> None:
     """Check what works on this machine and what is missing, and print how to get it."""

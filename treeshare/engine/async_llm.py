@@ -291,12 +291,12 @@ class AsyncLLM:
 
     def _work(self) -> None:
         """The thread's life: whatever ends it, all that wait learn of it."""
-        error: Exception = ConfigError("AsyncLLM: it was closed")
+        error: Exception = ConfigError("AsyncLLM: it was closed; make another")
         try:
             while self._go_on():
                 pass
         except BaseException as ending:  # SystemExit, for one: raised in a thread, it ends nothing else
-            error = RuntimeError(f"AsyncLLM: its thread has ended by {ending!r}; make another")
+            error = RuntimeError(f"AsyncLLM: its thread was ended by {ending!r}; make another")
             self._commands.end(str(error))
             self._commands.run_out()
         finally:

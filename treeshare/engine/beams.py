@@ -43,10 +43,14 @@ class BeamSearchParams:
         require_int("beam_width", self.beam_width, low=1, high=MAX_BEAMS)
         require_int("max_tokens", self.max_tokens, low=1)
         if self.temperature not in (0, 1):
-            raise ConfigError.of("temperature", got=self.temperature, expected="0 or 1: beams are not drawn")
+            raise ConfigError.of(
+                "temperature", got=self.temperature, expected="0 or 1: beams are not sampled"
+            )
         number = self.length_penalty
         if isinstance(number, bool) or not isinstance(number, (int, float)) or not abs(number) <= MAX_PENALTY:
-            raise ConfigError.of("length_penalty", got=number, expected=f"a number within {MAX_PENALTY} of 0")
+            raise ConfigError.of(
+                "length_penalty", got=number, expected=f"a number from -{MAX_PENALTY} to {MAX_PENALTY}"
+            )
 
 
 MAX_BEAMS = 1024

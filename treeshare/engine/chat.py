@@ -59,7 +59,7 @@ class ChatOptions:
                 raise ConfigError.of(name, got=getattr(self, name), expected="True or False")
         if self.add_generation_prompt and self.continue_final_message:
             raise ConfigError(
-                "continue_final_message: got True with add_generation_prompt, expected one of them"
+                "continue_final_message: got True together with add_generation_prompt, expected one of them"
             )
         check_template_kwargs(self.chat_template_kwargs)
 
@@ -81,8 +81,8 @@ def check_template_kwargs(values: object) -> None:
         raise ConfigError.of(
             "chat_template_kwargs",
             got=", ".join(reserved),
-            expected="names of the template's own",
-            remedy="give it as an argument of its own, where there is one",
+            expected="variables of the template",
+            remedy="give arguments of apply_chat_template by their own names, if there is such an option",
         )
 
 
@@ -129,7 +129,7 @@ def render_chat(
             template is a program of the model's, and may raise anything.
     """
     if options.chat_template is None and getattr(tokenizer, "chat_template", None) is None:
-        raise ConfigError(f"chat_template: {model_id} has none; give one, or a prompt as text")
+        raise ConfigError(f"chat_template: {model_id} has none; give one, or give the prompt as text")
     messages = check_messages(conversation)
     messages = _fitted(messages, tokenizer, options)
     arguments = dict(options.chat_template_kwargs or {})
@@ -145,7 +145,7 @@ def render_chat(
         )
     except Exception as error:
         reason = one_line(" ".join(str(error).split())) or type(error).__name__
-        raise ConfigError(f"messages: the model's chat template refuses them: {reason}") from error
+        raise ConfigError(f"messages: the model's chat template rejects them: {reason}") from error
     assert isinstance(text, str), "tokenize=False"
     return text
 
@@ -162,7 +162,9 @@ def _fitted(
     """
     template = _template(tokenizer, options)
     if options.tools and "tools" not in template:
-        raise ConfigError("tools: the model's chat template shows none; give a chat_template that does")
+        raise ConfigError(
+            "tools: the model's chat template does not support them; give a chat_template that does"
+        )
     if "developer" not in template:
         for message in messages:
             if message["role"] == "developer":  # the newer name of what most templates call system
@@ -280,7 +282,7 @@ def content_text(content: object) -> str:
     for part in content:
         kind = part.get("type") if isinstance(part, Mapping) else None
         if isinstance(kind, str) and any(other in kind for other in _OTHER_PARTS):
-            raise ConfigError(f"content: got the type {kind!r}, expected text: nothing else is implemented")
+            raise ConfigError(f"content: got the type {kind!r}, expected text; nothing else is supported")
         if kind != "text" or not isinstance(part.get("text"), str) or set(part) > {"type", "text"}:
             expected = 'parts like {"type": "text", "text": ...}'
             raise ConfigError(f"content: got the type {kind!r}, expected {expected}")

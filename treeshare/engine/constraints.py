@@ -128,7 +128,9 @@ class Constraints:
         if len(rows) > MAX_BAD_WORDS or num_tokens > MAX_BAD_TOKENS:
             got = f"{len(rows)} spellings of {num_tokens} tokens"
             raise ConfigError.of(
-                "bad_words", got=got, expected=f"at most {MAX_BAD_WORDS} of {MAX_BAD_TOKENS} together"
+                "bad_words",
+                got=got,
+                expected=f"at most {MAX_BAD_WORDS} tokenised words of {MAX_BAD_TOKENS} tokens in all",
             )
         largest = int(np.max([max(row) for row in rows])) if rows else 0
         if largest >= self._loaded.vocab_size:

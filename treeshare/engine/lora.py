@@ -40,7 +40,7 @@ def adapter_of(requests: object) -> str | None:
         raise ConfigError.of(
             "lora_request",
             got=f"{len(paths)} for the prompts of a call",
-            expected="the same for all",
+            expected="one adapter for all prompts",
             remedy="load an LLM for each adapter",
         )
     return paths.pop() if paths else None

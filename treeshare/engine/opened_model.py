@@ -144,7 +144,7 @@ class OpenedModel:
                 "lora_request",
                 got=asked,
                 expected=str(self._adapter) if self._adapter else "None, or LLM(..., enable_lora=True)",
-                remedy="an adapter holds for all prompts of a model; load another LLM for another one",
+                remedy="a model has one adapter for all prompts; load another LLM for another adapter",
             )
         assert asked is not None
         self.update_weights(weights_with_adapter(self.loaded, asked))

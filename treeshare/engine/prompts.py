@@ -77,7 +77,7 @@ class PromptEncoder:
         """
         if self._tokenizer is None:
             raise ConfigError(
-                f"tokenizer: {self._model_id} has none; give prompt_token_ids, and no stop strings"
+                f"tokenizer: {self._model_id} has none; give prompt_token_ids, without stop strings"
             )
         return self._tokenizer
 
@@ -152,7 +152,7 @@ class PromptEncoder:
         )
         before, mark, _ = text.partition(_REPLY_MARK)
         if not mark:
-            raise ConfigError("messages: the model's chat template leaves out the reply that is to be begun")
+            raise ConfigError("messages: the model's chat template drops the beginning of the reply")
         return self.encode(before, special_tokens=False)
 
 
@@ -164,7 +164,7 @@ def require_text(name: str, text: object) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         got = f"U+{ord(text[error.start]):04X} at character {error.start}"
-        raise ConfigError.of(name, got=got, expected="text without halves of characters") from error
+        raise ConfigError.of(name, got=got, expected="text without lone surrogates") from error
 
 
 def items_of(name: str, values: object, expected: str) -> list[Any]:

@@ -193,7 +193,7 @@ class TokenSearch:
 
     def _require_open(self) -> None:
         if not self._is_open or self._engine.store is not self._store:
-            raise ConfigError("search: it was closed, or its engine was cleared; begin another")
+            raise ConfigError("search: it was closed, or its engine was cleared; start another")
 
     def __enter__(self) -> Self:
         return self

@@ -75,8 +75,8 @@ class Reasoning:
             raise ConfigError.of(
                 "thinking_token_budget",
                 got=params.thinking_token_budget,
-                expected="None: the model marks no reasoning",
-                remedy="say how it does, by reasoning_parser",
+                expected="None: the model has no known reasoning tags",
+                remedy="give the tags around its reasoning as reasoning_parser",
             )
 
     def opens(self, prompt: Sequence[int]) -> bool:

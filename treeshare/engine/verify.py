@@ -253,11 +253,11 @@ class Verification:
             got = f"{len(requests)} prompts of which no node is shared"
             raise ConfigError(
                 f"verify: got {got} (at most {_common(requests)} tokens are the same), expected a node; "
-                "give more worked examples (--shots), more problems (--limit), or problems that begin alike"
+                "give more worked examples (--shots), more problems (--limit), or problems that share more"
             )
         self.ways = list(_ways(config, requests))
         self.control = Way(
-            "control: a fault put in", config, [dict(enumerate(requests))], runner=FaultyRunner
+            "control: an inserted fault", config, [dict(enumerate(requests))], runner=FaultyRunner
         )
 
     @property

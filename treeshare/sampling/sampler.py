@@ -192,7 +192,7 @@ PROCESSED = "logits after masks and penalties"
 
 def broken_row(name: str, row: int) -> FloatingPointError:
     """The error for a ``row`` of ``name`` that holds NaN, infinity or no finite value."""
-    return FloatingPointError(f"{name}: row {row} of a step holds NaN, infinity or no finite value")
+    return FloatingPointError(f"{name}: row {row} of a step has a NaN, an infinity or no finite value")
 
 
 class _RowGroup:

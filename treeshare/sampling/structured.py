@@ -69,7 +69,7 @@ class StructuredOutputsParams:
         if size > MAX_CHARS:
             raise _refusal(given[0], f"{size:,} characters", f"at most {MAX_CHARS:,}")
         if any(_has_surrogate(getattr(self, name)) for name in (*KINDS, "whitespace_pattern")):
-            raise _refusal(given[0], "halves of characters", "text that has an encoding")
+            raise _refusal(given[0], "a lone surrogate", "text without lone surrogates")
 
     @classmethod
     def of(cls, value: object) -> StructuredOutputsParams | None:

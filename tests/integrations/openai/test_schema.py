@@ -256,7 +256,7 @@ def test_a_chat_without_a_limit_asks_for_no_more_than_the_budget_holds(chat_mode
 def test_a_chat_template_that_refuses(llm):
     template = "{{ raise_exception('roles must alternate') }}"
     body = parse_body(CHAT, {"messages": HELLO})
-    with pytest.raises(ApiError, match="messages: the model's chat template refuses them: roles must"):
+    with pytest.raises(ApiError, match="messages: the model's chat template rejects them: roles must"):
         make_job(llm, body, model=NAME, seed=0, chat=ChatOptions(chat_template=template))
     broken = "{{ messages.nothing.at.all }}"
     with pytest.raises(ApiError, match="chat template refuses"):
