@@ -23,7 +23,7 @@ from treeshare.sampling import SamplingParams
 CONFIG = EngineConfig(fold_cost=FoldCost(launch_cost=0, merge_cost=0))
 PROMPTS = random_prompts((180, [(40, [(20, []), (30, [])]), (41, []), (60, [])]))
 REQUESTS = requests_for(PROMPTS, SamplingParams(n=2, temperature=0.8, max_tokens=6, ignore_eos=True))
-CONTROL = "control: a fault put in"
+CONTROL = "control: an inserted fault"
 WAYS = {
     "each prompt alone": 8,
     "every second prompt": 4,

@@ -221,7 +221,7 @@ def test_calls_that_come_together_decode_together(api, provider, monkeypatch):
         ({"prompt_logprobs": 1}, [], "generate config: got 'prompt_logprobs'"),
         ({"verbosity": "low"}, [], "generate config: got 'verbosity'"),
         ({"reasoning_effort": "low"}, [], "reasoning_effort: got 'low', expected None: give the chat"),
-        ({"reasoning_tokens": 9}, [], "thinking_token_budget: got 9, expected None: the model marks no"),
+        ({"reasoning_tokens": 9}, [], "thinking_token_budget: got 9, expected None: the model has no"),
         ({"temperature": -1.0}, [], "temperature: got -1.0"),
     ],
 )
@@ -291,7 +291,7 @@ def test_arguments_of_inspects_other_models(api):
         ({"do_sample": False}, "do_sample: got False, expected True; --temperature 0 is greedy"),
         (
             {"max_length": 64, "max_model_len": 64},
-            "max_length: got 64, expected nothing beside max_model_len",
+            "max_length: got 64, expected only one of max_length and max_model_len",
         ),
         ({"hidden_states": True}, "hidden_states: got True, expected False; they are not returned"),
     ],

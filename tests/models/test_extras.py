@@ -50,7 +50,7 @@ def test_adapters_that_are_refused(model_dir, tmp_path):
     with pytest.raises(ModelLoadError, match=r"expected a folder with adapter_config.json and adapter_model"):
         LLM(folder, lora=tmp_path)
     adapted(folder).save_pretrained(tmp_path)
-    with pytest.raises(ModelLoadError, match=r"holds an adapter .* as lora="):
+    with pytest.raises(ModelLoadError, match=r"contains an adapter .* as lora="):
         LLM(tmp_path)
     with pytest.raises(ModelLoadError, match=r"lora: cannot merge"):
         LLM(model_dir("gpt2"), lora=tmp_path)
@@ -76,7 +76,7 @@ def test_what_would_not_be_used_is_refused(model_dir):
     with pytest.raises(ConfigError, match="chat_template: the model has no tokenizer"):
         LLM(model, chat_template="{{ messages }}")
     for given in (model, model_dir("llama"), "smollm2-135m"):
-        with pytest.raises(ConfigError, match="revision: got 'main', expected None: the model is not"):
+        with pytest.raises(ConfigError, match="revision: got 'main', expected None: the model does not come"):
             LLM(given, revision="main")
 
 

@@ -53,7 +53,7 @@ def test_falcon_by_transformers_attention_stays_its_own():
     written_out.set_attention(model, "sdpa")
     assert torch.equal(model(input_ids=tokens, use_cache=False).logits, expected)
     written_out.set_attention(model, ATTENTION_NAME)
-    with pytest.raises(RuntimeError, match="in an engine's steps only"):
+    with pytest.raises(RuntimeError, match="only run in an engine's steps"):
         model(input_ids=tokens, use_cache=False)
 
 

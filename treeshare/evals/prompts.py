@@ -55,7 +55,7 @@ class PromptOptions:
 
     def __post_init__(self) -> None:
         if self.chat_template_kwargs and not self.chat:
-            raise ConfigError("chat_template_kwargs: got some without a chat template; give chat, too")
+            raise ConfigError("chat_template_kwargs: got some without a chat template; use chat too")
         check_template_kwargs(self.chat_template_kwargs)
         if self.num_shots is not None:
             require_int("shots", self.num_shots, low=0)
@@ -194,7 +194,7 @@ def _encoder(
     if not chat:
         return encoder.encode
     if getattr(tokenizer, "chat_template", None) is None:
-        raise ConfigError("chat: the model has no chat template; leave --chat out, or take an instruct model")
+        raise ConfigError("chat: the model has no chat template; leave out --chat, or use an instruct model")
     front = f"{task.chat_instruction}\n\n" if task.chat_instruction else ""
     system = [{"role": "system", "content": task.chat_system}] if task.chat_system else []
     options = ChatOptions(chat_template_kwargs=chat_template_kwargs)

@@ -85,7 +85,7 @@ class VerdictCache:
                 self._take(line)
             if not is_empty and not self._known:
                 raise DataError(
-                    f"verdicts: {one_line(path)} holds none, expected JSON lines of treeshare; delete it"
+                    f"verdicts: {one_line(path)} contains none, expected JSON lines of treeshare; delete it"
                 )
             if not line.endswith(b"\n"):
                 self._append(b"\n")

@@ -120,7 +120,9 @@ class TreeshareAPI(ModelAPI):  # type: ignore[misc]  # mypy does not follow into
         )
         if max_length is not None:
             if "max_model_len" in options:
-                raise ConfigError.of("max_length", got=max_length, expected="nothing beside max_model_len")
+                raise ConfigError.of(
+                    "max_length", got=max_length, expected="only one of max_length and max_model_len"
+                )
             options["max_model_len"] = max_length
         self._llm = AsyncLLM(model_path or model_name, device=device, **options)
         tokenizer = self._llm.llm.get_tokenizer()

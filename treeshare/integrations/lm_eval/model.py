@@ -170,7 +170,7 @@ class TreeshareLM(TemplateLM):  # type: ignore[misc]  # lm-eval is untyped
                 )
             excess = len(context) + len(continuation) - (self.max_length + 1)
             if excess > 0:
-                _LOG.warning("A context is too long by %d tokens; they are cut on the left.", excess)
+                _LOG.warning("A context is too long by %d tokens; it is truncated on the left.", excess)
             pairs.append((context[max(excess, 0) :], continuation))
         scores = self.llm.score(pairs, use_tqdm=not disable_tqdm)
         answers = [(score.total, score.all_greedy) for score in scores]

@@ -97,7 +97,7 @@ class TextRules:
         """Token ids of a text to go on from, cut on the left to ``max_tokens``."""
         ids = self._encode(text, False if has_bos_prefix(text, self._tokenizer.bos_token) else None)
         if len(ids) > max_tokens:
-            _LOG.warning("A context of %d tokens is cut on the left to %d.", len(ids), max_tokens)
+            _LOG.warning("A context of %d tokens is truncated on the left to %d.", len(ids), max_tokens)
         return ids[-max_tokens:]
 
     def _encode(self, text: str, add_special_tokens: bool | None) -> list[int]:
@@ -124,7 +124,7 @@ class TextRules:
             if len(others) == len(messages):
                 raise
             text = render_chat(self._tokenizer, others, options, model_id=self._model_id)
-            _LOG.warning("The chat template refuses a system message; it is left out.")
+            _LOG.warning("The chat template rejects a system message; it is left out.")
             return text
 
     def stop(self, until: list[str]) -> HarnessStop:

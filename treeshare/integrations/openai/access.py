@@ -73,8 +73,8 @@ class Access:
             if not self._is_ours(host):
                 raise ApiError(
                     421,
-                    f"Host: got {one_line(repr(host), 80)}; without a key the server answers to "
-                    "localhost and loopback addresses, and to names given by --allow-host",
+                    f"Host: got {one_line(repr(host), 80)}; without a key the server accepts "
+                    "localhost, loopback addresses, and names given by --allow-host",
                     code="misdirected_request",
                 )
 

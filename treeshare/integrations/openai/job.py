@@ -169,7 +169,7 @@ def _check_stop_ids(body: CompletionBody | ChatBody, llm: LLM) -> None:
     if not all(0 <= token < size for token in body.stop_token_ids):
         raise ConfigError(f"stop_token_ids: expected token ids in [0, {size})")
     if body.min_tokens and len(llm.eos_token_ids.union(body.stop_token_ids)) >= size:
-        raise ConfigError("stop_token_ids: with min_tokens no token is left to draw")
+        raise ConfigError("stop_token_ids: together with min_tokens they leave no token to draw")
 
 
 def _check_length(llm: LLM, prompt: str | list[int], limit: CharacterLimit | None, param: str) -> None:
@@ -178,7 +178,7 @@ def _check_length(llm: LLM, prompt: str | list[int], limit: CharacterLimit | Non
         raise ApiError(
             400,
             f"the model's context is {llm.max_model_len} tokens; the prompt has {len(prompt)} characters, "
-            f"and so many tokens have at most {limit.max_characters}",
+            f"but that many tokens have at most {limit.max_characters}",
             param=param,
             code="context_length_exceeded",
         )

@@ -236,9 +236,7 @@ def read_json(content: bytes) -> object:
         if b"\\ud" in content.lower():
             json.dumps(values, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise ApiError(
-            400, "the text is not Unicode: a surrogate stands alone", code="invalid_json"
-        ) from None
+        raise ApiError(400, "the text is not Unicode: it has a lone surrogate", code="invalid_json") from None
     except ValueError as error:
         raise ApiError(400, f"not JSON: {one_line(error)}", code="invalid_json") from error
     return values
@@ -364,7 +362,7 @@ def _check_forced(body: ChatBody, forced: str) -> None:
     if not names or (forced != "required" and forced not in names):
         raise _refuse("tool_choice", f"got {forced!r:.80}, expected one of the tools")
     if "required" in names or len(set(names)) < len(names):
-        raise _refuse("tools", "expected names that differ, none of them required")
+        raise _refuse("tools", "expected different names, and none of them `required`")
     if body.structured_outputs is not None or (
         body.response_format is not None and body.response_format.type != "text"
     ):
