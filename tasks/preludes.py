@@ -1,4 +1,4 @@
-"""Imports that stand in front of a program: those that its names ask for.
+"""Imports that are put before a program, if it uses their names.
 
 The published graders of APPS and LiveCodeBench put all of their imports in front of every program. Here those
 of APPS are written whose names occur in the program, and those of LiveCodeBench where it uses a name that it

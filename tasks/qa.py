@@ -1,4 +1,4 @@
-"""Questions and answers of any JSON lines file: which fields, and when an answer is right, say options.
+"""Questions and answers of any JSON lines file; options name the fields and the judge.
 
 ``qa.md`` has the details.
 """

@@ -1,4 +1,4 @@
-"""Tasks by name, and tasks of the user's own; a task's module is imported when it is asked for."""
+"""Tasks by name, and your own tasks."""
 
 from __future__ import annotations
 

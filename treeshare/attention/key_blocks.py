@@ -1,4 +1,4 @@
-"""Keys in blocks at fixed positions of the prompt: what a row adds up does not know where the tree is cut.
+"""Keys in blocks at fixed positions of the prompt, so that sums do not depend on how the tree is divided.
 
 A prompt's keys are walked in blocks that begin at multiples of ``KEY_BLOCK``. A block that is cut by a node's
 border belongs to the slice of the node that holds its last key, and takes its keys from two or more segments.

@@ -1,4 +1,4 @@
-"""Options that say how completions are drawn, and when they end."""
+"""Options that control how completions are sampled and when they end."""
 
 from pathlib import Path
 from typing import Annotated, Any

@@ -1,4 +1,4 @@
-"""Beam search: the likeliest continuations of a prompt, by transformers' rules and vLLM's names."""
+"""Beam search: the most likely continuations of a prompt, by transformers' rules and vLLM's names."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class BeamSearchParams:
-    """How ``LLM.beam_search`` looks for continuations; vLLM's names.
+    """Parameters of ``LLM.beam_search``; vLLM's names.
 
     Attributes:
-        beam_width: Hypotheses that go on in each step, and that are returned.
-        max_tokens: Maximum number of tokens of each.
-        ignore_eos: End-of-sequence is a token like others.
-        temperature: 0 or 1: hypotheses are compared by the model's own log-probabilities.
-        length_penalty: See ``Beam.score``; above 0 favours long ones.
-        include_stop_str_in_output: Whether ``tokens`` has a final end-of-sequence token.
+        beam_width: Number of hypotheses that are kept in each step, and that are returned.
+        max_tokens: Maximum number of tokens of a hypothesis.
+        ignore_eos: Treat end-of-sequence like any other token.
+        temperature: 0 or 1, with the same result: hypotheses are compared by the model's own
+            log-probabilities.
+        length_penalty: See ``Beam.score``; above 0 favours long hypotheses.
+        include_stop_str_in_output: Whether ``tokens`` includes a final end-of-sequence token.
 
     Raises:
         ConfigError: If a value is out of range.

@@ -1,4 +1,4 @@
-"""Conversations as text: what a chat template is given, and what it refuses."""
+"""Conversations as text: what a chat template is given, and which messages are rejected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a request's completions may draw: its token rules and its grammar, checked before anything runs."""
+"""Which tokens a request's completions may draw: token rules and grammar, checked before anything runs."""
 
 from __future__ import annotations
 

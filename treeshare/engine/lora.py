@@ -1,4 +1,4 @@
-"""``LoRARequest``: vLLM's way to name an adapter in a call; here one holds for all calls of a model."""
+"""``LoRARequest``: vLLM's way to name an adapter in a call; here a model has one adapter for all calls."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class LoRARequest:
     """A PEFT adapter; vLLM's names.
 
     Attributes:
-        lora_name: What the user calls it.
-        lora_int_id: At least 1; told apart by it in vLLM, by the folder here.
+        lora_name: A name of your choice.
+        lora_int_id: At least 1. It identifies the adapter in vLLM; here the folder does.
         lora_path: Its folder.
     """
 

@@ -1,4 +1,4 @@
-"""What is known of the log-probabilities of a node's tokens, and who asks for them."""
+"""The known log-probabilities of a node's tokens, and who asks for them."""
 
 from __future__ import annotations
 

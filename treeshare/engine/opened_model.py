@@ -1,4 +1,4 @@
-"""A model that is loaded, and the engine that runs it: what is known of both, and how they are given up."""
+"""A loaded model with the engine that runs it: their properties, and how they are closed."""
 
 from __future__ import annotations
 

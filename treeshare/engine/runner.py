@@ -1,4 +1,4 @@
-"""From a step's layout to logits: model, attention, KV and the widths of matmuls in one object."""
+"""From a step's layout to logits: model, attention, KV and matmul sizes in one object."""
 
 from __future__ import annotations
 

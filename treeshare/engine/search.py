@@ -1,4 +1,4 @@
-"""Decoding by hand: branches of one prompt that are forked, extended and dropped."""
+"""Search over branches of a prompt, which can be forked, extended and dropped."""
 
 from __future__ import annotations
 

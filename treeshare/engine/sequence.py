@@ -1,4 +1,4 @@
-"""What runs: a request, the sequences that decode it, and the completions that come out."""
+"""What runs: a request, the sequences that decode it, and its completions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A planned step: run the model, draw tokens, and say what ended, what goes on and what failed."""
+"""A planned step: run the model, draw tokens, and report what ended, what continues and what failed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What comes out while requests run: completions as they finish, tokens if asked."""
+"""Outputs while requests run: completions as soon as they finish, and tokens if asked for."""
 
 from __future__ import annotations
 

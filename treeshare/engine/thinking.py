@@ -1,4 +1,4 @@
-"""A completion's reasoning while it is drawn: its budget, and the grammar that waits for its end.
+"""A completion's reasoning while it is generated: its budget, and the grammar that starts after it.
 
 Where a sequence is in its reasoning is a function of its prompt and tokens, so completions that agree share
 it, and company changes nothing.

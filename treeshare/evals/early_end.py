@@ -1,4 +1,4 @@
-"""When a problem has enough completions: its others are cancelled, and the journal says why.
+"""When a problem has enough completions: the others are cancelled, and the journal says why.
 
 A rule sees a problem's completions by ascending index, not as they finish: a run that was killed and resumed
 ends each problem with the same one as a run that nobody disturbed. What had finished out of turn when it was

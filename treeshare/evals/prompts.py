@@ -1,4 +1,4 @@
-"""Whole prompts of a task's problems: worked examples in front, a chat template around.
+"""Whole prompts of a task's problems: with worked examples and a chat template.
 
 The text is made whole, then tokenised whole; what the prompts share is found in the tokens afterwards. A chat
 template is therefore applied to the whole prompt, worked examples included, as one user message.

@@ -1,4 +1,4 @@
-"""Verdicts on a run's completions, as ``treeshare evaluate`` leaves them in the run directory."""
+"""Verdicts on a run's completions, as ``treeshare evaluate`` writes them into the run directory."""
 
 from __future__ import annotations
 

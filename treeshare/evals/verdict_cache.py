@@ -1,4 +1,4 @@
-"""Verdicts on disk, so that an interrupted evaluation goes on where it stopped."""
+"""Verdicts on disk, so that an interrupted evaluation can continue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Votes for equivalent answers: which answers are one, and which of them stands for all.
+"""Votes for equivalent answers: which answers count as one, and which spelling represents them.
 
 Both are functions of the answers alone, not of the order in which they were given.
 """

@@ -1,4 +1,4 @@
-"""A model for Inspect: calls that come together run as one tree.
+"""A model for Inspect: calls that run at the same time form one tree.
 
 ``inspect eval task.py --model treeshare/smollm2-135m``; arguments of the engine by ``-M``. The entry point
 ``treeshare`` of the group ``inspect_ai`` names this module, and Inspect may load it for any model: nothing

@@ -1,4 +1,4 @@
-"""A run's completions by several processes of a Ray cluster: ``treeshare sample --ray``.
+"""A run on several processes of a Ray cluster: ``treeshare sample --ray``.
 
 Every worker is an engine with the whole model. It gets all prompts of the run, and completion indices for its
 part only: so it computes on the same tree as one process would, hence to the same tokens, and what it has

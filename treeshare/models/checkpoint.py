@@ -1,4 +1,4 @@
-"""A folder's or a hub repository's safetensors as a transformers model: every weight of it, or none.
+"""Loads safetensors of a folder or a hub repository as a transformers model: with all weights, or not at all.
 
 transformers makes up a weight that the files lack, at random, and says so in a table that nobody sees. Here
 such a model is refused, and what is done beyond the files' own words is said on stderr.

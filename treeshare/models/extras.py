@@ -1,4 +1,4 @@
-"""What a user gives beside a model: another tokenizer, a revision, a chat template, an adapter."""
+"""What a user gives beside a model: a tokenizer, a revision, a chat template, an adapter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model's folder, looked at before libraries read it.
+"""Checks of a model's folder before libraries read it.
 
 They would wait at a pipe, take all memory at a file without an end, and pass over a generation configuration
 that is damaged: then completions do not end.

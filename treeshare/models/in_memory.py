@@ -1,4 +1,4 @@
-"""Models that are in memory already: a second model that shares their weights."""
+"""Models that are already in memory: a second model shares their weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which of transformers' causal language models were compared with it, and what came of it.
+"""The results of comparing transformers' causal language models with treeshare.
 
 The list is written by ``scripts/model_table.py``, together with ``docs/models.md``.
 """

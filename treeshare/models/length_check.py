@@ -1,4 +1,4 @@
-"""Checks, on a small model of the same class, what shows behind a length only: windows, chunks, positions.
+"""Checks on a small model of the same class what appears only beyond some length: windows, positions.
 
 A prompt that is longer than the windows of people's models would cost as much as a run. In a small random
 model they are a few tokens long, and a tree outgrows all of them in a fraction of a second.

@@ -1,4 +1,4 @@
-"""A user's own code between logits and tokens: vLLM V1's logits processors, by names and meaning.
+"""Logits processors: a user's own code between logits and tokens, with vLLM V1's interface.
 
 A row is a sequence: the completions of a request whose tokens are the same so far. A processor is asked once
 for all of them; when their tokens differ, the new rows are added with the tokens that they have. What it does

@@ -1,4 +1,4 @@
-"""What a completion's text must be: vLLM's ``StructuredOutputsParams``."""
+"""Constraints on a completion's text: vLLM's ``StructuredOutputsParams``."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ KINDS = ("json", "regex", "choice", "grammar", "json_object")
 
 @dataclass(frozen=True, kw_only=True)
 class StructuredOutputsParams:
-    """What a completion's text must be; it ends where that is complete.
+    """A constraint on a completion's text; the completion ends when the text is complete.
 
-    Exactly one of the first five.
+    Give exactly one of the first five.
 
     Attributes:
-        json: Text that is JSON and fits this JSON schema, given as a mapping or as text.
-        regex: Text that this regular expression matches from its beginning to its end.
-        choice: One of these texts.
-        grammar: Text that this grammar derives, in Lark's form or GBNF.
-        json_object: True: any JSON object.
-        disable_any_whitespace: JSON without spaces and line ends around its punctuation.
-        disable_additional_properties: Objects whose schema lists properties have no others, unless it says
-            so.
-        whitespace_pattern: Which space may stand around JSON's punctuation, as a regular expression; by
-            default one character, or a line's end and at most 20 characters of indentation.
+        json: The text is JSON that fits this JSON schema, given as a mapping or as text.
+        regex: This regular expression matches the whole text.
+        choice: The text is one of these.
+        grammar: The text belongs to this grammar, in Lark or GBNF.
+        json_object: True: the text is any JSON object.
+        disable_any_whitespace: No spaces and line breaks next to JSON's punctuation.
+        disable_additional_properties: Objects whose schema lists properties have no other ones, unless the
+            schema allows them explicitly.
+        whitespace_pattern: The white space allowed next to JSON's punctuation, as a regular expression; by
+            default one space, or a line break with at most 20 characters of indentation.
 
     Raises:
         ConfigError: If a value is of the wrong type, or none or several of the five are given.

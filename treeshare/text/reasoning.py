@@ -1,4 +1,4 @@
-"""A chat model's reasoning, told from its answer by the tags around it."""
+"""Separates a chat model's reasoning from its answer, by the tags around it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Code of a reply made fit to stand behind a prompt that is code, too."""
+"""Makes code of a reply fit to follow a prompt that is code too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Python text of a reply, looked at without running it: what it binds, needs, reads and prints."""
+"""Python text of a reply, inspected without running it: what it defines, needs, reads and prints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finds a sandbox that really isolates on this machine, or refuses."""
+"""Finds a sandbox that really isolates programs on this machine, or raises an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How sure the model was of a completion, from its tokens' probabilities.
+"""How confident the model was in a completion, from its tokens' probabilities.
 
 All are of the model's own distribution, before temperature, over everything generated: the tokens that made
 the stop string are in it too.

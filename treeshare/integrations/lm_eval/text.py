@@ -1,4 +1,4 @@
-"""Between texts and token ids, by the rules of lm-eval's ``hf`` model."""
+"""Texts to token ids and back, by the rules of lm-eval's ``hf`` model."""
 
 from __future__ import annotations
 

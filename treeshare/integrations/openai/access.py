@@ -1,4 +1,4 @@
-"""Who may ask: the key, the name under which the server is asked for, and the protocol."""
+"""Access control: the API key, the name that ``Host`` gives, and the protocol."""
 
 from __future__ import annotations
 

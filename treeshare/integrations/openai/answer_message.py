@@ -1,4 +1,4 @@
-"""An assistant's message in an answer: reasoning, content and calls of tools, whole or as it grows."""
+"""An assistant's message in an answer: reasoning, content and tool calls, whole or streamed."""
 
 from __future__ import annotations
 

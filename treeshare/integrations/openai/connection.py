@@ -1,4 +1,4 @@
-"""A client's connection: closed when its client keeps the server waiting, or when there are too many."""
+"""A client's connection: closed if its client keeps the server waiting, or if there are too many."""
 
 from __future__ import annotations
 

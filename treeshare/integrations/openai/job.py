@@ -1,4 +1,4 @@
-"""From a request in OpenAI's form to what the engine runs."""
+"""Turns a request in OpenAI's form into what the engine runs."""
 
 from __future__ import annotations
 

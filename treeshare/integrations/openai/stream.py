@@ -1,4 +1,4 @@
-"""Sending answers: no more is kept for a client than a limit, and nothing is done for one that has gone."""
+"""Sends answers: with a bound on what is buffered for a client, and no work for clients that have gone."""
 
 from __future__ import annotations
 

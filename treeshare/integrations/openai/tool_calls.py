@@ -1,4 +1,4 @@
-"""Calls of tools in a reply's text.
+"""Tool calls in a reply's text.
 
 JSON in ``<tool_call>`` tags (Hermes, Qwen), behind ``[TOOL_CALLS]`` (Mistral), or bare (Llama 3). What is no
 whole call stays text.

@@ -1,4 +1,4 @@
-"""A request's body as it comes, within what all of them together may take."""
+"""A request's body while it arrives, within limits for each and for all of them together."""
 
 from __future__ import annotations
 
