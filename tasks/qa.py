@@ -77,7 +77,7 @@ class Qa(AnswerTask):
         return problems
 
     def shots(self, data: Path | None, shot_data: Path | None) -> Sequence[Shot]:
-        """The records of ``shot_data``, or of the data itself, each with its answer behind it."""
+        """The records of ``shot_data``, or of the data itself, each with its answer after it."""
         source = shot_data or data
         if source is None or self.judge == "regex":
             return []

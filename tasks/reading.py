@@ -137,7 +137,7 @@ def require_unique(problems: list[Problem], source: object) -> list[Problem]:
 
 
 def distinct(task_ids: Sequence[str]) -> list[str]:
-    """The ids, with ``#2``, ``#3`` ... behind those that came before: for data whose own ids repeat."""
+    """The ids, with ``#2``, ``#3`` ... after those that came before: for data whose own ids repeat."""
     seen = Counter[str]()
     found = []
     for task_id in task_ids:

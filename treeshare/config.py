@@ -20,7 +20,7 @@ ARITHMETIC = 4
 Every change of bits raises it: of a kernel, of blocks, of the order of a sum, of how tokens are drawn. A run
 of another version can be read, not resumed. ``tests/engine/test_arithmetic.py`` holds hashes of fixed runs.
 Version 1: keys in blocks at fixed positions of the prompt, float32 by the compiled kernels. Version 2: min-p
-before top-k and top-p, these on logits; the end comes behind ``min_tokens`` tokens. Version 3:
+before top-k and top-p, these on logits; the end comes after ``min_tokens`` tokens. Version 3:
 exponentials and logarithms that no CPU's C library decides, layers of every shape by the kernels. Version 4:
 with int8 weights, attention to prompts in codes, too; rows of which some tokens may not be drawn, such as the
 first ``min_tokens``, by the kernel, too.

@@ -230,7 +230,7 @@ def _with_suggested(params: "SamplingParams", llm: "LLM", given: dict[str, Any])
 
 
 def _opened_reasoning(loaded: "LoadedModel", prompts: Sequence[Sequence[int]]) -> str:
-    """The mark that the chat template puts behind all prompts, if the reply is to go on in its reasoning."""
+    """The reasoning tag that the chat template puts at the end of all prompts, if it does."""
     from treeshare.evals.replies import opened_reasoning
 
     decode = loaded.decoder(skip_special_tokens=False)

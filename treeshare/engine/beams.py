@@ -150,12 +150,12 @@ def beam_search(
     """The best continuations by beam search, best first; transformers' rules, without its early stopping.
 
     In each step the ``2 * num_beams`` best extensions are considered: an end of sequence among the first
-    ``num_beams`` becomes a hypothesis, the best others go on. It ends when no running beam can be better than
-    the worst of ``num_beams`` hypotheses, or at ``search.max_tokens``.
+    ``num_beams`` becomes a hypothesis, the best others continue. It ends when no running beam can be better
+    than the worst of ``num_beams`` hypotheses, or at ``search.max_tokens``.
 
     Args:
         search: A fresh search.
-        num_beams: Beams that go on.
+        num_beams: Beams that continue.
         eos_token_ids: Tokens that end a hypothesis.
         length_penalty: See ``Beam.score``; above 0 favours long ones.
     """

@@ -32,7 +32,7 @@ class ChatOptions:
     Attributes:
         chat_template: Jinja text, instead of the model's own template.
         add_generation_prompt: End the prompt where the assistant's answer begins.
-        continue_final_message: End the prompt inside the last message, for the model to go on with it.
+        continue_final_message: End the prompt inside the last message, for the model to continue with it.
         chat_template_kwargs: What the template asks for beside the messages, such as ``enable_thinking``. A
             name that it does not know changes nothing, as in transformers.
         tools: What the model may call, in OpenAI's form, for templates that show tools.

@@ -104,7 +104,7 @@ class Constraints:
     # -- bad words --
 
     def _tokens_of(self, words: tuple[str, ...]) -> list[list[int]]:
-        """The tokens of each word where a text begins, and behind a space if those are as many others."""
+        """The tokens of each word where a text begins, and after a space if those are as many others."""
         if words not in self._words:
             if len(self._words) >= _NUM_KEPT:
                 self._words.clear()

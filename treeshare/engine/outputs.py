@@ -34,7 +34,7 @@ class Logprob:
 
 
 PromptLogprobs = list[dict[int, Logprob] | None]
-"""Of a prompt: for each token but the first, the token and the likeliest ones at its place."""
+"""Of a prompt: for each token but the first, the token and the most likely ones at its place."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -135,10 +135,10 @@ class PromptEncoder:
         return {"prompt": text, "prompt_token_ids": self.encode(text, special_tokens=False)}
 
     def begun_reply(self, conversation: Sequence[Message], begin: str, options: ChatOptions) -> list[int]:
-        """Token ids of a conversation, up to where a reply that begins with ``begin`` goes on.
+        """Token ids of a conversation, up to where a reply that begins with ``begin`` continues.
 
-        The template writes the reply with a mark behind ``begin`` and is cut there, as in EvalPlus: what it
-        puts in front of a reply stands there, and what it strips from the end of one does not matter.
+        The template writes the reply with a mark after ``begin`` and is cut there, as in EvalPlus: what it
+        puts before a reply stands there, and what it strips from the end of one does not matter.
 
         Raises:
             ConfigError: As ``chat_prompts``; or if the template does not write the reply.

@@ -141,7 +141,7 @@ class ModelRunner:
             token_ids: ``[N]``.
 
         Returns:
-            ``[N]`` natural log of each token's probability, and whether it is the likeliest of its row, the
+            ``[N]`` natural log of each token's probability, and whether it is the most likely of its row, the
             lowest id on a tie.
         """
         places, tokens = (upload(array, logits.device) for array in (rows, token_ids))

@@ -37,7 +37,7 @@ class Score:
 
     Attributes:
         logprobs: Natural log of each token's probability, given all before it.
-        is_greedy: Whether each token is the likeliest, the lowest id on a tie.
+        is_greedy: Whether each token is the most likely, the lowest id on a tie.
     """
 
     logprobs: list[float]

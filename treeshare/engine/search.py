@@ -126,7 +126,7 @@ class TokenSearch:
 
         Raises:
             ConfigError: If a branch was dropped or has ``max_tokens`` tokens, or there are too many steps.
-            BudgetError: If the KV budget does not hold the forks; the search goes on without them.
+            BudgetError: If the KV budget does not hold the forks; the search continues without them.
         """
         steps = self._checked_steps(steps)
         if not steps:

@@ -32,7 +32,7 @@ class PromptOptions:
     """How prompts are made.
 
     Attributes:
-        num_shots: Worked examples in front of each problem; None takes the task's published number.
+        num_shots: Worked examples before each problem; None takes the task's published number.
         shot_choice: ``fixed``, ``random`` (per ``seed``), ``nearest`` or ``nearest-shared``: see
             ``choose_shots``.
         seed: Of the random choice.
@@ -62,7 +62,7 @@ class PromptOptions:
         require_choice("shot_choice", self.shot_choice, SHOT_CHOICES)
 
     def shots_of(self, task: Task) -> int:
-        """How many worked examples stand in front of a problem."""
+        """How many worked examples stand before a problem."""
         if self.num_shots is not None:
             return self.num_shots
         in_chat = task.chat_num_shots if self.chat else None

@@ -59,7 +59,7 @@ class VerdictCache:
 
     Args:
         path: The file; made if missing, refused if it is a symbolic link.
-        recheck: Leave aside what the file holds. New verdicts on the same are added behind it, and hold from
+        recheck: Leave aside what the file holds. New verdicts on the same are added after it, and hold from
             then on.
 
     Attributes:

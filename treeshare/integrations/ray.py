@@ -195,7 +195,7 @@ class _WorkerHandle:
 class RayEngine:
     """Makes a run's completions with a cluster's workers; to ``sample_into`` it is an engine.
 
-    A worker that dies is replaced, and its part goes on with what had not arrived yet; nothing is lost or
+    A worker that dies is replaced, and its part continues with what had not arrived yet; nothing is lost or
     comes twice.
 
     Args:

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 _POLL_S, _LONGEST_S = 0.5, 20.0
-"""How often the driver's life is looked at, and how long processes are ended that go on appearing."""
+"""How often the driver's life is looked at, and how long processes are ended that keep appearing."""
 
 _PROC = Path("/proc")
 

@@ -122,7 +122,7 @@ def _rope(parts: Sequence[GgufHeader]) -> dict[str, list[float]]:
 
 
 def _digest(parts: Sequence[GgufHeader]) -> str:
-    """SHA-256 of a model's files, one behind the other.
+    """SHA-256 of a model's files, one after the other.
 
     Raises:
         ModelLoadError: If one cannot be read.

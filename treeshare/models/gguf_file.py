@@ -64,7 +64,7 @@ class GgufTensor:
 
 @dataclass(frozen=True, kw_only=True)
 class GgufHeader:
-    """What stands in front of a file's data.
+    """What stands before a file's data.
 
     Attributes:
         path: The file.

@@ -17,7 +17,7 @@ class KnownModel:
     """A line of the list.
 
     Attributes:
-        name: A configuration's ``model_type``, perhaps with a variant behind a comma.
+        name: A configuration's ``model_type``, perhaps with a variant after a comma.
         verdict: ``equal``, ``refused``, or ``not built`` where transformers makes no small model of it.
         reason: Why, where it is not equal.
         features: What its attention asks for, where it is.

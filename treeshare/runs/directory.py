@@ -187,7 +187,7 @@ def _lock(path: Path) -> int:
     except OSError as error:
         os.close(lock)
         raise DataError(f"--out: cannot lock {one_line(path)}: {error.strerror}") from error
-    with contextlib.suppress(OSError):  # the id is only for messages: go on if the disk is full
+    with contextlib.suppress(OSError):  # the id is only for messages: continue if the disk is full
         os.ftruncate(lock, 0)
         os.pwrite(lock, str(os.getpid()).encode(), 0)
     return lock

@@ -73,7 +73,7 @@ class LogitsProcessor(ABC):
 
     @abstractmethod
     def is_argmax_invariant(self) -> bool:
-        """Whether the likeliest token stays.
+        """Whether the most likely token stays.
 
         Then it is applied after temperature and min-p, and not where all rows are greedy; else after masks
         and ``logit_bias``, before penalties.

@@ -85,7 +85,7 @@ class TokenRules:
         self._bad_words = [(list(word[:-1]), word[-1]) for word in bad_words]
 
     def mask(self, generated: Sequence[int], grammar: Mask | None = None) -> Mask | None:
-        """The tokens that may come behind ``generated``, and that ``grammar`` allows; None for all.
+        """The tokens that may come after ``generated``, and that ``grammar`` allows; None for all.
 
         Raises:
             ConfigError: If none may.

@@ -226,7 +226,7 @@ PLAIN_NAMES = {
 FUNCTIONS = _names(
     "sin cos tan cot sec csc asin acos atan sinh cosh tanh log ln exp abs cbrt floor ceil lg arg Re Im"
 )
-"""Commands with an argument behind them."""
+"""Commands with an argument after them."""
 
 LETTERS = _names(
     "alpha beta gamma delta epsilon theta lambda mu nu phi psi chi rho sigma tau omega zeta eta kappa "

@@ -39,7 +39,7 @@ def meaning(words: str) -> Value | None:
 
 
 def without_carriers(tokens: tuple[Token, ...]) -> tuple[Token, ...]:
-    """The tokens behind words that only say that an answer follows; all, if nothing but words follows.
+    """The tokens after words that only say that an answer follows; all, if nothing but words follows.
 
     Words that change it, such as ``not`` and ``at least``, are not such words.
     """
@@ -53,7 +53,7 @@ def without_carriers(tokens: tuple[Token, ...]) -> tuple[Token, ...]:
 
 
 def scaled(tokens: tuple[Token, ...]) -> tuple[Token, ...]:
-    """``5 million`` as a product; the same tokens where no such word stands behind a number."""
+    """``5 million`` as a product; the same tokens where no such word stands after a number."""
     for place, token in enumerate(tokens[1:], 1):
         first, _, rest = token.text.partition(" ")
         if token.kind == "word" and tokens[place - 1].kind == "number" and first.casefold() in _SCALES:
@@ -69,7 +69,7 @@ def _is_carrier(token: Token) -> bool:
 
 
 def labelled(tokens: tuple[Token, ...]) -> tuple[str, tuple[Token, ...]]:
-    r"""A choice's label in front of an answer, and the answer: ``(C) 55``, ``\textbf{(C) }55``, ``C. 55``."""
+    r"""A choice's label before an answer, and the answer: ``(C) 55``, ``\textbf{(C) }55``, ``C. 55``."""
     texts = [token.text for token in tokens[:4]]
     for length, label in (
         (1, texts[0].strip("(). :") if texts and tokens[0].kind == "word" and "(" in texts[0] else ""),
@@ -84,5 +84,5 @@ def labelled(tokens: tuple[Token, ...]) -> tuple[str, tuple[Token, ...]]:
 
 
 def _may_be_label(token: Token) -> bool:
-    """Whether a token behind a label may be another one: (A) and (B) is neither."""
+    """Whether a token after a label may be another one: (A) and (B) is neither."""
     return token.kind in ("letter", "word") and token.text.strip("(). :") in _LABELS

@@ -87,7 +87,7 @@ class Statement:
         text: Its lines, decorators included.
         node: Its tree.
         first: Index of its first line.
-        end: Index behind its last.
+        end: Index after its last.
     """
 
     text: str

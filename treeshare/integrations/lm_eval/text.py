@@ -94,7 +94,7 @@ class TextRules:
         return self._encode(text, add_special_tokens)
 
     def encode_context(self, text: str, max_tokens: int) -> list[int]:
-        """Token ids of a text to go on from, cut on the left to ``max_tokens``."""
+        """Token ids of a text to continue from, cut on the left to ``max_tokens``."""
         ids = self._encode(text, False if has_bos_prefix(text, self._tokenizer.bos_token) else None)
         if len(ids) > max_tokens:
             _LOG.warning("A context of %d tokens is truncated on the left to %d.", len(ids), max_tokens)

@@ -1,4 +1,4 @@
-"""Files of requests in OpenAI's batch form, run as one tree; killed at any moment, they go on."""
+"""Files of requests in OpenAI's batch form, run as one tree; killed at any moment, they continue."""
 
 from __future__ import annotations
 
@@ -225,7 +225,7 @@ class BatchRun:
                 self._refuse(self._owners[index][0], error)
 
     def _refuse(self, line: InputLine, error: Exception) -> None:
-        """A line whose request failed; its other requests never make an answer. The others go on."""
+        """A line whose request failed; its other requests never make an answer. The others continue."""
         if line.id not in self._output.keys:
             reason = ApiError(500, f"{type(error).__name__}: {one_line(error)}", code="internal_error")
             self._output.append(line.output(reason.status, reason.body))

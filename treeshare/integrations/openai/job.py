@@ -28,7 +28,7 @@ class Job:
         body: As it came.
         model: Name under which the model answers.
         requests: For the engine, one for each prompt.
-        echoes: Text in front of each prompt's completions; empty unless ``echo``.
+        echoes: Text before each prompt's completions; empty unless ``echo``.
         generates: Whether completions are answered: with ``echo``, ``max_tokens`` may be 0.
     """
 
@@ -142,7 +142,7 @@ def _sampling_params(
 
 
 def _prompt_logprobs(body: CompletionBody | ChatBody) -> int | None:
-    """How many likeliest tokens of the prompt's: as asked, or as an answer that repeats it needs."""
+    """How many most likely tokens of the prompt's: as asked, or as an answer that repeats it needs."""
     if body.prompt_logprobs is None and isinstance(body, CompletionBody) and body.echo:
         return body.logprobs
     if isinstance(body, CompletionBody) and body.echo and body.logprobs is not None:

@@ -1,6 +1,6 @@
 """Tool calls in a reply's text.
 
-JSON in ``<tool_call>`` tags (Hermes, Qwen), behind ``[TOOL_CALLS]`` (Mistral), or bare (Llama 3). What is no
+JSON in ``<tool_call>`` tags (Hermes, Qwen), after ``[TOOL_CALLS]`` (Mistral), or bare (Llama 3). What is no
 whole call stays text.
 """
 
@@ -51,7 +51,7 @@ class ToolCallSplitter:
     def __init__(self, names: Collection[str], forced: str | None = None) -> None:
         self._names, self._forced = frozenset(names), forced
         self._held = self._blanks = ""
-        self._mark: str | None = "" if names else None  # what the held text stands behind; None: text
+        self._mark: str | None = "" if names else None  # what the held text stands after; None: text
         self._has_calls = False
 
     def feed(self, text: str) -> list[Part]:
@@ -156,7 +156,7 @@ def _objects(text: str) -> list[str]:
 
 
 def _listed(text: str) -> list[ToolCall] | None:
-    """A JSON list of calls, or a name with its arguments behind."""
+    """A JSON list of calls, or a name with its arguments after."""
     if found := _NAMED.match(text):
         return _calls_in([json.dumps({"name": found[1], "arguments": text[found.end() :]})])
     values = _parsed(text)
