@@ -80,7 +80,7 @@ def test_a_larger_n_extends_and_a_smaller_one_changes_nothing(cli, sampling, tmp
     before = lines_of(out)
     result = cli(*sampling, "-n", 3, "--out", out)
     assert result.status == 0
-    assert "the run has n = 5 and keeps it" in result.err
+    assert "the run keeps its n = 5" in result.err
     assert lines_of(out) == before
     assert json.loads((out / "manifest.json").read_text())["n"] == 5
 

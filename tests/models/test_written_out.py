@@ -86,5 +86,5 @@ def test_llama4s_temperature_follows_positions():
 def test_a_temperature_by_the_place_in_the_call_is_found(monkeypatch):
     """Without the binding: the length check sees it, on a small model."""
     monkeypatch.setattr(written_out, "_FORWARDS", {})
-    with pytest.raises(UnsupportedModelError, match="behind its windows, chunks or other lengths"):
+    with pytest.raises(UnsupportedModelError, match="beyond its windows, chunks or other lengths"):
         compare(spread(_llama4()))

@@ -133,9 +133,7 @@ AnswerField = Annotated[
 ]
 Judge = Annotated[
     Literal["exact", "number", "math", "regex", "choice"] | None,
-    typer.Option(
-        "--judge", help="With --task qa: when an answer is right; exact, the same text, by default."
-    ),
+    typer.Option("--judge", help="With --task qa: how answers are compared; by default exact, as text."),
 ]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use only the first N problems.")]
 Shots = Annotated[
@@ -148,9 +146,8 @@ ShotChoice = Annotated[
     Literal["fixed", "random", "nearest", "nearest-shared"],
     typer.Option(
         "--shot-choice",
-        help="Worked examples: fixed, the same for all problems; random, drawn by --seed; nearest, those "
-        "most similar to each problem; nearest-shared, the same, those of many problems first, so that "
-        "longer prefixes are shared.",
+        help="Which worked examples: fixed, the same for all problems; random, drawn by --seed; nearest, those "
+        "most similar to each problem; nearest-shared, the same, in an order that shares longer prefixes.",
     ),
 ]
 ShotData = Annotated[Path | None, typer.Option("--shot-data", help="Read worked examples from this file.")]

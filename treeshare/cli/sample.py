@@ -280,7 +280,7 @@ def _print_state(directory: "RunDirectory") -> None:
     if directory.version_warning:
         print(directory.version_warning, file=sys.stderr)
     if directory.n < directory.manifest.n:
-        print(f"the run has n = {directory.manifest.n} and keeps it", file=sys.stderr)
+        print(f"the run keeps its n = {directory.manifest.n}", file=sys.stderr)
     if directory.finished:
         print(f"resuming: {len(directory.finished):,} completions already exist", file=sys.stderr)
 

@@ -129,7 +129,7 @@ def compare(small: Any) -> float:  # noqa: ANN401
     error = _difference(got.float(), expected)
     if not error <= _ERROR:
         raise UnsupportedModelError(
-            f"{kind}: a small model of its kind computes something else behind its windows, chunks or other "
+            f"{kind}: a small model of its kind computes something else beyond its windows, chunks or other "
             f"lengths (logits differ by {error:.2g} of the largest); this model is not supported"
         )
     return error

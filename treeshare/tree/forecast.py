@@ -185,7 +185,7 @@ class _Simulation:
                 if not self.running:
                     raise BudgetError(
                         f"kv_budget_bytes: got {self.limits.kv_budget_bytes}, expected at least "
-                        f"{node_bytes + row_bytes} (prompt {prompt} with a single completion)"
+                        f"{node_bytes + row_bytes} (prompt {prompt} with a single completion); raise it"
                     )
                 break
             self.not_admitted[prompt] -= count
