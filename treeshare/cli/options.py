@@ -146,8 +146,8 @@ ShotChoice = Annotated[
     Literal["fixed", "random", "nearest", "nearest-shared"],
     typer.Option(
         "--shot-choice",
-        help="Which worked examples: fixed, the same for all problems; random, drawn by --seed; nearest, those "
-        "most similar to each problem; nearest-shared, the same, in an order that shares longer prefixes.",
+        help="Which worked examples: fixed, the same for all problems; random, drawn by --seed; nearest, "
+        "those most similar to each problem; nearest-shared, the same, in an order that shares longer prefixes.",
     ),
 ]
 ShotData = Annotated[Path | None, typer.Option("--shot-data", help="Read worked examples from this file.")]

@@ -252,7 +252,7 @@ class Verification:
         if not self.shared.num_nodes:
             got = f"{len(requests)} prompts of which no node is shared"
             raise ConfigError(
-                f"verify: got {got} (at most {_common(requests)} tokens are the same), expected a shared node; "
+                f"verify: got {got} (at most {_common(requests)} tokens are equal), expected a shared node; "
                 "give more worked examples (--shots), more problems (--limit), or problems that share more"
             )
         self.ways = list(_ways(config, requests))

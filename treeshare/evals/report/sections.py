@@ -182,8 +182,8 @@ def calibration_section(rows: Sequence[CalibrationRow], notes: Sequence[str]) ->
     text = (
         "Bars show the share of right completions; dots show it at their mean confidence, with 95 % Wilson "
         "intervals; the bars below count completions. Confidence is the geometric mean of the tokens' "
-        "probabilities, their product, or the geometric mean of the least likely tenth (tail). Rescaled values "
-        "come from cross-validation over problems. Skill is relative to always giving the base rate. "
+        "probabilities, their product, or the geometric mean of the least likely tenth (tail). Rescaled "
+        "values come from cross-validation over problems. Skill is relative to always giving the base rate. "
     )
     return section("Calibration", body, (text if rows else "") + " ".join(notes))
 
