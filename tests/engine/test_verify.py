@@ -136,7 +136,7 @@ def test_progress_counts_every_completion(loaded):
 def test_no_shared_node_is_an_error(prompts, config, num_common):
     with pytest.raises(ConfigError) as caught:
         Verification(None, config, requests_for(prompts, REQUESTS[0].params))
-    got = f"got {len(prompts)} prompts of which no node is shared (at most {num_common} tokens are the same)"
+    got = f"got {len(prompts)} prompts of which no node is shared (at most {num_common} tokens are equal)"
     assert str(caught.value).startswith(f"verify: {got}, expected a shared node; ")
     assert "--shots" in str(caught.value)
 

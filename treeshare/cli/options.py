@@ -147,7 +147,7 @@ ShotChoice = Annotated[
     typer.Option(
         "--shot-choice",
         help="Which worked examples: fixed, the same for all problems; random, drawn by --seed; nearest, "
-        "those most similar to each problem; nearest-shared, the same, in an order that shares longer prefixes.",
+        "those most similar to each problem; nearest-shared, the same, ordered to share longer prefixes.",
     ),
 ]
 ShotData = Annotated[Path | None, typer.Option("--shot-data", help="Read worked examples from this file.")]

@@ -111,7 +111,7 @@ def _tree_section(tree: TreeFile | None) -> str:
     )
     note = (
         "Each box is a segment of prompt tokens that all prompts below it share; its width is the "
-        "number of completions. Point at a box for details, or click it to zoom in. Seconds are shares of the "
+        "number of completions. Point at a box for details, or click it to zoom in. Seconds are parts of the "
         "measured totals: prefill by prompt tokens, decoding by generated tokens."
     )
     return sections.section("Prompt tree", body, note)
