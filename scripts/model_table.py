@@ -47,7 +47,7 @@ _MEANING = (
     "at a time. In bfloat16, sampled completions have the same bits alone and together with other prompts.",
     "A name with a comma, such as `llama, yarn`, is a variant of the configuration.",
     "",
-    "**Second column.** *Window*, *chunks*, *soft cap*, *sinks*: what some of its layers' attention uses.",
+    "**Features.** *Window*, *chunks*, *soft cap*, *sinks*: what some of its layers' attention uses.",
     "*Shared KV*: some layers read the KV of an earlier layer. *KV shape per layer*: KV differs in shape",
     "between layers. *Value width*: values and keys have different widths. *Fused*: its decoder layers run",
     "as compiled fused layers on the CPU. *Text model only*: of a multimodal model only the text model is",
@@ -287,8 +287,10 @@ def markdown(rows: list[KnownModel]) -> str:
         *_MEANING,
     ]
     for verdict, heading in _HEADINGS.items():
-        lines += ["", f"## {heading}", "", "| model | |", "|---|---|"]
-        lines += [f"| {row.name} | {row.reason or row.features} |" for row in groups[verdict]]
+        if groups[verdict]:
+            column = "features" if verdict == "equal" else "reason"
+            lines += ["", f"## {heading}", "", f"| model | {column} |", "|---|---|"]
+            lines += [f"| {row.name} | {row.reason or row.features} |" for row in groups[verdict]]
     return "\n".join(lines) + "\n"
 
 
