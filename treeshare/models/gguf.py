@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import io
 import math
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -40,6 +41,8 @@ Version 1 rounded everything to bfloat16, and kept what transformers had made up
 """
 
 _ALONE = "model.gguf"
+_OF_A_LAYER = re.compile(r"blk\.(\d{1,6})\.(?!attn_rot_embd|rope_)")
+_OUTSIDE_LAYERS = ("output", "token_embd", "position_embd", "per_layer_")
 _F32, _F16 = 0, 1
 """Kinds of numbers, as ggml counts them."""
 
@@ -96,7 +99,7 @@ def gguf_config(gguf: Path, dtype: str) -> tuple[Any, torch.dtype]:
         metadata, tensors = read_gguf_metadata(str(whole))
         require_metadata(metadata, tensors, gguf)
         config = AutoConfig.from_pretrained(str(whole.parent), gguf_file=whole.name, trust_remote_code=False)
-        require_meaning(metadata, _rope(parts), config, gguf)
+        require_meaning(metadata, tensors, _rope(parts), config, gguf)
     return config, DTYPES[dtype]
 
 
@@ -156,7 +159,7 @@ def _read(parts: Sequence[GgufHeader], alone: Path, name: str, dtype: str) -> tu
     require_metadata(metadata, tensors, gguf)
     where = {"pretrained_model_name_or_path": str(alone), "gguf_file": _ALONE, "trust_remote_code": False}
     config = AutoConfig.from_pretrained(**where)
-    unknown = require_meaning(metadata, _rope(parts), config, gguf)
+    unknown = require_meaning(metadata, tensors, _rope(parts), config, gguf)
     numbers = sum(math.prod(tensor.shape) for part in parts for tensor in part.tensors)
     with (
         bounded(name, num_tensors=len(tensors), num_elements=numbers),
@@ -179,6 +182,12 @@ def _read(parts: Sequence[GgufHeader], alone: Path, name: str, dtype: str) -> tu
     return model, AutoTokenizer.from_pretrained(**where)
 
 
+def _is_used(name: str, num_layers: int) -> bool:
+    """Whether llama.cpp computes with a tensor: those of layers, of the embedding and of the head."""
+    found = _OF_A_LAYER.match(name)
+    return int(found[1]) < num_layers if found else name.startswith(_OUTSIDE_LAYERS)
+
+
 def _require_tensors(
     model: Any,  # noqa: ANN401
     info: dict[str, Any],
@@ -186,7 +195,10 @@ def _require_tensors(
     name: str,
     architecture: str,
 ) -> None:
-    """Refuse a model for which the file lacks tensors; transformers fills half of an expert with zeros."""
+    """Refuse a model for which the file lacks tensors, or has some that transformers would leave out.
+
+    transformers fills half of an expert with zeros.
+    """
     from transformers.integrations.gguf.utils import is_gguf_arch_supported
     from transformers.modeling_gguf_pytorch_utils import (
         TENSOR_PROCESSORS,
@@ -196,12 +208,22 @@ def _require_tensors(
 
     if not is_gguf_arch_supported(architecture):
         processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config=model.config.to_dict())
-        meant = get_gguf_hf_weights_map(model, processor)
+        meant = {
+            name if name.endswith((".weight", ".bias")) else f"{name}.weight"  # a mixture's experts, in one
+            for name in get_gguf_hf_weights_map(model, processor)
+        }
         tied = {"output.weight"} if model.config.tie_word_embeddings else set()
-        lost = set(meant) - set(tensors) - tied
+        lost = meant - set(tensors) - tied
         if lost:
             raise ModelLoadError(
                 f"model: cannot load {name}: {len(lost)} tensors are not in the file: {shortened(lost)}"
             )
-        info = info | {"unexpected_keys": set(tensors) - set(meant)}
+        surplus = set(tensors) - meant
+        used = {key for key in surplus if _is_used(key, model.config.num_hidden_layers)}
+        if used:
+            raise ModelLoadError(
+                f"model: cannot load {name}: not implemented from a GGUF file of this architecture: "
+                f"{len(used)} tensors, {shortened(used)}; use the model's safetensors instead"
+            )
+        info = info | {"unexpected_keys": surplus}
     require_weights(model, info, name)

@@ -24,6 +24,14 @@ _DEFAULT_ROPE_BASE = 10000.0
 _LARGE_GEMMAS = {"gemma2": 46, "gemma3_text": 62}
 """Layers of the Gemmas whose queries are scaled by another width than their heads'; no file says it."""
 
+READ = frozenset(
+    (
+        *("llama", "qwen2", "qwen2moe", "qwen3", "qwen3moe", "phi3", "gemma2", "gemma3", "gemma4"),
+        *("stablelm", "starcoder2", "nemotron", "falcon", "gpt2", "bloom", "minimax-m2"),
+    )
+)
+"""Architectures, by llama.cpp's names, of which transformers makes the model that the file means."""
+
 _REQUIRED = ("block_count", "embedding_length", "attention.head_count")
 
 _WITHOUT_EFFECT = frozenset(
@@ -73,19 +81,36 @@ _CONFIG_NAMES = {
     "final_logit_softcapping": ("final_logit_softcapping",),
     "expert_count": ("num_experts", "num_local_experts"),
     "expert_used_count": ("num_experts_per_tok",),
+    "use_parallel_residual": ("use_parallel_residual",),
 }
 """Fields of a configuration that may carry such a value."""
 
 
-def require_metadata(metadata: Mapping[str, Any], tensors: Collection[str], path: Path) -> None:
-    """Refuse a file that lacks what transformers would replace by a default, or has more layers than tensors.
+_SIZES = {
+    "moe_intermediate_size": "expert_feed_forward_length",
+    "shared_expert_intermediate_size": "expert_shared_feed_forward_length",
+}
+"""Fields of configurations that transformers leaves at a class's default, and the metadata that say them."""
 
-    Such layers a library would build for hours.
+_BIASES = {"attention_bias": "blk.0.attn_q.bias", "mlp_bias": "blk.0.ffn_up.bias"}
+"""Fields of configurations that say whether there are biases, and a tensor that is there if so."""
+
+
+def require_metadata(metadata: Mapping[str, Any], tensors: Collection[str], path: Path) -> None:
+    """Refuse an architecture that is not read, lost metadata, and more layers than there are tensors.
+
+    What is lost transformers would replace by a default, and such layers it would build for hours.
 
     Raises:
         ModelLoadError: Naming what is lacking.
     """
-    front = f"{metadata['general.architecture']}."
+    architecture = metadata["general.architecture"]
+    if architecture not in READ:
+        raise ModelLoadError(
+            f"model: {path}: not implemented: a GGUF file of architecture {one_line(architecture, 40)}; "
+            "use the model's safetensors instead"
+        )
+    front = f"{architecture}."
     lost = [front + key for key in _REQUIRED if front + key not in metadata]
     if lost:
         raise ModelLoadError(f"model: {path} lacks metadata: {shortened(lost)}")
@@ -99,6 +124,7 @@ def require_metadata(metadata: Mapping[str, Any], tensors: Collection[str], path
 
 def require_meaning(
     metadata: Mapping[str, Any],
+    tensors: Collection[str],
     rope: Mapping[str, Sequence[float]],
     config: Any,  # noqa: ANN401
     path: Path,
@@ -107,6 +133,7 @@ def require_meaning(
 
     Args:
         metadata: The file's, for which ``require_metadata`` holds, lists of texts as their lengths.
+        tensors: The names of its tensors.
         rope: The numbers of its rope's tensors.
         config: The configuration that transformers made of it; changed in place.
         path: The file.
@@ -119,7 +146,7 @@ def require_meaning(
     """
     front = f"{metadata['general.architecture']}."
     own = {key.removeprefix(front): value for key, value in metadata.items() if key.startswith(front)}
-    _complete(config, own)
+    _complete(config, own, tensors)
     left_out = []
     try:
         set_rope(config, own, rope)
@@ -142,8 +169,14 @@ def require_meaning(
     return sorted(front + key for key in own if key not in known)
 
 
-def _complete(config: Any, own: Mapping[str, Any]) -> None:  # noqa: ANN401
+def _complete(config: Any, own: Mapping[str, Any], tensors: Collection[str]) -> None:  # noqa: ANN401
     """Give a configuration what llama.cpp knows of the file, where transformers takes a class's default."""
+    for field, key in _SIZES.items():
+        if hasattr(config, field) and isinstance(own.get(key), int):
+            setattr(config, field, own[key])
+    for field, tensor in _BIASES.items():
+        if tensor in tensors and getattr(config, field, None) is False:
+            setattr(config, field, True)
     width, heads = own.get("attention.key_length"), own["attention.head_count"]
     if isinstance(width, int) and hasattr(config, "head_dim") and not hasattr(config, "global_head_dim"):
         config.head_dim = width
