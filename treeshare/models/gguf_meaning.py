@@ -26,7 +26,7 @@ _LARGE_GEMMAS = {"gemma2": 46, "gemma3_text": 62}
 
 READ = frozenset(
     (
-        *("llama", "qwen2", "qwen2moe", "qwen3", "qwen3moe", "phi3", "gemma2", "gemma3", "gemma4"),
+        *("llama", "qwen2", "qwen2moe", "qwen3", "qwen3moe", "phi3", "gemma2", "gemma3"),
         *("stablelm", "starcoder2", "nemotron", "falcon", "gpt2", "bloom", "minimax-m2"),
     )
 )
@@ -51,6 +51,7 @@ _WITHOUT_EFFECT = frozenset(
         "rope.dimension_count",
         "rope.freq_base",
         "attention.causal",
+        "expert_gating_func",
         *_REQUIRED,
     }
 )
@@ -72,6 +73,11 @@ _NEUTRAL: dict[str, Any] = {
     "residual_scale": 1.0,
     "attention.sliding_window": 0,
     "use_parallel_residual": False,
+    "attention.scale": 0.0,
+    "expert_weights_norm": None,
+    "expert_weights_scale": 1.0,
+    "expert_group_count": 1,
+    "leading_dense_block_count": 0,
 }
 """Metadata that changes nothing with this value, and with another what transformers does not compute."""
 
@@ -82,6 +88,7 @@ _CONFIG_NAMES = {
     "expert_count": ("num_experts", "num_local_experts"),
     "expert_used_count": ("num_experts_per_tok",),
     "use_parallel_residual": ("use_parallel_residual",),
+    "expert_weights_norm": ("norm_topk_prob",),
 }
 """Fields of a configuration that may carry such a value."""
 
@@ -94,6 +101,10 @@ _SIZES = {
 
 _BIASES = {"attention_bias": "blk.0.attn_q.bias", "mlp_bias": "blk.0.ffn_up.bias"}
 """Fields of configurations that say whether there are biases, and a tensor that is there if so."""
+
+
+_SOFTMAX, _SIGMOID = 1, 2
+"""How a router's logits become weights, as llama.cpp counts it."""
 
 
 def require_metadata(metadata: Mapping[str, Any], tensors: Collection[str], path: Path) -> None:
@@ -157,6 +168,9 @@ def require_meaning(
         for key, neutral in _NEUTRAL.items()
         if _changes(own, key, neutral, config)
     ]
+    gate = _SIGMOID if config.model_type == "minimax_m2" else _SOFTMAX
+    if own.get("expert_gating_func", gate) != gate:
+        left_out.append(f"{front}expert_gating_func ({own['expert_gating_func']})")
     left_out += [
         f"{front}{key} (got {got}, the model has {has})" for key, got, has in _differing(own, config)
     ]
