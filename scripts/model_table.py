@@ -44,11 +44,11 @@ _GGUF = (
     "## GGUF files",
     "",
     "Of architecture llama (Mistral's and SmolLM's too), qwen2, qwen2moe, qwen3, qwen3moe, phi3, gemma2,",
-    "gemma3, stablelm, starcoder2, nemotron, gpt2, minimax-m2, and falcon with one KV head; others are refused",
-    "by name, as is a file with tensors or metadata that would be left out. Numbers of all kinds that gguf-py",
-    "dequantises: F32, F16, BF16, Q4_0 to Q8_0, Q2_K to Q6_K, IQ1 to IQ4, TQ1_0, TQ2_0, MXFP4, NVFP4, and mixes",
-    "of them. Scores are those of the dequantised model in transformers (`tests/models/test_gguf_models.py`,",
-    "`test_gguf_quants.py`).",
+    "gemma3, stablelm, starcoder2, nemotron, gpt2, minimax-m2, and falcon with one KV head; others are",
+    "refused by name, as is a file with tensors or metadata that would be left out. Numbers of all kinds",
+    "that gguf-py dequantises: F32, F16, BF16, Q4_0 to Q8_0, Q2_K to Q6_K, IQ1 to IQ4, TQ1_0, TQ2_0, MXFP4,",
+    "NVFP4, and mixes of them. Scores are those of the dequantised model in transformers",
+    "(`tests/models/test_gguf_models.py`, `test_gguf_quants.py`).",
 )
 
 _MEANING = (
