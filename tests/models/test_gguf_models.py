@@ -70,6 +70,19 @@ ARCHITECTURES = {
         _config("Gemma3Text", head_dim=16, sliding_window=16, query_pre_attn_scalar=16),
         _GEMMA | {"rope.freq_base": 1e6},
     ),
+    "gemma3, another local base": lambda: (
+        _config(
+            "Gemma3Text",
+            head_dim=16,
+            sliding_window=16,
+            query_pre_attn_scalar=16,
+            rope_parameters={
+                "full_attention": {"rope_type": "default", "rope_theta": 1e6},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 5e3},
+            },
+        ),
+        _GEMMA | {"rope.freq_base": 1e6, "rope.freq_base_swa": 5e3, "attention.sliding_window_pattern": 6},
+    ),
     "llama, biases": lambda: (_config("Llama", attention_bias=True, mlp_bias=True), {}),
     "qwen3, biases": lambda: (
         _config("Qwen3", head_dim=16, attention_bias=True),
@@ -130,6 +143,7 @@ _LEFT_OUT = {
     "llama": ("Llama", {}, {"blk.0.attn_q_norm.weight": np.ones(16)}, "blk.0.attn_q_norm.weight"),
     "qwen2": ("Qwen2", {}, {"blk.1.attn_q.scale": np.ones(1)}, "blk.1.attn_q.scale"),
     "qwen3": ("Qwen3", {"expert_weights_scale": 2.5}, {}, "expert_weights_scale (2.5)"),
+    "gemma3": ("Gemma3Text", _GEMMA | {"attention.sliding_window_pattern": 2}, {}, "sliding_window_pattern"),
     "phi3": ("Phi3", {"attention.scale": 0.5}, {}, "attention.scale (0.5)"),
     "gemma4": ("Llama", {}, {}, "a GGUF file of architecture gemma4"),
     "gpt-oss": ("Llama", {}, {}, "a GGUF file of architecture gpt-oss"),

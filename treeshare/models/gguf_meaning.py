@@ -50,6 +50,8 @@ _WITHOUT_EFFECT = frozenset(
         "attention.head_count_kv",
         "rope.dimension_count",
         "rope.freq_base",
+        "rope.freq_base_swa",
+        "attention.sliding_window_pattern",
         "attention.causal",
         "expert_gating_func",
         *_REQUIRED,
@@ -225,13 +227,30 @@ def _differing(own: Mapping[str, Any], config: Any) -> list[tuple[str, Any, Any]
     for key in ("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon"):
         if key in own:
             pairs.append((key, own[key], _epsilon(config)))
+    pattern = own.get("attention.sliding_window_pattern")
+    if pattern is not None:
+        kinds = getattr(config, "layer_types", None) or []
+        pairs.append(("attention.sliding_window_pattern", _windows(pattern, len(kinds)), _windowed(kinds)))
     if isinstance(rope.get("rope_theta"), (int, float)):
-        pairs.append(("rope.freq_base", own.get("rope.freq_base", _DEFAULT_ROPE_BASE), rope["rope_theta"]))
+        base = rope["rope_theta"]
+        pairs.append(("rope.freq_base_swa", own.get("rope.freq_base_swa", base), base))
+        pairs.append(("rope.freq_base", own.get("rope.freq_base", _DEFAULT_ROPE_BASE), base))
         rotary = round(
             width * rope.get("partial_rotary_factor", getattr(config, "partial_rotary_factor", 1.0))
         )
         pairs.append(("rope.dimension_count", own.get("rope.dimension_count", rotary), rotary))
     return [(key, got, has) for key, got, has in pairs if not _same(got, has)]
+
+
+def _windows(pattern: Any, num_layers: int) -> tuple[bool, ...]:  # noqa: ANN401
+    """Which layers have a window, as a file says it: one value per layer, or that each so many has none."""
+    if isinstance(pattern, int) and pattern > 0:
+        return tuple((layer + 1) % pattern != 0 for layer in range(num_layers))
+    return tuple(map(bool, pattern)) if isinstance(pattern, list) else ()
+
+
+def _windowed(kinds: Sequence[str]) -> tuple[bool, ...]:
+    return tuple(kind == "sliding_attention" for kind in kinds)
 
 
 def _epsilon(config: Any) -> float | None:  # noqa: ANN401
