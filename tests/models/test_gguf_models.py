@@ -25,6 +25,7 @@ from tests.turns import slow_but
 from treeshare import LLM
 from treeshare.errors import ModelLoadError
 from treeshare.models import load_model
+from treeshare.models.loading import outline_model
 
 _ERROR = 2e-4
 """Largest difference of a float32 log-probability that is rounding."""
@@ -159,9 +160,13 @@ def test_what_transformers_would_leave_out_is_refused(architecture, tmp_path):
     writer = make_writer(tmp_path / "x.gguf", architecture, values_of(model.config, more))
     add_vocabulary(writer)
     finish(writer, tensors_of(model, own) | extra)
-    with pytest.raises(ModelLoadError, match=re.escape(named)) as caught:
-        load_model(tmp_path / "x.gguf", "float32")
-    assert str(caught.value).endswith("; use the model's safetensors instead")
+    messages = set()
+    for read in (load_model, outline_model):
+        with pytest.raises(ModelLoadError, match=re.escape(named)) as caught:
+            read(tmp_path / "x.gguf", "float32")
+        messages.add(str(caught.value))
+    (message,) = messages
+    assert message.endswith("; use the model's safetensors instead")
 
 
 def _llama3_factors():
