@@ -40,6 +40,17 @@ _NUM_TOKENS = 12
 _LOGPROB_ERROR = 2e-3
 """Largest difference of a float32 log-probability that is still rounding: errors of some layers add up."""
 
+_GGUF = (
+    "## GGUF files",
+    "",
+    "Supported architectures: llama (also Mistral and SmolLM), qwen2, qwen2moe, qwen3, qwen3moe, phi3,",
+    "gemma2, gemma3, stablelm, starcoder2, nemotron, gpt2, minimax-m2, and falcon with one KV head. Others",
+    "are rejected by name, and so is a file with tensors or metadata that would be left out. All kinds of",
+    "numbers that gguf-py dequantises are read, also mixed: F32, F16, BF16, Q4_0 to Q8_0, Q2_K to Q6_K, IQ1",
+    "to IQ4, TQ1_0, TQ2_0, MXFP4 and NVFP4. Scores equal those of the dequantised model in transformers",
+    "(`tests/models/test_gguf_models.py`, `test_gguf_quants.py`).",
+)
+
 _MEANING = (
     "**How models are compared.** A small model with random weights is made of each class, with windows",
     "shorter than the prompts. *Equal* means two things. In float32, greedy tokens of three completions for",
@@ -291,6 +302,7 @@ def markdown(rows: list[KnownModel]) -> str:
             column = "features" if verdict == "equal" else "reason"
             lines += ["", f"## {heading}", "", f"| model | {column} |", "|---|---|"]
             lines += [f"| {row.name} | {row.reason or row.features} |" for row in groups[verdict]]
+    lines += ["", *_GGUF]
     return "\n".join(lines) + "\n"
 
 

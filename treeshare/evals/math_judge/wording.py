@@ -15,6 +15,7 @@ _CARRIED = (
     "number exactly approximately about of expression equation line result equals equal to"
 )
 _CARRIERS = frozenset(_CARRIED.split())
+_STATING = frozenset(("is", "are", "option", "choice", ":", "="))
 _LABELS = frozenset("ABCDEFGHIJ")
 _NUMBERS = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven"),
@@ -39,9 +40,10 @@ def meaning(words: str) -> Value | None:
 
 
 def without_carriers(tokens: tuple[Token, ...]) -> tuple[Token, ...]:
-    """The tokens after words that only say that an answer follows; all, if nothing but words follows.
+    """The tokens after words that only say that an answer follows.
 
-    Words that change it, such as ``not`` and ``at least``, are not such words.
+    All, if nothing but words follows and the last of those in front is not ``is`` or the like. Words that
+    change an answer, such as ``not`` and ``at least``, are not among them.
     """
     place = 0
     while place < len(tokens) and (
@@ -49,7 +51,9 @@ def without_carriers(tokens: tuple[Token, ...]) -> tuple[Token, ...]:
     ):
         place += 1
     rest = tokens[place:]
-    return rest if any(token.kind not in ("word", "letter") for token in rest) else tokens
+    if not place or any(token.kind not in ("word", "letter") for token in rest):
+        return rest
+    return rest if rest and tokens[place - 1].text.casefold() in _STATING else tokens
 
 
 def scaled(tokens: tuple[Token, ...]) -> tuple[Token, ...]:
@@ -65,7 +69,7 @@ def scaled(tokens: tuple[Token, ...]) -> tuple[Token, ...]:
 
 def _is_carrier(token: Token) -> bool:
     words = [word.strip(".,:;") for word in token.text.casefold().split()]
-    return token.kind == "word" and all(word in _CARRIERS or not word for word in words)
+    return token.kind == "word" and all(word in _CARRIERS or word in _STATING or not word for word in words)
 
 
 def labelled(tokens: tuple[Token, ...]) -> tuple[str, tuple[Token, ...]]:

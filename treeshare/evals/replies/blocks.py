@@ -76,13 +76,25 @@ def _python_blocks(text: str, depth: int) -> list[Block]:
         if language in _MARKDOWN and depth < _MAX_NESTING:
             found += [(first, block) for block in _python_blocks(token.content, depth + 1)]
         elif (is_named := _PYTHON.fullmatch(language)) or language in _NO_LANGUAGE:
-            source = Source.of(token.content)
+            source = _without_words(token, Source.of(token.content))
             if is_named or _is_python(source, token.content):
                 found.append((first, Block(source=source, lead_in=lead_in)))
     found += _unfenced(lines, free_from, len(lines))
     if not found:
         found = _indented(tokens)
     return [block for _, block in found]
+
+
+def _without_words(token: Token, source: Source) -> Source:
+    """The code of a fence that never closes, without words after it; code that is cut off stays whole."""
+    assert token.map is not None
+    num_lines = token.content.count("\n") + (not token.content.endswith("\n"))
+    is_closed = token.map[1] - token.map[0] - 1 > num_lines
+    if source.tree is not None or is_closed:
+        return source
+    runs = code_runs(token.content)
+    first = runs[0][1] if len(runs) == 1 else source
+    return first if source.defines <= first.defines else source
 
 
 def _unfenced(lines: list[str], first: int, end: int) -> list[tuple[int, Block]]:
