@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import replace
 
 import pytest
@@ -102,3 +103,19 @@ def test_bits_are_those_of_generate(folder, ours):
     assert is_greedy
     assert total == llm.score([(prompt, list(greedy.token_ids))], use_tqdm=False)[0].total
     assert total == pytest.approx(output.outputs[0].cumulative_logprob, rel=1e-6)
+
+
+def test_the_command_finds_the_model(monkeypatch):
+    """In a process where nobody has imported it before."""
+    from lm_eval.api import registry
+
+    from treeshare.integrations import lm_eval_command
+
+    for name in [name for name in sys.modules if name.startswith("treeshare.integrations.lm_eval.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, "treeshare.integrations.lm_eval", raising=False)
+    monkeypatch.delitem(registry.model_registry._objs, "treeshare", raising=False)
+    registry._materialise_placeholder.cache_clear()
+    lm_eval_command.name_model()
+    assert registry.get_model("treeshare").__name__ == "TreeshareLM"
+    registry._materialise_placeholder.cache_clear()
