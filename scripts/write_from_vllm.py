@@ -15,11 +15,14 @@ PAGE = Path(__file__).parents[1] / "docs" / "from_vllm.md"
 
 HEAD = """# From vLLM
 
-Change the import: `from treeshare import LLM, SamplingParams`. Below stand all names of vLLM {version}
-and what becomes of each. *Same*: treeshare has it. *Taken at*: these values ask for nothing, so they are
-accepted; any other is refused by one sentence that says what to use instead. *Any*: no value of it
-changes a token. A name that neither has is refused, with the nearest that there is. Written by
-`scripts/write_from_vllm.py`.
+Change the import: `from treeshare import LLM, SamplingParams`; `StructuredOutputsParams`, `BeamSearchParams`,
+`LoRARequest`, `TokensPrompt`, `TextPrompt`, `RequestOutput`, `CompletionOutput` come from `treeshare`, too.
+
+Below stand all names of vLLM {version}, and what becomes of each. *Same*: treeshare has it. *Another*:
+the name has another meaning here. *Taken at*: these values ask for nothing, so they are accepted; any
+other is refused by one sentence that says what to use instead. *Any*: no value of it changes a token.
+*Absent*: asking for it is an error that says what to use instead. A name that neither has is refused,
+with the nearest that there is. Written by `scripts/write_from_vllm.py`.
 
 Random numbers are others than vLLM's, so tokens at a temperature are others; greedy ones agree up to
 rounding. A prompt that comes twice in a call gets different completions. `AsyncLLM` stands for
@@ -33,11 +36,29 @@ TITLES = {
     "LLM.chat": "`LLM.chat(...)`",
     "LLM.beam_search": "`LLM.beam_search(...)`",
     "BeamSearchParams": "`BeamSearchParams(...)`",
+    "StructuredOutputsParams": "`StructuredOutputsParams(...)`",
+    "LoRARequest": "`LoRARequest(...)`",
+    "LLM.": "Methods of `LLM`",
+    "prompt": "A prompt: `TextPrompt`, `TokensPrompt`, or a mapping",
     "RequestOutput": "`RequestOutput`",
     "CompletionOutput": "`CompletionOutput`",
     "chat": "Server: `/v1/chat/completions`",
     "completions": "Server: `/v1/completions`",
 }
+
+
+ELSEWHERE = {
+    "import": "`from vllm import ...`",
+    "SamplingParams": "`SamplingParams(...)`: older versions, transformers",
+    "LLM": "`LLM(...)`: older versions, transformers",
+    "LLM.generate": "`LLM.generate(...)`: older versions",
+    "LLM.chat": "`LLM.chat(...)`: older versions",
+    "BeamSearchParams": "`BeamSearchParams(...)`: transformers",
+    "StructuredOutputsParams": "`StructuredOutputsParams(...)`: older versions",
+    "LoRARequest": "`LoRARequest(...)`: older versions",
+    "server": "Server: older versions, OpenAI, others",
+}
+"""Names that vLLM has no more, or never had, and that people write."""
 
 
 def _shown(value: object) -> str:
@@ -46,7 +67,7 @@ def _shown(value: object) -> str:
 
 def _row(name: str, entry: dict[str, Any]) -> str:
     if "instead" not in entry:
-        return f"| `{name}` | same | {entry.get('note', '')} |"
+        return f"| `{name}` | {entry.get('here', 'same')} | {entry.get('note', '')} |"
     accepts = entry["accepts"]
     taken = "any" if accepts == ANY else ", ".join(map(_shown, accepts))
     return f"| `{name}` | {'taken at ' + taken if taken else 'absent'} | {entry['instead']} |"
@@ -56,8 +77,10 @@ def written() -> str:
     """The whole page."""
     names = vllm_names()
     parts = [HEAD.format(version=names["version"])]
-    for key, title in TITLES.items():
-        rows = sorted(names[key].items(), key=lambda item: "instead" in item[1])
+    tables = [(title, names[key]) for key, title in TITLES.items()]
+    tables += [(title, names["elsewhere"][key]) for key, title in ELSEWHERE.items()]
+    for title, table in tables:
+        rows = sorted(table.items(), key=lambda item: "instead" in item[1])
         parts.append(
             f"## {title}\n\n| | here | |\n|---|---|---|\n" + "\n".join(_row(*row) for row in rows) + "\n"
         )

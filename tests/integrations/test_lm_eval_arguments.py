@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 import sys
 from dataclasses import replace
 
@@ -62,6 +64,26 @@ def test_arguments_of_the_other_models(folder, ours):
     assert (model.max_length, model.llm.max_model_len, model.llm.dtype) == (128, 128, "float32")
     requests = [instance(text, {"until": ["\n"], "max_gen_toks": 12}) for text in ("Say:", "Count 1 2 3")]
     assert model.generate_until(requests, True) == ours.generate_until(requests, True)
+
+
+def test_truncation_is_hfs(folder, tmp_path):
+    """With it, the tokenizer cuts contexts to its own maximum first, at its own side: not where we cut."""
+    from lm_eval.models.huggingface import HFLM
+
+    from treeshare.integrations.lm_eval import TreeshareLM
+
+    shutil.copytree(folder, tmp_path / "model")
+    settings = tmp_path / "model" / "tokenizer_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"model_max_length": 40}))
+    context = "The first words are kept, " + "and the rest is cut away " * 9
+    request = [instance(context, {"until": [], "max_gen_toks": 9})]
+    answers = {}
+    for truncation in (True, False):
+        arguments = f"pretrained={tmp_path / 'model'},dtype=float32,truncation={truncation}"
+        answers[truncation] = TreeshareLM.create_from_arg_string(arguments).generate_until(request, True)
+        hf = HFLM(str(tmp_path / "model"), device="cpu", dtype="float32", truncation=truncation)
+        assert answers[truncation] == hf.generate_until(request, True)
+    assert answers[True] != answers[False]
 
 
 def test_bits_are_those_of_generate(folder, ours):

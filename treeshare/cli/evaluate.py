@@ -64,6 +64,7 @@ def evaluate(
         str | None,
         typer.Option(
             "-k",
+            "--k",
             metavar="K,K...",
             help="For which k to print pass@k and majority@k, e.g. 1,10,100; by default 1, 2, 4, 5, 8 ...",
         ),

@@ -9,6 +9,7 @@ import numpy as np
 
 from treeshare.config import require_int
 from treeshare.errors import ConfigError
+from treeshare.vllm_names import answer_others
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -47,6 +48,9 @@ class BeamSearchParams:
         number = self.length_penalty
         if isinstance(number, bool) or not isinstance(number, (int, float)) or not abs(number) <= MAX_PENALTY:
             raise ConfigError.of("length_penalty", got=number, expected=f"a number within {MAX_PENALTY} of 0")
+
+
+answer_others(BeamSearchParams)
 
 
 MAX_BEAMS = 1024

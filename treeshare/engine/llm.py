@@ -57,8 +57,8 @@ class LLM(OpenedModel):
         quantization: ``int8``, on the CPU, or None; see ``load_model``.
         device: As ``resolve_device`` takes it; on a CUDA device nothing was ever measured.
         sharing: ``tree``, ``one-level`` or ``none``; see ``EngineConfig``.
-        seed: Run seed, for requests whose ``SamplingParams`` have none.
-        max_num_seqs: Maximum number of completions decoded at once.
+        seed: Run seed, for requests whose ``SamplingParams`` have none; None is 0.
+        max_num_seqs: Maximum number of completions decoded at once; None is 256.
         kv_budget_bytes: Maximum bytes of KV held at once; half of the free memory by default.
         threads: Torch threads; torch's own choice by default.
         backend: Of attention; see ``EngineConfig``.
@@ -92,8 +92,8 @@ class LLM(OpenedModel):
         quantization: str | None = None,
         device: str = "auto",
         sharing: Sharing = "tree",
-        seed: int = 0,
-        max_num_seqs: int = 256,
+        seed: int | None = 0,
+        max_num_seqs: int | None = 256,
         kv_budget_bytes: int | None = None,
         threads: int | None = None,
         attention: AttentionMode = "on",
@@ -101,8 +101,8 @@ class LLM(OpenedModel):
         lazy_divergence: bool = True,
         profile: bool = False,
         keep_nodes: bool = False,
-        logits_processors: Sequence[type | str] = (),
-        reasoning_parser: str = "auto",
+        logits_processors: Sequence[type | str] | None = (),
+        reasoning_parser: str | None = "auto",
         fold_cost: FoldCost | None = None,
         max_model_len: int | None = None,
         tokenizer: Any | None = None,  # noqa: ANN401
@@ -115,6 +115,8 @@ class LLM(OpenedModel):
         **others: object,
     ) -> None:
         refuse_others("LLM", others, own_names(LLM.__init__))
+        seed = 0 if seed is None else seed
+        max_num_seqs = 256 if max_num_seqs is None else max_num_seqs
         config = EngineConfig(
             max_num_seqs=max_num_seqs,
             kv_budget_bytes=kv_budget_bytes,
@@ -124,7 +126,7 @@ class LLM(OpenedModel):
             lazy_divergence=lazy_divergence,
             profile=profile,
             keep_nodes=keep_nodes,
-            reasoning_parser=reasoning_parser,
+            reasoning_parser="" if reasoning_parser is None else reasoning_parser,
         )
         _use(seed, threads)
         warn_where_unused()
@@ -135,14 +137,14 @@ class LLM(OpenedModel):
         engine = Engine(
             loaded,
             replace(config, fold_cost=fold_cost or fold_cost_of(loaded, config)),
-            logits_processors=logits_processors,
+            logits_processors=() if logits_processors is None else logits_processors,
         )
         super().__init__(engine, seed, suggested, enable_lora=enable_lora)
         log_loaded(loaded, engine.runner, max_num_seqs)
 
     def generate(
         self,
-        prompts: Prompts,
+        prompts: Prompts | None = None,
         sampling_params: Params = None,
         *,
         use_tqdm: UseTqdm = True,
@@ -200,14 +202,14 @@ class LLM(OpenedModel):
         self,
         messages: Conversations,
         sampling_params: Params = None,
-        *,
         use_tqdm: UseTqdm = True,
+        lora_request: LoRARequests = None,
+        *,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         chat_template: str | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
-        lora_request: LoRARequests = None,
         **others: object,
     ) -> list[RequestOutput]:
         """Generate for one conversation or several: the model's chat template makes the prompts.
@@ -286,7 +288,9 @@ class LLM(OpenedModel):
         bar.update()
         return found
 
-    def _call(self, prompts: Prompts, params: Params, on_completion: OnCompletion | None) -> GenerateCall:
+    def _call(
+        self, prompts: Prompts | None, params: Params, on_completion: OnCompletion | None
+    ) -> GenerateCall:
         parsed = self.prompt_encoder.parse_all(prompts)
         requests = make_requests(
             [token_ids for _, token_ids in parsed],

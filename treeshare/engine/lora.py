@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from treeshare.errors import ConfigError
+from treeshare.vllm_names import answer_others
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,9 @@ class LoRARequest:
     lora_name: str
     lora_int_id: int
     lora_path: str | os.PathLike[str]
+
+
+answer_others(LoRARequest)
 
 
 LoRARequests = LoRARequest | Sequence[LoRARequest | None] | None

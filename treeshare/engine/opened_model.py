@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Never, Self
 
 from treeshare.engine.lora import adapter_of
 from treeshare.engine.prompts import PromptEncoder
@@ -11,6 +11,7 @@ from treeshare.engine.requests import checked_requests, one_request
 from treeshare.errors import ConfigError
 from treeshare.models import weights_with_adapter
 from treeshare.sampling import SamplingParams, suggested_params
+from treeshare.vllm_names import absence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -165,6 +166,12 @@ class OpenedModel:
     def close(self) -> None:
         """Free the KV of all that runs; what is asked for later begins anew."""
         self.engine.clear()
+
+    if not TYPE_CHECKING:  # a type checker knows which there are
+
+        def __getattr__(self, name: str) -> Never:
+            """Says what to use instead of a method that only vLLM's class has."""
+            raise AttributeError(absence("LLM.", name))
 
     def __enter__(self) -> Self:
         return self

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Never
 
 from treeshare.text.reasoning import split_reasoning
+from treeshare.vllm_names import absence
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,12 +34,21 @@ class Logprob:
     decoded_token: str | None
 
 
+class _Answered:
+    """Answers for attributes that only vLLM's outputs have."""
+
+    if not TYPE_CHECKING:  # a type checker knows which there are
+
+        def __getattr__(self, name: str) -> Never:
+            raise AttributeError(absence(type(self).__name__, name))
+
+
 PromptLogprobs = list[dict[int, Logprob] | None]
 """Of a prompt: for each token but the first, the token and the likeliest ones at its place."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompletionOutput:
+class CompletionOutput(_Answered):
     """One completion of a prompt.
 
     Attributes:
@@ -67,7 +77,7 @@ class CompletionOutput:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RequestOutput:
+class RequestOutput(_Answered):
     """A prompt and its completions.
 
     Attributes:

@@ -32,6 +32,7 @@ PARSERS = {
 """Tags by the name of a parser, vLLM's where it has one."""
 
 AUTO, NONE = "auto", "none"
+"""As the tokenizer and template show; none, for which vLLM writes an empty text."""
 
 
 def reasoning_tags(parser: str, tokenizer: Any | None) -> ReasoningTags | None:  # noqa: ANN401
@@ -39,7 +40,8 @@ def reasoning_tags(parser: str, tokenizer: Any | None) -> ReasoningTags | None: 
 
     Args:
         parser: ``auto`` takes the tags of which the model's chat template writes one, or for which its
-            tokenizer has tokens of their own; ``none``; a name in ``PARSERS``; or two tags, a space between.
+            tokenizer has tokens of their own; ``none``, or an empty text, takes none; a name in ``PARSERS``;
+            or two tags, a space between.
         tokenizer: The model's.
 
     Raises:
@@ -47,7 +49,7 @@ def reasoning_tags(parser: str, tokenizer: Any | None) -> ReasoningTags | None: 
     """
     if parser in PARSERS:
         return PARSERS[parser]
-    if parser == NONE:
+    if parser in (NONE, ""):
         return None
     if parser == AUTO:
         template = getattr(tokenizer, "chat_template", None)
