@@ -101,8 +101,9 @@ def test_a_forced_call_is_one_of_the_tool(served, llm):
 def test_one_call_at_most(served, llm):
     """``parallel_tool_calls: false``, as vLLM has it: the list that is forced has one."""
     pytest.importorskip("llguidance", reason="llguidance is not installed")
-    (comma,) = llm.get_tokenizer().encode(",", add_special_tokens=False)
-    forced = {"tools": [TOOL], "tool_choice": "required", "logit_bias": {str(comma): 30}, "max_tokens": 300}
+    comma, closing = llm.get_tokenizer().encode(",]", add_special_tokens=False)
+    bias = {str(comma): 60, str(closing): 30}
+    forced = {"tools": [TOOL], "tool_choice": "required", "logit_bias": bias, "max_tokens": 300}
     assert {reason for _, reason in ask(served, **forced, n=4)} == {"length"}  # call behind call
     for message, reason in ask(served, **forced, n=4, parallel_tool_calls=False):
         assert len(message["tool_calls"]) == 1
