@@ -102,7 +102,7 @@ def test_one_call_at_most(served, llm):
     """``parallel_tool_calls: false``, as vLLM has it: the list that is forced has one."""
     pytest.importorskip("llguidance", reason="llguidance is not installed")
     comma, closing = llm.get_tokenizer().encode(",]", add_special_tokens=False)
-    bias = {str(comma): 60, str(closing): 30}
+    bias = {str(comma): 60, str(closing): 30, str(START): -100}
     forced = {"tools": [TOOL], "tool_choice": "required", "logit_bias": bias, "max_tokens": 300}
     assert {reason for _, reason in ask(served, **forced, n=4)} == {"length"}  # call behind call
     for message, reason in ask(served, **forced, n=4, parallel_tool_calls=False):
