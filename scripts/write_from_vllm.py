@@ -36,6 +36,8 @@ TITLES = {
     "LLM.chat": "`LLM.chat(...)`",
     "LLM.beam_search": "`LLM.beam_search(...)`",
     "BeamSearchParams": "`BeamSearchParams(...)`",
+    "BeamSearchSequence": "`BeamSearchSequence`",
+    "AsyncLLM.generate": "`AsyncLLM.generate(...)`",
     "StructuredOutputsParams": "`StructuredOutputsParams(...)`",
     "LoRARequest": "`LoRARequest(...)`",
     "LLM.": "Methods of `LLM`",
@@ -70,6 +72,7 @@ def _row(name: str, entry: dict[str, Any]) -> str:
         return f"| `{name}` | {entry.get('here', 'same')} | {entry.get('note', '')} |"
     accepts = entry["accepts"]
     taken = "any" if accepts == ANY else ", ".join(map(_shown, accepts))
+    taken += ", or a list of them" if entry.get("each") else ""
     return f"| `{name}` | {'taken at ' + taken if taken else 'absent'} | {entry['instead']} |"
 
 

@@ -13,13 +13,14 @@ from tests.integrations.conftest import chat_model  # noqa: F401 - a fixture
 from tests.scripts.loading import ROOT, load_script
 from treeshare import (
     LLM,
+    AsyncLLM,
     CompletionOutput,
     LoRARequest,
     RequestOutput,
     SamplingParams,
     StructuredOutputsParams,
 )
-from treeshare.engine.beams import BeamSearchParams
+from treeshare.engine.beams import BeamSearchParams, BeamSearchSequence
 from treeshare.engine.prompts import PromptEncoder
 from treeshare.errors import ConfigError
 from treeshare.integrations.openai.schema import BODIES, CHAT, COMPLETIONS, ApiError, parse_body
@@ -31,7 +32,9 @@ OWN = {
     "LLM.generate": own_names(LLM.generate),
     "LLM.chat": own_names(LLM.chat),
     "LLM.beam_search": own_names(LLM.beam_search),
+    "AsyncLLM.generate": own_names(AsyncLLM.generate),
     "BeamSearchParams": frozenset(field.name for field in dataclasses.fields(BeamSearchParams)),
+    "BeamSearchSequence": frozenset(field.name for field in dataclasses.fields(BeamSearchSequence)),
     "LoRARequest": frozenset(field.name for field in dataclasses.fields(LoRARequest)),
     "StructuredOutputsParams": frozenset(field.name for field in dataclasses.fields(StructuredOutputsParams)),
     "RequestOutput": frozenset(field.name for field in dataclasses.fields(RequestOutput)),
@@ -71,7 +74,7 @@ def test_every_name(call):
                 refuse_others(call, {name: OTHER_VALUE}, OWN[call])
 
 
-@pytest.mark.parametrize("call", [call for call in OWN if not call.endswith("Output")])
+@pytest.mark.parametrize("call", [call for call in OWN if not call.endswith(("Output", "Sequence"))])
 def test_what_nobody_asks_for_is_taken(call):
     """Other names' defaults, which a script may write out, ask for nothing."""
     names = vllm_names()[call]
@@ -164,7 +167,13 @@ def test_attributes_that_only_vllm_has(chat_model):  # noqa: F811
     """Absent ones raise ``AttributeError`` with what to use instead; the others are there."""
     llm = LLM(str(chat_model))
     (output,) = llm.generate("Once", SamplingParams(max_tokens=1), use_tqdm=False)
-    owners = {"LLM.": llm, "RequestOutput": output, "CompletionOutput": output.outputs[0]}
+    (beams,) = llm.beam_search("Once", BeamSearchParams(beam_width=1, max_tokens=1))
+    owners = {
+        "LLM.": llm,
+        "RequestOutput": output,
+        "CompletionOutput": output.outputs[0],
+        "BeamSearchSequence": beams.sequences[0],
+    }
     for call, owner in owners.items():
         for name, entry in vllm_names()[call].items():
             assert hasattr(owner, name) == ("instead" not in entry), name
@@ -196,6 +205,9 @@ def test_prompts():
 
 def test_values_are_compared_by_kind():
     refuse_others("LLM", {"tensor_parallel_size": 1, "cpu_offload_gb": 0.0}, OWN["LLM"])
+    refuse_others("LLM.generate", {"priority": [0, 0]}, OWN["LLM.generate"])
+    with pytest.raises(ConfigError, match=r"priority: got \[0, 1\], expected None or 0"):
+        refuse_others("LLM.generate", {"priority": [0, 1]}, OWN["LLM.generate"])
     with pytest.raises(ConfigError, match=r"tensor_parallel_size: got True, expected 1"):
         refuse_others("LLM", {"tensor_parallel_size": True}, OWN["LLM"])
     kind = enum.Enum("RequestOutputKind", ["CUMULATIVE", "DELTA"])
@@ -217,6 +229,8 @@ def test_parameters_are_changed_by_copies():
     assert params.clone() == params
     with pytest.raises(ConfigError, match=r"^n: "):
         params.replace(n=0)
+    with pytest.raises(AttributeError, match=r"^n: .* use params\.replace\(n=\.\.\.\)$"):
+        params.n = 4
 
 
 def test_the_page_is_true():

@@ -13,7 +13,7 @@ import functools
 import inspect
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Never
 
 from treeshare.errors import ConfigError
 from treeshare.files import read_text
@@ -59,7 +59,8 @@ def refusal(call: str, name: str, value: object) -> str | None:
     names = vllm_names()
     entry = (names["elsewhere"].get(call, {}) | names.get(call, {}))[name]
     accepts, instead = entry["accepts"], entry["instead"]
-    if accepts == ANY or any(_is_same(value, accepted) for accepted in accepts):
+    values = value if entry.get("each") and isinstance(value, (list, tuple)) else [value]
+    if accepts == ANY or all(any(_is_same(each, accepted) for accepted in accepts) for each in values):
         return None
     return str(
         ConfigError.of(name, got=value, expected=" or ".join(map(repr, accepts)) or "nothing", remedy=instead)
@@ -118,6 +119,15 @@ def absence(call: str, name: str) -> str:
     names = vllm_names()
     entry = (names["elsewhere"].get(call, {}) | names.get(call, {}))[name]
     return f"{shown}: treeshare has none; {entry['instead']}"
+
+
+class AnsweredAttributes:
+    """Answers for attributes that only vLLM's class of this name has."""
+
+    if not TYPE_CHECKING:  # a type checker knows which there are
+
+        def __getattr__(self, name: str) -> Never:
+            raise AttributeError(absence(type(self).__name__, name))
 
 
 def hint(name: str, known: Collection[str]) -> str:

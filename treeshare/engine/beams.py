@@ -9,7 +9,7 @@ import numpy as np
 
 from treeshare.config import require_int
 from treeshare.errors import ConfigError
-from treeshare.vllm_names import answer_others
+from treeshare.vllm_names import AnsweredAttributes, answer_others
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -60,7 +60,7 @@ MAX_PENALTY = 100
 
 
 @dataclass(frozen=True, kw_only=True)
-class BeamSearchSequence:
+class BeamSearchSequence(AnsweredAttributes):
     """One of the best continuations; vLLM's names.
 
     Attributes:

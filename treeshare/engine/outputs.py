@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING, Never
+from typing import TYPE_CHECKING
 
 from treeshare.text.reasoning import split_reasoning
-from treeshare.vllm_names import absence
+from treeshare.vllm_names import AnsweredAttributes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,21 +34,12 @@ class Logprob:
     decoded_token: str | None
 
 
-class _Answered:
-    """Answers for attributes that only vLLM's outputs have."""
-
-    if not TYPE_CHECKING:  # a type checker knows which there are
-
-        def __getattr__(self, name: str) -> Never:
-            raise AttributeError(absence(type(self).__name__, name))
-
-
 PromptLogprobs = list[dict[int, Logprob] | None]
 """Of a prompt: for each token but the first, the token and the likeliest ones at its place."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompletionOutput(_Answered):
+class CompletionOutput(AnsweredAttributes):
     """One completion of a prompt.
 
     Attributes:
@@ -77,7 +68,7 @@ class CompletionOutput(_Answered):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RequestOutput(_Answered):
+class RequestOutput(AnsweredAttributes):
     """A prompt and its completions.
 
     Attributes:

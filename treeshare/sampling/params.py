@@ -6,7 +6,7 @@ import functools
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import FrozenInstanceError, asdict, dataclass, field, fields, replace
 from typing import Any, Self
 
 from treeshare.errors import ConfigError
@@ -239,4 +239,9 @@ class SamplingParams:
         object.__setattr__(self, "stop_token_ids", tuple(ids))
 
 
+def _refuse_change(_: SamplingParams, name: str, __: object) -> None:
+    raise FrozenInstanceError(f"{name}: SamplingParams cannot be changed; use params.replace({name}=...)")
+
+
 answer_others(SamplingParams)
+SamplingParams.__setattr__ = _refuse_change  # type: ignore[assignment]
