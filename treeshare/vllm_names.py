@@ -101,7 +101,15 @@ def answer_others(kind: type[Any]) -> None:
     @functools.wraps(fields_only)
     def __init__(self: object, *args: object, **values: object) -> None:
         refuse_others(kind.__name__, {name: value for name, value in values.items() if name not in own}, own)
-        fields_only(self, *args, **{name: value for name, value in values.items() if name in own})
+        values = {name: value for name, value in values.items() if name in own}
+        try:
+            fields_only(self, *args, **values)
+        except TypeError:
+            try:
+                inspect.signature(fields_only).bind(self, *args, **values)
+            except TypeError as error:
+                raise ConfigError(f"{kind.__name__}: {error}; give values by their names") from None
+            raise
 
     kind.__init__ = __init__
 

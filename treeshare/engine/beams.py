@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from treeshare.config import require_int
+from treeshare.config import require_bool, require_int
 from treeshare.errors import ConfigError
 from treeshare.vllm_names import AnsweredAttributes, answer_others
 
@@ -45,6 +45,8 @@ class BeamSearchParams:
         require_int("max_tokens", self.max_tokens, low=1)
         if self.temperature not in (0, 1):
             raise ConfigError.of("temperature", got=self.temperature, expected="0 or 1: beams are not drawn")
+        for name in ("ignore_eos", "include_stop_str_in_output"):
+            require_bool(name, getattr(self, name))
         number = self.length_penalty
         if isinstance(number, bool) or not isinstance(number, (int, float)) or not abs(number) <= MAX_PENALTY:
             raise ConfigError.of("length_penalty", got=number, expected=f"a number within {MAX_PENALTY} of 0")

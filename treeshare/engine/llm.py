@@ -21,6 +21,7 @@ from treeshare.engine.prompts import Prompt, Prompts, items_of
 from treeshare.engine.requests import Params, make_requests
 from treeshare.engine.scoring import Pair, Score, score
 from treeshare.engine.search import TokenSearch
+from treeshare.errors import ConfigError
 from treeshare.models import ModelExtras, load_model
 from treeshare.native import warn_where_unused
 from treeshare.sampling import suggestions
@@ -174,8 +175,8 @@ class LLM(OpenedModel):
         Raises as ``Engine.check``; nothing has run.
         """
         refuse_others("LLM.generate", others, own_names(LLM.generate))
-        self.use_adapter(lora_request)
         call = self._call(prompts, sampling_params, on_completion)
+        self.use_adapter(lora_request, len(call.requests))
         completions = self.engine.run(call.requests)
         return call.collect(with_progress(completions, call.requests, self.engine, use_tqdm))
 
@@ -273,8 +274,12 @@ class LLM(OpenedModel):
             BudgetError: If the KV budget does not hold a prompt with its beams.
         """
         refuse_others("LLM.beam_search", others, own_names(LLM.beam_search))
-        self.use_adapter(lora_request)
+        if not isinstance(params, BeamSearchParams):
+            raise ConfigError.of(
+                "params", got=params, expected="BeamSearchParams(beam_width=..., max_tokens=...)"
+            )
         parsed = self.prompt_encoder.parse_all(prompts)
+        self.use_adapter(lora_request, len(parsed))
         with progress_bar("Beams", len(parsed), use_tqdm) as bar:
             return [self._beams(token_ids, params, bar) for _, token_ids in parsed]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Never, Self
 
+from treeshare.config import require_bool
 from treeshare.engine.lora import adapter_of
 from treeshare.engine.prompts import PromptEncoder
 from treeshare.engine.requests import checked_requests, one_request
@@ -53,6 +54,7 @@ class OpenedModel:
         *,
         enable_lora: bool,
     ) -> None:
+        require_bool("enable_lora", enable_lora)
         self.seed = seed
         self._enable_lora = enable_lora
         own = engine.loaded.extras.lora
@@ -130,14 +132,18 @@ class OpenedModel:
             return [self.prompt_encoder.encode(one) for one in text]
         return self.prompt_encoder.encode(text)  # type: ignore[arg-type]
 
-    def use_adapter(self, requests: LoRARequests) -> None:
+    def use_adapter(self, requests: LoRARequests, num_prompts: int | None = None) -> None:
         """Merge the adapter that a call names into the weights, where it is the first one.
+
+        Args:
+            requests: As ``adapter_of`` takes them.
+            num_prompts: Likewise.
 
         Raises:
             ConfigError: If the call names another one than those before, or none where they named one.
             ModelLoadError: If the adapter cannot be read.
         """
-        asked = adapter_of(requests)
+        asked = adapter_of(requests, num_prompts)
         if asked == self._adapter or (asked is None and not self._was_named):
             return
         if self._adapter is not None or not self._enable_lora:

@@ -131,6 +131,8 @@ class PromptEncoder:
             except ConfigError as error:
                 raise ConfigError(f"prompts[{index}]: {error}") from None
             if "prompt_token_ids" in prompt:
+                if text is not None:
+                    require_text(f"prompts[{index}]", text)
                 return text, token_ids_of(index, prompt["prompt_token_ids"])
             if isinstance(text, str):
                 return text, self.encode(text)

@@ -47,9 +47,9 @@ def reasoning_tags(parser: str, tokenizer: Any | None) -> ReasoningTags | None: 
     Raises:
         ConfigError: If ``parser`` is something else.
     """
-    if parser in PARSERS:
+    if isinstance(parser, str) and parser in PARSERS:
         return PARSERS[parser]
-    if parser in (NONE, ""):
+    if isinstance(parser, str) and parser in (NONE, ""):
         return None
     if parser == AUTO:
         template = getattr(tokenizer, "chat_template", None)

@@ -101,10 +101,12 @@ class StreamOptions(Fields):
     Attributes:
         include_usage: Send the number of tokens at the end.
         include_obfuscation: Accepted, and nothing is obfuscated.
+        continuous_usage_stats: vLLM's; only False.
     """
 
     include_usage: bool = False
     include_obfuscation: bool = False
+    continuous_usage_stats: Literal[False] = False
 
 
 class JsonSchema(Fields):
