@@ -123,7 +123,8 @@ def test_the_driver_is_ended(arguments, tmp_path, how):
 CONSTRAINED = {
     "a pattern": ["--regex", "[ab]{3,30}c"],
     "masks": [
-        "--allowed-token-id", "70", "--allowed-token-id", "71", "--bad-word", "dd", "--logit-bias", '{"71": 1}',
+        "--allowed-token-id", "70", "--allowed-token-id", "71", "--bad-word", "dd",
+        "--logit-bias", '{"71": 1}',
     ],
     "a thinking budget": [
         "--chat", "--chat-template-kwargs", '{"thinking": true}', "--thinking-token-budget", "5",
