@@ -15,14 +15,15 @@ PAGE = Path(__file__).parents[1] / "docs" / "from_vllm.md"
 
 HEAD = """# From vLLM
 
-Change the import: `from treeshare import LLM, SamplingParams`. The tables list every name of vLLM {version}
-and what treeshare does with it:
+Change the import: `from treeshare import LLM, SamplingParams`. `StructuredOutputsParams`, `BeamSearchParams`,
+`LoRARequest`, `TokensPrompt`, `TextPrompt`, `RequestOutput` and `CompletionOutput` are in `treeshare` too.
+The tables list every name of vLLM {version} and what treeshare does with it:
 
-- *same*: treeshare has it, with the same meaning.
+- *same*: treeshare has it, with the same meaning. *Another*: it has a different meaning here.
 - *accepted at* VALUES: treeshare does not have it, but these values require nothing, so they are accepted.
   Any other value is rejected, with an error that says what to use instead.
 - *ignored*: any value is accepted, because none of them changes a token.
-- *absent*: no value is accepted; an output has no such attribute.
+- *absent*: treeshare does not have it; using it is an error that says what to use instead.
 
 A name that vLLM does not have either is rejected; the error suggests the most similar name. This page is
 written by `scripts/write_from_vllm.py`.
@@ -39,11 +40,31 @@ TITLES = {
     "LLM.chat": "`LLM.chat(...)`",
     "LLM.beam_search": "`LLM.beam_search(...)`",
     "BeamSearchParams": "`BeamSearchParams(...)`",
+    "BeamSearchSequence": "`BeamSearchSequence`",
+    "AsyncLLM.generate": "`AsyncLLM.generate(...)`",
+    "StructuredOutputsParams": "`StructuredOutputsParams(...)`",
+    "LoRARequest": "`LoRARequest(...)`",
+    "LLM.": "Methods of `LLM`",
+    "prompt": "A prompt: `TextPrompt`, `TokensPrompt`, or a mapping",
     "RequestOutput": "`RequestOutput`",
     "CompletionOutput": "`CompletionOutput`",
     "chat": "Server: `/v1/chat/completions`",
     "completions": "Server: `/v1/completions`",
 }
+
+
+ELSEWHERE = {
+    "import": "`from vllm import ...`",
+    "SamplingParams": "`SamplingParams(...)`: older versions, transformers",
+    "LLM": "`LLM(...)`: older versions, transformers",
+    "LLM.generate": "`LLM.generate(...)`: older versions",
+    "LLM.chat": "`LLM.chat(...)`: older versions",
+    "BeamSearchParams": "`BeamSearchParams(...)`: transformers",
+    "StructuredOutputsParams": "`StructuredOutputsParams(...)`: older versions",
+    "LoRARequest": "`LoRARequest(...)`: older versions",
+    "server": "Server: older versions, OpenAI, others",
+}
+"""Names that vLLM does not have any more, or never had, and that people use."""
 
 
 def _shown(value: object) -> str:
@@ -52,9 +73,10 @@ def _shown(value: object) -> str:
 
 def _row(name: str, entry: dict[str, Any]) -> str:
     if "instead" not in entry:
-        return f"| `{name}` | same | {entry.get('note', '')} |"
+        return f"| `{name}` | {entry.get('here', 'same')} | {entry.get('note', '')} |"
     accepts = entry["accepts"]
     values = ", ".join(map(_shown, accepts)) if accepts != ANY else ""
+    values += ", or a list of them" if entry.get("each") else ""
     treatment = "ignored" if accepts == ANY else f"accepted at {values}" if values else "absent"
     return f"| `{name}` | {treatment} | {entry['instead']} |"
 
@@ -63,8 +85,10 @@ def written() -> str:
     """The whole page."""
     names = vllm_names()
     parts = [HEAD.format(version=names["version"])]
-    for key, title in TITLES.items():
-        rows = sorted(names[key].items(), key=lambda item: "instead" in item[1])
+    tables = [(title, names[key]) for key, title in TITLES.items()]
+    tables += [(title, names["elsewhere"][key]) for key, title in ELSEWHERE.items()]
+    for title, table in tables:
+        rows = sorted(table.items(), key=lambda item: "instead" in item[1])
         parts.append(
             f"## {title}\n\n| name | treeshare | note |\n|---|---|---|\n"
             + "\n".join(_row(*row) for row in rows)

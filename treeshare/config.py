@@ -42,6 +42,12 @@ def require_int(name: str, value: object, *, low: int, high: int | None = None) 
         raise ConfigError.of(name, got=value, expected=expected)
 
 
+def require_bool(name: str, value: object) -> None:
+    """Raise ``ConfigError`` unless ``value`` is True or False: a text that says no would count as yes."""
+    if not isinstance(value, bool):
+        raise ConfigError.of(name, got=value, expected="True or False")
+
+
 def require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     """Raise ``ConfigError`` unless ``value`` is one of ``choices``."""
     if value not in choices:

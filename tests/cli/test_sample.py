@@ -75,7 +75,7 @@ def test_a_larger_n_extends_and_a_smaller_one_changes_nothing(cli, sampling, tmp
     first = lines_of(out)
     cli(*sampling, "-n", 5, "--out", out)
     assert lines_of(out)[:6] == first
-    cli(*sampling, "-n", 5, "--out", tmp_path / "at once")
+    cli(*sampling, "--n", 5, "--out", tmp_path / "at once")
     assert sorted(lines_of(out)) == sorted(lines_of(tmp_path / "at once"))
     before = lines_of(out)
     result = cli(*sampling, "-n", 3, "--out", out)

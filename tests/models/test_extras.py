@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import warnings
+
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from treeshare import LLM, LoRARequest, SamplingParams
 from treeshare.errors import ConfigError, ModelLoadError
@@ -58,6 +62,30 @@ def test_adapters_that_are_refused(model_dir, tmp_path):
         LLM(folder, quantization="int8", lora=tmp_path)
     with pytest.raises(ConfigError, match=r"a PeftModel.*merge_and_unload"):
         LLM(adapted(folder))
+
+
+def test_an_adapters_file_is_used_whole(model_dir, tmp_path):
+    """What it lacks would be made up, and what nothing uses would be left out."""
+    folder = model_dir("llama")
+    adapted(folder).save_pretrained(tmp_path)
+    path, settings = tmp_path / "adapter_model.safetensors", tmp_path / "adapter_config.json"
+    whole, written = load_file(path), settings.read_text()
+    names = sorted(whole)
+    save_file({name: whole[name] for name in names[1:]}, path)
+    with pytest.raises(
+        ModelLoadError, match=r"adapter_model.safetensors lacks model.*lora_A.*; adapter_config.json must be"
+    ):
+        LLM(folder, lora=tmp_path)
+    save_file(whole | {"base_model.model.nobody.weight": torch.zeros(1)}, path)
+    with pytest.raises(ModelLoadError, match=r"has, and nothing uses, nobody.weight; "):
+        LLM(folder, lora=tmp_path)
+    save_file(whole, path)
+    settings.write_text(json.dumps(json.loads(written) | {"peft_type": "IA3"}))
+    with warnings.catch_warnings(), pytest.raises(ModelLoadError, match=r"lacks .*ia3_l.* and \d+ more; "):  # noqa: PT012
+        warnings.simplefilter("ignore", UserWarning)  # of peft, at the fields of another kind
+        LLM(folder, lora=tmp_path)
+    settings.write_text(written)
+    LLM(folder, lora=tmp_path)
 
 
 def test_an_adapter_leaves_a_model_in_memory_as_it_is(model_dir, tmp_path):

@@ -64,6 +64,7 @@ def evaluate(
         str | None,
         typer.Option(
             "-k",
+            "--k",
             metavar="K,K...",
             help="Values of k for pass@k and majority@k, e.g. 1,10,100; by default 1, 2, 4, 5, 8 ...",
         ),

@@ -162,7 +162,9 @@ ChatTemplateKwargs = Annotated[
         help="Variables to pass to the chat template, e.g. '{\"enable_thinking\": false}'.",
     ),
 ]
-NumCompletions = Annotated[int, typer.Option("-n", min=1, max=100_000, help="Completions per problem.")]
+NumCompletions = Annotated[
+    int, typer.Option("-n", "--n", min=1, max=100_000, help="Completions per problem.")
+]
 Model = Annotated[
     str, typer.Option("--model", help="Embedded model's name, directory, .gguf file or hub id.")
 ]

@@ -20,7 +20,7 @@ def verify(
     task: options.TaskName = "humaneval",
     data: options.DataFile = None,
     limit: Annotated[int, typer.Option("--limit", min=2, help="Use only the first N problems.")] = 4,
-    n: Annotated[int, typer.Option("-n", min=2, max=100_000, help="Completions per problem.")] = 2,
+    n: Annotated[int, typer.Option("-n", "--n", min=2, max=100_000, help="Completions per problem.")] = 2,
     shots: Annotated[
         int | None,
         typer.Option(

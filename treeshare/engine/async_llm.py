@@ -14,6 +14,7 @@ from treeshare.engine.llm import LLM
 from treeshare.engine.streaming import FinishedOutput, StepEvents, StreamOutput
 from treeshare.errors import ConfigError
 from treeshare.sampling import SamplingParams
+from treeshare.vllm_names import own_names, refuse_others
 
 if TYPE_CHECKING:
     import os
@@ -196,6 +197,7 @@ class AsyncLLM:
         *,
         tokens: bool = False,
         first_index: int = 0,
+        **others: object,
     ) -> AsyncGenerator[StreamOutput, None]:
         """Generate ``n`` completions of a prompt; leaving the generator early cancels the rest.
 
@@ -207,6 +209,7 @@ class AsyncLLM:
             sampling_params: ``SamplingParams()`` by default.
             tokens: Whether to yield each token too.
             first_index: Index of the first completion.
+            others: vLLM's further names, as for ``LLM``.
 
         Yields:
             Each completion as soon as it finishes; with ``tokens`` each token as soon as it is drawn.
@@ -216,6 +219,7 @@ class AsyncLLM:
             BudgetError: If the KV budget does not hold the prompt with one completion.
             Exception: The error that ended the request or the engine's step.
         """
+        refuse_others("AsyncLLM.generate", others, own_names(AsyncLLM.generate))
         params = SamplingParams() if sampling_params is None else sampling_params
         request = self.llm.request(prompt, params, first_index=first_index)
         async with contextlib.aclosing(self.run([request], tokens=tokens)) as outputs:

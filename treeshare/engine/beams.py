@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from treeshare.config import require_int
+from treeshare.config import require_bool, require_int
 from treeshare.errors import ConfigError
+from treeshare.vllm_names import AnsweredAttributes, answer_others
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -47,11 +48,16 @@ class BeamSearchParams:
             raise ConfigError.of(
                 "temperature", got=self.temperature, expected="0 or 1: beams are not sampled"
             )
+        for name in ("ignore_eos", "include_stop_str_in_output"):
+            require_bool(name, getattr(self, name))
         number = self.length_penalty
         if isinstance(number, bool) or not isinstance(number, (int, float)) or not abs(number) <= MAX_PENALTY:
             raise ConfigError.of(
                 "length_penalty", got=number, expected=f"a number from -{MAX_PENALTY} to {MAX_PENALTY}"
             )
+
+
+answer_others(BeamSearchParams)
 
 
 MAX_BEAMS = 1024
@@ -61,7 +67,7 @@ MAX_PENALTY = 100
 
 
 @dataclass(frozen=True, kw_only=True)
-class BeamSearchSequence:
+class BeamSearchSequence(AnsweredAttributes):
     """One of the best continuations; vLLM's names.
 
     Attributes:

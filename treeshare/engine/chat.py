@@ -235,13 +235,28 @@ def check_messages(conversation: object) -> list[dict[str, Any]]:
             checked = {**message, "content": content_text(content)}
             if message.get("tool_calls"):
                 checked["tool_calls"] = _calls(message["tool_calls"])
-            reasoning = message.get("reasoning_content") or message.get("reasoning")
+            reasoning = _reasoning(message)
             if reasoning is not None:
                 checked |= {"reasoning_content": reasoning, "reasoning": reasoning}
             messages.append(checked)
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
     return messages
+
+
+def _reasoning(message: Message) -> str | None:
+    """What an assistant had thought, by either of vLLM's names.
+
+    Raises:
+        ConfigError: If it is no text, or the names have different ones.
+    """
+    given = [message[name] for name in ("reasoning_content", "reasoning") if message.get(name) is not None]
+    wrong = next((value for value in given if not isinstance(value, str)), None)
+    if wrong is not None:
+        raise ConfigError.of("reasoning_content", got=wrong, expected="text")
+    if len(set(given)) > 1:
+        raise ConfigError.of("reasoning", got=given[1], expected="what reasoning_content has, or nothing")
+    return given[0] if given else None
 
 
 def _calls(calls: object) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ from treeshare.engine.prompts import Prompt, Prompts, items_of
 from treeshare.engine.requests import Params, make_requests
 from treeshare.engine.scoring import Pair, Score, score
 from treeshare.engine.search import TokenSearch
+from treeshare.errors import ConfigError
 from treeshare.models import ModelExtras, load_model
 from treeshare.native import warn_where_unused
 from treeshare.sampling import suggestions
@@ -57,8 +58,8 @@ class LLM(OpenedModel):
         quantization: ``int8``, on the CPU, or None; see ``load_model``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; CUDA devices were never tried.
         sharing: ``tree``, ``one-level`` or ``none``; see ``EngineConfig``.
-        seed: For requests whose ``SamplingParams`` have none.
-        max_num_seqs: Maximum number of completions decoded at once, the rows of a step.
+        seed: For requests whose ``SamplingParams`` have none; None is 0.
+        max_num_seqs: Maximum number of completions decoded at once, the rows of a step; None is 256.
         kv_budget_bytes: Maximum bytes of KV held at once; half of the free memory by default.
         threads: Torch threads; torch's own choice by default.
         backend: The implementation of attention; see ``EngineConfig``.
@@ -94,8 +95,8 @@ class LLM(OpenedModel):
         quantization: str | None = None,
         device: str = "auto",
         sharing: Sharing = "tree",
-        seed: int = 0,
-        max_num_seqs: int = 256,
+        seed: int | None = 0,
+        max_num_seqs: int | None = 256,
         kv_budget_bytes: int | None = None,
         threads: int | None = None,
         attention: AttentionMode = "on",
@@ -103,8 +104,8 @@ class LLM(OpenedModel):
         lazy_divergence: bool = True,
         profile: bool = False,
         keep_nodes: bool = False,
-        logits_processors: Sequence[type | str] = (),
-        reasoning_parser: str = "auto",
+        logits_processors: Sequence[type | str] | None = (),
+        reasoning_parser: str | None = "auto",
         fold_cost: FoldCost | None = None,
         max_model_len: int | None = None,
         tokenizer: Any | None = None,  # noqa: ANN401
@@ -117,6 +118,8 @@ class LLM(OpenedModel):
         **others: object,
     ) -> None:
         refuse_others("LLM", others, own_names(LLM.__init__))
+        seed = 0 if seed is None else seed
+        max_num_seqs = 256 if max_num_seqs is None else max_num_seqs
         config = EngineConfig(
             max_num_seqs=max_num_seqs,
             kv_budget_bytes=kv_budget_bytes,
@@ -126,7 +129,7 @@ class LLM(OpenedModel):
             lazy_divergence=lazy_divergence,
             profile=profile,
             keep_nodes=keep_nodes,
-            reasoning_parser=reasoning_parser,
+            reasoning_parser="" if reasoning_parser is None else reasoning_parser,
         )
         _use(seed, threads)
         warn_where_unused()
@@ -137,14 +140,14 @@ class LLM(OpenedModel):
         engine = Engine(
             loaded,
             replace(config, fold_cost=fold_cost or fold_cost_of(loaded, config)),
-            logits_processors=logits_processors,
+            logits_processors=() if logits_processors is None else logits_processors,
         )
         super().__init__(engine, seed, suggested, enable_lora=enable_lora)
         log_loaded(loaded, engine.runner, max_num_seqs)
 
     def generate(
         self,
-        prompts: Prompts,
+        prompts: Prompts | None = None,
         sampling_params: Params = None,
         *,
         use_tqdm: UseTqdm = True,
@@ -174,8 +177,8 @@ class LLM(OpenedModel):
         Raises as ``Engine.check``; nothing has run.
         """
         refuse_others("LLM.generate", others, own_names(LLM.generate))
-        self.use_adapter(lora_request)
         call = self._call(prompts, sampling_params, on_completion)
+        self.use_adapter(lora_request, len(call.requests))
         completions = self.engine.run(call.requests)
         return call.collect(with_progress(completions, call.requests, self.engine, use_tqdm))
 
@@ -204,14 +207,14 @@ class LLM(OpenedModel):
         self,
         messages: Conversations,
         sampling_params: Params = None,
-        *,
         use_tqdm: UseTqdm = True,
+        lora_request: LoRARequests = None,
+        *,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         chat_template: str | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
-        lora_request: LoRARequests = None,
         **others: object,
     ) -> list[RequestOutput]:
         """Generate for one conversation or several: the model's chat template makes the prompts.
@@ -275,8 +278,12 @@ class LLM(OpenedModel):
             BudgetError: If the KV budget does not hold a prompt with its beams.
         """
         refuse_others("LLM.beam_search", others, own_names(LLM.beam_search))
-        self.use_adapter(lora_request)
+        if not isinstance(params, BeamSearchParams):
+            raise ConfigError.of(
+                "params", got=params, expected="BeamSearchParams(beam_width=..., max_tokens=...)"
+            )
         parsed = self.prompt_encoder.parse_all(prompts)
+        self.use_adapter(lora_request, len(parsed))
         with progress_bar("Beams", len(parsed), use_tqdm) as bar:
             return [self._beams(token_ids, params, bar) for _, token_ids in parsed]
 
@@ -290,7 +297,9 @@ class LLM(OpenedModel):
         bar.update()
         return found
 
-    def _call(self, prompts: Prompts, params: Params, on_completion: OnCompletion | None) -> GenerateCall:
+    def _call(
+        self, prompts: Prompts | None, params: Params, on_completion: OnCompletion | None
+    ) -> GenerateCall:
         parsed = self.prompt_encoder.parse_all(prompts)
         requests = make_requests(
             [token_ids for _, token_ids in parsed],

@@ -7,6 +7,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from treeshare.text.reasoning import split_reasoning
+from treeshare.vllm_names import AnsweredAttributes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +39,7 @@ PromptLogprobs = list[dict[int, Logprob] | None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompletionOutput:
+class CompletionOutput(AnsweredAttributes):
     """One completion of a prompt.
 
     Attributes:
@@ -67,7 +68,7 @@ class CompletionOutput:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RequestOutput:
+class RequestOutput(AnsweredAttributes):
     """A prompt and its completions.
 
     Attributes:

@@ -68,7 +68,6 @@ _ASKS_FOR_NOTHING: dict[str, tuple[tuple[object, ...], str]] = {
     "token": ((), "the hub's token is read from HF_TOKEN"),
     "tokenizer_call_args": (({},), "a tokenizer is called as transformers calls it"),
     "tp_plan": ((), _ONE_PROCESS),
-    "truncation": ((False,), "contexts that are too long are cut on the left, as by hf"),
     "truncation_side": (("left",), "contexts that are too long are cut on the left"),
     "use_chat_template": ((True,), "give a template by chat_template="),
     "use_fast_tokenizer": ((True,), "tokenizers are the fast ones"),

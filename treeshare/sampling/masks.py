@@ -129,6 +129,8 @@ def checked_bias(value: object) -> dict[int, float] | None:
         is_number = isinstance(bias, (int, float)) and not isinstance(bias, bool)
         if not is_number or math.isnan(bias) or abs(bias) > MAX_BIAS:
             raise ConfigError.of(f"logit_bias[{token}]", got=bias, expected=expected)
+        if token in found:
+            raise ConfigError.of("logit_bias", got=f"token {token} twice", expected="each token once")
         found[token] = float(bias)
     return dict(sorted(found.items())) or None
 

@@ -6,13 +6,13 @@ import functools
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import FrozenInstanceError, asdict, dataclass, field, fields, replace
 from typing import Any, Self
 
 from treeshare.errors import ConfigError
 from treeshare.sampling.masks import checked_bias, checked_extra, checked_ids, checked_words
 from treeshare.sampling.structured import StructuredOutputsParams
-from treeshare.vllm_names import refuse_others
+from treeshare.vllm_names import answer_others
 
 _MAX_SEED = 2**64 - 1
 
@@ -241,17 +241,9 @@ class SamplingParams:
         object.__setattr__(self, "stop_token_ids", tuple(ids))
 
 
-def _answering_others(kind: type[SamplingParams]) -> None:
-    """Let vLLM's other parameters come: those that ask for nothing are dropped, others refused by name."""
-    fields_only = kind.__init__
-    names = frozenset(own.name for own in fields(kind))
-
-    @functools.wraps(fields_only)
-    def __init__(self: SamplingParams, **values: Any) -> None:  # noqa: ANN401
-        refuse_others("SamplingParams", {n: v for n, v in values.items() if n not in names}, names)
-        fields_only(self, **{n: v for n, v in values.items() if n in names})
-
-    kind.__init__ = __init__  # type: ignore[method-assign]
+def _refuse_change(_: SamplingParams, name: str, __: object) -> None:
+    raise FrozenInstanceError(f"{name}: SamplingParams cannot be changed; use params.replace({name}=...)")
 
 
-_answering_others(SamplingParams)
+answer_others(SamplingParams)
+SamplingParams.__setattr__ = _refuse_change  # type: ignore[assignment]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from treeshare.errors import ConfigError, one_line
+from treeshare.vllm_names import answer_others, others_of, refuse_others
 
 MAX_CHARS = 120_000
 """Maximum number of characters of a schema, pattern, list of choices or grammar; OpenAI's of schemas.
@@ -80,14 +81,19 @@ class StructuredOutputsParams:
         """
         if value is None or isinstance(value, cls):
             return value
-        known = [field.name for field in fields(cls)]
+        own = frozenset(field.name for field in fields(cls))
         if not isinstance(value, Mapping):
             expected = "StructuredOutputsParams, or a mapping with its names"
             raise ConfigError.of("structured_outputs", got=value, expected=expected)
-        unknown = next((name for name in value if name not in known), None)
+        unknown = next((n for n in value if n not in own | others_of(cls.__name__)), None)
         if unknown is not None:
-            raise ConfigError.of("structured_outputs", got=unknown, expected=f"names of {', '.join(known)}")
-        return cls(**{name: given for name, given in value.items() if given is not None})
+            known = ", ".join(field.name for field in fields(cls))
+            raise ConfigError.of("structured_outputs", got=unknown, expected=f"names of {known}")
+        try:
+            refuse_others(cls.__name__, {n: given for n, given in value.items() if n not in own}, own)
+        except ConfigError as error:
+            raise ConfigError(f"structured_outputs: {error}") from None
+        return cls(**{n: given for n, given in value.items() if n in own and given is not None})
 
     def to_dict(self) -> dict[str, Any]:
         """What differs from the defaults, ready for JSON; ``of`` reads it."""
@@ -118,6 +124,9 @@ class StructuredOutputsParams:
         if not is_list or not choice or not all(isinstance(text, str) and text for text in choice):
             raise _refusal("choice", choice, "a list of texts that are not empty, at least one")
         object.__setattr__(self, "choice", tuple(dict.fromkeys(choice)))
+
+
+answer_others(StructuredOutputsParams)
 
 
 def _refusal(name: str, got: object, expected: str) -> ConfigError:

@@ -36,6 +36,10 @@ def suggestions(
     """
     if not isinstance(override, Mapping | None):
         raise ConfigError.of("override_generation_config", got=override, expected="a mapping, or None")
+    unknown = [name for name, value in (override or {}).items() if name not in _NAMES and value is not None]
+    if unknown:
+        expected, remedy = f"of {', '.join(_NAMES)}", "SamplingParams has all others"
+        raise ConfigError.of("override_generation_config", got=unknown[0], expected=expected, remedy=remedy)
     fields: Mapping[str, Any] = {}
     if generation_config == "auto":
         fields = own

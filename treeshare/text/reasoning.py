@@ -32,6 +32,7 @@ PARSERS = {
 """Tags by the name of a parser, vLLM's where it has one."""
 
 AUTO, NONE = "auto", "none"
+"""As the tokenizer and template show; none, for which vLLM writes an empty text."""
 
 
 def reasoning_tags(parser: str, tokenizer: Any | None) -> ReasoningTags | None:  # noqa: ANN401
@@ -39,16 +40,16 @@ def reasoning_tags(parser: str, tokenizer: Any | None) -> ReasoningTags | None: 
 
     Args:
         parser: ``auto``, the first tags whose end the model's chat template contains, or both of which the
-            tokenizer has as added tokens; ``none``; a name in ``PARSERS``; or two tags with a space between
-            them.
+            tokenizer has as added tokens; ``none``, or an empty text; a name in ``PARSERS``; or two tags
+            with a space between them.
         tokenizer: The model's.
 
     Raises:
         ConfigError: If ``parser`` is something else.
     """
-    if parser in PARSERS:
+    if isinstance(parser, str) and parser in PARSERS:
         return PARSERS[parser]
-    if parser == NONE:
+    if isinstance(parser, str) and parser in (NONE, ""):
         return None
     if parser == AUTO:
         template = getattr(tokenizer, "chat_template", None)

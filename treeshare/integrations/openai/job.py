@@ -154,7 +154,9 @@ def _structured_outputs(body: CompletionBody | ChatBody) -> StructuredOutputsPar
     """What the text must be, by OpenAI's name or by vLLM's."""
     if isinstance(body, ChatBody) and body.forced_tool is not None:
         tools = [tool.model_dump() for tool in body.tools]
-        return StructuredOutputsParams(json=schema_of(tools, body.forced_tool))
+        return StructuredOutputsParams(
+            json=schema_of(tools, body.forced_tool, parallel=body.parallel_tool_calls)
+        )
     form = body.response_format
     if form is None or form.type == "text":
         return StructuredOutputsParams.of(body.structured_outputs)

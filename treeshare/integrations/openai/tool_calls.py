@@ -199,8 +199,14 @@ def _overlap(text: str, mark: str) -> int:
     return next((n for n in range(min(len(mark) - 1, len(text)), 0, -1) if text.endswith(mark[:n])), 0)
 
 
-def schema_of(tools: list[dict[str, Any]], forced: str) -> dict[str, Any]:
-    """The JSON schema of an answer that must be calls: one tool's arguments, or a list of calls."""
+def schema_of(tools: list[dict[str, Any]], forced: str, *, parallel: bool = True) -> dict[str, Any]:
+    """The JSON schema of an answer that must be calls: one tool's arguments, or a list of calls.
+
+    Args:
+        tools: In OpenAI's form.
+        forced: The name of one, or ``required``.
+        parallel: Whether the list may have several.
+    """
     parameters = {
         tool["function"]["name"]: tool["function"].get("parameters") or {"type": "object"} for tool in tools
     }
@@ -215,4 +221,5 @@ def schema_of(tools: list[dict[str, Any]], forced: str) -> dict[str, Any]:
         }
         for name, schema in parameters.items()
     ]
-    return {"type": "array", "minItems": 1, "items": {"anyOf": calls}}
+    most = {} if parallel else {"maxItems": 1}
+    return {"type": "array", "minItems": 1, **most, "items": {"anyOf": calls}}
