@@ -62,7 +62,7 @@ MISTAKES = {
     ),
     "an image": (
         lambda llm: llm.generate({"prompt": "a", "multi_modal_data": {"image": 1}}),
-        "prompts[0]: multi_modal_data: got {'image': 1}, expected None or {}; only text generation is supported",
+        "prompts[0]: multi_modal_data: got {'image': 1}, expected None or {}; only text generation is",
     ),
     "no prompts": (lambda llm: llm.generate(), "prompts: got None, expected text, "),
 }
