@@ -86,11 +86,11 @@ def test_no_command_and_an_unknown_one(cli):
 @pytest.mark.parametrize(
     ("content", "named"),
     [
-        (b"", "holds no record"),
-        (b"\n \n", "holds no record"),
+        (b"", "contains no record"),
+        (b"\n \n", "contains no record"),
         (b"{", "line 1"),
         (b'{"task_id": "T/0"\n', "line 1"),
-        (b"[]\n", "holds no record"),
+        (b"[]\n", "contains no record"),
         (b"1\n", "line 1"),
         (b"\xff\xfe\n", "is in UTF-16"),
         (b'{"task_id": 5, "prompt": "", "entry_point": "", "test": ""}\n', "line 1, task_id"),
@@ -116,7 +116,7 @@ def test_a_broken_line_is_named_by_its_number(cli, sampling, tmp_path, problems)
 
 def test_a_task_id_that_comes_twice(cli, sampling, tmp_path, problems):
     write_lines(tmp_path / "problems.jsonl", [*problems, problems[0]])
-    assert "T/0 comes twice" in cli(*sampling, "--out", tmp_path / "run").refusal
+    assert "T/0 occurs twice" in cli(*sampling, "--out", tmp_path / "run").refusal
 
 
 def test_what_cannot_be_an_out_folder(cli, sampling, tmp_path):

@@ -76,11 +76,9 @@ class LLM(OpenedModel):
         chat_template: A Jinja template, or a file with one; by default the tokenizer's own.
         lora: A folder with a PEFT adapter, which is merged into the weights.
         enable_lora: Whether a call may name an adapter, which is then used by all later calls too.
-        generation_config: Where default sampling parameters come from: ``auto``, the model's own file;
-            ``vllm``, no file; or a folder. See ``sampling.suggested``.
+        generation_config: Source of default parameters: ``auto`` (the model's), ``vllm`` (none) or a folder.
         override_generation_config: Values that replace those of that file.
-        others: Other arguments of vLLM: accepted if they require nothing, otherwise rejected with what to use
-            instead.
+        others: Other arguments of vLLM: accepted if they require nothing, else rejected with a remedy.
 
     Raises:
         ConfigError: If an argument is unknown or out of range.
@@ -190,9 +188,7 @@ class LLM(OpenedModel):
         tokens: bool = False,
         on_completion: OnCompletion | None = None,
     ) -> Generator[StreamOutput, None, None]:
-        """Like ``generate``, but yields each completion as soon as it finishes.
-
-        If the generator is left early, the remaining completions are cancelled and all memory is freed.
+        """Like ``generate``, but yields each completion when it finishes; leaving early cancels the others.
 
         Args:
             prompts: As for ``generate``.
