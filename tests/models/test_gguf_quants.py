@@ -19,6 +19,9 @@ from tests.models.gguf_models import (
 )
 from tests.models.tiny import _COMMON, make_model
 from treeshare import LLM
+from treeshare.errors import ModelLoadError
+from treeshare.models import load_model
+from treeshare.models.loading import outline_model
 from treeshare.models.miniature import spread_weights
 
 KINDS = gguf.GGMLQuantizationType
@@ -138,6 +141,19 @@ FIRST = "Q4_K_M"
 def test_scores_are_those_of_the_dequantised_tensors(tmp_path, name):
     model = write(tmp_path / "x.gguf", MIXES.get(name, {"": name}))
     assert error(tmp_path / "x.gguf", model) <= _ERROR
+
+
+@pytest.mark.parametrize("kind", ["Q8_K", "Q1_0", "I8"])
+def test_other_kinds_are_refused_by_name(tmp_path, kind):
+    block, size = gguf.GGML_QUANT_SIZES[KINDS[kind]]
+    config = transformers.LlamaConfig(**{**_COMMON, "hidden_size": 256, "num_hidden_layers": 1})
+    writer = make_writer(tmp_path / "x.gguf", "llama", values_of(config))
+    add_vocabulary(writer)
+    blocks = np.zeros((96, 256 // block * size), np.uint8)
+    finish(writer, tensors_of(make_model(config), "llama") | {"blk.0.ffn_up.weight": (blocks, KINDS[kind])})
+    for read in (load_model, outline_model):
+        with pytest.raises(ModelLoadError, match=f"not implemented: numbers of the kind {kind}; use a file"):
+            read(tmp_path / "x.gguf", "float32")
 
 
 @pytest.mark.slow

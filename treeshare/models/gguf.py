@@ -22,7 +22,7 @@ from treeshare.failures import refusing
 from treeshare.models.cache import made_once, model_folder, writing
 from treeshare.models.checkpoint import DTYPES, require_weights, say
 from treeshare.models.construction import bounded, quietly
-from treeshare.models.gguf_file import join, read_parts
+from treeshare.models.gguf_file import join, read_parts, require_numbers
 from treeshare.models.gguf_meaning import require_meaning, require_metadata
 from treeshare.models.gguf_rope import ROPE_TENSORS
 from treeshare.models.tensor_names import shortened
@@ -60,6 +60,7 @@ def converted_folder(gguf: Path, name: str, dtype: str) -> Path:
         ModelLoadError: If the file cannot be read, lacks weights or means what transformers leaves out.
     """
     parts = read_parts(gguf)
+    require_numbers(parts)
     digest = _digest(parts)
     if dtype == "auto":
         dtype = _own_dtype(parts)
@@ -95,6 +96,7 @@ def gguf_config(gguf: Path, dtype: str) -> tuple[Any, torch.dtype]:
     from transformers.integrations.gguf import read_gguf_metadata
 
     parts = read_parts(gguf)
+    require_numbers(parts)
     if dtype == "auto":
         dtype = _own_dtype(parts)
     with refusing(f"model: cannot read {one_line(gguf)}", "get this file again"), _as_one(parts) as whole:

@@ -119,6 +119,28 @@ def read_header(path: Path) -> GgufHeader:
         raise ModelLoadError(f"{where}: {error}; get this file again") from error
 
 
+def require_numbers(parts: Sequence[GgufHeader]) -> None:
+    """Refuse kinds of numbers that gguf-py does not dequantise.
+
+    Raises:
+        ModelLoadError: Naming them.
+    """
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, dequantize
+
+    unread = []
+    for kind in sorted({tensor.kind for part in parts for tensor in part.tensors}):
+        named = GGMLQuantizationType(kind)
+        try:
+            dequantize(np.zeros((1, GGML_QUANT_SIZES[named][1]), np.uint8), named)
+        except NotImplementedError:
+            unread.append(named.name)
+    if unread:
+        raise ModelLoadError(
+            f"model: {one_line(parts[0].path)}: not implemented: numbers of the kind {', '.join(unread)}; "
+            "use a file of another quantisation"
+        )
+
+
 class _Damage(Exception):
     """What is wrong with a file's bytes."""
 
