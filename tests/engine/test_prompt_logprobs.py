@@ -97,6 +97,7 @@ def test_they_are_scores_to_the_last_bit_and_change_no_completion(loaded, expect
     assert drawn == drawn_again == plain
 
 
+@pytest.mark.usefixtures("private_cache")
 def test_int8_weights(model_dir):
     """Scores to the last bit there, too; and others than those of the weights unrounded."""
     found = {}

@@ -32,7 +32,7 @@ def cost():
 
 
 @pytest.fixture(scope="module", params=slow_but(["bfloat16"], ["float32", "bfloat16", "int8"]))
-def llm(tmp_path_factory, request):
+def llm(tmp_path_factory, request, private_cache):
     is_int8 = request.param == "int8"
     kind = {"quantization": "int8"} if is_int8 else {"dtype": request.param}
     width = 64 if is_int8 else 32  # heads of 16, which portable arithmetic needs

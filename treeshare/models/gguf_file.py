@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
+_LENGTH = struct.Struct("<Q")
+"""Bytes of a string, which stand before it."""
+
 _ALIGNMENT = 32
 
 _STRING, _ARRAY = 8, 9
@@ -192,11 +195,20 @@ class _Reader:
         if item in _SCALARS:
             self._take(count * struct.calcsize("<" + _SCALARS[item]))
         elif item == _STRING and count <= _MAX_ITEMS:
-            for _ in range(count):
-                self._take(*self._unpack("Q"))
+            self._skip_strings(count)
         else:
             raise _Damage(f"a list of {count} items of kind {item}")
         return None
+
+    def _skip_strings(self, count: int) -> None:
+        """Pass over a list; a vocabulary has 100,000 items, so none of them is copied."""
+        content, place, last = self._content, self._place, len(self._content) - _LENGTH.size
+        for _ in range(count):
+            if place > last:
+                raise _Damage("it ends inside its header")
+            place += _LENGTH.size + _LENGTH.unpack_from(content, place)[0]
+        self._place = place
+        self._take(0)
 
     def _tensor(self) -> GgufTensor:
         from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
