@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import inspect
 import re
 
 import pytest
@@ -24,7 +25,7 @@ from treeshare.engine.beams import BeamSearchParams, BeamSearchSequence
 from treeshare.engine.prompts import PromptEncoder
 from treeshare.errors import ConfigError
 from treeshare.integrations.openai.schema import BODIES, CHAT, COMPLETIONS, ApiError, parse_body
-from treeshare.vllm_names import ANY, own_names, refuse_others, vllm_names
+from treeshare.vllm_names import ANY, others_of, own_names, refuse_others, vllm_names
 
 OWN = {
     "SamplingParams": frozenset(field.name for field in dataclasses.fields(SamplingParams)),
@@ -161,6 +162,18 @@ def test_fields_from_elsewhere(url):
     for name in ("guided_json", "guided_regex", "guided_choice", "guided_grammar", "guided_decoding_backend"):
         with pytest.raises(ApiError, match="structured_outputs"):
             parse_body(url, BASE[url] | {name: "x"})
+
+
+@pytest.mark.parametrize("url", [CHAT, COMPLETIONS])
+def test_every_field_of_openais_client(url):
+    """Each argument of the official client's calls is a field, or answered by name."""
+    resources = pytest.importorskip("openai.resources")
+    create = resources.chat.Completions.create if url == CHAT else resources.Completions.create
+    names = set(inspect.signature(create).parameters) - {"self", "timeout"}
+    names = {name for name in names if not name.startswith("extra_")}
+    kind = "chat" if url == CHAT else "completions"
+    assert len(names) > 15
+    assert names <= {*BODIES[url].model_fields, *others_of(kind), *others_of("server")}
 
 
 def test_attributes_that_only_vllm_has(chat_model):  # noqa: F811

@@ -50,11 +50,12 @@ def suggestions(
 
 
 def _read(folder: object) -> Mapping[str, Any]:
-    if not isinstance(folder, str | Path) or not Path(folder).is_dir():
+    if not isinstance(folder, str | Path) or not str(folder) or not Path(folder).is_dir():
         raise ConfigError.of("generation_config", got=folder, expected="auto, vllm or a folder")
     path = Path(folder) / _FILE
+    content = read_file(path, _FILE, max_bytes=_MAX_BYTES)
     try:
-        fields = parse_json(read_file(path, _FILE, max_bytes=_MAX_BYTES))
+        fields = parse_json(content)
     except ValueError as error:
         raise DataError(f"{one_line(path)}: no JSON: {one_line(error)}") from error
     if not isinstance(fields, dict):
