@@ -40,19 +40,37 @@ _NUM_TOKENS = 12
 _LOGPROB_ERROR = 2e-3
 """Largest difference of a float32 log-probability that is still rounding: errors of some layers add up."""
 
+_GGUF = (
+    "## GGUF files",
+    "",
+    "Supported architectures: llama (also Mistral and SmolLM), qwen2, qwen2moe, qwen3, qwen3moe, phi3,",
+    "gemma2, gemma3, stablelm, starcoder2, nemotron, gpt2, minimax-m2, and falcon with one KV head. Others",
+    "are rejected by name, and so is a file with tensors or metadata that would be left out. All kinds of",
+    "numbers that gguf-py dequantises are read, also mixed: F32, F16, BF16, Q4_0 to Q8_0, Q2_K to Q6_K, IQ1",
+    "to IQ4, TQ1_0, TQ2_0, MXFP4 and NVFP4. Scores equal those of the dequantised model in transformers",
+    "(`tests/models/test_gguf_models.py`, `test_gguf_quants.py`).",
+)
+
 _MEANING = (
-    "Equal means: greedy tokens of a forest with shared prefixes, three completions of each prompt, and",
-    "scores, in float32, are those of transformers' `generate`, one prompt at a time; completions sampled in",
-    "bfloat16 have the same bits alone and in company. Windows are shorter than the prompts, weights are",
-    "spread; behind a comma stands a variant of the configuration.",
+    "**How models are compared.** A small model with random weights is made of each class, with windows",
+    "shorter than the prompts. *Equal* means two things. In float32, greedy tokens of three completions for",
+    "each of several prompts with shared prefixes, and scores, equal those of transformers for one prompt",
+    "at a time. In bfloat16, sampled completions have the same bits alone and together with other prompts.",
+    "A name with a comma, such as `llama, yarn`, is a variant of the configuration.",
+    "",
+    "**Features.** *Window*, *chunks*, *soft cap*, *sinks*: what some of its layers' attention uses.",
+    "*Shared KV*: some layers read the KV of an earlier layer. *KV shape per layer*: KV differs in shape",
+    "between layers. *Value width*: values and keys have different widths. *Fused*: its decoder layers run",
+    "as compiled fused layers on the CPU. *Text model only*: of a multimodal model only the text model is",
+    "loaded.",
 )
 
 _HEADINGS = {
     "equal": "Equal",
     "DIFFERENT": "Different",
-    "CRASH": "With a traceback",
-    "refused": "Refused, and why",
-    "not built": "Of which transformers makes no small model",
+    "CRASH": "Fails with a traceback",
+    "refused": "Rejected, and why",
+    "not built": "Not examined: transformers cannot make a small model",
 }
 """Sections of the page, by verdict."""
 
@@ -209,10 +227,10 @@ def features_of(folder: Path) -> str:
         "soft cap": any(call.spec.soft_cap for call in calls),
         "sinks": any(call.spec.has_sinks for call in calls),
         "shared KV": any(not call.writes for call in calls),
-        "KV by the layer": len({(kv.num_heads, kv.key_width, kv.value_width) for kv in layers}) > 1,
-        "values of another width": any(layer.key_width != layer.value_width for layer in layers),
+        "KV shape per layer": len({(kv.num_heads, kv.key_width, kv.value_width) for kv in layers}) > 1,
+        "value width": any(layer.key_width != layer.value_width for layer in layers),
         "fused": bool(loaded.fused),
-        "text alone": bool(loaded.other_tokens),
+        "text model only": bool(loaded.other_tokens),
     }
     return ", ".join(name for name, there in features.items() if there)
 
@@ -270,18 +288,21 @@ def markdown(rows: list[KnownModel]) -> str:
     lines = [
         "# Models",
         "",
-        f"transformers {version} names {len(plain)} causal language models and makes {len(built)} of them:",
-        f"**{num_equal}** compute here what they do there, the others are refused when they are loaded, by",
-        f"what they need. So do the text models of {num_others} multimodal kinds that it counts elsewhere:",
-        "of a multimodal folder the text model alone is loaded, and prompts with images are refused.",
-        "`treeshare models MODEL` says it of a folder, a GGUF file or a hub id, without",
-        "reading its weights. Written by `scripts/model_table.py`.",
+        f"transformers {version} has {len(plain)} causal language models; {len(built)} of them could be",
+        f"examined. **{num_equal}** of these compute the same in treeshare as in transformers. The others",
+        f"are rejected at loading, with the reason below. {num_others} kinds of multimodal models work",
+        "as text models: prompts with images are rejected. `treeshare models MODEL` says whether a folder, a",
+        "GGUF file or a hub id is supported, without reading its weights. This page is written by",
+        "`scripts/model_table.py`.",
         "",
         *_MEANING,
     ]
     for verdict, heading in _HEADINGS.items():
-        lines += ["", f"## {heading}", "", "| model | |", "|---|---|"]
-        lines += [f"| {row.name} | {row.reason or row.features} |" for row in groups[verdict]]
+        if groups[verdict]:
+            column = "features" if verdict == "equal" else "reason"
+            lines += ["", f"## {heading}", "", f"| model | {column} |", "|---|---|"]
+            lines += [f"| {row.name} | {row.reason or row.features} |" for row in groups[verdict]]
+    lines += ["", *_GGUF]
     return "\n".join(lines) + "\n"
 
 

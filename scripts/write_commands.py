@@ -14,8 +14,8 @@ PAGE = Path(__file__).parents[1] / "docs" / "commands.md"
 
 HEAD = """# Commands and options
 
-What `treeshare COMMAND --help` says, on one page; written by `scripts/write_commands.py`, held by
-`tests/scripts/test_write_commands.py`. What commands are for: [command line](command_line.md).
+The `--help` of every command on one page, written by `scripts/write_commands.py`.
+[Command line](command_line.md) explains what the commands are for.
 """
 
 

@@ -1,4 +1,4 @@
-"""Write ``docs/from_vllm.md`` from ``treeshare/vllm_names.json``: vLLM's names, and what becomes of each.
+"""Write ``docs/from_vllm.md`` from ``treeshare/vllm_names.json``: vLLM's names, and what each does here.
 
 .venv/bin/python scripts/write_from_vllm.py
 """
@@ -15,15 +15,22 @@ PAGE = Path(__file__).parents[1] / "docs" / "from_vllm.md"
 
 HEAD = """# From vLLM
 
-Change the import: `from treeshare import LLM, SamplingParams`. Below stand all names of vLLM {version}
-and what becomes of each. *Same*: treeshare has it. *Taken at*: these values ask for nothing, so they are
-accepted; any other is refused by one sentence that says what to use instead. *Any*: no value of it
-changes a token. A name that neither has is refused, with the nearest that there is. Written by
-`scripts/write_from_vllm.py`.
+Change the import: `from treeshare import LLM, SamplingParams`. `StructuredOutputsParams`, `BeamSearchParams`,
+`LoRARequest`, `TokensPrompt`, `TextPrompt`, `RequestOutput` and `CompletionOutput` are in `treeshare` too.
+The tables list every name of vLLM {version} and what treeshare does with it:
 
-Random numbers are others than vLLM's, so tokens at a temperature are others; greedy ones agree up to
-rounding. A prompt that comes twice in a call gets different completions. `AsyncLLM` stands for
-`AsyncLLMEngine`, `treeshare serve` for `vllm serve`, `treeshare batch` for `vllm run-batch`.
+- *same*: treeshare has it, with the same meaning. *Another*: it has a different meaning here.
+- *accepted at* VALUES: treeshare does not have it, but these values require nothing, so they are accepted.
+  Any other value is rejected, with an error that says what to use instead.
+- *ignored*: any value is accepted, because none of them changes a token.
+- *absent*: treeshare does not have it; using it is an error that says what to use instead.
+
+A name that vLLM does not have either is rejected; the error suggests the most similar name. This page is
+written by `scripts/write_from_vllm.py`.
+
+treeshare's random numbers differ from vLLM's, so tokens sampled at a temperature differ; greedy tokens
+agree up to rounding. If a prompt occurs twice in a call, the two get different completions. Use `AsyncLLM`
+for `AsyncLLMEngine`, `treeshare serve` for `vllm serve`, and `treeshare batch` for `vllm run-batch`.
 """
 
 TITLES = {
@@ -33,11 +40,31 @@ TITLES = {
     "LLM.chat": "`LLM.chat(...)`",
     "LLM.beam_search": "`LLM.beam_search(...)`",
     "BeamSearchParams": "`BeamSearchParams(...)`",
+    "BeamSearchSequence": "`BeamSearchSequence`",
+    "AsyncLLM.generate": "`AsyncLLM.generate(...)`",
+    "StructuredOutputsParams": "`StructuredOutputsParams(...)`",
+    "LoRARequest": "`LoRARequest(...)`",
+    "LLM.": "Methods of `LLM`",
+    "prompt": "A prompt: `TextPrompt`, `TokensPrompt`, or a mapping",
     "RequestOutput": "`RequestOutput`",
     "CompletionOutput": "`CompletionOutput`",
     "chat": "Server: `/v1/chat/completions`",
     "completions": "Server: `/v1/completions`",
 }
+
+
+ELSEWHERE = {
+    "import": "`from vllm import ...`",
+    "SamplingParams": "`SamplingParams(...)`: older versions, transformers",
+    "LLM": "`LLM(...)`: older versions, transformers",
+    "LLM.generate": "`LLM.generate(...)`: older versions",
+    "LLM.chat": "`LLM.chat(...)`: older versions",
+    "BeamSearchParams": "`BeamSearchParams(...)`: transformers",
+    "StructuredOutputsParams": "`StructuredOutputsParams(...)`: older versions",
+    "LoRARequest": "`LoRARequest(...)`: older versions",
+    "server": "Server: older versions, OpenAI, others",
+}
+"""Names that vLLM does not have any more, or never had, and that people use."""
 
 
 def _shown(value: object) -> str:
@@ -46,20 +73,26 @@ def _shown(value: object) -> str:
 
 def _row(name: str, entry: dict[str, Any]) -> str:
     if "instead" not in entry:
-        return f"| `{name}` | same | {entry.get('note', '')} |"
+        return f"| `{name}` | {entry.get('here', 'same')} | {entry.get('note', '')} |"
     accepts = entry["accepts"]
-    taken = "any" if accepts == ANY else ", ".join(map(_shown, accepts))
-    return f"| `{name}` | {'taken at ' + taken if taken else 'absent'} | {entry['instead']} |"
+    values = ", ".join(map(_shown, accepts)) if accepts != ANY else ""
+    values += ", or a list of them" if entry.get("each") else ""
+    treatment = "ignored" if accepts == ANY else f"accepted at {values}" if values else "absent"
+    return f"| `{name}` | {treatment} | {entry['instead']} |"
 
 
 def written() -> str:
     """The whole page."""
     names = vllm_names()
     parts = [HEAD.format(version=names["version"])]
-    for key, title in TITLES.items():
-        rows = sorted(names[key].items(), key=lambda item: "instead" in item[1])
+    tables = [(title, names[key]) for key, title in TITLES.items()]
+    tables += [(title, names["elsewhere"][key]) for key, title in ELSEWHERE.items()]
+    for title, table in tables:
+        rows = sorted(table.items(), key=lambda item: "instead" in item[1])
         parts.append(
-            f"## {title}\n\n| | here | |\n|---|---|---|\n" + "\n".join(_row(*row) for row in rows) + "\n"
+            f"## {title}\n\n| name | treeshare | note |\n|---|---|---|\n"
+            + "\n".join(_row(*row) for row in rows)
+            + "\n"
         )
     return "\n".join(parts)
 

@@ -18,10 +18,9 @@ SUFFIXES = {".py", ".h", ".cpp", ".js", ".css"}
 
 HEAD = """# Map
 
-The package's files, a line each. Packages stand in the order of imports: a file may import from its own
-package and from packages below. `scripts/write_map.py` takes the second column from the files' own first
-lines and keeps the last column, which is written by hand (paths below `tests/`). `tests/test_map.py` fails
-where this map is not true.
+All files of the package, one per line. Packages are in the order of imports: a file may import from its own
+package and from those below it. `scripts/write_map.py` takes the second column from the files' docstrings;
+the last column, paths below `tests/`, is written by hand. `tests/test_map.py` checks this page.
 """
 
 PACKAGES = {

@@ -1,4 +1,4 @@
-"""When an answer is right, for tasks that run no code: text, a number, mathematics, a pattern, a choice."""
+"""Judges of answers, for tasks that run no code: text, a number, mathematics, a pattern, a choice."""
 
 from __future__ import annotations
 

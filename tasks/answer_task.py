@@ -1,4 +1,4 @@
-"""Tasks whose problems have an answer, and none of whose code is run."""
+"""Tasks whose problems have an answer and whose code is never run."""
 
 from __future__ import annotations
 

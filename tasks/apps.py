@@ -74,7 +74,7 @@ class Apps(ProgramTask):
             problems.append(Problem(task_id=task_id, prompt=prompt, data=MappingProxyType(content)))
         if not problems:
             kind = f"{self.difficulty} problem" if self.difficulty else "problem"
-            raise DataError(f"data: {data or HUB_ID} holds no {kind} with tests")
+            raise DataError(f"data: {data or HUB_ID} contains no {kind} with tests")
         return problems
 
     def shots(self, data: Path | None, shot_data: Path | None) -> Sequence[Shot]:

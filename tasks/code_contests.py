@@ -111,7 +111,7 @@ class CodeContests(ProgramTask):
             }
             problems.append(Problem(task_id=task_id, prompt=record.prompt, data=MappingProxyType(content)))
         if not problems:
-            raise DataError(f"data: {data or HUB_ID} holds no problem with tests")
+            raise DataError(f"data: {data or HUB_ID} contains no problem with tests")
         return problems
 
     def shots(self, data: Path | None, shot_data: Path | None) -> Sequence[Shot]:

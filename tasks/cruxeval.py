@@ -149,7 +149,7 @@ class CruxEvalOutputCot(CruxEvalOutput):
 def prediction(completion: str) -> str | None:
     """What a completion says that the function returns, as source; None if it says nothing.
 
-    Behind the first ``[ANSWER]`` where there is one, what stands between the first ``==`` and the next.
+    After the first ``[ANSWER]`` where there is one, what stands between the first ``==`` and the next.
     """
     answer = completion.partition(_BEGIN)[2] if _BEGIN in completion else completion
     parts = answer.partition(_END)[0].split("==", 2)

@@ -151,7 +151,7 @@ class Gsm8k(Task):
     def from_chat(self, problem: Problem, reply: str) -> str:
         r"""The reply without its reasoning, from its last statement on if it makes several.
 
-        Where that is no plain number, such as ``10/2``, it is put into a box behind the reply: boxes are read
+        Where that is no plain number, such as ``10/2``, it is put into a box after the reply: boxes are read
         as mathematics.
         """
         text = from_last_statement(final_answer(reply))

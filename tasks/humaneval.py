@@ -59,7 +59,7 @@ class HumanEval(CodeTask):
         return require_unique(problems, data or HUB_ID)
 
     def shots(self, data: Path | None, shot_data: Path | None) -> Sequence[Shot]:
-        """Canonical solutions; a problem's own is never in front of it."""
+        """Canonical solutions; a problem's own is never before it."""
         return [
             Shot(task_id=record.task_id, prompt=record.prompt, answer=record.canonical_solution.rstrip())
             for record in self._records(shot_data or data)
@@ -67,7 +67,7 @@ class HumanEval(CodeTask):
         ]
 
     def program(self, problem: Problem, completion: str) -> str:
-        """The whole function, behind what the prompt puts in front of it."""
+        """The whole function, after what the prompt puts before it."""
         return f"{problem.prompt}{completion}\n"
 
     def tests(self, problem: Problem) -> OutsideTests:

@@ -167,9 +167,9 @@ class LiveCodeBenchRecord(BaseModel):
         public = decode_tests(self.public_test_cases, f"{where}, public_test_cases")
         tests = public + decode_tests(self.private_test_cases, f"{where}, private_test_cases")
         if not tests:
-            raise DataError(f"{where}: no test; whatever it is given would be right")
+            raise DataError(f"{where}: no test, so any program would be right")
         if any(test.is_call != bool(self.function) for test in tests):
-            raise DataError(f"{where}: tests of another kind than metadata says, or of two kinds")
+            raise DataError(f"{where}: its tests are not of the kind that metadata says, or of two kinds")
         return tests
 
     def program_tests(self) -> ProgramTests:
@@ -239,7 +239,7 @@ class LiveCodeBench(ProgramTask):
     def load(self, data: Path | None) -> list[Problem]:
         """See ``Task.load``; each problem's tests are read once, and again when they are run."""
         if data is not None and self._version:
-            raise ConfigError("--task-option version: it chooses files of the hub; leave it out with --data")
+            raise ConfigError("--task-option version: it selects files of the hub; leave it out with --data")
         problems = []
         for stored, record in self._records(data):
             if not self._is_chosen(record):
@@ -255,7 +255,7 @@ class LiveCodeBench(ProgramTask):
                 )
             )
         if not problems:
-            raise DataError(f"data: {data or HUB_ID} holds no problem as the options ask for")
+            raise DataError(f"data: {data or HUB_ID} contains no problem that fits the options")
         return require_unique(problems, data or HUB_ID)
 
     def program(self, problem: Problem, completion: str) -> str:

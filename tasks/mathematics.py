@@ -89,7 +89,7 @@ class MathTask(AnswerTask):
         return read_hub(self.source, MathRecord, splits=[self.split])
 
     def find(self, completion: str) -> str | None:
-        """The answer that a completion states: in its last box, else behind the first words that tell it."""
+        """The answer that a completion states: in its last box, else after the first words that tell it."""
         return stated_answer(completion, first=True)
 
     def answer(self, problem: Problem, completion: str) -> str | None:

@@ -85,7 +85,7 @@ class Mbpp(CodeTask):
         ]
         if not problems:
             raise DataError(
-                f"data: {data} holds no problem of the test split, ids 11 to 510; take --task mbpp"
+                f"data: {data} contains no problem of the test split, ids 11 to 510; use --task mbpp"
             )
         return require_unique(problems, data or HUB_ID)
 

@@ -87,7 +87,7 @@ class MbppPlus(CodeTask):
         return require_unique(problems, data or HUB_ID)
 
     def shots(self, data: Path | None, shot_data: Path | None) -> Sequence[Shot]:
-        """Reference solutions; a problem's own is never in front of it."""
+        """Reference solutions; a problem's own is never before it."""
         return [
             Shot(task_id=f"Mbpp/{record.task_id}", prompt=record.docstring, answer=record.code.strip())
             for record in _records(shot_data or data)
@@ -98,7 +98,7 @@ class MbppPlus(CodeTask):
         return free_names(problem.data["base"])
 
     def program(self, problem: Problem, completion: str) -> str:
-        """The completion, behind the prompt, which is a docstring."""
+        """The completion, after the prompt, which is a docstring."""
         return f"{problem.prompt}{completion}\n"
 
     def tests(self, problem: Problem) -> OutsideTests:

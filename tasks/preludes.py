@@ -1,6 +1,6 @@
-"""Imports that stand in front of a program: those that its names ask for.
+"""Imports that are put before a program, if it uses their names.
 
-The published graders of APPS and LiveCodeBench put all of their imports in front of every program. Here those
+The published graders of APPS and LiveCodeBench put all of their imports before every program. Here those
 of APPS are written whose names occur in the program, and those of LiveCodeBench where it uses a name that it
 does not define: they would take longer than most programs.
 """
@@ -34,7 +34,7 @@ class Imports:
     statements: dict[str, str] = field(default_factory=dict)
 
     def before(self, program: str) -> str:
-        """The program with the imports that it needs in front, behind its docstring and future imports."""
+        """The program with the imports that it needs in front, after its docstring and future imports."""
         words = set(_WORD.findall(program))
         lines = [f"import {module}\n" for module in sorted(self.modules & words)]
         for module, names in self.names.items():
@@ -45,7 +45,7 @@ class Imports:
 
 
 def _put_before(program: str, lines: str) -> str:
-    """A program with lines in front, behind its docstring and future imports."""
+    """A program with lines in front, after its docstring and future imports."""
     if not lines:
         return program
     program = program.removeprefix("\ufeff")

@@ -97,7 +97,7 @@ def _pickled_text(content: bytes, where: str) -> str:
     texts = [argument for kind, argument, _ in operations if kind.name in _TEXT]
     last, _, place = operations[-1]
     if len(texts) != 1 or last.name != "STOP" or place != len(content) - 1:
-        raise DataError(f"{where}: a pickle that is no single text, or has something behind its end")
+        raise DataError(f"{where}: a pickle that is not a single text, or that has more data after its end")
     return str(texts[0])
 
 

@@ -1,4 +1,4 @@
-"""Questions and answers of any JSON lines file: which fields, and when an answer is right, say options.
+"""Questions and answers of any JSON lines file; options name the fields and the judge.
 
 ``qa.md`` has the details.
 """
@@ -77,7 +77,7 @@ class Qa(AnswerTask):
         return problems
 
     def shots(self, data: Path | None, shot_data: Path | None) -> Sequence[Shot]:
-        """The records of ``shot_data``, or of the data itself, each with its answer behind it."""
+        """The records of ``shot_data``, or of the data itself, each with its answer after it."""
         source = shot_data or data
         if source is None or self.judge == "regex":
             return []

@@ -42,7 +42,7 @@ def read_records(path: Path, kind: type[Fields]) -> list[Fields]:
         ]
     if not records:
         raise DataError(
-            f"data: {path} holds no record, expected one JSON object per line, or a JSON list of them"
+            f"data: {path} contains no record, expected one JSON object per line, or a JSON list of them"
         )
     return records
 
@@ -131,13 +131,13 @@ def require_unique(problems: list[Problem], source: object) -> list[Problem]:
     seen: set[str] = set()
     for problem in problems:
         if problem.task_id in seen:
-            raise DataError(f"data: {source}: {problem.task_id} comes twice, expected different ids")
+            raise DataError(f"data: {source}: {problem.task_id} occurs twice, expected different ids")
         seen.add(problem.task_id)
     return problems
 
 
 def distinct(task_ids: Sequence[str]) -> list[str]:
-    """The ids, with ``#2``, ``#3`` ... behind those that came before: for data whose own ids repeat."""
+    """The ids, with ``#2``, ``#3`` ... after those that came before: for data whose own ids repeat."""
     seen = Counter[str]()
     found = []
     for task_id in task_ids:

@@ -1,4 +1,4 @@
-"""Tasks by name, and tasks of the user's own; a task's module is imported when it is asked for."""
+"""Tasks by name, and your own tasks."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def get_task(name: str, *, own_code: bool = True, options: Mapping[str, str] | N
         raise ConfigError.of("--task", got=name, expected=expected)
     if not own_code:
         raise ConfigError(
-            f"task: the run was made with {name}, code that is only run if you name it; give --task {name}"
+            f"task: the run was made with {name}, code that runs only if you name it; give --task {name}"
         )
     return _create(name, options or {})
 
@@ -102,7 +102,7 @@ def _create(name: str, options: Mapping[str, str]) -> Task:
         raise ConfigError(f"--task: cannot create {name}: {error}") from error
     missing = [field for field in ("name", "stop", "max_tokens") if not hasattr(task, field)]
     if missing:
-        raise ConfigError(f"--task: {name} does not say its {', '.join(missing)}")
+        raise ConfigError(f"--task: {name} does not define its {', '.join(missing)}")
     return task
 
 

@@ -36,7 +36,7 @@ def stated_answer(text: str, *, first: bool = False) -> str | None:
     Args:
         text: A reply without its reasoning, or a completion.
         first: Whether the first statement in words counts rather than the last: for completions of models
-            that go on with another problem.
+            that continue with another problem.
     """
     box = _last_box(text)
     if box is not None:
@@ -103,7 +103,7 @@ def _behind(text: str, start: int) -> str:
 
 
 def _goes_on(text: str, end: int) -> bool:
-    """Whether more of the answer stands behind a formula: ``$5$ cm``, ``$1$ and $2$``."""
+    """Whether more of the answer stands after a formula: ``$5$ cm``, ``$1$ and $2$``."""
     return _SENTENCE_END.match(text, end) is None and text[end : end + 1] not in ("", ",", ";", "*")
 
 

@@ -1,4 +1,4 @@
-"""What a contest problem's statement says of its right answers.
+"""What the statement of a contest problem says about its right answers.
 
 Contest data holds one output per test, but many statements accept others: numbers up to a tolerance, words in
 any case, any of several answers. Nobody wrote a checker for each of thousands of problems; the statement's

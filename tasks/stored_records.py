@@ -1,4 +1,4 @@
-"""Records of a file that is too large for the memory: read one by one, and again when they are needed."""
+"""Records of a file that is too large for memory: read one by one, and again when they are needed."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ def test_a_cpu_that_runs_none_is_said(monkeypatch, caplog):
 def test_doctor_does_not_contradict_itself(not_built, no_compiler):
     compiler, kernels = doctor._compiler(), doctor._kernels()
     assert compiler.line().endswith(
-        "none (treeshare itself runs without) -> needed to build the kernels: see there"
+        "none (treeshare itself runs without) -> needed to build the kernels; see the line on kernels"
     )
     assert kernels.found == "none (not built)"
     assert f"{APT}{PIP}" in kernels.remedy

@@ -205,7 +205,7 @@ def test_a_source_installation_without_a_compiler_says_what_helps(bare_environme
     doctor = findings(run)
     assert doctor["kernels"]["found"] == "none (not built)"
     assert doctor["kernels"]["remedy"].endswith(command)
-    assert doctor["C++ compiler"]["remedy"] == "needed to build the kernels: see there"
+    assert doctor["C++ compiler"]["remedy"] == "needed to build the kernels; see the line on kernels"
     if shutil.which("g++") is None or library._load().library is None:
         pytest.skip("no compiler to follow the remedy with")
     pip = [sys.executable, "-m", "pip", "-q", "--python", tmp_path / "venv/bin/python"]

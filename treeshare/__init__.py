@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from treeshare.engine.llm import LLM
     from treeshare.engine.lora import LoRARequest
     from treeshare.engine.outputs import CompletionOutput, RequestOutput
+    from treeshare.engine.prompts import TextPrompt, TokensPrompt
     from treeshare.errors import TreeshareError
     from treeshare.sampling.params import SamplingParams
     from treeshare.sampling.structured import StructuredOutputsParams
@@ -39,6 +40,8 @@ _HOMES = {
     "CompletionOutput": "treeshare.engine.outputs",
     "RequestOutput": "treeshare.engine.outputs",
     "SamplingParams": "treeshare.sampling.params",
+    "TextPrompt": "treeshare.engine.prompts",
+    "TokensPrompt": "treeshare.engine.prompts",
     "StructuredOutputsParams": "treeshare.sampling.structured",
     "PromptTree": "treeshare.tree",
     "FewShotPrompts": "treeshare.tree",
@@ -56,6 +59,8 @@ __all__ = [
     "RequestOutput",
     "SamplingParams",
     "StructuredOutputsParams",
+    "TextPrompt",
+    "TokensPrompt",
     "TreeshareError",
     "__version__",
 ]
@@ -68,6 +73,11 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401
 
         return version()
     if name not in _HOMES:
+        if not name.startswith("_"):
+            from treeshare.vllm_names import absence, others_of
+
+            if name in others_of("import"):  # of an AttributeError, "from treeshare import" drops the words
+                raise ImportError(absence("import", name))
         raise AttributeError(f"module 'treeshare' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
 

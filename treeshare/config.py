@@ -20,7 +20,7 @@ ARITHMETIC = 4
 Every change of bits raises it: of a kernel, of blocks, of the order of a sum, of how tokens are drawn. A run
 of another version can be read, not resumed. ``tests/engine/test_arithmetic.py`` holds hashes of fixed runs.
 Version 1: keys in blocks at fixed positions of the prompt, float32 by the compiled kernels. Version 2: min-p
-before top-k and top-p, these on logits; the end comes behind ``min_tokens`` tokens. Version 3:
+before top-k and top-p, these on logits; the end comes after ``min_tokens`` tokens. Version 3:
 exponentials and logarithms that no CPU's C library decides, layers of every shape by the kernels. Version 4:
 with int8 weights, attention to prompts in codes, too; rows of which some tokens may not be drawn, such as the
 first ``min_tokens``, by the kernel, too.
@@ -40,6 +40,12 @@ def require_int(name: str, value: object, *, low: int, high: int | None = None) 
     is_int = isinstance(value, int) and not isinstance(value, bool)
     if not is_int or value < low or (high is not None and value > high):  # type: ignore[operator]
         raise ConfigError.of(name, got=value, expected=expected)
+
+
+def require_bool(name: str, value: object) -> None:
+    """Raise ``ConfigError`` unless ``value`` is True or False: a text that says no would count as yes."""
+    if not isinstance(value, bool):
+        raise ConfigError.of(name, got=value, expected="True or False")
 
 
 def require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
@@ -97,19 +103,19 @@ class EngineConfig:
 
     Attributes:
         max_num_seqs: Maximum number of completions decoded at once (rows of a step).
-        prefill_chunk: Tokens of a node computed together; chunks begin at multiples of it, whatever runs.
+        prefill_chunk: Tokens of a node that are computed together; chunks always begin at its multiples.
         kv_budget_bytes: Maximum bytes of KV held at once; the process may hold an eighth more for KV that was
             freed. None takes half of the free memory at start, within the limits of a container.
         page_size: Tokens in one private page; a multiple of 16.
-        sharing: ``tree``; ``one-level`` (only the common root is shared); ``none`` (every sequence attends to
-            its whole path alone).
-        attention: ``off`` skips attention: an upper bound for benchmarks, whose tokens mean nothing.
-        backend: Of attention: ``native`` (compiled kernel), ``cpu``, ``triton``, ``reference``; ``auto``
-            takes the fastest that is available.
-        fold: Small nodes are folded into their children where that costs less.
+        sharing: ``tree``; ``one-level`` (only what all prompts have in common is shared); ``none`` (prompts
+            share nothing, even if they are equal).
+        attention: ``off`` skips attention: an upper bound for benchmarks, with meaningless tokens.
+        backend: Implementation of attention: ``native`` (compiled kernel), ``cpu``, ``triton``,
+            ``reference``; ``auto`` takes the fastest that is available.
+        fold: Fold small nodes into their children where that costs less.
         fold_cost: The costs that decide it.
         lazy_divergence: Completions whose tokens are identical so far are one row.
-        keep_nodes: Prompts' KV stays when nobody needs it, for later requests, until the budget is needed.
+        keep_nodes: Keep the KV of prompts for later requests, until its memory is needed.
         profile: Measure where a run's time goes (``Engine.stopwatch``).
         reasoning_parser: How the model marks its reasoning, see ``text.reasoning.reasoning_tags``.
     """

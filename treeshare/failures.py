@@ -42,7 +42,7 @@ def refusing(place: str, remedy: str = "") -> Iterator[None]:
     Errors of treeshare's, interrupts and assertions of treeshare's own pass unchanged.
 
     Args:
-        place: What was read; ends up in front of the message.
+        place: What was read; ends up before the message.
         remedy: What the user can do.
     """
     try:

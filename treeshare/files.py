@@ -62,7 +62,7 @@ def open_regular(path: str | Path, flags: int = os.O_RDONLY) -> int:
     try:
         descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY, 0o666)
     except ValueError as error:  # a NUL character, or text that the file system's encoding lacks
-        raise OSError(errno.EINVAL, "not a name that a file can have") from error
+        raise OSError(errno.EINVAL, "not a possible file name") from error
     except OSError as error:
         if error.errno == errno.ELOOP and flags & os.O_NOFOLLOW:
             raise OSError(errno.ELOOP, "it is a symbolic link") from error

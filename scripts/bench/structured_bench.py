@@ -128,10 +128,11 @@ def cost(llm: LLM, args: argparse.Namespace) -> None:
     text = {"json": record(name={"type": "string", "minLength": 12 * args.cost_tokens})}
     numbers = {"json": {"type": "array", "items": PERSON, "minItems": args.cost_tokens}}
     kinds = {"free": None, "pattern": long, "JSON string": text, "JSON objects": numbers}
+    kinds = {name: values for name, values in kinds.items() if name in ("free", *(args.kinds or kinds))}
     clocks = {"wall": time.perf_counter, "process": time.process_time, "model's thread": time.thread_time}
     found: dict[tuple[str, str], list[float]] = {(name, clock): [] for name in kinds for clock in clocks}
-    for _ in range(args.rounds):
-        for name, values in kinds.items():
+    for number in range(args.rounds):
+        for name, values in sorted(kinds.items(), reverse=bool(number % 2)):
             params = SamplingParams.from_dict(free.to_dict() | {"structured_outputs": values})
             started = {clock: read() for clock, read in clocks.items()}
             llm.generate(PROMPTS, params, use_tqdm=False)
@@ -158,8 +159,10 @@ def main() -> None:
     parser.add_argument("--cost", action="store_true")
     parser.add_argument("--cost-tokens", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--kinds", nargs="*", help="of the kinds that --cost compares with free sampling")
+    parser.add_argument("--threads", type=int)
     args = parser.parse_args()
-    llm = LLM(args.model)
+    llm = LLM(args.model, threads=args.threads)
     cost(llm, args) if args.cost else check(llm, args)
 
 

@@ -86,11 +86,11 @@ def test_no_command_and_an_unknown_one(cli):
 @pytest.mark.parametrize(
     ("content", "named"),
     [
-        (b"", "holds no record"),
-        (b"\n \n", "holds no record"),
+        (b"", "contains no record"),
+        (b"\n \n", "contains no record"),
         (b"{", "line 1"),
         (b'{"task_id": "T/0"\n', "line 1"),
-        (b"[]\n", "holds no record"),
+        (b"[]\n", "contains no record"),
         (b"1\n", "line 1"),
         (b"\xff\xfe\n", "is in UTF-16"),
         (b'{"task_id": 5, "prompt": "", "entry_point": "", "test": ""}\n', "line 1, task_id"),
@@ -116,7 +116,7 @@ def test_a_broken_line_is_named_by_its_number(cli, sampling, tmp_path, problems)
 
 def test_a_task_id_that_comes_twice(cli, sampling, tmp_path, problems):
     write_lines(tmp_path / "problems.jsonl", [*problems, problems[0]])
-    assert "T/0 comes twice" in cli(*sampling, "--out", tmp_path / "run").refusal
+    assert "T/0 occurs twice" in cli(*sampling, "--out", tmp_path / "run").refusal
 
 
 def test_what_cannot_be_an_out_folder(cli, sampling, tmp_path):
@@ -124,7 +124,7 @@ def test_what_cannot_be_an_out_folder(cli, sampling, tmp_path):
     (tmp_path / "thesis" / "thesis.tex").write_text("x")
     (tmp_path / "file").write_text("x")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
-    assert "not empty and holds no run" in cli(*sampling, "--out", tmp_path / "thesis").refusal
+    assert "not empty and contains no run" in cli(*sampling, "--out", tmp_path / "thesis").refusal
     assert "Not a directory" in cli(*sampling, "--out", tmp_path / "file").refusal
     assert "Not a directory" in cli(*sampling, "--out", tmp_path / "file" / "run").refusal
     assert "cannot use" in cli(*sampling, "--out", tmp_path / "loop").refusal
@@ -155,7 +155,7 @@ def test_a_broken_journal_line_is_named(cli, sampling, tmp_path):
     for lines, named in {
         (first, "{", third): "line 2: not JSON",
         (first, '{"task_id": "T/1"}', third): "line 2",
-        (first, second, first): "line 3: T/0 completion 0 is also in line 1",
+        (first, second, first): "line 3: T/0 completion 0 is already in line 1",
         (first, second, third.replace("T/", "U/")): "does not belong to the run",
     }.items():
         (out / "samples.jsonl").write_text("\n".join(lines) + "\n")

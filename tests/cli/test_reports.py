@@ -71,5 +71,5 @@ def test_a_run_directory_does_not_choose_code_to_run(cli, tmp_path):
     manifest = make_manifest(["a"], 1, task=f"{code}:Own")
     run = write_run(tmp_path / "run", {"a": ["x"]}, manifest=manifest)
     refusal = cli("export", run, "--format", "bigcode", "--out", tmp_path / "x").refusal
-    assert f"code that is only run if you name it; give --task {code}:Own" in refusal
+    assert f"code that runs only if you name it; give --task {code}:Own" in refusal
     assert cli("report", run).status == 0

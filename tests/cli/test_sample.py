@@ -75,12 +75,12 @@ def test_a_larger_n_extends_and_a_smaller_one_changes_nothing(cli, sampling, tmp
     first = lines_of(out)
     cli(*sampling, "-n", 5, "--out", out)
     assert lines_of(out)[:6] == first
-    cli(*sampling, "-n", 5, "--out", tmp_path / "at once")
+    cli(*sampling, "--n", 5, "--out", tmp_path / "at once")
     assert sorted(lines_of(out)) == sorted(lines_of(tmp_path / "at once"))
     before = lines_of(out)
     result = cli(*sampling, "-n", 3, "--out", out)
     assert result.status == 0
-    assert "the run has n = 5 and keeps it" in result.err
+    assert "the run keeps its n = 5" in result.err
     assert lines_of(out) == before
     assert json.loads((out / "manifest.json").read_text())["n"] == 5
 
@@ -273,12 +273,12 @@ def test_what_the_chat_template_is_given_is_the_runs(cli, text_model, tmp_path):
     for text, message in (
         ("off", "--chat-template-kwargs: got 'off', expected a JSON object"),
         ("[1]", "expected a JSON object"),
-        ('{"tokenize": true}', "chat_template_kwargs: got 'tokenize', expected names of the template's own"),
+        ('{"tokenize": true}', "chat_template_kwargs: got 'tokenize', expected variables of the template"),
     ):
         assert message in cli("sample", *task, *out, "--chat-template-kwargs", text).refusal
     assert "without a chat template" in cli("sample", *task[:-1], *out, *quiet).refusal
     (model / "chat_template.jinja").write_text("{{ raise_exception('not\nyou') }}")
-    assert "the model's chat template refuses them: not you" in cli("sample", *task, *out).refusal
+    assert "the model's chat template rejects them: not you" in cli("sample", *task, *out).refusal
 
 
 def test_a_tight_budget_changes_no_token(cli, sampling, tmp_path):

@@ -59,7 +59,14 @@ def table(result):
     """Cells by the first one, without the line that says what was run."""
     rows = [line.strip("| ").split(" | ") for line in result.out.splitlines() if line.startswith("| ")]
     assert rows.pop(0) == [
-        *("way", "completions", "other tokens", "other log-probabilities", "same bits", "largest difference")
+        *(
+            "way",
+            "completions",
+            "tokens differ",
+            "log-probabilities differ",
+            "same bits",
+            "largest difference",
+        )
     ]
     return {cells[0]: cells[1:] for cells in rows}
 
@@ -74,7 +81,7 @@ def test_verify(verify, has_kernels):
     assert int(said[1]) >= len(FRONT)
     rows = table(result)
     control = rows.popitem()
-    seen = re.fullmatch(r"control: a fault put in: seen in (\d) of 8", control[0])
+    seen = re.fullmatch(r"control: an inserted fault: detected in (\d) of 8", control[0])
     assert 1 <= int(seen[1]) == int(control[1][2])
     all_, half = ["8", "0", "0", "40 of 40 positions", "0"], ["4", "0", "0", "20 of 20 positions", "0"]
     assert rows == {
@@ -109,7 +116,7 @@ def test_it_fails_where_bits_differ(verify, has_kernels, monkeypatch):
     monkeypatch.setattr(ModelRunner, "forward", disturbed)
     result = verify("--max-tokens", 3)
     assert result.status == 1
-    assert "verify: 1 of 9 ways give other bits: sharing: none" in result.err
+    assert "verify: 1 of 9 ways give different bits: sharing: none" in result.err
     assert table(result)["sharing: none"][2] == "8"
 
 
@@ -126,8 +133,8 @@ def test_it_fails_where_its_own_fault_is_not_seen(verify, has_kernels, monkeypat
     monkeypatch.setattr(FaultyRunner, "forward", ModelRunner.forward)
     result = verify("--max-tokens", 3)
     assert result.status == 1
-    assert "control: a fault put in: seen in 0 of 8" in result.out
-    assert "the fault put in was not seen, so this comparison proves nothing" in result.err
+    assert "control: an inserted fault: detected in 0 of 8" in result.out
+    assert "the inserted fault was not detected, so this check proves nothing" in result.err
 
 
 def test_nothing_shared_is_refused(cli, model, tmp_path, monkeypatch):

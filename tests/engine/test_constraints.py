@@ -238,9 +238,9 @@ REFUSED = [
     ({"structured_outputs": {"regex": "("}}, "structured_outputs: regex: unclosed group"),
     (
         {"structured_outputs": {"regex": "[ab]"}, "allowed_token_ids": [5]},
-        "leave no token that may come first",
+        "leave no token to draw as the first one",
     ),
-    ({"allowed_token_ids": [1], "min_tokens": 2}, "leave no token that may come first"),
+    ({"allowed_token_ids": [1], "min_tokens": 2}, "leave no token to draw as the first one"),
     ({"extra_args": {"target": "x"}}, "logits_processors: Target: target: got 'x', expected a token"),
 ]
 
@@ -278,7 +278,7 @@ def test_a_dead_end_is_its_own_requests(folder):
 
     failed, answered = asyncio.run(both())
     assert isinstance(failed, ConfigError)
-    assert "leave no token that may come behind 1 tokens" in str(failed)
+    assert "leave no token to draw after 1 tokens" in str(failed)
     assert answered == ["abc"]
 
 

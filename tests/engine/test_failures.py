@@ -189,7 +189,7 @@ LATE = {
     "a key": {"problem_key": -1},
     "an index": {"completion_indices": [0, 2**32]},
     "an index that is no integer": {"completion_indices": [0.5]},
-    "an index twice": {"completion_indices": [1, 1]},
+    "a repeated index": {"completion_indices": [1, 1]},
     "indices without an order": {"completion_indices": {0, 1}},
     "no indices": {"completion_indices": None},
     "a range": {"completion_indices": range(2**32, 2**32 + 2)},

@@ -159,7 +159,5 @@ def test_a_fingerprint_is_of_weights_tokens_and_log_probabilities(llm, monkeypat
 def test_a_model_whose_bits_differ_between_cpus_has_none(model_dir):
     if ALL_LEVELS == ("portable",):
         pytest.skip("it has no other level")
-    with pytest.raises(
-        ConfigError, match=r"^fingerprint: got 'bfloat16 at level .*; take quantization int8$"
-    ):
+    with pytest.raises(ConfigError, match=r"^fingerprint: got 'bfloat16 at level .*; use quantization int8$"):
         fingerprint(LLM(model_dir("llama"), dtype="bfloat16", kv_budget_bytes=1 << 24))

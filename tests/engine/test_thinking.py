@@ -137,7 +137,9 @@ def test_tags_that_are_special_tokens_stay_in_the_text(tmp_path):
 
 
 def test_a_budget_without_tags_is_refused(llm, tmp_path):
-    message = "thinking_token_budget: got 4, expected None: the model marks no reasoning; say how it does"
+    message = (
+        "thinking_token_budget: got 4, expected None: the model has no known reasoning tags; give the tags"
+    )
     plain = LLM(saved_text_model(tmp_path), dtype="float32")
     for model in (plain, LLM(llm.model_id, reasoning_parser="none")):
         with pytest.raises(ConfigError, match=message):

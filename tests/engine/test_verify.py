@@ -23,7 +23,7 @@ from treeshare.sampling import SamplingParams
 CONFIG = EngineConfig(fold_cost=FoldCost(launch_cost=0, merge_cost=0))
 PROMPTS = random_prompts((180, [(40, [(20, []), (30, [])]), (41, []), (60, [])]))
 REQUESTS = requests_for(PROMPTS, SamplingParams(n=2, temperature=0.8, max_tokens=6, ignore_eos=True))
-CONTROL = "control: a fault put in"
+CONTROL = "control: an inserted fault"
 WAYS = {
     "each prompt alone": 8,
     "every second prompt": 4,
@@ -136,8 +136,8 @@ def test_progress_counts_every_completion(loaded):
 def test_no_shared_node_is_an_error(prompts, config, num_common):
     with pytest.raises(ConfigError) as caught:
         Verification(None, config, requests_for(prompts, REQUESTS[0].params))
-    got = f"got {len(prompts)} prompts of which no node is shared (at most {num_common} tokens are the same)"
-    assert str(caught.value).startswith(f"verify: {got}, expected a node; ")
+    got = f"got {len(prompts)} prompts of which no node is shared (at most {num_common} tokens are equal)"
+    assert str(caught.value).startswith(f"verify: {got}, expected a shared node; ")
     assert "--shots" in str(caught.value)
 
 

@@ -57,7 +57,7 @@ def test_a_sandbox_that_does_not_hold_is_not_used(monkeypatch, sandbox):
     allow_all = b"\x06\x00\x00\x00\x00\x00\xff\x7f"
     for module in ("bubblewrap", "landlock"):
         monkeypatch.setattr(f"treeshare.evals.sandbox.{module}.filter_program", lambda **_: allow_all)
-    with pytest.raises(SandboxUnavailableError, match=f"{name} does not hold here: wrong answer"):
+    with pytest.raises(SandboxUnavailableError, match=f"{name} is not secure here: wrong answer"):
         detect.working_sandbox(name)
 
 
@@ -72,7 +72,7 @@ def test_spare_ids_are_in_the_namespace(monkeypatch, map_text, low, high):
 
 def test_no_spare_id_is_said(monkeypatch):
     monkeypatch.setattr(Path, "read_text", lambda *_, **__: "0 1000 1\n")
-    with pytest.raises(SandboxUnavailableError, match="no user id to spare in this user namespace"):
+    with pytest.raises(SandboxUnavailableError, match="this user namespace has no spare user id"):
         spare_uid(1)
 
 

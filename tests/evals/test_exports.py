@@ -217,7 +217,7 @@ def test_mistakes_are_refused(run, tmp_path):
     (tmp_path / "empty").mkdir()
     make_manifest(["a"], 1).write(tmp_path / "empty" / "manifest.json")
     (tmp_path / "empty" / "samples.jsonl").touch()
-    with pytest.raises(DataError, match="holds no completion"):
+    with pytest.raises(DataError, match="contains no completion"):
         export_run(JudgedRun.read(tmp_path / "empty"), "human-eval", tmp_path / "x")
 
 
@@ -243,5 +243,5 @@ def test_a_data_set_is_whole_or_not_there(run, tmp_path, monkeypatch):
 def test_bigcode_needs_a_completion_of_each_problem(tmp_path):
     manifest = make_manifest(["a", "b"], 1)
     run = JudgedRun.read(write_run(tmp_path / "run", {"a": ["x"]}, manifest=manifest))
-    with pytest.raises(DataError, match="b has no completion and bigcode matches by position"):
+    with pytest.raises(DataError, match="b has no completion, but bigcode matches problems by position"):
         export_run(run, "bigcode", tmp_path / "x", lambda task_id, completion: completion)

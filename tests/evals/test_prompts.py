@@ -103,7 +103,7 @@ def test_templates_that_are_missing_or_refuse():
     with pytest.raises(ConfigError, match="chat: the model has no chat template"):
         encode_prompts(task, built, tokenizer, chat=True)
     refused = build_prompts(task, [Problem(task_id="r", prompt="refused")], PromptOptions())
-    with pytest.raises(ConfigError, match="chat template refuses them: template says no"):
+    with pytest.raises(ConfigError, match="chat template rejects them: template says no"):
         encode_prompts(task, refused, Tokenizer(), chat=True)
 
 

@@ -126,7 +126,7 @@ def test_what_a_run_has_is_there(tmp_path):
 def test_what_a_run_lacks_is_said(tmp_path):
     run = write_run(tmp_path / "run", {"a": ["x", "y"], "b": ["z", ""]})
     text = " ".join(scan(write_report(run)[0]).texts)
-    assert "No completion was checked yet" in text
+    assert "No completion has been checked yet" in text
     assert "The run has no tree.json" in text
     assert "The run has no stats.jsonl" in text
     assert "not checked" in text

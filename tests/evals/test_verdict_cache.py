@@ -57,7 +57,7 @@ def test_a_torn_line_costs_one_verdict(tmp_path):
 def test_other_files_are_refused_and_left_alone(tmp_path, content):
     path = tmp_path / "other"
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"verdicts: .*other holds none, expected JSON lines of treeshare"):
+    with pytest.raises(DataError, match=r"verdicts: .*other contains none, expected JSON lines of treeshare"):
         VerdictCache(path)
     assert path.read_bytes() == content
 

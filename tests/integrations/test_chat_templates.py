@@ -132,7 +132,7 @@ def test_a_reply_that_the_task_begins_goes_on_where_transformers_goes_on(name):
 def test_a_template_that_leaves_out_the_begun_reply_is_refused():
     template = "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}"
     encoder = PromptEncoder(with_template(None, template), "m")
-    with pytest.raises(ConfigError, match="leaves out the reply that is to be begun"):
+    with pytest.raises(ConfigError, match="drops the beginning of the reply"):
         encoder.begun_reply([USER], "So", ChatOptions())
 
 
@@ -156,7 +156,7 @@ def test_prompts_are_transformers_own(llm, place, name):
             if expected is None and place == "by_lm_eval":  # its rule: without the system message
                 expected = expected_ids(tokenizer, messages[1:], template, kwargs)
             if expected is None:
-                with pytest.raises(TreeshareError, match="refuses them"):
+                with pytest.raises(TreeshareError, match="rejects them"):
                     PLACES[place](llm, messages, template, kwargs)
             else:
                 assert PLACES[place](llm, messages, template, kwargs) == expected
@@ -169,7 +169,7 @@ def test_prompts_are_transformers_own(llm, place, name):
 def test_what_a_template_raises_is_one_line(llm, place, name):
     assert expected_ids(byte_tokenizer(), [USER], BROKEN[name], {}) is None
     with pytest.raises(
-        TreeshareError, match=r"^messages: the model's chat template refuses them: ."
+        TreeshareError, match=r"^messages: the model's chat template rejects them: ."
     ) as caught:
         PLACES[place](llm, [USER], BROKEN[name], {})
     assert str(caught.value).isprintable()
@@ -185,7 +185,7 @@ def test_what_a_template_raises_is_one_line(llm, place, name):
 )  # fmt: skip
 def test_reserved_names_are_refused(llm, place, name):
     with pytest.raises(
-        TreeshareError, match=f"^chat_template_kwargs: got '{name}', expected names of the"
+        TreeshareError, match=f"^chat_template_kwargs: got '{name}', expected variables of the template"
     ) as caught:
         PLACES[place](llm, [USER], QWEN_3, {name: True, "enable_thinking": False})
     if isinstance(caught.value, ApiError):
@@ -246,7 +246,7 @@ def test_messages_that_are_none(llm, messages, message):
 
 
 def test_an_empty_conversation_is_refused_and_no_conversation_is_nothing(llm):
-    with pytest.raises(ConfigError, match="chat template refuses them"):
+    with pytest.raises(ConfigError, match="chat template rejects them"):
         llm.chat([[]], chat_template=QWEN_3)
     assert llm.chat([], chat_template=QWEN_3, use_tqdm=False) == []
 
@@ -272,12 +272,14 @@ def test_the_last_message_is_gone_on_with(llm):
     (output,) = llm.chat(messages, params, use_tqdm=False, **options)
     assert output.prompt == byte_tokenizer().apply_chat_template(messages, tokenize=False, **options)
     assert output.prompt.endswith("In Nor")
-    with pytest.raises(ConfigError, match=r"^continue_final_message: got True with add_generation_prompt"):
+    with pytest.raises(
+        ConfigError, match=r"^continue_final_message: got True together with add_generation_prompt"
+    ):
         llm.chat(messages, params, continue_final_message=True, chat_template=QWEN_3)
 
 
 def test_tools_that_no_template_shows_are_refused(llm):
-    with pytest.raises(ConfigError, match=r"^tools: the model's chat template shows none"):
+    with pytest.raises(ConfigError, match=r"^tools: the model's chat template does not support them"):
         llm.chat([USER], chat_template="{{ messages }}", tools=[{}])
     with pytest.raises(ConfigError, match=r"^tools: got 'x', expected a list"):
         llm.chat([USER], tools="x")
@@ -293,7 +295,7 @@ def test_async_chats_are_chats(llm):
 
     async def run():
         async with AsyncLLM(llm) as served:
-            with pytest.raises(ConfigError, match="refuses them"):
+            with pytest.raises(ConfigError, match="rejects them"):
                 await ask(served, chat_template=BROKEN["raises"])
             return await ask(served, chat_template=QWEN_3)
 
@@ -308,7 +310,7 @@ def test_lm_eval_leaves_out_only_a_system_message(caplog):
     assert "it is left out" in caplog.text
     caplog.clear()
     for messages in ([ANSWER], [SYSTEM, ANSWER]):
-        with pytest.raises(ConfigError, match="refuses them: only you"):
+        with pytest.raises(ConfigError, match="rejects them: only you"):
             rules.render_chat(messages, add_generation_prompt=True)
     assert caplog.text == ""
 
@@ -372,7 +374,7 @@ def test_a_template_of_several_is_the_default(llm):
     encoder = PromptEncoder(tokenizer, "m")
     assert encoder.chat_prompt([USER], ChatOptions())["prompt_token_ids"] == by_chat(llm, [USER], QWEN_3, {})
     tokenizer.chat_template = {"tool_use": LLAMA_3}
-    with pytest.raises(ConfigError, match="refuses them"):
+    with pytest.raises(ConfigError, match="rejects them"):
         encoder.chat_prompt([USER], ChatOptions())
     assert isinstance(tokenizer, transformers.PreTrainedTokenizerBase)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.reasoning_model import saved_reasoning_model
 from tests.evals.tiny_text import save_text_model
 from treeshare import LLM, SamplingParams
 from treeshare.errors import ConfigError
@@ -221,7 +222,7 @@ def test_calls_that_come_together_decode_together(api, provider, monkeypatch):
         ({"prompt_logprobs": 1}, [], "generate config: got 'prompt_logprobs'"),
         ({"verbosity": "low"}, [], "generate config: got 'verbosity'"),
         ({"reasoning_effort": "low"}, [], "reasoning_effort: got 'low', expected None: give the chat"),
-        ({"reasoning_tokens": 9}, [], "thinking_token_budget: got 9, expected None: the model marks no"),
+        ({"reasoning_tokens": 9}, [], "thinking_token_budget: got 9, expected None: the model has no"),
         ({"temperature": -1.0}, [], "temperature: got -1.0"),
     ],
 )
@@ -251,6 +252,42 @@ def test_calls_of_tools_in_a_conversation_are_refused(api, kind):
     }[kind]
     with pytest.raises(ConfigError, match="input: got 'calls of tools', expected none"):
         asyncio.run(api().api.generate([message], [], "none", GenerateConfig()))
+
+
+def test_reasoning(api, tmp_path):
+    """The template is shown what was thought before; of an answer it is a part of its own."""
+    from inspect_ai.model import (
+        ChatMessageAssistant,
+        ChatMessageUser,
+        ContentReasoning,
+        ContentText,
+        GenerateConfig,
+    )
+
+    folder = saved_reasoning_model(tmp_path)
+    model = api(model_path=str(folder), chat_template_kwargs={"thinking": True})
+    first = {"role": "user", "content": "Hi"}
+    answered = {"role": "assistant", "content": "Hello", "reasoning_content": "A greeting.\nBriefly."}
+    said = [ContentReasoning(reasoning=part) for part in answered["reasoning_content"].split("\n")]
+    messages = [
+        ChatMessageUser(content="Hi"),
+        ChatMessageAssistant(content=[*said, ContentText(text="Hello")]),
+        ChatMessageUser(content="Hi"),
+    ]
+    config = GenerateConfig(**USER, reasoning_tokens=4, num_choices=3)
+    found = asyncio.run(model.api.generate(messages, [], "none", config))
+    params = SamplingParams(n=3, thinking_token_budget=4, **USER)
+    (expected,) = LLM(folder, dtype="float32").chat(
+        [first, answered, first], params, use_tqdm=False, chat_template_kwargs={"thinking": True}
+    )
+    assert "<think>A greeting.\nBriefly.</think>Hello" in expected.prompt
+    assert found.usage.input_tokens == len(expected.prompt_token_ids)
+    for choice, output in zip(found.choices, expected.outputs, strict=True):
+        assert [part.reasoning for part in choice.message.content[:1]] == [output.reasoning]
+        assert choice.message.text == output.answer
+    hidden = ChatMessageAssistant(content=[ContentReasoning(reasoning="x9", redacted=True)])
+    with pytest.raises(ConfigError, match="input: got 'redacted reasoning', expected reasoning as text"):
+        asyncio.run(model.api.generate([hidden], [], "none", config))
 
 
 def test_looking_up_the_models_name_loads_nothing(provider):
@@ -291,7 +328,7 @@ def test_arguments_of_inspects_other_models(api):
         ({"do_sample": False}, "do_sample: got False, expected True; --temperature 0 is greedy"),
         (
             {"max_length": 64, "max_model_len": 64},
-            "max_length: got 64, expected nothing beside max_model_len",
+            "max_length: got 64, expected only one of max_length and max_model_len",
         ),
         ({"hidden_states": True}, "hidden_states: got True, expected False; they are not returned"),
     ],

@@ -4,7 +4,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
+import sys
 from dataclasses import replace
 
 import pytest
@@ -29,8 +32,8 @@ from treeshare.errors import ConfigError
         ("parallelize=True", "parallelize: got True, expected False; one process computes a model"),
         ("load_in_4bit=True", "load_in_4bit: got True"),
         ("tensor_parallel_size=2", "tensor_parallel_size: got 2"),
-        ("backend=seq2seq", "decoder-only models are computed"),
-        ("revision=v1", "revision: got 'v1', expected None: the model is not of the hub"),
+        ("backend=seq2seq", "only decoder-only models are supported"),
+        ("revision=v1", "revision: got 'v1', expected None: the model does not come from the hub"),
         ("dtype=float32,torch_dtype=float32", "torch_dtype: got 'float32', expected dtype once"),
         ("gguf_file=x", "gguf_file: got 'x', expected nothing; the file itself is the model"),
     ],
@@ -61,6 +64,26 @@ def test_arguments_of_the_other_models(folder, ours):
     assert (model.max_length, model.llm.max_model_len, model.llm.dtype) == (128, 128, "float32")
     requests = [instance(text, {"until": ["\n"], "max_gen_toks": 12}) for text in ("Say:", "Count 1 2 3")]
     assert model.generate_until(requests, True) == ours.generate_until(requests, True)
+
+
+def test_truncation_is_hfs(folder, tmp_path):
+    """With it, the tokenizer cuts contexts to its own maximum first, at its own side: not where we cut."""
+    from lm_eval.models.huggingface import HFLM
+
+    from treeshare.integrations.lm_eval import TreeshareLM
+
+    shutil.copytree(folder, tmp_path / "model")
+    settings = tmp_path / "model" / "tokenizer_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"model_max_length": 40}))
+    context = "The first words are kept, " + "and the rest is cut away " * 9
+    request = [instance(context, {"until": [], "max_gen_toks": 9})]
+    answers = {}
+    for truncation in (True, False):
+        arguments = f"pretrained={tmp_path / 'model'},dtype=float32,truncation={truncation}"
+        answers[truncation] = TreeshareLM.create_from_arg_string(arguments).generate_until(request, True)
+        hf = HFLM(str(tmp_path / "model"), device="cpu", dtype="float32", truncation=truncation)
+        assert answers[truncation] == hf.generate_until(request, True)
+    assert answers[True] != answers[False]
 
 
 def test_bits_are_those_of_generate(folder, ours):
@@ -102,3 +125,19 @@ def test_bits_are_those_of_generate(folder, ours):
     assert is_greedy
     assert total == llm.score([(prompt, list(greedy.token_ids))], use_tqdm=False)[0].total
     assert total == pytest.approx(output.outputs[0].cumulative_logprob, rel=1e-6)
+
+
+def test_the_command_finds_the_model(monkeypatch):
+    """In a process where nobody has imported it before."""
+    from lm_eval.api import registry
+
+    from treeshare.integrations import lm_eval_command
+
+    for name in [name for name in sys.modules if name.startswith("treeshare.integrations.lm_eval.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, "treeshare.integrations.lm_eval", raising=False)
+    monkeypatch.delitem(registry.model_registry._objs, "treeshare", raising=False)
+    registry._materialise_placeholder.cache_clear()
+    lm_eval_command.name_model()
+    assert registry.get_model("treeshare").__name__ == "TreeshareLM"
+    registry._materialise_placeholder.cache_clear()

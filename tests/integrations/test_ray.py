@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import cli, data, finished, forked, lines_of, problems, text_model
+from tests.cli.reasoning_model import END, saved_reasoning_model
 from tests.processes import child_ids
 
 if importlib.util.find_spec("ray") is None:
@@ -116,6 +118,51 @@ def test_the_driver_is_ended(arguments, tmp_path, how):
     assert finished(forked(*arguments, "--out", tmp_path / "ray")) == finished(whole) == 0
     assert lines_of(tmp_path / "ray")[: len(held) - 1] == held[:-1]
     assert sorted(lines_of(tmp_path / "ray")) == sorted(lines_of(tmp_path / "whole"))
+
+
+CONSTRAINED = {
+    "a pattern": ["--regex", "[ab]{3,30}c", "--reasoning-parser", "none"],
+    "masks": [
+        "--allowed-token-id", "70", "--allowed-token-id", "71", "--bad-word", "dd",
+        "--logit-bias", '{"71": 1}',
+    ],
+    "a thinking budget": [
+        "--chat", "--chat-template-kwargs", '{"thinking": true}', "--thinking-token-budget", "5",
+        "--max-tokens", "40",
+    ],
+    "a pattern behind the reasoning": [
+        "--chat", "--chat-template-kwargs", '{"thinking": true}', "--thinking-token-budget", "5",
+        "--max-tokens", "40", "--regex", "[ab]{3,9}",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONSTRAINED)
+def test_what_constrains_completions(cli, data, tmp_path, name):
+    """Grammars, masks and budgets on workers: one process's lines, and what was asked for."""
+    if "pattern" in name:
+        pytest.importorskip("llguidance", reason="llguidance is not installed")
+    model = saved_reasoning_model(tmp_path)
+    words = ["--data", data, "--model", model, "--max-tokens", 40, "--threads", 1, "-n", 12]
+    words = ["sample", "--task", "humaneval", *words, *CONSTRAINED[name]]
+    result = cli(*words, "--out", tmp_path / "ray", "--ray", "--ray-workers", 2)
+    assert result.status == 0, result.err
+    whole = one_process(words, tmp_path / "whole", tmp_path / "ray")
+    assert finished(whole) == 0
+    assert sorted(lines_of(tmp_path / "ray")) == sorted(lines_of(tmp_path / "whole"))
+    records = [json.loads(line) for line in lines_of(tmp_path / "ray")]
+    assert len(records) == 36
+    if name == "a pattern":
+        assert all(
+            re.fullmatch("[ab]{3,30}c", r["completion"]) or r["finish_reason"] == "length" for r in records
+        )
+    elif name == "masks":
+        assert all(set(record["token_ids"]) <= {70, 71, 1} for record in records)
+    else:
+        long = [record["token_ids"] for record in records if len(record["token_ids"]) > 6]  # no early end
+        assert long
+        assert all(END in token_ids[:7] for token_ids in long)
 
 
 def test_mistakes(cli, arguments, tmp_path):

@@ -115,9 +115,7 @@ def test_workers_that_never_bring_anything(start, requests):
             raise RayError("killed")
 
     engine, actors = start(fault)
-    with pytest.raises(
-        WorkerError, match=r"3 workers ended one after the other on the same problems.*: killed;"
-    ):
+    with pytest.raises(WorkerError, match=r"3 workers ended in a row on the same problems.*: killed;"):
         list(engine.run(requests))
     assert len(actors) <= 3 * MAX_FAILURES
     assert all(actor.is_dead for actor in actors)
@@ -134,7 +132,7 @@ def test_workers_that_do_not_start(start, requests):
 
 def test_other_weights_are_refused(start, requests):
     engine, _ = start(sha="0" * 64)
-    with pytest.raises(RunMismatchError, match="worker 0 has other weights"):
+    with pytest.raises(RunMismatchError, match="worker 0 has different weights"):
         list(engine.run(requests))
 
 

@@ -107,3 +107,107 @@ def test_a_users_script(chat_model, tmp_path):
     assert num_beams == 2
     assert answers <= {"yes", "no"}
     assert before != after
+
+
+DOCUMENTED = {
+    "basic": """
+from treeshare import LLM, SamplingParams
+
+prompts = ["Hello, my name is", "The capital of France is"]
+sampling_params = SamplingParams(temperature=0.8, top_p=0.95)
+llm = LLM(model=model, swap_space=4, max_seq_len_to_capture=256, disable_log_stats=True)
+outputs = llm.generate(prompts, sampling_params)
+for output in outputs:
+    prompt = output.prompt
+    generated_text = output.outputs[0].text
+    print(f"Prompt: {prompt!r}, Generated text: {generated_text!r}")
+summary = [output.prompt for output in outputs] == prompts
+""",
+    "chat": """
+from treeshare import LLM, SamplingParams
+
+llm = LLM(model=model, task="generate", reasoning_parser="", max_num_seqs=None)
+sampling_params = llm.get_default_sampling_params().replace(max_tokens=6)
+conversation = [
+    {"role": "system", "content": "You are a helpful assistant"},
+    {"role": "user", "content": "Hello"},
+    {"role": "assistant", "content": "Hello! How can I assist you today?"},
+    {"role": "user", "content": [{"type": "text", "text": "Write an essay."}]},
+]
+single = llm.chat(conversation, sampling_params, use_tqdm=False)
+batch = llm.chat([conversation for _ in range(3)], sampling_params=sampling_params, use_tqdm=False)
+template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+other = llm.chat(
+    conversation, sampling_params, False, None, chat_template=template, chat_template_content_format="string"
+)
+summary = (len(single), len(batch), other[0].prompt.endswith("Write an essay."))
+assert not hasattr(single[0], "metrics")
+""",
+    "structured outputs": """
+from enum import Enum
+
+from pydantic import BaseModel
+
+from treeshare import LLM, SamplingParams, StructuredOutputsParams
+
+class CarType(str, Enum):
+    sedan = "sedan"
+    suv = "SUV"
+
+class Car(BaseModel):
+    car_type: CarType
+
+grammar = '''
+root ::= "SELECT " column " from " table
+column ::= "col_1 " | "col_2 "
+table ::= "table_1 " | "table_2 "
+'''
+llm = LLM(model=model, max_model_len=256)
+texts = []
+for values in (
+    {"choice": ["Positive", "Negative"]}, {"regex": "[a-c]+@[a-c]+[.]com\\\\n"},
+    {"json": Car.model_json_schema()}, {"grammar": grammar},
+):
+    params = SamplingParams(structured_outputs=StructuredOutputsParams(**values), max_tokens=200, seed=1)
+    texts.append(llm.generate("Classify:", sampling_params=params, use_tqdm=False)[0].outputs[0].text)
+car = Car.model_validate_json(texts[2])
+summary = texts[0] in ("Positive", "Negative"), texts[1].endswith(".com\\n"), texts[3].startswith("SELECT ")
+""",
+    "tokens and parameters of each prompt": """
+from treeshare import LLM, CompletionOutput, RequestOutput, SamplingParams, TextPrompt, TokensPrompt
+
+llm = LLM(model, max_logprobs=20, tensor_parallel_size=1, max_num_batched_tokens=4096, seed=None)
+ids = llm.get_tokenizer().encode("Hello")
+each = [SamplingParams(seed=i, max_tokens=4, logprobs=3, detokenize=True) for i in range(3)]
+prompts = [TokensPrompt(prompt_token_ids=ids), TextPrompt(prompt="Hello"), {"prompt_token_ids": ids}]
+outputs = llm.generate(prompts, sampling_params=each, use_tqdm=False, priority=[0, 0, 0])
+for output in outputs:
+    assert isinstance(output, RequestOutput) and isinstance(output.outputs[0], CompletionOutput)
+    completion = output.outputs[0]
+    chosen = 0.0
+    for token_id, position in zip(completion.token_ids, completion.logprobs):
+        entry = position[token_id]
+        chosen += entry.logprob
+        print(token_id, entry.logprob, entry.rank, entry.decoded_token)
+    assert abs(chosen - completion.cumulative_logprob) < 1e-6
+summary = len({tuple(output.outputs[0].token_ids) for output in outputs})
+""",
+}
+"""Scripts in the way of vLLM's documentation, with the import changed."""
+
+
+@pytest.mark.parametrize("name", DOCUMENTED)
+def test_documented_scripts(chat_model, name):
+    if name == "structured outputs":
+        pytest.importorskip("llguidance", reason="llguidance is not installed")
+    names = {"model": str(chat_model), "__name__": "script"}
+    exec(compile(DOCUMENTED[name], name, "exec", dont_inherit=True), names)
+    assert (
+        names["summary"]
+        == {
+            "basic": True,
+            "chat": (1, 3, True),
+            "structured outputs": (True, True, True),
+            "tokens and parameters of each prompt": 3,
+        }[name]
+    )

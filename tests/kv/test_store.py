@@ -191,5 +191,5 @@ def test_more_address_space_than_a_process_may_have_is_one_line(monkeypatch):
 
     store = KVStore(GEOMETRY, budget_bytes=1 << 30, page_size=64)
     monkeypatch.setattr("mmap.mmap", refused)
-    with pytest.raises(ConfigError, match="got 1073741824, which this process may not"):
+    with pytest.raises(ConfigError, match="got 1073741824, which this process cannot"):
         store.pools[0].new_page()

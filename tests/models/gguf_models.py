@@ -19,6 +19,9 @@ _FIELDS = {
     "rms_norm_eps": "attention.layer_norm_rms_epsilon",
     "vocab_size": "vocab_size",
 }
+_OTHER_NAMES = {"experts.down_proj": "ffn_down_exps.weight", "e_score_correction_bias": "exp_probs_b.bias"}
+"""Names in a file that gguf-py's map has for experts by themselves alone."""
+
 _ADD = {bool: "add_bool", int: "add_uint32", float: "add_float32", str: "add_string"}
 
 
@@ -38,13 +41,25 @@ def tensors_of(model, architecture):
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
         tensor = value.float().numpy()
-        if architecture == "llama" and name.endswith(("q_proj.weight", "k_proj.weight")):
+        if architecture == "llama" and ("q_proj" in name or "k_proj" in name):
             is_query = "q_proj" in name
             tensor = _interleaved(
                 tensor, config.num_attention_heads if is_query else config.num_key_value_heads
             )
+        if name.endswith("experts.gate_up_proj"):
+            front = f"blk.{name.split('.')[2]}.ffn"
+            found[f"{front}_gate_exps.weight"], found[f"{front}_up_exps.weight"] = np.split(tensor, 2, axis=1)
+            continue
+        if architecture == "gpt2" and ("c_attn.w" in name or "c_proj.w" in name or "c_fc.w" in name):
+            tensor = tensor.T
+        if name.endswith("shared_expert_gate.weight"):
+            tensor = tensor[0]
         if architecture in ("gemma2", "gemma3", "nemotron") and name.endswith("norm.weight"):
             tensor = tensor + 1
+        own = next((own for end, own in _OTHER_NAMES.items() if name.endswith(end)), None)
+        if own is not None:
+            found[f"blk.{name.split('.')[2]}.{own}"] = tensor
+            continue
         found[names.get_name(name, try_suffixes=(".weight", ".bias"))] = tensor
     return found
 

@@ -194,7 +194,7 @@ def test_two_tensors_for_one_weight_are_refused(copy_of, front):
     if front == "model.":
         other = {name: torch.zeros(96, 64)}
     message = refusal(change(folder, lambda weights: weights | other))
-    assert "tensors that mean the same weight: " in message
+    assert "several tensors for the same weight: " in message
     assert name in message
 
 
@@ -215,7 +215,7 @@ def test_an_adapter_is_not_left_out(copy_of, capsys):
     change(folder, lambda _: whole)
     load_model(folder)
     (folder / "adapter_config.json").write_text("{}")
-    assert "holds an adapter (adapter_config.json)" in refusal(folder)
+    assert "contains an adapter (adapter_config.json)" in refusal(folder)
 
 
 # -- shards --
@@ -252,11 +252,11 @@ def test_a_shard_that_is_lost_or_twice_or_of_another_kind(shards):
     first, second = sorted(set(index["weight_map"].values()))[:2]
     kept = (folder / first).read_bytes()
     (folder / first).unlink()
-    assert f"names files that are not there: {first}" in refusal(folder)
+    assert f"names files that do not exist: {first}" in refusal(folder)
     (folder / first).write_bytes(kept)
     name = min(load_file(folder / first))
     change(folder, lambda weights: weights | {name: load_file(folder / first)[name]}, second)
-    assert f"which is right is not known: {name}" in refusal(folder)
+    assert f"two of its files contain the same tensors: {name}" in refusal(folder)
     index["weight_map"][name] = "weights.bin"
     (folder / INDEX).write_text(json.dumps(index))
     assert "got weights.bin, expected names of .safetensors files" in refusal(folder)

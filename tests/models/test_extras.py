@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import warnings
+
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from treeshare import LLM, LoRARequest, SamplingParams
 from treeshare.errors import ConfigError, ModelLoadError
@@ -50,7 +54,7 @@ def test_adapters_that_are_refused(model_dir, tmp_path):
     with pytest.raises(ModelLoadError, match=r"expected a folder with adapter_config.json and adapter_model"):
         LLM(folder, lora=tmp_path)
     adapted(folder).save_pretrained(tmp_path)
-    with pytest.raises(ModelLoadError, match=r"holds an adapter .* as lora="):
+    with pytest.raises(ModelLoadError, match=r"contains an adapter .* as lora="):
         LLM(tmp_path)
     with pytest.raises(ModelLoadError, match=r"lora: cannot merge"):
         LLM(model_dir("gpt2"), lora=tmp_path)
@@ -58,6 +62,30 @@ def test_adapters_that_are_refused(model_dir, tmp_path):
         LLM(folder, quantization="int8", lora=tmp_path)
     with pytest.raises(ConfigError, match=r"a PeftModel.*merge_and_unload"):
         LLM(adapted(folder))
+
+
+def test_an_adapters_file_is_used_whole(model_dir, tmp_path):
+    """What it lacks would be made up, and what nothing uses would be left out."""
+    folder = model_dir("llama")
+    adapted(folder).save_pretrained(tmp_path)
+    path, settings = tmp_path / "adapter_model.safetensors", tmp_path / "adapter_config.json"
+    whole, written = load_file(path), settings.read_text()
+    names = sorted(whole)
+    save_file({name: whole[name] for name in names[1:]}, path)
+    with pytest.raises(
+        ModelLoadError, match=r"adapter_model.safetensors lacks model.*lora_A.*; adapter_config.json must be"
+    ):
+        LLM(folder, lora=tmp_path)
+    save_file(whole | {"base_model.model.nobody.weight": torch.zeros(1)}, path)
+    with pytest.raises(ModelLoadError, match=r"has, and nothing uses, nobody.weight; "):
+        LLM(folder, lora=tmp_path)
+    save_file(whole, path)
+    settings.write_text(json.dumps(json.loads(written) | {"peft_type": "IA3"}))
+    with warnings.catch_warnings(), pytest.raises(ModelLoadError, match=r"lacks .*ia3_l.* and \d+ more; "):  # noqa: PT012
+        warnings.simplefilter("ignore", UserWarning)  # of peft, at the fields of another kind
+        LLM(folder, lora=tmp_path)
+    settings.write_text(written)
+    LLM(folder, lora=tmp_path)
 
 
 def test_an_adapter_leaves_a_model_in_memory_as_it_is(model_dir, tmp_path):
@@ -76,7 +104,7 @@ def test_what_would_not_be_used_is_refused(model_dir):
     with pytest.raises(ConfigError, match="chat_template: the model has no tokenizer"):
         LLM(model, chat_template="{{ messages }}")
     for given in (model, model_dir("llama"), "smollm2-135m"):
-        with pytest.raises(ConfigError, match="revision: got 'main', expected None: the model is not"):
+        with pytest.raises(ConfigError, match="revision: got 'main', expected None: the model does not come"):
             LLM(given, revision="main")
 
 

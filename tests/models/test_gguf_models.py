@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import gguf
 import numpy as np
@@ -10,10 +11,21 @@ import pytest
 import torch
 import transformers
 
-from tests.models.gguf_models import logprobs_of, write_model
-from tests.models.tiny import _COMMON
+from tests.models.gguf_models import (
+    add_vocabulary,
+    finish,
+    logprobs_of,
+    make_writer,
+    tensors_of,
+    values_of,
+    write_model,
+)
+from tests.models.tiny import _COMMON, make_model
+from tests.turns import slow_but
 from treeshare import LLM
+from treeshare.errors import ModelLoadError
 from treeshare.models import load_model
+from treeshare.models.loading import outline_model
 
 _ERROR = 2e-4
 """Largest difference of a float32 log-probability that is rounding."""
@@ -21,6 +33,8 @@ _ERROR = 2e-4
 _TOKENS = torch.randint(2, 160, (90,), generator=torch.Generator().manual_seed(3)).tolist()
 
 _GEMMA = {"attention.key_length": 16, "attention.value_length": 16, "attention.sliding_window": 16}
+_SMALL = {"vocab_size": 160, "hidden_size": 64, "bos_token_id": 0, "eos_token_id": 0}
+_EXPERTS = {"expert_count": 4, "expert_used_count": 2, "expert_feed_forward_length": 32}
 _CAPS = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
 
 
@@ -37,7 +51,11 @@ def error(path, model, **options):
 
 
 def _config(name, **fields):
-    return getattr(transformers, f"{name}Config")(**_COMMON, **fields)
+    return getattr(transformers, f"{name}Config")(**(_COMMON | fields))
+
+
+def _experts(count):
+    return {count: 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 
 
 ARCHITECTURES = {
@@ -53,17 +71,102 @@ ARCHITECTURES = {
         _config("Gemma3Text", head_dim=16, sliding_window=16, query_pre_attn_scalar=16),
         _GEMMA | {"rope.freq_base": 1e6},
     ),
+    "gemma3, another local base": lambda: (
+        _config(
+            "Gemma3Text",
+            head_dim=16,
+            sliding_window=16,
+            query_pre_attn_scalar=16,
+            rope_parameters={
+                "full_attention": {"rope_type": "default", "rope_theta": 1e6},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 5e3},
+            },
+        ),
+        _GEMMA | {"rope.freq_base": 1e6, "rope.freq_base_swa": 5e3, "attention.sliding_window_pattern": 6},
+    ),
+    "llama, biases": lambda: (_config("Llama", attention_bias=True, mlp_bias=True), {}),
+    "qwen3, biases": lambda: (
+        _config("Qwen3", head_dim=16, attention_bias=True),
+        {"attention.key_length": 16},
+    ),
+    "qwen2moe": lambda: (
+        _config("Qwen2Moe", **_experts("num_experts"), shared_expert_intermediate_size=48),
+        _EXPERTS | {"expert_shared_feed_forward_length": 48},
+    ),
+    "qwen3moe": lambda: (
+        _config("Qwen3Moe", **_experts("num_experts"), head_dim=16, norm_topk_prob=True),
+        _EXPERTS | {"attention.key_length": 16, "expert_weights_norm": True},
+    ),
+    "minimax-m2": lambda: (
+        _config(
+            "MiniMaxM2",
+            **_experts("num_local_experts") | {"intermediate_size": 32},
+            head_dim=16,
+            rope_parameters={"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
+        ),
+        _EXPERTS | {"attention.key_length": 16, "rope.dimension_count": 8, "expert_gating_func": 2},
+    ),
+    "stablelm": lambda: (
+        _config("StableLm", use_qkv_bias=True),
+        {"attention.layer_norm_epsilon": 1e-5, "rope.dimension_count": 4, "use_parallel_residual": False},
+    ),
+    "stablelm, parallel": lambda: (
+        _config("StableLm", use_parallel_residual=True),
+        {"attention.layer_norm_epsilon": 1e-5, "rope.dimension_count": 4, "use_parallel_residual": True},
+    ),
+    "starcoder2": lambda: (_config("Starcoder2", norm_epsilon=1e-5), {"attention.layer_norm_epsilon": 1e-5}),
+    "nemotron": lambda: (
+        _config("Nemotron", head_dim=16),
+        {"attention.layer_norm_epsilon": 1e-5, "rope.dimension_count": 8},
+    ),
+    "falcon": lambda: (
+        transformers.FalconConfig(**_SMALL, num_hidden_layers=2, num_attention_heads=4),
+        {"attention.head_count_kv": 1, "attention.layer_norm_epsilon": 1e-5, "context_length": 1024},
+    ),
+    "gpt2": lambda: (
+        transformers.GPT2Config(**_SMALL, n_layer=2, n_head=4),
+        {"attention.layer_norm_epsilon": 1e-5, "context_length": 1024},
+    ),
 }
 
 
 @pytest.mark.parametrize(
     "architecture",
-    ["gemma2", *(pytest.param(name, marks=pytest.mark.slow) for name in ARCHITECTURES if name != "gemma2")],
+    slow_but(["gemma2", "qwen3moe", "llama, biases"], ARCHITECTURES),
 )
 def test_an_architectures_scores(architecture, tmp_path):
     config, more = ARCHITECTURES[architecture]()
-    model = write_model(tmp_path / "x.gguf", config, architecture, more=more)
+    model = write_model(tmp_path / "x.gguf", config, architecture.partition(",")[0], more=more)
     assert error(tmp_path / "x.gguf", model) <= _ERROR
+
+
+_LEFT_OUT = {
+    "llama": ("Llama", {}, {"blk.0.attn_q_norm.weight": np.ones(16)}, "blk.0.attn_q_norm.weight"),
+    "qwen2": ("Qwen2", {}, {"blk.1.attn_q.scale": np.ones(1)}, "blk.1.attn_q.scale"),
+    "qwen3": ("Qwen3", {"expert_weights_scale": 2.5}, {}, "expert_weights_scale (2.5)"),
+    "gemma3": ("Gemma3Text", _GEMMA | {"attention.sliding_window_pattern": 2}, {}, "sliding_window_pattern"),
+    "phi3": ("Phi3", {"attention.scale": 0.5}, {}, "attention.scale (0.5)"),
+    "gemma4": ("Llama", {}, {}, "a GGUF file of architecture gemma4"),
+    "gpt-oss": ("Llama", {}, {}, "a GGUF file of architecture gpt-oss"),
+    "mamba": ("Llama", {}, {}, "a GGUF file of architecture mamba"),
+}
+
+
+@pytest.mark.parametrize("architecture", _LEFT_OUT)
+def test_what_transformers_would_leave_out_is_refused(architecture, tmp_path):
+    kind, more, extra, named = _LEFT_OUT[architecture]
+    model = make_model(_config(kind))
+    own = architecture if architecture in ARCHITECTURES else "llama"
+    writer = make_writer(tmp_path / "x.gguf", architecture, values_of(model.config, more))
+    add_vocabulary(writer)
+    finish(writer, tensors_of(model, own) | extra)
+    messages = set()
+    for read in (load_model, outline_model):
+        with pytest.raises(ModelLoadError, match=re.escape(named)) as caught:
+            read(tmp_path / "x.gguf", "float32")
+        messages.add(str(caught.value))
+    (message,) = messages
+    assert message.endswith("; use the model's safetensors instead")
 
 
 def _llama3_factors():

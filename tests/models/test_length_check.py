@@ -51,7 +51,7 @@ def test_a_window_that_lives_in_the_mask_alone_is_found(monkeypatch, fault):
     bind_model(make_model(_qwen2_moe()))
     monkeypatch.setattr(length_check, "_place", lambda model: length_check.Path("nowhere"))
     monkeypatch.setattr(CallRecorder, "with_mask", lambda *args: FAULTS[fault](own(*args)))
-    with pytest.raises(UnsupportedModelError, match="behind its windows, chunks or other lengths"):
+    with pytest.raises(UnsupportedModelError, match="beyond its windows, chunks or other lengths"):
         bind_model(make_model(_qwen2_moe()))
 
 

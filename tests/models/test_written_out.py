@@ -53,7 +53,7 @@ def test_falcon_by_transformers_attention_stays_its_own():
     written_out.set_attention(model, "sdpa")
     assert torch.equal(model(input_ids=tokens, use_cache=False).logits, expected)
     written_out.set_attention(model, ATTENTION_NAME)
-    with pytest.raises(RuntimeError, match="in an engine's steps only"):
+    with pytest.raises(RuntimeError, match="only run in an engine's steps"):
         model(input_ids=tokens, use_cache=False)
 
 
@@ -86,5 +86,5 @@ def test_llama4s_temperature_follows_positions():
 def test_a_temperature_by_the_place_in_the_call_is_found(monkeypatch):
     """Without the binding: the length check sees it, on a small model."""
     monkeypatch.setattr(written_out, "_FORWARDS", {})
-    with pytest.raises(UnsupportedModelError, match="behind its windows, chunks or other lengths"):
+    with pytest.raises(UnsupportedModelError, match="beyond its windows, chunks or other lengths"):
         compare(spread(_llama4()))

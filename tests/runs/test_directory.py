@@ -114,7 +114,7 @@ def test_the_lock_ends_with_its_process(tmp_path):
 
 def test_somebody_elses_files_are_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
-    with pytest.raises(DataError, match="not empty and holds no run"):
+    with pytest.raises(DataError, match="not empty and contains no run"):
         RunDirectory(tmp_path, manifest())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["thesis.tex"]
 

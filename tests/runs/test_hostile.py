@@ -91,7 +91,7 @@ def test_a_manifest_with_other_values(out, change):
 def test_what_is_shown_is_printable(out):
     hostile = {"sampling": {"t\n\x1b": "\x1b[2J" * 99}, "versions": {"\r": "\n"}, "task": "\u202e\n"}
     (out / "manifest.json").write_text(json.dumps(manifest().model_dump() | hostile))
-    refused(lambda: RunDirectory(out, manifest()), "holds another run", RunMismatchError)
+    refused(lambda: RunDirectory(out, manifest()), "contains another run", RunMismatchError)
     held = Manifest.read(out / "manifest.json")
     assert held.version_warning(manifest()).isprintable()
     (out / ".lock").write_bytes(b"\x1b[2J\xff\n")
@@ -123,7 +123,7 @@ def test_names_that_are_not_utf8(tmp_path):
     with RunDirectory(path, strange) as run:
         assert run.remaining("T/\ud800") == [1]
     assert read_run(path)[0] == strange
-    refused(lambda: RunDirectory(path, manifest()), r"run\\udcff holds another run", RunMismatchError)
+    refused(lambda: RunDirectory(path, manifest()), r"run\\udcff contains another run", RunMismatchError)
 
 
 def test_a_folder_that_may_not_be_written(out):

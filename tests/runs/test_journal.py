@@ -95,7 +95,7 @@ def test_a_torn_last_line_is_cut_away_wherever_it_is_torn(tmp_path):
     [
         (b"not json\n", "line 2: not JSON"),
         (b'{"task_id": "T/1"}\n', "line 2: completion_index: Field required"),
-        (record(0).line(), "line 2: T/0 completion 0 is also in line 1"),
+        (record(0).line(), "line 2: T/0 completion 0 is already in line 1"),
         (b"\x00\xff\n", "line 2"),
     ],
 )
@@ -148,7 +148,7 @@ def test_extra_keys_have_one_order():
 def test_a_duplicate_in_the_last_line_is_named(tmp_path):
     path = tmp_path / "samples.jsonl"
     path.write_bytes(record(0).line() * 2)
-    with pytest.raises(DataError, match="is also in line 1"):
+    with pytest.raises(DataError, match="is already in line 1"):
         read_records(path)
 
 

@@ -44,7 +44,7 @@ def test_broken_rows_are_told():
     drawn = draw_on_device(logits, torch.ones(4), torch.arange(4), zeros)
     assert drawn[8:].tolist() == [1, 1, 1, 0]
     specs = [RowSpec(SamplingParams(), [], [])] * 3
-    with pytest.raises(FloatingPointError, match=r"^logits: row 0 of a step holds NaN, infinity"):
+    with pytest.raises(FloatingPointError, match=r"^logits: row 0 of a step has a NaN, an infinity"):
         sample_on_device(logits[1:], specs, np.arange(3), np.zeros(3))
 
 

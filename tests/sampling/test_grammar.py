@@ -207,12 +207,12 @@ MISTAKES = [
     ({"json_object": False}, "got 'none'"),
     ({"regex": ""}, "regex: got '', expected text"),
     ({"regex": 5}, "regex: got 5"),
-    ({"regex": "\ud800"}, "halves of characters"),
+    ({"regex": "\ud800"}, "a lone surrogate"),
     ({"regex": "a" * (MAX_CHARS + 1)}, "expected at most 120,000"),
     ({"choice": []}, "choice: got []"),
     ({"choice": "ab"}, "choice: got 'ab'"),
     ({"choice": ["a", ""]}, "choice: got"),
-    ({"choice": ["\ud800"]}, "halves of characters"),
+    ({"choice": ["\ud800"]}, "a lone surrogate"),
     ({"choice": ["word" + str(i) for i in range(20_000)]}, "expected at most 120,000"),
     ({"json": "{"}, "json: Expecting property name"),
     ({"json": "[1]"}, "json: got '[1]', expected a JSON schema"),
@@ -270,6 +270,23 @@ def test_space_has_an_end():
     tight = StructuredOutputsParams(json={"type": "array"}, disable_any_whitespace=True)
     assert not {ids["\n"], ids[" "]} & allowed(made.start(tight).advance(ids["["]), size)
     assert "{0,20}" in WHITESPACE
+
+
+@pytest.mark.parametrize("bound", [None, 14])
+def test_a_maximum_length_bounds_the_digits_of_a_time(bound):
+    """RFC 3339 lets any number of digits stand behind the seconds' point."""
+    tokenizer = KINDS["byte level"]
+    size = len(tokenizer)
+    schema = {"type": "string", "format": "time"} | ({} if bound is None else {"maxLength": bound})
+    state = compiler().start(StructuredOutputsParams(json=schema))
+    ids = {letter: tokenizer.convert_tokens_to_ids(letter) for letter in '"0123456789:.Z'}
+    written = 0
+    for letter in '"12:30:05.' + 40 * "7":
+        if ids[letter] not in allowed(state, size):
+            break
+        state, written = state.advance(ids[letter]), written + 1
+    assert written == (50 if bound is None else bound)  # the quote, and room left for the zone
+    assert ids["Z"] in allowed(state, size)
 
 
 def test_other_properties_may_be_refused():

@@ -67,11 +67,11 @@ def test_rules_together():
     assert left([2, 2], [1, 4, 39]) == [1]
     message = (
         r"^structured_outputs, allowed_token_ids, bad_words and min_tokens: together they leave no token "
-        r"that may come {}; relax one of them$"
+        r"to draw {}; relax one of them$"
     )
-    with pytest.raises(ConfigError, match=message.format("first")):
+    with pytest.raises(ConfigError, match=message.format("as the first one")):
         left([], [1, 4, 39])
-    with pytest.raises(ConfigError, match=message.format("behind 2 tokens")):
+    with pytest.raises(ConfigError, match=message.format("after 2 tokens")):
         left([1, 2], [3])
     assert TokenRules(40).mask([1]) is None
 

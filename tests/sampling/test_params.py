@@ -81,7 +81,7 @@ MISTAKES = [
         f"{IDS}, at least one",
     ),
     ("bad_words", ["a", [""], [1], 0, {"a"}, [None]], "a list of non-empty strings"),
-    ("bad_words", [["\ud800"], ["a", "b\udfff"]], "text that has an encoding"),
+    ("bad_words", [["\ud800"], ["a", "b\udfff"]], "text without lone surrogates"),
     ("logit_bias", [[], 5, "1", [(1, 2)]], BIAS),
     ("structured_outputs", ["a", 5, []], "StructuredOutputsParams, or a mapping with its names"),
     ("extra_args", ["a", 5, [], {1: 2}], "a mapping from names"),

@@ -100,7 +100,7 @@ def test_inputs_are_not_modified(dtype, vocab_size):
 def test_broken_logits(row, value, temperature):
     logits = peaked_logits(40, 300)
     logits[row, slice(None) if value == "-inf" else 123] = float(value)
-    message = f"logits: row {row} of a step holds NaN, infinity or no finite value"
+    message = f"logits: row {row} of a step has a NaN, an infinity or no finite value"
     with pytest.raises(FloatingPointError, match=f"^{message}$"):
         draw_all(logits, [plain_spec(temperature=temperature)] * 40)
 
@@ -109,7 +109,7 @@ def test_broken_logits(row, value, temperature):
 def test_everything_banned(temperature):
     spec = RowSpec(SamplingParams(temperature=temperature), [], [], mask=mask_of(151, ()))
     specs = [*[plain_spec()] * 20, spec]
-    message = "logits after masks and penalties: row 20 of a step holds NaN, infinity or no finite value"
+    message = "logits after masks and penalties: row 20 of a step has a NaN, an infinity or no finite value"
     with pytest.raises(FloatingPointError, match=f"^{message}$"):
         draw_all(peaked_logits(21, 151), specs)
 

@@ -38,10 +38,10 @@ def test_a_damaged_file(tmp_path, text):
 
 
 def test_what_is_refused(tmp_path):
-    for given in ("Auto", 5, None, tmp_path / "nowhere"):
+    for given in ("Auto", "", 5, None, tmp_path / "nowhere"):
         with pytest.raises(ConfigError, match="expected auto, vllm or a folder"):
             suggestions(given, OWN)
-    with pytest.raises(DataError, match=r"generation_config\.json"):
+    with pytest.raises(DataError, match=r"^generation_config\.json: cannot read "):
         suggestions(tmp_path, OWN)
     with pytest.raises(ConfigError, match="override_generation_config"):
         suggestions("auto", OWN, [1])

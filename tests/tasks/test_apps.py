@@ -62,7 +62,7 @@ def test_difficulties_and_problems_without_tests(data, tmp_path):
     assert ids(AppsInterview()) == ["APPS/8"]
     assert ids(AppsCompetition()) == ["APPS/9"]
     data.write_text(json.dumps(STDIN))
-    with pytest.raises(DataError, match="holds no interview problem with tests"):
+    with pytest.raises(DataError, match="contains no interview problem with tests"):
         AppsInterview().load(data)
 
 

@@ -143,7 +143,7 @@ def test_a_verdict_depends_on_which_tests_are_public(data):
                 name: {"input": [], "output": []}
                 for name in ("public_tests", "private_tests", "generated_tests")
             },
-            "holds no problem with tests",
+            "contains no problem with tests",
         ),
     ],
 )

@@ -60,5 +60,5 @@ def test_a_chat_reply_with_the_whole_function_or_only_its_body(data, sandbox):
 
 def test_data_twice_is_refused(data):
     data.write_text(json.dumps(ROWS[0]) + "\n" + json.dumps(ROWS[0]) + "\n")
-    with pytest.raises(DataError, match="HumanEval/0 comes twice"):
+    with pytest.raises(DataError, match="HumanEval/0 occurs twice"):
         HumanEval().load(data)

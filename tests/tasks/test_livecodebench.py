@@ -126,7 +126,7 @@ def test_options_that_are_none_are_told(options, message):
     ("row", "message"),
     [
         (ROW | {"public_test_cases": "[]", "private_test_cases": ""}, "a: no test"),
-        (ROW | {"metadata": '{"func_name": "f"}'}, "tests of another kind"),
+        (ROW | {"metadata": '{"func_name": "f"}'}, "its tests are not of the kind"),
         (ROW | {"metadata": "[]"}, "func_name is not the name"),
         (ROW | {"metadata": "{"}, "metadata: not JSON"),
         (ROW | {"contest_date": "x"}, "contest_date"),
@@ -144,7 +144,7 @@ def test_options_that_are_none_are_told(options, message):
 def test_damaged_rows_are_refused_when_they_are_loaded(tmp_path, row, message):
     with pytest.raises(DataError, match=message):
         LiveCodeBench().load(written(tmp_path, row))
-    with pytest.raises(DataError, match="no problem as the options ask"):
+    with pytest.raises(DataError, match="no problem that fits the options"):
         LiveCodeBench(difficulty="medium").load(written(tmp_path, ROW))
     with pytest.raises(ConfigError, match="leave it out with --data"):
         LiveCodeBench(version="v6").load(written(tmp_path, ROW))

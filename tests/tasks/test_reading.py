@@ -49,8 +49,8 @@ def test_lines_and_lists_plain_and_gzipped(tmp_path, content):
     ("content", "message"),
     [
         (None, "cannot read .*: No such file"),
-        (b"", "holds no record"),
-        (b"[]", "holds no record"),
+        (b"", "contains no record"),
+        (b"[]", "contains no record"),
         (b'{"id": 1}\n{"id": "x"}\n', "line 2, id: Input should be a valid integer"),
         (b'[{"id": 1}, {"text": "t"}]', "1.id: Field required"),
         (b'{"id": 1', "line 1: Invalid JSON"),
@@ -70,7 +70,7 @@ def test_bad_files_are_named_in_one_line(tmp_path, content, message):
 
 def test_ids_must_differ():
     problems = [Problem(task_id="a", prompt=""), Problem(task_id="a", prompt="")]
-    with pytest.raises(DataError, match="file: a comes twice"):
+    with pytest.raises(DataError, match="file: a occurs twice"):
         require_unique(problems, "file")
 
 

@@ -76,7 +76,7 @@ def test_a_task_of_ones_own(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("Own", "does not say its name"),
+        ("Own", "does not define its name"),
         ("Unfinished", "cannot create .*abstract"),
         ("NotATask", "expected a subclass of treeshare.evals.Task called NotATask"),
         ("Missing", "expected a subclass of treeshare.evals.Task called Missing"),
@@ -102,9 +102,9 @@ def test_files_that_cannot_be_imported(tmp_path):
 def test_code_that_only_a_run_directory_names_is_not_run(tmp_path):
     path = tmp_path / "evil.py"
     path.write_text("open('ran', 'w')\n" + OWN)
-    with pytest.raises(ConfigError, match=r"only run if you name it; give --task .*evil\.py:Nameless"):
+    with pytest.raises(ConfigError, match=r"runs only if you name it; give --task .*evil\.py:Nameless"):
         get_task(f"{path}:Nameless", own_code=False)
-    with pytest.raises(ConfigError, match="only run if you name it"):
+    with pytest.raises(ConfigError, match="runs only if you name it"):
         get_task("treeshare.tasks.gsm8k:Gsm8k", own_code=False)
     assert not Path("ran").exists()
     assert get_task("gsm8k", own_code=False).name == "gsm8k"

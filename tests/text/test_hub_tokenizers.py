@@ -84,7 +84,7 @@ def test_chat_is_rendered_as_by_transformers(llm):
     tokenizer = reference(llm.model_id)
     params = SamplingParams(max_tokens=2)
     if tokenizer.chat_template is None:
-        with pytest.raises(ConfigError, match="has none; give one, or a prompt as text"):
+        with pytest.raises(ConfigError, match="has none; give one, or give the prompt as text"):
             llm.chat(CONVERSATION, params, use_tqdm=False)
         return
     for messages in (CONVERSATION, TURNS):

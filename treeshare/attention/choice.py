@@ -51,7 +51,7 @@ def make_backend(
     if name == "triton" or (name == "auto" and on_cuda):
         return TritonAttention(geometry, device, stopwatch)
     if on_cuda:
-        raise ConfigError.of("backend", got=name, expected="triton on a CUDA device", remedy="take auto")
+        raise ConfigError.of("backend", got=name, expected="triton on a CUDA device", remedy="use auto")
     is_portable = (level or kernel_level()) == PORTABLE
     if is_portable and name not in ("auto", "native"):
         cause = f"TREESHARE_KERNELS={PORTABLE}" if kernel_level() == PORTABLE else "int8 weights"
@@ -62,7 +62,7 @@ def make_backend(
             "backend",
             got=name,
             expected="kernels for this CPU, bfloat16 or float32, and keys whose width is a multiple of 4",
-            remedy="take auto",
+            remedy="use auto",
         )
     if name == "reference":
         return ReferenceAttention(stopwatch=stopwatch)

@@ -1,10 +1,11 @@
-"""Keys in blocks at fixed positions of the prompt: what a row adds up does not know where the tree is cut.
+"""Keys in blocks at fixed positions of the prompt, so that sums do not depend on how the tree is divided.
 
 A prompt's keys are walked in blocks that begin at multiples of ``KEY_BLOCK``. A block that is cut by a node's
 border belongs to the slice of the node that holds its last key, and takes its keys from two or more segments.
 A node's unfinished last block belongs to its children, and to rows whose prompt ends there. So a row meets
-the same blocks in the same order, alone or in company; a kernel that carries its running result from block to
-block gives it the same bits. Generated tokens need none of this: their pages begin at the prompt's end.
+the same blocks in the same order, alone or with other rows; a kernel that carries its running result from
+block to block gives it the same bits. Generated tokens need none of this: their pages begin at the prompt's
+end.
 """
 
 from __future__ import annotations

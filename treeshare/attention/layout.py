@@ -9,7 +9,7 @@ merged:
    first (``DecodeRow``).
 
 Nothing here depends on what else is in the batch except how many rows a matmul has; ``tests/engine`` holds
-that a row's result is the same bits in any company.
+that a row's result is the same bits in any batch.
 """
 
 from collections.abc import Sequence

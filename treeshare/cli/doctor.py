@@ -37,7 +37,7 @@ def doctor(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option("--model", help="Load a model, too: is it supported, are its layers fused?"),
+        typer.Option("--model", help="Also load this model: is it supported, are its layers fused?"),
     ] = None,
 ) -> None:
     """Check what works on this machine and what is missing, and print how to get it."""
@@ -196,8 +196,7 @@ def _cpu() -> Finding:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     name = fields.get("model name") or platform.processor() or platform.machine()
     present = (
-        ", ".join(name for name, there in features.items() if there)
-        or "none of the instruction sets checked for"
+        ", ".join(name for name, there in features.items() if there) or "none of the known instruction sets"
     )
     return Finding(
         name="cpu",
@@ -262,11 +261,11 @@ def _compiler() -> Finding:
             )
             version = done.stdout.partition("\n")[0]
         except (OSError, subprocess.TimeoutExpired):
-            version = "does not run"
+            version = "cannot be run"
     return Finding(
         name="C++ compiler",
         found=f"{path}: {version}" if path else "none (treeshare itself runs without)",
-        remedy="" if path or _kernels_are_there() else "needed to build the kernels: see there",
+        remedy="" if path or _kernels_are_there() else "needed to build the kernels; see the line on kernels",
         data={"path": path, "version": version},
     )
 

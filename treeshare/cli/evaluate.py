@@ -29,7 +29,7 @@ def _parse_ks(text: str | None) -> list[int] | None:
     parts = [part.strip() for part in text.split(",")]
     if not all(re.fullmatch(r"[1-9][0-9]{0,8}", part) for part in parts):
         raise ConfigError.of(
-            "-k", got=text, expected="whole numbers above 0 with commas between, e.g. 1,10,100"
+            "-k", got=text, expected="whole numbers above 0, separated by commas, e.g. 1,10,100"
         )
     return sorted(set(map(int, parts)))
 
@@ -64,14 +64,16 @@ def evaluate(
         str | None,
         typer.Option(
             "-k",
+            "--k",
             metavar="K,K...",
-            help="For which k to print pass@k and majority@k, e.g. 1,10,100; by default 1, 2, 4, 5, 8 ...",
+            help="Values of k for pass@k and majority@k, e.g. 1,10,100; by default 1, 2, 4, 5, 8 ...",
         ),
     ] = None,
     recheck: Annotated[
         bool,
         typer.Option(
-            "--recheck", help="Check anew what verdicts.jsonl in the run directory has verdicts on."
+            "--recheck",
+            help="Compute all verdicts again instead of taking them from verdicts.jsonl.",
         ),
     ] = False,
 ) -> None:
@@ -135,7 +137,7 @@ def evaluate(
     if cache.num_taken:
         print(
             f"{cache.num_taken} verdicts were taken from {VERDICTS_NAME} in the run directory; "
-            "--recheck makes them anew"
+            "--recheck computes them again"
         )
     if json_out is not None:
         write_json(json_out, summary.to_dict() | calibration_dict(run.checked()))

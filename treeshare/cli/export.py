@@ -19,7 +19,7 @@ FormatName = Literal["human-eval", "evalplus", "bigcode", "inspect", "parquet", 
 
 def export(
     directory: options.RunFolder,
-    kind: Annotated[FormatName, typer.Option("--format", help="Of the output: which tool reads it.")],
+    kind: Annotated[FormatName, typer.Option("--format", help="Output format: the tool that reads it.")],
     out: Annotated[Path, typer.Option("--out", help="Output file; for datasets, a new directory.")],
     data: options.DataFile = None,
     task: Annotated[
@@ -58,7 +58,7 @@ def _prompts(run: "JudgedRun", data: Path | None, name: str | None) -> dict[str,
     except TreeshareError as error:
         if data is not None or name is not None:
             raise
-        print(f"without prompts: {error}", file=sys.stderr)
+        print(f"exporting without prompts: {error}", file=sys.stderr)
         return {}
     return {task_id: problem.prompt for task_id, problem in by_id.items()}
 

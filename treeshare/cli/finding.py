@@ -42,7 +42,7 @@ class Finding:
 
 
 def findings_of(name: str, check: Callable[[], Finding | Iterator[Finding]]) -> Iterator[Finding]:
-    """What a check finds; one that fails is a finding itself, of that name: the checks after it go on."""
+    """What a check finds; one that fails is a finding itself, of that name: the checks after it continue."""
     try:
         found = check()
         yield from [found] if isinstance(found, Finding) else found

@@ -31,7 +31,9 @@ def models(
         for entry in known:
             print(f"{entry.name:28} {entry.verdict:9} {entry.reason or entry.features}".rstrip())
         equal = sum(entry.verdict == "equal" for entry in known)
-        print(f"{equal} of {len(known)} compute what transformers does; the others are refused when loaded.")
+        print(
+            f"{equal} of {len(known)} compute the same as transformers; the others are rejected at loading."
+        )
         return
     quiet_libraries()
     from treeshare.models.loading import outline_model
@@ -43,7 +45,10 @@ def models(
         raise typer.Exit(1) from error
     kind = part.whole or part.config.model_type
     checked = {entry.name: entry for entry in known}.get(kind)
-    print(f"{model}: {kind}: runs" + ("" if checked else "; no model of this kind was compared so far"))
+    print(
+        f"{model}: {kind}: runs"
+        + ("" if checked else "; none of this kind was compared with transformers yet")
+    )
     if part.whole:
         print(f"text only: the text model ({part.config.model_type}) of a multimodal one")
     print("\n".join(_lines(part.config, outline)))

@@ -28,7 +28,7 @@ ChatTemplateKwargs = Annotated[
         "--chat-template-kwargs",
         "--default-chat-template-kwargs",
         metavar="JSON",
-        help="What the chat template is given by default, e.g. '{\"enable_thinking\": false}'.",
+        help="Default variables to pass to the chat template, e.g. '{\"enable_thinking\": false}'.",
     ),
 ]
 

@@ -133,9 +133,7 @@ AnswerField = Annotated[
 ]
 Judge = Annotated[
     Literal["exact", "number", "math", "regex", "choice"] | None,
-    typer.Option(
-        "--judge", help="With --task qa: when an answer is right; exact, the same text, by default."
-    ),
+    typer.Option("--judge", help="With --task qa: how answers are compared; by default exact, as text."),
 ]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use only the first N problems.")]
 Shots = Annotated[
@@ -148,29 +146,32 @@ ShotChoice = Annotated[
     Literal["fixed", "random", "nearest", "nearest-shared"],
     typer.Option(
         "--shot-choice",
-        help="Worked examples: fixed, the same for all problems; random, drawn by --seed; nearest, those "
-        "most similar to each problem; nearest-shared, the same, those of many problems first, so that "
-        "longer prefixes are shared.",
+        help="Which worked examples: fixed, the same for all problems; random, drawn by --seed; nearest, "
+        "those most similar to each problem; nearest-shared, the same, ordered to share longer prefixes.",
     ),
 ]
 ShotData = Annotated[Path | None, typer.Option("--shot-data", help="Read worked examples from this file.")]
-Chat = Annotated[bool, typer.Option("--chat", help="Put each whole prompt into the model's chat template.")]
+Chat = Annotated[
+    bool, typer.Option("--chat", help="Make each prompt a user message in the model's chat template.")
+]
 ChatTemplateKwargs = Annotated[
     str | None,
     typer.Option(
         "--chat-template-kwargs",
         metavar="JSON",
-        help="What the chat template is given beside the messages, e.g. '{\"enable_thinking\": false}'.",
+        help="Variables to pass to the chat template, e.g. '{\"enable_thinking\": false}'.",
     ),
 ]
-NumCompletions = Annotated[int, typer.Option("-n", min=1, max=100_000, help="Completions per problem.")]
+NumCompletions = Annotated[
+    int, typer.Option("-n", "--n", min=1, max=100_000, help="Completions per problem.")
+]
 Model = Annotated[
     str, typer.Option("--model", help="Embedded model's name, directory, .gguf file or hub id.")
 ]
 SameModel = Annotated[str | None, typer.Option("--model", help="The same as MODEL.")]
 Dtype = Annotated[
     Literal["auto", "bfloat16", "float32"],
-    typer.Option("--dtype", help="Numbers of weights, KV and computation; auto takes the model's own."),
+    typer.Option("--dtype", help="Number format of weights, KV and computation; auto takes the model's own."),
 ]
 Device = Annotated[
     str,
@@ -192,7 +193,7 @@ Quantization = Annotated[
     Literal["int8"] | None,
     typer.Option(
         "--quantization",
-        help="int8: linear layers in codes of 8 bits; completions are then the same on every CPU.",
+        help="int8: quantise linear layers to 8 bits; completions are then the same on every CPU.",
     ),
 ]
 MaxModelLen = Annotated[
@@ -215,7 +216,7 @@ GenerationConfig = Annotated[
     typer.Option(
         "--generation-config",
         metavar="auto|vllm|FOLDER",
-        help="Whose sampling parameters hold where none is given: the model's own, nobody's, a folder's.",
+        help="Default sampling parameters: auto, the model's own; vllm, none; or those of a folder.",
     ),
 ]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, max=1024, help="Number of torch threads.")]

@@ -230,7 +230,7 @@ def _with_suggested(params: "SamplingParams", llm: "LLM", given: dict[str, Any])
 
 
 def _opened_reasoning(loaded: "LoadedModel", prompts: Sequence[Sequence[int]]) -> str:
-    """The mark that the chat template puts behind all prompts, if the reply is to go on in its reasoning."""
+    """The reasoning tag that the chat template puts at the end of all prompts, if it does."""
     from treeshare.evals.replies import opened_reasoning
 
     decode = loaded.decoder(skip_special_tokens=False)
@@ -280,7 +280,7 @@ def _print_state(directory: "RunDirectory") -> None:
     if directory.version_warning:
         print(directory.version_warning, file=sys.stderr)
     if directory.n < directory.manifest.n:
-        print(f"the run has n = {directory.manifest.n} and keeps it", file=sys.stderr)
+        print(f"the run keeps its n = {directory.manifest.n}", file=sys.stderr)
     if directory.finished:
         print(f"resuming: {len(directory.finished):,} completions already exist", file=sys.stderr)
 

@@ -1,4 +1,4 @@
-"""Options that say how completions are drawn, and when they end."""
+"""Options that control how completions are sampled and when they end."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -56,7 +56,8 @@ MinP = Annotated[
 PresencePenalty = Annotated[
     float,
     typer.Option(
-        "--presence-penalty", help="Subtracted from the logits of tokens that were generated before; -2 to 2."
+        "--presence-penalty",
+        help="Number to subtract from the logits of tokens that were generated before; -2 to 2.",
     ),
 ]
 FrequencyPenalty = Annotated[
@@ -78,19 +79,17 @@ StopTokenIds = Annotated[
 ]
 MinTokens = Annotated[
     int,
-    typer.Option(
-        "--min-tokens", min=0, help="A completion goes on for at least this many tokens; 0 for no minimum."
-    ),
+    typer.Option("--min-tokens", min=0, help="Minimum number of tokens of a completion; 0 for none."),
 ]
 Stop = Annotated[
     list[str] | None, typer.Option("--stop", help="Stop string, instead of the task's; repeatable.")
 ]
 JsonSchema = Annotated[
     Path | None,
-    typer.Option("--json-schema", help="Completions are JSON that fits the JSON schema in this file."),
+    typer.Option("--json-schema", help="Completions are JSON that fits the schema in this file."),
 ]
 Regex = Annotated[
-    str | None, typer.Option("--regex", help="Completions match this regular expression, whole.")
+    str | None, typer.Option("--regex", help="The whole completion matches this regular expression.")
 ]
 Choice = Annotated[
     list[str] | None, typer.Option("--choice", help="Completions are one of these texts; repeatable.")
@@ -98,12 +97,12 @@ Choice = Annotated[
 LogitBias = Annotated[
     str | None,
     typer.Option(
-        "--logit-bias", metavar="JSON", help="What is added to tokens' logits, e.g. '{\"50\": -100}'."
+        "--logit-bias", metavar="JSON", help="Numbers to add to the logits of tokens, e.g. '{\"50\": -100}'."
     ),
 ]
 AllowedTokenIds = Annotated[
     list[int] | None,
-    typer.Option("--allowed-token-id", min=0, help="Only such tokens are drawn; repeatable."),
+    typer.Option("--allowed-token-id", min=0, help="Only these tokens are drawn; repeatable."),
 ]
 BadWord = Annotated[
     list[str] | None, typer.Option("--bad-word", help="A text that is not generated; repeatable.")
@@ -119,7 +118,7 @@ ThinkingTokenBudget = Annotated[
     typer.Option(
         "--thinking-token-budget",
         min=0,
-        help="Maximum tokens of a chat model's reasoning; then its end is forced.",
+        help="Maximum number of tokens of a chat model's reasoning; then its end is forced.",
     ),
 ]
 Logprobs = Annotated[

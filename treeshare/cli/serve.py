@@ -33,7 +33,7 @@ def serve(
         typer.Option(
             "--allow-host",
             metavar="NAME",
-            help="Name under which clients may ask for the server without a key; repeatable, * for all.",
+            help="Name that clients without a key may use for the server; repeatable, * for all.",
         ),
     ] = None,
     name: openai_options.ServedNames = None,
@@ -59,7 +59,7 @@ def serve(
             "--max-queue",
             min=1,
             max=100_000,
-            help="Maximum requests accepted at once; others get status 429.",
+            help="Maximum number of requests in progress; others get status 429.",
         ),
     ] = 1024,
     max_body: Annotated[
@@ -73,7 +73,7 @@ def serve(
         typer.Option(
             "--max-held",
             metavar="BYTES",
-            help="Maximum size of all requests held at once, unfinished ones too; others get status 429.",
+            help="Maximum total size of the requests in progress, uploads too; others get status 429.",
         ),
     ] = "256MiB",
     max_unread: Annotated[
@@ -81,7 +81,7 @@ def serve(
         typer.Option(
             "--max-unread",
             metavar="BYTES",
-            help="Maximum of a stream that is kept for its client; a slower one is hung up on.",
+            help="Maximum size of a stream's unread part; a slower client is disconnected.",
         ),
     ] = "16MiB",
     max_connections: Annotated[
@@ -90,7 +90,7 @@ def serve(
             "--max-connections",
             min=1,
             max=1_000_000,
-            help="Maximum connections; beyond, idle ones are closed, then new ones get status 503.",
+            help="Maximum number of connections; then idle ones are closed, or new ones get status 503.",
         ),
     ] = 1000,
     idle_timeout: Annotated[
@@ -99,7 +99,7 @@ def serve(
             "--idle-timeout",
             min=0.1,
             max=86400,
-            help="Seconds in which the head of a request must come, before its connection is closed.",
+            help="Seconds within which a request's head must arrive; else the connection is closed.",
         ),
     ] = 30,
     transfer_timeout: Annotated[
@@ -108,7 +108,7 @@ def serve(
             "--transfer-timeout",
             min=0.1,
             max=86400,
-            help="Seconds in which a request's body must come, and each 64 KiB of an answer be taken.",
+            help="Seconds within which a body must arrive, and each 64 KiB of an answer be received.",
         ),
     ] = 60,
     grace: Annotated[

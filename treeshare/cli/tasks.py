@@ -66,7 +66,7 @@ def _table(entries: list[dict[str, Any]]) -> str:
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
-    return "\n".join([*lines, "", "treeshare tasks TASK says more of one; your own: FILE.py:CLASS"])
+    return "\n".join([*lines, "", "treeshare tasks TASK shows one in detail; your own tasks: FILE.py:CLASS"])
 
 
 def _page(entry: dict[str, Any]) -> str:

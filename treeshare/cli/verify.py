@@ -20,7 +20,7 @@ def verify(
     task: options.TaskName = "humaneval",
     data: options.DataFile = None,
     limit: Annotated[int, typer.Option("--limit", min=2, help="Use only the first N problems.")] = 4,
-    n: Annotated[int, typer.Option("-n", min=2, max=100_000, help="Completions per problem.")] = 2,
+    n: Annotated[int, typer.Option("-n", "--n", min=2, max=100_000, help="Completions per problem.")] = 2,
     shots: Annotated[
         int | None,
         typer.Option(
@@ -50,7 +50,7 @@ def verify(
         bool,
         typer.Option(
             "--fingerprint",
-            help="Print a hash of fixed prompts' completions by int8 weights instead: the same on every CPU.",
+            help="Instead, print a hash of completions of fixed prompts in int8: the same on every CPU.",
         ),
     ] = False,
 ) -> None:
@@ -128,23 +128,23 @@ def _print_table(verification: "Verification", num_faulty: int) -> bool:
     """
     with Progress(verification.num_completions, "completions") as progress:
         found = list(verification.run(progress.update))
-    print("| way | completions | other tokens | other log-probabilities | same bits | largest difference |")
+    print("| way | completions | tokens differ | log-probabilities differ | same bits | largest difference |")
     print("|---|--:|--:|--:|--:|--:|")
     for way, result in found:
         seen = ""
         if way is verification.control:
-            seen = f": seen in {result.num_completions - result.num_same_logprobs} of {num_faulty}"
+            seen = f": detected in {result.num_completions - result.num_same_logprobs} of {num_faulty}"
         print(f"| {way.name}{seen} | {_cells(result)} |")
     *ways, (_, control) = found
     different = [way.name for way, result in ways if not result.is_same]
     if different:
         print(
-            f"verify: {len(different)} of {len(ways)} ways give other bits: {', '.join(different)}",
+            f"verify: {len(different)} of {len(ways)} ways give different bits: {', '.join(different)}",
             file=sys.stderr,
         )
     if control.is_same:
         print(
-            "verify: the fault put in was not seen, so this comparison proves nothing; report it as a bug",
+            "verify: the inserted fault was not detected, so this check proves nothing; report it as a bug",
             file=sys.stderr,
         )
     return not different and not control.is_same

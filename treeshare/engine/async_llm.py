@@ -14,6 +14,7 @@ from treeshare.engine.llm import LLM
 from treeshare.engine.streaming import FinishedOutput, StepEvents, StreamOutput
 from treeshare.errors import ConfigError
 from treeshare.sampling import SamplingParams
+from treeshare.vllm_names import own_names, refuse_others
 
 if TYPE_CHECKING:
     import os
@@ -137,18 +138,18 @@ class _Commands:
 class AsyncLLM:
     """A model that takes requests at any time and runs all of them as one tree.
 
-    A new prompt shares prefixes with the prompts that run, and with those that ran before as long as the KV
-    budget holds them. Prompts that come while others decode are computed beside them, few tokens a step. The
-    engine runs on a thread of its own. An asynchronous context manager.
+    A new prompt shares prefixes with the prompts that are running, and with earlier ones as long as the KV
+    budget keeps them. A prompt that arrives while others decode is computed in the same steps, a few tokens
+    at a time. The engine runs in its own thread. This is an asynchronous context manager.
 
     Args:
-        model: As for ``LLM``; or an ``LLM`` that nobody else uses, best with ``keep_nodes``.
+        model: As for ``LLM``; or an ``LLM`` that is not used elsewhere, preferably with ``keep_nodes``.
         **options: As for ``LLM``.
 
     Attributes:
-        llm: The model. While requests run, use it only to read: its tokenizer, its ``requests``.
+        llm: The model. While requests run, only read from it, such as its tokenizer or ``requests``.
         num_running: Completions that drew a token in the latest step and did not end.
-        num_unfinished: Completions that run or wait.
+        num_unfinished: Completions that are running or waiting.
         num_finished: Completions that have ended.
         num_tokens: Tokens generated.
     """
@@ -166,7 +167,7 @@ class AsyncLLM:
 
     @property
     def stats(self) -> EngineStats:
-        """The engine's measurements since it was made."""
+        """The engine's measurements since it was created."""
         return self.llm.stats
 
     @property
@@ -186,7 +187,7 @@ class AsyncLLM:
 
     @property
     def is_running(self) -> bool:
-        """Whether new requests would be run."""
+        """Whether new requests are accepted."""
         return self._thread.is_alive() and not self._commands.has_ended
 
     async def generate(
@@ -196,26 +197,29 @@ class AsyncLLM:
         *,
         tokens: bool = False,
         first_index: int = 0,
+        **others: object,
     ) -> AsyncGenerator[StreamOutput, None]:
         """Generate ``n`` completions of a prompt; leaving the generator early cancels the rest.
 
-        The same prompt with the same parameters gives the same completions each time; ask for others with
-        another ``seed`` or ``first_index``.
+        The same prompt with the same parameters always gives the same completions; for different ones, change
+        ``seed`` or ``first_index``.
 
         Args:
             prompt: As for ``LLM.generate``.
             sampling_params: ``SamplingParams()`` by default.
-            tokens: Whether to yield each token, too.
+            tokens: Whether to yield each token too.
             first_index: Index of the first completion.
+            others: vLLM's further names, as for ``LLM``.
 
         Yields:
-            Each completion as it finishes, and tokens as they are drawn if asked.
+            Each completion as soon as it finishes; with ``tokens`` each token as soon as it is drawn.
 
         Raises:
             ConfigError: If the prompt or a parameter is out of range, or after ``close``.
             BudgetError: If the KV budget does not hold the prompt with one completion.
-            Exception: What ended the request, or the engine's step.
+            Exception: The error that ended the request or the engine's step.
         """
+        refuse_others("AsyncLLM.generate", others, own_names(AsyncLLM.generate))
         params = SamplingParams() if sampling_params is None else sampling_params
         request = self.llm.request(prompt, params, first_index=first_index)
         async with contextlib.aclosing(self.run([request], tokens=tokens)) as outputs:
@@ -231,9 +235,10 @@ class AsyncLLM:
         first_index: int = 0,
         options: ChatOptions = DEFAULT_CHAT,
     ) -> AsyncGenerator[StreamOutput, None]:
-        """As ``generate``, for a conversation; ``options`` say how it becomes a prompt.
+        """Like ``generate``, for a conversation; ``options`` are those of ``ChatOptions``.
 
-        Raises as ``generate``; also a ``ConfigError`` if there is no chat template, or it refuses them.
+        Raises as ``generate``; also a ``ConfigError`` if there is no chat template, or if it rejects the
+        messages.
         """
         prompt = self.llm.prompt_encoder.chat_prompt(messages, options)
         answers = self.generate(prompt, sampling_params, tokens=tokens, first_index=first_index)
@@ -244,14 +249,14 @@ class AsyncLLM:
     async def run(
         self, requests: Items[Request], *, tokens: bool = False
     ) -> AsyncGenerator[tuple[int, StreamOutput], None]:
-        """Run requests that ``LLM.requests`` made; they join the tree together.
+        """Run several requests made by ``LLM.requests``; they join the tree together.
 
         Args:
             requests: What to run.
             tokens: As for ``generate``.
 
         Yields:
-            The number of a request among ``requests``, and an output of it; as ``generate``.
+            The number of a request in ``requests``, and one of its outputs, as for ``generate``.
 
         Raises:
             ConfigError: As ``generate``.
@@ -291,12 +296,12 @@ class AsyncLLM:
 
     def _work(self) -> None:
         """The thread's life: whatever ends it, all that wait learn of it."""
-        error: Exception = ConfigError("AsyncLLM: it was closed")
+        error: Exception = ConfigError("AsyncLLM: it was closed; make another")
         try:
             while self._go_on():
                 pass
         except BaseException as ending:  # SystemExit, for one: raised in a thread, it ends nothing else
-            error = RuntimeError(f"AsyncLLM: its thread has ended by {ending!r}; make another")
+            error = RuntimeError(f"AsyncLLM: its thread was ended by {ending!r}; make another")
             self._commands.end(str(error))
             self._commands.run_out()
         finally:

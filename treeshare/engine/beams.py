@@ -1,4 +1,4 @@
-"""Beam search: the likeliest continuations of a prompt, by transformers' rules and vLLM's names."""
+"""Beam search: the most likely continuations of a prompt, by transformers' rules and vLLM's names."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from treeshare.config import require_int
+from treeshare.config import require_bool, require_int
 from treeshare.errors import ConfigError
+from treeshare.vllm_names import AnsweredAttributes, answer_others
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -18,15 +19,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class BeamSearchParams:
-    """How ``LLM.beam_search`` looks for continuations; vLLM's names.
+    """Parameters of ``LLM.beam_search``; vLLM's names.
 
     Attributes:
-        beam_width: Hypotheses that go on in each step, and that are returned.
-        max_tokens: Maximum number of tokens of each.
-        ignore_eos: End-of-sequence is a token like others.
-        temperature: 0 or 1: hypotheses are compared by the model's own log-probabilities.
-        length_penalty: See ``Beam.score``; above 0 favours long ones.
-        include_stop_str_in_output: Whether ``tokens`` has a final end-of-sequence token.
+        beam_width: Number of hypotheses that are kept in each step, and that are returned.
+        max_tokens: Maximum number of tokens of a hypothesis.
+        ignore_eos: Treat end-of-sequence like any other token.
+        temperature: 0 or 1, with the same result: hypotheses are compared by the model's own
+            log-probabilities.
+        length_penalty: See ``Beam.score``; above 0 favours long hypotheses.
+        include_stop_str_in_output: Whether ``tokens`` includes a final end-of-sequence token.
 
     Raises:
         ConfigError: If a value is out of range.
@@ -43,10 +45,19 @@ class BeamSearchParams:
         require_int("beam_width", self.beam_width, low=1, high=MAX_BEAMS)
         require_int("max_tokens", self.max_tokens, low=1)
         if self.temperature not in (0, 1):
-            raise ConfigError.of("temperature", got=self.temperature, expected="0 or 1: beams are not drawn")
+            raise ConfigError.of(
+                "temperature", got=self.temperature, expected="0 or 1: beams are not sampled"
+            )
+        for name in ("ignore_eos", "include_stop_str_in_output"):
+            require_bool(name, getattr(self, name))
         number = self.length_penalty
         if isinstance(number, bool) or not isinstance(number, (int, float)) or not abs(number) <= MAX_PENALTY:
-            raise ConfigError.of("length_penalty", got=number, expected=f"a number within {MAX_PENALTY} of 0")
+            raise ConfigError.of(
+                "length_penalty", got=number, expected=f"a number from -{MAX_PENALTY} to {MAX_PENALTY}"
+            )
+
+
+answer_others(BeamSearchParams)
 
 
 MAX_BEAMS = 1024
@@ -56,7 +67,7 @@ MAX_PENALTY = 100
 
 
 @dataclass(frozen=True, kw_only=True)
-class BeamSearchSequence:
+class BeamSearchSequence(AnsweredAttributes):
     """One of the best continuations; vLLM's names.
 
     Attributes:
@@ -145,12 +156,12 @@ def beam_search(
     """The best continuations by beam search, best first; transformers' rules, without its early stopping.
 
     In each step the ``2 * num_beams`` best extensions are considered: an end of sequence among the first
-    ``num_beams`` becomes a hypothesis, the best others go on. It ends when no running beam can be better than
-    the worst of ``num_beams`` hypotheses, or at ``search.max_tokens``.
+    ``num_beams`` becomes a hypothesis, the best others continue. It ends when no running beam can be better
+    than the worst of ``num_beams`` hypotheses, or at ``search.max_tokens``.
 
     Args:
         search: A fresh search.
-        num_beams: Beams that go on.
+        num_beams: Beams that continue.
         eos_token_ids: Tokens that end a hypothesis.
         length_penalty: See ``Beam.score``; above 0 favours long ones.
     """

@@ -1,4 +1,4 @@
-"""Conversations as text: what a chat template is given, and what it refuses."""
+"""Conversations as text: what a chat template is given, and which messages are rejected."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ChatOptions:
     Attributes:
         chat_template: Jinja text, instead of the model's own template.
         add_generation_prompt: End the prompt where the assistant's answer begins.
-        continue_final_message: End the prompt inside the last message, for the model to go on with it.
+        continue_final_message: End the prompt inside the last message, for the model to continue with it.
         chat_template_kwargs: What the template asks for beside the messages, such as ``enable_thinking``. A
             name that it does not know changes nothing, as in transformers.
         tools: What the model may call, in OpenAI's form, for templates that show tools.
@@ -59,7 +59,7 @@ class ChatOptions:
                 raise ConfigError.of(name, got=getattr(self, name), expected="True or False")
         if self.add_generation_prompt and self.continue_final_message:
             raise ConfigError(
-                "continue_final_message: got True with add_generation_prompt, expected one of them"
+                "continue_final_message: got True together with add_generation_prompt, expected one of them"
             )
         check_template_kwargs(self.chat_template_kwargs)
 
@@ -81,8 +81,8 @@ def check_template_kwargs(values: object) -> None:
         raise ConfigError.of(
             "chat_template_kwargs",
             got=", ".join(reserved),
-            expected="names of the template's own",
-            remedy="give it as an argument of its own, where there is one",
+            expected="variables of the template",
+            remedy="give arguments of apply_chat_template by their own names, if there is such an option",
         )
 
 
@@ -129,7 +129,7 @@ def render_chat(
             template is a program of the model's, and may raise anything.
     """
     if options.chat_template is None and getattr(tokenizer, "chat_template", None) is None:
-        raise ConfigError(f"chat_template: {model_id} has none; give one, or a prompt as text")
+        raise ConfigError(f"chat_template: {model_id} has none; give one, or give the prompt as text")
     messages = check_messages(conversation)
     messages = _fitted(messages, tokenizer, options)
     arguments = dict(options.chat_template_kwargs or {})
@@ -145,7 +145,7 @@ def render_chat(
         )
     except Exception as error:
         reason = one_line(" ".join(str(error).split())) or type(error).__name__
-        raise ConfigError(f"messages: the model's chat template refuses them: {reason}") from error
+        raise ConfigError(f"messages: the model's chat template rejects them: {reason}") from error
     assert isinstance(text, str), "tokenize=False"
     return text
 
@@ -162,7 +162,9 @@ def _fitted(
     """
     template = _template(tokenizer, options)
     if options.tools and "tools" not in template:
-        raise ConfigError("tools: the model's chat template shows none; give a chat_template that does")
+        raise ConfigError(
+            "tools: the model's chat template does not support them; give a chat_template that does"
+        )
     if "developer" not in template:
         for message in messages:
             if message["role"] == "developer":  # the newer name of what most templates call system
@@ -233,13 +235,28 @@ def check_messages(conversation: object) -> list[dict[str, Any]]:
             checked = {**message, "content": content_text(content)}
             if message.get("tool_calls"):
                 checked["tool_calls"] = _calls(message["tool_calls"])
-            reasoning = message.get("reasoning_content") or message.get("reasoning")
+            reasoning = _reasoning(message)
             if reasoning is not None:
                 checked |= {"reasoning_content": reasoning, "reasoning": reasoning}
             messages.append(checked)
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
     return messages
+
+
+def _reasoning(message: Message) -> str | None:
+    """What an assistant had thought, by either of vLLM's names.
+
+    Raises:
+        ConfigError: If it is no text, or the names have different ones.
+    """
+    given = [message[name] for name in ("reasoning_content", "reasoning") if message.get(name) is not None]
+    wrong = next((value for value in given if not isinstance(value, str)), None)
+    if wrong is not None:
+        raise ConfigError.of("reasoning_content", got=wrong, expected="text")
+    if len(set(given)) > 1:
+        raise ConfigError.of("reasoning", got=given[1], expected="what reasoning_content has, or nothing")
+    return given[0] if given else None
 
 
 def _calls(calls: object) -> list[dict[str, Any]]:
@@ -280,7 +297,7 @@ def content_text(content: object) -> str:
     for part in content:
         kind = part.get("type") if isinstance(part, Mapping) else None
         if isinstance(kind, str) and any(other in kind for other in _OTHER_PARTS):
-            raise ConfigError(f"content: got the type {kind!r}, expected text: nothing else is implemented")
+            raise ConfigError(f"content: got the type {kind!r}, expected text; nothing else is supported")
         if kind != "text" or not isinstance(part.get("text"), str) or set(part) > {"type", "text"}:
             expected = 'parts like {"type": "text", "text": ...}'
             raise ConfigError(f"content: got the type {kind!r}, expected {expected}")

@@ -1,4 +1,4 @@
-"""What a request's completions may draw: its token rules and its grammar, checked before anything runs."""
+"""Which tokens a request's completions may draw: token rules and grammar, checked before anything runs."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class Constraints:
     # -- bad words --
 
     def _tokens_of(self, words: tuple[str, ...]) -> list[list[int]]:
-        """The tokens of each word where a text begins, and behind a space if those are as many others."""
+        """The tokens of each word where a text begins, and after a space if those are as many others."""
         if words not in self._words:
             if len(self._words) >= _NUM_KEPT:
                 self._words.clear()
@@ -128,7 +128,9 @@ class Constraints:
         if len(rows) > MAX_BAD_WORDS or num_tokens > MAX_BAD_TOKENS:
             got = f"{len(rows)} spellings of {num_tokens} tokens"
             raise ConfigError.of(
-                "bad_words", got=got, expected=f"at most {MAX_BAD_WORDS} of {MAX_BAD_TOKENS} together"
+                "bad_words",
+                got=got,
+                expected=f"at most {MAX_BAD_WORDS} tokenised words of {MAX_BAD_TOKENS} tokens in all",
             )
         largest = int(np.max([max(row) for row in rows])) if rows else 0
         if largest >= self._loaded.vocab_size:

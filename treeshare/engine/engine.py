@@ -198,7 +198,7 @@ class Engine:
         return count
 
     def update_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Change weights between steps; running completions keep their tokens and go on with the new weights.
+        """Change weights between steps; running completions keep their tokens and use the new weights.
 
         KV that depends on them is dropped, and computed again where it is needed. Not to be called inside a
         step. Arguments and errors are those of ``models.weights.change_weights``; it is a ``ConfigError``,
@@ -237,7 +237,7 @@ class Engine:
         *,
         observe: Observer | None = None,
     ) -> Generator[StepResult, None, None]:
-        """As ``run``, but yields the result of each step, requests that failed included; the others go on."""
+        """As ``run``, but yields each step's result; requests that failed do not end the others."""
         self.require_idle("engine")
         started = time.perf_counter()
         self.stopwatch.lap(REST)

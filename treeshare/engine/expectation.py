@@ -1,4 +1,4 @@
-"""What completions are expected to need, judging by recent ones."""
+"""What completions are expected to need, estimated from recent ones."""
 
 from __future__ import annotations
 

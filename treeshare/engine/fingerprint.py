@@ -43,7 +43,7 @@ def fingerprint(llm: LLM) -> str:
             "fingerprint",
             got=f"{llm.dtype} at level {kernel_level()}",
             expected="a model that computes the same on every CPU",
-            remedy="take quantization int8",
+            remedy="use quantization int8",
         )
     prompts = _prompts(llm.vocab_size, llm.max_model_len)
     cases = [(prompt, params) for params in _PARAMS for prompt in prompts]

@@ -1,4 +1,4 @@
-"""What a tree node costs on this machine, by which nodes are folded; measured once and cached."""
+"""The cost of a tree node on this machine, which decides which nodes are folded."""
 
 from __future__ import annotations
 

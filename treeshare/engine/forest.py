@@ -39,7 +39,7 @@ class LiveNode:
         token_ids: Its tokens; only the forest's root has none.
         start: Position of the first in the prompt.
         parent: The node above; None for the forest's root.
-        order: Its place depth-first: it sorts behind its parent's and before that of later siblings. Empty
+        order: Its place depth-first: it sorts after its parent's and before that of later siblings. Empty
             for a node that is above all others.
         number: Its place among its siblings; rising, with gaps where nodes were removed.
         children: Nodes below, in order of arrival (a dict for quick removal).
@@ -103,7 +103,7 @@ class LiveNode:
         return self.num_unfinished > 0, self.last_used
 
     def add_child(self, child: LiveNode) -> None:
-        """Put a node below this one, behind the others."""
+        """Put a node below this one, after the others."""
         assert child.parent is self
         self.num_children += 1
         child.number = self.num_children

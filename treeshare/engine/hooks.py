@@ -1,4 +1,4 @@
-"""The logits processors of ``LLM``, and which rows they have seen."""
+"""The logits processors of an ``LLM``, and which rows they know."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ from treeshare.engine.prompts import Prompt, Prompts, items_of
 from treeshare.engine.requests import Params, make_requests
 from treeshare.engine.scoring import Pair, Score, score
 from treeshare.engine.search import TokenSearch
+from treeshare.errors import ConfigError
 from treeshare.models import ModelExtras, load_model
 from treeshare.native import warn_where_unused
 from treeshare.sampling import suggestions
@@ -52,35 +53,35 @@ class LLM(OpenedModel):
 
     Args:
         model: An embedded name (``smollm2-135m``), a folder, a ``.gguf`` file, a hub id, or a transformers
-            model in memory, whose weights are shared and which stays as it is.
+            model in memory, whose weights are shared and not changed.
         dtype: ``auto`` (the model's own, see ``load_model``), ``float32`` or ``bfloat16``, also as torch's.
         quantization: ``int8``, on the CPU, or None; see ``load_model``.
-        device: As ``resolve_device`` takes it; on a CUDA device nothing was ever measured.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; CUDA devices were never tried.
         sharing: ``tree``, ``one-level`` or ``none``; see ``EngineConfig``.
-        seed: Run seed, for requests whose ``SamplingParams`` have none.
-        max_num_seqs: Maximum number of completions decoded at once.
+        seed: For requests whose ``SamplingParams`` have none; None is 0.
+        max_num_seqs: Maximum number of completions decoded at once, the rows of a step; None is 256.
         kv_budget_bytes: Maximum bytes of KV held at once; half of the free memory by default.
         threads: Torch threads; torch's own choice by default.
-        backend: Of attention; see ``EngineConfig``.
+        backend: The implementation of attention; see ``EngineConfig``.
         attention: ``off`` skips attention, for benchmarks only.
         lazy_divergence: Completions whose tokens are identical so far share one row.
         profile: Measure where a run's time goes; see ``EngineConfig``.
-        keep_nodes: Prompts' KV stays for later calls, as far as the budget holds it.
+        keep_nodes: Keep the KV of prompts for later calls, as long as the budget allows.
         logits_processors: Classes, or their names, ``module:Class``; see ``sampling.logits_processor``.
         reasoning_parser: How the model marks its reasoning; see ``text.reasoning.reasoning_tags``.
         fold_cost: Costs that decide which shared segments become nodes; measured by default.
-        max_model_len: Tokens of the longest sequence, prompt and completion; see ``load_model``.
+        max_model_len: Maximum tokens of a prompt with its completion; see ``load_model``.
         tokenizer: A folder, a hub id or a transformers tokenizer; by default the model's own.
         revision: Branch, tag or commit of a hub id.
-        chat_template: A Jinja template, or its file; by default the tokenizer's own.
+        chat_template: A Jinja template, or a file with one; by default the tokenizer's own.
         lora: A folder with a PEFT adapter, which is merged into the weights.
-        enable_lora: Whether a call may name an adapter, which then holds for all later ones, too.
-        generation_config: Whose parameters hold where a call gives none: see ``sampling.suggestions``.
-        override_generation_config: Fields that are put above that file's.
-        others: vLLM's further names: taken where they ask for nothing, else refused with what to use instead.
+        enable_lora: Whether a call may name an adapter, which is then used by all later calls too.
+        generation_config: Source of default parameters: ``auto`` (the model's), ``vllm`` (none) or a folder.
+        override_generation_config: Values that replace those of that file.
+        others: Other arguments of vLLM: accepted if they require nothing, else rejected with a remedy.
 
     Raises:
-        ConfigError: If an argument is out of range, or nobody knows its name.
+        ConfigError: If an argument is unknown or out of range.
         ModelLoadError, UnsupportedModelError: As ``load_model``.
     """
 
@@ -92,8 +93,8 @@ class LLM(OpenedModel):
         quantization: str | None = None,
         device: str = "auto",
         sharing: Sharing = "tree",
-        seed: int = 0,
-        max_num_seqs: int = 256,
+        seed: int | None = 0,
+        max_num_seqs: int | None = 256,
         kv_budget_bytes: int | None = None,
         threads: int | None = None,
         attention: AttentionMode = "on",
@@ -101,8 +102,8 @@ class LLM(OpenedModel):
         lazy_divergence: bool = True,
         profile: bool = False,
         keep_nodes: bool = False,
-        logits_processors: Sequence[type | str] = (),
-        reasoning_parser: str = "auto",
+        logits_processors: Sequence[type | str] | None = (),
+        reasoning_parser: str | None = "auto",
         fold_cost: FoldCost | None = None,
         max_model_len: int | None = None,
         tokenizer: Any | None = None,  # noqa: ANN401
@@ -115,6 +116,8 @@ class LLM(OpenedModel):
         **others: object,
     ) -> None:
         refuse_others("LLM", others, own_names(LLM.__init__))
+        seed = 0 if seed is None else seed
+        max_num_seqs = 256 if max_num_seqs is None else max_num_seqs
         config = EngineConfig(
             max_num_seqs=max_num_seqs,
             kv_budget_bytes=kv_budget_bytes,
@@ -124,7 +127,7 @@ class LLM(OpenedModel):
             lazy_divergence=lazy_divergence,
             profile=profile,
             keep_nodes=keep_nodes,
-            reasoning_parser=reasoning_parser,
+            reasoning_parser="" if reasoning_parser is None else reasoning_parser,
         )
         _use(seed, threads)
         warn_where_unused()
@@ -135,14 +138,14 @@ class LLM(OpenedModel):
         engine = Engine(
             loaded,
             replace(config, fold_cost=fold_cost or fold_cost_of(loaded, config)),
-            logits_processors=logits_processors,
+            logits_processors=() if logits_processors is None else logits_processors,
         )
         super().__init__(engine, seed, suggested, enable_lora=enable_lora)
         log_loaded(loaded, engine.runner, max_num_seqs)
 
     def generate(
         self,
-        prompts: Prompts,
+        prompts: Prompts | None = None,
         sampling_params: Params = None,
         *,
         use_tqdm: UseTqdm = True,
@@ -153,27 +156,27 @@ class LLM(OpenedModel):
         """Generate ``n`` completions of each prompt.
 
         A completion's bits depend on model, prompt, sampling parameters, seed, problem id and index alone;
-        ``ModelRunner.company_reason`` says where that does not hold. A prompt that comes twice is a second
-        problem and gets other completions.
+        ``ModelRunner.company_reason`` says when this does not hold. If a prompt occurs twice, the two are
+        different problems and get different completions.
 
         Args:
             prompts: One prompt or several: text, ``{"prompt": text}``, ``{"prompt_token_ids": ids}`` or token
                 ids.
             sampling_params: For all prompts, or one for each; ``get_default_sampling_params()`` by default.
-            use_tqdm: Show progress on stderr; or a function that makes a bar, as ``tqdm`` does.
-            on_completion: Called with the number of a prompt, as text, and each completion of it as it
-                finishes. A returned reason cancels the prompt's other completions and becomes
+            use_tqdm: Whether to show progress on stderr; or a function that makes a bar, like ``tqdm``.
+            on_completion: Called with the prompt's number, as text, and a completion, whenever one finishes.
+                If it returns a reason, the prompt's other completions are cancelled and the reason becomes
                 ``RequestOutput.ended``.
             lora_request: Names the adapter of all prompts, with ``enable_lora``.
-            others: vLLM's further names, as for the class.
+            others: Other arguments of vLLM, as for the class.
 
         Returns one output per prompt, in order.
 
         Raises as ``Engine.check``; nothing has run.
         """
         refuse_others("LLM.generate", others, own_names(LLM.generate))
-        self.use_adapter(lora_request)
         call = self._call(prompts, sampling_params, on_completion)
+        self.use_adapter(lora_request, len(call.requests))
         completions = self.engine.run(call.requests)
         return call.collect(with_progress(completions, call.requests, self.engine, use_tqdm))
 
@@ -185,12 +188,12 @@ class LLM(OpenedModel):
         tokens: bool = False,
         on_completion: OnCompletion | None = None,
     ) -> Generator[StreamOutput, None, None]:
-        """As ``generate``, but yields completions as they finish; leaving it early frees everything.
+        """Like ``generate``, but yields each completion when it finishes; leaving early cancels the others.
 
         Args:
             prompts: As for ``generate``.
             sampling_params: Likewise.
-            tokens: Whether to yield each token, too, as it is drawn.
+            tokens: Whether to yield each token too, as soon as it is drawn.
             on_completion: As for ``generate``. Raises as it.
         """
         call = self._call(prompts, sampling_params, on_completion)
@@ -200,21 +203,21 @@ class LLM(OpenedModel):
         self,
         messages: Conversations,
         sampling_params: Params = None,
-        *,
         use_tqdm: UseTqdm = True,
+        lora_request: LoRARequests = None,
+        *,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         chat_template: str | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
-        lora_request: LoRARequests = None,
         **others: object,
     ) -> list[RequestOutput]:
         """Generate for one conversation or several: the model's chat template makes the prompts.
 
         ``messages``: a list of ``{"role", "content"}``, or a list of such; the rest as in ``ChatOptions``.
 
-        Raises as ``generate``; also a ``ConfigError`` if there is no template, or it refuses the messages.
+        Raises as ``generate``; also a ``ConfigError`` if there is no template, or if it rejects the messages.
         """
         refuse_others("LLM.chat", others, own_names(LLM.chat))
         options = ChatOptions(
@@ -228,14 +231,14 @@ class LLM(OpenedModel):
         return self.generate(prompts, sampling_params, use_tqdm=use_tqdm, lora_request=lora_request)
 
     def score(self, pairs: Sequence[Pair], *, use_tqdm: UseTqdm = True) -> list[Score]:
-        """How likely given continuations are: a score per pair, each shared segment computed once.
+        """Compute the log-probabilities of given continuations; shared prefixes are computed once.
 
-        A score depends on the model and its pair, not on the other pairs or their order. Runs on the whole
-        tree whatever ``sharing`` is; KV that earlier calls left is dropped. Raises as ``scoring.score``.
+        A score depends on the model and its pair, not on other pairs or their order. Prefixes are shared
+        whatever ``sharing`` is. KV that earlier calls left is dropped. Raises as ``scoring.score``.
 
         Args:
-            pairs: Token ids of a context, at least one, and of a continuation; together at most one more than
-                the model's length.
+            pairs: For each score, the token ids of a context (at least one) and of its continuation; together
+                at most one token more than the model's maximum length.
             use_tqdm: Show progress on stderr.
         """
         given = items_of("pairs", pairs, "a list of pairs of a context and a continuation")
@@ -243,7 +246,7 @@ class LLM(OpenedModel):
             return score(self.engine, given, bar.update)
 
     def search(self, prompt: Prompt, *, max_tokens: int = 256) -> TokenSearch:
-        """Decode by hand: fork, extend and drop branches of one prompt; see ``TokenSearch``."""
+        """Control decoding yourself: fork, extend and drop branches of a prompt; see ``TokenSearch``."""
         return TokenSearch(self.engine, self.prompt_encoder.parse(0, prompt)[1], max_tokens)
 
     def beam_search(
@@ -255,24 +258,28 @@ class LLM(OpenedModel):
         use_tqdm: UseTqdm = False,
         **others: object,
     ) -> list[BeamSearchOutput]:
-        """The likeliest continuations of each prompt, transformers' own; one prompt after the other.
+        """Beam search for each prompt, one prompt after the other; the beams equal those of transformers.
 
         KV that earlier calls left is dropped.
 
         Args:
             prompts: As for ``generate``.
-            params: How to look for them.
+            params: Number and length of the beams.
             lora_request: As for ``generate``.
             use_tqdm: As for ``generate``.
             others: Likewise.
 
         Raises:
-            ConfigError: If a prompt is out of range, or the engine runs something.
+            ConfigError: If a prompt is out of range, or other requests are running.
             BudgetError: If the KV budget does not hold a prompt with its beams.
         """
         refuse_others("LLM.beam_search", others, own_names(LLM.beam_search))
-        self.use_adapter(lora_request)
+        if not isinstance(params, BeamSearchParams):
+            raise ConfigError.of(
+                "params", got=params, expected="BeamSearchParams(beam_width=..., max_tokens=...)"
+            )
         parsed = self.prompt_encoder.parse_all(prompts)
+        self.use_adapter(lora_request, len(parsed))
         with progress_bar("Beams", len(parsed), use_tqdm) as bar:
             return [self._beams(token_ids, params, bar) for _, token_ids in parsed]
 
@@ -286,7 +293,9 @@ class LLM(OpenedModel):
         bar.update()
         return found
 
-    def _call(self, prompts: Prompts, params: Params, on_completion: OnCompletion | None) -> GenerateCall:
+    def _call(
+        self, prompts: Prompts | None, params: Params, on_completion: OnCompletion | None
+    ) -> GenerateCall:
         parsed = self.prompt_encoder.parse_all(prompts)
         requests = make_requests(
             [token_ids for _, token_ids in parsed],

@@ -1,4 +1,4 @@
-"""What the engine logs, by the logger ``treeshare``: a model that was loaded, and a run that has ended."""
+"""What the engine logs with the logger ``treeshare``: a loaded model, and a finished run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measurements of this machine, kept in the user's cache."""
+"""Measurements of this machine, cached for the user."""
 
 from __future__ import annotations
 

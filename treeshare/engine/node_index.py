@@ -28,7 +28,7 @@ class NodeIndex(Generic[_Node]):
     """Nodes in an order in which equal beginnings are neighbours.
 
     Adding and removing compares with the logarithm of their number of nodes, and moves as many pointers as
-    there are behind the place.
+    there are after the place.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What is known of the log-probabilities of a node's tokens, and who asks for them."""
+"""The known log-probabilities of a node's tokens, and who asks for them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PromptLogprobs = list[list[TokenLogprob] | None]
-"""Per token of a prompt itself and the likeliest ones at its place; None for the first."""
+"""Per token of a prompt itself and the most likely ones at its place; None for the first."""
 
 Top = tuple["NDArray[np.int64]", "NDArray[np.float32]"]
-"""The likeliest tokens of a row, ties by id, and their log-probabilities."""
+"""The most likely tokens of a row, ties by id, and their log-probabilities."""
 
 
 @dataclass(eq=False, slots=True)
@@ -26,9 +26,9 @@ class NodeScores:
         num_top: Likeliest tokens that are kept of each row.
         wanted: By who asks, the token that follows the node in its prompt; None where the prompt ends.
         chosen: Of the first rows, each next token's log-probability and rank.
-        top: Of the same rows, the likeliest tokens.
+        top: Of the same rows, the most likely tokens.
         after: The same as ``chosen`` for the last row, by next token.
-        after_top: The likeliest tokens of the last row.
+        after_top: The most likely tokens of the last row.
     """
 
     num_top: int
@@ -39,7 +39,7 @@ class NodeScores:
     after_top: Top | None = None
 
     def covers(self, num_top: int) -> bool:
-        """Whether so many likeliest tokens, -1 for all, are among those that are kept."""
+        """Whether so many most likely tokens, -1 for all, are among those that are kept."""
         return self.num_top < 0 or 0 <= num_top <= self.num_top
 
     def lacks_from(self, num_tokens: int) -> int | None:

@@ -1,16 +1,18 @@
-"""A model that is loaded, and the engine that runs it: what is known of both, and how they are given up."""
+"""A loaded model with the engine that runs it: their properties, and how they are closed."""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Never, Self
 
+from treeshare.config import require_bool
 from treeshare.engine.lora import adapter_of
 from treeshare.engine.prompts import PromptEncoder
 from treeshare.engine.requests import checked_requests, one_request
 from treeshare.errors import ConfigError
 from treeshare.models import weights_with_adapter
 from treeshare.sampling import SamplingParams, suggested_params
+from treeshare.vllm_names import absence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -52,6 +54,7 @@ class OpenedModel:
         *,
         enable_lora: bool,
     ) -> None:
+        require_bool("enable_lora", enable_lora)
         self.seed = seed
         self._enable_lora = enable_lora
         own = engine.loaded.extras.lora
@@ -129,14 +132,18 @@ class OpenedModel:
             return [self.prompt_encoder.encode(one) for one in text]
         return self.prompt_encoder.encode(text)  # type: ignore[arg-type]
 
-    def use_adapter(self, requests: LoRARequests) -> None:
+    def use_adapter(self, requests: LoRARequests, num_prompts: int | None = None) -> None:
         """Merge the adapter that a call names into the weights, where it is the first one.
+
+        Args:
+            requests: As ``adapter_of`` takes them.
+            num_prompts: Likewise.
 
         Raises:
             ConfigError: If the call names another one than those before, or none where they named one.
             ModelLoadError: If the adapter cannot be read.
         """
-        asked = adapter_of(requests)
+        asked = adapter_of(requests, num_prompts)
         if asked == self._adapter or (asked is None and not self._was_named):
             return
         if self._adapter is not None or not self._enable_lora:
@@ -144,7 +151,7 @@ class OpenedModel:
                 "lora_request",
                 got=asked,
                 expected=str(self._adapter) if self._adapter else "None, or LLM(..., enable_lora=True)",
-                remedy="an adapter holds for all prompts of a model; load another LLM for another one",
+                remedy="a model has one adapter for all prompts; load another LLM for another adapter",
             )
         assert asked is not None
         self.update_weights(weights_with_adapter(self.loaded, asked))
@@ -165,6 +172,12 @@ class OpenedModel:
     def close(self) -> None:
         """Free the KV of all that runs; what is asked for later begins anew."""
         self.engine.clear()
+
+    if not TYPE_CHECKING:  # a type checker knows which there are
+
+        def __getattr__(self, name: str) -> Never:
+            """Says what to use instead of a method that only vLLM's class has."""
+            raise AttributeError(absence("LLM.", name))
 
     def __enter__(self) -> Self:
         return self

@@ -7,6 +7,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from treeshare.text.reasoning import split_reasoning
+from treeshare.vllm_names import AnsweredAttributes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +25,7 @@ class Logprob:
 
     Attributes:
         logprob: Natural log of the model's probability, before temperature.
-        rank: 1 for the likeliest token of the vocabulary.
+        rank: 1 for the most likely token of the vocabulary.
         decoded_token: What it adds to the text, special tokens included; None without a tokenizer.
     """
 
@@ -34,24 +35,24 @@ class Logprob:
 
 
 PromptLogprobs = list[dict[int, Logprob] | None]
-"""Of a prompt: for each token but the first, the token and the likeliest ones at its place."""
+"""Of a prompt: for each token but the first, the token and the most likely ones at its place."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompletionOutput:
+class CompletionOutput(AnsweredAttributes):
     """One completion of a prompt.
 
     Attributes:
-        index: Which of the prompt's completions.
-        text: What continues the prompt's text, cut at the stop string; empty without a tokenizer.
-        token_ids: Everything generated, a final stop token included.
+        index: Number of the completion among those of its prompt.
+        text: The text after the prompt's, up to the stop string; empty without a tokenizer.
+        token_ids: All generated tokens, including a final stop token.
         cumulative_logprob: Sum of the tokens' log-probabilities, before temperature.
-        logprobs: Per token a mapping from token id, when asked for.
+        logprobs: For each token a mapping from token ids to log-probabilities, if they were asked for.
         finish_reason: ``stop`` or ``length``.
         stop_reason: The stop string or stop token id; None at end-of-sequence and at ``length``.
-        weight_versions: Per token how often the weights had been changed when it was drawn.
-        reasoning: The model's reasoning, part of ``text``, without its tags; None where it has none.
-        answer: ``text`` without it.
+        weight_versions: For each token, how many times the weights had been changed when it was drawn.
+        reasoning: The model's reasoning, a part of ``text``, without its tags; None if there is none.
+        answer: ``text`` without the reasoning and its tags.
     """
 
     index: int
@@ -67,19 +68,18 @@ class CompletionOutput:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RequestOutput:
+class RequestOutput(AnsweredAttributes):
     """A prompt and its completions.
 
     Attributes:
         request_id: Number of the prompt in the call, as text.
-        prompt: Its text, or None when token ids were given.
+        prompt: Its text; None if token ids were given.
         prompt_token_ids: Its tokens.
-        outputs: Completions, by index.
+        outputs: Its completions, by index.
         finished: True: ``LLM.generate`` returns whole completions.
-        num_cached_tokens: Prompt tokens that an earlier prompt of the call shares, and whose KV is stored
-            once.
-        prompt_logprobs: Per token of the prompt a mapping from token id, when asked for; None for the first.
-        ended: Why its other completions were cancelled; None where ``outputs`` has all that were asked for.
+        num_cached_tokens: Number of prompt tokens that are shared with an earlier prompt of the call.
+        prompt_logprobs: The same as ``logprobs`` for each token of the prompt; None for the first token.
+        ended: Why its other completions were cancelled; None if ``outputs`` has all that were asked for.
     """
 
     request_id: str

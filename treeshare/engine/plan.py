@@ -59,7 +59,11 @@ def max_new_tokens(loaded: LoadedModel, index: int, request: Request) -> int:
     ending = request.params.stop_ids
     _check_token_ids("stop_token_ids", ending, loaded.vocab_size)
     if request.params.min_tokens and len(loaded.eos_token_ids.union(ending)) >= loaded.vocab_size:
-        raise ConfigError.of("stop_token_ids", got="all tokens", expected="fewer, as min_tokens bans them")
+        raise ConfigError.of(
+            "stop_token_ids",
+            got="all tokens",
+            expected="fewer, because min_tokens bans them",
+        )
     return min(request.params.max_length, limit - length)
 
 
@@ -91,7 +95,7 @@ def _check_request(request: Request) -> None:
     for index in ends:
         require_int("completion_indices", index, low=0, high=2**32 - 1)
     if not isinstance(indices, range) and len(set(indices)) < len(indices):
-        raise ConfigError.of("completion_indices", got="an index twice", expected="each once")
+        raise ConfigError.of("completion_indices", got="a repeated index", expected="each index once")
 
 
 def _check_token_ids(name: str, ids: Collection[int], vocab_size: int) -> None:

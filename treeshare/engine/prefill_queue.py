@@ -1,4 +1,4 @@
-"""The nodes whose KV is being computed, in the order in which it is."""
+"""The nodes whose KV is being computed, in order."""
 
 from __future__ import annotations
 

@@ -169,7 +169,7 @@ def _chosen(logits: Tensor, logprobs: Tensor, tokens: NDArray[np.int64]) -> list
 
 
 def _tops(logits: Tensor, logprobs: Tensor, num_top: int) -> list[Top]:
-    """The ``num_top`` likeliest tokens of each row, ties by id; -1 for all."""
+    """The ``num_top`` most likely tokens of each row, ties by id; -1 for all."""
     count = logits.shape[1] if num_top < 0 else min(num_top, logits.shape[1])
     if not count:
         nothing = np.empty(0, np.int64), np.empty(0, np.float32)
@@ -186,7 +186,7 @@ def _tops(logits: Tensor, logprobs: Tensor, num_top: int) -> list[Top]:
 
 
 def _entries(token: int, chosen: tuple[float, int], top: Top, wanted: int) -> list[TokenLogprob]:
-    """The prompt's token, then the likeliest ones, as many as asked for."""
+    """The prompt's token, then the most likely ones, as many as asked for."""
     count = len(top[0]) if wanted < 0 else wanted
     others = zip(top[0][:count].tolist(), top[1][:count].tolist(), strict=True)
     return [

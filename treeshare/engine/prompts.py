@@ -6,15 +6,19 @@ import contextlib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypedDict
 
 from treeshare.engine.chat import ChatOptions, Conversations, Message, conversations_of, render_chat
 from treeshare.errors import ConfigError, one_line
 from treeshare.text import encode
 from treeshare.tree import PromptTree
+from treeshare.vllm_names import refuse_others
 
 Prompt = str | Mapping[str, Any] | Sequence[int]
 Prompts = Prompt | Sequence[Prompt]
+
+_OWN_NAMES = frozenset({"prompt", "prompt_token_ids"})
+_FORMS = 'text, {"prompt": ...}, {"prompt_token_ids": ...} or token ids'
 
 _REPLY_MARK = "-[[treeshare: the reply goes on here]]-"
 
@@ -22,6 +26,19 @@ _LOG = logging.getLogger(__name__)
 
 ParsedPrompt = tuple[str | None, list[int]]
 """A prompt's text, if it has one, and its token ids."""
+
+
+class TextPrompt(TypedDict):
+    """A prompt as text; vLLM's name for the mapping."""
+
+    prompt: str
+
+
+class TokensPrompt(TypedDict, total=False):
+    """A prompt as token ids, perhaps with the text that they are; vLLM's name for the mapping."""
+
+    prompt_token_ids: Sequence[int]
+    prompt: str
 
 
 class AddedTokens:
@@ -77,7 +94,7 @@ class PromptEncoder:
         """
         if self._tokenizer is None:
             raise ConfigError(
-                f"tokenizer: {self._model_id} has none; give prompt_token_ids, and no stop strings"
+                f"tokenizer: {self._model_id} has none; give prompt_token_ids, without stop strings"
             )
         return self._tokenizer
 
@@ -92,8 +109,10 @@ class PromptEncoder:
         self._added.look_at(text, ids)
         return ids
 
-    def parse_all(self, prompts: Prompts) -> list[ParsedPrompt]:
-        """One prompt or several, each as ``parse`` returns it."""
+    def parse_all(self, prompts: Prompts | None) -> list[ParsedPrompt]:
+        """One prompt or several, each as ``parse`` returns it; raises as that, also for None."""
+        if prompts is None:
+            raise ConfigError.of("prompts", got=None, expected=_FORMS)
         return [self.parse(i, prompt) for i, prompt in enumerate(as_list(prompts))]
 
     def parse(self, index: int, prompt: Prompt) -> ParsedPrompt:
@@ -106,7 +125,14 @@ class PromptEncoder:
             return prompt, self.encode(prompt)
         if isinstance(prompt, Mapping):
             text = prompt.get("prompt")
+            others = {name: value for name, value in prompt.items() if name not in _OWN_NAMES}
+            try:
+                refuse_others("prompt", others, _OWN_NAMES)
+            except ConfigError as error:
+                raise ConfigError(f"prompts[{index}]: {error}") from None
             if "prompt_token_ids" in prompt:
+                if text is not None:
+                    require_text(f"prompts[{index}]", text)
                 return text, token_ids_of(index, prompt["prompt_token_ids"])
             if isinstance(text, str):
                 return text, self.encode(text)
@@ -115,7 +141,7 @@ class PromptEncoder:
         raise ConfigError.of(
             f"prompts[{index}]",
             got=prompt,
-            expected='text, {"prompt": ...}, {"prompt_token_ids": ...} or token ids',
+            expected=_FORMS,
         )
 
     def chat_prompts(self, messages: Conversations, options: ChatOptions) -> list[Prompt]:
@@ -135,10 +161,10 @@ class PromptEncoder:
         return {"prompt": text, "prompt_token_ids": self.encode(text, special_tokens=False)}
 
     def begun_reply(self, conversation: Sequence[Message], begin: str, options: ChatOptions) -> list[int]:
-        """Token ids of a conversation, up to where a reply that begins with ``begin`` goes on.
+        """Token ids of a conversation, up to where a reply that begins with ``begin`` continues.
 
-        The template writes the reply with a mark behind ``begin`` and is cut there, as in EvalPlus: what it
-        puts in front of a reply stands there, and what it strips from the end of one does not matter.
+        The template writes the reply with a mark after ``begin`` and is cut there, as in EvalPlus: what it
+        puts before a reply stands there, and what it strips from the end of one does not matter.
 
         Raises:
             ConfigError: As ``chat_prompts``; or if the template does not write the reply.
@@ -152,7 +178,7 @@ class PromptEncoder:
         )
         before, mark, _ = text.partition(_REPLY_MARK)
         if not mark:
-            raise ConfigError("messages: the model's chat template leaves out the reply that is to be begun")
+            raise ConfigError("messages: the model's chat template drops the beginning of the reply")
         return self.encode(before, special_tokens=False)
 
 
@@ -164,7 +190,7 @@ def require_text(name: str, text: object) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         got = f"U+{ord(text[error.start]):04X} at character {error.start}"
-        raise ConfigError.of(name, got=got, expected="text without halves of characters") from error
+        raise ConfigError.of(name, got=got, expected="text without lone surrogates") from error
 
 
 def items_of(name: str, values: object, expected: str) -> list[Any]:

@@ -85,6 +85,6 @@ def params_per_prompt(params: Params, num_prompts: int) -> list[SamplingParams]:
         raise ConfigError.of(
             "sampling_params",
             got=f"{len(given)} for {num_prompts} prompts",
-            expected="one, or one for each prompt",
+            expected="one for all prompts, or one for each",
         )
     return given

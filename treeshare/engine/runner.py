@@ -1,4 +1,4 @@
-"""From a step's layout to logits: model, attention, KV and the widths of matmuls in one object."""
+"""From a step's layout to logits: model, attention, KV and matmul sizes in one object."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ class ModelRunner:
             token_ids: ``[N]``.
 
         Returns:
-            ``[N]`` natural log of each token's probability, and whether it is the likeliest of its row, the
+            ``[N]`` natural log of each token's probability, and whether it is the most likely of its row, the
             lowest id on a tie.
         """
         places, tokens = (upload(array, logits.device) for array in (rows, token_ids))

@@ -2,7 +2,7 @@
 
 Requests are admitted in the order of their rank, strictly one after the other, by what they are expected to
 need. Room for a step's pages is made before the step: first nodes below which nothing runs lose their KV,
-then the youngest sequences are preempted. The oldest always goes on, so the engine never stalls.
+then the youngest sequences are preempted. The oldest always continues, so the engine never stalls.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class Scheduler:
         return starting
 
     def go_on(self, drew: Collection[Sequence], going_on: Items[Sequence]) -> None:
-        """Replace the sequences that drew a token by those of them that go on, depth-first."""
+        """Replace the sequences that drew a token by those of them that continue, depth-first."""
         running = [sequence for sequence in self.running if sequence not in drew]
         self.running = sorted([*running, *going_on], key=lambda sequence: sequence.segment.order)
 
@@ -252,7 +252,7 @@ class Scheduler:
             self._residency.want_logits(head.live.node)
 
     def _is_ready(self, sequence: Sequence) -> bool:
-        """Whether an admitted sequence can go on from its prompt."""
+        """Whether an admitted sequence can continue from its prompt."""
         node = sequence.live.node
         if sequence.live.lacks_prompt_logprobs and not self._residency.scores.finish(sequence.live):
             return False

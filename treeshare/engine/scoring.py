@@ -37,7 +37,7 @@ class Score:
 
     Attributes:
         logprobs: Natural log of each token's probability, given all before it.
-        is_greedy: Whether each token is the likeliest, the lowest id on a tie.
+        is_greedy: Whether each token is the most likely, the lowest id on a tie.
     """
 
     logprobs: list[float]
@@ -88,7 +88,9 @@ def _checked(engine: Engine, index: int, pair: Pair) -> tuple[TokenArray, TokenA
         raise ConfigError.of(f"pairs[{index}]", got=len(parts), expected="a context and a continuation")
     context, continuation = (as_token_array(ids, name) for ids, name in zip(parts, names, strict=True))
     if not len(context):
-        raise ConfigError.of(names[0], got="no tokens", expected="at least one, say of beginning-of-sequence")
+        raise ConfigError.of(
+            names[0], got="no tokens", expected="at least one, such as beginning-of-sequence"
+        )
     for ids, name in zip((context, continuation), names, strict=True):
         if len(ids) and ids.max() >= loaded.vocab_size:
             raise ConfigError.of(name, got=int(ids.max()), expected=f"token ids in [0, {loaded.vocab_size})")

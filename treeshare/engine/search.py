@@ -1,4 +1,4 @@
-"""Decoding by hand: branches of one prompt that are forked, extended and dropped."""
+"""Search over branches of a prompt, which can be forked, extended and dropped."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ class TokenSearch:
 
         Raises:
             ConfigError: If a branch was dropped or has ``max_tokens`` tokens, or there are too many steps.
-            BudgetError: If the KV budget does not hold the forks; the search goes on without them.
+            BudgetError: If the KV budget does not hold the forks; the search continues without them.
         """
         steps = self._checked_steps(steps)
         if not steps:
@@ -193,7 +193,7 @@ class TokenSearch:
 
     def _require_open(self) -> None:
         if not self._is_open or self._engine.store is not self._store:
-            raise ConfigError("search: it was closed, or its engine was cleared; begin another")
+            raise ConfigError("search: it was closed, or its engine was cleared; start another")
 
     def __enter__(self) -> Self:
         return self

@@ -1,4 +1,4 @@
-"""What runs: a request, the sequences that decode it, and the completions that come out."""
+"""What runs: a request, the sequences that decode it, and its completions."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Completion:
         finish_reason: ``stop`` or ``length``.
         stop_reason: The stop string or stop token id; None at end-of-sequence and at ``length``.
         cumulative_logprob: Natural log of the model's probability of ``token_ids``, before temperature.
-        logprobs: Per token the likeliest tokens, when asked for.
+        logprobs: Per token the most likely tokens, when asked for.
         weight_versions: Per token how often the weights had been changed when it was drawn.
         begins_text: Whether no text of the prompt stands before its own.
         opened_reasoning: Whether its prompt ends inside the model's reasoning.
@@ -134,7 +134,7 @@ class Sequence:
         num_computed: Generated tokens whose KV is stored.
         cumulative_logprob: Of ``token_ids``.
         logprobs: Per token, where asked for.
-        grammar: Where its request's grammar is behind ``token_ids``; None without one.
+        grammar: Where its request's grammar is after ``token_ids``; None without one.
         thinking: Where it is in its reasoning, if something depends on that.
     """
 

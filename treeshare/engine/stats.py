@@ -1,4 +1,4 @@
-"""What a run measures while it goes on."""
+"""Measurements of a run."""
 
 from __future__ import annotations
 

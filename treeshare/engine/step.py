@@ -1,4 +1,4 @@
-"""A planned step: run the model, draw tokens, and say what ended, what goes on and what failed."""
+"""A planned step: run the model, draw tokens, and report what ended, what continues and what failed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class StepResult:
 
     Attributes:
         finished: Completions that ended.
-        drawn: Sequences that drew a token and go on.
+        drawn: Sequences that drew a token and continue.
         failed: The error of each request that failed, by its index: its other completions are cancelled.
     """
 
@@ -48,7 +48,7 @@ class StepComputer:
         runner: Runs the model.
         config: How rows share KV.
         residency: Keeps the logits from which completions start.
-        scheduler: Gets the sequences that go on.
+        scheduler: Gets the sequences that continue.
         token_step: Draws tokens.
     """
 
@@ -110,7 +110,7 @@ class StepComputer:
         return [batch]
 
     def _sample(self, batches: list[RowBatch], stats: EngineStats) -> tuple[StepResult, list[LiveRequest]]:
-        """Draw the next tokens; sequences that go on stay with the scheduler."""
+        """Draw the next tokens; sequences that continue stay with the scheduler."""
         started = time.perf_counter()
         drawing = {sequence for batch in batches for group in batch.sequences for sequence in group}
         result, failed = StepResult(), dict[Sequence, Exception]()

@@ -1,4 +1,4 @@
-"""What comes out while requests run: completions as they finish, tokens if asked."""
+"""Outputs while requests run: completions as soon as they finish, and tokens if asked for."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class TokenOutput:
             tokenizer.
         offset: Where the token begins in the text, one that is part of a character where the character does.
         is_last: Whether the completion ends with it.
-        logprobs: The token and the likeliest ones at its place, when asked for.
+        logprobs: The token and the most likely ones at its place, when asked for.
         prompt_logprobs: With the first token, those of the prompt, when asked for.
     """
 
@@ -129,7 +129,7 @@ class StepEvents:
         return [*last, finished]
 
     def _tokens(self, sequence: Sequence) -> list[TokenOutput]:
-        """The latest token of each completion of a sequence that goes on; their text is decoded once."""
+        """The latest token of each completion of a sequence that continues; their text is decoded once."""
         request, token_ids = sequence.request_index, sequence.token_ids
         text = sequence.stop.take(token_ids)
         num_certain = sequence.stop.num_certain

@@ -1,7 +1,7 @@
-"""A completion's reasoning while it is drawn: its budget, and the grammar that waits for its end.
+"""A completion's reasoning while it is generated: its budget, and the grammar that starts after it.
 
 Where a sequence is in its reasoning is a function of its prompt and tokens, so completions that agree share
-it, and company changes nothing.
+it, and other requests change nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _TAIL_TOKENS = 24
 
 
 class Reasoning:
-    """How a model marks its reasoning.
+    """The tags of a model's reasoning.
 
     Args:
         loaded: The model.
@@ -64,7 +64,7 @@ class Reasoning:
         return encode(self._loaded.tokenizer, getattr(self.tags, which), special_tokens=False)
 
     def check(self, params: SamplingParams) -> None:
-        """Refuse a budget where nothing marks the reasoning.
+        """Reject a budget if the model has no reasoning tags.
 
         Raises:
             ConfigError: If so.
@@ -75,14 +75,14 @@ class Reasoning:
             raise ConfigError.of(
                 "thinking_token_budget",
                 got=params.thinking_token_budget,
-                expected="None: the model marks no reasoning",
-                remedy="say how it does, by reasoning_parser",
+                expected="None: the model has no known reasoning tags",
+                remedy="give the tags around its reasoning as reasoning_parser",
             )
 
     def opens(self, prompt: Sequence[int]) -> bool:
-        """Whether a prompt ends inside the reasoning: behind a start tag, or within what the assistant began.
+        """Whether a prompt ends inside the reasoning: after a start tag, or in a reply that was begun.
 
-        A start tag of one token counts as long as neither an end tag nor another special token is behind it.
+        A start tag of one token counts as long as neither an end tag nor another special token is after it.
         """
         if self.tags is None or self._loaded.tokenizer is None:
             return False
@@ -159,7 +159,7 @@ class ThinkingState:
         return self.is_open or (self._offers_start and token == self.reasoning.start_ids[0])
 
     def advance(self, token: int) -> ThinkingState:
-        """Behind one more token."""
+        """After one more token."""
         if not self.is_open and not self.may_begin:
             return self
         tags = self.reasoning.tags

@@ -38,7 +38,7 @@ class Tokens:
     """What a batch of rows has drawn.
 
     Attributes:
-        going_on: The sequences that go on; one that diverged is two or more.
+        going_on: The sequences that continue; one that diverged is two or more.
         ended: Completions that ended.
         failed: Sequences that drew nothing, or whose stop conditions could not be checked; with the error.
     """
@@ -140,7 +140,7 @@ class TokenStep:
 
     @staticmethod
     def _ending(sequence: Sequence) -> Ending | None:
-        """How a sequence ends with its latest token; None if it goes on."""
+        """How a sequence ends with its latest token; None if it continues."""
         grammar, thinking, token = sequence.grammar, sequence.thinking, sequence.token_ids[-1]
         if thinking is not None:
             sequence.thinking = thinking.advance(token)

@@ -1,9 +1,9 @@
 """Whether a completion's bits depend on more than its request: measured, on the user's own requests.
 
-The same requests run together, as ``sample`` runs them, and then in other ways: each alone, in other company,
-with another number of completions, in another order, with another limit of rows, with less sharing. Tokens
-and log-probabilities are compared to the last bit. The last way is the positive control: together again, with
-a known fault; a comparison that does not see it proves nothing.
+The same requests run together, as ``sample`` runs them, and then in other ways: each alone, beside other
+requests, with another number of completions, in another order, with another limit of rows, with less sharing.
+Tokens and log-probabilities are compared to the last bit. The last way is the positive control: together
+again, with a known fault; a comparison that does not see it proves nothing.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class SharedNodes:
     Attributes:
         num_nodes: Nodes with others below them.
         num_tokens: Their tokens.
-        num_prompts: Prompts that go on below them.
+        num_prompts: Prompts that continue below them.
     """
 
     num_nodes: int
@@ -252,12 +252,12 @@ class Verification:
         if not self.shared.num_nodes:
             got = f"{len(requests)} prompts of which no node is shared"
             raise ConfigError(
-                f"verify: got {got} (at most {_common(requests)} tokens are the same), expected a node; "
-                "give more worked examples (--shots), more problems (--limit), or problems that begin alike"
+                f"verify: got {got} (at most {_common(requests)} tokens are equal), expected a shared node; "
+                "give more worked examples (--shots), more problems (--limit), or problems that share more"
             )
         self.ways = list(_ways(config, requests))
         self.control = Way(
-            "control: a fault put in", config, [dict(enumerate(requests))], runner=FaultyRunner
+            "control: an inserted fault", config, [dict(enumerate(requests))], runner=FaultyRunner
         )
 
     @property

@@ -1,4 +1,4 @@
-"""Benchmark workloads: prompts as token ids, a fixed number of new tokens, and what a run of one measures."""
+"""Benchmark workloads: prompts as token ids, a fixed number of new tokens, and the measurements of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What checking a completion says."""
+"""The result of checking a completion."""
 
 from __future__ import annotations
 

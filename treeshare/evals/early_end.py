@@ -1,8 +1,8 @@
-"""When a problem has enough completions: its others are cancelled, and the journal says why.
+"""When a problem has enough completions: the others are cancelled, and the journal says why.
 
-A rule sees a problem's completions by ascending index, not as they finish: a run that was killed and resumed
-ends each problem with the same one as a run that nobody disturbed. What had finished out of turn when it was
-killed is not in the journal, and is generated again.
+A rule sees a problem's completions by ascending index, not in the order in which they finish. So a resumed
+run ends each problem with the same completion as an uninterrupted run. Completions that had finished out of
+order when a run was killed are not in the journal, and are generated again.
 
 The completions that remain are a biased sample: a problem ended by its first success looks better than it is.
 Use this to get answers, not to measure pass@k.

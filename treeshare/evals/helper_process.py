@@ -1,4 +1,4 @@
-"""A process that computes what may take too much time or memory; kept, and replaced when it dies or hangs.
+"""A helper process for computations that may take too much time or memory.
 
 For work of our own on texts from outside, such as simplifying an expression: nothing of the texts is run.
 Models' programs belong into the sandbox.

@@ -1,4 +1,4 @@
-"""Python literals in text that nobody trusts: parsed within bounds, never executed."""
+"""Python literals in untrusted text: parsed within limits, never executed."""
 
 from __future__ import annotations
 

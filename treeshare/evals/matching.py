@@ -1,4 +1,4 @@
-"""When an answer is right: token by token, numbers within a tolerance, one of several, or by a function.
+"""Comparing output: token by token, numbers within a tolerance, one of several, or by a function.
 
 Matchers are trusted code of a task's author; they see only text and JSON values that a program has produced.
 """

@@ -1,4 +1,4 @@
-"""A judged run's figures: pass@k, majority@k, filtered n@k and calibration, each with what it lacks."""
+"""A judged run's metrics: pass@k, majority@k, filtered n@k and calibration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Patterns of Python's ``re`` that somebody else wrote, searched for with a limit of time."""
+"""Searches with untrusted patterns of Python's ``re``, within a time limit."""
 
 from __future__ import annotations
 

@@ -33,9 +33,9 @@ class Problem:
 
     Attributes:
         task_id: Unique in the task.
-        prompt: The problem's own part of the prompt; worked examples and chat templates come around it.
-        data: What the task's checker needs besides; read-only.
-        chat_prompt: What a chat model is asked where no worked examples stand in front; ``prompt`` if empty.
+        prompt: The problem's own part of the prompt, without worked examples and chat template.
+        data: What the task's checker needs in addition; read-only.
+        chat_prompt: The prompt for chat models if there are no worked examples; ``prompt`` if empty.
     """
 
     task_id: str
@@ -45,22 +45,23 @@ class Problem:
 
 
 class Task(ABC):
-    """Where problems come from and what a right completion is.
+    """Where problems come from, and which completions are right.
 
     Attributes:
         name: As on the command line.
         stop: Strings that end a completion.
-        max_tokens: Maximum number of tokens of a completion, unless the user says otherwise.
-        num_shots: Worked examples in front of each problem, as published.
+        max_tokens: Default maximum number of tokens of a completion.
+        num_shots: Worked examples before each problem, as published.
         separator: Text between two worked examples and before the problem.
-        chat_instruction: What a chat model is told in front of the prompt; says what ``from_chat`` looks for.
+        chat_instruction: Instruction for chat models before the prompt; describes what ``from_chat`` looks
+            for.
         chat_system: The system message of a chat; none if empty.
-        chat_prefill: What a chat model's reply is made to begin with. ``from_chat`` is given it, too.
-        chat_num_shots: The same as ``num_shots`` for a chat model; None if it is the same number.
+        chat_prefill: The given beginning of a chat model's reply; ``from_chat`` gets it too.
+        chat_num_shots: ``num_shots`` for chat models; None if it is the same number.
         needs_sandbox: Whether ``check`` runs code; if not, its sandbox may be None.
-        timeout_s: Seconds that a program may take, unless the user says otherwise.
-        options: Names of what can be chosen of the task, and what each means: keyword arguments of the class,
-            which are text.
+        timeout_s: Default time limit of a program, in seconds.
+        options: Names and meanings of the task's options; they are text and become keyword arguments of the
+            class.
         card: What ``treeshare tasks`` says of it.
     """
 
@@ -112,7 +113,7 @@ class Task(ABC):
         return []
 
     def answer(self, problem: Problem, completion: str) -> str | None:
-        """The answer that a completion gives, what majority@n votes on.
+        """The answer of a completion, on which majority@n votes.
 
         Equal answers are equal strings, or in one class of ``answer_classes``. None, also by default: no
         answer, which casts no vote.
@@ -120,14 +121,14 @@ class Task(ABC):
         return None
 
     def answer_classes(self, problem: Problem, answers: Iterable[str]) -> list[list[str]]:
-        """The distinct ones of a problem's answers in classes of equivalent ones; by default each alone.
+        """The distinct answers in classes of equivalent ones; by default, each in its own class.
 
         The classes may depend on nothing but which answers there are. See ``votes.answer_classes``.
         """
         return answer_classes(answers)
 
     def solution(self, problem: Problem, completion: str) -> str | None:
-        """The program that a completion stands for, without its tests; None if it stands for none."""
+        """The program of a completion, without tests; None if it has none."""
         return None
 
     def from_chat(self, problem: Problem, reply: str) -> str:
@@ -135,15 +136,15 @@ class Task(ABC):
         return reply
 
     def fingerprint(self, problem: Problem, completion: str, limits: Limits) -> str | None:
-        """All that the verdict depends on, as text; None if it is not worth remembering."""
+        """All that the verdict depends on, as text; None if it is not worth caching."""
         return None
 
 
 class CodeTask(Task):
     """A task whose completions become Python programs that are tested.
 
-    Say what the tests are by ``tests``: they run apart from the program. A program that tests itself, which
-    is the default, can cheat: it may return what equals everything, or look up what is expected.
+    Define ``tests``: they run in another process than the program. Without them the program tests itself and
+    can fake its verdict, for instance by returning an object that equals everything.
     """
 
     chat_instruction = CHAT_INSTRUCTION
@@ -191,7 +192,7 @@ class CodeTask(Task):
         return json.dumps(parts)
 
     def solution(self, problem: Problem, completion: str) -> str | None:
-        """See ``Task.solution``; a completion goes on where the prompt ends."""
+        """See ``Task.solution``; a completion continues where the prompt ends."""
         return problem.prompt + completion
 
 

@@ -1,4 +1,4 @@
-"""Whole prompts of a task's problems: worked examples in front, a chat template around.
+"""Whole prompts of a task's problems: with worked examples and a chat template.
 
 The text is made whole, then tokenised whole; what the prompts share is found in the tokens afterwards. A chat
 template is therefore applied to the whole prompt, worked examples included, as one user message.
@@ -32,7 +32,7 @@ class PromptOptions:
     """How prompts are made.
 
     Attributes:
-        num_shots: Worked examples in front of each problem; None takes the task's published number.
+        num_shots: Worked examples before each problem; None takes the task's published number.
         shot_choice: ``fixed``, ``random`` (per ``seed``), ``nearest`` or ``nearest-shared``: see
             ``choose_shots``.
         seed: Of the random choice.
@@ -55,14 +55,14 @@ class PromptOptions:
 
     def __post_init__(self) -> None:
         if self.chat_template_kwargs and not self.chat:
-            raise ConfigError("chat_template_kwargs: got some without a chat template; give chat, too")
+            raise ConfigError("chat_template_kwargs: got some without a chat template; use chat too")
         check_template_kwargs(self.chat_template_kwargs)
         if self.num_shots is not None:
             require_int("shots", self.num_shots, low=0)
         require_choice("shot_choice", self.shot_choice, SHOT_CHOICES)
 
     def shots_of(self, task: Task) -> int:
-        """How many worked examples stand in front of a problem."""
+        """How many worked examples stand before a problem."""
         if self.num_shots is not None:
             return self.num_shots
         in_chat = task.chat_num_shots if self.chat else None
@@ -194,7 +194,7 @@ def _encoder(
     if not chat:
         return encoder.encode
     if getattr(tokenizer, "chat_template", None) is None:
-        raise ConfigError("chat: the model has no chat template; leave --chat out, or take an instruct model")
+        raise ConfigError("chat: the model has no chat template; leave out --chat, or use an instruct model")
     front = f"{task.chat_instruction}\n\n" if task.chat_instruction else ""
     system = [{"role": "system", "content": task.chat_system}] if task.chat_system else []
     options = ChatOptions(chat_template_kwargs=chat_template_kwargs)

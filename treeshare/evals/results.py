@@ -1,4 +1,4 @@
-"""Verdicts on a run's completions, as ``treeshare evaluate`` leaves them in the run directory."""
+"""Verdicts on a run's completions, as ``treeshare evaluate`` writes them into the run directory."""
 
 from __future__ import annotations
 
@@ -69,6 +69,6 @@ def read_results(directory: Path) -> dict[tuple[str, int], CompletionResult]:
             raise DataError(f"{where}: not JSON: {one_line(error)}; evaluate again") from error
         key = (result.task_id, result.completion_index)
         if key in results:
-            raise DataError(f"{where}: {one_line(key[0])} completion {key[1]} comes twice; evaluate again")
+            raise DataError(f"{where}: {one_line(key[0])} completion {key[1]} occurs twice; evaluate again")
         results[key] = result
     return results

@@ -1,4 +1,4 @@
-"""What an evaluated run comes to, as JSON and as Markdown."""
+"""The summary of an evaluated run, as JSON and as Markdown."""
 
 from __future__ import annotations
 

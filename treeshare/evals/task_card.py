@@ -1,4 +1,4 @@
-"""What ``treeshare tasks`` says of a task, beside what the task itself says."""
+"""What ``treeshare tasks`` says about a task, beside the task's own attributes."""
 
 from __future__ import annotations
 

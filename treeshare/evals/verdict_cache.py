@@ -1,4 +1,4 @@
-"""Verdicts on disk, so that an interrupted evaluation goes on where it stopped."""
+"""Verdicts on disk, so that an interrupted evaluation can continue."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class VerdictCache:
 
     Args:
         path: The file; made if missing, refused if it is a symbolic link.
-        recheck: Leave aside what the file holds. New verdicts on the same are added behind it, and hold from
+        recheck: Leave aside what the file holds. New verdicts on the same are added after it, and hold from
             then on.
 
     Attributes:
@@ -85,7 +85,7 @@ class VerdictCache:
                 self._take(line)
             if not is_empty and not self._known:
                 raise DataError(
-                    f"verdicts: {one_line(path)} holds none, expected JSON lines of treeshare; delete it"
+                    f"verdicts: {one_line(path)} contains none, expected JSON lines of treeshare; delete it"
                 )
             if not line.endswith(b"\n"):
                 self._append(b"\n")

@@ -1,6 +1,6 @@
-"""Votes for equivalent answers: which answers are one, and which of them stands for all.
+"""Votes for equivalent answers: which answers count as one, and which spelling represents them.
 
-Both are functions of the answers alone, not of the order in which they were given.
+Both depend on the answers alone, not on their order.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ def answer_classes(
     same: Callable[[str, str], bool] | None = None,
     alike: Callable[[str, str], bool] | None = None,
 ) -> list[list[str]]:
-    """The distinct answers in classes, each sorted by length and text, as the classes are.
+    """Group distinct answers into classes; answers and classes are sorted by length and text.
 
-    ``same`` makes the classes. ``alike`` joins classes of which each is like each other: of ``5`` and
-    ``5 cm`` there is one class, of ``5``, ``5 cm`` and ``5 m`` there are three: who knows what ``5`` meant?
+    ``same`` makes the classes. ``alike`` then merges classes of which every two are alike: ``5`` and ``5 cm``
+    become one class; ``5``, ``5 cm`` and ``5 m`` stay three, because the unit of ``5`` is not known.
 
     Args:
         answers: Any number of times each.
@@ -39,7 +39,7 @@ def answer_classes(
 
 
 def representatives(answers: Sequence[str | None], classes: Iterable[Sequence[str]]) -> list[str | None]:
-    """For each answer the one that stands for its class: the most frequent, then the shortest, the first."""
+    """For each answer the one that represents its class: the most frequent, then shortest, then first."""
     counts = Counter(answer for answer in answers if answer is not None)
     chosen = {
         answer: min(members, key=lambda member: (-counts[member], *_rank(member)))

@@ -1,1 +1,1 @@
-"""Adapters to other people's harnesses."""
+"""Adapters to other tools."""

@@ -68,7 +68,6 @@ _ASKS_FOR_NOTHING: dict[str, tuple[tuple[object, ...], str]] = {
     "token": ((), "the hub's token is read from HF_TOKEN"),
     "tokenizer_call_args": (({},), "a tokenizer is called as transformers calls it"),
     "tp_plan": ((), _ONE_PROCESS),
-    "truncation": ((False,), "contexts that are too long are cut on the left, as by hf"),
     "truncation_side": (("left",), "contexts that are too long are cut on the left"),
     "use_chat_template": ((True,), "give a template by chat_template="),
     "use_fast_tokenizer": ((True,), "tokenizers are the fast ones"),
@@ -98,7 +97,7 @@ def engine_options(given: Mapping[str, Any], own: Sequence[str]) -> dict[str, An
         elif name == "backend" and value in ("default", "causal", "seq2seq"):  # hf's kind of model
             if value == "seq2seq":
                 raise ConfigError.of(
-                    "backend", got=value, expected="causal: decoder-only models are computed"
+                    "backend", got=value, expected="causal: only decoder-only models are supported"
                 )
         elif engine_name in ENGINE_ARGUMENTS:
             if engine_name in options:
@@ -135,6 +134,11 @@ def check_for_workers(llm: LLM) -> None:
             draw other tokens.
     """
     if llm.loaded.is_in_memory or not llm.loaded.extras.is_files:
-        raise ConfigError("model: got one in memory, expected files: Ray's workers load it anew")
+        raise ConfigError(
+            "model: got one in memory, expected files, because each Ray worker loads the model; "
+            "save it and give the folder"
+        )
     if llm.engine.processors:
-        raise ConfigError("logits_processors: got some, expected none: Ray's workers have none")
+        raise ConfigError(
+            "logits_processors: got some, expected none, because Ray's workers cannot run them; use LLM"
+        )

@@ -1,4 +1,4 @@
-"""A model for Inspect: calls that come together run as one tree.
+"""A model for Inspect: calls that run at the same time form one tree.
 
 ``inspect eval task.py --model treeshare/smollm2-135m``; arguments of the engine by ``-M``. The entry point
 ``treeshare`` of the group ``inspect_ai`` names this module, and Inspect may load it for any model: nothing
@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from inspect_ai.model import (
     ChatCompletionChoice,
     ChatMessageAssistant,
+    ContentReasoning,
+    ContentText,
     GenerateConfig,
     Logprob,
     Logprobs,
@@ -120,7 +122,9 @@ class TreeshareAPI(ModelAPI):  # type: ignore[misc]  # mypy does not follow into
         )
         if max_length is not None:
             if "max_model_len" in options:
-                raise ConfigError.of("max_length", got=max_length, expected="nothing beside max_model_len")
+                raise ConfigError.of(
+                    "max_length", got=max_length, expected="only one of max_length and max_model_len"
+                )
             options["max_model_len"] = max_length
         self._llm = AsyncLLM(model_path or model_name, device=device, **options)
         tokenizer = self._llm.llm.get_tokenizer()
@@ -184,18 +188,12 @@ class TreeshareAPI(ModelAPI):  # type: ignore[misc]  # mypy does not follow into
 
     def _prompt(self, messages: Sequence[Any]) -> list[int]:
         """Token ids of a conversation, up to where the answer begins."""
-        chat = []
-        for message in messages:
-            if not isinstance(message.content, str):
-                kinds = {part.type for part in message.content} - {"text", "reasoning"}
-                if kinds:
-                    raise ConfigError.of("input", got=", ".join(sorted(kinds)), expected="text")
-            if message.role == "tool" or getattr(message, "tool_calls", None):
-                raise ConfigError.of(
-                    "input", got="calls of tools", expected="none: not implemented for this model"
-                )
-            chat.append({"role": message.role, "content": message.text})
+        chat = [_chat_message(message) for message in messages]
         if not self._has_template:
+            if any("reasoning_content" in message for message in chat):
+                expected = "text: the model has no chat template that would show it"
+                remedy = "--reasoning-history none leaves it out"
+                raise ConfigError.of("input", got="reasoning", expected=expected, remedy=remedy)
             text = "".join(f"{message['role']}: {message['content']}\n" for message in chat) + "assistant:"
             whole: list[int] = self._llm.llm.encode(text)
             return whole
@@ -210,7 +208,9 @@ class TreeshareAPI(ModelAPI):  # type: ignore[misc]  # mypy does not follow into
             total = num_input + len(completion.token_ids)
             stop_reason = "model_length" if total >= self._llm.max_model_len else "max_tokens"
         return ChatCompletionChoice(
-            message=ChatMessageAssistant(content=completion.text, model=self.model_name, source="generate"),
+            message=ChatMessageAssistant(
+                content=_content(completion), model=self.model_name, source="generate"
+            ),
             stop_reason=stop_reason,
             logprobs=_logprobs(completion, config.top_logprobs or 0),
         )
@@ -227,6 +227,35 @@ class TreeshareAPI(ModelAPI):  # type: ignore[misc]  # mypy does not follow into
     def max_connections(self) -> int:
         """Maximum number of calls at once where the user does not say: the default for a step's rows."""
         return _MAX_CONNECTIONS
+
+
+def _chat_message(message: Any) -> dict[str, str]:  # noqa: ANN401
+    """A message of Inspect's as chat templates take it: reasoning apart from the text.
+
+    Raises:
+        ConfigError: If it holds something else, or reasoning that nobody can read.
+    """
+    if message.role == "tool" or getattr(message, "tool_calls", None):
+        raise ConfigError.of("input", got="calls of tools", expected="none: not implemented for this model")
+    parts = [] if isinstance(message.content, str) else message.content
+    kinds = {part.type for part in parts} - {"text", "reasoning"}
+    if kinds:
+        raise ConfigError.of("input", got=", ".join(sorted(kinds)), expected="text")
+    thoughts = [part for part in parts if part.type == "reasoning"]
+    if any(part.redacted for part in thoughts):
+        remedy = "--reasoning-history none leaves it out"
+        raise ConfigError.of("input", got="redacted reasoning", expected="reasoning as text", remedy=remedy)
+    found = {"role": message.role, "content": message.text}
+    if thoughts:
+        found["reasoning_content"] = "\n".join(part.reasoning for part in thoughts)
+    return found
+
+
+def _content(completion: CompletionOutput) -> str | list[ContentReasoning | ContentText]:
+    """An answer as Inspect has it: the reasoning a part of its own, which scorers do not see."""
+    if completion.reasoning is None:
+        return completion.text
+    return [ContentReasoning(reasoning=completion.reasoning), ContentText(text=completion.answer)]
 
 
 def _params(config: GenerateConfig, suggested: Mapping[str, Any] = MappingProxyType({})) -> SamplingParams:

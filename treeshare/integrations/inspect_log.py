@@ -42,11 +42,11 @@ def export_inspect(run: JudgedRun, out: Path, prompts: Mapping[str, str] | None 
     if out.suffix not in (".json", ".eval"):
         raise ConfigError.of("--out", got=str(out), expected="a name that ends in .json or .eval")
     if not run.num_completions:
-        raise DataError(f"export: {one_line(run.path)} holds no completion; run `treeshare sample` first")
+        raise DataError(f"export: {one_line(run.path)} contains no completion; run `treeshare sample` first")
     try:
         from inspect_ai.log import write_eval_log
     except ImportError as error:
-        raise ConfigError(f"--format inspect: Inspect is missing: {how_to_add('inspect')}") from error
+        raise ConfigError(f"--format inspect: Inspect is not installed; {how_to_add('inspect')}") from error
     log = _log(run, prompts or {})
     try:
         write_eval_log(log, os.fspath(out))

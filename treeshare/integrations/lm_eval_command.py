@@ -16,13 +16,19 @@ def main() -> int:
         return 2
     import lm_eval.models  # noqa: F401  (first: a registry that is not empty is taken for complete)
     from lm_eval.__main__ import cli_evaluate
-    from lm_eval.api.registry import model_registry
 
-    if "treeshare" not in model_registry:
-        model_registry.register("treeshare", target="treeshare.integrations.lm_eval:TreeshareLM")
+    name_model()
     try:
         cli_evaluate()
     except TreeshareError as error:
         print(error, file=sys.stderr)
         return 2
     return 0
+
+
+def name_model() -> None:
+    """Tell lm-eval where the model is: in the class's own module, which may replace no other place."""
+    from lm_eval.api.registry import model_registry
+
+    if "treeshare" not in model_registry:
+        model_registry.register("treeshare", target="treeshare.integrations.lm_eval.model:TreeshareLM")

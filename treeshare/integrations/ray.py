@@ -1,4 +1,4 @@
-"""A run's completions by several processes of a Ray cluster: ``treeshare sample --ray``.
+"""A run on several processes of a Ray cluster: ``treeshare sample --ray``.
 
 Every worker is an engine with the whole model. It gets all prompts of the run, and completion indices for its
 part only: so it computes on the same tree as one process would, hence to the same tokens, and what it has
@@ -195,7 +195,7 @@ class _WorkerHandle:
 class RayEngine:
     """Makes a run's completions with a cluster's workers; to ``sample_into`` it is an engine.
 
-    A worker that dies is replaced, and its part goes on with what had not arrived yet; nothing is lost or
+    A worker that dies is replaced, and its part continues with what had not arrived yet; nothing is lost or
     comes twice.
 
     Args:
@@ -363,11 +363,11 @@ class RayEngine:
             self._parts.appendleft(worker.part)
         if num_failures >= MAX_FAILURES:
             raise WorkerError(
-                f"--ray: {num_failures} workers ended one after the other "
+                f"--ray: {num_failures} workers ended in a row "
                 f"{'while they started' if worker.part is None else 'on the same problems'}, the last one: "
-                f"{reason}; what is finished is kept; remove the cause and resume"
+                f"{reason}; finished completions are kept; remove the cause and resume"
             )
-        print(f"{worker.name} has ended ({reason}); another goes on in its place", file=sys.stderr)
+        print(f"{worker.name} has ended ({reason}); another worker continues its part", file=sys.stderr)
         if self._idle:
             self._assign_part(self._idle.pop())
         else:
@@ -377,7 +377,7 @@ class RayEngine:
         """Refuse other weights; tell what may round differently."""
         if facts.model_sha256 != self._model_sha256:
             raise RunMismatchError(
-                f"--ray: {worker.name} has other weights for {one_line(self._llm.model_id)} than the "
+                f"--ray: {worker.name} has different weights for {one_line(self._llm.model_id)} from the "
                 "driver; give all nodes the same model"
             )
         mine = computation(self._llm.engine)

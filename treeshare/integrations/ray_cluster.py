@@ -1,4 +1,4 @@
-"""A Ray cluster to work on: an existing one, or one of our own that only this machine can reach."""
+"""A Ray cluster to work on: an existing one, or a new one that only this machine can reach."""
 
 from __future__ import annotations
 

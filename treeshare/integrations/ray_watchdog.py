@@ -1,4 +1,4 @@
-"""Ends a Ray cluster of our own when its driver has gone, however it went: a process beside it.
+"""A process that ends a Ray cluster of ours after its driver has ended, however it ended.
 
 Ray's own processes are bound to their parent's life only in part: when the driver is killed, agents of a node
 stay. This file is also the program of that process; it needs the standard library alone, and ``/proc``.
@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 _POLL_S, _LONGEST_S = 0.5, 20.0
-"""How often the driver's life is looked at, and how long processes are ended that go on appearing."""
+"""How often the driver's life is looked at, and how long processes are ended that keep appearing."""
 
 _PROC = Path("/proc")
 

@@ -1,4 +1,4 @@
-"""The shape of a token's KV, fresh memory for it, and memory that goes back to the system."""
+"""The shape of a token's KV, new memory for it, and memory that is returned to the system."""
 
 from __future__ import annotations
 

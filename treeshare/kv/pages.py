@@ -216,5 +216,5 @@ class PagePool:
                     tensors[layer][: len(old)] = old
         except (OSError, RuntimeError) as error:  # torch raises no narrower class than the second
             raise ConfigError(
-                f"kv_budget_bytes: got {self._budget_bytes}, which this process may not reserve; lower it"
+                f"kv_budget_bytes: got {self._budget_bytes}, which this process cannot reserve; lower it"
             ) from error

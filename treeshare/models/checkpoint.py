@@ -1,4 +1,4 @@
-"""A folder's or a hub repository's safetensors as a transformers model: every weight of it, or none.
+"""Loads safetensors of a folder or a hub repository as a transformers model: with all weights, or not at all.
 
 transformers makes up a weight that the files lack, at random, and says so in a table that nobody sees. Here
 such a model is refused, and what is done beyond the files' own words is said on stderr.
@@ -157,8 +157,7 @@ def read_headers(files: Iterable[Path], name: str) -> dict[str, TensorInfo]:
                 found[key] = TensorInfo(file=file.name, dtype=part.get_dtype(), num_elements=count)
     if twice:
         raise ModelLoadError(
-            f"model: cannot load {name}: tensors in two of its files, and which is right is not known: "
-            f"{shortened(twice)}"
+            f"model: cannot load {name}: two of its files contain the same tensors: {shortened(twice)}"
         )
     return found
 
@@ -191,7 +190,7 @@ def weight_files(source: str, config: Any, *, download: bool) -> list[Path]:  # 
         lost = [shard for shard, there in zip(names, shards, strict=True) if there is None]
         if lost and download:
             raise ModelLoadError(
-                f"model: cannot load {one_line(source)}: {filename} names files that are not there: "
+                f"model: cannot load {one_line(source)}: {filename} names files that do not exist: "
                 f"{shortened(lost)}"
             )
         return [shard for shard in shards if shard is not None]
@@ -278,7 +277,7 @@ def read_model(part: TextPart, source: str, name: str, dtype: str) -> Any:  # no
     again = doubles(map(part.name_of, tensors), model.base_model_prefix)
     if again:
         raise ModelLoadError(
-            f"model: cannot load {name}: tensors that mean the same weight: {shortened(again)}"
+            f"model: cannot load {name}: several tensors for the same weight: {shortened(again)}"
         )
     require_weights(model, info, name, part.whole)
     if part.whole:  # whose configuration may say otherwise than its files
@@ -304,7 +303,7 @@ def _dequantise(config: Any) -> None:  # noqa: ANN401
     elif method not in _OF_PACKAGES:
         raise UnsupportedModelError(
             f"{config.model_type}: not implemented: files that are quantised by {one_line(method, 80)}; "
-            "load the model that they were made of"
+            "load the model from which they were made"
         )
 
 

@@ -1,4 +1,4 @@
-"""What a library builds of a configuration: not much more than a model's files hold, and without a word.
+"""Builds a model from its configuration: not much larger than its files, and without library messages.
 
 A damaged number would otherwise take hours, or all memory, before a weight is found to be missing.
 """

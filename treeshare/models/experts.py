@@ -1,4 +1,4 @@
-"""Mixtures of experts by the compiled kernels: a row's bits do not depend on what other rows chose.
+"""Mixtures of experts on the compiled kernels: a row's bits do not depend on what other rows chose.
 
 A matmul library is given an expert's rows together, and may sum in another order when their number changes;
 so a completion would depend on which experts others use. Here each expert is two linear layers and the

@@ -1,4 +1,4 @@
-"""What a user gives beside a model: another tokenizer, a revision, a chat template, an adapter."""
+"""What a user gives beside a model: a tokenizer, a revision, a chat template, an adapter."""
 
 from __future__ import annotations
 
@@ -103,15 +103,41 @@ def with_adapter(model: nn.Module, extras: ModelExtras) -> nn.Module:
         return model
     folder = _adapter_folder(extras.lora)
     try:
-        from peft import PeftModel
+        from peft import PeftModel, set_peft_model_state_dict
+        from peft.utils.save_and_load import load_peft_weights
     except ImportError as error:
         raise ConfigError(f"lora: needs the package peft; install it with: {how_to_add('lora')}") from error
     remedy = "it must be an adapter of this model"
     with refusing(f"lora: cannot merge {one_line(folder)}", remedy), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of transformers, at names that peft still uses
+        warnings.filterwarnings("ignore", "Found missing adapter keys")  # refused below
         adapted = PeftModel.from_pretrained(model, str(folder), is_trainable=False, low_cpu_mem_usage=False)
+        found = set_peft_model_state_dict(adapted, load_peft_weights(str(folder), device="cpu"))
+        _require_all(folder, found.missing_keys, found.unexpected_keys)
         merged: nn.Module = adapted.merge_and_unload(safe_merge=True)
     return merged
+
+
+def _require_all(folder: Path, missing: list[str], unused: list[str]) -> None:
+    """Refuse an adapter whose file lacks weights, which ``peft`` makes up, or has some that it does not use.
+
+    Args:
+        folder: The adapter's.
+        missing: Names of the adapted model's that the file does not have, those of the model itself too.
+        unused: Names of the file's that the adapted model does not have.
+
+    Raises:
+        ModelLoadError: If there are any of the adapter's.
+    """
+    missing = [name for name in missing if "default" in name.split(".")]  # peft's name for the adapter
+    for names, fault in ((missing, "lacks"), (unused, "has, and nothing uses,")):
+        if names:
+            shown = ", ".join(name.removeprefix("base_model.model.") for name in names[:2])
+            more = f" and {len(names) - 2} more" if len(names) > 2 else ""
+            raise ModelLoadError(
+                f"lora: {one_line(folder)}: {_ADAPTER_WEIGHTS} {fault} {one_line(shown, 160)}{more}; "
+                f"{_ADAPTER} must be the file's own"
+            )
 
 
 def _adapter_folder(given: object) -> Path:

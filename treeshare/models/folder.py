@@ -1,4 +1,4 @@
-"""A model's folder, looked at before libraries read it.
+"""Checks of a model's folder before libraries read it.
 
 They would wait at a pipe, take all memory at a file without an end, and pass over a generation configuration
 that is damaged: then completions do not end.
@@ -178,7 +178,7 @@ def require_no_adapter(source: str, name: str) -> None:
     """
     if find_file(source, _ADAPTER, download=True) is not None:
         raise ModelLoadError(
-            f"model: {name} holds an adapter ({_ADAPTER}); give its base model as the model, "
+            f"model: {name} contains an adapter ({_ADAPTER}); give its base model as the model, "
             "and this folder as lora= or --lora"
         )
 
@@ -188,8 +188,8 @@ def require_safetensors(source: str, files: Sequence[Path], name: str) -> None:
     others = [] if files or not Path(source).is_dir() else [path.name for path in Path(source).glob("*.bin")]
     if others:
         raise ModelLoadError(
-            f"model: {name} has its weights in {shortened(others)} alone, which is not read: such files "
-            "may hold programs; save the model as safetensors (transformers: save_pretrained)"
+            f"model: {name} has its weights in {shortened(others)} alone, which is not read, because such "
+            "files can contain programs; save the model as safetensors (transformers: save_pretrained)"
         )
 
 

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import io
 import math
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -20,14 +21,15 @@ from treeshare.errors import DataError, ModelLoadError, one_line
 from treeshare.failures import refusing
 from treeshare.models.cache import made_once, model_folder, writing
 from treeshare.models.checkpoint import DTYPES, require_weights, say
-from treeshare.models.construction import bounded
-from treeshare.models.gguf_file import join, read_parts
+from treeshare.models.construction import bounded, quietly
+from treeshare.models.gguf_file import join, read_parts, require_numbers
 from treeshare.models.gguf_meaning import require_meaning, require_metadata
 from treeshare.models.gguf_rope import ROPE_TENSORS
 from treeshare.models.tensor_names import shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     import torch
 
@@ -40,6 +42,8 @@ Version 1 rounded everything to bfloat16, and kept what transformers had made up
 """
 
 _ALONE = "model.gguf"
+_OF_A_LAYER = re.compile(r"blk\.(\d{1,6})\.(?!attn_rot_embd|rope_)")
+_OUTSIDE_LAYERS = ("output", "token_embd", "position_embd", "per_layer_")
 _F32, _F16 = 0, 1
 """Kinds of numbers, as ggml counts them."""
 
@@ -56,6 +60,7 @@ def converted_folder(gguf: Path, name: str, dtype: str) -> Path:
         ModelLoadError: If the file cannot be read, lacks weights or means what transformers leaves out.
     """
     parts = read_parts(gguf)
+    require_numbers(parts)
     digest = _digest(parts)
     if dtype == "auto":
         dtype = _own_dtype(parts)
@@ -86,18 +91,31 @@ def gguf_config(gguf: Path, dtype: str) -> tuple[Any, torch.dtype]:
     Raises:
         ModelLoadError: If its metadata cannot be read, or mean what transformers leaves out.
     """
-    from transformers import AutoConfig
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.integrations.gguf import read_gguf_metadata
 
     parts = read_parts(gguf)
+    require_numbers(parts)
     if dtype == "auto":
         dtype = _own_dtype(parts)
     with refusing(f"model: cannot read {one_line(gguf)}", "get this file again"), _as_one(parts) as whole:
         metadata, tensors = read_gguf_metadata(str(whole))
         require_metadata(metadata, tensors, gguf)
         config = AutoConfig.from_pretrained(str(whole.parent), gguf_file=whole.name, trust_remote_code=False)
-        require_meaning(metadata, _rope(parts), config, gguf)
+        require_meaning(metadata, tensors, _rope(parts), config, gguf)
+        name = one_line(gguf.stem)
+        with _as_large_as(parts, name), quietly(), torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+        _surplus(model, tensors, name, metadata["general.architecture"])
     return config, DTYPES[dtype]
+
+
+def _as_large_as(parts: Sequence[GgufHeader], name: str) -> AbstractContextManager[None]:
+    """Inside, a model is built that is not much larger than a file."""
+    tensors = [tensor for part in parts for tensor in part.tensors]
+    numbers = sum(math.prod(tensor.shape) for tensor in tensors)
+    return bounded(name, num_tensors=len(tensors), num_elements=numbers)
 
 
 @contextlib.contextmanager
@@ -122,7 +140,7 @@ def _rope(parts: Sequence[GgufHeader]) -> dict[str, list[float]]:
 
 
 def _digest(parts: Sequence[GgufHeader]) -> str:
-    """SHA-256 of a model's files, one behind the other.
+    """SHA-256 of a model's files, one after the other.
 
     Raises:
         ModelLoadError: If one cannot be read.
@@ -156,10 +174,9 @@ def _read(parts: Sequence[GgufHeader], alone: Path, name: str, dtype: str) -> tu
     require_metadata(metadata, tensors, gguf)
     where = {"pretrained_model_name_or_path": str(alone), "gguf_file": _ALONE, "trust_remote_code": False}
     config = AutoConfig.from_pretrained(**where)
-    unknown = require_meaning(metadata, _rope(parts), config, gguf)
-    numbers = sum(math.prod(tensor.shape) for part in parts for tensor in part.tensors)
+    unknown = require_meaning(metadata, tensors, _rope(parts), config, gguf)
     with (
-        bounded(name, num_tensors=len(tensors), num_elements=numbers),
+        _as_large_as(parts, name),
         contextlib.redirect_stderr(io.StringIO()),  # the library's progress bar would fill logs
     ):
         model, info = AutoModelForCausalLM.from_pretrained(
@@ -170,7 +187,8 @@ def _read(parts: Sequence[GgufHeader], alone: Path, name: str, dtype: str) -> tu
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    _require_tensors(model, info, tensors, name, metadata["general.architecture"])
+    surplus = _surplus(model, tensors, name, metadata["general.architecture"])
+    require_weights(model, info | {"unexpected_keys": surplus}, name)
     if unknown:
         say(name, f"{len(unknown)} metadata of the file are not used: {shortened(unknown)}")
     model = model.to(DTYPES[dtype])
@@ -179,29 +197,40 @@ def _read(parts: Sequence[GgufHeader], alone: Path, name: str, dtype: str) -> tu
     return model, AutoTokenizer.from_pretrained(**where)
 
 
-def _require_tensors(
-    model: Any,  # noqa: ANN401
-    info: dict[str, Any],
-    tensors: tuple[str, ...],
-    name: str,
-    architecture: str,
-) -> None:
-    """Refuse a model for which the file lacks tensors; transformers fills half of an expert with zeros."""
-    from transformers.integrations.gguf.utils import is_gguf_arch_supported
+def _is_used(name: str, num_layers: int) -> bool:
+    """Whether llama.cpp computes with a tensor: those of layers, of the embedding and of the head."""
+    found = _OF_A_LAYER.match(name)
+    return int(found[1]) < num_layers if found else name.startswith(_OUTSIDE_LAYERS)
+
+
+def _surplus(model: Any, tensors: Collection[str], name: str, architecture: str) -> set[str]:  # noqa: ANN401
+    """The tensors of a file that are no weights of a model, and without an effect.
+
+    Raises:
+        ModelLoadError: If the file lacks tensors, half of an expert too, which transformers fills with zeros,
+            or has some that llama.cpp computes with and transformers leaves out.
+    """
     from transformers.modeling_gguf_pytorch_utils import (
         TENSOR_PROCESSORS,
         TensorProcessor,
         get_gguf_hf_weights_map,
     )
 
-    if not is_gguf_arch_supported(architecture):
-        processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config=model.config.to_dict())
-        meant = get_gguf_hf_weights_map(model, processor)
-        tied = {"output.weight"} if model.config.tie_word_embeddings else set()
-        lost = set(meant) - set(tensors) - tied
-        if lost:
-            raise ModelLoadError(
-                f"model: cannot load {name}: {len(lost)} tensors are not in the file: {shortened(lost)}"
-            )
-        info = info | {"unexpected_keys": set(tensors) - set(meant)}
-    require_weights(model, info, name)
+    processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config=model.config.to_dict())
+    meant = {
+        key if key.endswith((".weight", ".bias")) else f"{key}.weight"  # a mixture's experts, in one
+        for key in get_gguf_hf_weights_map(model, processor)
+    }
+    lost = meant - set(tensors) - ({"output.weight"} if model.config.tie_word_embeddings else set())
+    if lost:
+        raise ModelLoadError(
+            f"model: cannot load {name}: {len(lost)} tensors are not in the file: {shortened(lost)}"
+        )
+    surplus = set(tensors) - meant
+    used = {key for key in surplus if _is_used(key, model.config.num_hidden_layers)}
+    if used:
+        raise ModelLoadError(
+            f"model: cannot load {name}: not implemented from a GGUF file of this architecture: "
+            f"{len(used)} tensors, {shortened(used)}; use the model's safetensors instead"
+        )
+    return surplus

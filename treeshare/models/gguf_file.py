@@ -64,7 +64,7 @@ class GgufTensor:
 
 @dataclass(frozen=True, kw_only=True)
 class GgufHeader:
-    """What stands in front of a file's data.
+    """What stands before a file's data.
 
     Attributes:
         path: The file.
@@ -117,6 +117,28 @@ def read_header(path: Path) -> GgufHeader:
         raise ModelLoadError(str(error)) from error
     except _Damage as error:
         raise ModelLoadError(f"{where}: {error}; get this file again") from error
+
+
+def require_numbers(parts: Sequence[GgufHeader]) -> None:
+    """Refuse kinds of numbers that gguf-py does not dequantise.
+
+    Raises:
+        ModelLoadError: Naming them.
+    """
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, dequantize
+
+    unread = []
+    for kind in sorted({tensor.kind for part in parts for tensor in part.tensors}):
+        named = GGMLQuantizationType(kind)
+        try:
+            dequantize(np.zeros((1, GGML_QUANT_SIZES[named][1]), np.uint8), named)
+        except NotImplementedError:
+            unread.append(named.name)
+    if unread:
+        raise ModelLoadError(
+            f"model: {one_line(parts[0].path)}: not implemented: numbers of the kind {', '.join(unread)}; "
+            "use a file of another quantisation"
+        )
 
 
 class _Damage(Exception):

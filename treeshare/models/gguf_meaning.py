@@ -24,6 +24,14 @@ _DEFAULT_ROPE_BASE = 10000.0
 _LARGE_GEMMAS = {"gemma2": 46, "gemma3_text": 62}
 """Layers of the Gemmas whose queries are scaled by another width than their heads'; no file says it."""
 
+READ = frozenset(
+    (
+        *("llama", "qwen2", "qwen2moe", "qwen3", "qwen3moe", "phi3", "gemma2", "gemma3"),
+        *("stablelm", "starcoder2", "nemotron", "falcon", "gpt2", "bloom", "minimax-m2"),
+    )
+)
+"""Architectures, by llama.cpp's names, of which transformers makes the model that the file means."""
+
 _REQUIRED = ("block_count", "embedding_length", "attention.head_count")
 
 _WITHOUT_EFFECT = frozenset(
@@ -42,7 +50,10 @@ _WITHOUT_EFFECT = frozenset(
         "attention.head_count_kv",
         "rope.dimension_count",
         "rope.freq_base",
+        "rope.freq_base_swa",
+        "attention.sliding_window_pattern",
         "attention.causal",
+        "expert_gating_func",
         *_REQUIRED,
     }
 )
@@ -64,6 +75,11 @@ _NEUTRAL: dict[str, Any] = {
     "residual_scale": 1.0,
     "attention.sliding_window": 0,
     "use_parallel_residual": False,
+    "attention.scale": 0.0,
+    "expert_weights_norm": None,
+    "expert_weights_scale": 1.0,
+    "expert_group_count": 1,
+    "leading_dense_block_count": 0,
 }
 """Metadata that changes nothing with this value, and with another what transformers does not compute."""
 
@@ -73,19 +89,41 @@ _CONFIG_NAMES = {
     "final_logit_softcapping": ("final_logit_softcapping",),
     "expert_count": ("num_experts", "num_local_experts"),
     "expert_used_count": ("num_experts_per_tok",),
+    "use_parallel_residual": ("use_parallel_residual",),
+    "expert_weights_norm": ("norm_topk_prob",),
 }
 """Fields of a configuration that may carry such a value."""
 
 
-def require_metadata(metadata: Mapping[str, Any], tensors: Collection[str], path: Path) -> None:
-    """Refuse a file that lacks what transformers would replace by a default, or has more layers than tensors.
+_SIZES = {
+    "moe_intermediate_size": "expert_feed_forward_length",
+    "shared_expert_intermediate_size": "expert_shared_feed_forward_length",
+}
+"""Fields of configurations that transformers leaves at a class's default, and the metadata that say them."""
 
-    Such layers a library would build for hours.
+_BIASES = {"attention_bias": "blk.0.attn_q.bias", "mlp_bias": "blk.0.ffn_up.bias"}
+"""Fields of configurations that say whether there are biases, and a tensor that is there if so."""
+
+
+_SOFTMAX, _SIGMOID = 1, 2
+"""How a router's logits become weights, as llama.cpp counts it."""
+
+
+def require_metadata(metadata: Mapping[str, Any], tensors: Collection[str], path: Path) -> None:
+    """Refuse an architecture that is not read, lost metadata, and more layers than there are tensors.
+
+    What is lost transformers would replace by a default, and such layers it would build for hours.
 
     Raises:
         ModelLoadError: Naming what is lacking.
     """
-    front = f"{metadata['general.architecture']}."
+    architecture = metadata["general.architecture"]
+    if architecture not in READ:
+        raise ModelLoadError(
+            f"model: {path}: not implemented: a GGUF file of architecture {one_line(architecture, 40)}; "
+            "use the model's safetensors instead"
+        )
+    front = f"{architecture}."
     lost = [front + key for key in _REQUIRED if front + key not in metadata]
     if lost:
         raise ModelLoadError(f"model: {path} lacks metadata: {shortened(lost)}")
@@ -99,6 +137,7 @@ def require_metadata(metadata: Mapping[str, Any], tensors: Collection[str], path
 
 def require_meaning(
     metadata: Mapping[str, Any],
+    tensors: Collection[str],
     rope: Mapping[str, Sequence[float]],
     config: Any,  # noqa: ANN401
     path: Path,
@@ -107,6 +146,7 @@ def require_meaning(
 
     Args:
         metadata: The file's, for which ``require_metadata`` holds, lists of texts as their lengths.
+        tensors: The names of its tensors.
         rope: The numbers of its rope's tensors.
         config: The configuration that transformers made of it; changed in place.
         path: The file.
@@ -119,7 +159,7 @@ def require_meaning(
     """
     front = f"{metadata['general.architecture']}."
     own = {key.removeprefix(front): value for key, value in metadata.items() if key.startswith(front)}
-    _complete(config, own)
+    _complete(config, own, tensors)
     left_out = []
     try:
         set_rope(config, own, rope)
@@ -130,6 +170,9 @@ def require_meaning(
         for key, neutral in _NEUTRAL.items()
         if _changes(own, key, neutral, config)
     ]
+    gate = _SIGMOID if config.model_type == "minimax_m2" else _SOFTMAX
+    if own.get("expert_gating_func", gate) != gate:
+        left_out.append(f"{front}expert_gating_func ({own['expert_gating_func']})")
     left_out += [
         f"{front}{key} (got {got}, the model has {has})" for key, got, has in _differing(own, config)
     ]
@@ -142,8 +185,14 @@ def require_meaning(
     return sorted(front + key for key in own if key not in known)
 
 
-def _complete(config: Any, own: Mapping[str, Any]) -> None:  # noqa: ANN401
+def _complete(config: Any, own: Mapping[str, Any], tensors: Collection[str]) -> None:  # noqa: ANN401
     """Give a configuration what llama.cpp knows of the file, where transformers takes a class's default."""
+    for field, key in _SIZES.items():
+        if hasattr(config, field) and isinstance(own.get(key), int):
+            setattr(config, field, own[key])
+    for field, tensor in _BIASES.items():
+        if tensor in tensors and getattr(config, field, None) is False:
+            setattr(config, field, True)
     width, heads = own.get("attention.key_length"), own["attention.head_count"]
     if isinstance(width, int) and hasattr(config, "head_dim") and not hasattr(config, "global_head_dim"):
         config.head_dim = width
@@ -178,13 +227,30 @@ def _differing(own: Mapping[str, Any], config: Any) -> list[tuple[str, Any, Any]
     for key in ("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon"):
         if key in own:
             pairs.append((key, own[key], _epsilon(config)))
+    pattern = own.get("attention.sliding_window_pattern")
+    if pattern is not None:
+        kinds = getattr(config, "layer_types", None) or []
+        pairs.append(("attention.sliding_window_pattern", _windows(pattern, len(kinds)), _windowed(kinds)))
     if isinstance(rope.get("rope_theta"), (int, float)):
-        pairs.append(("rope.freq_base", own.get("rope.freq_base", _DEFAULT_ROPE_BASE), rope["rope_theta"]))
+        base = rope["rope_theta"]
+        pairs.append(("rope.freq_base_swa", own.get("rope.freq_base_swa", base), base))
+        pairs.append(("rope.freq_base", own.get("rope.freq_base", _DEFAULT_ROPE_BASE), base))
         rotary = round(
             width * rope.get("partial_rotary_factor", getattr(config, "partial_rotary_factor", 1.0))
         )
         pairs.append(("rope.dimension_count", own.get("rope.dimension_count", rotary), rotary))
     return [(key, got, has) for key, got, has in pairs if not _same(got, has)]
+
+
+def _windows(pattern: Any, num_layers: int) -> tuple[bool, ...]:  # noqa: ANN401
+    """Which layers have a window, as a file says it: one value per layer, or that each so many has none."""
+    if isinstance(pattern, int) and pattern > 0:
+        return tuple((layer + 1) % pattern != 0 for layer in range(num_layers))
+    return tuple(map(bool, pattern)) if isinstance(pattern, list) else ()
+
+
+def _windowed(kinds: Sequence[str]) -> tuple[bool, ...]:
+    return tuple(kind == "sliding_attention" for kind in kinds)
 
 
 def _epsilon(config: Any) -> float | None:  # noqa: ANN401

@@ -59,6 +59,9 @@ def set_rope(config: Any, own: Mapping[str, Any], tensors: Mapping[str, Sequence
     if "full_attention" in rope:  # a rope for each layer type, of which llama.cpp scales this one
         base = {"rope_theta": own.get("rope.freq_base", rope["full_attention"]["rope_theta"])}
         config.rope_parameters = rope | {"full_attention": rope["full_attention"] | base | scaled}
+        if "rope.freq_base_swa" in own:
+            local = rope["sliding_attention"] | {"rope_theta": own["rope.freq_base_swa"]}
+            config.rope_parameters["sliding_attention"] = local
         return
     width = own.get("rope.dimension_count")
     if isinstance(width, int) and 0 < width < head_dim(config) and config.model_type in _PARTIAL:

@@ -1,4 +1,4 @@
-"""Models that are in memory already: a second model that shares their weights."""
+"""Models that are already in memory: a second model shares their weights."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ def shadow_of(model: nn.Module, dtype: str, device: str, quantization: str | Non
     if not isinstance(model, PreTrainedModel) or not model.can_generate():
         raise UnsupportedModelError(f"model: {kind} is not a causal language model of transformers")
     if text_part(model.config).config is not model.config:
-        raise UnsupportedModelError(f"{model.config.model_type}: in memory, give its text model alone")
+        raise UnsupportedModelError(
+            f"{model.config.model_type}: of a multimodal model in memory, give the text model only"
+        )
     own = {str(parameter.dtype).removeprefix("torch.") for parameter in model.parameters()}
     if own not in ({"float32"}, {"bfloat16"}) or dtype not in ("auto", *own):
         raise ConfigError.of(
@@ -58,7 +60,7 @@ def shadow_of(model: nn.Module, dtype: str, device: str, quantization: str | Non
         raise ConfigError.of(
             "quantization",
             got=quantization,
-            expected="None: a model in memory shares its weights; save it, load its folder",
+            expected="None: a model in memory shares its weights; save it and load its folder",
         )
     shared = chain(model.parameters(), model.buffers()) if shares else ()
     return copy.deepcopy(model, {id(tensor): tensor for tensor in shared})

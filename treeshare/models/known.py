@@ -1,4 +1,4 @@
-"""Which of transformers' causal language models were compared with it, and what came of it.
+"""The results of comparing transformers' causal language models with treeshare.
 
 The list is written by ``scripts/model_table.py``, together with ``docs/models.md``.
 """
@@ -17,7 +17,7 @@ class KnownModel:
     """A line of the list.
 
     Attributes:
-        name: A configuration's ``model_type``, perhaps with a variant behind a comma.
+        name: A configuration's ``model_type``, perhaps with a variant after a comma.
         verdict: ``equal``, ``refused``, or ``not built`` where transformers makes no small model of it.
         reason: Why, where it is not equal.
         features: What its attention asks for, where it is.

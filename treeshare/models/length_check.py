@@ -1,4 +1,4 @@
-"""Checks, on a small model of the same class, what shows behind a length only: windows, chunks, positions.
+"""Checks on a small model of the same class what appears only beyond some length: windows, positions.
 
 A prompt that is longer than the windows of people's models would cost as much as a run. In a small random
 model they are a few tokens long, and a tree outgrows all of them in a fraction of a second.
@@ -129,7 +129,7 @@ def compare(small: Any) -> float:  # noqa: ANN401
     error = _difference(got.float(), expected)
     if not error <= _ERROR:
         raise UnsupportedModelError(
-            f"{kind}: a small model of its kind computes something else behind its windows, chunks or other "
+            f"{kind}: a small model of its kind computes something else beyond its windows, chunks or other "
             f"lengths (logits differ by {error:.2g} of the largest); this model is not supported"
         )
     return error

@@ -1,4 +1,4 @@
-"""Linear layers by the compiled kernel: a row's bits do not depend on how many rows there are.
+"""Linear layers on the compiled kernel: a row's bits do not depend on the number of rows.
 
 Few rows cost little more than reading the weights once, and no row is padded. The weights stay where they
 are; only ``forward`` is replaced, on the instance.

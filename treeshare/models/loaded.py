@@ -1,4 +1,4 @@
-"""A model that is loaded, and what is known of it."""
+"""A loaded model and its properties."""
 
 from __future__ import annotations
 

@@ -157,7 +157,9 @@ def load_model(
 def _require_hub(name: str, extras: ModelExtras) -> None:
     """Refuse a revision of a model that is not of the hub, whose name is empty where it is in memory."""
     if extras.revision is not None and (not name or name in EMBEDDED or os.path.exists(name)):
-        raise ConfigError.of("revision", got=extras.revision, expected="None: the model is not of the hub")
+        raise ConfigError.of(
+            "revision", got=extras.revision, expected="None: the model does not come from the hub"
+        )
 
 
 def weights_with_adapter(loaded: LoadedModel, lora: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
@@ -169,7 +171,7 @@ def weights_with_adapter(loaded: LoadedModel, lora: str | os.PathLike[str]) -> d
     """
     if loaded.is_in_memory or loaded.quantization or loaded.extras.lora is not None:
         raise ConfigError(
-            "lora_request: expected a model of plain weights from files; load it with lora=FOLDER"
+            "lora_request: expected a model with unquantised weights from files; load it with lora=FOLDER"
         )
     extras = replace(loaded.extras, lora=lora)
     shown = one_line(loaded.model_id)

@@ -1,4 +1,4 @@
-"""Modules that compute in code of their own, such as routers: row by row by the compiled kernels.
+"""Modules that compute in their own code, such as routers: row by row on the compiled kernels.
 
 ``linear.py`` replaces the forward of linear layers. A router holds its weights itself and calls
 ``torch.nn.functional.linear``; experts that ``experts.py`` does not know call ``bmm``. And torch computes a

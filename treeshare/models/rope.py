@@ -1,6 +1,6 @@
 """Rotary embeddings whose angles depend on a call's longest sequence: held at one of their sets.
 
-In transformers a call looks at its largest position. ``dynamic`` changes behind the model's own number of
+In transformers a call looks at its largest position. ``dynamic`` changes beyond the model's own number of
 positions, which no sequence here passes. ``longrope`` has factors for sequences up to the original context
 and others for longer ones; a packed row has sequences of both kinds, and KV outlives a call. So, as in vLLM,
 the longest sequence that the model may be given decides for all of them.
@@ -22,7 +22,7 @@ _LONG = "longrope"
 
 
 class _AsLong:
-    """The forward of a rotary embedding, for which each call has a position behind the original context.
+    """The forward of a rotary embedding, for which each call has a position beyond the original context.
 
     Args:
         module: The embedding.

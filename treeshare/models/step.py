@@ -64,7 +64,7 @@ def current_step() -> StepAttention:
     """
     step = running_step()
     if step is None:
-        raise RuntimeError("this model is bound to tree attention: it runs in an engine's steps only")
+        raise RuntimeError("this model is bound to tree attention, so it can only run in an engine's steps")
     return step
 
 

@@ -1,4 +1,4 @@
-"""Refuses a model at load time, by name, if it needs what is not implemented, instead of being wrong."""
+"""Rejects a model by name at load time if it needs what is not implemented, instead of being wrong."""
 
 from __future__ import annotations
 

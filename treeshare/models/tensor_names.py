@@ -19,7 +19,7 @@ _WRAPPERS = (
 """Modules that training puts around others; they have no weights of their own."""
 
 _FRONTS = (*_WRAPPERS, r"base_model\.model", "pretrained_model")
-"""What may also stand in front of every name: PEFT's and TRL's models hold the whole model."""
+"""What may also stand before every name: PEFT's and TRL's models hold the whole model."""
 
 _FRONT = re.compile(rf"^(?:(?:{'|'.join(_FRONTS)})\.)+")
 _INSIDE = re.compile(rf"\.(?:(?:{'|'.join(_WRAPPERS)})\.)+")
@@ -69,7 +69,7 @@ def doubles(names: Iterable[str], base: str) -> list[str]:
 
     Args:
         names: A checkpoint's.
-        base: What stands in front of the names of the model without its head; transformers takes it away and
+        base: What stands before the names of the model without its head; transformers takes it away and
             puts it in front as the model needs it.
     """
     meanings = defaultdict(list)

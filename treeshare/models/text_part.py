@@ -118,7 +118,7 @@ def _own_part(config: Any, text: Any) -> TextPart:  # noqa: ANN401
     if text is not config and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise UnsupportedModelError(
             f"{config.model_type}: not implemented: a composite model of this kind "
-            "(nobody compared its text model alone with the whole)"
+            "(its text model was never compared with the whole model)"
         )
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise UnsupportedModelError(

@@ -28,7 +28,7 @@ _MAX_BYTES = 256 << 20
 def load_tokenizer(source: str) -> Any | None:  # noqa: ANN401
     """The transformers tokenizer of ``source``, a folder or a hub id; None where a folder has none.
 
-    A byte order mark in front of a chat template is taken off: it would be in every prompt.
+    A byte order mark before a chat template is taken off: it would be in every prompt.
 
     Raises:
         ModelLoadError: If it cannot be loaded or cannot decode; the message names the file, as far as that

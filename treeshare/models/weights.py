@@ -53,7 +53,9 @@ def change_weights(model: Any, weights: Mapping[str, Tensor]) -> bool:  # noqa: 
         for changed, before in reversed(old.items()):  # of two names of a weight the first knew what it was
             memory[changed].put_back(before)
         if isinstance(error, Exception):
-            raise ConfigError(f"weights[{name!r}]: cannot be copied, nothing is changed: {error}") from error
+            raise ConfigError(
+                f"weights[{name!r}]: cannot be copied; no weight was changed: {error}"
+            ) from error
         raise
     return any(held[name].data_ptr() in below_head for name in weights)
 
@@ -66,8 +68,8 @@ def _require_one_value(held: Mapping[str, Tensor], weights: Mapping[str, Tensor]
         if other != name and not torch.equal(value, weights[other].to(value)):
             raise ConfigError.of(
                 f"weights[{name!r}]",
-                got=f"another value than weights[{other!r}]",
-                expected="the same: they are one weight of this model",
+                got=f"a different value from weights[{other!r}]",
+                expected="equal values: this model ties the two",
             )
 
 
@@ -106,7 +108,7 @@ def _check(held: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
         if value.device.type == "meta":
             raise ConfigError.of(place, got="a tensor on the meta device", expected="one with values")
         if is_placeholder(value) and value.data_ptr() == held[name].data_ptr():
-            raise ConfigError.of(place, got="what stands for int8 weights", expected="a tensor with values")
+            raise ConfigError.of(place, got="a placeholder of int8 weights", expected="a tensor with values")
         if value.is_complex() and not held[name].is_complex():
             raise ConfigError.of(place, got=str(value.dtype), expected="real numbers")
 

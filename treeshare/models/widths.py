@@ -1,4 +1,4 @@
-"""Which numbers of rows give every row the same bits in a model's matmuls: measured, not assumed.
+"""Which numbers of rows give a row the same bits in a model's matmuls: measured, not assumed.
 
 The compiled kernel gives a row the same bits however many rows there are. A matmul library may sum in another
 order when the number of rows changes; a completion would then depend on what runs beside it. Measured on two

@@ -178,7 +178,7 @@ def kernel_level() -> str:
         automatic = {level.name for level in LEVELS if level.automatic and not _is_slow(level.name)}
         return next(name for name in available if name in automatic | {_NONE})
     if wanted not in available:
-        raise ConfigError.of(VARIABLE, got=wanted, expected=_expected_levels(), remedy="take auto")
+        raise ConfigError.of(VARIABLE, got=wanted, expected=_expected_levels(), remedy="use auto")
     return wanted
 
 

@@ -125,7 +125,7 @@ def read_run(path: str | Path) -> tuple[Manifest, list[Record]]:
         raise DataError(f"run directory: got {one_line(path)}, expected an existing directory")
     if not os.path.lexists(path / MANIFEST_NAME):
         raise DataError(
-            f"run directory: {one_line(path)} has no {MANIFEST_NAME}; `treeshare sample --out` makes a run"
+            f"run directory: {one_line(path)} has no {MANIFEST_NAME}; create one by `treeshare sample --out`"
         )
     Manifest.read(path / MANIFEST_NAME)
     records, _ = read_records(path / JOURNAL_NAME)
@@ -167,7 +167,7 @@ def check_place(path: str | Path) -> None:
     if os.path.lexists(path / MANIFEST_NAME):
         Manifest.read(path / MANIFEST_NAME)
     elif extra:
-        raise DataError(f"--out: {one_line(path)} is not empty and holds no run; give a new directory")
+        raise DataError(f"--out: {one_line(path)} is not empty and contains no run; give a new directory")
 
 
 def _lock(path: Path) -> int:
@@ -187,7 +187,7 @@ def _lock(path: Path) -> int:
     except OSError as error:
         os.close(lock)
         raise DataError(f"--out: cannot lock {one_line(path)}: {error.strerror}") from error
-    with contextlib.suppress(OSError):  # the id is only for messages: go on if the disk is full
+    with contextlib.suppress(OSError):  # the id is only for messages: continue if the disk is full
         os.ftruncate(lock, 0)
         os.pwrite(lock, str(os.getpid()).encode(), 0)
     return lock
@@ -217,7 +217,7 @@ def _agree(path: Path, wanted: Manifest) -> tuple[Manifest, str]:
     differences = stored.differences(wanted)
     if differences:
         raise RunMismatchError(
-            f"--out: {one_line(path)} holds another run: {'; '.join(differences)}; give a new directory"
+            f"--out: {one_line(path)} contains another run: {'; '.join(differences)}; give a new directory"
         )
     warning = stored.version_warning(wanted)
     if wanted.n > stored.n:

@@ -84,7 +84,7 @@ def iter_lines(path: Path, parse: Callable[[bytes], K]) -> Iterator[tuple[K, int
             raise DataError(f"{where}: {error}; correct or remove the line") from error
         if record.key in seen:
             raise DataError(
-                f"{where}: {record.name} is also in line {seen[record.key]}; remove one of the two lines"
+                f"{where}: {record.name} is already in line {seen[record.key]}; remove one of the two lines"
             )
         seen[record.key] = number
         yield record, end

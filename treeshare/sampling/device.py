@@ -111,7 +111,7 @@ def draw_on_device(
 
     Args:
         logits: ``[R, V]`` of any floating dtype; not modified.
-        temperatures: ``[R]`` float32; zero takes the likeliest token, the lowest id on a tie.
+        temperatures: ``[R]`` float32; zero takes the most likely token, the lowest id on a tie.
         draw_rows: ``[N]`` int64: the row of each draw.
         uniforms: ``[N]`` float64 in [0, 1).
         masks: ``[R, num_words(V)]`` int32: tokens that may be drawn, see ``masks``; None for all.
@@ -136,7 +136,7 @@ def draw_on_device(
     limits = torch.finfo(torch.float32)
     divisors = temperatures.clamp(limits.tiny, limits.max).unsqueeze(-1)
     weights = torch.where(temperatures.unsqueeze(-1) == 0, (below == 0).float(), (below / divisors).exp())
-    # At temperature 0 a target of zero draws the first token with a weight: the likeliest with the lowest id.
+    # At temperature 0 a target of zero draws the first token with a weight: the maximum with the lowest id.
     target_share = torch.where(temperatures[draw_rows] == 0, 0.0, uniforms)
     tokens = inverse_cdf(weights, draw_rows, target_share)
     logprobs = raw[draw_rows, tokens].double() - log_total[draw_rows]

@@ -25,14 +25,14 @@ def has_filters(params: SamplingParams) -> bool:
 
 
 def min_p_margin(params: SamplingParams) -> float:
-    """How far below the likeliest a logit may be before min-p leaves it out, at most 0; ``-inf`` for any."""
+    """How far below the largest logit one may be before min-p leaves it out, at most 0; ``-inf`` for any."""
     return params.temperature * log_of(params.min_p) if params.min_p > 0 else -np.inf
 
 
 def filter_weights(weights: Tensor, logits: Tensor, params: SamplingParams) -> None:
     """Set the weights of tokens left out to zero, in place.
 
-    Top-k keeps all tokens tied with the k-th. Top-p keeps the smallest set of likeliest tokens whose mass
+    Top-k keeps all tokens tied with the k-th. Top-p keeps the smallest set of most likely tokens whose mass
     reaches ``top_p`` of what is left; of tokens with equal weights those with higher logits, of those with
     equal logits those with lower ids.
 

@@ -50,11 +50,11 @@ _MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSc
 
 
 class GrammarState:
-    """Where a grammar is behind some tokens; never changed.
+    """Where a grammar is after some tokens; never changed.
 
     Args:
         compiler: Of the grammar.
-        matcher: llguidance's, behind these tokens.
+        matcher: llguidance's, after these tokens.
     """
 
     __slots__ = ("__weakref__", "_children", "_compiler", "_lock", "_mask", "_matcher", "is_complete")
@@ -69,7 +69,7 @@ class GrammarState:
         self.is_complete: bool = matcher.is_stopped()
 
     def advance(self, token: int) -> GrammarState:
-        """The state behind one more token.
+        """The state after one more token.
 
         Raises:
             ConfigError: If the grammar does not allow it, or has become too large.
@@ -172,7 +172,7 @@ class GrammarCompiler:
             state = GrammarState(self, matcher)
             first = np.flatnonzero(unpacked(state.mask(), self._vocab_size)).tolist()
             for token in [token for token in first if token not in self._eos][:1]:
-                state.advance(token).mask()  # limits are met here, not behind a request's first token
+                state.advance(token).mask()  # limits are met here, not after a request's first token
         except ConfigError as error:
             if _NOTHING not in str(error):
                 raise ConfigError(str(error).replace(":", f": {kind}:", 1)) from error

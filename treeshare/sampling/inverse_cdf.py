@@ -1,7 +1,7 @@
 """Tokens from weights and uniform numbers: inverse CDF in token-id order.
 
 A row is cut into blocks of ``BLOCK`` tokens; sums run over whole blocks of one row, so a row's result is the
-same bits in any company.
+same bits in any batch.
 
 Shapes: ``R`` rows, ``V`` vocabulary, ``B`` blocks, ``N`` draws.
 """

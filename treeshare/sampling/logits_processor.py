@@ -1,4 +1,4 @@
-"""A user's own code between logits and tokens: vLLM V1's logits processors, by names and meaning.
+"""Logits processors: a user's own code between logits and tokens, with vLLM V1's interface.
 
 A row is a sequence: the completions of a request whose tokens are the same so far. A processor is asked once
 for all of them; when their tokens differ, the new rows are added with the tokens that they have. What it does
@@ -73,7 +73,7 @@ class LogitsProcessor(ABC):
 
     @abstractmethod
     def is_argmax_invariant(self) -> bool:
-        """Whether the likeliest token stays.
+        """Whether the most likely token stays.
 
         Then it is applied after temperature and min-p, and not where all rows are greedy; else after masks
         and ``logit_bias``, before penalties.

@@ -85,7 +85,7 @@ class TokenRules:
         self._bad_words = [(list(word[:-1]), word[-1]) for word in bad_words]
 
     def mask(self, generated: Sequence[int], grammar: Mask | None = None) -> Mask | None:
-        """The tokens that may come behind ``generated``, and that ``grammar`` allows; None for all.
+        """The tokens that may come after ``generated``, and that ``grammar`` allows; None for all.
 
         Raises:
             ConfigError: If none may.
@@ -98,10 +98,8 @@ class TokenRules:
             mask = mask_without(self._vocab_size, banned, mask)
         if mask is not None and mask is not self._allowed and not allows_any(mask, self._vocab_size):
             names = "structured_outputs, allowed_token_ids, bad_words and min_tokens"
-            where = f"behind {len(generated)} tokens" if generated else "first"
-            raise ConfigError(
-                f"{names}: together they leave no token that may come {where}; relax one of them"
-            )
+            where = f"after {len(generated)} tokens" if generated else "as the first one"
+            raise ConfigError(f"{names}: together they leave no token to draw {where}; relax one of them")
         return mask
 
     def _banned(self, generated: Sequence[int]) -> set[int]:
@@ -131,6 +129,8 @@ def checked_bias(value: object) -> dict[int, float] | None:
         is_number = isinstance(bias, (int, float)) and not isinstance(bias, bool)
         if not is_number or math.isnan(bias) or abs(bias) > MAX_BIAS:
             raise ConfigError.of(f"logit_bias[{token}]", got=bias, expected=expected)
+        if token in found:
+            raise ConfigError.of("logit_bias", got=f"token {token} twice", expected="each token once")
         found[token] = float(bias)
     return dict(sorted(found.items())) or None
 
@@ -161,7 +161,7 @@ def checked_words(value: object) -> tuple[str, ...] | None:
     if not is_list or not all(isinstance(word, str) and word for word in value):  # type: ignore[attr-defined]
         raise ConfigError.of("bad_words", got=value, expected="a list of non-empty strings")
     if any("\ud800" <= c <= "\udfff" for word in value for c in word):  # type: ignore[attr-defined]
-        raise ConfigError.of("bad_words", got=value, expected="text that has an encoding")
+        raise ConfigError.of("bad_words", got=value, expected="text without lone surrogates")
     return tuple(dict.fromkeys(value)) or None  # type: ignore[call-overload]
 
 

@@ -6,13 +6,13 @@ import functools
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import FrozenInstanceError, asdict, dataclass, field, fields, replace
 from typing import Any, Self
 
 from treeshare.errors import ConfigError
 from treeshare.sampling.masks import checked_bias, checked_extra, checked_ids, checked_words
 from treeshare.sampling.structured import StructuredOutputsParams
-from treeshare.vllm_names import refuse_others
+from treeshare.vllm_names import answer_others
 
 _MAX_SEED = 2**64 - 1
 
@@ -49,42 +49,44 @@ def _drawing_defaults(kind: Any) -> tuple[tuple[str, object], ...]:  # noqa: ANN
 class SamplingParams:
     """How the completions of one prompt are sampled.
 
-    Applied in the order of vLLM V1: masks (``structured_outputs``, ``allowed_token_ids``, ``bad_words``,
-    ``min_tokens``), ``logit_bias``, penalties, temperature, min-p, top-k, top-p. Each filter looks at what
-    the ones before have left.
+    The parameters apply in the order of vLLM V1: masks (``structured_outputs``, ``allowed_token_ids``,
+    ``bad_words``, ``min_tokens``), ``logit_bias``, penalties, temperature, min-p, top-k, top-p. Each filter
+    works on the tokens that the previous ones kept.
 
     Attributes:
-        n: Completions, at most ``MAX_N``.
-        temperature: Divides the logits; 0 takes the likeliest token, the lowest id on a tie.
-        top_p: Keep the likeliest tokens until their mass reaches this fraction of what min-p and top-k have
-            left, in (0, 1]; 1 keeps all.
-        top_k: Keep this many likeliest tokens (and those tied with the last); 0 or -1 keeps all, as does a
-            number above the vocabulary's size.
-        min_p: Keep tokens at least this fraction as likely as the likeliest, at this temperature, in [0, 1].
-        presence_penalty: Subtracted from the logits of tokens generated before, in [-2, 2].
+        n: Number of completions, at most ``MAX_N``.
+        temperature: Divides the logits; 0 always takes the most likely token, on a tie the lowest id.
+        top_p: Keep the most likely tokens whose probabilities together reach this fraction of what min-p and
+            top-k kept, in (0, 1]; 1 keeps all.
+        top_k: Keep this many of the most likely tokens, and those tied with the last; 0 or -1 keeps all, and
+            so does a number above the vocabulary's size.
+        min_p: Keep tokens with at least this fraction of the probability of the most likely one, after
+            temperature, in [0, 1].
+        presence_penalty: Subtracted from the logits of tokens that were generated before, in [-2, 2].
         frequency_penalty: Subtracted once per time that a token was generated, in [-2, 2].
         repetition_penalty: Divides positive and multiplies negative logits of tokens in prompt or completion;
             in [0.01, 100].
-        seed: Instead of the run's seed.
+        seed: Replaces the seed of the run.
         stop: Strings that end a completion; its text is cut before them.
         stop_token_ids: Tokens that end a completion.
-        ignore_eos: Go on after end-of-sequence.
-        max_tokens: Maximum number of tokens generated; None: as many as the model's length allows.
-        min_tokens: The end may come behind this many tokens, not among them: until then stop tokens and
-            end-of-sequence (also with ``ignore_eos``) cannot be drawn, and stop strings do not count.
-        logprobs: Report this many likeliest tokens for each position, besides the one drawn; -1 reports all
-            of the vocabulary, None no log-probabilities.
-        prompt_logprobs: The same for each token of the prompt but the first.
+        ignore_eos: Do not end at an end-of-sequence token.
+        max_tokens: Maximum number of tokens to generate; None: as many as the model's length allows.
+        min_tokens: Minimum number of tokens before the end: until then stop tokens and end-of-sequence (also
+            with ``ignore_eos``) cannot be drawn, and stop strings are ignored.
+        logprobs: Report the log-probabilities of the drawn token and of this many most likely tokens at each
+            position; -1 reports the whole vocabulary, None nothing.
+        prompt_logprobs: The same for each token of the prompt except the first.
         skip_special_tokens: Leave special tokens out of the text.
         include_stop_str_in_output: Cut the text after the stop string instead of before it.
-        logit_bias: Added to the logits of these tokens, in [-100, 100]; keys may be texts of digits.
-        allowed_token_ids: The only tokens that may be drawn; None for all.
-        bad_words: Texts that may not be generated, as their own tokens spell them at the beginning of a text
-            and behind a space.
-        structured_outputs: What the text must be: a schema, pattern, choice or grammar; also a mapping of its
-            names. The completion ends where it is complete, whatever ``min_tokens`` and ``ignore_eos`` say.
+        logit_bias: Numbers in [-100, 100] to add to the logits of tokens; keys may be text with digits.
+        allowed_token_ids: The only tokens that can be drawn; None for all.
+        bad_words: Texts that must not be generated, in their tokenisations at the beginning of a text and
+            after a space.
+        structured_outputs: A JSON schema, regular expression, list of choices or grammar that the text must
+            fit; also given as a mapping. The completion ends when the text is complete, whatever
+            ``min_tokens`` and ``ignore_eos`` say.
         thinking_token_budget: Maximum number of tokens of the model's reasoning; then its end tag is forced.
-        extra_args: For the logits processors of ``LLM``.
+        extra_args: Arguments for the logits processors of ``LLM``.
 
     Raises:
         ConfigError: If a value is of the wrong type or out of range.
@@ -161,11 +163,11 @@ class SamplingParams:
         return cls(**values)
 
     def replace(self, **changes: Any) -> Self:  # noqa: ANN401
-        """The same parameters but for ``changes``; raises as the class does."""
+        """A copy with ``changes``; raises as the class does."""
         return replace(self, **changes)
 
     def clone(self) -> Self:
-        """These parameters: nothing can change them."""
+        """The parameters themselves, because they are immutable."""
         return self
 
     def to_dict(self) -> dict[str, Any]:
@@ -181,7 +183,7 @@ class SamplingParams:
 
     @property
     def max_length(self) -> int:
-        """``max_tokens``, or where that is None more than any model's length."""
+        """``max_tokens``; if that is None, more than any model's length."""
         return MAX_LENGTH if self.max_tokens is None else self.max_tokens
 
     @property
@@ -196,7 +198,7 @@ class SamplingParams:
 
     @property
     def has_penalties(self) -> bool:
-        """Whether the tokens so far change the logits."""
+        """Whether the logits depend on the tokens so far."""
         return bool(self.presence_penalty or self.frequency_penalty or self.repetition_penalty != 1)
 
     def needs_more_than(self, honoured: frozenset[str]) -> bool:
@@ -239,17 +241,9 @@ class SamplingParams:
         object.__setattr__(self, "stop_token_ids", tuple(ids))
 
 
-def _answering_others(kind: type[SamplingParams]) -> None:
-    """Let vLLM's other parameters come: those that ask for nothing are dropped, others refused by name."""
-    fields_only = kind.__init__
-    names = frozenset(own.name for own in fields(kind))
-
-    @functools.wraps(fields_only)
-    def __init__(self: SamplingParams, **values: Any) -> None:  # noqa: ANN401
-        refuse_others("SamplingParams", {n: v for n, v in values.items() if n not in names}, names)
-        fields_only(self, **{n: v for n, v in values.items() if n in names})
-
-    kind.__init__ = __init__  # type: ignore[method-assign]
+def _refuse_change(_: SamplingParams, name: str, __: object) -> None:
+    raise FrozenInstanceError(f"{name}: SamplingParams cannot be changed; use params.replace({name}=...)")
 
 
-_answering_others(SamplingParams)
+answer_others(SamplingParams)
+SamplingParams.__setattr__ = _refuse_change  # type: ignore[assignment]

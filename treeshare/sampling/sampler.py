@@ -58,7 +58,7 @@ class Hooks(Protocol):
         """Change ``[R, V]`` float32 logits, after masks and bias; in place or not."""
 
     def after_temperature(self, logits: Tensor) -> Tensor:
-        """Change them after temperature and min-p, less their maximum of before; not the likeliest token."""
+        """Change them after temperature and min-p, with a maximum of 0; the most likely token stays."""
 
     @property
     def is_after_temperature(self) -> bool:
@@ -67,7 +67,7 @@ class Hooks(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """A token, its log-probability before temperature, and its rank (1 is the likeliest)."""
+    """A token, its log-probability before temperature, and its rank (1 is the most likely)."""
 
     token_id: int
     logprob: float
@@ -81,7 +81,7 @@ class Sampled:
     Attributes:
         token_ids: ``[num_draws]`` int64.
         logprobs: ``[num_draws]`` float64, natural log of the model's probability before temperature.
-        top: Per draw, the drawn token and the likeliest ones, where asked for.
+        top: Per draw, the drawn token and the most likely ones, where asked for.
     """
 
     token_ids: NDArray[np.int64]
@@ -192,7 +192,7 @@ PROCESSED = "logits after masks and penalties"
 
 def broken_row(name: str, row: int) -> FloatingPointError:
     """The error for a ``row`` of ``name`` that holds NaN, infinity or no finite value."""
-    return FloatingPointError(f"{name}: row {row} of a step holds NaN, infinity or no finite value")
+    return FloatingPointError(f"{name}: row {row} of a step has a NaN, an infinity or no finite value")
 
 
 class _RowGroup:
@@ -248,7 +248,7 @@ class _RowGroup:
         return self._raw[rows, tokens].double() - self._log_total[rows]
 
     def tops(self, rows: Tensor, tokens: Tensor) -> list[list[TokenLogprob] | None]:
-        """For each draw the token and the likeliest ones, where asked for."""
+        """For each draw the token and the most likely ones, where asked for."""
         raw, log_total = self._raw.numpy(), self._log_total.tolist()
         counts = [self._num_top(self._specs[row].params.logprobs) for row in rows.tolist()]
         return [
@@ -257,7 +257,7 @@ class _RowGroup:
         ]
 
     def _num_top(self, wanted: int | None) -> int | None:
-        """How many likeliest tokens are reported: -1 asks for all."""
+        """How many most likely tokens are reported: -1 asks for all."""
         return None if wanted is None else self._vocab_size if wanted < 0 else min(wanted, self._vocab_size)
 
     def _after_penalties(self) -> tuple[Tensor, Tensor]:
@@ -323,7 +323,7 @@ def _mask_and_bias(row: Tensor, spec: RowSpec, vocab_size: int) -> None:
 
 
 def _after_min_p(params: SamplingParams) -> SamplingParams:
-    """What is left to do behind temperature and min-p."""
+    """What is left to do after temperature and min-p."""
     return replace(params, temperature=1.0, min_p=0.0)
 
 
@@ -349,7 +349,7 @@ def _penalise(row: Tensor, spec: RowSpec) -> None:
 
 
 def _weights(logits: Tensor, high: Tensor, specs: Sequence[RowSpec], work: Tensor) -> Tensor:
-    """Unnormalised probabilities after temperature and filters; the likeliest token weighs 1.
+    """Unnormalised probabilities after temperature and filters; the most likely token weighs 1.
 
     Args:
         logits: ``[R, V]`` after penalties; not modified.
@@ -385,7 +385,7 @@ def _argmax(logits: Tensor, high: Tensor) -> Tensor:
 
 
 def _top(raw: NDArray[np.float32], log_total: float, token: int, count: int) -> list[TokenLogprob]:
-    """The drawn token, then the ``count`` likeliest, ties by id."""
+    """The drawn token, then the ``count`` most likely, ties by id."""
     rank = int(np.count_nonzero(raw > raw[token])) + 1
     entries = [TokenLogprob(token, float(raw[token]) - log_total, rank)]
     if count == 0:

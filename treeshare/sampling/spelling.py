@@ -1,4 +1,4 @@
-"""A completion's text with the tokens put in that it does not show."""
+"""A completion's text with hidden tokens inserted."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ class StopChecker:
         self._hidden: list[HiddenToken] = []
 
     def fork(self) -> StopChecker:
-        """A checker that goes on from the same tokens."""
+        """A checker that continues from the same tokens."""
         other = copy.copy(self)
         other._text = self._text and self._text.fork()
         other._hidden = list(self._hidden)
@@ -97,7 +97,7 @@ class StopChecker:
                 tokens that cannot.
 
         Returns:
-            How it ended, or None if it goes on.
+            How it ended, or None if it continues.
         """
         token = token_ids[-1]
         saw_stop = bool(self._stops) and self._saw_stop(token_ids)
@@ -120,7 +120,7 @@ class StopChecker:
     def take(self, token_ids: Sequence[int]) -> str:
         """The text that has become certain since the last call: no later token and no stop string changes it.
 
-        All pieces and what the ending's text has behind them are the ending's text.
+        All pieces and what the ending's text has after them are the ending's text.
 
         Args:
             token_ids: As ``check`` had them last.

@@ -1,4 +1,4 @@
-"""What a completion's text must be: vLLM's ``StructuredOutputsParams``."""
+"""Constraints on a completion's text: vLLM's ``StructuredOutputsParams``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from treeshare.errors import ConfigError, one_line
+from treeshare.vllm_names import answer_others, others_of, refuse_others
 
 MAX_CHARS = 120_000
 """Maximum number of characters of a schema, pattern, list of choices or grammar; OpenAI's of schemas.
@@ -24,21 +25,21 @@ KINDS = ("json", "regex", "choice", "grammar", "json_object")
 
 @dataclass(frozen=True, kw_only=True)
 class StructuredOutputsParams:
-    """What a completion's text must be; it ends where that is complete.
+    """A constraint on a completion's text; the completion ends when the text is complete.
 
-    Exactly one of the first five.
+    Give exactly one of the first five.
 
     Attributes:
-        json: Text that is JSON and fits this JSON schema, given as a mapping or as text.
-        regex: Text that this regular expression matches from its beginning to its end.
-        choice: One of these texts.
-        grammar: Text that this grammar derives, in Lark's form or GBNF.
-        json_object: True: any JSON object.
-        disable_any_whitespace: JSON without spaces and line ends around its punctuation.
-        disable_additional_properties: Objects whose schema lists properties have no others, unless it says
-            so.
-        whitespace_pattern: Which space may stand around JSON's punctuation, as a regular expression; by
-            default one character, or a line's end and at most 20 characters of indentation.
+        json: The text is JSON that fits this JSON schema, given as a mapping or as text.
+        regex: This regular expression matches the whole text.
+        choice: The text is one of these.
+        grammar: The text belongs to this grammar, in Lark or GBNF.
+        json_object: True: the text is any JSON object.
+        disable_any_whitespace: No spaces and line breaks next to JSON's punctuation.
+        disable_additional_properties: Objects whose schema lists properties have no other ones, unless the
+            schema allows them explicitly.
+        whitespace_pattern: The white space allowed next to JSON's punctuation, as a regular expression; by
+            default one space, or a line break with at most 20 characters of indentation.
 
     Raises:
         ConfigError: If a value is of the wrong type, or none or several of the five are given.
@@ -69,7 +70,7 @@ class StructuredOutputsParams:
         if size > MAX_CHARS:
             raise _refusal(given[0], f"{size:,} characters", f"at most {MAX_CHARS:,}")
         if any(_has_surrogate(getattr(self, name)) for name in (*KINDS, "whitespace_pattern")):
-            raise _refusal(given[0], "halves of characters", "text that has an encoding")
+            raise _refusal(given[0], "a lone surrogate", "text without lone surrogates")
 
     @classmethod
     def of(cls, value: object) -> StructuredOutputsParams | None:
@@ -80,14 +81,19 @@ class StructuredOutputsParams:
         """
         if value is None or isinstance(value, cls):
             return value
-        known = [field.name for field in fields(cls)]
+        own = frozenset(field.name for field in fields(cls))
         if not isinstance(value, Mapping):
             expected = "StructuredOutputsParams, or a mapping with its names"
             raise ConfigError.of("structured_outputs", got=value, expected=expected)
-        unknown = next((name for name in value if name not in known), None)
+        unknown = next((n for n in value if n not in own | others_of(cls.__name__)), None)
         if unknown is not None:
-            raise ConfigError.of("structured_outputs", got=unknown, expected=f"names of {', '.join(known)}")
-        return cls(**{name: given for name, given in value.items() if given is not None})
+            known = ", ".join(field.name for field in fields(cls))
+            raise ConfigError.of("structured_outputs", got=unknown, expected=f"names of {known}")
+        try:
+            refuse_others(cls.__name__, {n: given for n, given in value.items() if n not in own}, own)
+        except ConfigError as error:
+            raise ConfigError(f"structured_outputs: {error}") from None
+        return cls(**{n: given for n, given in value.items() if n in own and given is not None})
 
     def to_dict(self) -> dict[str, Any]:
         """What differs from the defaults, ready for JSON; ``of`` reads it."""
@@ -118,6 +124,9 @@ class StructuredOutputsParams:
         if not is_list or not choice or not all(isinstance(text, str) and text for text in choice):
             raise _refusal("choice", choice, "a list of texts that are not empty, at least one")
         object.__setattr__(self, "choice", tuple(dict.fromkeys(choice)))
+
+
+answer_others(StructuredOutputsParams)
 
 
 def _refusal(name: str, got: object, expected: str) -> ConfigError:

@@ -36,6 +36,10 @@ def suggestions(
     """
     if not isinstance(override, Mapping | None):
         raise ConfigError.of("override_generation_config", got=override, expected="a mapping, or None")
+    unknown = [name for name, value in (override or {}).items() if name not in _NAMES and value is not None]
+    if unknown:
+        expected, remedy = f"of {', '.join(_NAMES)}", "SamplingParams has all others"
+        raise ConfigError.of("override_generation_config", got=unknown[0], expected=expected, remedy=remedy)
     fields: Mapping[str, Any] = {}
     if generation_config == "auto":
         fields = own
@@ -46,11 +50,12 @@ def suggestions(
 
 
 def _read(folder: object) -> Mapping[str, Any]:
-    if not isinstance(folder, str | Path) or not Path(folder).is_dir():
+    if not isinstance(folder, str | Path) or not str(folder) or not Path(folder).is_dir():
         raise ConfigError.of("generation_config", got=folder, expected="auto, vllm or a folder")
     path = Path(folder) / _FILE
+    content = read_file(path, _FILE, max_bytes=_MAX_BYTES)
     try:
-        fields = parse_json(read_file(path, _FILE, max_bytes=_MAX_BYTES))
+        fields = parse_json(content)
     except ValueError as error:
         raise DataError(f"{one_line(path)}: no JSON: {one_line(error)}") from error
     if not isinstance(fields, dict):

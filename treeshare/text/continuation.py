@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from treeshare.text.detokenizer import Detokenizer
 
 _NUM_CONTEXT = 8
-"""Tokens of a prompt's end that a completion is decoded behind; more where they have no text to speak of."""
+"""Tokens of a prompt's end that a completion is decoded after; more where they have no text to speak of."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """The end of a prompt, behind which a completion is decoded.
+    """The end of a prompt, after which a completion is decoded.
 
     Attributes:
         tokens: Their text is whole characters, unless the prompt ends inside one.
-        run: Byte pieces behind them that are no whole character, if the prompt ends with such.
+        run: Byte pieces after them that are no whole character, if the prompt ends with such.
         text: Of both together.
     """
 

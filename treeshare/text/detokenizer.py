@@ -32,7 +32,7 @@ _CLEANED_UP = "a . b ? c ! d , e ' f n't g 'm h 's i 've j 're k"
 
 
 def less(whole: str, head: str) -> str:
-    """What ``whole`` has behind ``head``; behind their common beginning where it does not begin with it."""
+    """``whole`` without ``head``, or else without the beginning that both have in common."""
     return whole[len_common(whole, head) :]
 
 
@@ -127,7 +127,7 @@ class Detokenizer:
 
     @cached_property
     def _probe(self) -> list[int]:
-        """Tokens of an ordinary text, to decode others behind."""
+        """Tokens of an ordinary text, to decode others after."""
         for text in ("a", "A", "1", "."):
             try:
                 ids = encode(self._tokenizer, text, special_tokens=False)

@@ -39,7 +39,7 @@ class ByteRun:
         self._is_broken = False
 
     def fork(self) -> ByteRun:
-        """A run that goes on from the same bytes."""
+        """A run that continues from the same bytes."""
         other = copy.copy(self)
         other._chars = list(self._chars)
         return other
@@ -91,7 +91,7 @@ class GrowingText:
 
     Args:
         continuation: Of the prompt.
-        num_lookback: Characters that ``recent`` reaches back behind what earlier tokens made certain.
+        num_lookback: Characters that ``recent`` reaches back after what earlier tokens made certain.
 
     Attributes:
         num_chars: Characters so far, with those that may still change.
@@ -121,7 +121,7 @@ class GrowingText:
         self._measure()
 
     def fork(self) -> GrowingText:
-        """A text that goes on from the same tokens."""
+        """A text that continues from the same tokens."""
         other = copy.copy(self)
         other._window = list(self._window)
         other._run = self._run and self._run.fork()
@@ -205,7 +205,7 @@ class GrowingText:
                 return
 
     def _settle(self, end: int, place: int) -> None:
-        """Let the window begin at its middle; the new middle is behind its token ``end``, at ``place``."""
+        """Let the window begin at its middle; the new middle is after its token ``end``, at ``place``."""
         cut = place - self._num_rewritten
         if self._num_lookback:
             self._tail += self._text[self._cut - self._base : cut - self._base]

@@ -1,4 +1,4 @@
-"""A chat model's reasoning, told from its answer by the tags around it."""
+"""Separates a chat model's reasoning from its answer, by the tags around it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from treeshare.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class ReasoningTags:
-    """The texts between which a model reasons."""
+    """The texts between which a model writes its reasoning."""
 
     start: str
     end: str
@@ -32,22 +32,24 @@ PARSERS = {
 """Tags by the name of a parser, vLLM's where it has one."""
 
 AUTO, NONE = "auto", "none"
+"""As the tokenizer and template show; none, for which vLLM writes an empty text."""
 
 
 def reasoning_tags(parser: str, tokenizer: Any | None) -> ReasoningTags | None:  # noqa: ANN401
-    """The tags of a model's reasoning; None if it marks none.
+    """The tags around a model's reasoning; None if it has none.
 
     Args:
-        parser: ``auto`` takes the tags of which the model's chat template writes one, or for which its
-            tokenizer has tokens of their own; ``none``; a name in ``PARSERS``; or two tags, a space between.
+        parser: ``auto``, the first tags whose end the model's chat template contains, or both of which the
+            tokenizer has as added tokens; ``none``, or an empty text; a name in ``PARSERS``; or two tags
+            with a space between them.
         tokenizer: The model's.
 
     Raises:
         ConfigError: If ``parser`` is something else.
     """
-    if parser in PARSERS:
+    if isinstance(parser, str) and parser in PARSERS:
         return PARSERS[parser]
-    if parser == NONE:
+    if isinstance(parser, str) and parser in (NONE, ""):
         return None
     if parser == AUTO:
         template = getattr(tokenizer, "chat_template", None)
@@ -66,11 +68,11 @@ def reasoning_tags(parser: str, tokenizer: Any | None) -> ReasoningTags | None: 
 
 
 class ReasoningSplitter:
-    """Splits a reply as it grows.
+    """Splits a reply into reasoning and answer while it is generated.
 
-    Reasoning begins where the prompt has opened it, or with a start tag in front of everything but blanks,
-    and is over at the first end tag behind that, or never. The tags belong to neither part; further tags are
-    text.
+    Reasoning begins in the prompt if the prompt opened it, or else with a start tag at the beginning of the
+    reply, after optional spaces. It ends at the first end tag, or never. The tags belong to neither part;
+    later tags are text.
 
     Args:
         tags: Around the reasoning; None: all is answer.
@@ -83,7 +85,7 @@ class ReasoningSplitter:
         self._held = ""
 
     def feed(self, text: str) -> tuple[str, str]:
-        """What has become certain with some more text: of the reasoning, and of the answer."""
+        """The reasoning and the answer that some more text makes certain."""
         tags, held = self._tags, self._held + text
         self._held = ""
         reasoning = ""
@@ -111,14 +113,14 @@ class ReasoningSplitter:
 
 
 def split_reasoning(text: str, tags: ReasoningTags | None, *, is_open: bool) -> tuple[str | None, str]:
-    """A whole reply's reasoning, None where it has none, and its answer; as ``ReasoningSplitter``."""
+    """A whole reply's reasoning, None if there is none, and its answer; as ``ReasoningSplitter``."""
     splitter = ReasoningSplitter(tags, is_open=is_open)
     parts = [splitter.feed(text), splitter.finish()]
     return "".join(part[0] for part in parts) or None, "".join(part[1] for part in parts)
 
 
 def opens_reasoning(prompt: str, tags: ReasoningTags) -> bool:
-    """Whether a prompt's text ends behind a start tag."""
+    """Whether a prompt's text ends after a start tag."""
     return prompt.rstrip().endswith(tags.start)
 
 

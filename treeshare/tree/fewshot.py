@@ -3,8 +3,8 @@
 Whole prompts are tokenised, and sharing is found in their tokens. Tokenising the parts one by one would give
 other tokens, because a tokeniser merges characters across the parts' borders.
 
-The choice of shots has a price: with ``fixed`` and ``random`` all problems have the same shots, which are
-stored once; with ``nearest`` each problem has its own.
+The choice of shots matters for sharing: with ``fixed`` and ``random`` all problems have the same shots, which
+are stored once; with ``nearest`` each problem has its own.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Shot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FewShotPrompts:
-    """Problems with a preamble and worked examples in front.
+    """Problems, each with a preamble and worked examples before it.
 
     Attributes:
         problems: The text of each problem, with which its prompt ends.

@@ -1,4 +1,4 @@
-"""Predicts what a run will take by simulating the schedule of a whole forest.
+"""Predicts the steps, time and memory of a run by simulating its schedule.
 
 The simulation admits completions as the engine does: depth-first, limited by rows and by the bytes that each
 row is expected to need. A node is computed once and freed when the last completion below it ends. The
@@ -185,7 +185,7 @@ class _Simulation:
                 if not self.running:
                     raise BudgetError(
                         f"kv_budget_bytes: got {self.limits.kv_budget_bytes}, expected at least "
-                        f"{node_bytes + row_bytes} (prompt {prompt} with a single completion)"
+                        f"{node_bytes + row_bytes} (prompt {prompt} with a single completion); raise it"
                     )
                 break
             self.not_admitted[prompt] -= count

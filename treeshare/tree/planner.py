@@ -1,4 +1,4 @@
-"""Which shared segments are worth a node.
+"""Decides which shared segments become nodes.
 
 A radix tree finds every shared prefix, even one as short as ``"def "``. A node of its own is worth it only if
 sharing saves more than the node's launch and merge cost. ``fold_tree`` decides this by ``FoldCost``.

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.evals.math_judge.pairs import PAIRS, SYMBOLIC, WRITTEN, pairs_of
+from tests.evals.math_judge.untidy_pairs import COMMON, UNTIDY
 from tests.examples import examples
 from treeshare.evals.math_judge import MathJudge, arithmetic, exact_number, quantities, syntax, units
 from treeshare.evals.math_judge import compare as compare_module
@@ -53,9 +54,10 @@ def test_pairs_without_symbols(plain):
     assert wrong_pairs(plain) == []
 
 
-def test_ways_to_write_an_answer(plain):
+@pytest.mark.parametrize("pairs", [WRITTEN, UNTIDY, COMMON], ids=["written", "untidy", "common"])
+def test_ways_to_write_an_answer(plain, pairs):
     """Both orders of the two give one verdict, and what is the same for a vote is right."""
-    for is_right, gold, answer in pairs_of(WRITTEN):
+    for is_right, gold, answer in pairs_of(pairs):
         found = plain.judge(gold, answer)
         assert found.right == is_right, (gold, answer, found.reason)
         assert plain.judge(answer, gold).right == is_right, (answer, gold)

@@ -105,6 +105,15 @@ def test_fences_as_models_write_them(reply):
     assert program_in(reply, F).strip().removesuffix("f(2)").strip() == RIGHT.strip()
 
 
+@pytest.mark.parametrize("behind", ["\nThis function gives one.\n", "~~~\n", "\nIt's 1.\n\nNote: (as asked"])
+def test_words_behind_a_fence_that_never_closes(behind):
+    assert program_in(f"```python\n{RIGHT}{behind}", F).strip() == RIGHT.strip()
+    cut = f"```python\n{RIGHT}\ndef g(x):\n    return (1\n"  # cut off: nothing of it is left out
+    assert program_in(cut, F) == cut.removeprefix("```python\n")
+    closed = block(f"{RIGHT}It is one.\n")  # what a fence holds is all meant
+    assert "It is one" in program_in(closed, F)
+
+
 def test_a_backtick_in_the_info_string_is_no_fence():
     reply = f"```py`thon\n\n{RIGHT}\n{block(DRAFT)}"
     assert program_in(reply, F) == DRAFT

@@ -134,3 +134,13 @@ def test_forced_calls():
     assert schema_of(tools, "a") == {"type": "object"}
     choices = schema_of(tools, "required")["items"]["anyOf"]
     assert [choice["properties"]["name"]["const"] for choice in choices] == ["a", "b"]
+
+
+def test_one_call_at_most():
+    """As vLLM does without parallel calls: further ones are left out, whole or in pieces."""
+    text = f"a {CALL} b {CALL} c"
+    options = {"is_open": False, "tools": ["weather"], "max_calls": 1}
+    whole = GrowingMessage(TAGS, key="k", **options).whole(text)
+    assert (whole["content"], len(whole["tool_calls"])) == ("a b c", 1)
+    (call,) = grown(text, 3, **options)[0]["tool_calls"]
+    assert call["id"] == whole["tool_calls"][0]["id"]

@@ -165,7 +165,7 @@ def test_answers_to_something_else(llm, tmp_path, other):
     else:
         other(lines)
         write(source, lines)
-    message = "not a line that treeshare" if other == "journal" else "belongs to no line of the input"
+    message = "not a line that treeshare" if other == "journal" else "belongs to no line of the present input"
     held = (tmp_path / "out").read_bytes()
     with pytest.raises(ValueError, match=message) as caught:
         run(llm, source, tmp_path / "out", **options)
@@ -205,7 +205,7 @@ def test_mistakes(cli, chat_model, tmp_path):  # noqa: F811
     assert "cannot read" in refusal(source, out, "--chat-template", tmp_path / "none")
     assert "model: got" in refusal(source, out, model="./none")
     write(source, [*lines, "\n", line("text 0", {"prompt": "x"})])
-    assert "line 4: custom_id 'text 0' stands in line 1 too" in refusal(source, out)
+    assert "line 4: custom_id 'text 0' is also in line 1" in refusal(source, out)
     assert not out.exists()
     write(source, lines)
     held = open_output(out)

@@ -114,7 +114,7 @@ def test_too_many_connections(async_llm, monkeypatch):
 
 def test_no_descriptors_for_clients(monkeypatch):
     monkeypatch.setattr("resource.getrlimit", lambda _: (20, 20))
-    with pytest.raises(ConfigError, match="open files: the limit is 20, of which none is left for clients"):
+    with pytest.raises(ConfigError, match="open files: the limit is 20, which leaves none for clients"):
         _ = ConnectionLimits().max_clients
 
 
@@ -175,12 +175,12 @@ def test_unfinished_uploads_are_held_requests(async_llm):
         wait_until(lambda: "treeshare_requests_in_flight 2.0" in served.http.get("/metrics").text)
         refused = served.post("/v1/completions", {"prompt": "Once"})
         assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
-        assert "2 requests are being answered or are on their way" in refused.text
+        assert "2 requests are in progress" in refused.text
         clients.pop().close()
         wait_until(lambda: served.post("/v1/completions", {"prompt": "Once"}).status_code == 200)
         refused = served.post("/v1/completions", {"prompt": "Once", "user": "x" * 3900})
         assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
-        assert "the requests held have" in refused.text
+        assert "the requests in progress have" in refused.text
         clients.pop().close()
         wait_until(lambda: "treeshare_request_bytes 0.0" in served.http.get("/metrics").text)
         assert served.post("/v1/completions", {"prompt": "Once", "user": "x" * 3900}).status_code == 200

@@ -98,6 +98,18 @@ def test_a_forced_call_is_one_of_the_tool(served, llm):
                 assert json.loads(call["function"]["arguments"])["city"] in ("A", "B")
 
 
+def test_one_call_at_most(served, llm):
+    """``parallel_tool_calls: false``, as vLLM has it: the list that is forced has one."""
+    pytest.importorskip("llguidance", reason="llguidance is not installed")
+    comma, closing = llm.get_tokenizer().encode(",]", add_special_tokens=False)
+    bias = {str(comma): 60, str(closing): 30, str(START): -100}
+    forced = {"tools": [TOOL], "tool_choice": "required", "logit_bias": bias, "max_tokens": 300}
+    assert {reason for _, reason in ask(served, **forced, n=4)} == {"length"}  # call behind call
+    for message, reason in ask(served, **forced, n=4, parallel_tool_calls=False):
+        assert len(message["tool_calls"]) == 1
+        assert reason == "tool_calls"
+
+
 def test_a_tool_that_cannot_be_called_is_named(served):
     """Its parameters are what is wrong, not a ``response_format`` that nobody gave."""
     pytest.importorskip("llguidance", reason="llguidance is not installed")

@@ -72,7 +72,7 @@ REFUSED = [
     (COMPLETIONS, {"logprobs": True}, "logprobs", "valid integer"),
     (COMPLETIONS, {"max_tokens": 0}, "max_tokens", "at least 1 without echo"),
     (COMPLETIONS, {"best_of": 2}, "best_of", "only the value of n"),
-    (COMPLETIONS, {"suffix": "x"}, "suffix", "take it in the prompt"),
+    (COMPLETIONS, {"suffix": "x"}, "suffix", "write it into the prompt"),
     (COMPLETIONS, {"logit_bias": {"5": 101}}, "logit_bias", "at most 100"),
     (COMPLETIONS, {"logit_bias": {"x": 1}}, "logit_bias", "got 'x'"),
     (COMPLETIONS, {"logit_bias": {"259": 1}}, "logit_bias", "[0, 259)"),
@@ -100,10 +100,10 @@ REFUSED = [
     (CHAT, {"tool_choice": "required"}, "tool_choice", "got 'required', expected one of the tools"),
     (CHAT, {"tool_choice": "any"}, "tool_choice", "expected none, auto, required"),
     (CHAT, {"tools": [TOOL], "tool_choice": named("x")}, "tool_choice", "got 'x', expected one of the tools"),
-    (CHAT, {"tools": [TOOL, TOOL], "tool_choice": "required"}, "tools", "expected names that differ"),
-    (CHAT, {"tools": [TOOL]}, "tools", "the model's chat template shows none"),
+    (CHAT, {"tools": [TOOL, TOOL], "tool_choice": "required"}, "tools", "expected different names"),
+    (CHAT, {"tools": [TOOL]}, "tools", "the model's chat template does not support"),
     (CHAT, {"continue_final_message": True}, "continue_final_message", "only with add_generation_prompt"),
-    (CHAT, {"thinking_token_budget": 4}, "thinking_token_budget", "marks no reasoning"),
+    (CHAT, {"thinking_token_budget": 4}, "thinking_token_budget", "no known reasoning tags"),
     (CHAT, chat(content=[{"type": "image_url"}]), "messages[0].content", "'image_url'"),
     (CHAT, chat(content="x" * 600), "messages", "context is 512 tokens"),
     (CHAT, {"top_logprobs": 2}, "top_logprobs", "only with logprobs"),
@@ -256,8 +256,8 @@ def test_a_chat_without_a_limit_asks_for_no_more_than_the_budget_holds(chat_mode
 def test_a_chat_template_that_refuses(llm):
     template = "{{ raise_exception('roles must alternate') }}"
     body = parse_body(CHAT, {"messages": HELLO})
-    with pytest.raises(ApiError, match="messages: the model's chat template refuses them: roles must"):
+    with pytest.raises(ApiError, match="messages: the model's chat template rejects them: roles must"):
         make_job(llm, body, model=NAME, seed=0, chat=ChatOptions(chat_template=template))
     broken = "{{ messages.nothing.at.all }}"
-    with pytest.raises(ApiError, match="chat template refuses"):
+    with pytest.raises(ApiError, match="chat template rejects"):
         make_job(llm, body, model=NAME, seed=0, chat=ChatOptions(chat_template=broken))

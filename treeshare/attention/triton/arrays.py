@@ -301,7 +301,7 @@ def _capacity(count: int) -> int:
 
 
 def _grown(table: NDArray[Any], axis: int) -> NDArray[Any]:
-    """``table`` with zeros behind it, up to its capacity."""
+    """``table`` with zeros after it, up to its capacity."""
     widths = [(0, 0)] * table.ndim
     widths[axis] = (0, _capacity(table.shape[axis]) - table.shape[axis])
     return np.pad(table, widths)

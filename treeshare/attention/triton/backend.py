@@ -85,7 +85,7 @@ class TritonAttention(AttentionBackend):
                 "backend",
                 got="triton",
                 expected=f"a CUDA device, not {self.device.type}",
-                remedy="take auto, or set TRITON_INTERPRET=1 to run its kernels slowly on the CPU",
+                remedy="use auto, or set TRITON_INTERPRET=1 to run its kernels slowly on the CPU",
             )
         widths = geometry.widths
         if geometry.dtype not in DTYPES or widths[-1] > MAX_HEAD_DIM:

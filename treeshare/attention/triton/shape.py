@@ -1,4 +1,4 @@
-"""How the Triton kernels' work is cut, by what they are compiled for."""
+"""How the work of the Triton kernels is divided, by what they are compiled for."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class Quantity:
     Attributes:
         node: The expression.
         unit: In one form, ``degree`` and ``dollar`` too; empty if none is named.
-        is_percent: Whether a percent sign is there; ``node`` is the number in front of it.
+        is_percent: Whether a percent sign is there; ``node`` is the number before it.
         base: The base that a subscript names; None if none is named.
         digits: With a base, the digits.
         name: The left side of ``x = 5``; empty if there is none.
@@ -116,5 +116,5 @@ class Answer:
 
 
 def exact(value: Value) -> Fraction | None:
-    """The rational number that a value is, its percent sign left aside; None if it is another."""
+    """The rational number that a value is, its percent sign ignored; None if it is another."""
     return value.node if isinstance(value, Quantity) and isinstance(value.node, Fraction) else None

@@ -204,7 +204,7 @@ def is_unique(node: Node) -> bool:
 
 
 def up_to_a_factor(node: Node, *, keeps_sign: bool = False) -> Node:
-    """The node divided by the number in front of its first term, or by that number's size."""
+    """The node divided by the number before its first term, or by that number's size."""
     first = node[1] if _is(node, "+") else node
     coefficient, _ = _split(first)
     coefficient = abs(coefficient) if keeps_sign else coefficient
@@ -243,7 +243,7 @@ def _flattened(operation: str, nodes: Iterable[Node]) -> Iterable[Node]:
 
 
 def _split(term: Node) -> tuple[Fraction, Node]:
-    """The number in front of a term, and the rest."""
+    """The number before a term, and the rest."""
     if isinstance(term, Fraction):
         return term, ONE
     if _is(term, "*") and isinstance(term[1], Fraction):

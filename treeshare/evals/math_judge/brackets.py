@@ -38,7 +38,8 @@ def words_of(tokens: Sequence[Token]) -> str:
     """The letters and digits of tokens as words in lower case."""
     words = " ".join(token.text for token in tokens).casefold()
     kept = "".join(character if character.isalnum() or character in "-+'" else " " for character in words)
-    return " ".join(kept.split())
+    words = " ".join(kept.split())
+    return words[1:-1].strip() if len(words) > 2 and words[0] == words[-1] == "'" else words
 
 
 def closing_place(tokens: Sequence[Token], start: int) -> int:

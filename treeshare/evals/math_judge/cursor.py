@@ -28,7 +28,7 @@ class Cursor:
         self._depth = 0
 
     def peek(self, ahead: int = 0) -> Token:
-        """The token at the place, or so many behind it; an empty one behind the end."""
+        """The token at the place, or so many after it; an empty one after the end."""
         place = self._place + ahead
         return self._tokens[place] if place < len(self._tokens) else _END
 

@@ -1,6 +1,6 @@
 r"""A judge for mathematics: whether an answer is what the data says, in layers, each with its limits.
 
-1. *normal form*: the same text, ways to write it left aside.
+1. *normal form*: the same text, ways to write it ignored.
 2. *exact numbers*: fractions, decimals, roots, polynomials in one form; nothing is rounded.
 3. *types*: words, numbers with a unit, a base or a percent sign, tuples, intervals, sets, lists, matrices,
    equations; see ``answers``.
@@ -89,7 +89,7 @@ class MathJudge:
         return self._judged(first, second, strict=True).right
 
     def close(self) -> None:
-        """End the child process; the judge can go on being used."""
+        """End the child process; the judge can still be used."""
         self.symbols.helper.close()
 
     def __enter__(self) -> Self:
@@ -139,7 +139,7 @@ class MathJudge:
 def exact_number(text: str) -> str | None:
     """The rational number that a text is, in one form: digits where they end, else a fraction; else None.
 
-    What stands beside the number, such as a unit, is left aside.
+    What stands beside the number, such as a unit, is ignored.
     """
     value = exact(read_answer(text).value)
     if value is None:

@@ -75,7 +75,7 @@ def _without_percent(tokens: tuple[Token, ...]) -> tuple[tuple[Token, ...], bool
 
 
 def _without_modulus(tokens: tuple[Token, ...]) -> tuple[tuple[Token, ...], str]:
-    r"""The tokens in front of ``\pmod{12}`` or ``(mod 12)``, and that as a unit."""
+    r"""The tokens before ``\pmod{12}`` or ``(mod 12)``, and that as a unit."""
     texts = [token.text for token in tokens]
     if len(texts) > 2 and texts[-2] == "pmod" and texts[-1].isdecimal():
         return tokens[:-2], f"mod {int(texts[-1])}"
@@ -94,7 +94,7 @@ def _without_ordinal(tokens: tuple[Token, ...]) -> tuple[Token, ...]:
 
 
 def _without_unit(tokens: tuple[Token, ...]) -> tuple[tuple[Token, ...], str]:
-    """The tokens in front of a unit, and the unit; what may be a product of letters is one."""
+    """The tokens before a unit, and the unit; what may be a product of letters is one."""
     texts = [token.text for token in tokens]
     if FUNCTIONS.intersection(texts):
         return tokens, ""

@@ -17,7 +17,7 @@ from treeshare.evals.math_judge.brackets import (
 )
 from treeshare.evals.math_judge.cursor import NoExpressionError
 from treeshare.evals.math_judge.quantities import based, quantity
-from treeshare.evals.math_judge.relations import RELATIONS, related, without_points
+from treeshare.evals.math_judge.relations import RELATIONS, between_bounds, related, without_points
 from treeshare.evals.math_judge.tokens import MAX_CHARS, Token, tokens_of
 from treeshare.evals.math_judge.units import is_unit
 from treeshare.evals.math_judge.wording import REALS, labelled, meaning, scaled, without_carriers
@@ -113,6 +113,8 @@ class _Reader:
 
     def _words(self, tokens: tuple[Token, ...]) -> Value | None:
         """Words, if no part is arithmetic."""
+        if len(tokens) == 1 and tokens[0].text.casefold() == "no":
+            return Words("no")
         if not any(
             token.kind == "word" and (len(token.text) > 2 or not token.text.isalpha()) for token in tokens
         ):
@@ -140,12 +142,14 @@ class _Reader:
                     return Items(kind="union", items=tuple(values))
                 values = list(dict.fromkeys(values))  # 1/2 or 0.5
                 return values[0] if len(values) == 1 else _listed(values)
-            return _listed([self.value(part) for part in parts])
+            return between_bounds(parts, self.value) or _listed([self.value(part) for part in parts])
         parts = [part for part in parts_at(tokens, "cup") if part]
         if len(parts) > 1:
             self._count(parts)
             return _united([self.value(part) for part in parts])
         parts = parts_at(tokens, "setminus")
+        if len(parts) == 1 and tokens[0].text == "mathbb":
+            parts = parts_at(tokens, "-")
         if len(parts) == 2 and all(parts):
             return _without(*(self.value(part) for part in parts))
         parts = parts_at(tokens, ":")
@@ -170,8 +174,16 @@ class _Reader:
             return self._both_signs(tokens)
         if tokens == (Token("command", "emptyset", tokens[0].spaced),):
             return Items(kind="set", items=())
-        if tokens[0].text == "mathbb" and "".join(token.text for token in tokens[1:]).strip("{}") == "R":
-            return REALS
+        if (
+            tokens[0].text in ("triangle", "angle")
+            and len(tokens) > 1
+            and tokens[1].kind in ("letter", "word")
+        ):
+            return self.value(tokens[1:])  # a figure by its corners
+        if tokens[0].text == "mathbb" and tokens[0].kind == "command":
+            numbers = "".join(token.text for token in tokens[1:]).strip("{}")
+            if numbers in ("R", "N", "Z", "Q", "C"):
+                return REALS if numbers == "R" else Words(f"the set {numbers}")
         return based(tokens) or quantity(tokens)
 
     def _both_signs(self, tokens: tuple[Token, ...]) -> Value:
@@ -205,6 +217,8 @@ class _Reader:
             is_pair = opening + closing in ("()", "[]")
             return self.value(inside) if is_pair and inside else None
         self._count(parts)
+        if opening == "[" and all(_is_column_entry(part) for part in parts):
+            return Matrix(is_determinant=False, rows=tuple((self.value(part),) for part in parts))
         values = tuple(self.value(part) for part in parts)
         brackets = "<>" if opening == "langle" else opening + closing
         rows = [value.items for value in values if isinstance(value, Items) and value.brackets == "[]"]
@@ -228,6 +242,12 @@ def _is_interval(value: Value) -> bool:
     return isinstance(value, Items) and (
         value.kind == "union" or (value.kind == "tuple" and len(value.items) == 2)
     )
+
+
+def _is_column_entry(part: tuple[Token, ...]) -> bool:
+    """Whether this is a matrix's row of one entry: ``[1]`` of ``[[1],[2]]``."""
+    is_row = len(part) > 2 and part[0].text == "[" and closing_place(part, 0) == len(part) - 1
+    return is_row and len(parts_at(part[1:-1], ",", ";")) == 1
 
 
 def _condition(inside: tuple[Token, ...]) -> tuple[Token, ...]:

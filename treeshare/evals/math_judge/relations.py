@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from treeshare.evals.math_judge.absolute import absolute_value
-from treeshare.evals.math_judge.answers import Items, Quantity, Relation, Value
+from treeshare.evals.math_judge.answers import Items, Quantity, Relation, Value, exact
 from treeshare.evals.math_judge.arithmetic import (
     CONSTANTS,
     ZERO,
@@ -63,6 +63,30 @@ def without_points(points: Iterable[Fraction]) -> Value:
     ends = [_BELOW_ALL, *(Quantity(node=point) for point in sorted(set(points))), _INFINITY]
     parts = [_interval("(", below, above, ")") for below, above in pairwise(ends)]
     return parts[0] if len(parts) == 1 else Items(kind="union", items=tuple(parts))
+
+
+def between_bounds(
+    parts: Sequence[tuple[Token, ...]], read: Callable[[tuple[Token, ...]], Value]
+) -> Value | None:
+    """The interval of ``x > 2 and x < 5``; None if these are not two such bounds of one letter."""
+    if len(parts) != 2 or any(
+        not any(token.text in _TURNED for token in part) or part[0].text in ("(", "[") for part in parts
+    ):
+        return None
+    named = [{token.text for token in part if token.kind == "letter"} - CONSTANTS for part in parts]
+    values = [read(part) for part in parts]
+    ends: dict[str, tuple[Fraction, str]] = {}
+    for value in values:
+        if not isinstance(value, Items) or len(value.items) != 2 or value.kind != "tuple":
+            return None
+        for place, infinite in ((0, _INFINITY), (1, _BELOW_ALL)):
+            bound = exact(value.items[place])
+            if value.items[1 - place] == infinite and bound is not None:
+                ends["above" if place else "below"] = (bound, value.brackets[place])
+    if len(ends) != 2 or named[0] != named[1] or len(named[0]) != 1 or ends["below"][0] >= ends["above"][0]:
+        return None
+    (below, opening), (above, closing) = ends["below"], ends["above"]
+    return _interval(opening, Quantity(node=below), Quantity(node=above), closing)
 
 
 def _interval(opening: str, below: Value, above: Value, closing: str) -> Items:

@@ -115,7 +115,7 @@ class _Parser:
         return token.kind == "command" and (token.text in _BEGIN_FACTOR or token.text in FUNCTIONS)
 
     def _mixed_or_power(self) -> Node:
-        """A power, or a whole number with a fraction behind it."""
+        """A power, or a whole number with a fraction after it."""
         token, then = self._tokens.peek(), self._tokens.peek(1)
         if token.kind == "number" and token.text.isdigit():
             if then.kind == "command" and then.text == "frac":
@@ -130,7 +130,7 @@ class _Parser:
         return self._power()
 
     def _fraction_of_digits(self, ahead: int) -> Node | None:
-        r"""The ``\frac`` of two whole numbers behind a whole number, taken with it; None if it is another."""
+        r"""The ``\frac`` of two whole numbers after a whole number, taken with it; None if it is another."""
         start = self._tokens.mark()
         self._tokens.back(start + ahead)
         node = self._power()

@@ -10,17 +10,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from treeshare.evals.math_judge.vocabulary import (
-    LETTERS,
-    LOWERED,
-    MEANT,
-    PLAIN_NAMES,
-    RAISED,
-    SAME,
-    SIZES,
-    TRANSLATION,
-    WORDS,
-)
+from treeshare.evals.math_judge.spellings import in_one_spelling
+from treeshare.evals.math_judge.vocabulary import LETTERS, MEANT, PLAIN_NAMES, SAME, SIZES, WORDS
 
 MAX_CHARS = 3000
 """A longer text is no answer to be understood; it is only equal to itself."""
@@ -53,7 +44,7 @@ _TOKEN = re.compile(
     rf"|(?P<number>(?:\d{{1,3}}+(?:{_GROUPED}\d{{3}}+(?!\d))++|\d++)(?:\.(?!\.)\d*+)?+|\.\d++)"
     r"(?:[eE](?P<e>[+-]?\d{1,4}+)(?!\w))?+"
     rf"|\\(?P<words>{_TEXTS})\*?+\s{{0,3}}\{{(?P<content>[^{{}}]{{0,300}}+)\}}"
-    r"|\\(?P<space>h?v?space|hskip|phantom|color|label|tag)\*?+\{[^{}]{0,40}+\}"
+    r"|\\(?P<space>h?v?space|hskip|phantom|color|textcolor|label|tag)\*?+\{[^{}]{0,40}+\}"
     r"|\\(?P<edge>begin|end)\s{0,3}\{(?P<environment>[a-zA-Z]{1,20}+)\*?+\}"
     r"|\\(?P<command>[a-zA-Z]++)"
     r"|(?P<escaped>\\[{}$%|#&_])"
@@ -64,14 +55,9 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 _COMMAS = re.compile(r"\d{1,3}+(?:,\d{3}+(?!\d))++(?![,.]?\d)(?:\.\d++)?+|\d{1,3}+(?:,\d{3}+(?!\d))++\.\d++")
-_RAISED = re.compile(f"[{''.join(RAISED)}]++")
-_LOWERED = re.compile(f"[{''.join(LOWERED)}]++")
-_OVERLINED = re.compile(r"(?:\d[\u0305\u0304])+")
-_BARE_PERIOD = re.compile(r"(?<![\d.}])\.(?=\s?\\(?:overline|bar)\b)")
-_DOTTED = re.compile(r"\\dot\s?\{?(\d)\}?(?:(\d{0,100})\\dot\s?\{?(\d)\}?)?")
-_ONE_MARK = re.compile(r"(?<![\^_])\{\s?([:;=<>+*/-])\s?\}")
 _BLANKS = re.compile(r"\\[,;:!> ]|[~\s]+")
 _FORMULA = re.compile(r"\s*(?:[(\[+-]\s*)?(?:\\?\$\s*)?\.?\d")
+_LABELS = re.compile(r"\s*\(?[A-Z]\)?(?:\s*(?:,|,?\s(?:and|or)\s)\s*\(?[A-Z]\)?)+\s*")
 _NOT_DIGITS = re.compile(r"[^\d.]+")
 _OPENING, _CLOSING = ("(", "[", "\\{"), (")", "]", "\\}")
 _CALLED_WORDS = ("gcd", "lcm", "max", "min")
@@ -95,7 +81,7 @@ def tokens_of(text: str, *, commas_group: bool = True) -> tuple[Token, ...]:
         text: At most ``MAX_CHARS`` characters are read.
         commas_group: Whether ``1,000`` outside all brackets is a number rather than a list.
     """
-    source = _plain(text[:MAX_CHARS])
+    source = in_one_spelling(text[:MAX_CHARS])
     if source.count("$") - source.count("\\$") == 1:  # of money: a formula has two
         source = source.replace("\\$", "$").replace("$", "\\$")
     tokens: list[Token] = []
@@ -109,8 +95,9 @@ def tokens_of(text: str, *, commas_group: bool = True) -> tuple[Token, ...]:
         found = _TOKEN.match(source, position)
         assert found is not None, "the pattern takes any character"
         position = found.end()
-        if found["words"] is not None and _FORMULA.match(found["content"]):
-            source = f"{found['content']} {source[position:]}"  # \\text{5 cm}
+        content = found["content"]
+        if content is not None and (_FORMULA.match(content) or _LABELS.fullmatch(content)):
+            source = f"{content} {source[position:]}"  # \\text{5 cm}, \\text{A and B}
             position, is_spaced = 0, True
             continue
         token = _token(found, is_spaced)
@@ -134,18 +121,10 @@ def _settle_words(tokens: list[Token]) -> None:
             tokens[place] = Token("word", "in", True)
         elif token.kind == "word" and name in _CALLED_WORDS and after.text in ("(", "\\{"):
             tokens[place] = Token("command", name, token.spaced)
+        elif token.kind == "word" and name == "to" and (before.kind, after.kind) == ("number", "number"):
+            tokens[place] = Token("mark", ":", True)
         elif token.kind == "word" and name == "mod" and (before.kind, after.kind) == ("number", "number"):
             tokens[place] = Token("command", "bmod", True)
-
-
-def _plain(text: str) -> str:
-    """A text in which characters are LaTeX: ``10⁻³`` is ``10^{-3}``, digits with a line above a period."""
-    text = _RAISED.sub(lambda run: f"^{{{''.join(map(RAISED.__getitem__, run[0]))}}}", text)
-    text = _LOWERED.sub(lambda run: f"_{{{''.join(map(LOWERED.__getitem__, run[0]))}}}", text)
-    text = _OVERLINED.sub(lambda run: f"\\overline{{{run[0][::2]}}}", text)
-    text = _BARE_PERIOD.sub(r"0\g<0>", text)
-    text = _DOTTED.sub(lambda dots: f"\\overline{{{''.join(filter(None, dots.groups()))}}}", text)
-    return _ONE_MARK.sub(r"\1", text.translate(TRANSLATION))
 
 
 def _token(found: re.Match[str], is_spaced: bool) -> Token | None:
@@ -187,7 +166,7 @@ def _words(content: str) -> Token | None:
 
 
 def _command(name: str, is_spaced: bool) -> Token | None:
-    if name in SIZES:
+    if name in SIZES or name in WORDS:  # of words, those around a formula
         return None
     name = SAME.get(name, name)
     if not name[0].isalpha():

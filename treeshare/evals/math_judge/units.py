@@ -69,7 +69,7 @@ def is_unit(word: str) -> bool:
 
 
 def unit_of(tokens: Sequence[Token]) -> str | None:
-    """The unit that tokens behind a number name, in one form; empty for plain ``units``; None if it is none.
+    """The unit that tokens after a number name, in one form; empty for plain ``units``; None if it is none.
 
     Powers and quotients are kept: ``square cm``, ``cm^2`` and ``cm²`` are one.
     """
@@ -133,7 +133,7 @@ def _name(word: str) -> str:
 
 
 def _power(tokens: Sequence[Token], place: int) -> tuple[int | None, int]:
-    """A power behind a unit's name, and where it ends."""
+    """A power after a unit's name, and where it ends."""
     sign = 1
     while place < len(tokens) and tokens[place].text in ("{", "-"):
         sign = -1 if tokens[place].text == "-" else sign

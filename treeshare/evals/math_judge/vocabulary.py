@@ -64,6 +64,13 @@ _CHARACTERS = {
     "\u211a": r"\mathbb{Q}",
     "\u2102": r"\mathbb{C}",
     "\u2220": r"\angle ",
+    "\u25b3": r"\triangle ",
+    "\u2234": "",
+    "\u220e": "",
+    "\u25a0": "",
+    "\u2713": "",
+    "\u2714": "",
+    "\u2705": "",
     "\u20ac": r"\euro ",
     "\u00a3": r"\pound ",
     "\u00a2": r"\text{ cents}",
@@ -114,7 +121,8 @@ TRANSLATION = str.maketrans(_CHARACTERS)
 SIZES = _names(
     "left right middle big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr displaystyle "
     "textstyle scriptstyle limits nolimits rm bf it sf tt quad qquad thinspace enspace medspace "
-    "thickspace negthinspace hfill noindent centering large Large LARGE huge Huge normalsize small"
+    "thickspace negthinspace hfill noindent centering large Large LARGE huge Huge normalsize small "
+    "underline therefore blacksquare square Box checkmark qed"
 )
 """Commands that only say how a text looks."""
 
@@ -174,6 +182,7 @@ SAME = {
     "infty": "infty",
     "bar": "overline",
     "backslash": "setminus",
+    "cr": "\\\\",
 }
 """Commands that mean what another one does."""
 
@@ -226,7 +235,7 @@ PLAIN_NAMES = {
 FUNCTIONS = _names(
     "sin cos tan cot sec csc asin acos atan sinh cosh tanh log ln exp abs cbrt floor ceil lg arg Re Im"
 )
-"""Commands with an argument behind them."""
+"""Commands with an argument after them."""
 
 LETTERS = _names(
     "alpha beta gamma delta epsilon theta lambda mu nu phi psi chi rho sigma tau omega zeta eta kappa "

@@ -15,6 +15,7 @@ _CARRIED = (
     "number exactly approximately about of expression equation line result equals equal to"
 )
 _CARRIERS = frozenset(_CARRIED.split())
+_STATING = frozenset(("is", "are", "option", "choice", ":", "="))
 _LABELS = frozenset("ABCDEFGHIJ")
 _NUMBERS = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven"),
@@ -39,9 +40,10 @@ def meaning(words: str) -> Value | None:
 
 
 def without_carriers(tokens: tuple[Token, ...]) -> tuple[Token, ...]:
-    """The tokens behind words that only say that an answer follows; all, if nothing but words follows.
+    """The tokens after words that only say that an answer follows.
 
-    Words that change it, such as ``not`` and ``at least``, are not such words.
+    All, if nothing but words follows and the last of those in front is not ``is`` or the like. Words that
+    change an answer, such as ``not`` and ``at least``, are not among them.
     """
     place = 0
     while place < len(tokens) and (
@@ -49,11 +51,13 @@ def without_carriers(tokens: tuple[Token, ...]) -> tuple[Token, ...]:
     ):
         place += 1
     rest = tokens[place:]
-    return rest if any(token.kind not in ("word", "letter") for token in rest) else tokens
+    if not place or any(token.kind not in ("word", "letter") for token in rest):
+        return rest
+    return rest if rest and tokens[place - 1].text.casefold() in _STATING else tokens
 
 
 def scaled(tokens: tuple[Token, ...]) -> tuple[Token, ...]:
-    """``5 million`` as a product; the same tokens where no such word stands behind a number."""
+    """``5 million`` as a product; the same tokens where no such word stands after a number."""
     for place, token in enumerate(tokens[1:], 1):
         first, _, rest = token.text.partition(" ")
         if token.kind == "word" and tokens[place - 1].kind == "number" and first.casefold() in _SCALES:
@@ -65,11 +69,11 @@ def scaled(tokens: tuple[Token, ...]) -> tuple[Token, ...]:
 
 def _is_carrier(token: Token) -> bool:
     words = [word.strip(".,:;") for word in token.text.casefold().split()]
-    return token.kind == "word" and all(word in _CARRIERS or not word for word in words)
+    return token.kind == "word" and all(word in _CARRIERS or word in _STATING or not word for word in words)
 
 
 def labelled(tokens: tuple[Token, ...]) -> tuple[str, tuple[Token, ...]]:
-    r"""A choice's label in front of an answer, and the answer: ``(C) 55``, ``\textbf{(C) }55``, ``C. 55``."""
+    r"""A choice's label before an answer, and the answer: ``(C) 55``, ``\textbf{(C) }55``, ``C. 55``."""
     texts = [token.text for token in tokens[:4]]
     for length, label in (
         (1, texts[0].strip("(). :") if texts and tokens[0].kind == "word" and "(" in texts[0] else ""),
@@ -84,5 +88,5 @@ def labelled(tokens: tuple[Token, ...]) -> tuple[str, tuple[Token, ...]]:
 
 
 def _may_be_label(token: Token) -> bool:
-    """Whether a token behind a label may be another one: (A) and (B) is neither."""
+    """Whether a token after a label may be another one: (A) and (B) is neither."""
     return token.kind in ("letter", "word") and token.text.strip("(). :") in _LABELS

@@ -2,7 +2,7 @@
 
 Lists, quotes, indentation and fences are markdown-it-py's work, which passes CommonMark's own tests and takes
 time in proportion to the text. Beyond CommonMark, as models write it and people read it: a fence may open
-behind words and close behind the last line of code; blocks of HTML hide no fence.
+after words and close after the last line of code; blocks of HTML hide no fence.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Block:
 
     Attributes:
         source: The code, and what is known of it.
-        lead_in: The words in front of it.
+        lead_in: The words before it.
         is_fenced: Whether it stands in a fence, or is indented as code.
     """
 
@@ -76,13 +76,25 @@ def _python_blocks(text: str, depth: int) -> list[Block]:
         if language in _MARKDOWN and depth < _MAX_NESTING:
             found += [(first, block) for block in _python_blocks(token.content, depth + 1)]
         elif (is_named := _PYTHON.fullmatch(language)) or language in _NO_LANGUAGE:
-            source = Source.of(token.content)
+            source = _without_words(token, Source.of(token.content))
             if is_named or _is_python(source, token.content):
                 found.append((first, Block(source=source, lead_in=lead_in)))
     found += _unfenced(lines, free_from, len(lines))
     if not found:
         found = _indented(tokens)
     return [block for _, block in found]
+
+
+def _without_words(token: Token, source: Source) -> Source:
+    """The code of a fence that never closes, without words after it; code that is cut off stays whole."""
+    assert token.map is not None
+    num_lines = token.content.count("\n") + (not token.content.endswith("\n"))
+    is_closed = token.map[1] - token.map[0] - 1 > num_lines
+    if source.tree is not None or is_closed:
+        return source
+    runs = code_runs(token.content)
+    first = runs[0][1] if len(runs) == 1 else source
+    return first if source.defines <= first.defines else source
 
 
 def _unfenced(lines: list[str], first: int, end: int) -> list[tuple[int, Block]]:
@@ -124,7 +136,7 @@ def _is_python(source: Source, code: str) -> bool:
 
 
 def _lead_in(lines: list[str], line: int) -> str:
-    """The last words in front of a line."""
+    """The last words before a line."""
     for before in range(line - 1, max(-1, line - 4), -1):
         if lines[before].strip():
             return lines[before][-300:]
@@ -146,7 +158,7 @@ def _reply_parser() -> MarkdownIt:
 
 
 def _fence(state: StateBlock, start_line: int, end_line: int, silent: bool) -> bool:
-    """A rule of markdown-it's: CommonMark's fences, and those that close behind the last line of code."""
+    """A rule of markdown-it's: CommonMark's fences, and those that close after the last line of code."""
     from markdown_it.rules_block import fence
 
     found = fence(state, start_line, end_line, silent)
@@ -185,7 +197,7 @@ def _fence_behind_words(state: StateBlock, start_line: int, end_line: int, silen
 
 
 def _close_early(state: StateBlock, token: Token, start_line: int) -> None:
-    """End a block at a fence behind a line of code, where it is Python up to there and not up to its end."""
+    """End a block at a fence after a line of code, where it is Python up to there and not up to its end."""
     if token.markup not in token.content or state.env.get("early", 0) >= _EARLY_CLOSED:
         return
     state.env["early"] = state.env.get("early", 0) + 1

@@ -1,4 +1,4 @@
-"""Code of a reply made fit to stand behind a prompt that is code, too."""
+"""Makes code of a reply fit to follow a prompt that is code too."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def without_future_imports(text: str) -> str:
-    """A program that may stand behind other code, with annotations as the future import makes them.
+    """A program that may stand after other code, with annotations as the future import makes them.
 
     ``from __future__ import annotations`` keeps annotations as text; with them in quotation marks it is not
     needed.
@@ -36,7 +36,7 @@ def without_future_imports(text: str) -> str:
 
 
 def as_body(prompt: str, code: str) -> str:
-    """The body of a function, indented so that it goes on where a prompt ends."""
+    """The body of a function, indented so that it continues where a prompt ends."""
     dedented = textwrap.dedent(code)
     first, _, rest = dedented.partition("\n")
     indented = textwrap.indent(dedented, "    ")

@@ -115,7 +115,7 @@ def _last_reader(blocks: Sequence[Block]) -> int:
 
 
 def _is_shown(block: Block) -> bool:
-    """Whether the words in front of a block say that it only shows something."""
+    """Whether the words before a block say that it only shows something."""
     return bool(_SHOWS.search(block.lead_in)) and not _CONCLUDES.search(block.lead_in)
 
 

@@ -47,7 +47,7 @@ _GRANITE_CLOSE = re.compile(r"Here(?: is|'s) my response:", re.IGNORECASE)
 def final_answer(reply: str) -> str:
     """A reply without its reasoning; empty if that never ended, as nothing was answered then.
 
-    What stands in front of an end without a beginning is reasoning too: the prompt had opened it.
+    What stands before an end without a beginning is reasoning too: the prompt had opened it.
     """
     kept: list[str] = []
     start, is_open = 0, False
@@ -69,7 +69,7 @@ def final_answer(reply: str) -> str:
 
 
 def opened_reasoning(prompt: str) -> str:
-    """The mark of reasoning that a prompt's end leaves open, in which the reply goes on; else nothing."""
+    """The mark of reasoning that a prompt's end leaves open, in which the reply continues; else nothing."""
     tail = prompt[-1000:]
     last = None
     for found in _OPEN.finditer(tail):

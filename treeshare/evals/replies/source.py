@@ -1,4 +1,4 @@
-"""Python text of a reply, looked at without running it: what it binds, needs, reads and prints."""
+"""Python text of a reply, inspected without running it: what it defines, needs, reads and prints."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Statement:
         text: Its lines, decorators included.
         node: Its tree.
         first: Index of its first line.
-        end: Index behind its last.
+        end: Index after its last.
     """
 
     text: str

@@ -47,7 +47,7 @@ def code_runs(text: str) -> list[tuple[int, Source]]:
         return [(0, Source(text, tree))]
     runs: list[tuple[int, Source]] = []
     units: list[_Unit] = []
-    code_end = 0  # of the run's units: those behind it are comments
+    code_end = 0  # of the run's units: those after it are comments
     names: set[str] = set()
     before = "\n"
     for unit in [*_units(text), None]:

@@ -87,7 +87,7 @@ def render_report(run: JudgedRun, tree: TreeFile | None, lines: Sequence[StatsLi
     manifest = run.manifest
     title = f"{manifest.task}, {manifest.model}"
     subtitle = f"temperature {manifest.sampling.get('temperature')}, seed {manifest.seed}, {manifest.dtype}; "
-    return _document(title, subtitle + f"begun {manifest.created}", "".join(body))
+    return _document(title, subtitle + f"started {manifest.created}", "".join(body))
 
 
 _CONTROLS = """
@@ -110,9 +110,9 @@ def _tree_section(tree: TreeFile | None) -> str:
         '<div id="node" class="node" aria-live="polite"></div>'
     )
     note = (
-        "Each box is a segment of prompt tokens that all prompts below it share; its width is its "
-        "completions. Point at a box, or choose it to come nearer. Seconds are shares of the measured "
-        "totals: prefill by prompt tokens, decoding by generated tokens."
+        "Each box is a segment of prompt tokens that all prompts below it share; its width is the "
+        "number of completions. Point at a box for details, or click it to zoom in. Seconds are parts of the "
+        "measured totals: prefill by prompt tokens, decoding by generated tokens."
     )
     return sections.section("Prompt tree", body, note)
 

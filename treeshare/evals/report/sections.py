@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _RESCALINGS = {"platt": "Platt", "isotonic": "isotonic"}
 _MAX_SHOWN = 400
-_NO_VERDICTS = "No completion was checked yet: run treeshare evaluate, then this again."
+_NO_VERDICTS = "No completion has been checked yet: run treeshare evaluate, then this command again."
 
 
 def section(title: str, body: str, note: str = "") -> str:
@@ -180,10 +180,10 @@ def calibration_section(rows: Sequence[CalibrationRow], notes: Sequence[str]) ->
     if rows:
         body += table(("confidence", "ECE", "Brier", "skill score"), scores)
     text = (
-        "Bars: the share that is right; dots: at their mean confidence, with 95 % Wilson intervals; below: "
-        "how many completions. Confidence is of the tokens' probabilities: their geometric mean, their "
-        "product, and the geometric mean of the least likely tenth (tail). Rescaled values are from "
-        "cross-validation over problems. Skill is relative to always giving the base rate. "
+        "Bars show the share of right completions; dots show it at their mean confidence, with 95 % Wilson "
+        "intervals; the bars below count completions. Confidence is the geometric mean of the tokens' "
+        "probabilities, their product, or the geometric mean of the least likely tenth (tail). Rescaled "
+        "values come from cross-validation over problems. Skill is relative to always giving the base rate. "
     )
     return section("Calibration", body, (text if rows else "") + " ".join(notes))
 
@@ -220,7 +220,7 @@ def time_section(timeline: Timeline | None) -> str:
         ("sampling", seconds(timeline.sampling_s)),
         ("wall clock", seconds(timeline.wall_s)),
     ]
-    note = "Vertical lines: where the run was taken up again." if timeline.starts else ""
+    note = "Vertical lines: where the run was resumed." if timeline.starts else ""
     charts = f'<div class="pair"><div>{speed}</div><div>{memory}</div></div>'
     return section("Speed and memory", charts + table(("of all sessions", "time"), totals), note)
 

@@ -1,4 +1,4 @@
-"""What a sandbox promises, and what comes out of one.
+"""The contract of a sandbox, and the results of running a program in one.
 
 Covered, on every backend: files, processes, network, Unix sockets, System V objects, POSIX queues and file
 locks of the host; forks; memory (address space, and kernel memory by way of extended attributes, memfds,

@@ -1,4 +1,4 @@
-"""Finds a sandbox that really isolates on this machine, or refuses."""
+"""Finds a sandbox that really isolates programs on this machine, or raises an error."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _require_linux() -> None:
     if sys.platform != "linux" or missing:
         lacks = f" without {', '.join(missing)}" if missing else ""
         raise SandboxUnavailableError(
-            f"sandbox: no isolation on {sys.platform}{lacks}, and model-written code never runs without; "
+            f"sandbox: no isolation on {sys.platform}{lacks}, and model-written code never runs without it; "
             "evaluate the run directory on Linux, e.g. in a container"
         )
 
@@ -49,7 +49,7 @@ def working_sandbox(name: str) -> Sandbox:
         reason = str(error).removeprefix("sandbox: ")
         raise SandboxUnavailableError(f"sandbox: {name} does not work here: {reason}") from error
     if probe.verdict is not Verdict.PASSED:
-        raise SandboxUnavailableError(f"sandbox: {name} does not hold here: {probe.verdict}: {probe.detail}")
+        raise SandboxUnavailableError(f"sandbox: {name} is not secure here: {probe.verdict}: {probe.detail}")
     return sandbox
 
 
@@ -68,7 +68,7 @@ def default_sandbox() -> Sandbox:
         except SandboxUnavailableError as error:
             reasons.append(str(error).removeprefix("sandbox: "))
     raise SandboxUnavailableError(
-        "sandbox: no isolation here, and model-written code never runs without: "
+        "sandbox: no isolation here, and model-written code never runs without it: "
         + "; ".join(reasons)
         + "; install bubblewrap (apt-get install bubblewrap) and allow user namespaces"
     )

@@ -148,7 +148,7 @@ def namespace_for(as_main: bool) -> dict[str, object]:
 
 
 def prepared() -> tuple[dict[str, str], bytes, bytes]:
-    """Limit this process; what it was told, the program, and what stands behind the program."""
+    """Limit this process; what it was told, the program, and what stands after the program."""
     spec = dict(argument.split("=", 1) for argument in sys.argv[1:])
     with open(int(spec["source"]), "rb", closefd=False) as file:
         content = file.read()

@@ -68,8 +68,8 @@ def this_interpreter() -> Interpreter:
     home = Path(os.path.expanduser("~")).resolve()  # "~" itself where nobody knows: a container's user
     if not executable.is_relative_to(prefix) or home.is_relative_to(prefix / "lib"):
         raise SandboxUnavailableError(
-            f"sandbox: the interpreter {executable} cannot be shown to programs without your files; "
-            "use a Python that lies in a folder of its own"
+            f"sandbox: the interpreter {executable} cannot be shown to programs without showing "
+            "your files too; use a Python that is in its own folder"
         )
     return found
 
@@ -92,6 +92,6 @@ def spare_uid(choice: int) -> int:
     low, high = 20_000, min(widest, 65_000)
     if high - low < 1_000:
         raise SandboxUnavailableError(
-            "sandbox: no user id to spare in this user namespace; run as a plain user"
+            "sandbox: this user namespace has no spare user id; run as an ordinary user"
         )
     return low + choice % (high - low)

@@ -41,7 +41,7 @@ class LandlockSandbox(ProcessSandbox):
         super().__init__()
         if landlock_version() < 1:
             raise SandboxUnavailableError(
-                "sandbox: this kernel offers no Landlock; use Linux 5.13 or later with lsm=landlock"
+                "sandbox: this kernel has no Landlock; use Linux 5.13 or later with lsm=landlock"
             )
         found = this_interpreter()
         self._filter = filter_program(metadata=True)

@@ -1,4 +1,4 @@
-"""How sure the model was of a completion, from its tokens' probabilities.
+"""How confident the model was in a completion, from its tokens' probabilities.
 
 All are of the model's own distribution, before temperature, over everything generated: the tokens that made
 the stop string are in it too.
@@ -37,7 +37,7 @@ def log_confidence(record: Record, kind: Confidence) -> float:
     if kind not in get_args(Confidence):
         raise ConfigError.of("confidence", got=kind, expected=" | ".join(get_args(Confidence)))
     if not record.token_ids:
-        raise DataError(f"{_name(record)}: has no tokens, so no confidence")
+        raise DataError(f"{_name(record)}: has no tokens, so it has no confidence")
     if kind == "product":
         return min(record.cumulative_logprob, 0.0)
     if kind == "mean":

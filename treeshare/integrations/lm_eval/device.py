@@ -24,6 +24,6 @@ def engine_device(name: str | None) -> str:
     if name is None:
         return "auto"
     if name == _COMMAND_DEFAULT and resolve_device("auto") == "cpu":
-        _LOG.warning("device: no CUDA device can be used here, the model runs on the CPU.")
+        _LOG.warning("device: no CUDA device can be used here, so the model runs on the CPU.")
         return "cpu"
     return name

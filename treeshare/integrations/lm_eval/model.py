@@ -48,6 +48,7 @@ _OWN_ARGUMENTS = (
     "enable_thinking",
     "think_end_token",
     "chat_template_args",
+    "truncation",
     "batch_size",
     "max_batch_size",
     "device",
@@ -69,6 +70,7 @@ class TreeshareLM(TemplateLM):  # type: ignore[misc]  # lm-eval is untyped
         enable_thinking: Passed to the chat template.
         think_end_token: What comes before it, text or a token id, is cut from answers.
         chat_template_args: Further arguments of the chat template.
+        truncation: Whether the tokenizer cuts contexts of answers to its own ``model_max_length``, as ``hf``.
         batch_size: Ignored: rows and memory decide how many requests run at once.
         max_batch_size: Ignored.
         device: As for ``LLM``, but ``cuda:0``, which lm-eval's command line says when its user does not, is
@@ -94,6 +96,7 @@ class TreeshareLM(TemplateLM):  # type: ignore[misc]  # lm-eval is untyped
         enable_thinking: bool | None = None,
         think_end_token: str | int | None = None,
         chat_template_args: Mapping[str, Any] | None = None,
+        truncation: bool | None = False,
         batch_size: int | str | None = None,
         max_batch_size: int | None = None,
         device: str | None = None,
@@ -107,6 +110,8 @@ class TreeshareLM(TemplateLM):  # type: ignore[misc]  # lm-eval is untyped
         if max_length is not None:
             require_int("max_length", max_length, low=2, high=llm.max_model_len)
         require_int("max_gen_toks", max_gen_toks, low=1)
+        if truncation not in (None, True, False):
+            raise ConfigError.of("truncation", got=truncation, expected="True or False")
         if prefix_token_id is not None:
             require_int("prefix_token_id", prefix_token_id, low=0, high=llm.vocab_size - 1)
         self.max_length = max_length or llm.max_model_len
@@ -119,6 +124,7 @@ class TreeshareLM(TemplateLM):  # type: ignore[misc]  # lm-eval is untyped
             prefix_token_id=prefix_token_id,
             think_end_token=think_end_token,
             chat_template_args={**(chat_template_args or {}), **thinking},
+            truncation=bool(truncation),
         )
 
     # -- text and tokens --
@@ -170,7 +176,7 @@ class TreeshareLM(TemplateLM):  # type: ignore[misc]  # lm-eval is untyped
                 )
             excess = len(context) + len(continuation) - (self.max_length + 1)
             if excess > 0:
-                _LOG.warning("A context is too long by %d tokens; they are cut on the left.", excess)
+                _LOG.warning("A context is too long by %d tokens; it is truncated on the left.", excess)
             pairs.append((context[max(excess, 0) :], continuation))
         scores = self.llm.score(pairs, use_tqdm=not disable_tqdm)
         answers = [(score.total, score.all_greedy) for score in scores]

@@ -1,4 +1,4 @@
-"""Between texts and token ids, by the rules of lm-eval's ``hf`` model."""
+"""Texts to token ids and back, by the rules of lm-eval's ``hf`` model."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ class TextRules:
         prefix_token_id: The context of an empty text; by default beginning-of-sequence, else end-of-sequence.
         think_end_token: What comes before it, text or a token id, is cut from answers.
         chat_template_args: Arguments of the chat template.
+        truncation: Whether the tokenizer first cuts contexts to its own maximum, at its own side.
     """
 
     def __init__(
@@ -42,7 +43,9 @@ class TextRules:
         prefix_token_id: int | None = None,
         think_end_token: str | int | None = None,
         chat_template_args: Mapping[str, Any] | None = None,
+        truncation: bool = False,
     ) -> None:
+        self._truncation = truncation
         self._tokenizer, self._model_id = tokenizer, model_id
         self._add_bos_token = add_bos_token
         self._prefix_token_id = prefix_token_id
@@ -94,10 +97,14 @@ class TextRules:
         return self._encode(text, add_special_tokens)
 
     def encode_context(self, text: str, max_tokens: int) -> list[int]:
-        """Token ids of a text to go on from, cut on the left to ``max_tokens``."""
-        ids = self._encode(text, False if has_bos_prefix(text, self._tokenizer.bos_token) else None)
+        """Token ids of a text to continue from, cut on the left to ``max_tokens``."""
+        special_tokens = False if has_bos_prefix(text, self._tokenizer.bos_token) else None
+        ids = self._encode(text, special_tokens)
+        if self._truncation and len(ids) > self._tokenizer.model_max_length:
+            choice = self._add_bos_token if special_tokens is None else special_tokens
+            ids = self._tokenizer(text, truncation=True, add_special_tokens=choice is not False)["input_ids"]
         if len(ids) > max_tokens:
-            _LOG.warning("A context of %d tokens is cut on the left to %d.", len(ids), max_tokens)
+            _LOG.warning("A context of %d tokens is truncated on the left to %d.", len(ids), max_tokens)
         return ids[-max_tokens:]
 
     def _encode(self, text: str, add_special_tokens: bool | None) -> list[int]:
@@ -124,7 +131,7 @@ class TextRules:
             if len(others) == len(messages):
                 raise
             text = render_chat(self._tokenizer, others, options, model_id=self._model_id)
-            _LOG.warning("The chat template refuses a system message; it is left out.")
+            _LOG.warning("The chat template rejects a system message; it is left out.")
             return text
 
     def stop(self, until: list[str]) -> HarnessStop:

@@ -1,4 +1,4 @@
-"""Who may ask: the key, the name under which the server is asked for, and the protocol."""
+"""Access control: the API key, the name that ``Host`` gives, and the protocol."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ class Access:
             if not self._is_ours(host):
                 raise ApiError(
                     421,
-                    f"Host: got {one_line(repr(host), 80)}; without a key the server answers to "
-                    "localhost and loopback addresses, and to names given by --allow-host",
+                    f"Host: got {one_line(repr(host), 80)}; without a key the server accepts "
+                    "localhost, loopback addresses, and names given by --allow-host",
                     code="misdirected_request",
                 )
 

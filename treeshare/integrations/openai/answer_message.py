@@ -1,4 +1,4 @@
-"""An assistant's message in an answer: reasoning, content and calls of tools, whole or as it grows."""
+"""An assistant's message in an answer: reasoning, content and tool calls, whole or streamed."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ class GrowingMessage:
         shows_reasoning: Whether the reasoning is answered.
         tools: Names of the tools that may be called.
         forced: See ``ToolCallSplitter``.
+        max_calls: Further calls are left out, as vLLM does; None for any number.
         key: What makes the ids of calls those of this message.
     """
 
@@ -36,11 +37,12 @@ class GrowingMessage:
         shows_reasoning: bool = True,
         tools: Collection[str] = (),
         forced: str | None = None,
+        max_calls: int | None = None,
         key: str = "",
     ) -> None:
         self._reasoning = ReasoningSplitter(tags, is_open=is_open)
         self._calls = ToolCallSplitter(tools, forced)
-        self._shows_reasoning, self._key = shows_reasoning, key
+        self._shows_reasoning, self._key, self._max_calls = shows_reasoning, key, max_calls
         self.num_calls = 0
 
     def feed(self, text: str) -> list[Delta]:
@@ -74,10 +76,11 @@ class GrowingMessage:
         deltas: list[Delta] = []
         if reasoning and self._shows_reasoning:
             deltas.append({"reasoning": reasoning, "reasoning_content": reasoning})
-        deltas += [
-            {"tool_calls": [self._call(part)]} if isinstance(part, ToolCall) else {"content": part}
-            for part in parts
-        ]
+        for part in parts:
+            if not isinstance(part, ToolCall):
+                deltas.append({"content": part})
+            elif self._max_calls is None or self.num_calls < self._max_calls:
+                deltas.append({"tool_calls": [self._call(part)]})
         return deltas
 
     def _call(self, call: ToolCall) -> dict[str, Any]:

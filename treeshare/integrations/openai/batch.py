@@ -1,4 +1,4 @@
-"""Files of requests in OpenAI's batch form, run as one tree; killed at any moment, they go on."""
+"""Files of requests in OpenAI's batch form, run as one tree; killed at any moment, they continue."""
 
 from __future__ import annotations
 
@@ -145,8 +145,8 @@ def read_batch(
             refusal = error
         if custom_id is not None and seen.setdefault(custom_id, number) != number:
             raise DataError(
-                f"{one_line(path)}, line {number}: custom_id {one_line(repr(custom_id), 100)} stands in line "
-                f"{seen[custom_id]} too; give each line its own"
+                f"{one_line(path)}, line {number}: custom_id {one_line(repr(custom_id), 100)} is also in "
+                f"line {seen[custom_id]}; give each line a different one"
             )
         place = str(number) if custom_id is None else ""
         digest = _digest(f"arithmetic {ARITHMETIC}", names[0], str(seed), chat_key, place, content.strip())[
@@ -178,9 +178,9 @@ class BatchRun:
         if unknown_ids:
             first = next(held.name for held in output.records() if held.id in unknown_ids)
             raise DataError(
-                f"{one_line(output.path)}: the answer to {first} belongs to no line of the input as it is "
-                "now; the input, the model's name, --seed, --chat-template, "
-                "--chat-template-kwargs or treeshare's arithmetic has changed: name another output"
+                f"{one_line(output.path)}: the answer to {first} belongs to no line of the present input; "
+                "the input, the model's name, --seed, --chat-template, "
+                "--chat-template-kwargs or treeshare's arithmetic has changed; name another output"
             )
         self.num_held = len(output.keys)
         self._replies: dict[str, Reply] = {}
@@ -225,7 +225,7 @@ class BatchRun:
                 self._refuse(self._owners[index][0], error)
 
     def _refuse(self, line: InputLine, error: Exception) -> None:
-        """A line whose request failed; its other requests never make an answer. The others go on."""
+        """A line whose request failed; its other requests never make an answer. The others continue."""
         if line.id not in self._output.keys:
             reason = ApiError(500, f"{type(error).__name__}: {one_line(error)}", code="internal_error")
             self._output.append(line.output(reason.status, reason.body))

@@ -1,4 +1,4 @@
-"""How many characters a prompt can have: a longer one is refused without being tokenised."""
+"""The maximum number of characters of a prompt; a longer one is rejected without being tokenised."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A client's connection: closed when its client keeps the server waiting, or when there are too many."""
+"""A client's connection: closed if its client keeps the server waiting, or if there are too many."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class ConnectionLimits:
             reserved += len(os.listdir("/proc/self/fd" if Path("/proc/self/fd").exists() else "/dev/fd"))
         if limit <= reserved:
             raise ConfigError(
-                f"open files: the limit is {limit}, of which none is left for clients, expected more than "
+                f"open files: the limit is {limit}, which leaves none for clients; expected more than "
                 f"{reserved}; raise it (ulimit -n)"
             )
         return min(self.max_connections, limit - reserved)

@@ -1,4 +1,4 @@
-"""From a request in OpenAI's form to what the engine runs."""
+"""Turns a request in OpenAI's form into what the engine runs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Job:
         body: As it came.
         model: Name under which the model answers.
         requests: For the engine, one for each prompt.
-        echoes: Text in front of each prompt's completions; empty unless ``echo``.
+        echoes: Text before each prompt's completions; empty unless ``echo``.
         generates: Whether completions are answered: with ``echo``, ``max_tokens`` may be 0.
     """
 
@@ -142,7 +142,7 @@ def _sampling_params(
 
 
 def _prompt_logprobs(body: CompletionBody | ChatBody) -> int | None:
-    """How many likeliest tokens of the prompt's: as asked, or as an answer that repeats it needs."""
+    """How many most likely tokens of the prompt's: as asked, or as an answer that repeats it needs."""
     if body.prompt_logprobs is None and isinstance(body, CompletionBody) and body.echo:
         return body.logprobs
     if isinstance(body, CompletionBody) and body.echo and body.logprobs is not None:
@@ -154,7 +154,9 @@ def _structured_outputs(body: CompletionBody | ChatBody) -> StructuredOutputsPar
     """What the text must be, by OpenAI's name or by vLLM's."""
     if isinstance(body, ChatBody) and body.forced_tool is not None:
         tools = [tool.model_dump() for tool in body.tools]
-        return StructuredOutputsParams(json=schema_of(tools, body.forced_tool))
+        return StructuredOutputsParams(
+            json=schema_of(tools, body.forced_tool, parallel=body.parallel_tool_calls)
+        )
     form = body.response_format
     if form is None or form.type == "text":
         return StructuredOutputsParams.of(body.structured_outputs)
@@ -169,7 +171,7 @@ def _check_stop_ids(body: CompletionBody | ChatBody, llm: LLM) -> None:
     if not all(0 <= token < size for token in body.stop_token_ids):
         raise ConfigError(f"stop_token_ids: expected token ids in [0, {size})")
     if body.min_tokens and len(llm.eos_token_ids.union(body.stop_token_ids)) >= size:
-        raise ConfigError("stop_token_ids: with min_tokens no token is left to draw")
+        raise ConfigError("stop_token_ids: together with min_tokens they leave no token to draw")
 
 
 def _check_length(llm: LLM, prompt: str | list[int], limit: CharacterLimit | None, param: str) -> None:
@@ -178,7 +180,7 @@ def _check_length(llm: LLM, prompt: str | list[int], limit: CharacterLimit | Non
         raise ApiError(
             400,
             f"the model's context is {llm.max_model_len} tokens; the prompt has {len(prompt)} characters, "
-            f"and so many tokens have at most {limit.max_characters}",
+            f"but that many tokens have at most {limit.max_characters}",
             param=param,
             code="context_length_exceeded",
         )

@@ -1,4 +1,4 @@
-"""Threads for work beside the event loop, where long work delays no short work."""
+"""Threads for work outside the event loop, in which long work does not delay short work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A log that does not grow with what clients do."""
+"""A limit on log messages, so that clients cannot make the log grow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a server tells without running its model: its state, its models, its version, tokens of a text."""
+"""Endpoints that do not run the model: health, models, version, tokens of a text."""
 
 from __future__ import annotations
 

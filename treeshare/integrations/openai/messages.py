@@ -21,7 +21,7 @@ def _content(value: object) -> object:
 
 
 def chosen_tool(value: object) -> str:
-    """A ``tool_choice``: ``none``, ``auto``, ``required``, or behind a blank the name of a tool."""
+    """A ``tool_choice``: ``none``, ``auto``, ``required``, or after a space the name of a tool."""
     if value in ("none", "auto", "required"):
         return str(value)
     function = value.get("function") if isinstance(value, dict) and value.get("type") == "function" else None

@@ -124,6 +124,7 @@ class Reply:
             shows_reasoning=job.body.include_reasoning,
             tools=job.body.callable_tools,
             forced=job.body.forced_tool,
+            max_calls=None if job.body.parallel_tool_calls else 1,
             key=f"{self._id} {index}",
         )
 

@@ -5,6 +5,7 @@ The server and batch files read requests here and nowhere else.
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,7 +14,7 @@ from pydantic import FailFast, Field, PlainValidator, ValidationError
 from treeshare.errors import TreeshareError, one_line
 from treeshare.files import parse_json
 from treeshare.integrations.openai.messages import Fields, Message, Tool, chosen_tool
-from treeshare.vllm_names import others_of, refusal
+from treeshare.vllm_names import hint, others_of, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,27 +37,6 @@ MAX_STOPS, MAX_STOP_CHARS = 64, 4096
 MAX_TOP_LOGPROBS = 20
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
-
-_IGNORED = (
-    "metadata",
-    "prompt_cache_key",
-    "prompt_cache_retention",
-    "safety_identifier",
-    "service_tier",
-    "store",
-)
-"""Fields of OpenAI's that change no token; those that vLLM has, too, are in ``vllm_names.json``."""
-
-_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
-    "audio": (),
-    "function_call": ("none", "auto"),
-    "functions": ([],),
-    "modalities": (["text"],),
-    "prediction": (),
-    "verbosity": (),
-    "web_search_options": (),
-}
-"""Fields that are known and not implemented, each with the values that ask for nothing."""
 
 
 class ApiError(TreeshareError):
@@ -121,10 +101,12 @@ class StreamOptions(Fields):
     Attributes:
         include_usage: Send the number of tokens at the end.
         include_obfuscation: Accepted, and nothing is obfuscated.
+        continuous_usage_stats: vLLM's; only False.
     """
 
     include_usage: bool = False
     include_obfuscation: bool = False
+    continuous_usage_stats: Literal[False] = False
 
 
 class JsonSchema(Fields):
@@ -206,6 +188,7 @@ class ChatBody(_Body):
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     include_reasoning: bool = True
+    parallel_tool_calls: bool = True
     thinking_token_budget: int | None = Field(None, ge=0, lt=2**31)
     tools: list[Tool] = Field([], max_length=128)
     tool_choice: Annotated[str, PlainValidator(chosen_tool)] = "auto"
@@ -236,9 +219,7 @@ def read_json(content: bytes) -> object:
         if b"\\ud" in content.lower():
             json.dumps(values, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise ApiError(
-            400, "the text is not Unicode: a surrogate stands alone", code="invalid_json"
-        ) from None
+        raise ApiError(400, "the text is not Unicode: it has a lone surrogate", code="invalid_json") from None
     except ValueError as error:
         raise ApiError(400, f"not JSON: {one_line(error)}", code="invalid_json") from error
     return values
@@ -257,12 +238,8 @@ def parse_body(url: str, values: object, max_n: int = MAX_N) -> CompletionBody |
     """
     if not isinstance(values, dict):
         raise ApiError(400, "the body: expected a JSON object")
-    given = {name: value for name, value in values.items() if value is not None and name not in _IGNORED}
-    for name in given.keys() & _UNSUPPORTED.keys():
-        if given.pop(name) not in _UNSUPPORTED[name]:
-            message = f"{name}: treeshare does not support it"
-            raise ApiError(400, message, param=name, code="unsupported_parameter")
-    _answer_vllm(url, given)
+    given = {name: value for name, value in values.items() if value is not None}
+    _answer_others(url, given)
     if isinstance(given.get("messages"), list):
         given["messages"] = [_without_empty(message) for message in given["messages"]]
     try:
@@ -275,13 +252,31 @@ def parse_body(url: str, values: object, max_n: int = MAX_N) -> CompletionBody |
     return body
 
 
-def _answer_vllm(url: str, given: dict[str, Any]) -> None:
-    """Take out fields of vLLM's that ask for nothing here; refuse others that treeshare does not have."""
-    kind = "chat" if url == CHAT else "completions"
-    for name in given.keys() & others_of(kind):
-        reason = refusal(kind, name, given.pop(name))
+def _answer_others(url: str, given: dict[str, Any]) -> None:
+    """Take out fields that treeshare does not have where they ask for nothing; refuse the others."""
+    own, kind = _fields_of(url), "chat" if url == CHAT else "completions"
+    for name in [name for name in given if name not in own]:
+        value = given.pop(name)
+        known = next((each for each in (kind, "server") if name in others_of(each)), None)
+        reason = _unknown(url, name) if known is None else refusal(known, name, value)
         if reason is not None:
-            raise ApiError(400, reason, param=name, code="unsupported_parameter")
+            code = "unknown_parameter" if known is None else "unsupported_parameter"
+            raise ApiError(400, reason, param=one_line(name, 100), code=code)
+
+
+@functools.cache
+def _fields_of(url: str) -> frozenset[str]:
+    return frozenset(BODIES[url].model_fields)
+
+
+def _unknown(url: str, name: str) -> str:
+    """Why a field that nobody knows there is refused."""
+    shown = one_line(name, 100)
+    other, kind = (COMPLETIONS, "completions") if url == CHAT else (CHAT, "chat")
+    if name in _fields_of(other) | others_of(kind):
+        return f"{shown}: a field of {other}, not of {url}"
+    near = hint(name, _fields_of(url))
+    return f"{shown}: unknown field" + (f"; {near}" if near else "")
 
 
 def _without_empty(message: object) -> object:
@@ -339,7 +334,7 @@ def _check_chat(body: ChatBody) -> None:
         _check_forced(body, body.forced_tool)
     if body.continue_final_message and body.add_generation_prompt:
         raise _refuse("continue_final_message", "only with add_generation_prompt false")
-    if body.top_logprobs is not None and not body.logprobs:
+    if body.top_logprobs and not body.logprobs:
         raise _refuse("top_logprobs", "only with logprobs")
     limits = {body.max_tokens, body.max_completion_tokens} - {None}
     if len(limits) > 1:
@@ -364,7 +359,7 @@ def _check_forced(body: ChatBody, forced: str) -> None:
     if not names or (forced != "required" and forced not in names):
         raise _refuse("tool_choice", f"got {forced!r:.80}, expected one of the tools")
     if "required" in names or len(set(names)) < len(names):
-        raise _refuse("tools", "expected names that differ, none of them required")
+        raise _refuse("tools", "expected different names, and none of them `required`")
     if body.structured_outputs is not None or (
         body.response_format is not None and body.response_format.type != "text"
     ):

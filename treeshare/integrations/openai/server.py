@@ -39,7 +39,7 @@ from treeshare.integrations.openai.upload import Queue, Upload
 
 _LOG = logging.getLogger("treeshare.server")
 _ACCESS = logging.getLogger("treeshare.access")
-"""A line for each request, without a word of its prompt or its answer."""
+"""A line for each request, without its prompt or its answer."""
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine

@@ -1,4 +1,4 @@
-"""How a server answers."""
+"""Options of the server."""
 
 from __future__ import annotations
 

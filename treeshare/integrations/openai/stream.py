@@ -1,4 +1,4 @@
-"""Sending answers: no more is kept for a client than a limit, and nothing is done for one that has gone."""
+"""Sends answers: with a bound on what is buffered for a client, and no work for clients that have gone."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class _Outbox:
             BufferError: If too much lies here.
         """
         if self._num_bytes + len(event) > self._max_bytes:
-            raise BufferError(f"more than {self._max_bytes} bytes are not read")
+            raise BufferError(f"more than {self._max_bytes} bytes are unread")
         self._events.append(event)
         self._num_bytes += len(event)
         self._has_news.set()
@@ -148,7 +148,7 @@ class EventStream:
                 _, *outcomes = await asyncio.gather(*tasks, return_exceptions=True)
             for outcome in outcomes:
                 if isinstance(outcome, BufferError):
-                    _LOG.warning("a stream's client was hung up on: %s", outcome)
+                    _LOG.warning("a stream's client was disconnected: %s", outcome)
                     await _hang_up(connection, receive)
                 elif isinstance(outcome, Exception):
                     raise outcome

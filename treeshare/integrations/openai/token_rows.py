@@ -99,7 +99,7 @@ class TokenSpeller:
 
 
 def text_logprobs(rows: Iterable[TokenRow], speller: TokenSpeller) -> dict[str, list[Any]]:
-    """The form of ``/v1/completions``; tokens that are spelled alike have the likeliest one's place."""
+    """The form of ``/v1/completions``; tokens that are spelled alike have the most likely one's place."""
     answer: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
     for row in rows:
         answer["text_offset"].append(row.offset)

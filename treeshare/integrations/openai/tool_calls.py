@@ -1,6 +1,6 @@
-"""Calls of tools in a reply's text.
+"""Tool calls in a reply's text.
 
-JSON in ``<tool_call>`` tags (Hermes, Qwen), behind ``[TOOL_CALLS]`` (Mistral), or bare (Llama 3). What is no
+JSON in ``<tool_call>`` tags (Hermes, Qwen), after ``[TOOL_CALLS]`` (Mistral), or bare (Llama 3). What is no
 whole call stays text.
 """
 
@@ -51,7 +51,7 @@ class ToolCallSplitter:
     def __init__(self, names: Collection[str], forced: str | None = None) -> None:
         self._names, self._forced = frozenset(names), forced
         self._held = self._blanks = ""
-        self._mark: str | None = "" if names else None  # what the held text stands behind; None: text
+        self._mark: str | None = "" if names else None  # what the held text stands after; None: text
         self._has_calls = False
 
     def feed(self, text: str) -> list[Part]:
@@ -156,7 +156,7 @@ def _objects(text: str) -> list[str]:
 
 
 def _listed(text: str) -> list[ToolCall] | None:
-    """A JSON list of calls, or a name with its arguments behind."""
+    """A JSON list of calls, or a name with its arguments after."""
     if found := _NAMED.match(text):
         return _calls_in([json.dumps({"name": found[1], "arguments": text[found.end() :]})])
     values = _parsed(text)
@@ -199,8 +199,14 @@ def _overlap(text: str, mark: str) -> int:
     return next((n for n in range(min(len(mark) - 1, len(text)), 0, -1) if text.endswith(mark[:n])), 0)
 
 
-def schema_of(tools: list[dict[str, Any]], forced: str) -> dict[str, Any]:
-    """The JSON schema of an answer that must be calls: one tool's arguments, or a list of calls."""
+def schema_of(tools: list[dict[str, Any]], forced: str, *, parallel: bool = True) -> dict[str, Any]:
+    """The JSON schema of an answer that must be calls: one tool's arguments, or a list of calls.
+
+    Args:
+        tools: In OpenAI's form.
+        forced: The name of one, or ``required``.
+        parallel: Whether the list may have several.
+    """
     parameters = {
         tool["function"]["name"]: tool["function"].get("parameters") or {"type": "object"} for tool in tools
     }
@@ -215,4 +221,5 @@ def schema_of(tools: list[dict[str, Any]], forced: str) -> dict[str, Any]:
         }
         for name, schema in parameters.items()
     ]
-    return {"type": "array", "minItems": 1, "items": {"anyOf": calls}}
+    most = {} if parallel else {"maxItems": 1}
+    return {"type": "array", "minItems": 1, **most, "items": {"anyOf": calls}}

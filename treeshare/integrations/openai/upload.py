@@ -1,4 +1,4 @@
-"""A request's body as it comes, within what all of them together may take."""
+"""A request's body while it arrives, within limits for each and for all of them together."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Queue:
             ApiError: Status 429, if there is none.
         """
         if self.num_requests >= self._max_requests:
-            raise _full(f"{self._max_requests} requests are being answered or are on their way")
+            raise _full(f"{self._max_requests} requests are in progress")
         self.num_requests += 1
         place = Place(self)
         try:
@@ -61,7 +61,7 @@ class Queue:
             ApiError: Status 429, if there is no room for it.
         """
         if self.num_bytes + num_bytes > self._max_bytes:
-            raise _full(f"the requests held have {self.num_bytes} bytes")
+            raise _full(f"the requests in progress have {self.num_bytes} bytes")
         self.num_bytes += num_bytes
 
 
@@ -130,7 +130,7 @@ class Upload:
                     place.take(len(part))
                     body += part
         except TimeoutError:
-            raise ApiError(408, "the body took too long to come") from None
+            raise ApiError(408, "the body did not arrive in time") from None
         return bytes(body)
 
     async def drain(self) -> None:

@@ -93,7 +93,7 @@ class Program:
         after: Operations after it.
         heads: Where it finds queries, keys and values.
         tables: The buffers from ``FIRST_TABLE`` on.
-        buffers: The buffers behind them: numbers in a row, and whether they are float32 in any model.
+        buffers: The buffers after them: numbers in a row, and whether they are float32 in any model.
         row_numbers: Numbers of a thread's own memory.
     """
 

@@ -59,7 +59,7 @@ class _Codes:
     def change(self, value: Tensor) -> None:
         rounded = value.detach().cpu().to(self._stand_in.dtype)
         if not bool(rounded.isfinite().all()):
-            raise ValueError("its numbers are not finite, so they have no int8 codes")
+            raise ValueError("its numbers are not finite, so they cannot be quantised")
         self._weights.fill(rounded.t() if self._is_transposed else rounded)
 
     def put_back(self, copied: list[Tensor]) -> None:

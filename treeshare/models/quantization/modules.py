@@ -136,7 +136,9 @@ def quantize_model(model: Any) -> None:  # noqa: ANN401
     for name, module in quantizable(model).items():
         weight: Tensor = module.weight  # type: ignore[assignment]
         if not bool(weight.isfinite().all()):
-            raise UnsupportedModelError(f"{name}.weight: its numbers are not finite: no int8 codes")
+            raise UnsupportedModelError(
+                f"{name}.weight: its numbers are not finite, so they cannot be quantised"
+            )
         if id(weight) not in made:
             made[id(weight)] = quantize_linear(module)
         codes[name] = made[id(weight)]

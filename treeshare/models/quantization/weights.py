@@ -40,7 +40,10 @@ def require_quantization(quantization: str | None, device: str) -> None:
         raise ConfigError.of("quantization", got=quantization, expected=f"{INT8} or none")
     if device != "cpu":
         raise ConfigError.of(
-            "quantization", got=f"{INT8} on {device}", expected="the CPU", remedy="take device cpu, or none"
+            "quantization",
+            got=f"{INT8} on {device}",
+            expected="the CPU",
+            remedy="use device cpu, or no quantization",
         )
     if int8_kernels() is None:
         reason = unused_reason() or "TREESHARE_KERNELS=none, or this CPU runs none of them"
