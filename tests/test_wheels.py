@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from treeshare.native import kernel_levels, library
+from treeshare.native import kernel_level, kernel_levels, library
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "scripts" / "build_wheels.sh"
@@ -184,7 +184,7 @@ def test_it_has_kernels_where_no_compiler_is(wheel, bare_environment):
     assert found["kernels"]
     assert tuple(found["levels"]) == kernel_levels()
     said = findings(run)
-    assert said["kernels"]["data"]["used"] == found["level"] == kernel_levels()[0]
+    assert said["kernels"]["data"]["used"] == found["level"] == kernel_level()
     assert (said["kernels"]["remedy"], said["C++ compiler"]["remedy"]) == ("", "")
     assert said["C++ compiler"]["data"]["path"] is None
 
@@ -210,4 +210,4 @@ def test_a_source_installation_without_a_compiler_says_what_helps(bare_environme
         pytest.skip("no compiler to follow the remedy with")
     pip = [sys.executable, "-m", "pip", "-q", "--python", tmp_path / "venv/bin/python"]
     subprocess.run([*pip, *command.split()[1:]], check=True)
-    assert findings(run)["kernels"]["data"]["used"] == kernel_levels()[0]
+    assert findings(run)["kernels"]["data"]["used"] == kernel_level()
