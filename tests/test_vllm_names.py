@@ -213,7 +213,7 @@ def test_prompts():
             ):
                 encoder.parse(0, prompt | {name: OTHER_VALUE})
     with pytest.raises(ConfigError, match=r"prompts\[0\]: prompt: got 'promt', .*did you mean prompt"):
-        encoder.parse(0, {"promt": "x"})
+        encoder.parse(0, {"promt": "x", "prompt_token_ids": [1]})
 
 
 def test_values_are_compared_by_kind():

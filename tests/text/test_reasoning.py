@@ -77,8 +77,9 @@ def test_tags_of_a_model():
     assert reasoning_tags("auto", tokenizer(added=["<s>", "[THINK]", "[/THINK]"])) == PARSERS["mistral"]
     assert reasoning_tags("auto", tokenizer(added=["<think>"])) is None
     assert reasoning_tags("none", tokenizer("</think>")) is None
+    assert reasoning_tags("", tokenizer("</think>")) is None
     assert reasoning_tags("seed_oss", None) == PARSERS["seed_oss"]
     assert reasoning_tags("<r> </r>", None) == ReasoningTags("<r>", "</r>")
-    for wrong in ("<r>", "", "a b c", "<r> <r>", 3):
+    for wrong in ("<r>", "a b c", "<r> <r>", 3):
         with pytest.raises(ConfigError, match=r"reasoning_parser: got .*, expected auto, none, deepseek_r1"):
             reasoning_tags(wrong, None)

@@ -60,6 +60,13 @@ class BeamSearchParams:
 answer_others(BeamSearchParams)
 
 
+def require_beams(params: object) -> None:
+    """Raise ``ConfigError`` unless these are parameters of a beam search."""
+    if not isinstance(params, BeamSearchParams):
+        expected = "BeamSearchParams(beam_width=..., max_tokens=...)"
+        raise ConfigError.of("params", got=params, expected=expected)
+
+
 MAX_BEAMS = 1024
 
 MAX_PENALTY = 100

@@ -9,7 +9,7 @@ import torch
 
 from treeshare.config import MAX_THREADS, AttentionMode, EngineConfig, FoldCost, Sharing, require_int
 from treeshare.devices import resolve_device
-from treeshare.engine.beams import BeamSearchOutput, BeamSearchParams, beams_of_prompt
+from treeshare.engine.beams import BeamSearchOutput, BeamSearchParams, beams_of_prompt, require_beams
 from treeshare.engine.chat import ChatOptions, Conversations
 from treeshare.engine.engine import Engine
 from treeshare.engine.fold_cost import fold_cost_of
@@ -21,7 +21,6 @@ from treeshare.engine.prompts import Prompt, Prompts, items_of
 from treeshare.engine.requests import Params, make_requests
 from treeshare.engine.scoring import Pair, Score, score
 from treeshare.engine.search import TokenSearch
-from treeshare.errors import ConfigError
 from treeshare.models import ModelExtras, load_model
 from treeshare.native import warn_where_unused
 from treeshare.sampling import suggestions
@@ -40,12 +39,14 @@ if TYPE_CHECKING:
 __all__ = ["LLM", "OnCompletion"]
 
 
-def _use(seed: int, threads: int | None) -> None:
-    """Check both, and set the number of threads."""
+def _use(seed: int | None, threads: int | None) -> int:
+    """Check both, and set the number of threads; the seed, 0 for None."""
+    seed = 0 if seed is None else seed
     require_int("seed", seed, low=0, high=2**64 - 1)
     if threads is not None:
         require_int("threads", threads, low=1, high=MAX_THREADS)
         torch.set_num_threads(threads)
+    return seed
 
 
 class LLM(OpenedModel):
@@ -116,10 +117,8 @@ class LLM(OpenedModel):
         **others: object,
     ) -> None:
         refuse_others("LLM", others, own_names(LLM.__init__))
-        seed = 0 if seed is None else seed
-        max_num_seqs = 256 if max_num_seqs is None else max_num_seqs
         config = EngineConfig(
-            max_num_seqs=max_num_seqs,
+            max_num_seqs=256 if max_num_seqs is None else max_num_seqs,
             kv_budget_bytes=kv_budget_bytes,
             sharing=sharing,
             attention=attention,
@@ -129,7 +128,7 @@ class LLM(OpenedModel):
             keep_nodes=keep_nodes,
             reasoning_parser="" if reasoning_parser is None else reasoning_parser,
         )
-        _use(seed, threads)
+        seed = _use(seed, threads)
         warn_where_unused()
         extras = ModelExtras(tokenizer=tokenizer, revision=revision, chat_template=chat_template, lora=lora)
         device = resolve_device(device, quantization)
@@ -141,7 +140,7 @@ class LLM(OpenedModel):
             logits_processors=() if logits_processors is None else logits_processors,
         )
         super().__init__(engine, seed, suggested, enable_lora=enable_lora)
-        log_loaded(loaded, engine.runner, max_num_seqs)
+        log_loaded(loaded, engine.runner, engine.config.max_num_seqs)
 
     def generate(
         self,
@@ -274,10 +273,7 @@ class LLM(OpenedModel):
             BudgetError: If the KV budget does not hold a prompt with its beams.
         """
         refuse_others("LLM.beam_search", others, own_names(LLM.beam_search))
-        if not isinstance(params, BeamSearchParams):
-            raise ConfigError.of(
-                "params", got=params, expected="BeamSearchParams(beam_width=..., max_tokens=...)"
-            )
+        require_beams(params)
         parsed = self.prompt_encoder.parse_all(prompts)
         self.use_adapter(lora_request, len(parsed))
         with progress_bar("Beams", len(parsed), use_tqdm) as bar:
@@ -293,9 +289,7 @@ class LLM(OpenedModel):
         bar.update()
         return found
 
-    def _call(
-        self, prompts: Prompts | None, params: Params, on_completion: OnCompletion | None
-    ) -> GenerateCall:
+    def _call(self, prompts: Prompts | None, params: Params, notify: OnCompletion | None) -> GenerateCall:
         parsed = self.prompt_encoder.parse_all(prompts)
         requests = make_requests(
             [token_ids for _, token_ids in parsed],
@@ -303,5 +297,5 @@ class LLM(OpenedModel):
             self.seed,
         )
         return GenerateCall(
-            parsed, requests, self.output, on_completion, self.engine.cancel, self.loaded.detokenizer
+            parsed, requests, self.output, notify, self.engine.cancel, self.loaded.detokenizer
         )

@@ -12,7 +12,7 @@ from treeshare.engine.chat import ChatOptions, Conversations, Message, conversat
 from treeshare.errors import ConfigError, one_line
 from treeshare.text import encode
 from treeshare.tree import PromptTree
-from treeshare.vllm_names import refuse_others
+from treeshare.vllm_names import others_of, refuse_others
 
 Prompt = str | Mapping[str, Any] | Sequence[int]
 Prompts = Prompt | Sequence[Prompt]
@@ -126,10 +126,11 @@ class PromptEncoder:
         if isinstance(prompt, Mapping):
             text = prompt.get("prompt")
             others = {name: value for name, value in prompt.items() if name not in _OWN_NAMES}
-            try:
-                refuse_others("prompt", others, _OWN_NAMES)
-            except ConfigError as error:
-                raise ConfigError(f"prompts[{index}]: {error}") from None
+            if len(others) < len(prompt) or others.keys() & others_of("prompt"):
+                try:
+                    refuse_others("prompt", others, _OWN_NAMES)
+                except ConfigError as error:
+                    raise ConfigError(f"prompts[{index}]: {error}") from None
             if "prompt_token_ids" in prompt:
                 if text is not None:
                     require_text(f"prompts[{index}]", text)
