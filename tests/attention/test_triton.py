@@ -298,7 +298,7 @@ def test_what_is_refused(monkeypatch):
     ):
         make_backend("triton", odd)
     with pytest.raises(
-        ConfigError, match=r"^backend: got 'cpu', expected triton on a CUDA device; take auto$"
+        ConfigError, match=r"^backend: got 'cpu', expected triton on a CUDA device; use auto$"
     ):
         make_backend("cpu", GEOMETRY, device="cuda")
     monkeypatch.setenv("TRITON_INTERPRET", "0")

@@ -158,7 +158,7 @@ def test_numbers_and_branches(llm, served, value):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda llm: llm.generate(None), "prompts: got 'NoneType', expected a prompt, or a list of prompts"),
+        (lambda llm: llm.generate(None), "prompts: got None, expected text, "),
         (lambda llm: llm.generate("\ud800"), r"prompt: got 'U\+D800 at character 0', expected text without"),
         (lambda llm: llm.generate("a", {"n": 2}), "sampling_params: got 'dict', expected SamplingParams, or"),
         (lambda llm: llm.generate("a", [None]), "sampling_params: got 'a list with None', expected"),

@@ -43,7 +43,7 @@ def test_one_weight_with_two_values_is_refused():
     model = make_model(transformers.LlamaConfig(**_COMMON, tie_word_embeddings=True))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     values = {"model.embed_tokens.weight": torch.ones(160, 64), "lm_head.weight": torch.zeros(160, 64)}
-    with pytest.raises(ConfigError, match=r"^weights\['lm_head.weight'\]: got .*, expected the same: "):
+    with pytest.raises(ConfigError, match=r"^weights\['lm_head.weight'\]: got .*, expected equal values: "):
         change_weights(model, values)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert change_weights(model, dict.fromkeys(values, torch.ones(160, 64)))

@@ -91,7 +91,7 @@ def test_a_level_that_is_not_there(states, expected, wish, with_levels):
     with using_kernels(wish), pytest.raises(ConfigError) as caught:
         kernels(torch.float32)
     assert (
-        str(caught.value) == f"TREESHARE_KERNELS: got '{wish}', expected one of auto, {expected}; take auto"
+        str(caught.value) == f"TREESHARE_KERNELS: got '{wish}', expected one of auto, {expected}; use auto"
     )
 
 

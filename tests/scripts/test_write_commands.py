@@ -18,5 +18,5 @@ def test_the_page_is_what_the_program_has():
 
 def test_an_option_shows_its_kind_bounds_and_default():
     lines = write_commands.written().splitlines()
-    assert "| `-n` | int, 1 to 100000 | `1` | Completions per problem. |" in lines
+    assert "| `-n`, `--n` | int, 1 to 100000 | `1` | Completions per problem. |" in lines
     assert any("`fixed`, `random`, `nearest`, `nearest-shared`" in line for line in lines)
