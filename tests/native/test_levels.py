@@ -90,9 +90,7 @@ def test_a_level_that_is_not_there(states, expected, wish, with_levels):
         pytest.skip("it is there")
     with using_kernels(wish), pytest.raises(ConfigError) as caught:
         kernels(torch.float32)
-    assert (
-        str(caught.value) == f"TREESHARE_KERNELS: got '{wish}', expected one of auto, {expected}; use auto"
-    )
+    assert str(caught.value) == f"TREESHARE_KERNELS: got '{wish}', expected one of auto, {expected}; use auto"
 
 
 def test_the_best_level_comes_first(with_levels, monkeypatch):
