@@ -13,9 +13,10 @@ import torch
 import transformers
 
 from tests.evals.tiny_text import save_text_model
-from treeshare import LLM
+from treeshare import LLM, SamplingParams
 from treeshare.errors import ConfigError
-from treeshare.integrations.trl import TreeRollout
+from treeshare.integrations.trl import TreeRollout, sampling_params
+from treeshare.sampling import problem_key
 
 TEMPERATURE = 0.7
 
@@ -198,6 +199,28 @@ def test_weights_are_taken_over_once_a_step(llm):
         trainer.state.global_step = step
         rollout(["3 4 5"], trainer)
         assert llm.engine.weights_version == version
+
+
+@pytest.mark.usefixtures("private_cache")
+def test_int8_quantises_each_steps_weights(folder, tmp_path):
+    """As a model that was loaded with these weights, and its log-probabilities are those of its tokens."""
+    llm = LLM(folder, dtype="float32", quantization="int8")
+    trained = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).train()
+    before = TreeRollout(llm)(["3 4 5"], stub(llm, model=trained))
+    with torch.no_grad():
+        for weight in trained.parameters():
+            weight.mul_(1.25)
+    trained.save_pretrained(tmp_path)
+    trainer = stub(llm, model=trained)
+    found = TreeRollout(llm)(["3 4 5"], trainer)
+    fresh = LLM(tmp_path, dtype="float32", quantization="int8")
+    assert found == TreeRollout(fresh)(["3 4 5"], trainer)
+    assert found != before
+    params = SamplingParams(**sampling_params(trainer, problem_key(b"1/0/0/0")) | {"n": 4}, logprobs=0)
+    drawn = sorted(fresh.engine.run(fresh.requests([[3, 4, 5]], [params])), key=lambda c: c.completion_index)
+    assert found["completion_ids"] == [completion.token_ids for completion in drawn]
+    for ours, completion in zip(found["logprobs"], drawn, strict=True):
+        assert ours == pytest.approx([row[0].logprob for row in completion.logprobs], rel=1e-6)
 
 
 def test_logprobs_are_of_what_is_drawn_from(llm):

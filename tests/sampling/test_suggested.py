@@ -30,6 +30,19 @@ def test_a_folder(tmp_path):
     assert suggestions(str(tmp_path), OWN, {"temperature": 0.5})["temperature"] == 0.5
 
 
+@pytest.mark.parametrize("known", [[2, 5], 5])
+def test_a_folder_with_other_ends(tmp_path, known):
+    """vLLM would stop there, too; here they are refused, not passed over."""
+    file = tmp_path / "generation_config.json"
+    for same in (None, 5, [5]):
+        file.write_text(json.dumps({"eos_token_id": same, "top_k": 3}))
+        assert suggestions(tmp_path, {"eos_token_id": known}) == {"top_k": 3}
+    for other in (7, [5, 7], "x"):
+        file.write_text(json.dumps({"eos_token_id": other}))
+        with pytest.raises(ConfigError, match=r"^generation_config: eos_token_id: got .* use SamplingParams"):
+            suggestions(tmp_path, {"eos_token_id": known})
+
+
 @pytest.mark.parametrize("text", ["[1]", "{", "\x00"])
 def test_a_damaged_file(tmp_path, text):
     (tmp_path / "generation_config.json").write_text(text)

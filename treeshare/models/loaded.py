@@ -64,9 +64,9 @@ class LoadedModel:
 
     @property
     def suggested(self) -> dict[str, Any]:
-        """The fields of its ``generation_config.json``."""
+        """The fields of its ``generation_config.json``, with all tokens that end a completion."""
         fields: dict[str, Any] = self.model.generation_config.to_dict()
-        return fields
+        return fields | {"eos_token_id": sorted(self.eos_token_ids)}
 
     @property
     def device(self) -> torch.device:

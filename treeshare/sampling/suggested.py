@@ -27,11 +27,12 @@ def suggestions(
 
     Args:
         generation_config: ``auto`` takes the model's own, ``vllm`` none, a folder the file in it.
-        own: The fields of the model's own.
+        own: The fields of the model's own; ``eos_token_id`` lists all tokens that end its completions.
         override: Fields that are put above them.
 
     Raises:
-        ConfigError: If ``generation_config`` or ``override`` is something else.
+        ConfigError: If ``generation_config`` or ``override`` is something else, or the folder's file has
+            other tokens that end a completion.
         DataError: If the folder's file cannot be read.
     """
     if not isinstance(override, Mapping | None):
@@ -45,6 +46,7 @@ def suggestions(
         fields = own
     elif generation_config != "vllm":
         fields = _read(generation_config)
+        _refuse_other_endings(fields.get("eos_token_id"), own.get("eos_token_id"))
     fields = {**fields, **(override or {})}
     return {ours: fields[theirs] for theirs, ours in _NAMES.items() if fields.get(theirs) is not None}
 
@@ -61,6 +63,18 @@ def _read(folder: object) -> Mapping[str, Any]:
     if not isinstance(fields, dict):
         raise DataError(f"{one_line(path)}: got {type(fields).__name__}, expected a JSON object")
     return fields
+
+
+def _refuse_other_endings(given: object, known: object) -> None:
+    """VLLM ends every request at the file's tokens; here only the model's own do."""
+    ids, own = (value if isinstance(value, list) else [value] for value in (given, known))
+    others = [token for token in ids if token is not None and token not in own]
+    if others:
+        expected = f"a token that ends the model's completions ({', '.join(map(str, own)) or 'none does'})"
+        remedy = "remove it from the folder's file, and use SamplingParams(stop_token_ids=[...])"
+        raise ConfigError.of(
+            "generation_config: eos_token_id", got=others[0], expected=expected, remedy=remedy
+        )
 
 
 def suggested_params(suggested: Mapping[str, Any], model_id: str) -> SamplingParams:
