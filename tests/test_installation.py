@@ -23,7 +23,7 @@ APT = "apt-get install g++ (or another C++ compiler), then "
 @pytest.fixture(autouse=True)
 def pip_in_path(request, monkeypatch):
     if "own_pip" not in request.fixturenames:
-        monkeypatch.setattr(installation, "pip", lambda: "pip")
+        monkeypatch.setattr(installation, "pip_install", lambda: "pip install")
 
 
 @pytest.fixture
@@ -161,8 +161,8 @@ def test_pip_is_this_pythons(own_pip, monkeypatch, tmp_path):
         (tmp_path / folder / "pip").write_text("")
         (tmp_path / folder / "pip").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    assert installation.pip() == "pip"
+    assert installation.pip_install() == "pip install"
     monkeypatch.setenv("PATH", f"{tmp_path / 'other'}:{tmp_path / 'bin'}")
-    assert installation.pip() == f"{python} -m pip"
+    assert installation.pip_install() == f"{python} -m pip install"
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert installation.pip() == f"uv pip --python {python}"
+    assert installation.pip_install() == f"uv pip install --python {python}"

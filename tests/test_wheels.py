@@ -200,7 +200,8 @@ def test_a_source_installation_without_a_compiler_says_what_helps(bare_environme
     _, run = bare_environment(checkout)
     said = run("python", "-c", LOADED_TWICE).stderr.splitlines()
     assert [line.partition(":")[0] for line in said] == ["treeshare"]
-    command = f"pip install --no-cache-dir --force-reinstall --no-deps {checkout}"
+    pip = f"{tmp_path / 'venv/bin/python'} -m pip"
+    command = f"{pip} install --no-cache-dir --force-reinstall --no-deps {checkout}"
     assert said[0].endswith(f"apt-get install g++ (or another C++ compiler), then {command}")
     doctor = findings(run)
     assert doctor["kernels"]["found"] == "none (not built)"
@@ -208,6 +209,5 @@ def test_a_source_installation_without_a_compiler_says_what_helps(bare_environme
     assert doctor["C++ compiler"]["remedy"] == "needed to build the kernels; see the line on kernels"
     if shutil.which("g++") is None or library._load().library is None:
         pytest.skip("no compiler to follow the remedy with")
-    pip = [sys.executable, "-m", "pip", "-q", "--python", tmp_path / "venv/bin/python"]
-    subprocess.run([*pip, *command.split()[1:]], check=True)
+    subprocess.run(command.split(), check=True)
     assert findings(run)["kernels"]["data"]["used"] == kernel_level()

@@ -47,18 +47,18 @@ def how_to_install() -> str:
     By pip's flags: else it says that treeshare is there already, or takes the wheel without kernels that it
     built before and kept.
     """
-    command = f"{pip()} install --no-cache-dir --force-reinstall --no-deps {_source()}"
+    command = f"{pip_install()} --no-cache-dir --force-reinstall --no-deps {_source()}"
     return command if compiler() else f"apt-get install g++ (or another C++ compiler), then {command}"
 
 
-def pip() -> str:
-    """How a shell calls the pip of this Python, which need not be the first that it finds."""
+def pip_install() -> str:
+    """How a shell installs into this Python's environment, whose pip need not be the first that it finds."""
     if importlib.util.find_spec("pip") is None:
-        return f"uv pip --python {shlex.quote(sys.executable)}"
+        return f"uv pip install --python {shlex.quote(sys.executable)}"
     found = shutil.which("pip")
     if found is not None and os.path.dirname(found) == os.path.dirname(sys.executable):
-        return "pip"
-    return f"{shlex.quote(sys.executable)} -m pip"
+        return "pip install"
+    return f"{shlex.quote(sys.executable)} -m pip install"
 
 
 def how_to_add(extra: str) -> str:
@@ -80,7 +80,7 @@ def how_to_add(extra: str) -> str:
         and package.marker.evaluate({"extra": extra})
         and not package.marker.evaluate({"extra": ""})
     ]
-    return f"{pip()} install {' '.join(wanted) or shlex.quote(f'treeshare[{extra}]')}"
+    return f"{pip_install()} {' '.join(wanted) or shlex.quote(f'treeshare[{extra}]')}"
 
 
 def _source() -> str:

