@@ -13,6 +13,7 @@ import torch
 import transformers
 
 from tests.evals.tiny_text import save_text_model
+from tests.kernel_levels import LEVELS
 from treeshare import LLM, SamplingParams
 from treeshare.errors import ConfigError
 from treeshare.integrations.trl import TreeRollout, sampling_params
@@ -201,6 +202,7 @@ def test_weights_are_taken_over_once_a_step(llm):
         assert llm.engine.weights_version == version
 
 
+@pytest.mark.skipif(not LEVELS, reason="no compiled library, or none for this CPU")
 @pytest.mark.usefixtures("private_cache")
 def test_int8_quantises_each_steps_weights(folder, tmp_path):
     """As a model that was loaded with these weights, and its log-probabilities are those of its tokens."""
