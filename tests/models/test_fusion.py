@@ -39,6 +39,9 @@ MAX_WEIGHTS = 200_000_000
 KNOWN_REASONS = {
     "its layers compute topk, which no kernel does",  # mixtures of experts
     "its layers compute softmax, which no kernel does",
+    "its layers compute repeat, which no kernel does",  # attention that subtracts two
+    "its layers compute view_as_complex, which no kernel does",  # a rotary position of complex numbers
+    "its layers choose experts beside other modules",  # attention that has experts, too
     "its weights are neither all bfloat16 nor all float32",  # a mixture whose router is float32
     "it does not call each of its layers once, in their order",  # a vision tower's list is longer
 }
