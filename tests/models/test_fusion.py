@@ -34,7 +34,7 @@ SIZES = RECIPES.Sizes(hidden=64, heads=4, kv_heads=2, inner=96, layers=2, vocabu
 DTYPES = [torch.bfloat16, torch.float32]
 
 MAX_WEIGHTS = 200_000_000
-"""Models of families whose sizes transformers does not take from the configuration's common names are larger."""
+"""Larger are those of families that name their sizes otherwise than most configurations do."""
 
 KNOWN_REASONS = {
     "its layers compute topk, which no kernel does",  # mixtures of experts
