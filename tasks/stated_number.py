@@ -5,6 +5,7 @@ Every pattern takes its repeats whole (possessive), or has a bound on them: the 
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -138,7 +139,13 @@ def from_last_statement(text: str) -> str:
     return text if last is None or number_of_statements == 1 else text[last.start :]
 
 
-def _statements(text: str) -> Iterator[Statement]:
+@functools.lru_cache(maxsize=4)
+def _statements(text: str) -> tuple[Statement, ...]:
+    """All of a text's; kept, because a chat reply is read twice: cut, then judged."""
+    return tuple(_found(text))
+
+
+def _found(text: str) -> Iterator[Statement]:
     """All places that state something like a number, in their order."""
     position = 0
     while (found := _STATEMENT.search(text, position)) is not None:
