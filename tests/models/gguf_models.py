@@ -24,6 +24,9 @@ _OTHER_NAMES = {"experts.down_proj": "ffn_down_exps.weight", "e_score_correction
 
 _ADD = {bool: "add_bool", int: "add_uint32", float: "add_float32", str: "add_string"}
 
+ERROR = 2e-4
+"""Largest difference of a float32 log-probability that is rounding."""
+
 
 def _interleaved(weight, num_heads):
     """Rows of queries or keys in the order in which llama.cpp turns pairs of a Llama's."""

@@ -12,6 +12,7 @@ import torch
 import transformers
 
 from tests.models.gguf_models import (
+    ERROR,
     add_vocabulary,
     finish,
     logprobs_of,
@@ -26,9 +27,6 @@ from treeshare import LLM
 from treeshare.errors import ModelLoadError
 from treeshare.models import load_model
 from treeshare.models.loading import outline_model
-
-_ERROR = 2e-4
-"""Largest difference of a float32 log-probability that is rounding."""
 
 _TOKENS = torch.randint(2, 160, (90,), generator=torch.Generator().manual_seed(3)).tolist()
 
@@ -137,7 +135,7 @@ ARCHITECTURES = {
 def test_an_architectures_scores(architecture, tmp_path):
     config, more = ARCHITECTURES[architecture]()
     model = write_model(tmp_path / "x.gguf", config, architecture.partition(",")[0], more=more)
-    assert error(tmp_path / "x.gguf", model) <= _ERROR
+    assert error(tmp_path / "x.gguf", model) <= ERROR
 
 
 _LEFT_OUT = {
@@ -245,7 +243,7 @@ def test_a_ropes_scores(kind, tmp_path):
         more={"rope.dimension_count": 16} | more,
         extra={key: torch.tensor(value).numpy() for key, value in extra.items()},
     )
-    assert error(tmp_path / "x.gguf", model) <= _ERROR
+    assert error(tmp_path / "x.gguf", model) <= ERROR
     plain = write_model(tmp_path / "y.gguf", _config(name, **fields), name.lower())
     assert error(tmp_path / "x.gguf", plain) > 0.1  # the test can tell
 

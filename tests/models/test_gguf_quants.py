@@ -10,6 +10,7 @@ import transformers
 from gguf.quants import dequantize
 
 from tests.models.gguf_models import (
+    ERROR,
     add_vocabulary,
     finish,
     logprobs_of,
@@ -25,8 +26,6 @@ from treeshare.models.loading import outline_model
 from treeshare.models.miniature import spread_weights
 
 KINDS = gguf.GGMLQuantizationType
-_ERROR = 2e-4
-"""Largest difference of a float32 log-probability that is rounding."""
 
 _TOKENS = torch.randint(2, 160, (60,), generator=torch.Generator().manual_seed(3)).tolist()
 
@@ -140,7 +139,7 @@ FIRST = "Q4_K_M"
 )
 def test_scores_are_those_of_the_dequantised_tensors(tmp_path, name):
     model = write(tmp_path / "x.gguf", MIXES.get(name, {"": name}))
-    assert error(tmp_path / "x.gguf", model) <= _ERROR
+    assert error(tmp_path / "x.gguf", model) <= ERROR
 
 
 @pytest.mark.parametrize("kind", ["Q8_K", "Q1_0", "I8"])
@@ -159,4 +158,4 @@ def test_other_kinds_are_refused_by_name(tmp_path, kind):
 @pytest.mark.slow
 def test_a_tied_head_is_the_quantised_table(tmp_path):
     model = write(tmp_path / "x.gguf", {"": "Q6_K"}, tied=True)
-    assert error(tmp_path / "x.gguf", model) <= _ERROR
+    assert error(tmp_path / "x.gguf", model) <= ERROR
